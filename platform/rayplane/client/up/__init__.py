@@ -1,0 +1,1 @@
+"""The local platform: one detached supervisor and its children."""

@@ -1,0 +1,1 @@
+"""All that may refuse a write. Pure: facts in, verdict out."""

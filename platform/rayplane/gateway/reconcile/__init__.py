@@ -1,0 +1,1 @@
+"""One module per noun makes what is wanted so."""

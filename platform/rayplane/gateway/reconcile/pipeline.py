@@ -1,0 +1,425 @@
+"""Run pipelines as durable DBOS workflows over jobs: one child workflow a step, every effect idempotent.
+
+A run's workflow id is its uid, a step's is ``<uid>/<step>``. A process that dies goes on, under the same executor id,
+after the last finished DBOS step; what was under way is done again, and done again it finds the job of the same name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from dbos import DBOS, DBOSConfig, SetWorkflowID, WorkflowHandle
+
+from rayplane import plugins
+from rayplane.errors import Conflict, Failed, NotFound, RayplaneError, Unavailable
+from rayplane.gateway.admission.roles import SYSTEM
+from rayplane.gateway.mlflow_rest import MlflowRest
+from rayplane.gateway.reconcile.step_key import code_closure, resolve, step_key, values_of
+from rayplane.gateway.usecases import job as jobs
+from rayplane.gateway.usecases.platform import Platform
+from rayplane.nouns.base import MAX_NAME, Object, utcnow
+from rayplane.nouns.cluster import ClusterSpec
+from rayplane.nouns.dataset import DatasetVersion
+from rayplane.nouns.job import TERMINAL, JobSpec, JobStatus, Output
+from rayplane.nouns.pipeline import PipelineSpec, RunSpec, RunStatus, StepResult, StepRun
+from rayplane.nouns.team import TeamSpec
+from rayplane.storage import layout
+
+log = logging.getLogger(__name__)
+
+EXECUTOR = "rayplane-leader"
+# Recovery is per application version. It stays the same for as long as the workflows below keep their order of steps,
+# so that an upgrade of rayplane finishes the runs that an older one began.
+WORKFLOW_VERSION = "1"
+OBSERVE = "observe"
+
+# A DBOS step is retried on what may pass: a dependency that is away. All else fails the pipeline's step at once.
+_RETRY: Any = {
+    "retries_allowed": True,
+    "max_attempts": 8,
+    "interval_seconds": 1.0,
+    "backoff_rate": 2.0,
+    "should_retry": lambda error: isinstance(error, Unavailable | Conflict),
+}
+
+
+class _Leaving(BaseException):
+    """This process stops. Not an Exception, so that DBOS records no outcome and the next process goes on."""
+
+
+class PipelineReconciler:
+    """Starts a workflow for each pipeline run that has none, and owns DBOS for as long as this process leads."""
+
+    kind = "PipelineRun"
+
+    def __init__(self, platform: Platform, *, dbos_url: str, mlflow: MlflowRest | None, poll: float = 0.3) -> None:
+        self._platform = platform
+        self._url = dbos_url
+        self._engine = _Engine(platform, mlflow, poll)
+        self._run: Callable[[str], None] | None = None
+
+    def start(self) -> None:
+        """Open DBOS' database and recover what an earlier process left under way."""
+        config: DBOSConfig = {
+            "name": "rayplane",
+            "system_database_url": self._url,
+            "executor_id": EXECUTOR,
+            "application_version": WORKFLOW_VERSION,
+            "log_level": "WARNING",
+        }
+        DBOS(config=config)
+        self._run = _register(self._engine)
+        DBOS.launch()
+
+    def stop(self) -> None:
+        """Leave: running workflows stay pending for the next leader."""
+        self._engine.leaving.set()
+        DBOS.destroy(destroy_registry=True)
+        self._run = None
+
+    def reconcile(self, obj: Object) -> float | None:
+        """Start the run's workflow; a run whose workflow was started already is left to it."""
+        status = RunStatus.model_validate(obj.status)
+        if status.phase in TERMINAL or self._run is None:
+            return None
+        with SetWorkflowID(obj.metadata.uid):
+            handle = DBOS.start_workflow(self._run, obj.metadata.uid)
+        state = handle.get_status().status
+        if state in ("ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"):
+            self._engine.finish(obj.metadata.uid, "Failed", f"The workflow ended as {state}; see the gateway's log.")
+            return None
+        return 30.0
+
+
+def _register(engine: _Engine) -> Callable[[str], None]:
+    """Register the two workflows with DBOS. Their order of DBOS steps is part of WORKFLOW_VERSION."""
+
+    @DBOS.workflow(name="rayplane.step")
+    def step_workflow(uid: str, name: str, needs: list[str]) -> dict[str, Any]:
+        done = {need: _result(f"{uid}/{need}") for need in needs}
+        if any(result["phase"] not in ("Succeeded", "Cached") for result in done.values()):
+            return DBOS.run_step(_RETRY, engine.skip, uid, name, done)
+        try:
+            plan = DBOS.run_step(_RETRY, engine.plan, uid, name, done)
+            if plan["cached"] is None:
+                DBOS.run_step(_RETRY, engine.submit, uid, name, plan)
+                outcome = DBOS.run_step(_RETRY, engine.wait, uid, name, plan)
+            else:
+                outcome = plan["cached"]
+        except Exception as exc:
+            return DBOS.run_step(_RETRY, engine.fail, uid, name, _sentence(exc))
+        return DBOS.run_step(_RETRY, engine.record, uid, name, plan, outcome)
+
+    @DBOS.workflow(name="rayplane.run")
+    def run_workflow(uid: str) -> None:
+        try:
+            order = DBOS.run_step(_RETRY, engine.begin, uid)
+            DBOS.run_step(_RETRY, engine.observe, uid)
+        except Exception as exc:
+            DBOS.run_step(_RETRY, engine.finish, uid, "Failed", _sentence(exc))
+            return
+        for name, needs in order:
+            with SetWorkflowID(f"{uid}/{name}"):
+                DBOS.start_workflow(step_workflow, uid, name, needs)
+        results = [_result(f"{uid}/{name}") for name, _ in order]
+        phase, message = _verdict(results)
+        DBOS.run_step(_RETRY, engine.finish, uid, phase, message)
+
+    return run_workflow
+
+
+def _result(workflow_id: str) -> dict[str, Any]:
+    handle: WorkflowHandle[dict[str, Any]] = DBOS.retrieve_workflow(workflow_id)
+    return handle.get_result(polling_interval_sec=0.2)
+
+
+def _verdict(results: list[dict[str, Any]]) -> tuple[str, str]:
+    failed = [r for r in results if r["phase"] == "Failed"]
+    if failed:
+        return "Failed", "; ".join(f"step '{r['name']}': {r['message']}" for r in failed)
+    if any(r["phase"] == "Stopped" for r in results):
+        return "Stopped", "Stopped on request."
+    return "Succeeded", ""
+
+
+class _Engine:
+    """The effects of the workflows: each may be done twice and is done once."""
+
+    def __init__(self, platform: Platform, mlflow: MlflowRest | None, poll: float) -> None:
+        self._platform = platform
+        self._mlflow = mlflow
+        self._poll = poll
+        self._lock = threading.Lock()
+        self.leaving = threading.Event()
+
+    def begin(self, uid: str) -> list[tuple[str, list[str]]]:
+        """Mark the run as running; its steps with what each needs, in order."""
+        _, _, pipeline = self._load(uid)
+        with self._status(uid) as status:
+            status.phase = "Running"
+            status.started_at = status.started_at or utcnow()
+            known = {step.name for step in status.steps}
+            status.steps += [StepRun(name=name) for name in pipeline.order() if name not in known]
+        return [(name, pipeline.needs_of(name)) for name in pipeline.order()]
+
+    def observe(self, uid: str) -> None:
+        """Run the job that hashes every source of the run, if it has any; its events hold the answer."""
+        run, spec, pipeline = self._load(uid)
+        sources = {
+            f"{name}.{source}": uri
+            for name, step in pipeline.steps.items()
+            for source, uri in resolve(name, step, spec.parameters).sources.items()
+        }
+        if not sources:
+            return
+        self._submit(
+            run,
+            OBSERVE,
+            JobSpec(
+                entrypoint=plugins.OBSERVE_ENTRYPOINT,
+                cluster=pipeline.cluster,
+                sources=sources,
+                tracked=False,
+                pipeline=f"{spec.pipeline}/{run.metadata.name}/{OBSERVE}",
+                retries=1,
+            ),
+        )
+        job = self._follow(run, OBSERVE)
+        if job.phase != "Succeeded":
+            raise Failed(f"The sources can't be read: {job.message}", remedy=self._log_hint(run, OBSERVE))
+
+    def plan(self, uid: str, name: str, needs: dict[str, dict[str, Any]]) -> dict[str, Any]:
+        """Compute the step's key and look it up; a result whose outputs are all still there is taken over."""
+        run, spec, pipeline = self._load(uid)
+        step = resolve(name, pipeline.steps[name], spec.parameters)
+        outputs = {need: [Output.model_validate(o) for o in result["outputs"]] for need, result in needs.items()}
+        versions = {o.name: o.value for found in outputs.values() for o in found if o.kind == "dataset"}
+        inputs = {dataset: str(versions[dataset]) for dataset in step.inputs}
+        values = values_of({need: outputs[need] for need in needs})
+        observed = self._observed(run, name) if step.sources else {}
+        with self._status(uid) as status:
+            record = _step(status, name)
+            record.phase, record.started_at = "Running", record.started_at or utcnow()
+        key = step_key(
+            step,
+            closure=code_closure(self._package(run, pipeline), step.entrypoint, step.files),
+            inputs=inputs,
+            values=values,
+            sources=observed,
+            environment=self._environment(run, pipeline),
+        )
+        cached = None
+        if step.cache and not spec.force:
+            cached = self._cached(run, key)
+        return {"key": key, "inputs": inputs, "values": values, "cached": cached}
+
+    def submit(self, uid: str, name: str, plan: dict[str, Any]) -> None:
+        """Submit the step's job; one of this name that is there already is success."""
+        run, spec, pipeline = self._load(uid)
+        step = resolve(name, pipeline.steps[name], spec.parameters)
+        self._submit(
+            run,
+            name,
+            JobSpec(
+                entrypoint=step.entrypoint,
+                cluster=pipeline.cluster,
+                package=pipeline.package,
+                env=step.env,
+                parameters=step.parameters,
+                sources=step.sources,
+                inputs=plan["inputs"],
+                values=plan["values"],
+                retries=step.retries,
+                timeout=step.timeout,
+                tracked=step.tracked,
+                experiment=pipeline.experiment or spec.pipeline,
+                pipeline=f"{spec.pipeline}/{run.metadata.name}/{name}",
+            ),
+        )
+        with self._status(uid) as status:
+            _step(status, name).job = _job_name(run, name)
+
+    def wait(self, uid: str, name: str, plan: dict[str, Any]) -> dict[str, Any]:
+        """Wait for the step's job; check that it published what the step declares; put the result in the cache."""
+        run, _, pipeline = self._load(uid)
+        job = self._follow(run, name)
+        if job.phase == "Stopped":
+            return {"phase": "Stopped", "message": job.message or "Stopped.", "outputs": [], "run": None}
+        if job.phase != "Succeeded":
+            raise Failed(job.message or "The job failed.", remedy=self._log_hint(run, name))
+        published = {o.name for o in job.outputs if o.kind == "dataset"}
+        missing = sorted(set(pipeline.steps[name].outputs) - published)
+        if missing:
+            raise Failed(
+                f"The job ended well but published no {', '.join(repr(m) for m in missing)}.",
+                remedy=f"Publish it in '{pipeline.steps[name].entrypoint}', or take it off the step's outputs.",
+            )
+        outputs = list(job.outputs)
+        if job.run_id and not any(o.kind == "run" for o in outputs):
+            outputs.append(Output(kind="run", name="run", value=job.run_id))
+        result = StepResult(key=plan["key"], run=run.metadata.name, job=_job_name(run, name), outputs=outputs)
+        self._platform.store.put_step_result(_team(run), result)
+        return {"phase": "Succeeded", "message": "", "outputs": _plain(outputs), "run": None}
+
+    def record(self, uid: str, name: str, plan: dict[str, Any], outcome: dict[str, Any]) -> dict[str, Any]:
+        """Write how the step ended to the run's status."""
+        with self._status(uid) as status:
+            record = _step(status, name)
+            record.phase = outcome["phase"]
+            record.key = plan["key"]
+            record.cached_from = outcome["run"]
+            record.ended_at = record.ended_at or utcnow()
+            record.message = outcome["message"]
+            record.outputs = [Output.model_validate(o) for o in outcome["outputs"]]
+        return {"name": name, "phase": outcome["phase"], "message": outcome["message"], "outputs": outcome["outputs"]}
+
+    def fail(self, uid: str, name: str, message: str) -> dict[str, Any]:
+        """Write that the step failed, and why."""
+        return self._end(uid, name, "Failed", message)
+
+    def skip(self, uid: str, name: str, needs: dict[str, dict[str, Any]]) -> dict[str, Any]:
+        """Write that the step was not run because one that it needs did not succeed."""
+        bad = sorted(need for need, result in needs.items() if result["phase"] not in ("Succeeded", "Cached"))
+        return self._end(uid, name, "Skipped", f"Needs {', '.join(bad)}.")
+
+    def finish(self, uid: str, phase: str, message: str) -> None:
+        """Write how the run ended."""
+        with self._status(uid) as status:
+            if status.phase in TERMINAL:
+                return
+            status.phase, status.message, status.ended_at = phase, message, utcnow()
+            status.set_condition("Ready", phase == "Succeeded", phase, message, status.observed_generation)
+
+    def _end(self, uid: str, name: str, phase: str, message: str) -> dict[str, Any]:
+        with self._status(uid) as status:
+            record = _step(status, name)
+            record.phase, record.message, record.ended_at = phase, message, utcnow()
+        return {"name": name, "phase": phase, "message": message, "outputs": []}
+
+    def _submit(self, run: Object, step: str, spec: JobSpec) -> None:
+        jobs.submit(spec, team=_team(run), name=_job_name(run, step), principal=SYSTEM, platform=self._platform)
+
+    def _follow(self, run: Object, step: str) -> JobStatus:
+        store = self._platform.store
+        asked_to_stop = False
+        while True:
+            job = store.get("Job", _team(run), _job_name(run, step))
+            status = JobStatus.model_validate(job.status)
+            if status.phase in TERMINAL:
+                return status
+            current = store.get_by_uid(run.metadata.uid)
+            if not asked_to_stop and RunSpec.model_validate(current.spec).stop_requested:
+                jobs.stop(_team(run), job.metadata.name, principal=SYSTEM, platform=self._platform)
+                asked_to_stop = True
+            if self.leaving.wait(self._poll):
+                raise _Leaving
+
+    def _observed(self, run: Object, step: str) -> dict[str, str]:
+        """Source name -> content hash, from the events that the run's observing job left in the storage root."""
+        job = self._platform.store.get("Job", _team(run), _job_name(run, OBSERVE))
+        folder = f"{layout.job(_team(run), job.metadata.uid)}/{layout.EVENTS}"
+        hashes: dict[str, str] = {}
+        for file in self._platform.storage.list(folder):
+            event = json.loads(self._platform.storage.read(f"{folder}/{file}"))
+            if event["type"] == "source.observed" and event["data"]["name"].startswith(f"{step}."):
+                hashes[event["data"]["name"].removeprefix(f"{step}.")] = event["data"]["content_hash"]
+        return hashes
+
+    def _package(self, run: Object, pipeline: PipelineSpec) -> bytes | None:
+        if pipeline.package is None:
+            return None
+        digest = pipeline.package.removeprefix("sha256:")
+        return self._platform.storage.read(layout.package(_team(run), digest))
+
+    def _environment(self, run: Object, pipeline: PipelineSpec) -> str:
+        cluster = self._platform.store.get("Cluster", _team(run), pipeline.cluster)
+        spec = ClusterSpec.model_validate(cluster.spec)
+        team = TeamSpec.model_validate(self._platform.store.get("Team", "", _team(run)).spec)
+        environment = self._platform.readers(spec.backend or team.backend).environment(spec)
+        return environment.key if environment else "unknown"
+
+    def _cached(self, run: Object, key: str) -> dict[str, Any] | None:
+        result = self._platform.store.get_step_result(_team(run), key)
+        if result is None or not all(self._is_there(_team(run), output) for output in result.outputs):
+            return None
+        return {"phase": "Cached", "message": "", "outputs": _plain(result.outputs), "run": result.run}
+
+    def _is_there(self, team: str, output: Output) -> bool:
+        if output.kind == "dataset":
+            return self._dataset_is_whole(team, output)
+        if output.kind == "run":
+            return self._mlflow is not None and _found(lambda m: m.get_run(team, output.value), self._mlflow)
+        if output.kind == "model":
+            name, version = output.name, str(output.value)
+            return self._mlflow is not None and _found(lambda m: m.model_version(team, name, version), self._mlflow)
+        return True
+
+    def _dataset_is_whole(self, team: str, output: Output) -> bool:
+        storage = self._platform.storage
+        folder = layout.dataset_version(team, output.name, str(output.value))
+        try:
+            version = DatasetVersion.model_validate_json(storage.read(f"{folder}/{layout.VERSION_FILE}"))
+        except NotFound:
+            return False
+        parts = [name for name in storage.list(folder) if name.endswith(".parquet")]
+        return bool(parts) and sum(storage.size(f"{folder}/{part}") for part in parts) == version.bytes
+
+    def _log_hint(self, run: Object, step: str) -> str:
+        return f"Read its log with: rayplane job logs {_job_name(run, step)} --team {_team(run)}"
+
+    def _load(self, uid: str) -> tuple[Object, RunSpec, PipelineSpec]:
+        run = self._platform.store.get_by_uid(uid)
+        spec = RunSpec.model_validate(run.spec)
+        pipeline = PipelineSpec.model_validate(spec.snapshot)
+        return run, spec.model_copy(update={"parameters": {**pipeline.parameters, **spec.parameters}}), pipeline
+
+    @contextlib.contextmanager
+    def _status(self, uid: str) -> Iterator[RunStatus]:
+        # The steps of a run end at the same time on several threads of the one leader, so its status is locked here.
+        with self._lock:
+            run = self._platform.store.get_by_uid(uid)
+            status = RunStatus.model_validate(run.status)
+            yield status
+            status.observed_generation = run.metadata.generation
+            self._platform.store.set_status(uid, status)
+
+
+def _step(status: RunStatus, name: str) -> StepRun:
+    return next(step for step in status.steps if step.name == name)
+
+
+def _team(run: Object) -> str:
+    assert run.metadata.team is not None
+    return run.metadata.team
+
+
+def _job_name(run: Object, step: str) -> str:
+    """A job's name from its run and step; the same each time, so that a second submission finds the first."""
+    name = f"{run.metadata.name}-{step}"
+    if len(name) <= MAX_NAME:
+        return name
+    return f"{name[: MAX_NAME - 9].rstrip('-')}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def _plain(outputs: list[Output]) -> list[dict[str, Any]]:
+    return [output.model_dump(mode="json") for output in outputs]
+
+
+def _found(ask: Callable[[MlflowRest], object], mlflow: MlflowRest) -> bool:
+    try:
+        return ask(mlflow) is not None
+    except NotFound:
+        return False
+
+
+def _sentence(exc: Exception) -> str:
+    if isinstance(exc, RayplaneError):
+        return str(exc)
+    log.exception("a pipeline step raised an unexpected error", exc_info=exc)
+    return f"{type(exc).__name__}: {exc}"

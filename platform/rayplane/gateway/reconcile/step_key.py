@@ -1,0 +1,169 @@
+"""The key of a pipeline step: a hash of all that its outputs depend on. Pure: package bytes and values in, text out."""
+
+from __future__ import annotations
+
+import ast
+import fnmatch
+import hashlib
+import io
+import json
+import re
+import shlex
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+from rayplane.errors import InvalidSpec
+from rayplane.nouns.job import Output
+from rayplane.nouns.pipeline import Step
+
+_REFERENCE = re.compile(r"\$\{([^}]*)\}")
+_MODULE = re.compile(r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")
+
+
+def substitute(text: str, parameters: Mapping[str, str], where: str) -> str:
+    """``text`` with each ``${name}`` replaced; raises InvalidSpec naming an unknown one."""
+
+    def value(match: re.Match[str]) -> str:
+        if match[1] not in parameters:
+            known = ", ".join(sorted(parameters)) or "none"
+            raise InvalidSpec(f"{where}: parameter '{match[1]}' is unknown.", remedy=f"Known: {known}.")
+        return parameters[match[1]]
+
+    return _REFERENCE.sub(value, text)
+
+
+def resolve(name: str, step: Step, parameters: Mapping[str, str]) -> Step:
+    """The step with the run's parameters put into its sources and parameters."""
+    where = f"pipeline.steps.{name}"
+    return step.model_copy(
+        update={
+            "sources": {k: substitute(v, parameters, f"{where}.sources.{k}") for k, v in step.sources.items()},
+            "parameters": {k: substitute(v, parameters, f"{where}.parameters.{k}") for k, v in step.parameters.items()},
+        }
+    )
+
+
+def step_key(
+    step: Step,
+    *,
+    closure: Mapping[str, str],
+    inputs: Mapping[str, str],
+    values: Mapping[str, Any],
+    sources: Mapping[str, str],
+    environment: str,
+) -> str:
+    """SHA-256 (hex) over a resolved step and what goes into it.
+
+    closure: path in the package -> SHA-256 of the file; inputs: dataset -> version; values: non-dataset outputs of
+    the steps it needs; sources: source name -> content hash; environment: the environment's key.
+    """
+    text = json.dumps(
+        {
+            "entrypoint": step.entrypoint,
+            "parameters": step.parameters,
+            "env": step.env,
+            "outputs": sorted(step.outputs),
+            "tracked": step.tracked,
+            "closure": dict(closure),
+            "inputs": dict(inputs),
+            "values": dict(values),
+            "sources": dict(sources),
+            "environment": environment,
+        },
+        sort_keys=True,
+    )
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def values_of(needs: Mapping[str, list[Output]]) -> dict[str, Any]:
+    """``<step>.<output>`` -> value, for every output of the needed steps that is not a dataset."""
+    return {
+        f"{step}.{output.name}": output.value
+        for step, outputs in sorted(needs.items())
+        for output in outputs
+        if output.kind != "dataset"
+    }
+
+
+def code_closure(package: bytes | None, entrypoint: str, files: list[str]) -> dict[str, str]:
+    """The files of a package (zip) that an entrypoint depends on: path -> SHA-256 (hex).
+
+    For ``python -m module`` and ``python file.py`` these are the entry module and every module of the package that it
+    imports, transitively, with the ``__init__.py`` of each package on the way, and the files that match ``files``.
+    A dotted string constant that names a module of the package counts as an import, since class paths travel so.
+    For any other command it is the whole package.
+    """
+    if package is None:
+        return {}
+    with zipfile.ZipFile(io.BytesIO(package)) as archive:
+        contents = {info.filename: archive.read(info) for info in archive.infolist() if not info.is_dir()}
+    entry = _entry_file(entrypoint, contents)
+    if entry is None:
+        chosen = set(contents)
+    else:
+        chosen = _reachable(entry, contents)
+        chosen |= {path for path in contents if any(fnmatch.fnmatch(path, pattern) for pattern in files)}
+    return {path: hashlib.sha256(contents[path]).hexdigest() for path in sorted(chosen)}
+
+
+def _entry_file(entrypoint: str, contents: Mapping[str, bytes]) -> str | None:
+    words = shlex.split(entrypoint)
+    if len(words) >= 3 and _is_python(words[0]) and words[1] == "-m":
+        return _file_of(words[2], contents)
+    if len(words) >= 2 and _is_python(words[0]) and words[1] in contents:
+        return words[1]
+    return None
+
+
+def _is_python(word: str) -> bool:
+    return re.fullmatch(r"(.*/)?python(\d+(\.\d+)?)?", word) is not None
+
+
+def _file_of(module: str, contents: Mapping[str, bytes]) -> str | None:
+    base = module.replace(".", "/")
+    candidates = (f"{base}.py", f"{base}/__main__.py", f"{base}/__init__.py")
+    return next((path for path in candidates if path in contents), None)
+
+
+def _reachable(entry: str, contents: Mapping[str, bytes]) -> set[str]:
+    seen: set[str] = set()
+    queue = [entry, *_parents(entry, contents)]
+    while queue:
+        path = queue.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        for module in _imported(path, contents[path]):
+            found = _file_of(module, contents)
+            if found is not None:
+                queue.extend([found, *_parents(found, contents)])
+    return seen
+
+
+def _parents(path: str, contents: Mapping[str, bytes]) -> list[str]:
+    folders = path.split("/")[:-1]
+    inits = ("/".join([*folders[: i + 1], "__init__.py"]) for i in range(len(folders)))
+    return [init for init in inits if init in contents]
+
+
+def _imported(path: str, source: bytes) -> set[str]:
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:
+        return set()  # the job itself will say what is wrong; the file's own bytes are in the key
+    package = path.removesuffix(".py").removesuffix("/__init__").split("/")
+    if not path.endswith("__init__.py"):
+        package = package[:-1]
+    modules: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            modules.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            prefix = ".".join([*base, *([node.module] if node.module else [])])
+            modules.add(prefix)
+            modules.update(f"{prefix}.{alias.name}" if prefix else alias.name for alias in node.names)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and _MODULE.match(node.value):
+            modules.add(node.value)
+    return modules

@@ -1,0 +1,242 @@
+"""What all nouns share: metadata, conditions, specs that refuse unknown keys, records that ignore them."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
+
+from rayplane.errors import InvalidSpec
+
+# A name is at most 40 characters so that every derived name (a Service, a head pod, a label) stays within 63.
+MAX_NAME = 40
+_NAME = re.compile(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
+
+
+def check_name(value: str) -> str:
+    """A DNS-1123 label of at most 40 characters; raises ValueError that says which rule is broken."""
+    if len(value) > MAX_NAME:
+        raise ValueError(f"'{value}' has {len(value)} characters; a name has at most {MAX_NAME}")
+    if not _NAME.match(value):
+        raise ValueError(
+            f"'{value}' is not a name: use lower-case letters, digits and '-', with a letter or digit at both ends"
+        )
+    return value
+
+
+Name = Annotated[str, AfterValidator(check_name)]
+"""A DNS-1123 label, short enough for every name derived from it."""
+
+_SUFFIX = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+_QUANTITY = re.compile(r"^([0-9]+(?:\.[0-9]+)?)(m|Ki|Mi|Gi|Ti|k|M|G|T)?$")
+
+
+def parse_quantity(value: Any) -> Any:
+    """A Kubernetes quantity ("16Gi", "500m", 2) as a float in base units (bytes, cores, devices)."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    match = _QUANTITY.match(str(value).strip())
+    if not match:
+        raise ValueError(
+            f"'{value}' is not a quantity: write a number with an optional suffix, such as 500m, 2 or 16Gi"
+        )
+    try:
+        number = Decimal(match[1])
+    except InvalidOperation as exc:  # pragma: no cover - the pattern only lets numbers through
+        raise ValueError(f"'{value}' is not a number") from exc
+    suffix = match[2] or ""
+    return float(number / 1000) if suffix == "m" else float(number * _SUFFIX[suffix])
+
+
+Quantity = Annotated[float, BeforeValidator(parse_quantity), Field(ge=0)]
+"""An amount in base units (bytes, cores, devices), written as in Kubernetes."""
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def parse_duration(value: Any) -> Any:
+    """A duration ("90s", "1h30m", "14d", or a number of seconds) in seconds."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    text = str(value).strip()
+    parts = _DURATION.findall(text)
+    if not parts or "".join(n + u for n, u in parts) != text:
+        raise ValueError(f"'{value}' is not a duration: write it as 30s, 10m, 1h30m or 14d")
+    return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+
+
+Seconds = Annotated[float, BeforeValidator(parse_duration), Field(ge=0)]
+"""A duration in seconds, written as in "1h30m"."""
+
+
+def utcnow() -> datetime:
+    """The present instant, with its zone."""
+    return datetime.now(UTC)
+
+
+Instant = Annotated[
+    datetime,
+    PlainSerializer(lambda t: t.astimezone(UTC).isoformat().replace("+00:00", "Z"), return_type=str, when_used="json"),
+]
+
+
+class Spec(BaseModel):
+    """What a user asks for. Unknown keys are refused, with the nearest right one."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+
+class Record(BaseModel):
+    """What a process left behind. Versioned; unknown keys are ignored, so an older reader survives a newer writer."""
+
+    model_config = ConfigDict(extra="ignore")
+    schema_version: int = 1
+
+
+class Condition(Record):
+    """One aspect of an object's state, as in Kubernetes."""
+
+    type: str
+    status: Literal["True", "False", "Unknown"]
+    reason: str = ""
+    message: str = ""
+    observed_generation: int = 0
+    last_transition_time: Instant = Field(default_factory=utcnow)
+
+
+class Status(Record):
+    """What the reconciler last saw. ``phase`` is one word for people; conditions are for programs."""
+
+    phase: str = "Pending"
+    observed_generation: int = 0
+    conditions: list[Condition] = Field(default_factory=list)
+
+    def condition(self, type_: str) -> Condition | None:
+        """The condition of this type, if it was ever set."""
+        return next((c for c in self.conditions if c.type == type_), None)
+
+    def set_condition(self, type_: str, status: bool, reason: str, message: str, generation: int) -> None:
+        """Set one condition in place; its transition time moves only when its status does."""
+        new = Condition(
+            type=type_,
+            status="True" if status else "False",
+            reason=reason,
+            message=message,
+            observed_generation=generation,
+        )
+        old = self.condition(type_)
+        if old is None:
+            self.conditions.append(new)
+            return
+        if old.status == new.status:
+            new.last_transition_time = old.last_transition_time
+        self.conditions[self.conditions.index(old)] = new
+
+
+class Metadata(BaseModel):
+    """Who an object is. The store sets all but team, name and labels."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: Name
+    team: Name | None = None
+    labels: dict[str, str] = Field(default_factory=dict)
+    uid: str = ""
+    generation: int = 0
+    resource_version: int = 0
+    owner: str = ""
+    created_at: Instant | None = None
+    updated_at: Instant | None = None
+    deleted_at: Instant | None = None
+
+
+class Document(BaseModel):
+    """One YAML document as a user writes it: kind, metadata, spec (not yet parsed)."""
+
+    model_config = ConfigDict(extra="forbid")
+    kind: str
+    metadata: Metadata
+    spec: dict[str, Any] = Field(default_factory=dict)
+
+
+class Object(BaseModel):
+    """An object as the API shows it: kind, metadata, spec, status as plain data."""
+
+    model_config = ConfigDict(extra="ignore")
+    kind: str
+    metadata: Metadata
+    spec: dict[str, Any] = Field(default_factory=dict)
+    status: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def etag(self) -> str:
+        """The strong ETag of this version of the object."""
+        return f'"{self.metadata.resource_version}"'
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def parse(model: type[M], value: Any, path: str) -> M:
+    """Validate ``value`` as ``model``; raises InvalidSpec that names every wrong field and the nearest right one."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as exc:
+        lines = [_explain(model, error, path) for error in exc.errors()]
+        raise InvalidSpec("; ".join(lines), errors=lines) from exc
+
+
+def _explain(model: type[BaseModel], error: Any, path: str) -> str:
+    loc = [str(part) for part in error["loc"]]
+    where = ".".join([path, *loc]) if loc else path
+    if error["type"] == "extra_forbidden":
+        names = _field_names(model, loc[:-1])
+        near = difflib.get_close_matches(loc[-1], names, n=1, cutoff=0.5)
+        hint = f" Did you mean '{near[0]}'?" if near else f" Known: {', '.join(sorted(names)) or 'none'}."
+        return f"{where}: unknown field.{hint}"
+    if error["type"] == "missing":
+        return f"{where}: required, but missing."
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return f"{where}: {message}."
+
+
+def _field_names(model: type[BaseModel], loc: list[str]) -> list[str]:
+    current: Any = model
+    for part in loc:
+        fields = getattr(current, "model_fields", None)
+        if fields is None:
+            return []
+        if part in fields:
+            current = _inner_model(fields[part].annotation)
+        # any other part is a list index or a mapping's key: the model stays the element's
+    return list(getattr(current, "model_fields", {}))
+
+
+def _inner_model(annotation: Any) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in getattr(annotation, "__args__", ()):
+        found = _inner_model(argument)
+        if found is not None:
+            return found
+    return None
+
+
+class NounType(BaseModel):
+    """One row of the table of nouns: how a noun is called and what its spec and status are."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, frozen=True)
+    kind: str
+    singular: str
+    plural: str
+    spec: type[Spec]
+    status: type[Status]
+    team_scoped: bool = True
+    columns: tuple[tuple[str, str], ...] = ()
+    """(heading, dotted path in the object) of the columns of a list, after NAME."""
+
+    CORE: ClassVar[tuple[str, ...]] = ("kind", "metadata", "spec", "status")

@@ -1,0 +1,57 @@
+"""Dataset: named data with immutable versions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from rayplane.nouns.base import Instant, Record, Seconds, Spec, Status, utcnow
+
+
+class DatasetSpec(Spec):
+    """A dataset comes into being with its first version; a spec may say more about it."""
+
+    description: str = ""
+    retention: Seconds | None = None
+
+
+class DatasetStatus(Status):
+    """The newest version, by publication."""
+
+    latest: str | None = None
+    rows: int | None = None
+    versions: int = 0
+
+
+class Column(Record):
+    """One column: its name and Arrow type."""
+
+    name: str
+    type: str
+
+
+class DatasetRef(Record):
+    """A dataset at a version."""
+
+    name: str
+    version: str
+
+
+class DatasetVersion(Record):
+    """An immutable version. ``version`` is the first 16 hex digits of ``content_hash``."""
+
+    team: str
+    name: str
+    version: str
+    content_hash: str
+    """SHA-256 (hex) over schema, row count and canonically ordered rows; not over Parquet bytes."""
+    uri: str
+    rows: int
+    bytes: int
+    columns: list[Column]
+    statistics: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Column -> {nulls, min, max, mean, distinct}: what applies to its type."""
+    inputs: list[DatasetRef] = Field(default_factory=list)
+    job: str | None = None
+    created_at: Instant = Field(default_factory=utcnow)

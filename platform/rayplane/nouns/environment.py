@@ -1,0 +1,26 @@
+"""An environment: what code runs in, recorded on every job, run, model and service."""
+
+from __future__ import annotations
+
+import hashlib
+
+from rayplane.nouns.base import Record
+
+
+class Environment(Record):
+    """Image digest (or local interpreter) + Ray + Python minor + lock hash."""
+
+    interpreter: str
+    """``image@sha256:...`` or ``local`` for the interpreter of the host."""
+    ray: str
+    python: str
+    """Minor version, such as ``3.11``."""
+    lock_hash: str
+    """SHA-256 (hex) of the lock, or of the sorted installed distributions where no lock is known."""
+    rayplane: str
+
+    @property
+    def key(self) -> str:
+        """A short hash that a step's key includes."""
+        text = "\n".join((self.interpreter, self.ray, self.python, self.lock_hash, self.rayplane))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]

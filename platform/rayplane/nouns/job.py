@@ -1,0 +1,144 @@
+"""Job: one run of an entrypoint, and what a worker of it is told (RunContext)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from rayplane.nouns.base import Instant, Name, Quantity, Record, Seconds, Spec, Status
+from rayplane.nouns.environment import Environment
+
+TERMINAL = frozenset({"Succeeded", "Failed", "Stopped"})
+
+
+class Resources(Spec):
+    """What the entrypoint's own process reserves."""
+
+    cpu: Quantity = 0
+    memory: Quantity = 0
+    gpu: Quantity = 0
+
+
+class JobSpec(Spec):
+    """What to run, where, with which code."""
+
+    entrypoint: str = Field(min_length=1)
+    cluster: Name
+    package: str | None = None
+    """Content address (``sha256:<hex>``) of an uploaded code package; None runs with no code of its own."""
+    env: dict[str, str] = Field(default_factory=dict)
+    """Environment variables; never secrets."""
+    pip: list[str] = Field(default_factory=list)
+    parameters: dict[str, str] = Field(default_factory=dict)
+    resources: Resources = Field(default_factory=Resources)
+    retries: int = Field(default=0, ge=0, le=20)
+    timeout: Seconds | None = None
+    tracked: bool = True
+    """Whether an MLflow run is allocated before the job starts."""
+    experiment: str | None = None
+    inputs: dict[str, str] = Field(default_factory=dict)
+    """Dataset name -> pinned version."""
+    sources: dict[str, str] = Field(default_factory=dict)
+    """Source name -> URI that the job reads from outside the platform."""
+    values: dict[str, Any] = Field(default_factory=dict)
+    """Values recorded by earlier steps: ``<step>.<name>`` -> JSON value."""
+    pipeline: str | None = None
+    """``<pipeline>/<run>/<step>`` when a pipeline run made this job."""
+    submission_id: str | None = None
+    """The id by which a stock Ray client knows this job."""
+    metadata: dict[str, str] = Field(default_factory=dict)
+    stop_requested: bool = False
+
+    @field_validator("entrypoint")
+    @classmethod
+    def _not_blank(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("the entrypoint is blank")
+        return value
+
+
+class Attempt(Record):
+    """One submission of the job to Ray."""
+
+    number: int
+    submission_id: str
+    """Ray's id on the cluster: ``<job uid>-<number>``."""
+    incarnation: str | None = None
+    started_at: Instant | None = None
+    ended_at: Instant | None = None
+    status: str = "Pending"
+    message: str = ""
+
+
+class JobStatus(Status):
+    """Phases: Pending, Starting, Running, Succeeded, Failed, Stopped."""
+
+    attempts: list[Attempt] = Field(default_factory=list)
+    run_id: str | None = None
+    experiment_id: str | None = None
+    exit_code: int | None = None
+    message: str = ""
+    started_at: Instant | None = None
+    ended_at: Instant | None = None
+    log_uri: str | None = None
+    environment: Environment | None = None
+    outputs: list[Output] = Field(default_factory=list)
+    git_commit: str | None = None
+
+
+class Output(Record):
+    """Something that a job left: a dataset version, an MLflow run, a model version, or a plain JSON value."""
+
+    kind: Literal["dataset", "run", "model", "value"]
+    name: str
+    value: Any
+    """dataset: version; run: run id; model: version number as a string; value: any JSON."""
+
+
+class MlflowAccess(Record):
+    """How a worker reaches MLflow: never the secret itself, only its path."""
+
+    tracking_uri: str
+    workspace: str
+    credentials_path: str
+    """A 0600 file with two lines: user name, password."""
+
+
+class FeastAccess(Record):
+    """How a worker reaches the team's Feast project."""
+
+    project: str
+    registry_url: str
+    """SQLAlchemy URL of the SQL registry."""
+    online_path: str
+    """The SQLite online store's path."""
+
+
+class RunContext(Record):
+    """All that a worker is told. Exchanged at the gateway for the submission id; the same answer every time."""
+
+    team: str
+    cluster: str
+    gateway_url: str
+    storage_root: str
+    job: str | None = None
+    job_uid: str | None = None
+    job_uri: str | None = None
+    """Folder of this job in the storage root: events/, checkpoints/, driver.log."""
+    submission_id: str | None = None
+    attempt: int = 1
+    run_id: str | None = None
+    experiment: str | None = None
+    parameters: dict[str, str] = Field(default_factory=dict)
+    inputs: dict[str, str] = Field(default_factory=dict)
+    sources: dict[str, str] = Field(default_factory=dict)
+    values: dict[str, Any] = Field(default_factory=dict)
+    pipeline: str | None = None
+    git_commit: str | None = None
+    environment: Environment | None = None
+    mlflow: MlflowAccess | None = None
+    feast: FeastAccess | None = None
+
+
+JobStatus.model_rebuild()

@@ -1,0 +1,145 @@
+"""Pipeline: a DAG of jobs, and the runs that it leaves."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from rayplane.nouns.base import Instant, Name, Record, Seconds, Spec, Status
+from rayplane.nouns.job import Output
+
+
+class Step(Spec):
+    """One job of a pipeline."""
+
+    entrypoint: str = Field(min_length=1)
+    needs: list[Name] = Field(default_factory=list)
+    inputs: list[Name] = Field(default_factory=list)
+    """Datasets read, each the output of an earlier step of this pipeline; their makers are needed too."""
+    outputs: list[Name] = Field(default_factory=list)
+    """Datasets that the step publishes; missing ones fail it."""
+    sources: dict[Name, str] = Field(default_factory=dict)
+    """Name -> URI of data outside the platform; its content is in the step's key. ``${parameter}`` is replaced."""
+    parameters: dict[str, str] = Field(default_factory=dict)
+    """``${parameter}`` is replaced from the run's parameters."""
+    env: dict[str, str] = Field(default_factory=dict)
+    files: list[str] = Field(default_factory=list)
+    """Globs of files in the package that the step reads beside its Python code; their content is in its key."""
+    retries: int = Field(default=0, ge=0, le=20)
+    timeout: Seconds | None = None
+    cache: bool = True
+    tracked: bool = False
+
+
+class PipelineSpec(Spec):
+    """Steps on one cluster, with one code package."""
+
+    cluster: Name
+    package: str | None = None
+    """Content address (``sha256:<hex>``) of the code; the client uploads the working folder and fills it in."""
+    parameters: dict[str, str] = Field(default_factory=dict)
+    """Parameters and their defaults."""
+    steps: dict[Name, Step] = Field(min_length=1)
+    experiment: str | None = None
+
+    @model_validator(mode="after")
+    def _is_a_dag(self) -> PipelineSpec:
+        makers: dict[str, str] = {}
+        for name, step in self.steps.items():
+            for dataset in step.outputs:
+                if dataset in makers:
+                    raise ValueError(f"dataset '{dataset}' is an output of both '{makers[dataset]}' and '{name}'")
+                makers[dataset] = name
+        for name, step in self.steps.items():
+            for need in step.needs:
+                if need not in self.steps:
+                    raise ValueError(f"step '{name}' needs '{need}', which is not a step")
+            for dataset in step.inputs:
+                if dataset not in makers:
+                    raise ValueError(f"step '{name}' reads '{dataset}', which no step makes")
+        self.order()
+        return self
+
+    def makers(self) -> dict[str, str]:
+        """Dataset name -> name of the step that makes it."""
+        return {dataset: name for name, step in self.steps.items() for dataset in step.outputs}
+
+    def needs_of(self, name: str) -> list[str]:
+        """Every step that must be done before this one, sorted: its needs and the makers of its inputs."""
+        step, makers = self.steps[name], self.makers()
+        return sorted({*step.needs, *(makers[d] for d in step.inputs)})
+
+    def order(self) -> list[str]:
+        """The steps in an order that respects their needs; raises ValueError naming a cycle's steps."""
+        done: list[str] = []
+        left = dict.fromkeys(self.steps)
+        while left:
+            ready = [name for name in left if all(n in done for n in self.needs_of(name))]
+            if not ready:
+                raise ValueError(f"the steps {', '.join(sorted(left))} need each other in a circle")
+            for name in ready:
+                done.append(name)
+                del left[name]
+        return done
+
+
+class PipelineStatus(Status):
+    """A pipeline is Ready once its spec is stored; its runs have their own state."""
+
+    last_run: str | None = None
+
+
+class StepRun(Record):
+    """One step of one run. Phases: Pending, Running, Succeeded, Cached, Failed, Skipped."""
+
+    name: str
+    phase: str = "Pending"
+    key: str | None = None
+    job: str | None = None
+    cached_from: str | None = None
+    """The run whose outputs were taken over."""
+    started_at: Instant | None = None
+    ended_at: Instant | None = None
+    message: str = ""
+    outputs: list[Output] = Field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time in seconds; 0 until it has ended."""
+        if self.started_at is None or self.ended_at is None:
+            return 0.0
+        return (self.ended_at - self.started_at).total_seconds()
+
+
+class RunSpec(Spec):
+    """What a run of a pipeline was asked to do: the pipeline's spec at that instant, and the parameters."""
+
+    pipeline: Name
+    parameters: dict[str, str] = Field(default_factory=dict)
+    force: bool = False
+    """Run every step anew, whatever is cached."""
+    snapshot: dict[str, Any] = Field(default_factory=dict)
+    """The PipelineSpec as it was when the run was asked for."""
+    stop_requested: bool = False
+
+
+class RunStatus(Status):
+    """Phases: Pending, Running, Succeeded, Failed, Stopped."""
+
+    steps: list[StepRun] = Field(default_factory=list)
+    message: str = ""
+    started_at: Instant | None = None
+    ended_at: Instant | None = None
+
+
+class StepResult(Record):
+    """A row of the step cache: what a step with this key left."""
+
+    key: str
+    run: str
+    job: str | None
+    outputs: list[Output]
+
+
+Overlap = Literal["skip", "queue"]

@@ -1,0 +1,69 @@
+"""Service: a deployed model that follows an alias."""
+
+from __future__ import annotations
+
+import re
+
+from pydantic import Field, field_validator, model_validator
+
+from rayplane.nouns.base import Instant, Name, Record, Seconds, Spec, Status
+from rayplane.nouns.environment import Environment
+
+_MODEL_URI = re.compile(r"^models:/[A-Za-z0-9_.\-]+(@[A-Za-z0-9_\-]+|/[0-9]+)$")
+
+
+class Replicas(Spec):
+    """How many replicas, at least and at most."""
+
+    min: int = Field(default=1, ge=0)
+    max: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Replicas:
+        if self.min > self.max:
+            raise ValueError(f"min ({self.min}) is above max ({self.max})")
+        return self
+
+
+class ServiceSpec(Spec):
+    """What to serve."""
+
+    model: str
+    """``models:/<name>@<alias>`` (followed) or ``models:/<name>/<version>`` (fixed)."""
+    cluster: Name
+    app: str = "rayplane.runtime.serving.app:build"
+    """``module:callable`` of the Serve application builder."""
+    package: str | None = None
+    """Content address of the code package that ``app`` comes from, if it is not rayplane's own."""
+    feature_service: str | None = None
+    """Feast feature service read online; default: what training recorded on the model."""
+    replicas: Replicas = Field(default_factory=Replicas)
+    max_ongoing_requests: int = Field(default=100, ge=1)
+    startup_timeout: Seconds = 300
+
+    @field_validator("model")
+    @classmethod
+    def _is_a_model_uri(cls, value: str) -> str:
+        if not _MODEL_URI.match(value):
+            raise ValueError(f"'{value}' is not a model: write models:/<name>@<alias> or models:/<name>/<version>")
+        return value
+
+
+class Revision(Record):
+    """One rolled-out model version."""
+
+    number: int
+    model: str
+    version: str
+    run_id: str | None = None
+    deployed_at: Instant
+
+
+class ServiceStatus(Status):
+    """Phases: Pending, Deploying, Ready, Failed, Deleting."""
+
+    url: str | None = None
+    """Where predictions are asked: POST JSON here."""
+    revision: Revision | None = None
+    incarnation: str | None = None
+    environment: Environment | None = None

@@ -1,0 +1,64 @@
+"""Team: who owns and pays."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from rayplane.nouns.base import Name, Quantity, Record, Spec, Status
+
+Role = Literal["viewer", "member", "admin"]
+
+
+class Quota(Spec):
+    """The most that a team's clusters may ask for together; absent means no limit."""
+
+    cpu: Quantity | None = None
+    memory: Quantity | None = None
+    gpu: Quantity | None = None
+    clusters: int | None = Field(default=None, ge=0)
+
+
+class Size(Spec):
+    """A node size that an admin curates."""
+
+    cpu: Quantity
+    memory: Quantity
+    gpu: Quantity = 0
+
+
+def _default_sizes() -> dict[str, Size]:
+    return {"small": Size(cpu=8, memory=8 * 2**30), "medium": Size(cpu=16, memory=16 * 2**30)}
+
+
+class TeamSpec(Spec):
+    """What a team is given."""
+
+    backend: str = "local"
+    """Where its compute comes from: a name of the plug-in family `backends`."""
+    members: dict[str, Role] = Field(default_factory=dict)
+    quota: Quota = Field(default_factory=Quota)
+    sizes: dict[Name, Size] = Field(default_factory=_default_sizes)
+
+    @model_validator(mode="after")
+    def _has_a_size(self) -> TeamSpec:
+        if not self.sizes:
+            raise ValueError("a team needs at least one size")
+        return self
+
+
+class TeamStatus(Status):
+    """What onboarding made."""
+
+    mlflow_workspace: str | None = None
+    feast_project: str | None = None
+
+
+class Usage(Record):
+    """What a team's clusters hold at an instant, in cores, bytes and devices."""
+
+    clusters: int = 0
+    cpu: float = 0
+    memory: float = 0
+    gpu: float = 0

@@ -1,0 +1,259 @@
+"""A supervised child process: recorded pid, session, start time, port, log and marker; found and stopped by them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from rayplane.errors import PortTaken, Unavailable
+
+MARK = "RAYPLANE_MARK"
+"""Environment variable that every process of a home inherits: ``<home id>`` or ``<home id>/<name>``."""
+
+
+class ProcessRecord(BaseModel):
+    """What is known of a child that was started; enough to find it again after a crash."""
+
+    model_config = ConfigDict(extra="ignore")
+    name: str
+    pid: int
+    session: int
+    started: int
+    """Start time in clock ticks since boot, from /proc: tells a reused pid from the child."""
+    mark: str
+    port: int | None = None
+    log: str | None = None
+    argv: list[str] = []
+
+
+def start(
+    name: str,
+    argv: Sequence[str],
+    *,
+    mark: str,
+    log: Path,
+    records: Path,
+    env: Mapping[str, str],
+    port: int | None = None,
+    cwd: Path | None = None,
+) -> ProcessRecord:
+    """Start a child in its own session, its output appended to ``log``; record it before returning.
+
+    ``argv`` must hold no secret: every user of the host can read it. Raises PortTaken if ``port`` is in use.
+    """
+    if port is not None:
+        require_free(port)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        child = subprocess.Popen(
+            list(argv),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**env, MARK: mark},
+            cwd=cwd,
+            start_new_session=True,
+        )
+    record = ProcessRecord(
+        name=name,
+        pid=child.pid,
+        session=child.pid,
+        started=_start_time(child.pid) or 0,
+        mark=mark,
+        port=port,
+        log=str(log),
+        argv=list(argv),
+    )
+    save(record, records)
+    return record
+
+
+def save(record: ProcessRecord, records: Path) -> None:
+    """Write the record atomically as ``<records>/<name>.json``."""
+    records.mkdir(parents=True, exist_ok=True)
+    target = records / f"{record.name}.json"
+    partial = target.with_suffix(".partial")
+    partial.write_text(record.model_dump_json(indent=1))
+    partial.replace(target)
+
+
+def load(name: str, records: Path) -> ProcessRecord | None:
+    """The record of a child, if one was made."""
+    path = records / f"{name}.json"
+    return ProcessRecord.model_validate_json(path.read_text()) if path.exists() else None
+
+
+def load_all(records: Path) -> list[ProcessRecord]:
+    """All records, by name."""
+    if not records.is_dir():
+        return []
+    return [ProcessRecord.model_validate_json(p.read_text()) for p in sorted(records.glob("*.json"))]
+
+
+def forget(name: str, records: Path) -> None:
+    """Remove a record; one already gone is success."""
+    (records / f"{name}.json").unlink(missing_ok=True)
+
+
+def alive(record: ProcessRecord) -> bool:
+    """Whether the very process that was started still runs (a zombie does not)."""
+    return _start_time(record.pid) == record.started
+
+
+def marked(mark: str) -> list[int]:
+    """Pids of all processes whose environment says ``mark`` or ``mark/...``, this one excepted."""
+    found = []
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            value = _mark_of(int(entry.name))
+            if value is not None and (value == mark or value.startswith(f"{mark}/")):
+                found.append(int(entry.name))
+    return found
+
+
+def stop(record: ProcessRecord, *, grace: float = 10.0) -> None:
+    """Stop the child and all that it started: its session and every process with its mark. Blocks until they are gone.
+
+    A child already gone is success. Raises Unavailable naming the pids that survive SIGKILL.
+    """
+    stop_pids(lambda: _family(record), grace=grace)
+
+
+def stop_marked(mark: str, *, grace: float = 10.0, spare: Iterable[int] = ()) -> None:
+    """Stop every process that carries ``mark``, but for ``spare``. Blocks until they are gone."""
+    spared = set(spare)
+    stop_pids(lambda: [pid for pid in marked(mark) if pid not in spared], grace=grace)
+
+
+def stop_pids(find: Callable[[], list[int]], *, grace: float) -> None:
+    """SIGTERM what ``find`` returns, wait ``grace`` seconds, SIGKILL what is left; ``find`` is asked each time."""
+    deadline = time.monotonic() + grace
+    _signal(find(), signal.SIGTERM)
+    while (left := find()) and time.monotonic() < deadline:
+        _reap(left)
+        time.sleep(0.05)
+    deadline = time.monotonic() + 10
+    while left and time.monotonic() < deadline:
+        _signal(left, signal.SIGKILL)
+        _reap(left)
+        time.sleep(0.05)
+        left = find()
+    if left:
+        raise Unavailable(f"Processes {left} do not end.", remedy="Look at them with 'ps', then run this again.")
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port that is free now. Another process may take it before it is used: retry then."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
+    """Several distinct free ports."""
+    probes = [socket.socket() for _ in range(count)]
+    try:
+        for probe in probes:
+            probe.bind((host, 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()
+
+
+def is_free(port: int, host: str = "127.0.0.1") -> bool:
+    """Whether a listener could bind the port now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def require_free(port: int, host: str = "127.0.0.1") -> None:
+    """Raise PortTaken if the port is in use."""
+    if not is_free(port, host):
+        raise PortTaken(
+            f"Port {port} on {host} is used by another process.",
+            remedy="Stop that process, or choose another port (0 picks a free one).",
+        )
+
+
+def _family(record: ProcessRecord) -> list[int]:
+    pids = {pid for pid in marked(record.mark) if "/" in record.mark}
+    if alive(record):
+        pids.add(record.pid)
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit() and _session(int(entry.name)) == record.session and not _is_zombie(int(entry.name)):
+            started = _start_time(int(entry.name))
+            if started is not None and started >= record.started:
+                pids.add(int(entry.name))
+    return sorted(pids - {os.getpid()})
+
+
+def _stat(pid: int) -> list[str] | None:
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    return text[text.rindex(")") + 2 :].split()
+
+
+def _start_time(pid: int) -> int | None:
+    fields = _stat(pid)
+    if fields is None or fields[0] in ("Z", "X"):
+        return None
+    return int(fields[19])
+
+
+def _session(pid: int) -> int | None:
+    fields = _stat(pid)
+    return int(fields[3]) if fields else None
+
+
+def _is_zombie(pid: int) -> bool:
+    fields = _stat(pid)
+    return fields is None or fields[0] in ("Z", "X")
+
+
+def _mark_of(pid: int) -> str | None:
+    try:
+        raw = Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return None
+    prefix = f"{MARK}=".encode()
+    for item in raw.split(b"\0"):
+        if item.startswith(prefix):
+            return item[len(prefix) :].decode(errors="replace") if not _is_zombie(pid) else None
+    return None
+
+
+def _signal(pids: Iterable[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def _reap(pids: Iterable[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
+
+
+def read_json(path: Path) -> dict[str, object]:
+    """A JSON object from a file; empty if the file is missing."""
+    if not path.exists():
+        return {}
+    loaded: dict[str, object] = json.loads(path.read_text())
+    return loaded

@@ -1,0 +1,18 @@
+"""The data plane, inside Ray's workers and replicas. Public names for a team's code, resolved lazily."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+
+__all__ = ["context", "datasets", "features", "models", "report"]  # noqa: F822
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in __all__:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

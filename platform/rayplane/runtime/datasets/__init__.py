@@ -1,0 +1,1 @@
+"""Read and publish immutable dataset versions."""

@@ -1,0 +1,1 @@
+"""The team's Feast project: configured, applied, joined, materialized."""

@@ -1,0 +1,1 @@
+"""The Ray Serve application of a registered model."""

@@ -1,0 +1,1 @@
+"""Tracking of Ray Train without code."""

@@ -1,0 +1,177 @@
+"""Settings from the environment (RAYPLANE_*); one class per group."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from rayplane.errors import InvalidInput
+
+
+def find_home(start: Path | None = None) -> Path:
+    """The home: RAYPLANE_HOME, else the nearest ``.rayplane/`` upward from ``start``, else ``~/.rayplane``."""
+    named = os.environ.get("RAYPLANE_HOME")
+    if named:
+        return Path(named).expanduser().absolute()
+    here = (start or Path.cwd()).absolute()
+    for folder in (here, *here.parents):
+        if (folder / ".rayplane").is_dir():
+            return folder / ".rayplane"
+    return Path.home() / ".rayplane"
+
+
+class Home:
+    """Every path of one local platform's home, and the marker that its processes carry."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.id = hashlib.sha256(str(path).encode()).hexdigest()[:10]
+        """Marks this home's processes (environment variable RAYPLANE_MARK) and its short temporary folders."""
+
+    @property
+    def token(self) -> Path:
+        """The local user's token (0600)."""
+        return self.path / "token"
+
+    @property
+    def secrets(self) -> Path:
+        """Folder (0700) of 0600 files."""
+        return self.path / "secrets"
+
+    @property
+    def logs(self) -> Path:
+        """One log per process."""
+        return self.path / "logs"
+
+    @property
+    def processes(self) -> Path:
+        """One JSON record per process."""
+        return self.path / "processes"
+
+    @property
+    def state(self) -> Path:
+        """What `up` chose: ports and URLs, as JSON."""
+        return self.path / "platform.json"
+
+    @property
+    def database(self) -> Path:
+        """The gateway's SQLite file."""
+        return self.path / "gateway.db"
+
+    @property
+    def storage(self) -> Path:
+        """The default storage root."""
+        return self.path / "storage"
+
+    @property
+    def mlflow(self) -> Path:
+        """The MLflow server's databases and configuration."""
+        return self.path / "mlflow"
+
+    @property
+    def feast(self) -> Path:
+        """Feast's SQL registry and online stores."""
+        return self.path / "feast"
+
+    @property
+    def prometheus(self) -> Path:
+        """Prometheus' configuration and data."""
+        return self.path / "prometheus"
+
+
+class GatewaySettings(BaseSettings):
+    """What the gateway needs to run. Every secret is named by the path of a 0600 file."""
+
+    model_config = SettingsConfigDict(env_prefix="RAYPLANE_", extra="ignore")
+
+    home: Path = Field(default_factory=find_home)
+    """Where state is kept."""
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: int = Field(default=8470, ge=1, le=65535)
+    """Port to listen on."""
+    public_url: str | None = None
+    """URL by which clients and workers reach the gateway; default: http://host:port."""
+    database_url: str | None = None
+    """SQLAlchemy URL of the store; default: SQLite in the home."""
+    workflow_database_url: str | None = None
+    """SQLAlchemy URL of DBOS' own database; default: SQLite in the home."""
+    storage_root: str | None = None
+    """Root URI of everything big; default: file:// in the home."""
+    mlflow_url: str | None = None
+    """MLflow tracking server's URL; without it jobs are refused tracking."""
+    mlflow_admin_path: Path | None = None
+    """0600 file: MLflow admin's user name and password, one a line."""
+    feast_registry_url: str | None = None
+    """SQLAlchemy URL of Feast's SQL registry; default: SQLite in the home."""
+    prometheus_url: str | None = None
+    """Prometheus' URL, published to clients."""
+    reconcile_interval: float = Field(default=1.0, gt=0)
+    """Seconds between two looks at objects that are under way."""
+    log_level: str = "INFO"
+    """Least level that is logged."""
+
+    @property
+    def home_paths(self) -> Home:
+        """The home's paths."""
+        return Home(self.home)
+
+    @property
+    def url(self) -> str:
+        """The gateway's URL as clients and workers use it."""
+        return self.public_url or f"http://{self.host}:{self.port}"
+
+    @property
+    def store_url(self) -> str:
+        """SQLAlchemy URL of the store."""
+        return self.database_url or f"sqlite:///{self.home_paths.database}"
+
+    @property
+    def dbos_url(self) -> str:
+        """SQLAlchemy URL of DBOS' database."""
+        return self.workflow_database_url or f"sqlite:///{self.home / 'workflows.db'}"
+
+    @property
+    def root_uri(self) -> str:
+        """The storage root."""
+        return self.storage_root or f"file://{self.home_paths.storage}"
+
+    @property
+    def registry_url(self) -> str:
+        """SQLAlchemy URL of Feast's registry."""
+        return self.feast_registry_url or f"sqlite:///{self.home_paths.feast / 'registry.db'}"
+
+
+def load_gateway() -> GatewaySettings:
+    """The gateway's settings; raises InvalidInput naming each wrong variable."""
+    try:
+        return GatewaySettings()
+    except ValidationError as exc:
+        wrong = "; ".join(f"RAYPLANE_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in exc.errors())
+        raise InvalidInput(f"Settings are wrong: {wrong}.", remedy="Mend these environment variables.") from exc
+
+
+def write_secret(path: Path, text: str) -> None:
+    """Write a 0600 file atomically; its folder is made 0700."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+    partial.replace(path)
+
+
+def read_secret(path: Path) -> str:
+    """The text of a secret file; raises InvalidInput if it is missing or others may read it."""
+    try:
+        mode = path.stat().st_mode
+        text = path.read_text().strip()
+    except OSError as exc:
+        raise InvalidInput(f"Secret file '{path}' can't be read: {exc.strerror}.", remedy="Run 'rayplane up'.") from exc
+    if mode & 0o077:
+        raise InvalidInput(f"Secret file '{path}' may be read by others.", remedy=f"Run: chmod 600 {path}")
+    return text

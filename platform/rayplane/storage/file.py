@@ -1,0 +1,117 @@
+"""The `file` scheme: a folder of this host (or a shared volume), with atomic writes by rename."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from rayplane.errors import InvalidInput, NotFound, StorageFull
+
+
+class FileStorage:
+    """Files below one folder. The folder is made on the first write, readable by its owner alone."""
+
+    def __init__(self, root: str) -> None:
+        parts = urlsplit(root)
+        if parts.netloc or not parts.path.startswith("/"):
+            raise InvalidInput(f"Storage root '{root}' is not an absolute path.", remedy="Write it as file:///path.")
+        self.root = root.rstrip("/")
+        self._base = Path(unquote(parts.path))
+
+    def uri(self, path: str) -> str:
+        return f"{self.root}/{path.strip('/')}"
+
+    def read(self, path: str) -> bytes:
+        with _found(self.uri(path)):
+            return self._path(path).read_bytes()
+
+    def read_from(self, path: str, offset: int, limit: int) -> bytes:
+        with _found(self.uri(path)), self._path(path).open("rb") as file:
+            file.seek(offset)
+            return file.read(limit)
+
+    def write(self, path: str, data: bytes) -> None:
+        target = self._path(path)
+        partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+        with _room(self.uri(path)):
+            self._make_folder(target.parent)
+            try:
+                with partial.open("xb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                partial.replace(target)
+            except BaseException:
+                partial.unlink(missing_ok=True)
+                raise
+
+    def append(self, path: str, data: bytes) -> None:
+        target = self._path(path)
+        with _room(self.uri(path)):
+            self._make_folder(target.parent)
+            with target.open("ab") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+
+    def exists(self, path: str) -> bool:
+        return self._path(path).exists()
+
+    def size(self, path: str) -> int:
+        with _found(self.uri(path)):
+            return self._path(path).stat().st_size
+
+    def list(self, path: str) -> Iterator[str]:
+        folder = self._path(path)
+        if folder.is_dir():
+            yield from sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+
+    def delete(self, path: str) -> None:
+        target = self._path(path)
+        if target.is_dir():
+            shutil.rmtree(target, ignore_errors=False)
+            return
+        with suppress(FileNotFoundError):
+            target.unlink()
+
+    def local_path(self, path: str) -> str | None:
+        return str(self._path(path))
+
+    def _path(self, path: str) -> Path:
+        target = (self._base / path.strip("/")).resolve()
+        base = self._base.resolve()
+        if target != base and base not in target.parents:
+            raise InvalidInput(f"Path '{path}' leaves the storage root.", remedy="Use a path below it.")
+        return target
+
+    def _make_folder(self, folder: Path) -> None:
+        if not self._base.exists():
+            self._base.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def _found(uri: str) -> Iterator[None]:
+    try:
+        yield
+    except (FileNotFoundError, IsADirectoryError) as exc:
+        raise NotFound(f"There is no file at '{uri}'.") from exc
+
+
+@contextmanager
+def _room(uri: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageFull(
+                f"No room left to write '{uri}'.",
+                remedy="Free some space there or set RAYPLANE_STORAGE_ROOT to a larger volume, then run it again.",
+            ) from exc
+        raise

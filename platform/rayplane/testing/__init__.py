@@ -1,0 +1,1 @@
+"""Fakes and one contract suite per port; never imported by production code."""
