@@ -1,0 +1,209 @@
+"""One SQL database: engine, transactions, foreign errors as ours. Knows no table but the writers' turn."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import threading
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, select, update
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from rayplane.errors import InvalidInput, StorageFull, Unavailable
+from rayplane.gateway.store import tables
+from rayplane.nouns.base import utcnow
+
+BUSY_SECONDS = 30
+"""How long a writer waits for another process' turn on SQLite, and a connection for Postgres to answer."""
+
+_WRITES = "rayplane_writes"
+
+
+class Database:
+    """A database by URL. Thread-safe; no I/O until it is first asked. Writers take turns, readers never wait."""
+
+    def __init__(self, url: str, *, clock: Callable[[], datetime] = utcnow) -> None:
+        self._url = _parse(url)
+        self._clock = clock
+        self._engine = _engine(self._url)
+        self._local = threading.local()
+        # Threads of this process queue here rather than poll SQLite's file lock, which lets one of them starve.
+        self._turn = threading.RLock()
+
+    def close(self) -> None:
+        """Close every connection; the next use opens new ones."""
+        self._engine.dispose()
+
+    @contextlib.contextmanager
+    def transaction(self, *, commit: bool = True) -> Iterator[None]:
+        """All writes of the block, or none of them. Blocks of one thread nest into the outermost.
+
+        With ``commit=False`` everything is done and then undone: a dry run. It must be the outermost block then.
+        Raises Unavailable if the database can't be reached, StorageFull if it has no room.
+        """
+        if self._connection is not None:
+            if not commit:
+                raise RuntimeError("a dry run must be the outermost transaction")
+            yield
+            return
+        with self._errors(), self._process_turn(), self._engine.connect() as connection:
+            connection = connection.execution_options(**{_WRITES: True})
+            with connection.begin() as transaction:
+                self._take_turn(connection)
+                self._local.connection = connection
+                try:
+                    yield
+                finally:
+                    self._local.connection = None
+                if not commit:
+                    transaction.rollback()
+
+    @contextlib.contextmanager
+    def _write(self) -> Iterator[Connection]:
+        with self.transaction():
+            assert self._connection is not None
+            yield self._connection
+
+    @contextlib.contextmanager
+    def _read(self) -> Iterator[Connection]:
+        """The thread's transaction, so that it sees its own writes; else a connection for reading."""
+        if self._connection is not None:
+            yield self._connection
+            return
+        with self._errors(), self._engine.connect() as connection:
+            yield connection
+
+    @property
+    def _connection(self) -> Connection | None:
+        connection: Connection | None = getattr(self._local, "connection", None)
+        return connection
+
+    @contextlib.contextmanager
+    def _process_turn(self) -> Iterator[None]:
+        if self._engine.dialect.name != "sqlite":
+            yield
+            return
+        with self._turn:
+            yield
+
+    def _take_turn(self, connection: Connection) -> None:
+        # SQLite's BEGIN IMMEDIATE has taken the turn already. On Postgres the lock of this row is the turn: taken first
+        # in every writing transaction, so that writers can't deadlock and versions become visible in their order.
+        if connection.dialect.name != "sqlite":
+            connection.execute(select(tables.revision.c.value).with_for_update())
+
+    def _next_version(self, connection: Connection) -> int:
+        table = tables.revision
+        raised = update(table).values(value=table.c.value + 1).returning(table.c.value)
+        return int(connection.execute(raised).scalar_one())
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (OperationalError, InterfaceError, PoolTimeout) as exc:
+            raise self._translated(exc) from exc
+        except DBAPIError as exc:
+            if exc.connection_invalidated or type(exc) is DatabaseError:  # the latter: not a database, or damaged
+                raise self._translated(exc) from exc
+            raise
+
+    def _translated(self, exc: Exception) -> Exception:
+        where = self._url.render_as_string(hide_password=True)
+        said = str(getattr(exc, "orig", exc)).strip()
+        if any(words in said for words in ("disk is full", "No space left", "could not extend file")):
+            return StorageFull(
+                f"The database {where} has no room left.",
+                remedy="Free some space there, then try again: nothing was half-written.",
+            )
+        remedy = "Run the gateway's migration: start it with this database."
+        if "no such table" not in said:
+            remedy = "See that it runs and that RAYPLANE_DATABASE_URL names it."
+        return Unavailable(f"The database {where} does not answer: {said}.", remedy=remedy)
+
+
+def prepare_file(url: URL) -> None:
+    """Make a SQLite database's folder (0700) and its file (0600), which SQLite would let others read."""
+    if url.get_backend_name() != "sqlite" or not url.database:
+        return
+    path = Path(url.database)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.touch(mode=0o600, exist_ok=True)
+
+
+def _parse(text: str) -> URL:
+    try:
+        url = make_url(text)
+        url.get_dialect()
+    except (ArgumentError, NoSuchModuleError, ValueError) as exc:
+        raise InvalidInput(
+            "The database's URL can't be understood.",
+            remedy="Write sqlite:////path/to/file or postgresql+psycopg://user@host/db.",
+        ) from exc
+    if url.get_backend_name() == "sqlite" and (not url.database or ":memory:" in url.database):
+        raise InvalidInput(
+            "A SQLite database in memory is lost with the gateway.", remedy="Name a file: sqlite:////path/to/file."
+        )
+    if url.drivername in ("postgresql", "postgres"):
+        return url.set(drivername="postgresql+psycopg")
+    return url
+
+
+def _engine(url: URL) -> Engine:
+    if url.get_backend_name() == "sqlite":
+        engine = create_engine(
+            url, json_serializer=to_json, connect_args={"timeout": BUSY_SECONDS}, pool_size=16, max_overflow=48
+        )
+        event.listen(engine, "connect", _on_sqlite_connect)
+        event.listen(engine, "begin", _on_sqlite_begin)
+        return engine
+    return create_engine(
+        url,
+        json_serializer=to_json,
+        connect_args={"connect_timeout": BUSY_SECONDS},
+        pool_pre_ping=True,
+        pool_size=16,
+        max_overflow=16,
+    )
+
+
+def _on_sqlite_connect(connection: Any, _: Any) -> None:
+    # The driver must not begin transactions by itself: it would begin them deferred, and a deferred transaction that
+    # comes to write fails at once, without waiting, when another process wrote in the meantime.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    try:
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA foreign_keys=ON")
+    finally:
+        cursor.close()
+
+
+def _on_sqlite_begin(connection: Connection) -> None:
+    writes = connection.get_execution_options().get(_WRITES, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def to_json(value: Any) -> str:
+    """JSON as every database takes it: NaN and the infinities, which JSON has not, become null."""
+    try:
+        return json.dumps(value, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

@@ -1,0 +1,152 @@
+"""Rows that are only ever added: audit, leases (closed once), lineage, events. The database refuses anything else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any, Literal
+
+from sqlalchemy import Row, insert, select, update
+
+from rayplane.errors import NotFound
+from rayplane.gateway.store.database import Database
+from rayplane.gateway.store.paging import Page, check_limit, decode_cursor, encode_cursor
+from rayplane.gateway.store.tables import audit, events, leases, lineage
+from rayplane.nouns.cluster import Lease
+from rayplane.nouns.events import Edge, Event
+
+
+class Ledger(Database):
+    """The append-only tables."""
+
+    def audit(
+        self, principal: str, action: str, *, kind: str, team: str, name: str, detail: Mapping[str, Any] | None = None
+    ) -> None:
+        """Add a row to the audit log: in the transaction of the write that it tells of, if there is one."""
+        values = {
+            "time": self._clock(),
+            "principal": principal,
+            "action": action,
+            "kind": kind,
+            "team": team,
+            "name": name,
+            "detail": dict(detail or {}),
+        }
+        with self._write() as connection:
+            connection.execute(insert(audit).values(values))
+
+    def audit_log(self, team: str | None, *, limit: int = 100, cursor: str | None = None) -> Page[dict[str, Any]]:
+        """A page of the audit log, newest first: ``{id, time, principal, action, kind, team, name, detail}``."""
+        query = select(audit).order_by(audit.c.id.desc()).limit(check_limit(limit) + 1)
+        if team is not None:
+            query = query.where(audit.c.team == team)
+        if cursor is not None:
+            query = query.where(audit.c.id < decode_cursor(cursor, int, 1)[0])
+        with self._read() as connection:
+            rows = connection.execute(query).all()
+        following = encode_cursor([rows[limit - 1].id]) if len(rows) > limit else None
+        return Page([dict(row._mapping) for row in rows[:limit]], following)
+
+    def open_lease(self, lease: Lease) -> None:
+        """Add a lease; one whose id is known stays as it is."""
+        with self._write() as connection:
+            if connection.execute(select(leases.c.id).where(leases.c.id == lease.id)).first() is None:
+                connection.execute(insert(leases).values(lease.model_dump(exclude={"schema_version"})))
+
+    def close_lease(self, id: str, ended_at: datetime) -> None:
+        """End a lease, once: one already ended keeps its end. Raises NotFound for an unknown id."""
+        with self._write() as connection:
+            row = connection.execute(select(leases).where(leases.c.id == id)).one_or_none()
+            if row is None:
+                raise NotFound(f"There is no lease '{id}'.")
+            if row.ended_at is None:
+                # A clock that was set back must not stop the reconciler: such a lease lasted no time.
+                end = max(ended_at, row.started_at)
+                connection.execute(update(leases).where(leases.c.id == id).values(ended_at=end))
+
+    def leases(self, team: str | None = None, *, open_only: bool = False) -> list[Lease]:
+        """The ledger in the order in which leases were opened."""
+        query = select(leases).order_by(leases.c.seq)
+        if team is not None:
+            query = query.where(leases.c.team == team)
+        if open_only:
+            query = query.where(leases.c.ended_at.is_(None))
+        with self._read() as connection:
+            return [_lease(row) for row in connection.execute(query)]
+
+    def lease_page(
+        self, team: str | None, *, open_only: bool = False, limit: int = 100, cursor: str | None = None
+    ) -> Page[Lease]:
+        """A page of the ledger, in the order in which leases were opened."""
+        query = select(leases).order_by(leases.c.seq).limit(check_limit(limit) + 1)
+        if team is not None:
+            query = query.where(leases.c.team == team)
+        if open_only:
+            query = query.where(leases.c.ended_at.is_(None))
+        if cursor is not None:
+            query = query.where(leases.c.seq > decode_cursor(cursor, int, 1)[0])
+        with self._read() as connection:
+            rows = connection.execute(query).all()
+        following = encode_cursor([rows[limit - 1].seq]) if len(rows) > limit else None
+        return Page([_lease(row) for row in rows[:limit]], following)
+
+    def add_edges(self, team: str, edges: Iterable[Edge]) -> None:
+        """Add edges of lineage; a known one is success."""
+        now = self._clock()
+        with self._write() as connection:
+            for edge in dict.fromkeys((edge.source, edge.target) for edge in edges):
+                source, target = edge
+                known = select(lineage.c.id).where(
+                    lineage.c.team == team, lineage.c.source == source, lineage.c.target == target
+                )
+                if connection.execute(known).first() is None:
+                    row = {"team": team, "source": source, "target": target, "time": now}
+                    connection.execute(insert(lineage).values(row))
+
+    def edges(self, team: str, node: str, direction: Literal["up", "down"]) -> list[Edge]:
+        """Every edge that leads to the node (up) or away from it (down), over any number of hops, the oldest first."""
+        near, far = (lineage.c.target, lineage.c.source) if direction == "up" else (lineage.c.source, lineage.c.target)
+        reached = select(near.label("node")).where(lineage.c.team == team, near == node).cte("reached", recursive=True)
+        # UNION, not UNION ALL: a node that was reached before ends that path, so that a circle ends too.
+        reached = reached.union(select(far).where(lineage.c.team == team, near == reached.c.node))
+        query = (
+            select(lineage.c.source, lineage.c.target)
+            .where(lineage.c.team == team, near.in_(select(reached.c.node)))
+            .order_by(lineage.c.id)
+        )
+        with self._read() as connection:
+            return [Edge(source=row.source, target=row.target) for row in connection.execute(query)]
+
+    def record_event(self, team: str, event: Event, *, job_uid: str | None = None) -> bool:
+        """Add an event; False if the team has one of this id already."""
+        known = select(events.c.seq).where(events.c.team == team, events.c.id == event.id)
+        with self._write() as connection:
+            if connection.execute(known).first() is not None:
+                return False
+            values = {
+                "team": team,
+                "id": event.id,
+                "type": event.type,
+                "job_uid": job_uid,
+                "time": event.time,
+                "recorded_at": self._clock(),
+                "body": event.model_dump(mode="json"),
+            }
+            connection.execute(insert(events).values(values))
+            return True
+
+    def events(self, team: str, job_uids: Iterable[str], *, type: str | None = None) -> list[Event]:
+        """The events of jobs in the order of their time, of one type or all."""
+        query = (
+            select(events.c.body)
+            .where(events.c.team == team, events.c.job_uid.in_(sorted(set(job_uids))))
+            .order_by(events.c.time, events.c.seq)
+        )
+        if type is not None:
+            query = query.where(events.c.type == type)
+        with self._read() as connection:
+            return [Event.model_validate(row.body) for row in connection.execute(query)]
+
+
+def _lease(row: Row[Any]) -> Lease:
+    return Lease.model_validate({key: value for key, value in row._mapping.items() if key != "seq"})

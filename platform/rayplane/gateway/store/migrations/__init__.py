@@ -1,0 +1,1 @@
+"""Alembic's migrations of the store, in order of their numbers."""

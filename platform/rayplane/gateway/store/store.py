@@ -1,0 +1,20 @@
+"""The Store: everything that the gateway keeps, in one SQL database (SQLite or Postgres)."""
+
+from __future__ import annotations
+
+from rayplane.gateway.store.database import prepare_file
+from rayplane.gateway.store.leadership import Leadership
+from rayplane.gateway.store.ledger import Ledger
+from rayplane.gateway.store.migrate import upgrade
+from rayplane.gateway.store.objects import Objects
+from rayplane.gateway.store.records import Records
+
+
+class Store(Objects, Ledger, Records, Leadership):
+    """Synchronous and thread-safe. Instants have their zone. Calls that belong together go into ``transaction()``."""
+
+    def migrate(self) -> None:
+        """Bring the schema to this version's. Raises Unsupported if a newer rayplane wrote the database."""
+        prepare_file(self._url)
+        with self._errors():
+            upgrade(self._engine)

@@ -1,0 +1,35 @@
+"""Cursors, for every position and for every text that is none."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rayplane.errors import InvalidInput
+from rayplane.gateway.store.paging import decode_cursor, encode_cursor
+
+
+@given(st.lists(st.text(), min_size=2, max_size=2))
+def test_a_cursor_gives_back_the_position_it_was_made_from(position: list[str]) -> None:
+    assert decode_cursor(encode_cursor(position), str, 2) == position
+
+
+@given(st.integers())
+def test_a_cursor_of_a_number_gives_back_the_number(number: int) -> None:
+    assert decode_cursor(encode_cursor([number]), int, 1) == [number]
+
+
+@given(st.text())
+def test_any_other_text_is_refused_and_never_crashes(text: str) -> None:
+    try:
+        position = decode_cursor(text, str, 2)
+    except InvalidInput:
+        return
+    assert all(isinstance(part, str) for part in position)
+
+
+@pytest.mark.parametrize(("kind", "size"), [(int, 2), (str, 1), (str, 3)])
+def test_a_cursor_of_another_list_is_refused(kind: type[int] | type[str], size: int) -> None:
+    with pytest.raises(InvalidInput):
+        decode_cursor(encode_cursor(["a", "b"]), kind, size)
