@@ -1,0 +1,69 @@
+"""What a team's clusters may ask for together. Pure: specs and sizes in, usage and reasons out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rayplane.errors import Refused
+from rayplane.nouns.cluster import ClusterSpec
+from rayplane.nouns.team import Quota, Size, Usage
+
+_UNIT = {"clusters": "", "cpu": " cores", "memory": " GiB", "gpu": " GPUs"}
+# Sums of floats differ in their last digits: 0.1 + 0.2 cores must fit into 0.3.
+_SLACK = 1e-9
+
+
+def demand(spec: ClusterSpec, size: Size) -> Usage:
+    """The most that a cluster may come to hold: its head and all of its workers.
+
+    A suspended cluster holds nothing, and of one that runs elsewhere (``address``) nothing is ours: both only count as
+    clusters.
+    """
+    if spec.suspended or spec.address is not None:
+        return Usage(clusters=1)
+    nodes = 1 + spec.workers.max
+    return Usage(clusters=1, cpu=nodes * size.cpu, memory=nodes * size.memory, gpu=nodes * size.gpu)
+
+
+def total(usages: Iterable[Usage]) -> Usage:
+    """The sum; nothing makes zero."""
+    found = list(usages)
+    return Usage(
+        clusters=sum(u.clusters for u in found),
+        cpu=sum(u.cpu for u in found),
+        memory=sum(u.memory for u in found),
+        gpu=sum(u.gpu for u in found),
+    )
+
+
+def exceeded(quota: Quota, others: Usage, wanted: Usage, before: Usage | None = None) -> list[str]:
+    """Every reason why ``wanted`` does not fit beside ``others``; empty if it fits.
+
+    ``before`` is what the same cluster asked for until now: what does not grow is never a reason, so that a team above
+    its quota (an admin lowered it) can still shrink.
+    """
+    held = before or Usage()
+    reasons = []
+    for name in ("clusters", "cpu", "memory", "gpu"):
+        limit = getattr(quota, name)
+        used, more, old = (float(getattr(u, name)) for u in (others, wanted, held))
+        if limit is not None and more > old and used + more > limit * (1 + _SLACK) + _SLACK:
+            amounts = (
+                f"{_amount(name, used)} used + {_amount(name, more)} wanted of {_amount(name, limit)}{_UNIT[name]}"
+            )
+            reasons.append(f"quota '{name}' is exceeded ({amounts})")
+    return reasons
+
+
+def require(quota: Quota, others: Usage, wanted: Usage, before: Usage | None = None, *, what: str) -> None:
+    """Raise Refused with every reason why ``what`` does not fit."""
+    reasons = exceeded(quota, others, wanted, before)
+    if reasons:
+        raise Refused(
+            f"{what} does not fit: {'; '.join(reasons)}.",
+            remedy="Free some with 'rayplane cluster delete', or ask for a smaller size or fewer workers.",
+        )
+
+
+def _amount(name: str, value: float) -> str:
+    return f"{value / 2**30 if name == 'memory' else value:g}"

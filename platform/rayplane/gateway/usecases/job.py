@@ -1,0 +1,351 @@
+"""Jobs: submit, stop, read the log; and what a worker of a job is told (RunContext)."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from typing import Any
+
+from rayplane.errors import Conflict, Forbidden, InvalidInput, InvalidSpec, NotFound, Refused, Unauthenticated
+from rayplane.gateway.admission.env import check_env, check_values
+from rayplane.gateway.admission.roles import Principal, authorize
+from rayplane.gateway.admission.versions import declared_by, require_match
+from rayplane.gateway.store.objects import Change
+from rayplane.gateway.usecases import packages
+from rayplane.gateway.usecases.cluster import backend_of
+from rayplane.gateway.usecases.platform import Platform, team_spec
+from rayplane.nouns.base import MAX_NAME, Object, check_name
+from rayplane.nouns.cluster import ClusterSpec, ClusterStatus
+from rayplane.nouns.environment import Environment
+from rayplane.nouns.job import TERMINAL, FeastAccess, JobSpec, JobStatus, MlflowAccess, RunContext
+from rayplane.storage import layout
+
+GIT_COMMIT = "rayplane.git_commit"
+"""Key of a job's metadata under which a client says which commit the code is."""
+DEFAULT_EXPERIMENT = "jobs"
+LOG_CHUNK = 2**20
+"""The most bytes of a log that one answer holds."""
+
+_ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"  # no character that is taken for another
+
+
+def submit(spec: JobSpec, *, team: str, name: str | None, principal: Principal, platform: Platform) -> Object:
+    """Want a job. The same spec again, under the same name or Ray-facing id on its cluster, answers with that job.
+
+    Raises NotFound for an unknown team or cluster, InvalidSpec, Refused by admission, Conflict if the name or id is
+    another job's.
+    """
+    obj, change = place(spec, team=team, name=name, labels={}, principal=principal, platform=platform)
+    if change == "created":
+        platform.wake()
+    return obj
+
+
+def place(
+    spec: JobSpec,
+    *,
+    team: str,
+    name: str | None,
+    labels: dict[str, str],
+    principal: Principal,
+    platform: Platform,
+    if_match: int | None = None,
+    commit: bool = True,
+) -> tuple[Object, Change]:
+    """Check a job and write it, once; ``commit=False`` only says what would be. Nobody is woken."""
+    authorize(principal, "write", team)
+    platform.team(team)
+    if name is not None:
+        _check_name(name)
+    spec = _tracking(spec, platform)
+    if (known := _known(spec, team, name, platform)) is not None:
+        return known, "unchanged"
+    cluster = platform.cluster(team, spec.cluster)
+    check_content(spec, team, platform)
+    environment = _environment(cluster, team, platform)
+    if environment is not None:
+        require_match(declared_by(spec.metadata), environment, what=f"Cluster '{team}/{spec.cluster}'")
+    status = JobStatus(environment=environment, git_commit=spec.metadata.get(GIT_COMMIT))
+    with platform.store.transaction(commit=commit):
+        # Once more, now that nobody else writes: the same request may have come twice at once.
+        if (known := _known(spec, team, name, platform)) is not None:
+            return known, "unchanged"
+        platform.cluster(team, spec.cluster)
+        return _write(
+            spec, team, name, {**_pipeline_labels(spec), **labels}, status, principal, platform, if_match
+        ), "created"
+
+
+def check_content(spec: JobSpec, team: str, platform: Platform) -> None:
+    """Raise InvalidSpec for a package that is not there, and for variables and values that a job may not have."""
+    packages.check(team, spec.package, "job.package", platform)
+    check_env(spec.env, "job.env")
+    for where, values in (
+        ("job.parameters", spec.parameters),
+        ("job.metadata", spec.metadata),
+        ("job.sources", spec.sources),
+        ("job.pip", {str(index): item for index, item in enumerate(spec.pip)}),
+        ("job", {"entrypoint": spec.entrypoint}),
+    ):
+        check_values(values, where)
+
+
+def stop(team: str, name: str, *, principal: Principal, platform: Platform) -> Object:
+    """Ask a job to stop; one that has ended, or was asked before, stays as it is."""
+    authorize(principal, "write", team)
+    store = platform.store
+    with store.transaction():
+        job = store.get("Job", team, name)
+        if job.status.get("phase") in TERMINAL or job.spec.get("stop_requested"):
+            return job
+        job = store.update_spec(job.metadata.uid, {**job.spec, "stop_requested": True})
+        store.audit(principal.name, "stop", kind="Job", team=team, name=name)
+    platform.wake()
+    return job
+
+
+def logs(team: str, name: str, offset: int, *, principal: Principal, platform: Platform) -> tuple[bytes, int, bool]:
+    """(bytes from ``offset``, where to go on, whether that is the end for good) of the job's kept log."""
+    authorize(principal, "read", team)
+    if offset < 0:
+        raise InvalidInput(f"offset is {offset}.", remedy="Start at 0.")
+    job = platform.store.get("Job", team, name)
+    path = layout.job_log(team, job.metadata.uid)
+    # A job ends only after its log is in, so what is read after its end was seen is all of it.
+    ended = job.status.get("phase") in TERMINAL
+    try:
+        data = platform.storage.read_from(path, offset, LOG_CHUNK)
+        size = platform.storage.size(path)
+    except NotFound:
+        return b"", offset, ended
+    following = offset + len(data)
+    return data, following, ended and following >= size
+
+
+def find_by_submission_id(team: str, cluster: str | None, submission_id: str, *, platform: Platform) -> Object | None:
+    """The job that Ray's clients know by this id on a cluster (None: on any): the id they gave, or the job's name."""
+    store = platform.store
+    if cluster is not None:
+        found = store.find("Job", team, _external_id(cluster, submission_id))
+    else:
+        found = next((j for j in store.each("Job", team) if j.spec.get("submission_id") == submission_id), None)
+    if found is not None:
+        return found
+    try:
+        job = store.get("Job", team, submission_id)
+    except NotFound:
+        return None
+    named = not job.spec.get("submission_id") and cluster in (None, job.spec.get("cluster"))
+    return job if named else None
+
+
+def run_context(submission_id: str | None, *, principal: Principal, platform: Platform) -> RunContext:
+    """What a worker is told. ``submission_id`` is Ray's id of the attempt; None asks for the cluster's own context.
+
+    Raises Unauthenticated for the token of a cluster that is gone, NotFound for an unknown attempt, Forbidden for one
+    of another cluster.
+    """
+    own = reporting_cluster(principal, platform)
+    if submission_id is None:
+        if own is None:
+            raise InvalidInput(
+                "Only a cluster has a context of its own.", remedy="Send a submission id, or a cluster's token."
+            )
+        return _context(own, platform)
+    job, attempt = job_of_attempt(submission_id, platform)
+    team = job.metadata.team or ""
+    authorize(principal, "read", team)
+    cluster = platform.store.get("Cluster", team, str(job.spec["cluster"]))
+    if own is not None and own.metadata.uid != cluster.metadata.uid:
+        raise Forbidden(f"Job '{team}/{job.metadata.name}' does not run on cluster '{own.metadata.name}'.")
+    spec, status = JobSpec.model_validate(job.spec), JobStatus.model_validate(job.status)
+    return _context(cluster, platform).model_copy(
+        update={
+            "job": job.metadata.name,
+            "job_uid": job.metadata.uid,
+            "job_uri": platform.storage.uri(layout.job(team, job.metadata.uid)),
+            "submission_id": submission_id,
+            "attempt": attempt,
+            "run_id": status.run_id,
+            "experiment": experiment_of(spec),
+            "parameters": spec.parameters,
+            "inputs": spec.inputs,
+            "sources": spec.sources,
+            "values": spec.values,
+            "pipeline": spec.pipeline,
+            "git_commit": status.git_commit,
+            "environment": status.environment,
+        }
+    )
+
+
+def experiment_of(spec: JobSpec) -> str:
+    """The MLflow experiment that the job's run belongs to: the one it names, else its pipeline's, else ``jobs``."""
+    return spec.experiment or (spec.pipeline or DEFAULT_EXPERIMENT).split("/")[0]
+
+
+def job_of_attempt(submission_id: str, platform: Platform) -> tuple[Object, int]:
+    """(job, attempt) of Ray's id ``<job uid>-<n>``; raises NotFound."""
+    uid, _, number = submission_id.rpartition("-")
+    unknown = NotFound(f"There is no attempt '{submission_id[:100]}' of a job.", remedy="It was deleted, or never was.")
+    if not uid or not number.isdecimal():
+        raise unknown
+    try:
+        job = platform.store.get_by_uid(uid)
+    except NotFound as exc:
+        raise unknown from exc
+    if job.kind != "Job":
+        raise unknown
+    return job, int(number)
+
+
+def reporting_cluster(principal: Principal, platform: Platform) -> Object | None:
+    """The cluster that a principal speaks for, None if it is no cluster's; raises Unauthenticated if it is gone."""
+    if principal.cluster_uid is None:
+        return None
+    try:
+        return platform.store.get_by_uid(principal.cluster_uid)
+    except NotFound as exc:
+        raise Unauthenticated(
+            "This token's cluster is gone, and the token with it.", remedy="Run on a cluster that is there."
+        ) from exc
+
+
+def _check_name(name: str) -> None:
+    try:
+        check_name(name)
+    except ValueError as exc:
+        raise InvalidSpec(f"job.metadata.name: {exc}.") from exc
+
+
+def _tracking(spec: JobSpec, platform: Platform) -> JobSpec:
+    if platform.settings.mlflow_url is not None or not spec.tracked:
+        return spec
+    if "tracked" in spec.model_fields_set:
+        raise Refused(
+            "job.tracked: this platform has no MLflow.", remedy="Set RAYPLANE_MLFLOW_URL, or say tracked: false."
+        )
+    return spec.model_copy(update={"tracked": False})
+
+
+def _known(spec: JobSpec, team: str, name: str | None, platform: Platform) -> Object | None:
+    """The job that this very request made before; raises Conflict if its name or Ray-facing id is another's."""
+    found = None
+    if name is not None:
+        try:
+            found = platform.store.get("Job", team, name)
+        except NotFound:
+            found = None
+    if found is None and spec.submission_id is not None:
+        found = platform.store.find("Job", team, _external_id(spec.cluster, spec.submission_id))
+    if found is None:
+        return None
+    title = f"Job '{team}/{found.metadata.name}'"
+    if found.metadata.deleted_at is not None:
+        raise Conflict(f"{title} is being deleted.", remedy="Wait until it is gone, or choose another name.")
+    if name not in (None, found.metadata.name):
+        raise Conflict(f"{title} has the id '{spec.submission_id}' already.", remedy="Choose another submission id.")
+    if _comparable(found.spec) != _comparable(spec.model_dump(mode="json")):
+        by = f" (known to Ray's clients as '{spec.submission_id}')" if spec.submission_id else ""
+        raise Conflict(
+            f"{title}{by} is there with another spec, and a job's spec never changes.", remedy="Choose another name."
+        )
+    return found
+
+
+def _comparable(spec: dict[str, Any]) -> dict[str, Any]:
+    # Read again, so that a spec kept by an older version compares equal in spite of fields that are new.
+    return JobSpec.model_validate(spec).model_dump(mode="json", exclude={"stop_requested"})
+
+
+def _write(
+    spec: JobSpec,
+    team: str,
+    name: str | None,
+    labels: dict[str, str],
+    status: JobStatus,
+    principal: Principal,
+    platform: Platform,
+    if_match: int | None,
+) -> Object:
+    store = platform.store
+    job, _ = store.put(
+        "Job",
+        team,
+        name or _new_name(spec, team, platform),
+        spec.model_dump(mode="json"),
+        labels=labels,
+        owner=principal.name,
+        if_match=if_match,
+        status=status,
+        external_id=_external_id(spec.cluster, spec.submission_id) if spec.submission_id else None,
+    )
+    status.log_uri = platform.storage.uri(layout.job_log(team, job.metadata.uid))
+    job = store.set_status(job.metadata.uid, status)
+    detail = {"cluster": spec.cluster, "entrypoint": spec.entrypoint}
+    store.audit(principal.name, "submit", kind="Job", team=team, name=job.metadata.name, detail=detail)
+    return job
+
+
+def _new_name(spec: JobSpec, team: str, platform: Platform) -> str:
+    """A short name nobody has: the entrypoint's module or script, and six random characters."""
+    stem = _stem(spec.entrypoint)
+    while True:
+        name = f"{stem}-{''.join(secrets.choice(_ALPHABET) for _ in range(6))}"
+        try:
+            platform.store.get("Job", team, name)
+        except NotFound:
+            return name
+
+
+def _stem(entrypoint: str) -> str:
+    words = entrypoint.split()
+    module = re.search(r"(?:^|\s)-m\s+([\w.]+)", entrypoint)
+    script = next((word for word in words if word.endswith((".py", ".sh"))), None)
+    text = module[1].rsplit(".", 1)[-1] if module else (script or words[0]).rsplit("/", 1)[-1].rsplit(".", 1)[0]
+    slug = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    return slug[: MAX_NAME - 20].strip("-") or "job"
+
+
+def _external_id(cluster: str, submission_id: str) -> str:
+    return f"{cluster}/{submission_id}"
+
+
+def _pipeline_labels(spec: JobSpec) -> dict[str, str]:
+    if spec.pipeline is None:
+        return {}
+    return dict(zip(("pipeline", "run", "step"), spec.pipeline.split("/", 2), strict=False))
+
+
+def _environment(cluster: Object, team: str, platform: Platform) -> Environment | None:
+    known = ClusterStatus.model_validate(cluster.status).environment
+    if known is not None:
+        return known
+    spec = ClusterSpec.model_validate(cluster.spec)
+    backend = backend_of(spec, team_spec(platform.store.get("Team", "", team)))
+    return platform.readers(backend).environment(spec)
+
+
+def _context(cluster: Object, platform: Platform) -> RunContext:
+    settings, team = platform.settings, cluster.metadata.team or ""
+    home = settings.home_paths
+    mlflow = None
+    if settings.mlflow_url is not None:
+        mlflow = MlflowAccess(
+            tracking_uri=settings.mlflow_url,
+            workspace=team,
+            credentials_path=str(home.secrets / "teams" / f"{team}.mlflow"),
+        )
+    return RunContext(
+        team=team,
+        cluster=cluster.metadata.name,
+        gateway_url=settings.url,
+        storage_root=settings.root_uri,
+        environment=ClusterStatus.model_validate(cluster.status).environment,
+        mlflow=mlflow,
+        feast=FeastAccess(
+            project=team.replace("-", "_"),
+            registry_url=settings.registry_url,
+            online_path=str(home.feast / "online" / f"{team}.db"),
+        ),
+    )

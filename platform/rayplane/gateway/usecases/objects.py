@@ -1,0 +1,222 @@
+"""The common verbs of all nouns: apply, get, list, delete. A noun's own checks are in its own module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import BaseModel
+
+from rayplane.errors import InvalidSpec, PreconditionFailed
+from rayplane.gateway.admission.roles import Principal, authorize
+from rayplane.gateway.store import Page
+from rayplane.gateway.store.objects import Change
+from rayplane.gateway.usecases import cluster, datasets, job, operations, pipeline, service
+from rayplane.gateway.usecases import team as teams
+from rayplane.gateway.usecases.platform import Platform
+from rayplane.nouns import by_kind
+from rayplane.nouns.base import NounType, Object, Status, check_name, parse
+from rayplane.nouns.cluster import ClusterSpec
+from rayplane.nouns.events import Operation
+from rayplane.nouns.job import JobSpec
+from rayplane.nouns.pipeline import PipelineSpec
+from rayplane.nouns.service import ServiceSpec
+from rayplane.nouns.team import TeamSpec
+
+RECONCILED = frozenset({"Team", "Cluster", "Job", "Service", "PipelineRun"})
+"""Kinds that a reconciler makes so and takes down. Of others the object is all there is: Ready once stored."""
+
+
+def apply(
+    kind: str,
+    team: str,
+    name: str,
+    doc_spec: dict[str, Any],
+    *,
+    labels: dict[str, str],
+    principal: Principal,
+    platform: Platform,
+    if_match: int | None = None,
+    dry_run: bool = False,
+) -> tuple[Object, Change, Operation | None]:
+    """Make an object or change it; answers with it, what changed, and the operation to wait for if there is work to do.
+
+    The spec is checked whole before anything is written; ``dry_run`` checks and answers the same, and writes nothing.
+    """
+    noun = _noun(kind)
+    team = team if noun.team_scoped else ""
+    _authorize_write(noun, team, name, principal)
+    _check_name(noun, name)
+    spec = parse(noun.spec, doc_spec, noun.singular)
+    if isinstance(spec, JobSpec):
+        found, change = job.place(
+            spec, team=team, name=name, labels=labels, principal=principal, platform=platform,
+            if_match=if_match, commit=not dry_run,
+        )  # fmt: skip
+        operation = None
+        if change == "created" and not dry_run:
+            operation = operations.begin(platform.store, found, "apply")
+            platform.wake()
+        return found, change, operation
+    owner = platform.team(team) if noun.team_scoped else None
+    _check(owner, name, spec, platform)
+    with platform.store.transaction(commit=not dry_run):
+        found, change, operation = _write(noun, team, name, spec, labels, principal, platform, if_match)
+    if dry_run:
+        return found, change, None
+    if change != "unchanged":
+        platform.wake()
+    return found, change, operation
+
+
+def get(kind: str, team: str, name: str, *, principal: Principal, platform: Platform) -> Object:
+    """One object; raises NotFound with the nearest name."""
+    noun = by_kind(kind)
+    authorize(principal, "read", team if noun.team_scoped else name)
+    return platform.store.get(kind, team if noun.team_scoped else "", name)
+
+
+def list(
+    kind: str,
+    team: str | None,
+    *,
+    labels: dict[str, str] | None = None,
+    limit: int = 100,
+    cursor: str | None = None,
+    principal: Principal,
+    platform: Platform,
+) -> Page[Object]:
+    """A page of a team's objects, oldest first; of all teams that the principal may read, for kind Team."""
+    noun = by_kind(kind)
+    if noun.team_scoped:
+        authorize(principal, "read", team)
+        if team is not None:
+            platform.store.get("Team", "", team)
+        elif principal.team is not None:
+            team = principal.team
+        return platform.store.list(kind, team, labels=labels, limit=limit, cursor=cursor)
+    authorize(principal, "read")
+    if principal.team is not None:
+        return Page([platform.store.get(kind, "", principal.team)])
+    return platform.store.list(kind, "", labels=labels, limit=limit, cursor=cursor)
+
+
+def delete(
+    kind: str, team: str, name: str, *, principal: Principal, platform: Platform, if_match: int | None = None
+) -> tuple[Object, Operation]:
+    """Want an object gone; its reconciler takes down what was made. One already on its way out stays so.
+
+    Raises Conflict while something needs it. A dataset goes with the data of all its versions; a model's object goes,
+    its versions stay in MLflow's registry.
+    """
+    noun = by_kind(kind)
+    team = team if noun.team_scoped else ""
+    _authorize_write(noun, team, name, principal)
+    store = platform.store
+    with store.transaction():
+        found = store.get(kind, team, name)
+        if if_match is not None and found.metadata.resource_version != if_match:
+            raise PreconditionFailed(
+                f"{kind} '{name}' is at version {found.metadata.resource_version}, not {if_match}.",
+                remedy="Get it again and look whether it should still go.",
+            )
+        if found.metadata.deleted_at is None:
+            if kind in _DELETION_CHECKS:
+                _DELETION_CHECKS[kind](found, platform)
+            found = store.mark_deleted(found.metadata.uid)
+            store.audit(principal.name, "delete", kind=kind, team=team or name, name=name)
+        operation = operations.begin(store, found, "delete")
+    if kind in RECONCILED:
+        platform.wake()
+        return found, operation
+    if kind == "Dataset":
+        datasets.take_down(found, platform)
+    store.remove(found.metadata.uid)
+    return found, operations.current(store, operation)
+
+
+_DELETION_CHECKS: dict[str, Callable[[Object, Platform], None]] = {
+    "Team": teams.check_deletion,
+    "Cluster": cluster.check_deletion,
+    "Pipeline": pipeline.check_deletion,
+}
+
+
+def _noun(kind: str) -> NounType:
+    noun = by_kind(kind)
+    if kind == "PipelineRun":
+        raise InvalidSpec("A run can't be applied.", remedy="Start one with 'rayplane pipeline run'.")
+    return noun
+
+
+def _authorize_write(noun: NounType, team: str, name: str, principal: Principal) -> None:
+    if noun.team_scoped:
+        authorize(principal, "write", team)
+    else:
+        authorize(principal, "admin", name)
+
+
+def _check_name(noun: NounType, name: str) -> None:
+    try:
+        check_name(name)
+    except ValueError as exc:
+        raise InvalidSpec(f"{noun.singular}.metadata.name: {exc}.") from exc
+
+
+def _check(team: Object | None, name: str, spec: BaseModel, platform: Platform) -> None:
+    """What a spec must meet before it is written; may ask a backend's reader, so it is outside of the transaction."""
+    if isinstance(spec, TeamSpec):
+        teams.check(spec)
+        return
+    assert team is not None
+    if isinstance(spec, ClusterSpec):
+        cluster.check(team, name, spec, platform)
+    elif isinstance(spec, PipelineSpec):
+        pipeline.check(team.metadata.name, spec, platform)
+    elif isinstance(spec, ServiceSpec):
+        service.check(team.metadata.name, spec, platform)
+
+
+def _write(
+    noun: NounType,
+    team: str,
+    name: str,
+    spec: BaseModel,
+    labels: dict[str, str],
+    principal: Principal,
+    platform: Platform,
+    if_match: int | None,
+) -> tuple[Object, Change, Operation | None]:
+    store = platform.store
+    owner = platform.team(team) if noun.team_scoped else None
+    if isinstance(spec, ClusterSpec):
+        assert owner is not None
+        before = next((c for c in store.each("Cluster", team) if c.metadata.name == name), None)
+        cluster.check_quota(owner, name, spec, before, platform)
+    elif isinstance(spec, ServiceSpec):
+        platform.cluster(team, spec.cluster)
+    found, change = store.put(
+        noun.kind,
+        team,
+        name,
+        spec.model_dump(mode="json"),
+        labels=labels,
+        owner=principal.name,
+        if_match=if_match,
+        status=noun.status(),
+    )
+    if change == "unchanged":
+        return found, change, None
+    detail = {"change": change, "generation": found.metadata.generation}
+    store.audit(principal.name, "apply", kind=noun.kind, team=team or name, name=name, detail=detail)
+    if noun.kind in RECONCILED:
+        return found, change, operations.begin(store, found, "apply")
+    return settle(found, noun.status.model_validate(found.status), platform), change, None
+
+
+def settle(found: Object, status: Status, platform: Platform) -> Object:
+    """Say that an object without a reconciler is as wanted."""
+    generation = found.metadata.generation
+    status.phase, status.observed_generation = "Ready", generation
+    status.set_condition("Ready", True, "Stored", "", generation)
+    return platform.store.set_status(found.metadata.uid, status)

@@ -1,0 +1,66 @@
+"""Operations: slow work that a write asked for; its state is read off the object that it is about."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Literal
+
+from rayplane.errors import NotFound
+from rayplane.gateway.store import Store
+from rayplane.nouns.base import Object, Status
+from rayplane.nouns.events import Operation
+
+GOOD = frozenset({"Ready", "Succeeded", "Suspended"})
+ENDED = frozenset({"Succeeded", "Failed", "Stopped"})
+
+
+def begin(store: Store, obj: Object, action: Literal["apply", "delete", "run", "stop"]) -> Operation:
+    """Keep a new operation about the object as it is now."""
+    operation = Operation(
+        id=uuid.uuid4().hex,
+        # A team's own object has no team: whoever may read the team may read what happens to it.
+        team=obj.metadata.team or obj.metadata.name,
+        kind=obj.kind,
+        name=obj.metadata.name,
+        uid=obj.metadata.uid,
+        generation=obj.metadata.generation,
+        action=action,
+    )
+    store.put_operation(operation)
+    return current(store, operation)
+
+
+def current(store: Store, operation: Operation) -> Operation:
+    """The operation with the state that its object shows now."""
+    try:
+        obj: Object | None = store.get_by_uid(operation.uid)
+    except NotFound:
+        obj = None
+    state, message = judge(operation, obj)
+    return operation.model_copy(update={"state": state, "message": message})
+
+
+def judge(operation: Operation, obj: Object | None) -> tuple[Literal["running", "succeeded", "failed"], str]:
+    """(state, message) of an operation whose object is ``obj`` (None: gone). Pure."""
+    title = f"{operation.kind} '{operation.name}'"
+    if operation.action == "delete":
+        return ("succeeded", "") if obj is None else ("running", f"{title} is being taken down.")
+    if obj is None:
+        return "failed", f"{title} was deleted before it was as wanted."
+    status = Status.model_validate(obj.status)
+    if operation.action == "stop":
+        return ("succeeded", "") if status.phase in ENDED else ("running", f"{title} is {status.phase}.")
+    if obj.metadata.deleted_at is not None:
+        return "failed", f"{title} is being deleted."
+    if status.observed_generation < operation.generation:
+        return "running", f"{title} has not been looked at yet."
+    if status.phase in GOOD:
+        return "succeeded", ""
+    if status.phase in ("Failed", "Stopped"):
+        return "failed", _reason(obj, status) or f"{title} is {status.phase}."
+    return "running", f"{title} is {status.phase}."
+
+
+def _reason(obj: Object, status: Status) -> str:
+    ready = status.condition("Ready")
+    return str(obj.status.get("message") or (ready.message if ready else ""))

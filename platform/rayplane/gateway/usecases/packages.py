@@ -1,0 +1,111 @@
+"""Code packages: zips in the storage root under their own hash; and the names that stock Ray clients give them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import zipfile
+import zlib
+
+from rayplane.errors import InvalidData, InvalidSpec, NotFound
+from rayplane.gateway.admission.roles import Principal, authorize
+from rayplane.gateway.usecases.platform import Platform
+from rayplane.storage import layout
+
+_SHA256 = re.compile(r"^[0-9a-f]{64}$")
+_RAY_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,199}$|^_[A-Za-z0-9_.\-]{1,199}$")
+
+
+def put(team: str, sha256: str, data: bytes, *, principal: Principal, platform: Platform) -> None:
+    """Keep a package; one already there is success. Raises InvalidData if it is not the zip of that hash."""
+    authorize(principal, "write", team)
+    platform.team(team)
+    _check_sha256(sha256)
+    found = hashlib.sha256(data).hexdigest()
+    if found != sha256:
+        raise InvalidData(
+            f"The package's SHA-256 is {found}, not {sha256}.",
+            remedy="Upload it again: it changed or was cut on the way.",
+        )
+    _check_zip(data)
+    path = layout.package(team, sha256)
+    if not platform.storage.exists(path):
+        platform.storage.write(path, data)
+
+
+def has(team: str, sha256: str, *, principal: Principal, platform: Platform) -> bool:
+    """Whether the team has the package."""
+    authorize(principal, "read", team)
+    _check_sha256(sha256)
+    return platform.storage.exists(layout.package(team, sha256))
+
+
+def put_by_ray_name(team: str, ray_name: str, data: bytes, *, principal: Principal, platform: Platform) -> str:
+    """Keep a package that a stock Ray client uploads under a name of its own; answers its SHA-256 (hex)."""
+    alias = layout.package_alias(team, _checked_ray_name(ray_name))
+    sha256 = hashlib.sha256(data).hexdigest()
+    put(team, sha256, data, principal=principal, platform=platform)
+    platform.storage.write(alias, sha256.encode())
+    return sha256
+
+
+def resolve_ray_name(team: str, ray_name: str, *, platform: Platform) -> str | None:
+    """The SHA-256 (hex) of what was uploaded under this name; None if nothing was, or it is gone."""
+    try:
+        sha256 = platform.storage.read(layout.package_alias(team, _checked_ray_name(ray_name))).decode()
+    except NotFound:
+        return None
+    return sha256 if platform.storage.exists(layout.package(team, sha256)) else None
+
+
+def check(team: str, package: str | None, where: str, platform: Platform) -> None:
+    """Raise InvalidSpec unless ``package`` is None or the content address of a package that the team uploaded."""
+    if package is None:
+        return
+    scheme, _, sha256 = package.partition(":")
+    if scheme != "sha256" or not _SHA256.match(sha256):
+        raise InvalidSpec(
+            f"{where}: '{package}' is not a content address.",
+            remedy="Leave it out: the client uploads the working folder.",
+        )
+    if not platform.storage.exists(layout.package(team, sha256)):
+        raise InvalidSpec(
+            f"{where}: team '{team}' has no package {package}.",
+            remedy="Upload it first: 'rayplane job submit' and 'rayplane apply' do so with the working folder.",
+        )
+
+
+def _check_sha256(sha256: str) -> None:
+    if not _SHA256.match(sha256):
+        raise InvalidData(f"'{sha256[:80]}' is not a SHA-256.", remedy="Write it as 64 lower-case hexadecimal digits.")
+
+
+def _checked_ray_name(name: str) -> str:
+    if not _RAY_NAME.match(name):
+        raise InvalidData(f"'{name[:80]}' is not a package's name.", remedy="Let Ray's own client name it.")
+    return name
+
+
+def _check_zip(data: bytes) -> None:
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            broken = archive.testzip()
+            names = archive.namelist()
+    except (
+        zipfile.BadZipFile,
+        zipfile.LargeZipFile,
+        zlib.error,
+        RuntimeError,
+        NotImplementedError,
+        EOFError,
+        ValueError,
+    ) as exc:
+        raise InvalidData(
+            f"The package is not a zip that can be read: {exc}.", remedy="Upload a zip of the folder."
+        ) from exc
+    if broken is not None:
+        raise InvalidData(f"The package's file '{broken}' is damaged.", remedy="Upload it again.")
+    outside = next((n for n in names if n.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", n)), None)
+    if outside is not None:
+        raise InvalidData(f"The package's file '{outside}' leaves its folder.", remedy="Pack the folder itself.")

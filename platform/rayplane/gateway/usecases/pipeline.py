@@ -1,0 +1,157 @@
+"""Pipelines: what their specs must meet, and their runs."""
+
+from __future__ import annotations
+
+import difflib
+import re
+
+from rayplane.errors import Conflict, InvalidSpec, NotFound, Refused
+from rayplane.gateway.admission.env import check_env, check_values
+from rayplane.gateway.admission.roles import Principal, authorize
+from rayplane.gateway.store import Page
+from rayplane.gateway.usecases import packages
+from rayplane.gateway.usecases.platform import Platform
+from rayplane.nouns.base import MAX_NAME, Object
+from rayplane.nouns.job import TERMINAL
+from rayplane.nouns.pipeline import PipelineSpec, PipelineStatus, RunSpec, RunStatus
+
+_REFERENCE = re.compile(r"\$\{([^}]*)\}")
+
+
+def check(team: str, spec: PipelineSpec, platform: Platform) -> None:
+    """Raise InvalidSpec for an unknown ``${parameter}``, a variable that a job may not have, or a package that is not
+    there; Refused for a tracked step where there is no MLflow."""
+    packages.check(team, spec.package, "pipeline.package", platform)
+    check_values(spec.parameters, "pipeline.parameters")
+    for name, step in spec.steps.items():
+        where = f"pipeline.steps.{name}"
+        check_env(step.env, f"{where}.env")
+        for field, values in (("sources", step.sources), ("parameters", step.parameters)):
+            check_values(values, f"{where}.{field}")
+            for key, value in values.items():
+                for reference in _REFERENCE.findall(value):
+                    _check_parameter(reference, spec, f"{where}.{field}.{key}")
+        if step.tracked and platform.settings.mlflow_url is None:
+            raise Refused(
+                f"{where}.tracked: this platform has no MLflow.", remedy="Set RAYPLANE_MLFLOW_URL, or leave it out."
+            )
+
+
+def start_run(
+    team: str, pipeline: str, parameters: dict[str, str], force: bool, *, principal: Principal, platform: Platform
+) -> Object:
+    """Want a run of the pipeline as it is now; named ``<pipeline>-<n>``, counting up.
+
+    Raises NotFound for an unknown pipeline or cluster, InvalidSpec for an unknown parameter.
+    """
+    authorize(principal, "write", team)
+    platform.team(team)
+    store = platform.store
+    with store.transaction():
+        wanted = store.get("Pipeline", team, pipeline)
+        if wanted.metadata.deleted_at is not None:
+            raise Conflict(f"Pipeline '{team}/{pipeline}' is being deleted.", remedy="Apply it again, then run it.")
+        spec = PipelineSpec.model_validate(wanted.spec)
+        for name in parameters:
+            _check_parameter(name, spec, "run.parameters")
+        check_values(parameters, "run.parameters")
+        packages.check(team, spec.package, "pipeline.package", platform)
+        platform.cluster(team, spec.cluster)
+        labels = {"pipeline": pipeline}
+        run, _ = store.put(
+            "PipelineRun",
+            team,
+            _new_name(team, pipeline, platform),
+            RunSpec(pipeline=pipeline, parameters=parameters, force=force, snapshot=wanted.spec).model_dump(
+                mode="json"
+            ),
+            labels=labels,
+            owner=principal.name,
+            status=RunStatus(),
+        )
+        status = PipelineStatus.model_validate(wanted.status)
+        status.last_run = run.metadata.name
+        store.set_status(wanted.metadata.uid, status)
+        detail = {"run": run.metadata.name, "parameters": parameters, "force": force}
+        store.audit(principal.name, "run", kind="Pipeline", team=team, name=pipeline, detail=detail)
+    platform.wake()
+    return run
+
+
+def stop_run(team: str, pipeline: str, run: str, *, principal: Principal, platform: Platform) -> Object:
+    """Ask a run to stop; one that has ended, or was asked before, stays as it is."""
+    authorize(principal, "write", team)
+    store = platform.store
+    with store.transaction():
+        found = _run(team, pipeline, run, platform)
+        if found.status.get("phase") in TERMINAL or found.spec.get("stop_requested"):
+            return found
+        found = store.update_spec(found.metadata.uid, {**found.spec, "stop_requested": True})
+        store.audit(principal.name, "stop", kind="PipelineRun", team=team, name=run)
+    platform.wake()
+    return found
+
+
+def list_runs(
+    team: str, pipeline: str, *, limit: int = 100, cursor: str | None = None, principal: Principal, platform: Platform
+) -> Page[Object]:
+    """A page of the pipeline's runs, oldest first; those of a pipeline that was deleted are still there."""
+    authorize(principal, "read", team)
+    page = platform.store.list("PipelineRun", team, labels={"pipeline": pipeline}, limit=limit, cursor=cursor)
+    if not page.items:
+        platform.store.get("Pipeline", team, pipeline)
+    return page
+
+
+def get_run(team: str, pipeline: str, run: str, *, principal: Principal, platform: Platform) -> Object:
+    """One run; raises NotFound, also for a run of another pipeline."""
+    authorize(principal, "read", team)
+    return _run(team, pipeline, run, platform)
+
+
+def check_deletion(pipeline: Object, platform: Platform) -> None:
+    """Raise Conflict while a run of the pipeline has not ended."""
+    team, name = pipeline.metadata.team or "", pipeline.metadata.name
+    running = [
+        run.metadata.name
+        for run in platform.store.each("PipelineRun", team, labels={"pipeline": name})
+        if run.status.get("phase") not in TERMINAL
+    ]
+    if running:
+        raise Conflict(
+            f"Run '{team}/{running[0]}' of pipeline '{name}' has not ended.",
+            remedy=f"Wait for it, or stop it: rayplane pipeline stop {name} {running[0]} --team {team}",
+        )
+
+
+def _run(team: str, pipeline: str, run: str, platform: Platform) -> Object:
+    found = platform.store.get("PipelineRun", team, run)
+    if found.spec.get("pipeline") != pipeline:
+        raise NotFound(
+            f"Pipeline '{team}/{pipeline}' has no run '{run}'.",
+            remedy=f"It is a run of '{found.spec.get('pipeline')}'.",
+        )
+    return found
+
+
+def _new_name(team: str, pipeline: str, platform: Platform) -> str:
+    # Counting those that were deleted, too: a run's name is the prefix of its jobs' names and stands in lineage.
+    number = platform.store.count("PipelineRun", team, labels={"pipeline": pipeline}, removed=True)
+    while True:
+        number += 1
+        suffix = f"-{number}"
+        name = f"{pipeline[: MAX_NAME - len(suffix)].rstrip('-')}{suffix}"
+        try:
+            platform.store.get("PipelineRun", team, name)
+        except NotFound:
+            return name
+
+
+def _check_parameter(name: str, spec: PipelineSpec, where: str) -> None:
+    if name in spec.parameters:
+        return
+    near = difflib.get_close_matches(name, spec.parameters, n=1, cutoff=0.5)
+    known = ", ".join(sorted(spec.parameters)) or "none"
+    raise InvalidSpec(
+        f"{where}: parameter '{name}' is unknown.", remedy=f"Did you mean '{near[0]}'?" if near else f"Known: {known}."
+    )

@@ -1,0 +1,58 @@
+"""What use cases and routes need of the platform, in one value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rayplane.errors import Conflict, NotFound
+from rayplane.gateway.admission.tokens import TokenSigner
+from rayplane.gateway.backends.base import Reader
+from rayplane.gateway.store import Store
+from rayplane.nouns.base import Object
+from rayplane.nouns.team import TeamSpec
+from rayplane.settings import GatewaySettings
+from rayplane.storage.root import Storage
+
+
+@dataclass(frozen=True)
+class Platform:
+    """The dependencies of every use case. Made by the composition root alone."""
+
+    store: Store
+    storage: Storage
+    settings: GatewaySettings
+    readers: Callable[[str], Reader]
+    """The reader of a backend, by its name; raises Unsupported for an unknown one."""
+    wake: Callable[[], None]
+    """Tells the reconcilers that something was written."""
+    signer: TokenSigner
+
+    def team(self, name: str) -> Object:
+        """A team that takes new work; raises NotFound if it is not there, Conflict if it is being deleted."""
+        try:
+            team = self.store.get("Team", "", name)
+        except NotFound as exc:
+            remedy = f"{exc.remedy or ''} Make one with 'rayplane apply -f' and a document of kind Team.".strip()
+            raise NotFound(f"Team '{name}' is not there.", remedy=remedy) from exc
+        if team.metadata.deleted_at is not None:
+            raise Conflict(f"Team '{name}' is being deleted and takes nothing new.", remedy="Use another team.")
+        return team
+
+    def cluster(self, team: str, name: str) -> Object:
+        """A cluster that takes new work; raises NotFound if it is not there, Conflict if it is being deleted."""
+        try:
+            cluster = self.store.get("Cluster", team, name)
+        except NotFound as exc:
+            remedy = f"{exc.remedy or ''} Make it with 'rayplane cluster apply {name} --team {team}'.".strip()
+            raise NotFound(f"Cluster '{team}/{name}' is not there.", remedy=remedy) from exc
+        if cluster.metadata.deleted_at is not None:
+            raise Conflict(
+                f"Cluster '{team}/{name}' is being deleted and takes nothing new.", remedy="Wait, then apply it again."
+            )
+        return cluster
+
+
+def team_spec(team: Object) -> TeamSpec:
+    """The spec of a team's object."""
+    return TeamSpec.model_validate(team.spec)

@@ -1,0 +1,41 @@
+"""Answers from the append-only records, and operations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rayplane.gateway.admission.roles import Principal, authorize
+from rayplane.gateway.store import Page
+from rayplane.gateway.usecases import operations
+from rayplane.gateway.usecases.platform import Platform
+from rayplane.nouns.cluster import Lease
+from rayplane.nouns.events import Operation
+
+
+def audit(
+    team: str, *, limit: int = 100, cursor: str | None = None, principal: Principal, platform: Platform
+) -> Page[dict[str, Any]]:
+    """A page of the team's audit log, newest first."""
+    authorize(principal, "read", team)
+    return platform.store.audit_log(team, limit=limit, cursor=cursor)
+
+
+def leases(
+    team: str,
+    *,
+    open_only: bool = False,
+    limit: int = 100,
+    cursor: str | None = None,
+    principal: Principal,
+    platform: Platform,
+) -> Page[Lease]:
+    """A page of the team's ledger, in the order in which leases were opened."""
+    authorize(principal, "read", team)
+    return platform.store.lease_page(team, open_only=open_only, limit=limit, cursor=cursor)
+
+
+def operation(id: str, *, principal: Principal, platform: Platform) -> Operation:
+    """An operation, with the state that its object shows now."""
+    kept = platform.store.get_operation(id)
+    authorize(principal, "read", kept.team)
+    return operations.current(platform.store, kept)

@@ -1,0 +1,84 @@
+"""Every backend, and the fake that stands for one in other tests, against the one contract suite."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rayplane import processes
+from rayplane.gateway.backends import local_head
+from rayplane.gateway.backends.base import Backend, ClusterRef
+from rayplane.gateway.backends.existing import ExistingBackend
+from rayplane.gateway.backends.local import LocalBackend
+from rayplane.nouns.cluster import ClusterSpec
+from rayplane.settings import GatewaySettings
+from rayplane.testing.backend_contract import BackendCase, CreatingBackendContract, ReadingBackendContract
+from rayplane.testing.fakes import FakeBackend
+
+REF = ClusterRef(team="alpha", name="dev", uid="0123456789abcdef0123456789abcdef")
+
+
+class TestFake(CreatingBackendContract):
+    @pytest.fixture(scope="class")
+    def case(self) -> BackendCase:
+        backend = FakeBackend()
+        return BackendCase(backend, REF, crash=backend.crash)
+
+
+@pytest.mark.slow
+class TestLocal(CreatingBackendContract):
+    @pytest.fixture(scope="class")
+    def case(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BackendCase]:
+        settings = GatewaySettings(home=tmp_path_factory.mktemp("home"))
+        home = settings.home_paths
+        mark = local_head.mark(home.id, REF.uid)
+
+        def crash(ref: ClusterRef) -> None:
+            record = processes.load(ref.uid, home.processes / "clusters")
+            assert record is not None
+            os.kill(record.pid, signal.SIGKILL)
+
+        def leftovers(ref: ClusterRef) -> list[object]:
+            folder = local_head.temp_dir(home.id, ref.uid)
+            files: list[object] = [p for p in home.path.rglob("*") if p.is_file()]
+            return [*processes.marked(mark), *([folder] if folder.exists() else []), *files]
+
+        yield BackendCase(LocalBackend(settings), REF, crash=crash, leftovers=leftovers, patience=240)
+        processes.stop_marked(home.id, grace=2)
+
+    def test_another_gateway_finds_the_head_that_an_earlier_one_started(self, case: BackendCase) -> None:
+        # Runs after the cluster was deleted: it is made once more, and taken down by the successor.
+        case.ensure()
+        before = case.until("ready")
+        assert isinstance(case.backend, LocalBackend)
+        successor = LocalBackend(GatewaySettings(home=case.backend._home.path))
+        assert successor.observe(case.ref, case.spec) == before
+        successor.delete(case.ref)
+        case.until("absent")
+        assert list(case.leftovers(case.ref)) == []
+
+
+class TestExisting(ReadingBackendContract):
+    @pytest.fixture
+    def case(self, tmp_path: Path) -> BackendCase:
+        return BackendCase(ExistingBackend(GatewaySettings(home=tmp_path)), REF)
+
+    def test_a_cluster_without_an_address_says_what_it_needs(self, case: BackendCase) -> None:
+        assert case.observe().phase == "absent"
+        assert "address" in case.backend.preflight(case.ref, case.spec, case.launch.size)[0]
+
+    def test_a_cluster_that_does_not_answer_is_failed_with_the_reason(self, case: BackendCase) -> None:
+        spec = ClusterSpec(address=f"http://127.0.0.1:{processes.free_port()}")
+        seen = case.backend.observe(case.ref, spec)
+        assert (seen.phase, seen.reason) == ("failed", "Unreachable")
+        assert case.backend.preflight(case.ref, spec, case.launch.size) == [seen.message]
+
+
+@pytest.mark.parametrize("backend", [FakeBackend, LocalBackend, ExistingBackend])
+def test_every_backend_is_one_by_its_shape(backend: type, tmp_path: Path) -> None:
+    made = backend() if backend is FakeBackend else backend(GatewaySettings(home=tmp_path))
+    assert isinstance(made, Backend)

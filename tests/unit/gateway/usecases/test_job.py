@@ -1,0 +1,269 @@
+"""Jobs: submit once, refuse what must not be, stop, logs, the run context."""
+
+from __future__ import annotations
+
+import dataclasses
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from rayplane.errors import Conflict, Forbidden, InvalidInput, InvalidSpec, NotFound, Refused, Unauthenticated
+from rayplane.gateway.admission.roles import Principal
+from rayplane.gateway.usecases import job, packages
+from rayplane.nouns.base import Object, check_name
+from rayplane.nouns.job import JobSpec
+from rayplane.storage import layout
+from rayplane.testing.fakes import ENVIRONMENT
+
+
+def submit(bench: Any, ada: Principal, name: str | None = None, **spec: Any) -> Object:
+    wanted = JobSpec(**{"entrypoint": "python -m jobs.train", "cluster": "dev", **spec})
+    return job.submit(wanted, team="growth", name=name, principal=ada, platform=bench.platform)
+
+
+def test_a_job_is_pending_with_its_environment_and_audited(bench: Any, ada: Principal) -> None:
+    made = submit(bench, ada, "nightly", metadata={"rayplane.git_commit": "abc", "rayplane.ray": "2.60.0"})
+    assert made.status["phase"] == "Pending"
+    assert made.status["environment"] == ENVIRONMENT.model_dump()
+    assert made.status["git_commit"] == "abc"
+    assert made.status["log_uri"] == bench.platform.storage.uri(layout.job_log("growth", made.metadata.uid))
+    assert made.metadata.owner == "ada"
+    assert bench.woken == [1]
+    assert bench.store.audit_log("growth").items[0]["action"] == "submit"
+
+
+def test_a_job_without_a_name_gets_a_short_unique_one(bench: Any, ada: Principal) -> None:
+    names = {
+        submit(bench, ada, entrypoint=e).metadata.name
+        for e in ["python -m jobs.Train_All --x", "./run.sh", "true", "/"]
+    }
+    assert len(names) == 4
+    assert {name.rpartition("-")[0] for name in names} == {"train-all", "run", "true", "job"}
+    for name in names:
+        assert check_name(name)
+    assert submit(bench, ada).metadata.name != submit(bench, ada).metadata.name
+
+
+def test_the_same_job_twice_is_one_and_another_spec_is_a_conflict(bench: Any, ada: Principal) -> None:
+    first = submit(bench, ada, "nightly")
+    assert submit(bench, ada, "nightly") == first
+    bench.settle("Job", "nightly", "Succeeded")
+    assert submit(bench, ada, "nightly").metadata.uid == first.metadata.uid
+    with pytest.raises(Conflict, match="'growth/nightly' is there with another spec"):
+        submit(bench, ada, "nightly", parameters={"days": "30"})
+    with pytest.raises(Conflict):
+        bench.apply("Job", "nightly", {"entrypoint": "false", "cluster": "dev"})
+    assert bench.store.count("Job") == 1
+
+
+def test_a_stopped_job_is_still_the_same_job(bench: Any, ada: Principal) -> None:
+    first = submit(bench, ada, "nightly")
+    stopped = job.stop("growth", "nightly", principal=ada, platform=bench.platform)
+    assert stopped.spec["stop_requested"] is True
+    assert stopped.metadata.generation == 2
+    assert job.stop("growth", "nightly", principal=ada, platform=bench.platform) == stopped
+    assert submit(bench, ada, "nightly").metadata.uid == first.metadata.uid
+
+
+def test_stopping_a_job_that_has_ended_changes_nothing(bench: Any, ada: Principal) -> None:
+    submit(bench, ada, "nightly")
+    done = bench.settle("Job", "nightly", "Succeeded")
+    assert job.stop("growth", "nightly", principal=ada, platform=bench.platform) == done
+
+
+def test_one_submission_that_comes_many_times_at_once_is_one_job(bench: Any, ada: Principal) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: submit(bench, ada, submission_id="raysubmit_1").metadata.uid, range(8)))
+    assert len(set(found)) == 1
+    assert bench.store.count("Job") == 1
+
+
+def test_a_job_is_found_by_the_id_that_rays_clients_know(bench: Any, ada: Principal) -> None:
+    bench.apply("Cluster", "other", {})
+    named = submit(bench, ada, "nightly")
+    stock = submit(bench, ada, submission_id="raysubmit_1")
+    elsewhere = submit(bench, ada, submission_id="raysubmit_1", cluster="other")
+
+    def find(cluster: str | None, id: str) -> str | None:
+        found = job.find_by_submission_id("growth", cluster, id, platform=bench.platform)
+        return found.metadata.name if found else None
+
+    assert find("dev", "raysubmit_1") == stock.metadata.name
+    assert find("other", "raysubmit_1") == elsewhere.metadata.name
+    assert find(None, "raysubmit_1") == stock.metadata.name
+    assert find("dev", "nightly") == find(None, "nightly") == named.metadata.name
+    assert find("other", "nightly") is None
+    assert find("dev", stock.metadata.name) is None
+    assert find("dev", "raysubmit_2") is None
+    with pytest.raises(Conflict, match="raysubmit_1"):
+        submit(bench, ada, submission_id="raysubmit_1", entrypoint="false")
+
+
+def test_a_job_needs_its_team_and_cluster(bench: Any, ada: Principal) -> None:
+    with pytest.raises(
+        NotFound, match=r"Cluster 'growth/dve' is not there. Did you mean 'dev'?.*rayplane cluster apply dve"
+    ):
+        submit(bench, ada, cluster="dve")
+    bench.delete("Cluster", "dev")
+    with pytest.raises(Conflict, match="is being deleted"):
+        submit(bench, ada)
+    with pytest.raises(NotFound, match="Team 'ads'"):
+        job.submit(
+            JobSpec(entrypoint="x", cluster="dev"), team="ads", name=None, principal=ada, platform=bench.platform
+        )
+    assert bench.store.count("Job") == 0
+
+
+def test_a_package_must_have_been_uploaded(bench: Any, ada: Principal, make_zip: Any) -> None:
+    sha256, data = make_zip()
+    with pytest.raises(InvalidSpec, match=r"has no package.*Upload it first"):
+        submit(bench, ada, package=f"sha256:{sha256}")
+    with pytest.raises(InvalidSpec, match="not a content address"):
+        submit(bench, ada, package="latest")
+    packages.put("growth", sha256, data, principal=ada, platform=bench.platform)
+    assert submit(bench, ada, package=f"sha256:{sha256}").spec["package"] == f"sha256:{sha256}"
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"env": {"RAY_ADDRESS": "auto"}}, "job.env.RAY_ADDRESS"),
+        ({"env": {"DB_PASSWORD": "hunter2"}}, "job.env.DB_PASSWORD"),
+        ({"parameters": {"db": "postgresql://a:hunter2@db/x"}}, "job.parameters.db"),
+        ({"sources": {"raw": "s3://key:hunter2@bucket/x"}}, "job.sources.raw"),
+        ({"pip": ["--index-url https://me:hunter2@pypi.corp/simple"]}, "job.pip.0"),
+        ({"entrypoint": "curl https://me:hunter2@host/"}, "job.entrypoint"),
+    ],
+)
+def test_secrets_and_reserved_variables_are_refused(
+    bench: Any, ada: Principal, spec: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InvalidSpec) as caught:
+        submit(bench, ada, **spec)
+    assert message in str(caught.value)
+    assert caught.value.remedy
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_client_of_another_ray_is_refused(bench: Any, ada: Principal) -> None:
+    with pytest.raises(Refused, match=r"Cluster 'growth/dev' runs Ray 2.60.0, but this client has Ray 2.50.1"):
+        submit(bench, ada, metadata={"rayplane.ray": "2.50.1"})
+
+
+def test_without_mlflow_only_an_explicit_wish_to_be_tracked_is_refused(bench: Any, ada: Principal) -> None:
+    settings = bench.platform.settings.model_copy(update={"mlflow_url": None})
+    bench.platform = dataclasses.replace(bench.platform, settings=settings)
+    assert submit(bench, ada, "a").spec["tracked"] is False
+    assert submit(bench, ada, "a").metadata.name == "a"
+    with pytest.raises(Refused, match="no MLflow"):
+        submit(bench, ada, "b", tracked=True)
+
+
+def test_a_job_of_a_pipeline_carries_its_place_as_labels(bench: Any, ada: Principal) -> None:
+    made = submit(bench, ada, pipeline="flights/flights-3/train")
+    assert made.metadata.labels == {"pipeline": "flights", "run": "flights-3", "step": "train"}
+
+
+def test_the_log_is_read_from_an_offset_until_the_job_has_ended(bench: Any, ada: Principal, monkeypatch: Any) -> None:
+    made = submit(bench, ada, "nightly")
+    storage, path = bench.platform.storage, layout.job_log("growth", made.metadata.uid)
+
+    def read(offset: int) -> tuple[bytes, int, bool]:
+        return job.logs("growth", "nightly", offset, principal=ada, platform=bench.platform)
+
+    assert read(0) == (b"", 0, False)
+    storage.append(path, b"one\n")
+    assert read(0) == (b"one\n", 4, False)
+    storage.append(path, b"two\n")
+    assert read(4) == (b"two\n", 8, False)
+    bench.settle("Job", "nightly", "Failed")
+    assert read(8) == (b"", 8, True)
+    monkeypatch.setattr(job, "LOG_CHUNK", 3)
+    assert read(0) == (b"one", 3, False)
+    assert read(5) == (b"wo\n", 8, True)
+    with pytest.raises(InvalidInput):
+        read(-1)
+
+
+def test_a_worker_is_told_all_of_its_job_and_the_same_each_time(bench: Any, ada: Principal) -> None:
+    made = submit(
+        bench,
+        ada,
+        "nightly",
+        parameters={"days": "30"},
+        inputs={"raw": "a" * 16},
+        sources={"flights": "file:///x.csv"},
+        values={"train.auc": 0.76},
+        pipeline="flights/flights-1/train",
+        metadata={"rayplane.git_commit": "abc"},
+    )
+    bench.settle("Job", "nightly", "Running", run_id="r1")
+    uid, principal = made.metadata.uid, bench.cluster_principal()
+    told = job.run_context(f"{uid}-2", principal=principal, platform=bench.platform)
+    home = bench.platform.settings.home
+    assert told.model_dump(exclude={"schema_version", "environment", "mlflow", "feast"}) == {
+        "team": "growth",
+        "cluster": "dev",
+        "gateway_url": bench.platform.settings.url,
+        "storage_root": bench.platform.settings.root_uri,
+        "job": "nightly",
+        "job_uid": uid,
+        "job_uri": bench.platform.storage.uri(f"growth/jobs/{uid}"),
+        "submission_id": f"{uid}-2",
+        "attempt": 2,
+        "run_id": "r1",
+        "experiment": "flights",
+        "parameters": {"days": "30"},
+        "inputs": {"raw": "a" * 16},
+        "sources": {"flights": "file:///x.csv"},
+        "values": {"train.auc": 0.76},
+        "pipeline": "flights/flights-1/train",
+        "git_commit": "abc",
+    }
+    assert told.environment == ENVIRONMENT
+    assert told.mlflow is not None
+    assert told.mlflow.workspace == "growth"
+    assert told.mlflow.credentials_path == str(home / "secrets" / "teams" / "growth.mlflow")
+    assert told.feast is not None
+    assert told.feast.online_path == str(home / "feast" / "online" / "growth.db")
+    assert job.run_context(f"{uid}-2", principal=principal, platform=bench.platform) == told
+
+
+def test_a_feast_project_has_no_hyphen(bench: Any) -> None:
+    bench.apply("Team", "ml-ads", {}, team="")
+    bench.apply("Cluster", "dev", {}, team="ml-ads")
+    told = job.run_context(None, principal=bench.cluster_principal(team="ml-ads"), platform=bench.platform)
+    assert told.feast is not None
+    assert told.feast.project == "ml_ads"
+
+
+def test_without_a_submission_id_a_cluster_is_told_of_itself_alone(bench: Any, ada: Principal) -> None:
+    told = job.run_context(None, principal=bench.cluster_principal(), platform=bench.platform)
+    assert (told.team, told.cluster, told.job, told.job_uri) == ("growth", "dev", None, None)
+    with pytest.raises(InvalidInput, match="Only a cluster"):
+        job.run_context(None, principal=ada, platform=bench.platform)
+
+
+def test_a_worker_is_told_nothing_of_other_clusters_teams_or_jobs_that_are_not_there(
+    bench: Any, ada: Principal
+) -> None:
+    made = submit(bench, ada, "nightly")
+    bench.apply("Cluster", "other", {})
+    bench.apply("Team", "ads", {}, team="")
+    bench.apply("Cluster", "dev", {}, team="ads")
+    id = f"{made.metadata.uid}-1"
+    for principal in (bench.cluster_principal("other"), bench.cluster_principal("dev", "ads")):
+        with pytest.raises(Forbidden):
+            job.run_context(id, principal=principal, platform=bench.platform)
+    cluster = bench.store.get("Cluster", "growth", "dev").metadata.uid
+    for wrong in ("", "x", "x-1", f"{made.metadata.uid}", f"{made.metadata.uid}-x", f"{cluster}-1"):
+        with pytest.raises(NotFound):
+            job.run_context(wrong, principal=ada, platform=bench.platform)
+
+
+def test_the_token_of_a_cluster_that_is_gone_is_worth_nothing(bench: Any) -> None:
+    principal = bench.cluster_principal()
+    bench.store.remove(bench.store.get("Cluster", "growth", "dev").metadata.uid)
+    with pytest.raises(Unauthenticated, match="cluster is gone"):
+        job.run_context(None, principal=principal, platform=bench.platform)

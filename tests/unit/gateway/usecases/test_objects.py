@@ -1,0 +1,271 @@
+"""The common verbs: apply, get, list, delete, and the operations that they start."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rayplane.errors import Conflict, Forbidden, InvalidSpec, NotFound, PreconditionFailed, Refused
+from rayplane.gateway.admission.roles import Principal
+from rayplane.gateway.usecases import objects, operations, records
+from rayplane.nouns.dataset import DatasetVersion
+from rayplane.nouns.events import Operation
+from rayplane.storage import layout
+
+
+def test_a_new_cluster_is_pending_audited_and_to_be_waited_for(bench: Any) -> None:
+    obj, change, operation = bench.apply("Cluster", "train", {"workers": {"max": 1}}, labels={"a": "b"})
+    assert change == "created"
+    assert obj.status["phase"] == "Pending"
+    assert obj.spec["size"] == "small"
+    assert (obj.metadata.owner, obj.metadata.labels) == ("ada", {"a": "b"})
+    assert operation is not None
+    assert (operation.state, operation.action, operation.uid) == ("running", "apply", obj.metadata.uid)
+    assert bench.woken == [1]
+    row = bench.store.audit_log("growth").items[0]
+    assert (row["principal"], row["action"], row["kind"], row["name"]) == ("ada", "apply", "Cluster", "train")
+
+
+def test_applying_the_same_again_changes_nothing_and_wakes_nobody(bench: Any) -> None:
+    before = len(bench.store.audit_log("growth").items)
+    obj, change, operation = bench.apply("Cluster", "dev", {"size": "small"})
+    assert (change, operation) == ("unchanged", None)
+    assert obj.metadata.generation == 1
+    assert bench.woken == []
+    assert len(bench.store.audit_log("growth").items) == before
+
+
+def test_quantities_written_in_another_way_are_no_change(empty: Any) -> None:
+    empty.apply("Team", "ads", {"quota": {"memory": "16Gi"}}, team="")
+    assert empty.apply("Team", "ads", {"quota": {"memory": 2.0**34}}, team="")[1] == "unchanged"
+
+
+def test_a_dry_run_checks_and_answers_the_same_and_writes_nothing(bench: Any) -> None:
+    obj, change, operation = bench.apply("Cluster", "train", {}, dry_run=True)
+    assert (obj.metadata.name, change, operation) == ("train", "created", None)
+    assert bench.apply("Cluster", "dev", {"workers": {"max": 1}}, dry_run=True)[1] == "changed"
+    assert [o.metadata.name for o in bench.store.list("Cluster").items] == ["dev"]
+    assert bench.store.get("Cluster", "growth", "dev").metadata.generation == 1
+    with pytest.raises(InvalidSpec):
+        bench.apply("Cluster", "train", {"sice": "small"}, dry_run=True)
+    assert bench.woken == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "spec", "message"),
+    [
+        ("Cluster", "train", {"sice": "small"}, "cluster.sice: unknown field. Did you mean 'size'?"),
+        ("Cluster", "Train", {}, "cluster.metadata.name: 'Train' is not a name"),
+        ("Cluster", "x" * 41, {}, "at most 40"),
+        ("Cluster", "train", {"backend": "locl"}, "cluster.backend: 'locl' is unknown. Did you mean 'local'?"),
+        ("Cluster", "train", {"workers": {"min": 3, "max": 1}}, "above max"),
+        ("Team", "ads", {"backend": "moon"}, "team.backend: 'moon' is unknown. Known:"),
+        ("Pipeline", "p", {"cluster": "dev", "steps": {}}, "pipeline.steps"),
+        ("PipelineRun", "p-1", {"pipeline": "p"}, "A run can't be applied"),
+        ("Clusters", "train", {}, "kind: 'Clusters' is unknown. Did you mean 'Cluster'?"),
+    ],
+)
+def test_a_wrong_document_is_refused_whole(
+    bench: Any, kind: str, name: str, spec: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InvalidSpec) as caught:
+        bench.apply(kind, name, spec)
+    assert message in str(caught.value)
+    assert bench.store.count("Cluster") == 1
+    assert bench.store.count("Team") == 1
+    assert bench.woken == []
+
+
+def test_nothing_is_applied_into_a_team_that_is_not_there_or_goes(bench: Any) -> None:
+    with pytest.raises(NotFound, match=r"Team 'grwth' is not there. Did you mean 'growth'?"):
+        bench.apply("Cluster", "train", {}, team="grwth")
+    bench.apply("Team", "ads", {}, team="")
+    bench.delete("Team", "ads", team="")
+    with pytest.raises(Conflict, match="'ads' is being deleted"):
+        bench.apply("Cluster", "train", {}, team="ads")
+
+
+def test_a_size_that_the_team_has_not_is_refused(bench: Any) -> None:
+    with pytest.raises(Refused, match=r"has no size 'huge'. It may use: medium, small"):
+        bench.apply("Cluster", "train", {"size": "huge"})
+
+
+def test_a_backend_that_can_not_make_the_cluster_is_believed(bench: Any) -> None:
+    bench.backend.reasons = ["There is no Ray here. Install it."]
+    with pytest.raises(Refused, match=r"Cluster 'growth/train' can't be made: There is no Ray here. Install it\."):
+        bench.apply("Cluster", "train", {})
+    assert bench.store.count("Cluster") == 1
+
+
+def test_quota_counts_all_clusters_of_the_team_and_lets_one_shrink(bench: Any) -> None:
+    bench.apply("Team", "growth", {"quota": {"cpu": 24, "clusters": 3}}, team="")
+    bench.apply("Cluster", "two", {"workers": {"max": 1}})
+    with pytest.raises(Refused, match=r"quota 'cpu' is exceeded \(24 used \+ 8 wanted of 24 cores\)"):
+        bench.apply("Cluster", "three", {})
+    with pytest.raises(Refused, match="quota 'cpu'"):
+        bench.apply("Cluster", "dev", {"workers": {"max": 1}})
+    bench.apply("Cluster", "three", {"suspended": True})
+    bench.apply("Team", "growth", {"quota": {"cpu": 8}}, team="")
+    assert bench.apply("Cluster", "two", {})[1] == "changed"
+
+
+def test_two_clusters_at_once_do_not_both_take_the_last_of_a_quota(bench: Any) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    bench.apply("Team", "growth", {"quota": {"clusters": 2}}, team="")
+
+    def make(number: int) -> bool:
+        try:
+            bench.apply("Cluster", f"c{number}", {})
+        except Refused:
+            return False
+        return True
+
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(make, range(6))).count(True) == 1
+    assert bench.store.count("Cluster") == 2
+
+
+def test_if_match_guards_apply_and_delete(bench: Any) -> None:
+    version = bench.store.get("Cluster", "growth", "dev").metadata.resource_version
+    with pytest.raises(PreconditionFailed):
+        bench.apply("Cluster", "dev", {"workers": {"max": 1}}, if_match=version + 1)
+    with pytest.raises(PreconditionFailed):
+        bench.delete("Cluster", "dev", if_match=version + 1)
+    assert bench.apply("Cluster", "dev", {"workers": {"max": 1}}, if_match=version)[1] == "changed"
+
+
+def test_a_pipeline_is_ready_as_soon_as_it_is_stored(bench: Any) -> None:
+    spec: dict[str, Any] = {"cluster": "dev", "steps": {"a": {"entrypoint": "python -m jobs.a"}}}
+    obj, change, operation = bench.apply("Pipeline", "flights", spec)
+    assert (change, operation) == ("created", None)
+    assert (obj.status["phase"], obj.status["observed_generation"]) == ("Ready", 1)
+    spec["steps"]["b"] = {"entrypoint": "python -m jobs.b"}
+    obj, _, _ = bench.apply("Pipeline", "flights", spec)
+    assert (obj.status["phase"], obj.status["observed_generation"], obj.metadata.generation) == ("Ready", 2, 2)
+
+
+def test_a_service_needs_its_cluster(bench: Any) -> None:
+    with pytest.raises(
+        NotFound, match=r"Cluster 'growth/prod' is not there. .*rayplane cluster apply prod --team growth"
+    ):
+        bench.apply("Service", "delay", {"model": "models:/delay@champion", "cluster": "prod"})
+    assert bench.apply("Service", "delay", {"model": "models:/delay@champion", "cluster": "dev"})[1] == "created"
+
+
+def test_deleting_is_marked_until_the_reconciler_removed_the_object(bench: Any) -> None:
+    obj, operation = bench.delete("Cluster", "dev")
+    assert obj.metadata.deleted_at is not None
+    assert operation.state == "running"
+    assert bench.woken == [1]
+    again, second = bench.delete("Cluster", "dev")
+    assert again == obj
+    bench.store.remove(obj.metadata.uid)
+    for op in (operation, second):
+        assert operations.current(bench.store, op).state == "succeeded"
+    with pytest.raises(NotFound):
+        bench.delete("Cluster", "dev")
+
+
+def test_a_cluster_in_use_is_not_deleted(bench: Any) -> None:
+    bench.apply("Job", "j", {"entrypoint": "true", "cluster": "dev"})
+    with pytest.raises(Conflict, match=r"runs job 'j'.*rayplane job stop j --team growth"):
+        bench.delete("Cluster", "dev")
+    bench.settle("Job", "j", "Succeeded")
+    bench.apply("Service", "delay", {"model": "models:/delay@champion", "cluster": "dev"})
+    with pytest.raises(Conflict, match="hosts service 'delay'"):
+        bench.delete("Cluster", "dev")
+    bench.store.remove(bench.store.get("Service", "growth", "delay").metadata.uid)
+    bench.delete("Cluster", "dev")
+
+
+def test_a_team_in_use_is_not_deleted(bench: Any) -> None:
+    with pytest.raises(Conflict, match="Team 'growth' still has Cluster 'dev'"):
+        bench.delete("Team", "growth", team="")
+
+
+def test_a_deleted_dataset_takes_its_versions_and_their_data_along(bench: Any, ada: Principal) -> None:
+    storage = bench.platform.storage
+    bench.apply("Dataset", "raw", {})
+    path = layout.dataset_version("growth", "raw", "a" * 16)
+    storage.write(f"{path}/part-0.parquet", b"x")
+    bench.store.put_dataset_version(
+        DatasetVersion(
+            team="growth", name="raw", version="a" * 16, content_hash="a" * 64, uri=storage.uri(path), rows=1, bytes=1,
+            columns=[],
+        )
+    )  # fmt: skip
+    _, operation = bench.delete("Dataset", "raw")
+    assert operation.state == "succeeded"
+    assert not storage.exists(layout.dataset("growth", "raw"))
+    assert bench.store.list_dataset_versions("growth", "raw") == []
+    with pytest.raises(NotFound):
+        bench.store.get("Dataset", "growth", "raw")
+
+
+def test_only_who_may_writes_and_reads(bench: Any) -> None:
+    viewer = Principal(name="vic", role="viewer", team="growth")
+    stranger = Principal(name="sue", role="member", team="ads")
+    for principal in (viewer, stranger, bench.cluster_principal()):
+        with pytest.raises(Forbidden):
+            bench.apply("Cluster", "train", {}, principal=principal)
+    with pytest.raises(Forbidden):
+        objects.get("Cluster", "growth", "dev", principal=stranger, platform=bench.platform)
+    with pytest.raises(Forbidden):
+        bench.apply("Team", "growth", {}, team="", principal=Principal(name="mia", role="member", team="growth"))
+    assert objects.get("Cluster", "growth", "dev", principal=viewer, platform=bench.platform).metadata.name == "dev"
+
+
+def test_a_teams_principal_lists_its_own_team_alone(bench: Any, ada: Principal) -> None:
+    bench.apply("Team", "ads", {}, team="")
+    member = Principal(name="mia", role="member", team="growth")
+
+    def names(principal: Principal) -> list[str]:
+        page = objects.list("Team", None, principal=principal, platform=bench.platform)
+        return [team.metadata.name for team in page.items]
+
+    assert names(ada) == ["growth", "ads"]
+    assert names(member) == ["growth"]
+    with pytest.raises(NotFound, match="Team 'nope' is not there"):
+        objects.list("Cluster", "nope", principal=ada, platform=bench.platform)
+
+
+def op(action: str, generation: int = 1) -> Operation:
+    return Operation(
+        id="o", team="growth", kind="Cluster", name="dev", uid="u", generation=generation, action=action
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("status", "state"),
+    [
+        ({"phase": "Pending", "observed_generation": 0}, "running"),
+        ({"phase": "Ready", "observed_generation": 1}, "running"),
+        ({"phase": "Failed", "observed_generation": 1}, "running"),
+        ({"phase": "Starting", "observed_generation": 2}, "running"),
+        ({"phase": "Ready", "observed_generation": 2}, "succeeded"),
+        ({"phase": "Succeeded", "observed_generation": 3}, "succeeded"),
+        ({"phase": "Suspended", "observed_generation": 2}, "succeeded"),
+        ({"phase": "Failed", "observed_generation": 2, "message": "It broke."}, "failed"),
+        ({"phase": "Stopped", "observed_generation": 2}, "failed"),
+    ],
+)
+def test_an_operations_state_is_read_off_its_object(bench: Any, status: dict[str, Any], state: str) -> None:
+    obj = bench.store.set_status(bench.store.get("Cluster", "growth", "dev").metadata.uid, status)
+    found, message = operations.judge(op("apply", 2), obj)
+    assert found == state
+    if state == "failed":
+        assert message
+    assert message == status.get("message", message)
+
+
+def test_an_operation_about_an_object_that_is_gone_has_ended(bench: Any, ada: Principal) -> None:
+    _, _, operation = bench.apply("Cluster", "train", {})
+    bench.store.remove(bench.store.get("Cluster", "growth", "train").metadata.uid)
+    found = records.operation(operation.id, principal=ada, platform=bench.platform)
+    assert found.state == "failed"
+    assert "deleted" in found.message
+    assert operations.judge(op("delete"), None)[0] == "succeeded"
+    stopped = bench.store.set_status(bench.store.get("Cluster", "growth", "dev").metadata.uid, {"phase": "Stopped"})
+    assert operations.judge(op("stop"), stopped)[0] == "succeeded"
