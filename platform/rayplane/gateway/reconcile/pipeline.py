@@ -86,7 +86,11 @@ class PipelineReconciler:
     def reconcile(self, obj: Object) -> float | None:
         """Start the run's workflow; a run whose workflow was started already is left to it."""
         status = RunStatus.model_validate(obj.status)
-        if status.phase in TERMINAL or self._run is None:
+        if status.phase in TERMINAL:
+            if obj.metadata.deleted_at is not None:
+                self._platform.store.remove(obj.metadata.uid)
+            return None
+        if self._run is None:
             return None
         with SetWorkflowID(obj.metadata.uid):
             handle = DBOS.start_workflow(self._run, obj.metadata.uid)
@@ -112,7 +116,7 @@ def _register(engine: _Engine) -> Callable[[str], None]:
                 outcome = DBOS.run_step(_RETRY, engine.wait, uid, name, plan)
             else:
                 outcome = plan["cached"]
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 - whatever it was, the step says it
             return DBOS.run_step(_RETRY, engine.fail, uid, name, _sentence(exc))
         return DBOS.run_step(_RETRY, engine.record, uid, name, plan, outcome)
 
@@ -121,7 +125,7 @@ def _register(engine: _Engine) -> Callable[[str], None]:
         try:
             order = DBOS.run_step(_RETRY, engine.begin, uid)
             DBOS.run_step(_RETRY, engine.observe, uid)
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 - whatever it was, the run says it
             DBOS.run_step(_RETRY, engine.finish, uid, "Failed", _sentence(exc))
             return
         for name, needs in order:

@@ -1,0 +1,127 @@
+"""The gateway's process, `python -m rayplane.gateway`: the only file that wires its parts."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from rayplane import plugins, processes, telemetry
+from rayplane.errors import InvalidInput, RayplaneError
+from rayplane.gateway.admission import tokens
+from rayplane.gateway.api.app import create_app
+from rayplane.gateway.mlflow_rest import MlflowRest
+from rayplane.gateway.reconcile.cluster import ClusterReconciler
+from rayplane.gateway.reconcile.job import JobReconciler
+from rayplane.gateway.reconcile.leader import Leader
+from rayplane.gateway.reconcile.loop import Loop
+from rayplane.gateway.reconcile.pipeline import PipelineReconciler
+from rayplane.gateway.reconcile.rays import RayClients
+from rayplane.gateway.reconcile.service import ServiceReconciler
+from rayplane.gateway.reconcile.team import TeamReconciler
+from rayplane.gateway.store import Store
+from rayplane.gateway.usecases.platform import Platform
+from rayplane.settings import GatewaySettings, load_gateway, read_secret
+from rayplane.storage.root import open_root
+
+log = logging.getLogger("rayplane.gateway")
+
+GRACE = 5
+"""Seconds that open requests (a followed log, say) get when the gateway stops."""
+
+
+def main() -> int:
+    """Run until a signal ends it; the exit code."""
+    try:
+        settings = load_gateway()
+        telemetry.configure(settings.log_level)
+        logging.getLogger("httpx").setLevel(logging.WARNING)  # else one line for each look at Ray and MLflow
+        processes.require_free(settings.port, settings.host)
+        run(settings)
+    except RayplaneError as exc:
+        print(f"rayplane gateway: {exc}", file=sys.stderr)
+        return exc.exit_code
+    return 0
+
+
+def run(settings: GatewaySettings) -> None:
+    """Wire the parts, serve, and take them down in the reverse order."""
+    settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    store = Store(settings.store_url)
+    store.migrate()
+    rays = RayClients()
+    mlflow = connect_mlflow(settings)
+
+    @cache
+    def backend(name: str) -> Any:  # one object for each name: it holds what is under way
+        return plugins.load("backends", name)(settings)
+
+    platform = Platform(
+        store=store,
+        storage=open_root(settings.root_uri),
+        settings=settings,
+        readers=backend,
+        wake=lambda: loop.wake(),
+        signer=tokens.load(settings.home_paths),
+    )
+    loop = Loop(
+        platform,
+        [
+            TeamReconciler(platform, mlflow),
+            ClusterReconciler(platform, backend),
+            JobReconciler(platform, rays, mlflow),
+            ServiceReconciler(platform, rays, mlflow),
+            PipelineReconciler(platform, dbos_url=settings.dbos_url, mlflow=mlflow),
+        ],
+        # A gateway that is started anew is another holder: its predecessor may still be at work.
+        Leader(store, f"{socket.gethostname()}:{os.getpid()}"),
+        interval=settings.reconcile_interval,
+    )
+    server = uvicorn.Server(
+        uvicorn.Config(
+            create_app(platform, loop=loop),
+            host=settings.host,
+            port=settings.port,
+            # The requests are counted in the metrics; their log lines would drown the rest.
+            access_log=False,
+            log_config=None,
+            timeout_graceful_shutdown=GRACE,
+        )
+    )
+    loop.start()
+    try:
+        log.info("the gateway listens at %s", settings.url, extra={"home": str(settings.home)})
+        server.run()
+    finally:
+        loop.stop()
+        rays.close()
+        if mlflow is not None:
+            mlflow.close()
+        store.close()
+        log.info("the gateway has stopped")
+
+
+def connect_mlflow(settings: GatewaySettings) -> MlflowRest | None:
+    """The MLflow client as its admin; None where no server is set. Asks nothing of it yet."""
+    if settings.mlflow_url is None:
+        return None
+    path = settings.mlflow_admin_path
+    if path is None:
+        raise InvalidInput(
+            "RAYPLANE_MLFLOW_URL is set, but RAYPLANE_MLFLOW_ADMIN_PATH is not.",
+            remedy="Name the 0600 file with the MLflow admin's user name and password, one a line.",
+        )
+    lines = read_secret(Path(path)).splitlines()
+    if len(lines) < 2:
+        raise InvalidInput(f"'{path}' needs two lines: user name, password.", remedy="Write it so.")
+    return MlflowRest(settings.mlflow_url, lines[0], lines[1])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

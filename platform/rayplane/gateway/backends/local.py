@@ -1,0 +1,305 @@
+"""Clusters on this host: one detached `ray start --head --block` each, with its own ports, token and temporary folder.
+
+A head outlives the gateway: it has its own session, and its record on disk is enough to find it again. What takes
+longer than a call may (stopping remains, choosing ports, removing folders) is done by one thread for each cluster.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+import secrets
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import metadata, util
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from rayplane import processes
+from rayplane.errors import RayplaneError, Unauthenticated, Unavailable
+from rayplane.gateway.backends import local_head
+from rayplane.gateway.backends.base import Capability, ClusterRef, LaunchContext, Observation
+from rayplane.gateway.backends.local_head import HeadRecord
+from rayplane.gateway.ray_rest import RayRest
+from rayplane.nouns.cluster import ClusterSpec, Endpoint
+from rayplane.nouns.environment import Environment
+from rayplane.nouns.team import Size
+from rayplane.settings import GatewaySettings, read_secret, write_secret
+
+log = logging.getLogger(__name__)
+
+_LEAST_DISK = 2 * 2**30
+_GRACE = 5.0
+_SHM = "/dev/shm"  # noqa: S108  where Ray keeps its object store
+
+
+class LocalBackend:
+    """Ray heads as processes of this host. One node each; cores are logical."""
+
+    name = "local"
+    capabilities: frozenset[Capability] = frozenset(Capability)
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        self._home = settings.home_paths
+        self._records = self._home.processes / "clusters"
+        self._lock = threading.Lock()
+        self._work: dict[str, _Work] = {}
+        self._attempts: dict[str, int] = {}
+        self._rest: dict[str, RayRest] = {}
+
+    def preflight(self, ref: ClusterRef, spec: ClusterSpec, size: Size) -> list[str]:
+        """What this host lacks for the cluster."""
+        reasons = []
+        if not sys.platform.startswith("linux"):
+            reasons.append("Local clusters need Linux. Give the team another backend.")
+        if util.find_spec("ray") is None:
+            reasons.append(f"Ray is not installed for {sys.executable}. Run: pip install 'rayplane[local]'.")
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if size.memory > memory:
+            reasons.append(
+                f"Size '{spec.size}' asks for {_gib(size.memory)} of memory, this host has {_gib(memory)}. "
+                "Choose a smaller size."
+            )
+        if size.gpu and not Path("/dev/nvidiactl").exists():
+            reasons.append(f"Size '{spec.size}' asks for {size.gpu:g} GPUs, this host has none. Choose another size.")
+        for folder in {local_head.temp_dir(self._home.id, ref.uid).parent, _existing(self._home.path)}:
+            free = shutil.disk_usage(folder).free
+            if free < _LEAST_DISK:
+                need = _gib(_LEAST_DISK)
+                reasons.append(f"'{folder}' has {_gib(free)} free, a cluster needs {need}. Free some space.")
+        return reasons
+
+    def environment(self, spec: ClusterSpec) -> Environment | None:
+        """This interpreter and what is installed for it."""
+        stamps = tuple((p, os.stat(p).st_mtime_ns) for p in sys.path if os.path.isdir(p))
+        return _interpreter(stamps)
+
+    def observe(self, ref: ClusterRef, spec: ClusterSpec) -> Observation:
+        """The head's process first, then whether its dashboard answers to its token."""
+        with self._lock:
+            work = self._work.get(ref.uid)
+        if work is not None and work.running:
+            return Observation(phase="starting" if work.kind == "start" else "stopping")
+        if work is not None and work.error is not None:
+            phase: Literal["failed", "stopping"] = "failed" if work.kind == "start" else "stopping"
+            return Observation(phase=phase, reason=type(work.error).__name__, message=str(work.error))
+        record = self._record(ref.uid)
+        if record is None:
+            return Observation(phase="absent")
+        if not processes.alive(record):
+            message = f"The Ray head of '{ref}' ended. {_last_words(record)}"
+            return Observation(phase="failed", reason="HeadDied", message=message)
+        if not record.ports:
+            return Observation(phase="failed", reason="Unrecorded", message=f"The start of '{ref}' was interrupted.")
+        return self._probe(ref, spec, record)
+
+    def ensure(self, ref: ClusterRef, spec: ClusterSpec, launch: LaunchContext) -> None:
+        """Start the head behind, unless it runs, starts, or is being stopped (then ask again)."""
+        record = self._record(ref.uid)
+        if record is not None and record.ports and processes.alive(record):
+            return
+        self._begin(ref, "start", lambda: self._start(ref, launch))
+
+    def delete(self, ref: ClusterRef) -> None:
+        """Stop the head and remove its folder, token, log and record behind."""
+        self._begin(ref, "delete", lambda: self._remove(ref))
+
+    def _begin(self, ref: ClusterRef, kind: Literal["start", "delete"], act: Callable[[], None]) -> None:
+        with self._lock:
+            before = self._work.get(ref.uid)
+            if before is not None and before.running and (kind == "start" or before.kind == kind):
+                return
+            work = _Work(kind)
+            earlier = before.thread if before is not None else None
+            work.thread = threading.Thread(
+                target=self._do, args=(ref, work, earlier, act), name=f"ray-{kind}-{ref.uid[:8]}", daemon=True
+            )
+            self._work[ref.uid] = work
+            work.thread.start()
+
+    def _do(self, ref: ClusterRef, work: _Work, earlier: threading.Thread | None, act: Callable[[], None]) -> None:
+        if earlier is not None:
+            earlier.join()
+        try:
+            act()
+        except (RayplaneError, OSError) as exc:
+            log.warning("%s of cluster %s failed: %s", work.kind, ref, exc)
+            work.error = exc
+        finally:
+            work.done = True
+
+    def _start(self, ref: ClusterRef, launch: LaunchContext) -> None:
+        folder = local_head.temp_dir(self._home.id, ref.uid)
+        # A head that was killed leaves agents and workers behind; they must be gone before another begins.
+        self._stop(ref)
+        _remove_tree(folder)
+        token_path = self._token_path(ref.uid)
+        if not token_path.exists():
+            write_secret(token_path, secrets.token_hex(32))
+        attempt = self._attempts[ref.uid] = self._attempts.get(ref.uid, -1) + 1
+        ports = local_head.choose_ports(ref.uid, attempt=attempt, taken=self._taken(ref.uid), is_free=_is_free)
+        store_bytes, slow = local_head.object_store(launch.size.memory, shutil.disk_usage(_SHM).free)
+        folder.mkdir(mode=0o700, parents=True)
+        head_log = self._log(ref.uid)
+        if head_log.exists():
+            head_log.replace(head_log.with_suffix(".previous.log"))
+        record = processes.start(
+            ref.uid,
+            local_head.command(ports, launch, folder, store_bytes),
+            mark=local_head.mark(self._home.id, ref.uid),
+            log=head_log,
+            records=self._records,
+            env=local_head.environment(
+                ports, launch, token_path, slow_store=slow, inherited=os.environ, cores=os.cpu_count() or 1
+            ),
+            port=ports["dashboard"],
+            cwd=folder,
+        )
+        head = HeadRecord(
+            **record.model_dump(),
+            team=ref.team,
+            cluster=ref.name,
+            ports=ports,
+            temp_dir=str(folder),
+            token_path=str(token_path),
+            launched_at=time.time(),
+        )
+        processes.save(head, self._records)
+        log.info("started the Ray head of %s", ref, extra={"pid": head.pid, "temp_dir": str(folder)})
+
+    def _remove(self, ref: ClusterRef) -> None:
+        self._stop(ref)
+        _remove_tree(local_head.temp_dir(self._home.id, ref.uid))
+        self._token_path(ref.uid).unlink(missing_ok=True)
+        head_log = self._log(ref.uid)
+        for path in (head_log, head_log.with_suffix(".previous.log")):
+            path.unlink(missing_ok=True)
+        processes.forget(ref.uid, self._records)
+        self._attempts.pop(ref.uid, None)
+
+    def _stop(self, ref: ClusterRef) -> None:
+        record = self._record(ref.uid)
+        if record is not None:
+            processes.stop(record, grace=_GRACE)
+        processes.stop_marked(local_head.mark(self._home.id, ref.uid), grace=_GRACE)
+
+    def _probe(self, ref: ClusterRef, spec: ClusterSpec, record: HeadRecord) -> Observation:
+        incarnation = f"{record.pid}-{record.started}"
+        endpoint = _endpoint(record)
+        try:
+            self._client(endpoint, incarnation).version()
+        except Unauthenticated as exc:
+            return Observation(phase="failed", reason="TokenRefused", message=str(exc), incarnation=incarnation)
+        except RayplaneError as exc:
+            # Its process runs: it starts, or is busy. For how long that may be so is not for a backend to judge.
+            return Observation(phase="starting", reason="NotAnswering", message=str(exc), incarnation=incarnation)
+        return Observation(
+            phase="ready", incarnation=incarnation, endpoint=endpoint, environment=self.environment(spec)
+        )
+
+    def _client(self, endpoint: Endpoint, incarnation: str) -> RayRest:
+        with self._lock:
+            client = self._rest.get(incarnation)
+            if client is None:
+                token = read_secret(Path(endpoint.token_path or ""))
+                client = self._rest[incarnation] = RayRest(endpoint.dashboard_url, token, timeout=3.0)
+            return client
+
+    def _record(self, uid: str) -> HeadRecord | None:
+        try:
+            return HeadRecord.model_validate_json((self._records / f"{uid}.json").read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValidationError as exc:
+            raise Unavailable(
+                f"The record '{self._records / uid}.json' is damaged.",
+                remedy="Run 'rayplane down', then 'rayplane up'.",
+            ) from exc
+
+    def _taken(self, uid: str) -> Collection[int]:
+        taken: set[int] = set()
+        for path in self._records.glob("*.json"):
+            other = self._record(path.stem) if path.stem != uid else None
+            taken.update(other.ports.values() if other else ())
+        return taken
+
+    def _token_path(self, uid: str) -> Path:
+        return self._home.secrets / "clusters" / f"{uid}.ray"
+
+    def _log(self, uid: str) -> Path:
+        return self._home.logs / f"ray-{uid}.log"
+
+
+@dataclass
+class _Work:
+    """What a thread is doing, or did last, for one cluster."""
+
+    kind: Literal["start", "delete"]
+    thread: threading.Thread | None = None
+    error: Exception | None = None
+    done: bool = False
+
+    @property
+    def running(self) -> bool:
+        return not self.done
+
+
+def _endpoint(record: HeadRecord) -> Endpoint:
+    ports = record.ports
+    node, loopback = local_head.NODE_ADDRESS, local_head.LOOPBACK
+    return Endpoint(
+        dashboard_url=f"http://{node}:{ports['dashboard']}",
+        client_address=f"ray://{loopback}:{ports['client']}",
+        token_path=record.token_path,
+        serve_url=f"http://{loopback}:{ports['serve']}",
+        metrics_targets=[f"{node}:{ports[n]}" for n in ("metrics", "dashboard_metrics", "autoscaler_metrics")],
+    )
+
+
+@lru_cache(maxsize=4)
+def _interpreter(stamps: tuple[tuple[str, int], ...]) -> Environment:
+    """The environment while the folders of sys.path stay as they are: the stamps make a later installation show."""
+    found = {(d.metadata["Name"] or "").lower(): d.version for d in metadata.distributions()}
+    listed = "\n".join(f"{name}=={version}" for name, version in sorted(found.items()) if name != "rayplane")
+    return Environment(
+        interpreter="local",
+        ray=found.get("ray", "none"),
+        python=f"{sys.version_info.major}.{sys.version_info.minor}",
+        lock_hash=hashlib.sha256(listed.encode()).hexdigest(),
+        rayplane=found.get("rayplane", "0"),
+    )
+
+
+def _last_words(record: HeadRecord, lines: int = 6) -> str:
+    path = Path(record.log or "")
+    if not path.is_file():
+        return "It left no log."
+    text = re.sub(r"\x1b\[[0-9;]*m", "", path.read_text(errors="replace")[-8000:])
+    said = [line.strip() for line in text.splitlines() if line.strip()]
+    return f"Its log '{path}' ends: {' | '.join(said[-lines:])[-1000:]}" if said else f"Its log '{path}' is empty."
+
+
+def _is_free(port: int) -> bool:
+    return processes.is_free(port, "0.0.0.0")  # noqa: S104  Ray listens there: any listener on any address is in its way
+
+
+def _remove_tree(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+def _existing(path: Path) -> Path:
+    return path if path.exists() else _existing(path.parent)
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:.1f} GiB"

@@ -1,0 +1,153 @@
+"""What a local Ray head is started with: its block of ports, command line, environment, temporary folder. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+
+from pydantic import Field
+
+from rayplane.errors import PortTaken
+from rayplane.gateway.backends.base import LaunchContext
+from rayplane.processes import ProcessRecord
+
+# Ray replaces 127.0.0.1 by the host's own address, which others can reach; any other loopback address stays.
+NODE_ADDRESS = "127.0.0.2"
+LOOPBACK = "127.0.0.1"
+
+# A block of ports for each head, below the range from which the local platform's own children get theirs and below the
+# kernel's ephemeral range (32768-60999), so that no outgoing connection takes a port between choice and listener.
+FIRST_PORT, BLOCK, BLOCKS = 10_240, 256, 38
+_SERVICES = (
+    *("gcs", "client", "dashboard", "agent_http", "agent_grpc", "metrics", "runtime_env", "object_manager"),
+    *("node_manager", "autoscaler_metrics", "dashboard_metrics", "serve"),
+)
+_FIRST_WORKER = 16
+
+# Inherited from the gateway's environment; anything else (its settings, another Ray's or MLflow's address) stays away.
+_INHERITED = re.compile(
+    r"HOME|USER|LOGNAME|SHELL|LANG|LC_.*|TZ|TMPDIR|LD_LIBRARY_PATH|PYTHONPATH|SSL_CERT_(FILE|DIR)|REQUESTS_CA_BUNDLE"
+    r"|(PIP|UV|CUDA|NVIDIA)_.*|(?i:https?_proxy|all_proxy|no_proxy)"
+)
+_GiB = 2**30
+# A socket's path has at most 107 bytes, of which Ray uses 64 below its temporary folder.
+_LONGEST_FOLDER = 43
+
+
+class HeadRecord(ProcessRecord):
+    """What is known of a head that was started: enough to reach it, and to take all of it away again."""
+
+    team: str = ""
+    cluster: str = ""
+    ports: dict[str, int] = Field(default_factory=dict)
+    temp_dir: str = ""
+    token_path: str = ""
+    launched_at: float = 0
+    """Seconds since the epoch."""
+
+
+def mark(home_id: str, uid: str) -> str:
+    """The marker that every process of this cluster inherits."""
+    return f"{home_id}/ray-{uid}"
+
+
+def temp_dir(home_id: str, uid: str) -> Path:
+    """Ray's temporary folder for a cluster: short, and the same every time."""
+    name = f"rp-{home_id}-{hashlib.sha256(uid.encode()).hexdigest()[:8]}"
+    folder = Path(tempfile.gettempdir()) / name
+    return folder if len(str(folder)) <= _LONGEST_FOLDER else Path("/tmp") / name  # noqa: S108  no shorter one exists
+
+
+def choose_ports(uid: str, *, attempt: int, taken: Collection[int], is_free: Callable[[int], bool]) -> dict[str, int]:
+    """Ports by name, with ``worker_first`` and ``worker_last``, in one free block of them.
+
+    It is sought from one that depends on cluster and attempt. ``taken`` are ports that other heads hold or were
+    promised. Raises PortTaken if no block is free.
+    """
+    start = int(hashlib.sha256(uid.encode()).hexdigest(), 16) + attempt
+    for step in range(BLOCKS):
+        base = FIRST_PORT + BLOCK * ((start + step) % BLOCKS)
+        block = range(base, base + BLOCK)
+        if not any(port in block for port in taken) and all(is_free(port) for port in block):
+            ports = {name: base + index for index, name in enumerate(_SERVICES)}
+            return {**ports, "worker_first": base + _FIRST_WORKER, "worker_last": base + BLOCK - 1}
+    last = FIRST_PORT + BLOCK * BLOCKS - 1
+    raise PortTaken(
+        f"No block of {BLOCK} free ports is left between {FIRST_PORT} and {last} for another Ray head.",
+        remedy="Delete a cluster with 'rayplane cluster delete', or stop what listens there (see: ss -ltn).",
+    )
+
+
+def object_store(memory: float, shm_free: float) -> tuple[int, bool]:
+    """(bytes of the object store, whether it must live on disk since shared memory is too small)."""
+    wanted = min(max(0.15 * memory, 0.25 * _GiB), 2 * _GiB)
+    room = 0.8 * shm_free
+    return (int(wanted), True) if room < 0.25 * _GiB else (int(min(wanted, room)), False)
+
+
+def command(ports: Mapping[str, int], launch: LaunchContext, folder: Path, store_bytes: int) -> list[str]:
+    """The head's command line; holds no secret."""
+    return [
+        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
+        f"--node-ip-address={NODE_ADDRESS}",
+        f"--port={ports['gcs']}",
+        f"--ray-client-server-port={ports['client']}",
+        "--include-dashboard=true",
+        f"--dashboard-host={NODE_ADDRESS}",
+        f"--dashboard-port={ports['dashboard']}",
+        f"--dashboard-agent-listen-port={ports['agent_http']}",
+        f"--dashboard-agent-grpc-port={ports['agent_grpc']}",
+        f"--metrics-export-port={ports['metrics']}",
+        f"--runtime-env-agent-port={ports['runtime_env']}",
+        f"--object-manager-port={ports['object_manager']}",
+        f"--node-manager-port={ports['node_manager']}",
+        f"--min-worker-port={ports['worker_first']}",
+        f"--max-worker-port={ports['worker_last']}",
+        # Logical: what the scheduler hands out. Train workers, replicas and tasks of one team share the real cores.
+        f"--num-cpus={max(1, round(launch.size.cpu))}",
+        f"--memory={int(launch.size.memory)}",
+        f"--num-gpus={round(launch.size.gpu)}",
+        f"--object-store-memory={store_bytes}",
+        f"--temp-dir={folder}",
+        "--disable-usage-stats",
+        "--log-color=false",
+    ]
+
+
+def environment(
+    ports: Mapping[str, int],
+    launch: LaunchContext,
+    token_path: Path,
+    *,
+    slow_store: bool,
+    inherited: Mapping[str, str],
+    cores: int,
+) -> dict[str, str]:
+    """The head's environment, which drivers and workers inherit. Paths of secrets, never secrets."""
+    kept = {key: value for key, value in inherited.items() if _INHERITED.fullmatch(key)}
+    kept["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), inherited.get("PATH", os.defpath)])
+    for key in ("no_proxy", "NO_PROXY"):  # gRPC would send even loopback through a proxy
+        kept[key] = ",".join(filter(None, [inherited.get(key), "localhost", LOOPBACK, NODE_ADDRESS]))
+    threads = str(max(1, cores // 2))
+    made = {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token_path),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # Ray 2.60's new Parquet reader waits for tens of seconds on small files.
+        "RAY_DATA_USE_DATASOURCE_V2": "0",
+        # Without these every head exports at the same two ports.
+        "AUTOSCALER_METRIC_PORT": str(ports["autoscaler_metrics"]),
+        "DASHBOARD_METRIC_PORT": str(ports["dashboard_metrics"]),
+        # More logical than real cores: libraries that start a thread per core in every worker would only get in each
+        # other's way. XGBoost takes its number from OMP.
+        **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), threads),
+        "PYTHONUNBUFFERED": "1",
+    }
+    if slow_store:
+        made["RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE"] = "1"
+    return {**kept, **launch.env, **made}

@@ -1,0 +1,233 @@
+"""MLflow's REST API as its admin: a workspace, user and role per team; runs, and where the registry's aliases point."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any, Literal
+from urllib.parse import quote
+
+import httpx
+
+from rayplane.errors import Conflict, Forbidden, InvalidInput, NotFound, RayplaneError, Unauthenticated, Unavailable
+
+WORKSPACE_HEADER = "X-MLFLOW-WORKSPACE"
+ROLE = "rayplane-team"
+# Use of the workspace lets a member create things there, and says nothing about what others created (the platform makes
+# the experiments): hence MANAGE on each kind of thing. MANAGE on the workspace itself would let it hand out roles.
+_GRANTS = {
+    "workspace": "USE",
+    "experiment": "MANAGE",
+    "registered_model": "MANAGE",
+    "prompt": "MANAGE",
+    "scorer": "MANAGE",
+}
+
+RunEnd = Literal["FINISHED", "FAILED", "KILLED"]
+
+
+class MlflowRest:
+    """One tracking server. Thread-safe. Every call raises Unavailable while the server does not answer."""
+
+    def __init__(self, url: str, user: str, password: str, *, timeout: float = 20.0) -> None:
+        self.url = url.rstrip("/")
+        self._http = httpx.Client(auth=(user, password), timeout=timeout, trust_env=False)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def healthy(self) -> bool:
+        """Whether the API (not just the process) answers to the admin."""
+        try:
+            return self._send("GET", "/api/3.0/mlflow/workspaces").is_success
+        except Unavailable:
+            return False
+
+    def ensure_workspace(self, team: str) -> None:
+        """Make the team's workspace; one that is there is success."""
+        if self._find("GET", f"/api/3.0/mlflow/workspaces/{quote(team, safe='')}") is None:
+            self._make("/api/3.0/mlflow/workspaces", {"name": team, "description": f"rayplane team {team}"})
+
+    def ensure_user(self, team: str, user: str, password: str) -> None:
+        """Make the team's user with this password and its role: all in the team's workspace, nothing elsewhere."""
+        if self._find("GET", "/api/2.0/mlflow/users/get", params={"username": user}) is None:
+            self._make("/api/2.0/mlflow/users/create", {"username": user, "password": password})
+        else:
+            body = {"username": user, "password": password}
+            self._call("PATCH", "/api/2.0/mlflow/users/update-password", json=body)
+        role = self._ensure_role(team)
+        held = self._call("GET", "/api/3.0/mlflow/users/roles/list", params={"username": user})["roles"]
+        if role not in [r["id"] for r in held]:
+            self._make("/api/3.0/mlflow/roles/assign", {"username": user, "role_id": role})
+
+    def delete_user(self, user: str) -> None:
+        """Take the user away; one already gone is success. What it made stays in the workspace."""
+        self._find("DELETE", "/api/2.0/mlflow/users/delete", json={"username": user})
+
+    def ensure_experiment(self, team: str, name: str) -> str:
+        """The id of the team's experiment of this name, made or restored if need be."""
+        found = self._experiment(team, name)
+        if found is None:
+            try:
+                made = self._call("POST", "/api/2.0/mlflow/experiments/create", team, json={"name": name})
+                return str(made["experiment_id"])
+            except Conflict:
+                found = self._experiment(team, name)
+        if found is None:
+            raise Conflict(f"MLflow neither has nor makes the experiment '{name}' in workspace '{team}'.")
+        if found.get("lifecycle_stage") == "deleted":
+            body = {"experiment_id": found["experiment_id"]}
+            self._call("POST", "/api/2.0/mlflow/experiments/restore", team, json=body)
+        return str(found["experiment_id"])
+
+    def create_run(self, team: str, experiment_id: str, *, tags: Mapping[str, str], name: str) -> str:
+        """Make a run (status RUNNING) and return its id."""
+        body = {
+            "experiment_id": experiment_id,
+            "run_name": name,
+            "start_time": _now(),
+            "tags": _tags(tags),
+        }
+        run_id: str = self._call("POST", "/api/2.0/mlflow/runs/create", team, json=body)["run"]["info"]["run_id"]
+        return run_id
+
+    def find_run(self, team: str, experiment_id: str, tag: str, value: str) -> str | None:
+        """The id of the oldest run in the experiment that carries this tag, if any."""
+        body = {
+            "experiment_ids": [experiment_id],
+            "filter": f"tags.`{tag}` = '{value}'",
+            "order_by": ["attributes.start_time ASC"],
+            "max_results": 1,
+        }
+        runs = self._call("POST", "/api/2.0/mlflow/runs/search", team, json=body).get("runs", [])
+        return str(runs[0]["info"]["run_id"]) if runs else None
+
+    def get_run(self, team: str, run_id: str) -> dict[str, Any] | None:
+        """The run as MLflow shows it (``info``, ``data``); None if there is none, or if it is deleted."""
+        found = self._find("GET", "/api/2.0/mlflow/runs/get", team, params={"run_id": run_id})
+        if found is None or found["run"]["info"].get("lifecycle_stage") == "deleted":
+            return None
+        run: dict[str, Any] = found["run"]
+        return run
+
+    def set_tags(self, team: str, run_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags on a run; those that it has get the new value."""
+        self._call("POST", "/api/2.0/mlflow/runs/log-batch", team, json={"run_id": run_id, "tags": _tags(tags)})
+
+    def resume_run(self, team: str, run_id: str) -> None:
+        """Mark a run as running again: another attempt goes on with it."""
+        self._call("POST", "/api/2.0/mlflow/runs/update", team, json={"run_id": run_id, "status": "RUNNING"})
+
+    def end_run(self, team: str, run_id: str, status: RunEnd) -> None:
+        """End a run; ending it twice is success."""
+        body = {"run_id": run_id, "status": status, "end_time": _now()}
+        self._call("POST", "/api/2.0/mlflow/runs/update", team, json=body)
+
+    def alias_version(self, team: str, model: str, alias: str) -> str | None:
+        """The version that an alias points to; None if there is no such model or alias."""
+        params = {"name": model, "alias": alias}
+        try:
+            found = self._find("GET", "/api/2.0/mlflow/registered-models/alias", team, params=params)
+        except InvalidInput:
+            return None  # MLflow answers 400 INVALID_PARAMETER_VALUE for an alias that was never set
+        return str(found["model_version"]["version"]) if found else None
+
+    def model_version(self, team: str, model: str, version: str) -> dict[str, Any] | None:
+        """A model version as MLflow shows it (``name``, ``version``, ``run_id``...); None if there is none."""
+        params = {"name": model, "version": version}
+        found = self._find("GET", "/api/2.0/mlflow/model-versions/get", team, params=params)
+        answer: dict[str, Any] | None = found["model_version"] if found else None
+        return answer
+
+    def _experiment(self, team: str, name: str) -> dict[str, Any] | None:
+        params = {"experiment_name": name}
+        found = self._find("GET", "/api/2.0/mlflow/experiments/get-by-name", team, params=params)
+        answer: dict[str, Any] | None = found["experiment"] if found else None
+        return answer
+
+    def _ensure_role(self, team: str) -> int:
+        listed = self._call("GET", "/api/3.0/mlflow/roles/list", params={"workspace": team})["roles"]
+        role = next((r for r in listed if r["name"] == ROLE), None)
+        if role is None:
+            body = {"workspace": team, "name": ROLE, "description": "Members of the team"}
+            role = self._call("POST", "/api/3.0/mlflow/roles/create", json=body)["role"]
+        role_id = int(role["id"])
+        answer = self._call("GET", "/api/3.0/mlflow/roles/permissions/list", params={"role_id": str(role_id)})
+        held = {p["resource_type"] for p in answer["role_permissions"] if p["resource_pattern"] == "*"}
+        for resource, permission in _GRANTS.items():
+            if resource not in held:
+                grant = {
+                    "role_id": role_id,
+                    "resource_type": resource,
+                    "resource_pattern": "*",
+                    "permission": permission,
+                }
+                self._make("/api/3.0/mlflow/roles/permissions/add", grant)
+        return role_id
+
+    def _make(self, path: str, body: Mapping[str, Any]) -> None:
+        """POST, for which "it exists already" is success."""
+        try:
+            self._call("POST", path, json=dict(body))
+        except Conflict:
+            return
+
+    def _find(self, method: str, path: str, team: str | None = None, **kwargs: Any) -> dict[str, Any] | None:
+        try:
+            return self._call(method, path, team, **kwargs)
+        except NotFound:
+            return None
+
+    def _call(self, method: str, path: str, team: str | None = None, **kwargs: Any) -> dict[str, Any]:
+        response = self._send(method, path, team, **kwargs)
+        if not response.is_success:
+            raise _error(response)
+        answer: dict[str, Any] = response.json() if response.content else {}
+        return answer
+
+    def _send(self, method: str, path: str, team: str | None = None, **kwargs: Any) -> httpx.Response:
+        headers = {WORKSPACE_HEADER: team} if team else {}
+        try:
+            return self._http.request(method, self.url + path, headers=headers, **kwargs)
+        except httpx.TransportError as exc:
+            raise Unavailable(
+                f"MLflow does not answer at {self.url}: {exc or type(exc).__name__}.",
+                remedy="Look at it with 'rayplane status'; 'rayplane up' starts it again.",
+            ) from exc
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
+
+
+def _tags(tags: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"key": key, "value": value} for key, value in tags.items()]
+
+
+_BY_CODE: dict[str, type[RayplaneError]] = {
+    "RESOURCE_DOES_NOT_EXIST": NotFound,
+    "RESOURCE_ALREADY_EXISTS": Conflict,
+    "INVALID_PARAMETER_VALUE": InvalidInput,
+    "PERMISSION_DENIED": Forbidden,
+}
+
+
+def _error(response: httpx.Response) -> RayplaneError:
+    try:
+        body = response.json()
+    except ValueError:
+        body = {}
+    code = body.get("error_code", "") if isinstance(body, dict) else ""
+    said = body.get("message") if isinstance(body, dict) else None
+    reason = said or response.text.strip()[:300] or "no reason given"
+    what = f"MLflow answered {response.status_code} to {response.request.method} {response.request.url.path}: {reason}"
+    if code in _BY_CODE:
+        return _BY_CODE[code](what)
+    if response.status_code == 401:
+        return Unauthenticated(what, remedy="The admin's password in the home is not the server's; run 'rayplane up'.")
+    if response.status_code == 403:
+        return Forbidden(what)
+    if response.status_code == 404:
+        return NotFound(what)
+    return Unavailable(what) if response.status_code >= 500 else InvalidInput(what)

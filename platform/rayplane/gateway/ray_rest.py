@@ -1,0 +1,176 @@
+"""Ray's REST API of one cluster: jobs, Serve, activity. Synchronous; knows nothing of objects or the store."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import httpx
+from websockets.exceptions import ConnectionClosedOK, InvalidStatus, WebSocketException
+from websockets.sync.client import connect
+
+from rayplane.errors import Failed, InvalidInput, NotFound, RayplaneError, Unauthenticated, Unavailable
+
+SLOW = 60.0
+"""Seconds for calls in which Ray starts something: a first submission waits for the node's agent, Serve for its
+controller."""
+
+
+class RayRest:
+    """One cluster's dashboard. Thread-safe. Every call raises Unavailable while the cluster does not answer."""
+
+    def __init__(self, base_url: str, token: str | None = None, *, timeout: float = 10.0) -> None:
+        self.base_url = base_url.rstrip("/")
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        # Not the environment's proxies: a cluster's address is the platform's own, and loopback is never proxied.
+        self._http = httpx.Client(headers=self._headers, timeout=timeout, trust_env=False)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def version(self) -> dict[str, Any]:
+        """``{"ray_version": ..., "session_name": ...}``; raises Unauthenticated where the token is refused."""
+        answer: dict[str, Any] = self._call("GET", "/api/version").json()
+        return answer
+
+    def submit(
+        self,
+        entrypoint: str,
+        submission_id: str,
+        *,
+        runtime_env: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, str] | None = None,
+        num_cpus: float | None = None,
+        num_gpus: float | None = None,
+        memory: int | None = None,
+    ) -> None:
+        """Start a job under this id; one that is known already is success. ``memory`` is in bytes."""
+        body: dict[str, Any] = {
+            "entrypoint": entrypoint,
+            "submission_id": submission_id,
+            "runtime_env": dict(runtime_env or {}),
+            "metadata": dict(metadata or {}),
+        }
+        resources = {"entrypoint_num_cpus": num_cpus, "entrypoint_num_gpus": num_gpus, "entrypoint_memory": memory}
+        body.update({key: value for key, value in resources.items() if value})
+        response = self._send("POST", "/api/jobs/", json=body, timeout=SLOW)
+        # Ray answers 500 both to an id that it knows and to real trouble, so the id is looked up.
+        if response.is_success or (response.status_code >= 500 and self.job(submission_id) is not None):
+            return
+        raise _error(response)
+
+    def job(self, submission_id: str) -> dict[str, Any] | None:
+        """Ray's record of a job: ``status``, ``message``, ``error_type``, ``driver_exit_code``...; None if unknown."""
+        try:
+            answer: dict[str, Any] = self._call("GET", f"/api/jobs/{quote(submission_id, safe='')}").json()
+        except NotFound:
+            return None
+        return answer
+
+    def stop(self, submission_id: str) -> None:
+        """Ask Ray to stop a job; one that has ended, or is unknown, is success."""
+        try:
+            self._call("POST", f"/api/jobs/{quote(submission_id, safe='')}/stop")
+        except NotFound:
+            return
+
+    def logs(self, submission_id: str) -> str:
+        """All of the job's log as it is now; raises NotFound for an unknown job."""
+        answer = self._call("GET", f"/api/jobs/{quote(submission_id, safe='')}/logs", timeout=SLOW).json()
+        return str(answer["logs"])
+
+    def logs_tail(self, submission_id: str, *, idle: float = 0.5) -> Iterator[str]:
+        """The job's log from its first byte, as it grows, until the job has ended and all of it was sent.
+
+        Yields "" whenever nothing came for ``idle`` seconds, so that the reader may flush or leave. Raises NotFound for
+        an unknown job, Unavailable if the connection breaks before the end.
+        """
+        parts = urlsplit(self.base_url)
+        scheme = "wss" if parts.scheme == "https" else "ws"
+        url = f"{scheme}://{parts.netloc}{parts.path}/api/jobs/{quote(submission_id, safe='')}/logs/tail"
+        try:
+            with connect(
+                url,
+                additional_headers=self._headers,
+                max_size=None,
+                proxy=None,
+                # Ray's dashboard passes the offer of compression on to its own backend, can't read what that then
+                # compresses, and ends the connection as if the log were empty (2.60, subprocesses/handle.py).
+                compression=None,
+                open_timeout=SLOW,
+                close_timeout=1,
+                # A busy dashboard may answer a ping late; a dead one closes the socket, which is noticed without pings.
+                ping_interval=None,
+            ) as socket:
+                while True:
+                    try:
+                        message = socket.recv(timeout=idle)
+                    except TimeoutError:
+                        yield ""
+                        continue
+                    except ConnectionClosedOK:
+                        return
+                    yield message if isinstance(message, str) else message.decode(errors="replace")
+        except InvalidStatus as exc:
+            if exc.response.status_code == 404:
+                raise NotFound(f"Ray at {self.base_url} knows no job '{submission_id}'.") from exc
+            raise Unavailable(f"Ray at {self.base_url} answered {exc.response.status_code} to a log's reader.") from exc
+        except (OSError, WebSocketException) as exc:
+            raise Unavailable(f"The log of '{submission_id}' broke off: {exc or type(exc).__name__}.") from exc
+
+    def activities(self) -> dict[str, Any]:
+        """What Ray says is active: ``{"driver": {"is_active", "last_activity_at"...}, ...}``."""
+        answer: dict[str, Any] = self._call("GET", "/api/component_activities").json()
+        return answer
+
+    def put_serve(self, config: Mapping[str, Any]) -> None:
+        """Replace Serve's whole configuration: applications that it does not list are removed.
+
+        Raises InvalidInput with Serve's reason where the configuration is refused.
+        """
+        self._call("PUT", "/api/serve/applications/", json=dict(config), timeout=SLOW)
+
+    def serve_status(self) -> dict[str, Any]:
+        """Serve's state: ``applications`` by name, each with ``status``, ``message`` and ``deployments``."""
+        answer: dict[str, Any] = self._call("GET", "/api/serve/applications/", timeout=SLOW).json()
+        return answer
+
+    def _call(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
+        response = self._send(method, path, **kwargs)
+        if not response.is_success:
+            raise _error(response)
+        return response
+
+    def _send(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
+        try:
+            return self._http.request(method, self.base_url + path, **kwargs)
+        except httpx.TransportError as exc:
+            raise Unavailable(f"Ray does not answer at {self.base_url}: {exc or type(exc).__name__}.") from exc
+
+
+def _error(response: httpx.Response) -> RayplaneError:
+    request = response.request
+    what = f"Ray answered {response.status_code} to {request.method} {request.url.copy_with(query=None)}"
+    reason = _reason(response)
+    status = response.status_code
+    if status in (401, 403):
+        return Unauthenticated(f"{what}: the cluster's token is refused.", remedy="Create the cluster anew.")
+    if status == 404:
+        return NotFound(f"{what}: {reason}")
+    if status in (400, 413, 422):
+        return InvalidInput(f"{what}: {reason}")
+    return Unavailable(f"{what}: {reason}") if status >= 500 else Failed(f"{what}: {reason}")
+
+
+def _reason(response: httpx.Response) -> str:
+    """The end of what Ray says: it answers with whole tracebacks, whose last line tells."""
+    try:
+        body = response.json()
+    except json.JSONDecodeError:
+        body = None
+    text = str(body.get("msg") or body) if isinstance(body, dict) else response.text
+    lines = [line.strip() for line in text.strip().splitlines() if line.strip().strip("^.")]
+    return lines[-1][:500] if lines else "no reason given"

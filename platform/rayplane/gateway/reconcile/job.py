@@ -1,0 +1,407 @@
+"""Run a job: allocate its MLflow run once, submit attempts to Ray, follow them, take in log and events, then end it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from pydantic import ValidationError
+
+from rayplane.errors import InvalidInput, NotFound, RayplaneError
+from rayplane.gateway.admission.roles import SYSTEM
+from rayplane.gateway.mlflow_rest import MlflowRest, RunEnd
+from rayplane.gateway.ray_rest import RayRest
+from rayplane.gateway.reconcile import runtime_env
+from rayplane.gateway.reconcile.attempts import End, end_of, message_of, verdict
+from rayplane.gateway.reconcile.logs import LogFollowers
+from rayplane.gateway.reconcile.status import editing
+from rayplane.gateway.usecases import events
+from rayplane.gateway.usecases.job import experiment_of
+from rayplane.gateway.usecases.platform import Platform
+from rayplane.nouns.base import Object, utcnow
+from rayplane.nouns.cluster import ClusterStatus, Endpoint
+from rayplane.nouns.events import Event
+from rayplane.nouns.job import TERMINAL, Attempt, JobSpec, JobStatus
+from rayplane.storage import layout
+
+log = logging.getLogger(__name__)
+
+NOW, SOON, WATCH = 0.0, 0.3, 0.7
+LOG_PATIENCE = timedelta(seconds=30)
+"""How long an ended attempt's log may take to come in, before the job ends without the rest of it."""
+UID_TAG = "rayplane.job_uid"
+_BATCH = 500
+_RUN_END: dict[str, RunEnd] = {"Succeeded": "FINISHED", "Failed": "FAILED", "Stopped": "KILLED"}
+
+
+class JobReconciler:
+    """One attempt at a time, each under Ray's id ``<job uid>-<n>``, all on one MLflow run."""
+
+    kind = "Job"
+
+    def __init__(
+        self,
+        platform: Platform,
+        rays: Callable[[Endpoint], RayRest],
+        mlflow: MlflowRest | None,
+        *,
+        clock: Callable[[], datetime] = utcnow,
+    ) -> None:
+        self._platform = platform
+        self._rays = rays
+        self._mlflow = mlflow
+        self._clock = clock
+        self._logs = LogFollowers(platform.storage)
+
+    def start(self) -> None:
+        """Leadership begins: followers start with their jobs."""
+
+    def stop(self) -> None:
+        """Leadership ends: what has come of the logs is written."""
+        self._logs.stop()
+
+    def reconcile(self, obj: Object) -> float | None:
+        """Do the job's next thing."""
+        look = _Look(obj, self._clock())
+        if look.status.phase in TERMINAL:
+            if obj.metadata.deleted_at is not None:
+                self._platform.store.remove(look.uid)
+            return None
+        cluster, going = self._cluster(look)
+        last = look.last
+        if last is not None and last.ended_at is None:
+            return self._follow(look, last, cluster)
+        if last is not None:
+            decision = verdict(look.status.attempts, retries=look.spec.retries, may_go_on=look.stop_reason is None)
+            if not self._log_is_in(look, last, cluster):
+                return SOON
+            if decision != "again":
+                message = "" if decision == "Succeeded" else message_of(look.status.attempts)
+                return self._finish(look, decision, message)
+        if look.stop_reason is not None:
+            return self._finish(look, "Failed" if look.timed_out else "Stopped", look.stop_reason)
+        return self._launch(look, None if going else cluster)
+
+    def _launch(self, look: _Look, cluster: ClusterStatus | None) -> float:
+        """Record the next attempt, to be handed to Ray; wait where something that it needs is not there yet."""
+        if cluster is None:
+            return self._finish(look, "Failed", f"Cluster '{look.team}/{look.spec.cluster}' was deleted.")
+        if cluster.phase != "Ready" or cluster.endpoint is None or cluster.incarnation is None:
+            return self._wait(look, "ClusterNotReady", _why_not_ready(look, cluster))
+        if look.spec.tracked and look.status.run_id is None:
+            team = self._platform.store.get("Team", "", look.team)
+            if team.status.get("phase") != "Ready":
+                return self._wait(look, "TeamNotReady", f"Team '{look.team}' is being onboarded.")
+            self._allocate_run(look, cluster)
+        number = len(look.status.attempts) + 1
+        attempt = Attempt(
+            number=number,
+            submission_id=f"{look.uid}-{number}",
+            incarnation=cluster.incarnation,
+            started_at=look.now,
+        )
+        # Recorded before Ray hears of it: whatever happens now, this attempt is looked up again under this id.
+        with editing(self._platform.store, look.uid, JobStatus) as status:
+            status.attempts.append(attempt)
+            status.phase = "Starting"
+            status.started_at = status.started_at or look.now
+            status.environment = cluster.environment or status.environment
+            status.observed_generation = look.obj.metadata.generation
+            status.set_condition("Scheduled", True, "Submitted", "", look.obj.metadata.generation)
+        if look.last is not None:
+            self._logs.abandon(look.last.submission_id)
+        log.info("job %s/%s: attempt %d", look.team, look.name, number, extra={"submission_id": attempt.submission_id})
+        return NOW
+
+    def _follow(self, look: _Look, attempt: Attempt, cluster: ClusterStatus | None) -> float:
+        """The attempt is under way, as far as is known."""
+        lost = self._loss(look, attempt, cluster)
+        if lost is not None:
+            return self._end_attempt(look, attempt, End("Lost", lost))
+        assert cluster is not None
+        assert cluster.endpoint is not None
+        ray = self._rays(cluster.endpoint)
+        info = ray.job(attempt.submission_id)
+        if info is None:
+            if attempt.status != "Pending":
+                return self._end_attempt(look, attempt, End("Lost", "Ray does not know the job any more."))
+            if look.stop_reason is not None:
+                ended_as = "TimedOut" if look.timed_out else "Stopped"
+                return self._end_attempt(look, attempt, End(ended_as, look.stop_reason))
+            return self._submit(look, attempt, ray)
+        end = end_of(info, timed_out=look.timed_out)
+        if end is not None:
+            message = end.message or (look.stop_reason or "") if end.status != "Succeeded" else ""
+            return self._end_attempt(look, attempt, End(end.status, message or _default(end), end.exit_code))
+        self._keep_log(look, attempt, ray)
+        if look.stop_reason is not None:
+            ray.stop(attempt.submission_id)
+        running = info.get("status") == "RUNNING"
+        phase = "Running" if running else "Starting"
+        if look.status.phase != phase or attempt.status != "Running" or self._log_problem_changed(look, attempt):
+            with editing(self._platform.store, look.uid, JobStatus) as status:
+                status.phase = phase
+                status.attempts[-1].status = "Running"
+                status.observed_generation = look.obj.metadata.generation
+                self._say_log(look, status, self._logs.problem(attempt.submission_id))
+        return WATCH if running else SOON
+
+    def _submit(self, look: _Look, attempt: Attempt, ray: RayRest) -> float:
+        spec = look.spec
+        if spec.tracked and look.status.run_id and attempt.number > 1 and self._mlflow is not None:
+            self._mlflow.resume_run(look.team, look.status.run_id)
+        try:
+            ray.submit(
+                spec.entrypoint,
+                attempt.submission_id,
+                runtime_env=runtime_env.build(
+                    self._platform.storage, look.team, spec.package, env=self._variables(look, attempt), pip=spec.pip
+                ),
+                metadata={**spec.metadata, "rayplane.job": look.name, "rayplane.team": look.team},
+                num_cpus=spec.resources.cpu,
+                num_gpus=spec.resources.gpu,
+                memory=int(spec.resources.memory),
+            )
+        except InvalidInput as exc:
+            return self._end_attempt(look, attempt, End("Failed", f"Ray refuses the job: {exc}"))
+        except NotFound as exc:
+            return self._end_attempt(look, attempt, End("Failed", f"The job's code package is gone: {exc}"))
+        return SOON
+
+    def _variables(self, look: _Look, attempt: Attempt) -> dict[str, str]:
+        env = {**look.spec.env, "RAYPLANE_SUBMISSION_ID": attempt.submission_id}
+        if look.status.run_id is not None:
+            env["MLFLOW_RUN_ID"] = look.status.run_id
+        return env
+
+    def _end_attempt(self, look: _Look, attempt: Attempt, end: End) -> float:
+        if end.status == "Lost":
+            self._logs.abandon(attempt.submission_id)
+        with editing(self._platform.store, look.uid, JobStatus) as status:
+            record = status.attempts[-1]
+            record.status, record.message, record.ended_at = end.status, end.message, self._clock()
+            status.exit_code = end.exit_code
+        log.info(
+            "job %s/%s: attempt %d %s: %s", look.team, look.name, attempt.number, end.status, end.message or "well"
+        )
+        return NOW
+
+    def _loss(self, look: _Look, attempt: Attempt, cluster: ClusterStatus | None) -> str | None:
+        """Why the attempt's head is gone; None while it is there."""
+        where = f"cluster '{look.team}/{look.spec.cluster}'"
+        if cluster is None:
+            return f"The job's {where} was deleted while it ran."
+        if cluster.incarnation == attempt.incarnation and cluster.endpoint is not None:
+            return None
+        failure = cluster.condition("LastFailure")
+        if cluster.phase == "Suspended":
+            return f"The job's {where} was suspended while it ran."
+        reason = f" {failure.message}" if failure is not None and failure.message else ""
+        return f"The Ray head of {where} died while the job ran.{reason}"
+
+    def _log_is_in(self, look: _Look, attempt: Attempt, cluster: ClusterStatus | None) -> bool:
+        """Whether the ended attempt's log is kept, or can't be had any more."""
+        if attempt.status == "Lost" or self._logs.finished(attempt.submission_id):
+            return True
+        problem = "its cluster is gone"
+        if cluster is not None and cluster.endpoint is not None and cluster.incarnation == attempt.incarnation:
+            try:
+                if self._complete_log(look, attempt, cluster.endpoint):
+                    return True
+                problem = "it does not come to its end"
+            except NotFound:
+                return True  # the attempt ended before Ray heard of it: there is no log
+            except RayplaneError as exc:
+                problem = str(exc)
+            if look.now - (attempt.ended_at or look.now) < LOG_PATIENCE:
+                return False
+        self._logs.abandon(attempt.submission_id)
+        log.warning("job %s/%s: the end of the log is missing: %s", look.team, look.name, problem)
+        with editing(self._platform.store, look.uid, JobStatus) as status:
+            self._say_log(look, status, f"The end of the log is missing: {problem}.")
+        return True
+
+    def _complete_log(self, look: _Look, attempt: Attempt, endpoint: Endpoint) -> bool:
+        path = layout.job_log(look.team, look.uid)
+        ray = self._rays(endpoint)
+        return self._logs.complete(ray, path=path, number=attempt.number, submission_id=attempt.submission_id)
+
+    def _keep_log(self, look: _Look, attempt: Attempt, ray: RayRest) -> None:
+        path = layout.job_log(look.team, look.uid)
+        self._logs.follow(ray, path=path, number=attempt.number, submission_id=attempt.submission_id)
+
+    def _log_problem_changed(self, look: _Look, attempt: Attempt) -> bool:
+        told = look.status.condition("LogKept")
+        return (told.message if told else "") != self._logs.problem(attempt.submission_id)
+
+    def _say_log(self, look: _Look, status: JobStatus, problem: str) -> None:
+        if problem or status.condition("LogKept") is not None:
+            reason = "Problem" if problem else "Kept"
+            status.set_condition("LogKept", not problem, reason, problem, look.obj.metadata.generation)
+
+    def _finish(self, look: _Look, phase: str, message: str) -> float:
+        """Take in what the job left, end its run, keep the record; the phase comes last. All may be done again."""
+        refused = self._ingest(look)
+        final = self._final(look, phase, message, refused)
+        self._end_run(look, final)
+        record = look.obj.model_copy(update={"status": final.model_dump(mode="json")})
+        self._platform.storage.write(layout.job_record(look.team, look.uid), record.model_dump_json(indent=1).encode())
+        # Outputs may have come in between by the API, so the stored status is changed, not replaced.
+        with editing(self._platform.store, look.uid, JobStatus) as status:
+            status.phase, status.message, status.ended_at = phase, message, final.ended_at
+            status.observed_generation = look.obj.metadata.generation
+            status.conditions = final.conditions
+        if look.last is not None:
+            self._logs.abandon(look.last.submission_id)
+        log.info("job %s/%s ended: %s", look.team, look.name, phase, extra={"detail": message})
+        return NOW
+
+    def _final(self, look: _Look, phase: str, message: str, refused: list[str]) -> JobStatus:
+        status = JobStatus.model_validate(self._platform.store.get_by_uid(look.uid).status)
+        generation = look.obj.metadata.generation
+        last = look.last
+        status.phase, status.message = phase, message
+        status.ended_at = last.ended_at if last is not None and last.ended_at is not None else look.now
+        status.set_condition("Ready", phase == "Succeeded", phase, message, generation)
+        if refused:
+            status.set_condition("EventsIn", False, "Refused", "; ".join(refused)[:2000], generation)
+        return status
+
+    def _ingest(self, look: _Look) -> list[str]:
+        """Take in the events that the job wrote to its folder; why some were refused. Known ones are success."""
+        storage = self._platform.storage
+        folder = f"{layout.job(look.team, look.uid)}/{layout.EVENTS}"
+        found: list[Event] = []
+        refused: list[str] = []
+        for name in storage.list(folder):
+            if not name.endswith(".json"):
+                continue
+            try:
+                found.append(Event.model_validate_json(storage.read(f"{folder}/{name}")))
+            except ValidationError as exc:
+                refused.append(f"{name}: {exc.error_count()} errors, it is no event")
+        found.sort(key=lambda event: event.time)
+        for start in range(0, len(found), _BATCH):
+            refused += self._ingest_batch(look.team, found[start : start + _BATCH])
+        for reason in refused:
+            log.warning("job %s/%s: an event is refused: %s", look.team, look.name, reason)
+        return refused
+
+    def _ingest_batch(self, team: str, batch: list[Event]) -> list[str]:
+        try:
+            events.ingest(team, batch, principal=SYSTEM, platform=self._platform)
+        except InvalidInput as exc:
+            if len(batch) == 1:
+                return [f"{batch[0].type} {batch[0].id}: {exc}"]
+            # One bad event must not keep the others out, nor the job from ending.
+            return [reason for event in batch for reason in self._ingest_batch(team, [event])]
+        return []
+
+    def _allocate_run(self, look: _Look, cluster: ClusterStatus) -> None:
+        """Make the job's MLflow run, or find the one that an interrupted look made: there is one for each job uid."""
+        if self._mlflow is None:
+            raise InvalidInput(
+                f"Job '{look.team}/{look.name}' is to be tracked, but no MLflow server is set.",
+                remedy="Set RAYPLANE_MLFLOW_URL, or submit it with tracked: false.",
+            )
+        experiment_id = self._mlflow.ensure_experiment(look.team, experiment_of(look.spec))
+        run_id = self._mlflow.find_run(look.team, experiment_id, UID_TAG, look.uid)
+        if run_id is None:
+            tags = _tags(look, cluster)
+            run_id = self._mlflow.create_run(look.team, experiment_id, tags=tags, name=look.name)
+        with editing(self._platform.store, look.uid, JobStatus) as status:
+            status.run_id, status.experiment_id = run_id, experiment_id
+
+    def _end_run(self, look: _Look, final: JobStatus) -> None:
+        run_id = look.status.run_id
+        if run_id is None or self._mlflow is None:
+            return
+        if self._mlflow.get_run(look.team, run_id) is None:
+            log.warning("job %s/%s: its MLflow run %s was deleted meanwhile", look.team, look.name, run_id)
+            return
+        tags = {
+            "rayplane.phase": final.phase,
+            "rayplane.attempts": str(len(final.attempts)),
+            "rayplane.submission": final.attempts[-1].submission_id if final.attempts else "",
+        }
+        if final.git_commit:
+            tags["mlflow.source.git.commit"] = final.git_commit
+        self._mlflow.set_tags(look.team, run_id, tags)
+        self._mlflow.end_run(look.team, run_id, _RUN_END[final.phase])
+
+    def _wait(self, look: _Look, reason: str, message: str) -> float:
+        with editing(self._platform.store, look.uid, JobStatus) as status:
+            status.phase = "Pending"
+            status.observed_generation = look.obj.metadata.generation
+            status.set_condition("Scheduled", False, reason, message, look.obj.metadata.generation)
+        return SOON
+
+    def _cluster(self, look: _Look) -> tuple[ClusterStatus | None, bool]:
+        """(the state of the job's cluster, None once it is gone; whether it is being deleted)."""
+        try:
+            cluster = self._platform.store.get("Cluster", look.team, look.spec.cluster)
+        except NotFound:
+            return None, False
+        return ClusterStatus.model_validate(cluster.status), cluster.metadata.deleted_at is not None
+
+
+class _Look:
+    """One look at a job: its object read as what it is, at one instant."""
+
+    def __init__(self, obj: Object, now: datetime) -> None:
+        self.obj = obj
+        self.now = now
+        self.uid = obj.metadata.uid
+        self.team = obj.metadata.team or ""
+        self.name = obj.metadata.name
+        self.spec = JobSpec.model_validate(obj.spec)
+        self.status = JobStatus.model_validate(obj.status)
+        self.last = self.status.attempts[-1] if self.status.attempts else None
+        started = self.status.started_at
+        timeout = self.spec.timeout
+        self.timed_out = bool(timeout and started and (now - started).total_seconds() > timeout)
+        self.stop_reason = self._stop_reason()
+
+    def _stop_reason(self) -> str | None:
+        """Why the job is not to go on; None while it is."""
+        if self.timed_out:
+            return f"The job took longer than its timeout of {self.spec.timeout:g} s."
+        if self.spec.stop_requested:
+            return "Stopped on request."
+        if self.obj.metadata.deleted_at is not None:
+            return "The job was deleted."
+        return None
+
+
+def _default(end: End) -> str:
+    return {"Stopped": "Stopped through Ray.", "Failed": "It failed."}.get(end.status, "")
+
+
+def _why_not_ready(look: _Look, cluster: ClusterStatus) -> str:
+    where = f"Cluster '{look.team}/{look.spec.cluster}'"
+    if cluster.phase == "Suspended":
+        return f"{where} is suspended. Apply it with 'suspended: false'."
+    ready = cluster.condition("Ready")
+    reason = ready.message if ready is not None else ""
+    return f"{where} is {cluster.phase or 'Pending'}. {reason}".strip()
+
+
+def _tags(look: _Look, cluster: ClusterStatus) -> dict[str, str]:
+    """What the job's run says of the job, from its first instant."""
+    environment = cluster.environment or look.status.environment
+    tags = {
+        UID_TAG: look.uid,
+        "rayplane.team": look.team,
+        "rayplane.cluster": look.spec.cluster,
+        "rayplane.job": look.name,
+        "rayplane.package": look.spec.package,
+        "rayplane.pipeline": look.spec.pipeline,
+        "rayplane.environment": environment.key if environment else None,
+        "rayplane.ray": environment.ray if environment else None,
+        "rayplane.python": environment.python if environment else None,
+        "mlflow.user": look.obj.metadata.owner,
+        "mlflow.source.name": look.spec.entrypoint,
+        "mlflow.source.git.commit": look.status.git_commit,
+    }
+    return {key: value for key, value in tags.items() if value}

@@ -1,0 +1,176 @@
+"""Follow the logs of running jobs into the storage root: a thread each; a restart leaves neither a gap nor a repeat."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import dataclass, field
+
+from rayplane.errors import NotFound, RayplaneError, Unavailable
+from rayplane.gateway.ray_rest import RayRest
+from rayplane.storage.root import Storage
+
+log = logging.getLogger(__name__)
+
+_FLUSH_BYTES = 256 * 1024
+_FLUSH_SECONDS = 0.5
+_CHUNK = 2**20
+_WHOLE = 64 * 2**20
+"""Up to this many bytes an ended job's log is asked for at once: Ray takes 4 s to say that a followed one ended."""
+
+
+def header(number: int, submission_id: str) -> str:
+    """The line that begins an attempt after the first in a job's log."""
+    return f"--- rayplane: attempt {number} ({submission_id}) ---\n"
+
+
+@dataclass
+class _Follower:
+    ray: RayRest
+    path: str
+    number: int
+    submission_id: str
+    abandoned: threading.Event = field(default_factory=threading.Event)
+    finished: bool = False
+    problem: str = ""
+    thread: threading.Thread | None = None
+
+
+class LogFollowers:
+    """The followers of this process, by submission id. Thread-safe."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._lock = threading.Lock()
+        self._followers: dict[str, _Follower] = {}
+
+    def follow(self, ray: RayRest, *, path: str, number: int, submission_id: str) -> None:
+        """Follow this attempt's log into the file at ``path``, if that is not done already."""
+        with self._lock:
+            if submission_id in self._followers:
+                return
+            follower = _Follower(ray, path, number, submission_id)
+            self._followers[submission_id] = follower
+            follower.thread = threading.Thread(
+                target=self._run, args=(follower,), name=f"log-{submission_id[:12]}", daemon=True
+            )
+            follower.thread.start()
+
+    def finished(self, submission_id: str) -> bool:
+        """Whether all of the attempt's log is kept."""
+        with self._lock:
+            follower = self._followers.get(submission_id)
+            return follower is not None and follower.finished
+
+    def complete(self, ray: RayRest, *, path: str, number: int, submission_id: str) -> bool:
+        """Bring in the rest of the log of an attempt that ended; False while that takes longer than one call.
+
+        Raises NotFound if Ray does not know the attempt, Unavailable if it does not answer.
+        """
+        if self.finished(submission_id):
+            return True
+        follower = _Follower(ray, path, number, submission_id)
+        if self._storage.exists(path) and self._storage.size(path) > _WHOLE:
+            self.follow(ray, path=path, number=number, submission_id=submission_id)
+            return False
+        self.abandon(submission_id)
+        text = ray.logs(submission_id).encode()
+        if text:
+            rest = bytearray(text[self._kept(follower) :])
+            self._flush(follower, rest)
+        follower.finished = True
+        with self._lock:
+            self._followers[submission_id] = follower
+        return True
+
+    def problem(self, submission_id: str) -> str:
+        """Why the log is not being kept just now; empty if it is."""
+        with self._lock:
+            follower = self._followers.get(submission_id)
+            return follower.problem if follower is not None else ""
+
+    def abandon(self, submission_id: str) -> None:
+        """Follow it no more, and forget it: what has come is kept. Blocks until that is written."""
+        with self._lock:
+            follower = self._followers.pop(submission_id, None)
+        if follower is not None:
+            follower.abandoned.set()
+            if follower.thread is not None:
+                follower.thread.join()
+
+    def stop(self) -> None:
+        """Leave all: another process goes on where these ended."""
+        with self._lock:
+            ids = list(self._followers)
+            for follower in self._followers.values():
+                follower.abandoned.set()
+        for submission_id in ids:
+            self.abandon(submission_id)
+
+    def _run(self, follower: _Follower) -> None:
+        while not follower.abandoned.is_set():
+            try:
+                if self._copy(follower):
+                    follower.finished, follower.problem = True, ""
+                    return
+            except (NotFound, Unavailable) as exc:
+                follower.problem = str(exc)
+            except RayplaneError as exc:
+                follower.problem = str(exc)
+                log.warning("the log of %s is not kept: %s", follower.submission_id, exc)
+            except Exception as exc:
+                follower.problem = f"{type(exc).__name__}: {exc}"
+                log.exception("the log of %s is not kept", follower.submission_id)
+            follower.abandoned.wait(1.0)
+
+    def _copy(self, follower: _Follower) -> bool:
+        """Append what is not kept yet, to the end; False if abandoned before."""
+        skip = self._kept(follower)
+        pending = bytearray()
+        flushed = time.monotonic()
+        try:
+            for text in follower.ray.logs_tail(follower.submission_id):
+                data = text.encode()
+                dropped = min(skip, len(data))
+                skip -= dropped
+                pending += data[dropped:]
+                now = time.monotonic()
+                if pending and (not text or len(pending) >= _FLUSH_BYTES or now - flushed >= _FLUSH_SECONDS):
+                    self._flush(follower, pending)
+                    flushed = now
+                if follower.abandoned.is_set():
+                    return False
+            return True
+        finally:
+            self._flush(follower, pending)
+
+    def _flush(self, follower: _Follower, pending: bytearray) -> None:
+        if pending:
+            self._storage.append(follower.path, bytes(pending))
+            pending.clear()
+
+    def _kept(self, follower: _Follower) -> int:
+        """How many bytes of this attempt's log are in the file; begins its part of the file if there is none."""
+        size = self._storage.size(follower.path) if self._storage.exists(follower.path) else 0
+        if follower.number == 1:
+            return size
+        mark = header(follower.number, follower.submission_id).encode()
+        found = self._find(follower.path, mark, size)
+        if found is not None:
+            return size - found - len(mark)
+        ends_a_line = size == 0 or self._storage.read_from(follower.path, size - 1, 1) == b"\n"
+        self._storage.append(follower.path, (b"" if ends_a_line else b"\n") + mark)
+        return 0
+
+    def _find(self, path: str, mark: bytes, size: int) -> int | None:
+        """Where the mark begins; sought from the end, where it is."""
+        end = size
+        while end > 0:
+            start = max(0, end - _CHUNK)
+            # The chunks overlap by the mark's length, so that one which lies across two is found.
+            at = self._storage.read_from(path, start, end - start + len(mark)).rfind(mark)
+            if at >= 0:
+                return start + at
+            end = start
+        return None

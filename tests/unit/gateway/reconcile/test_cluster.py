@@ -1,0 +1,184 @@
+"""Clusters are made as wanted, started anew, suspended, deleted; their leases tell exactly when they were there."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from rayplane.gateway.backends.base import Capability, ClusterRef
+from rayplane.gateway.reconcile.cluster import DRAIN, ClusterReconciler, token_path
+from rayplane.nouns.base import Object
+from rayplane.nouns.cluster import ClusterStatus
+from tests.unit.gateway.reconcile.doubles import TEAM, World
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    made = World(tmp_path)
+    made.team()
+    return made
+
+
+@pytest.fixture
+def reconciler(world: World) -> ClusterReconciler:
+    return ClusterReconciler(world.platform, lambda name: world.backend, clock=world.clock)
+
+
+def ref(obj: Object) -> ClusterRef:
+    return ClusterRef(TEAM, obj.metadata.name, obj.metadata.uid)
+
+
+def look(reconciler: ClusterReconciler, world: World, obj: Object, times: int = 1) -> ClusterStatus:
+    for _ in range(times):
+        reconciler.reconcile(world.get(obj))
+        world.clock.forward(1)
+    return ClusterStatus.model_validate(world.status(obj))
+
+
+def test_a_cluster_that_was_applied_becomes_ready(world: World, reconciler: ClusterReconciler) -> None:
+    cluster = world.cluster()
+    assert look(reconciler, world, cluster).phase == "Starting"
+    status = look(reconciler, world, cluster)
+    assert status.phase == "Ready"
+    assert status.observed_generation == cluster.metadata.generation
+    assert status.endpoint is not None
+    assert status.environment is not None
+    assert status.incarnation
+
+
+def test_the_head_is_told_paths_and_never_secrets(world: World, reconciler: ClusterReconciler) -> None:
+    cluster = world.cluster()
+    look(reconciler, world, cluster)
+    env = world.backend.launched(ref(cluster)).env
+    path = token_path(world.settings.home_paths, cluster.metadata.uid)
+    assert env["RAYPLANE_TOKEN_PATH"] == str(path)
+    assert path.stat().st_mode & 0o077 == 0
+    token = path.read_text().strip()
+    principal = world.platform.signer.verify(token)
+    assert principal is not None
+    assert (principal.role, principal.team, principal.cluster_uid) == ("cluster", TEAM, cluster.metadata.uid)
+    assert token not in env.values()
+    assert (env["MLFLOW_WORKSPACE"], env["MLFLOW_TRACKING_AUTH"]) == (TEAM, "rayplane")
+
+
+def test_a_head_that_died_is_started_anew_and_the_reason_stays_readable(
+    world: World, reconciler: ClusterReconciler
+) -> None:
+    cluster = world.cluster()
+    before = look(reconciler, world, cluster, 2)
+    world.backend.crash(ref(cluster), "The raylet was killed.")
+    status = look(reconciler, world, cluster)
+    assert status.incarnation is None
+    status = look(reconciler, world, cluster, 5)
+    assert status.phase == "Ready"
+    assert status.incarnation != before.incarnation
+    failure = status.condition("LastFailure")
+    assert failure is not None
+    assert failure.message == "The raylet was killed."
+
+
+def test_leases_of_one_cluster_neither_overlap_nor_stay_open(world: World, reconciler: ClusterReconciler) -> None:
+    cluster = world.cluster()
+    look(reconciler, world, cluster, 5)
+    world.backend.crash(ref(cluster))
+    look(reconciler, world, cluster, 5)
+    first, second = world.store.leases(TEAM)
+    assert first.ended_at is not None
+    assert first.ended_at <= second.started_at
+    assert second.ended_at is None
+    world.store.mark_deleted(cluster.metadata.uid)
+    while world.store.count("Cluster", TEAM):
+        reconciler.reconcile(world.get(cluster))
+    assert world.store.leases(TEAM, open_only=True) == []
+    assert (first.cpu, first.memory) == (8, 8 * 2**30)
+
+
+def test_starts_that_fail_in_a_row_come_ever_later(world: World, reconciler: ClusterReconciler) -> None:
+    cluster = world.cluster()
+    starts = 0
+    for _ in range(40):
+        look(reconciler, world, cluster)
+        if world.backend._started > starts:
+            starts = world.backend._started
+            world.backend.crash(ref(cluster))
+    assert 3 <= starts <= 7
+
+
+def test_a_ready_head_that_is_silent_for_a_moment_keeps_its_phase(world: World, reconciler: ClusterReconciler) -> None:
+    cluster = world.cluster()
+    ready = look(reconciler, world, cluster, 2)
+    world.backend._heads[ref(cluster)].phase = "starting"
+    silent = look(reconciler, world, cluster)
+    assert (silent.phase, silent.incarnation, silent.endpoint) == ("Ready", ready.incarnation, ready.endpoint)
+    world.backend.become_ready(ref(cluster))
+    reachable = look(reconciler, world, cluster).condition("Reachable")
+    assert reachable is not None
+    assert reachable.status == "True"
+
+
+def test_a_ready_head_that_stays_silent_is_replaced(world: World, reconciler: ClusterReconciler) -> None:
+    cluster = world.cluster()
+    ready = look(reconciler, world, cluster, 2)
+    world.backend._heads[ref(cluster)].phase = "starting"
+    look(reconciler, world, cluster)
+    # The condition's time is the host's, not the test's: as if the first silence had been noted long ago.
+    with world.store.transaction():
+        status = ClusterStatus.model_validate(world.status(cluster))
+        reachable = status.condition("Reachable")
+        assert reachable is not None
+        reachable.last_transition_time = world.clock() - timedelta(minutes=5)
+        world.store.set_status(cluster.metadata.uid, status)
+    replaced = look(reconciler, world, cluster, 6)
+    assert replaced.phase == "Ready"
+    assert replaced.incarnation != ready.incarnation
+
+
+def test_what_the_host_lacks_is_said_and_nothing_is_started(world: World, reconciler: ClusterReconciler) -> None:
+    world.backend.reasons = ["No memory. Choose a smaller size."]
+    cluster = world.cluster()
+    status = look(reconciler, world, cluster)
+    ready = status.condition("Ready")
+    assert ready is not None
+    assert (status.phase, ready.message) == ("Pending", "No memory. Choose a smaller size.")
+    assert world.backend._started == 0
+
+
+def test_a_suspended_cluster_has_no_head_and_comes_back(world: World, reconciler: ClusterReconciler) -> None:
+    cluster = world.cluster()
+    look(reconciler, world, cluster, 2)
+    world.store.update_spec(cluster.metadata.uid, {**cluster.spec, "suspended": True})
+    status = look(reconciler, world, cluster, 3)
+    assert (status.phase, status.endpoint) == ("Suspended", None)
+    assert world.store.leases(TEAM, open_only=True) == []
+    world.store.update_spec(cluster.metadata.uid, {**cluster.spec, "suspended": False})
+    assert look(reconciler, world, cluster, 3).phase == "Ready"
+
+
+def test_deleting_stops_jobs_first_but_does_not_wait_for_ever(world: World, reconciler: ClusterReconciler) -> None:
+    cluster = world.cluster()
+    look(reconciler, world, cluster, 2)
+    job = world.job()
+    world.store.mark_deleted(cluster.metadata.uid)
+    world.clock.now = world.get(cluster).metadata.deleted_at or world.clock.now
+    reconciler.reconcile(world.get(cluster))
+    assert world.get(job).spec["stop_requested"] is True
+    assert world.backend.observe(ref(cluster), None).phase == "ready"  # type: ignore[arg-type]
+    world.clock.forward(DRAIN.total_seconds() + 1)
+    reconciler.reconcile(world.get(cluster))
+    reconciler.reconcile(world.get(cluster))
+    assert world.store.count("Cluster", TEAM) == 0
+    assert not token_path(world.settings.home_paths, cluster.metadata.uid).exists()
+
+
+def test_a_cluster_of_somebody_else_is_watched_and_never_started_or_deleted(
+    world: World, reconciler: ClusterReconciler
+) -> None:
+    world.backend.capabilities = frozenset({Capability.SERVE})
+    cluster = world.cluster(address="http://ray:8265")
+    look(reconciler, world, cluster, 3)
+    assert world.backend._started == 0
+    world.store.mark_deleted(cluster.metadata.uid)
+    reconciler.reconcile(world.get(cluster))
+    assert world.store.count("Cluster", TEAM) == 0

@@ -1,0 +1,268 @@
+"""A job: one MLflow run, attempts that are never submitted twice, a log without gaps, an end that comes last."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rayplane.errors import InvalidInput, Unavailable
+from rayplane.gateway.backends.base import ClusterRef
+from rayplane.gateway.reconcile.cluster import ClusterReconciler
+from rayplane.gateway.reconcile.job import JobReconciler
+from rayplane.nouns.base import Object
+from rayplane.nouns.events import Event
+from rayplane.nouns.job import TERMINAL, JobStatus
+from rayplane.storage import layout
+from tests.unit.gateway.reconcile.doubles import TEAM, RayJob, World
+
+
+class Bench:
+    """A ready cluster and a job reconciler, which a test may replace as a restart of the gateway does."""
+
+    def __init__(self, folder: Path) -> None:
+        self.world = World(folder)
+        self.world.team()
+        self.cluster = self.world.cluster()
+        self.clusters = ClusterReconciler(self.world.platform, lambda name: self.world.backend, clock=self.world.clock)
+        self.jobs = self.reconciler()
+        self.clusters.reconcile(self.world.get(self.cluster))
+        self.clusters.reconcile(self.world.get(self.cluster))
+
+    def reconciler(self) -> JobReconciler:
+        return JobReconciler(
+            self.world.platform,
+            lambda endpoint: self.world.ray,  # type: ignore[arg-type, return-value]
+            self.world.mlflow,  # type: ignore[arg-type]
+            clock=self.world.clock,
+        )
+
+    def restart(self) -> None:
+        self.jobs.stop()
+        self.jobs = self.reconciler()
+
+    def look(self, job: Object, times: int = 1) -> JobStatus:
+        for _ in range(times):
+            self.jobs.reconcile(self.world.get(job))
+        return self.world.job_status(job)
+
+    def run(self, job: Object) -> RayJob:
+        """Look until Ray has the job's newest attempt and it is seen to run."""
+        for _ in range(6):
+            status = self.look(job)
+            if status.phase == "Running":
+                return self.world.ray.jobs[status.attempts[-1].submission_id]
+        raise AssertionError(f"not running: {self.world.status(job)}")
+
+    def end(self, job: Object) -> JobStatus:
+        for _ in range(10):
+            status = self.look(job)
+            if status.phase in TERMINAL:
+                return status
+        raise AssertionError(f"has not ended: {self.world.status(job)}")
+
+    def lose_head(self) -> None:
+        seen = self.world.get(self.cluster)
+        self.world.backend.crash(ClusterRef(TEAM, "dev", seen.metadata.uid), "The raylet was killed.")
+        self.clusters.reconcile(seen)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(tmp_path)
+    yield made
+    made.jobs.stop()
+
+
+def test_a_job_that_succeeds_keeps_log_record_and_exit_code(bench: Bench) -> None:
+    job = bench.world.job()
+    ray = bench.run(job)
+    ray.log = "hello\n"
+    ray.status, ray.exit_code = "SUCCEEDED", 0
+    status = bench.end(job)
+    assert (status.phase, status.exit_code, len(status.attempts)) == ("Succeeded", 0, 1)
+    assert bench.world.log(job) == "hello\n"
+    record = json.loads(bench.world.platform.storage.read(layout.job_record(TEAM, job.metadata.uid)))
+    assert record["status"]["phase"] == "Succeeded"
+    assert ray.request["runtime_env"]["env_vars"]["RAYPLANE_SUBMISSION_ID"] == f"{job.metadata.uid}-1"
+
+
+def test_a_job_waits_for_its_cluster_and_says_so(bench: Bench) -> None:
+    bench.world.cluster("slow")
+    job = bench.world.job(cluster="slow")
+    status = bench.look(job)
+    scheduled = status.condition("Scheduled")
+    assert scheduled is not None
+    assert (status.phase, scheduled.reason) == ("Pending", "ClusterNotReady")
+    assert bench.world.ray.jobs == {}
+
+
+def test_the_run_is_allocated_once_before_ray_hears_of_the_job(bench: Bench) -> None:
+    job = bench.world.job(tracked=True)
+    status = bench.look(job)
+    assert status.run_id == "run-1"
+    assert bench.world.ray.jobs == {}
+    ray = bench.run(job)
+    assert ray.request["runtime_env"]["env_vars"]["MLFLOW_RUN_ID"] == "run-1"
+    ray.status = "SUCCEEDED"
+    bench.end(job)
+    assert list(bench.world.mlflow.runs) == ["run-1"]
+    assert bench.world.mlflow.runs["run-1"]["status"] == "FINISHED"
+
+
+def test_a_gateway_that_died_between_making_and_recording_the_run_finds_it(bench: Bench) -> None:
+    job = bench.world.job(tracked=True)
+    made = bench.world.mlflow.create_run(
+        TEAM, "alpha-jobs", tags={"rayplane.job_uid": job.metadata.uid}, name=job.metadata.name
+    )
+    assert bench.look(job).run_id == made
+    assert len(bench.world.mlflow.runs) == 1
+
+
+def test_a_gateway_that_died_around_the_submission_submits_the_same_attempt_once(bench: Bench) -> None:
+    job = bench.world.job()
+    bench.look(job)
+    bench.restart()
+    bench.run(job)
+    bench.restart()
+    bench.run(job)
+    assert list(bench.world.ray.jobs) == [f"{job.metadata.uid}-1"]
+    assert len(bench.world.job_status(job).attempts) == 1
+
+
+def test_a_retry_is_a_new_attempt_on_the_same_run_in_the_same_log(bench: Bench) -> None:
+    job = bench.world.job(tracked=True, retries=1)
+    first = bench.run(job)
+    first.log, first.status, first.exit_code, first.message = "one\n", "FAILED", 3, "exit code 3"
+    bench.look(job, 3)
+    second = bench.run(job)
+    second.log, second.status, second.exit_code = "two\n", "SUCCEEDED", 0
+    status = bench.end(job)
+    assert [a.status for a in status.attempts] == ["Failed", "Succeeded"]
+    assert len(bench.world.mlflow.runs) == 1
+    assert second.request["runtime_env"]["env_vars"]["MLFLOW_RUN_ID"] == status.run_id
+    assert bench.world.log(job) == f"one\n--- rayplane: attempt 2 ({job.metadata.uid}-2) ---\ntwo\n"
+
+
+def test_a_job_that_keeps_failing_ends_with_its_reason(bench: Bench) -> None:
+    job = bench.world.job(tracked=True)
+    ray = bench.run(job)
+    ray.status, ray.exit_code, ray.message = "FAILED", 3, "Job entrypoint command failed with exit code 3"
+    status = bench.end(job)
+    assert (status.phase, status.message) == ("Failed", "Job entrypoint command failed with exit code 3.")
+    assert bench.world.mlflow.runs["run-1"]["status"] == "FAILED"
+
+
+def test_a_job_whose_head_died_is_run_again_for_free_and_says_why(bench: Bench) -> None:
+    job = bench.world.job()
+    bench.run(job).log = "begun\n"
+    time.sleep(0.7)
+    bench.lose_head()
+    status = bench.look(job)
+    assert status.attempts[0].status == "Lost"
+    assert "The raylet was killed." in status.attempts[0].message
+    for _ in range(5):
+        bench.world.clock.forward(5)
+        bench.clusters.reconcile(bench.world.get(bench.cluster))
+    again = bench.run(job)
+    again.status = "SUCCEEDED"
+    assert bench.end(job).phase == "Succeeded"
+    assert bench.world.log(job).startswith("begun\n")
+
+
+def test_a_stop_ends_the_job_in_ray_and_its_run_as_killed(bench: Bench) -> None:
+    job = bench.world.job(tracked=True, retries=3)
+    bench.run(job)
+    bench.world.store.update_spec(job.metadata.uid, {**job.spec, "stop_requested": True})
+    status = bench.end(job)
+    assert (status.phase, status.message, len(status.attempts)) == ("Stopped", "Stopped on request.", 1)
+    assert bench.world.mlflow.runs["run-1"]["status"] == "KILLED"
+
+
+def test_a_job_stopped_before_it_began_never_reaches_ray(bench: Bench) -> None:
+    job = bench.world.job()
+    bench.world.store.update_spec(job.metadata.uid, {**job.spec, "stop_requested": True})
+    assert bench.end(job).phase == "Stopped"
+    assert bench.world.ray.jobs == {}
+
+
+def test_a_job_past_its_timeout_fails_and_is_not_tried_again(bench: Bench) -> None:
+    job = bench.world.job(timeout="10m", retries=3)
+    bench.run(job)
+    bench.world.clock.forward(601)
+    status = bench.end(job)
+    assert (status.phase, len(status.attempts)) == ("Failed", 1)
+    assert "timeout of 600 s" in status.message
+
+
+def test_a_job_does_not_end_before_its_run_can_be_ended(bench: Bench) -> None:
+    job = bench.world.job(tracked=True)
+    ray = bench.run(job)
+    ray.status = "SUCCEEDED"
+    bench.world.mlflow.down = True
+    bench.look(job)
+    with pytest.raises(Unavailable):
+        bench.look(job)
+    assert bench.world.job_status(job).phase == "Running"
+    bench.world.mlflow.down = False
+    assert bench.end(job).phase == "Succeeded"
+
+
+def test_events_that_were_written_but_never_posted_are_in_before_the_job_ends(bench: Bench) -> None:
+    job = bench.world.job()
+    ray = bench.run(job)
+    event = Event(
+        id="e1", type="output.recorded", submission_id=f"{job.metadata.uid}-1", data={"name": "rows", "value": 3}
+    )
+    folder = f"{layout.job(TEAM, job.metadata.uid)}/{layout.EVENTS}"
+    bench.world.platform.storage.write(f"{folder}/e1.json", event.model_dump_json().encode())
+    bench.world.platform.storage.write(f"{folder}/bad.json", b'{"type": "no such"}')
+    ray.status = "SUCCEEDED"
+    status = bench.end(job)
+    assert [(o.kind, o.name, o.value) for o in status.outputs] == [("value", "rows", 3)]
+    refused = status.condition("EventsIn")
+    assert refused is not None
+    assert "bad.json" in refused.message
+
+
+def test_the_log_goes_on_without_a_gap_or_a_repeat_after_a_restart(bench: Bench) -> None:
+    job = bench.world.job()
+    ray = bench.run(job)
+    ray.log = "one ☀\n"
+    deadline = time.monotonic() + 5
+    while bench.world.log(job) != "one ☀\n" and time.monotonic() < deadline:
+        time.sleep(0.05)
+    bench.restart()
+    ray.log += "two\n"
+    bench.run(job)
+    ray.status = "SUCCEEDED"
+    bench.end(job)
+    assert bench.world.log(job) == "one ☀\ntwo\n"
+
+
+def test_a_deleted_cluster_ends_its_waiting_jobs(bench: Bench) -> None:
+    job = bench.world.job()
+    bench.world.store.mark_deleted(bench.cluster.metadata.uid)
+    status = bench.end(job)
+    assert (status.phase, "was deleted" in status.message) == ("Failed", True)
+
+
+def test_a_deleted_job_is_stopped_and_then_gone(bench: Bench) -> None:
+    job = bench.world.job()
+    bench.run(job)
+    bench.world.store.mark_deleted(job.metadata.uid)
+    assert bench.end(job).phase == "Stopped"
+    bench.jobs.reconcile(bench.world.get(job))
+    assert bench.world.store.count("Job", TEAM) == 0
+
+
+def test_what_ray_refuses_fails_the_job_with_rays_words(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise InvalidInput("Ray answered 400: no such field.")
+
+    monkeypatch.setattr(bench.world.ray, "submit", refuse)
+    job = bench.world.job()
+    assert "no such field" in bench.end(job).message
