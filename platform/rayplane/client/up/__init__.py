@@ -1,1 +1,1 @@
-"""The local platform: one detached supervisor and its children."""
+"""The local platform: a detached supervisor of gateway, MLflow and Prometheus, and what starts and stops it."""

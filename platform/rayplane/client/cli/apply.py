@@ -1,0 +1,77 @@
+"""`rayplane apply`: any number of YAML documents, checked whole, then made so."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rayplane.client.cli.output import Format, Output, TeamOption, client, defaults, print_json
+
+if TYPE_CHECKING:
+    from rayplane.client.sdk import Client
+    from rayplane.nouns.base import Document
+
+
+def apply(
+    file: Annotated[list[str], typer.Option("--file", "-f", help="A YAML file, or - for standard input; may repeat.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would change, and change nothing.")] = False,
+    team: TeamOption = None,
+    output: Output = None,
+) -> None:
+    """Make the platform as documents say. All are checked before any is written; applying again changes nothing.
+
+    In pipelines, jobs and services, `package: <folder>` (relative to the file) is uploaded and replaced by its address.
+    """
+    documents = [_from_its_file(document, base) for name in file for document, base in load(name)]
+    with client() as api:
+        default = team or defaults.team or _only_team(api, documents)
+        changes = api.apply_documents(documents, team=default, dry_run=dry_run)
+    if output is Format.JSON:
+        print_json([vars(change) for change in changes])
+        return
+    for change in changes:
+        print(f"{change}{' (dry run)' if dry_run else ''}")
+
+
+def load(name: str) -> list[tuple[Document, Path]]:
+    """The documents of a file (``-``: standard input) with the folder that their paths are relative to.
+
+    Raises InvalidSpec naming the file, and the document's place in it.
+    """
+    import yaml
+
+    from rayplane.errors import InvalidInput, InvalidSpec
+    from rayplane.nouns.base import Document, parse
+
+    try:
+        text, base = (sys.stdin.read(), Path.cwd()) if name == "-" else (Path(name).read_text(), Path(name).parent)
+    except (OSError, UnicodeDecodeError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else "it is not text"
+        raise InvalidInput(
+            f"'{name}' can't be read: {reason}.", remedy="Name a YAML file, or - for standard input."
+        ) from exc
+    try:
+        found = [value for value in yaml.safe_load_all(text) if value is not None]
+    except yaml.YAMLError as exc:
+        raise InvalidSpec(f"{name}: not YAML: {exc}", remedy="Mend the file.") from exc
+    if not found:
+        raise InvalidSpec(f"{name}: there is no document in it.", remedy="Write kind, metadata and spec.")
+    return [(parse(Document, value, f"{name}[{place}]"), base) for place, value in enumerate(found)]
+
+
+def _only_team(api: Client, documents: list[Document]) -> str | None:
+    names = {team.metadata.name for team in api.teams.list()}
+    names |= {document.metadata.name for document in documents if document.kind == "Team"}
+    return names.pop() if len(names) == 1 else None
+
+
+def _from_its_file(document: Document, base: Path) -> Document:
+    from rayplane.client import packaging
+
+    package: Any = document.spec.get("package")
+    if not isinstance(package, str) or packaging.is_address(package):
+        return document
+    return document.model_copy(update={"spec": {**document.spec, "package": str((base / package).absolute())}})

@@ -1,0 +1,124 @@
+"""`rayplane job`: submit, follow and stop jobs."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rayplane.client.cli.noun import NameArgument, group
+from rayplane.client.cli.output import Format, Output, TeamOption, client, note, pairs, print_object, team_of
+
+if TYPE_CHECKING:
+    from rayplane.client.sdk import Client
+
+app = group("jobs", "Runs of an entrypoint.")
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+def submit(
+    entrypoint: Annotated[list[str], typer.Argument(help="The command, after '--'.", show_default=False)],
+    cluster: Annotated[str, typer.Option(help="The cluster to run on.", show_default=False)],
+    name: Annotated[str | None, typer.Option(help="The job's name; default: one is made.")] = None,
+    working_dir: Annotated[
+        Path | None, typer.Option(help="Folder of code to upload and run in.", show_default=False)
+    ] = None,
+    env: Annotated[list[str] | None, typer.Option(help="KEY=VALUE of the environment; no secrets.")] = None,
+    param: Annotated[list[str] | None, typer.Option(help="key=value of the job's parameters.")] = None,
+    pip: Annotated[list[str] | None, typer.Option(help="A requirement to install.")] = None,
+    cpu: Annotated[float, typer.Option(help="Cores that the entrypoint reserves.")] = 0,
+    retries: Annotated[int, typer.Option(min=0, help="Further attempts after a failure.")] = 0,
+    timeout: Annotated[str | None, typer.Option(help="The longest that it may take, such as 30m.")] = None,
+    experiment: Annotated[str | None, typer.Option(help="MLflow experiment of its run.")] = None,
+    wait: Annotated[bool, typer.Option(help="Follow its log and exit as it does.")] = True,
+    team: TeamOption = None,
+    output: Output = None,
+) -> None:
+    """Run an entrypoint on a cluster: rayplane job submit --cluster dev --working-dir . -- python -m jobs.train
+
+    Ends with the job's own exit code.
+    """
+    spec: dict[str, Any] = {
+        "entrypoint": shlex.join(entrypoint),
+        "cluster": cluster,
+        "env": pairs(env or [], "--env"),
+        "parameters": pairs(param or [], "--param"),
+        "pip": pip or [],
+        "resources": {"cpu": cpu},
+        "retries": retries,
+        **({"timeout": timeout} if timeout else {}),
+        **({"experiment": experiment} if experiment else {}),
+    }
+    with client() as api:
+        of = team_of(api, team)
+        if working_dir is not None:
+            spec["package"] = api.packages.upload(of, working_dir)
+            if commit := git_commit(working_dir):
+                spec["metadata"] = {"rayplane.git_commit": commit}
+        made = api.jobs.submit(of, spec, name)
+        note(f"job {of}/{made.metadata.name} submitted")
+        if not wait:
+            print_object(made, Format.JSON) if output is Format.JSON else print(made.metadata.name)
+            return
+        raise typer.Exit(_follow(api, of, made.metadata.name, output or Format.TABLE))
+
+
+@app.command()
+def logs(
+    name: NameArgument,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")] = False,
+    team: TeamOption = None,
+) -> None:
+    """Print a job's log, which is kept after its cluster is gone."""
+    with client() as api:
+        for text in api.jobs.logs(team_of(api, team), name, follow=follow):
+            print(text, end="", flush=True)
+
+
+@app.command()
+def stop(name: NameArgument, team: TeamOption = None, output: Output = None) -> None:
+    """Ask a job to stop."""
+    with client() as api:
+        of = team_of(api, team)
+        stopped = api.jobs.stop(of, name)
+        if output is Format.JSON:
+            print_object(stopped, Format.JSON)
+        else:
+            note(f"job {of}/{name} is asked to stop")
+
+
+def git_commit(folder: Path) -> str | None:
+    """The commit that a folder's code is of, with ``-dirty`` if it was changed since; None outside a repository."""
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=False
+            )
+        except (FileNotFoundError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD")
+    if not commit:
+        return None
+    return f"{commit}-dirty" if git("status", "--porcelain", "--", ".") else commit
+
+
+def _follow(api: Client, team: str, name: str, output: Format) -> int:
+    from rayplane.client.sdk import why
+
+    for text in api.jobs.logs(team, name, follow=True):
+        # With -o json standard output is the object alone.
+        print(text, end="", flush=True) if output is Format.TABLE else typer.echo(text, nl=False, err=True)
+    ended = api.jobs.wait(team, name)
+    phase = str(ended.status.get("phase"))
+    if output is Format.JSON:
+        print_object(ended, Format.JSON)
+    note(f"job {team}/{name} {phase.lower()}{': ' + why(ended) if phase != 'Succeeded' and why(ended) else ''}")
+    if phase == "Succeeded":
+        return 0
+    return int(ended.status.get("exit_code") or 1)

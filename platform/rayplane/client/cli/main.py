@@ -1,0 +1,109 @@
+"""`rayplane`: the commands by name, loaded when they are called; one handler for every error."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from rayplane import plugins
+from rayplane.client.cli import output as shown
+from rayplane.client.cli.output import Format, TeamOption
+
+_HERE = "rayplane.client.cli"
+COMMANDS: dict[str, tuple[str, str]] = {
+    "up": (f"{_HERE}.up:up", "Start the local platform, or mend it."),
+    "status": (f"{_HERE}.up:status", "Show the local platform's processes and URLs."),
+    "down": (f"{_HERE}.up:down", "Stop the local platform; leave no process behind."),
+    "quickstart": (f"{_HERE}.quickstart:quickstart", "Go from raw data to a served model on the flights example."),
+    "apply": (f"{_HERE}.apply:apply", "Make the platform as YAML documents say."),
+    "team": (f"{_HERE}.team:app", "Who owns and pays."),
+    "cluster": (f"{_HERE}.cluster:app", "Ray clusters of a team."),
+    "job": (f"{_HERE}.job:app", "Runs of an entrypoint."),
+    "pipeline": (f"{_HERE}.pipeline:app", "DAGs of jobs."),
+    "dataset": (f"{_HERE}.dataset:app", "Named data with immutable versions."),
+    "feature": (f"{_HERE}.feature:app", "Feature sets."),
+    "model": (f"{_HERE}.model:app", "Registered models."),
+    "service": (f"{_HERE}.service:app", "Deployed models."),
+    "lineage": (f"{_HERE}.records:lineage", "What a node came from, or what came from it."),
+    "leases": (f"{_HERE}.records:leases", "The ledger of compute."),
+    "gateway": (f"{_HERE}.main:gateway", "Run the gateway in the foreground."),
+}
+"""Command -> where it is, and its line in the help: only the command that is called is imported."""
+
+
+class Lazy(TyperGroup):
+    """Shows every command from the table alone, and imports one when it is called or completed."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The commands in the table's order."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """A stand-in that knows its help line."""
+        if cmd_name not in COMMANDS:
+            return None
+        return TyperCommand(cmd_name, help=COMMANDS[cmd_name][1])
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The real command; an unknown one ends in typer's own error, which suggests the nearest."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, _load(name) if name in COMMANDS else command, rest
+
+
+app = typer.Typer(
+    cls=Lazy,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"rayplane {version('rayplane')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    output: Annotated[Format, typer.Option("-o", "--output", help="How commands print.")] = Format.TABLE,
+    team: TeamOption = None,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """One platform for machine learning on Ray."""
+    shown.defaults.output, shown.defaults.team = output, team
+
+
+def main() -> None:
+    """The console script: exits with the code of the error, 0 if there was none."""
+    # typer says what it does not understand and exits 2 by itself.
+    sys.exit(shown.run(app, sys.argv[1:]))
+
+
+def gateway() -> None:
+    """Run the gateway in the foreground; its settings are RAYPLANE_* variables."""
+    # Another process: the control plane's packages are not the client's.
+    os.execv(sys.executable, [sys.executable, "-m", "rayplane.gateway"])  # noqa: S606
+
+
+def _load(name: str) -> Any:
+    target = plugins.resolve(COMMANDS[name][0])
+    if isinstance(target, typer.Typer):
+        group = typer.main.get_group(target)
+        group.name = name
+        return group
+    single = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
+    function: Callable[..., Any] = target
+    single.command(name)(function)
+    command = typer.main.get_command(single)
+    command.name = name
+    return command

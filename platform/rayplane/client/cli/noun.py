@@ -1,0 +1,76 @@
+"""The common verbs of a noun's group: list, get, delete."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from rayplane.client.cli.output import (
+    Format,
+    Output,
+    TeamOption,
+    client,
+    note,
+    pairs,
+    print_json,
+    print_object,
+    print_objects,
+    team_of,
+)
+
+NameArgument = Annotated[str, typer.Argument(help="Its name.", show_default=False)]
+
+
+def group(plural: str, help_: str) -> typer.Typer:
+    """A group with the common verbs of the noun that has this plural."""
+    app = typer.Typer(help=help_, no_args_is_help=True)
+    _add_list(app, plural)
+    _add_get(app, plural)
+    _add_delete(app, plural)
+    return app
+
+
+def _add_list(app: typer.Typer, plural: str) -> None:
+    @app.command("list", help=f"List {plural}.")
+    def list_(
+        team: TeamOption = None,
+        label: Annotated[
+            list[str] | None, typer.Option("--label", "-l", help="Only those with this label (k=v).")
+        ] = None,
+        output: Output = None,
+    ) -> None:
+        with client() as api:
+            noun = getattr(api, plural)
+            of = team_of(api, team) if noun.type.team_scoped else ""
+            found = noun.list(of, labels=pairs(label or [], "--label"))
+            print_objects(noun.type, found, output or Format.TABLE)
+
+
+def _add_get(app: typer.Typer, plural: str) -> None:
+    @app.command("get", help="Show one with its spec and status.")
+    def get(name: NameArgument, team: TeamOption = None, output: Output = None) -> None:
+        with client() as api:
+            noun = getattr(api, plural)
+            of = team_of(api, team) if noun.type.team_scoped else ""
+            print_object(noun.get(of, name), output or Format.TABLE)
+
+
+def _add_delete(app: typer.Typer, plural: str) -> None:
+    @app.command("delete", help="Delete it, and wait until all that was made for it is gone.")
+    def delete(
+        name: NameArgument,
+        team: TeamOption = None,
+        wait: Annotated[bool, typer.Option(help="Wait until it is gone.")] = True,
+        output: Output = None,
+    ) -> None:
+        with client() as api:
+            noun = getattr(api, plural)
+            of = team_of(api, team) if noun.type.team_scoped else ""
+            gone = noun.delete(of, name)
+            if wait:
+                noun.wait_deleted(of, name)
+            if output is Format.JSON:
+                print_json(gone.model_dump(mode="json"))
+            else:
+                note(f"{noun.type.singular} {name} {'deleted' if wait else 'is being deleted'}")

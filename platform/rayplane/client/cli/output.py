@@ -1,0 +1,188 @@
+"""What commands print: aligned tables for people, JSON for programs; problems on standard error."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from enum import StrEnum
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rayplane.client.sdk import Client
+    from rayplane.errors import RayplaneError
+    from rayplane.nouns.base import NounType, Object
+
+
+class Format(StrEnum):
+    """How a command prints."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+class _Defaults:
+    """What the options before the command's name say."""
+
+    output = Format.TABLE
+    team: str | None = None
+
+
+defaults = _Defaults()
+
+
+def _format(value: Format | None) -> Format:
+    return value or defaults.output
+
+
+Output = Annotated[
+    Format | None,
+    typer.Option("-o", "--output", help="How to print.", callback=_format, show_default="table"),
+]
+TeamOption = Annotated[
+    str | None,
+    typer.Option("--team", envvar="RAYPLANE_TEAM", help="The team; default: the only one that there is."),
+]
+
+
+def client() -> Client:
+    """A client of the gateway that the environment names."""
+    # Imported here, so that help and completion answer without loading the HTTP stack.
+    from rayplane.client.sdk import Client
+
+    return Client()
+
+
+def team_of(api: Client, given: str | None) -> str:
+    """The team that is meant; raises InvalidInput if none is named and there is not exactly one."""
+    from rayplane.errors import InvalidInput
+
+    named = given or defaults.team or os.environ.get("RAYPLANE_TEAM")
+    if named:
+        return named
+    names = [team.metadata.name for team in api.teams.list()]
+    if len(names) == 1:
+        return names[0]
+    known = f"There are: {', '.join(names)}." if names else "There is none yet: make one with 'rayplane apply'."
+    raise InvalidInput("No team is named.", remedy=f"Say --team, or set RAYPLANE_TEAM. {known}")
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    print(json.dumps(value, indent=2, default=str))
+
+
+def print_objects(noun: NounType, objects: Sequence[Object], output: Format) -> None:
+    """Objects with the columns of their noun, or as a JSON array."""
+    if output is Format.JSON:
+        print_json([obj.model_dump(mode="json") for obj in objects])
+        return
+    rows = [[obj.metadata.name, *(cell(obj, path) for _, path in noun.columns), age(obj)] for obj in objects]
+    print_table(["NAME", *(heading for heading, _ in noun.columns), "AGE"], rows)
+
+
+def print_object(obj: Object, output: Format) -> None:
+    """One object: JSON, or YAML, which reads more easily."""
+    if output is Format.JSON:
+        print_json(obj.model_dump(mode="json"))
+        return
+    import yaml
+
+    print(yaml.safe_dump(obj.model_dump(mode="json"), sort_keys=False, allow_unicode=True), end="")
+
+
+def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Columns as wide as they must be, never cut: another program may read them."""
+    lines = [list(headings), *(list(row) for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
+    for line in lines:
+        print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+
+
+def cell(obj: Object, path: str) -> str:
+    """The value at a dotted path of an object, as a table shows it."""
+    value: Any = obj.model_dump(mode="json")
+    for part in path.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    if value is None or value in ({}, []):
+        return "-"
+    if isinstance(value, dict):
+        return ",".join(f"{k}={v}" for k, v in value.items())
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return str(value)
+
+
+def age(obj: Object) -> str:
+    """Time since the object was made, in its largest unit."""
+    from rayplane.nouns.base import utcnow
+
+    if obj.metadata.created_at is None:
+        return "-"
+    return seconds((utcnow() - obj.metadata.created_at).total_seconds())
+
+
+def seconds(value: float) -> str:
+    """A duration, short."""
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if value >= 2 * size:
+            return f"{value / size:.0f}{unit}"
+    return f"{value:.0f}s"
+
+
+def note(text: str) -> None:
+    """A line for the person at the terminal: standard error, so that standard output stays the answer."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def pairs(values: Sequence[str], option: str) -> dict[str, str]:
+    """``["k=v", ...]`` of a repeated option as a mapping; raises InvalidInput."""
+    from rayplane.errors import InvalidInput
+
+    found = {}
+    for value in values:
+        key, equals, text = value.partition("=")
+        if not (key and equals):
+            raise InvalidInput(f"{option} '{value}' is not KEY=VALUE.", remedy=f"Write it as {option} key=value.")
+        found[key] = text
+    return found
+
+
+def run(main: Callable[[], object], argv: Sequence[str]) -> int:
+    """``main``'s exit code; an error of our tree goes to standard error, as a problem if JSON was asked for."""
+    from rayplane.errors import RayplaneError
+
+    try:
+        main()
+    except RayplaneError as error:
+        _print_error(error, wants_json(argv))
+        return error.exit_code
+    except KeyboardInterrupt:
+        note("Interrupted.")
+        return 130
+    except BrokenPipeError:
+        # The reader has seen enough (`| head`); the interpreter must not complain when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return 0
+
+
+def wants_json(argv: Sequence[str]) -> bool:
+    """Whether these arguments ask for JSON; needed when they were too wrong to be parsed."""
+    before = list(argv[: argv.index("--")] if "--" in argv else argv)
+    joined = {"-ojson", "-o=json", "--output=json"}
+    separate = (a in ("-o", "--output") and b == "json" for a, b in pairwise(before))
+    return any(arg in joined for arg in before) or any(separate)
+
+
+def _print_error(error: RayplaneError, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(error.to_problem(), default=str), file=sys.stderr)
+        return
+    print(f"Error: {error.detail}", file=sys.stderr)
+    if error.remedy:
+        print(f"  {error.remedy}", file=sys.stderr)

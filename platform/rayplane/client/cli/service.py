@@ -1,0 +1,91 @@
+"""`rayplane service`: a service's URL, and a prediction from it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rayplane.client.cli.noun import NameArgument, group
+from rayplane.client.cli.output import Format, Output, TeamOption, client, print_json, team_of
+
+if TYPE_CHECKING:
+    from rayplane.client.sdk import Client
+
+app = group("services", "Deployed models.")
+
+
+@app.command()
+def url(
+    name: NameArgument,
+    wait: Annotated[bool, typer.Option(help="Wait until it is ready.")] = True,
+    team: TeamOption = None,
+    output: Output = None,
+) -> None:
+    """Print where predictions are asked: POST JSON there."""
+    with client() as api:
+        found = _url(api, team_of(api, team), name, wait)
+    print_json({"url": found}) if output is Format.JSON else print(found)
+
+
+@app.command()
+def predict(
+    name: NameArgument,
+    data: Annotated[str, typer.Option(help="JSON, @FILE or @- for standard input.", show_default=False)],
+    team: TeamOption = None,
+) -> None:
+    """Ask a service for a prediction and print its answer."""
+    import httpx
+
+    from rayplane.errors import Failed, Unavailable, from_problem
+
+    body = _read(data)
+    with client() as api:
+        target = _url(api, team_of(api, team), name, wait=False)
+    try:
+        answer = httpx.post(target, json=body, timeout=60, trust_env=False)
+    except httpx.TransportError as exc:
+        raise Unavailable(f"Service '{name}' at {target} can't be reached ({exc}).", remedy="Try again.") from exc
+    if answer.is_error:
+        try:
+            problem = answer.json()
+        except json.JSONDecodeError:
+            problem = None
+        if isinstance(problem, dict):
+            raise from_problem({"status": answer.status_code, **problem})
+        raise Failed(f"Service '{name}' answered {answer.status_code}: {answer.text[:500]}")
+    print_json(answer.json())
+
+
+def _url(api: Client, team: str, name: str, wait: bool) -> str:
+    from rayplane.client.sdk import why
+    from rayplane.errors import Unavailable
+
+    found = api.services.wait(team, name) if wait else api.services.get(team, name)
+    published = found.status.get("url")
+    if not published:
+        raise Unavailable(
+            f"Service '{team}/{name}' is {found.status.get('phase', 'Pending')}: {why(found) or 'it has no URL yet'}.",
+            remedy="Wait until it is Ready.",
+        )
+    return str(published)
+
+
+def _read(data: str) -> object:
+    from rayplane.errors import InvalidInput
+
+    try:
+        if data == "@-":
+            text = sys.stdin.read()
+        elif data.startswith("@"):
+            text = Path(data[1:]).read_text()
+        else:
+            text = data
+        return json.loads(text)
+    except OSError as exc:
+        raise InvalidInput(f"'{data[1:]}' can't be read: {exc.strerror}.", remedy="Name a JSON file.") from exc
+    except json.JSONDecodeError as exc:
+        raise InvalidInput(f"--data is not JSON: {exc}.", remedy="Write JSON, or @FILE.") from exc

@@ -1,0 +1,366 @@
+"""The main job: apply the flights documents, run the pipeline, wait for the service, ask it, and report what came out.
+
+Every figure of the report is read from the platform (the run's outputs, dataset versions, the registry, Prometheus).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+from pydantic import BaseModel, Field
+
+from rayplane.client import packaging
+from rayplane.client.sdk import Client, Progress, why
+from rayplane.errors import Failed, InvalidInput, InvalidSpec, NotFound, Timeout, Unavailable
+from rayplane.nouns.base import Document, Object, parse
+from rayplane.nouns.job import Output
+from rayplane.nouns.pipeline import StepRun
+
+TEAM, CLUSTER, PIPELINE, SERVICE = "flights", "dev", "flights", "flight-delay"
+DOCUMENTS = Path("jobs") / "flights.yaml"
+REQUESTS = Path("jobs") / "flights-requests.json"
+"""Real flights of the test period, asked for as an application would."""
+
+SERVICE_TIMEOUT = 300.0
+SCRAPE_TIMEOUT = 60.0
+"""Seconds until Prometheus must have found and read every target: two of its scrapes, and time to spare."""
+LOG_TAIL = 20
+
+Say = Callable[[str], None]
+
+
+class Rows(BaseModel):
+    """Flights that came in, passed, and were put aside: prepared + quarantined = ingested."""
+
+    ingested: int
+    prepared: int
+    quarantined: int
+
+
+class RegisteredModel(BaseModel):
+    """The version that this run registered, and the alias that points to it."""
+
+    name: str
+    version: str
+    alias: str
+
+
+class Prediction(BaseModel):
+    """What was asked and what the service answered."""
+
+    request: dict[str, Any]
+    answer: Any
+
+
+class Targets(BaseModel):
+    """Prometheus' targets: how many there are, and how many answer."""
+
+    up: int
+    total: int
+
+
+class Stage(BaseModel):
+    """One stage: a step of the pipeline, or what goes before or after it. Wall time in seconds."""
+
+    name: str
+    seconds: float
+    cached: bool = False
+
+
+class Report(BaseModel):
+    """What the main job came to."""
+
+    rows: Rows
+    training_rows: int
+    feature_views: list[str]
+    run_id: str
+    auc: float
+    baseline_auc: float
+    model: RegisteredModel
+    service_url: str
+    predictions: list[Prediction]
+    prometheus: Targets | None
+    """None where the platform runs without Prometheus."""
+    stages: list[Stage]
+    seconds: float = Field(description="Wall time of the whole job.")
+
+
+def run(
+    api: Client,
+    folder: Path,
+    *,
+    days: int | None,
+    say: Say,
+    watching: Callable[[], Any],
+    clock: Callable[[], float] = time.monotonic,
+) -> Report:
+    """Do the main job with the code of ``folder``; ``days`` of January only, if given.
+
+    ``watching`` makes a context manager whose value is called with the run as its steps go on. Raises InvalidInput
+    where the folder lacks the documents, Failed with the end of the log where a step fails, and what the SDK raises.
+    """
+    began = clock()
+    documents, requests = read_documents(folder), read_requests(folder)
+    stages: list[Stage] = []
+
+    @contextmanager
+    def stage(name: str) -> Iterator[None]:
+        started = clock()
+        yield
+        stages.append(Stage(name=name, seconds=round(clock() - started, 3)))
+
+    say(f"applying {folder / DOCUMENTS} to {api.url}")
+    _apply(api, documents, folder, say)
+    with stage("cluster"):
+        say(f"waiting for cluster {TEAM}/{CLUSTER}")
+        api.clusters.wait(TEAM, CLUSTER)
+    ended = _run_pipeline(api, _parameters(days), say, watching)
+    steps = _steps(ended)
+    stages += _stages_of(ended, steps)
+    outputs = [output for step in steps.values() for output in step.outputs]
+    model = _registered(api, steps)
+    with stage("deploy"):
+        say(f"waiting for service {TEAM}/{SERVICE} to be on version {model.version}")
+        service = _wait_service(api, model.version, clock)
+    url = str(service.status["url"])
+    with stage("predict"):
+        predictions = [Prediction(request=request, answer=ask(url, request)) for request in requests]
+    with stage("metrics"):
+        targets = _targets(api, say, clock)
+    figures = _value(steps, "evaluate", "gate")
+    return Report(
+        rows=Rows(
+            ingested=_dataset_rows(api, outputs, "flights-raw"),
+            prepared=_dataset_rows(api, outputs, "flights"),
+            quarantined=_dataset_rows(api, outputs, "flights-quarantine"),
+        ),
+        training_rows=_dataset_rows(api, outputs, "training-set"),
+        feature_views=_value(steps, "materialize", "feature_views"),
+        run_id=_run_id(steps),
+        auc=figures["auc"],
+        baseline_auc=figures["baseline_auc"],
+        model=model,
+        service_url=url,
+        predictions=predictions,
+        prometheus=targets,
+        stages=stages,
+        seconds=round(clock() - began, 3),
+    )
+
+
+def read_documents(folder: Path) -> list[Document]:
+    """The documents of ``jobs/flights.yaml``. Raises InvalidInput without it, InvalidSpec if it is wrong."""
+    path = folder / DOCUMENTS
+    try:
+        found = list(yaml.safe_load_all(path.read_text()))
+    except OSError as exc:
+        raise InvalidInput(
+            f"'{path}' can't be read: {exc.strerror}.",
+            remedy="Run this in a clone of rayplane, or name one: rayplane quickstart --folder <clone>.",
+        ) from exc
+    except yaml.YAMLError as exc:
+        raise InvalidSpec(f"'{path}' is not YAML: {exc}.") from exc
+    return [parse(Document, value, f"{path}[{place}]") for place, value in enumerate(found) if value is not None]
+
+
+def read_requests(folder: Path) -> list[dict[str, Any]]:
+    """The flights to ask for. Raises InvalidInput if the file is missing or is no JSON list."""
+    path = folder / REQUESTS
+    try:
+        requests = json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as exc:
+        raise InvalidInput(f"'{path}' can't be read: {exc}.", remedy="Restore it from the repository.") from exc
+    if not isinstance(requests, list) or not requests:
+        raise InvalidInput(f"'{path}' is no list of requests.", remedy="Restore it from the repository.")
+    return requests
+
+
+def ask(url: str, request: Mapping[str, Any]) -> Any:
+    """The service's answer to one request over HTTP. Raises Unavailable or Failed with what it said."""
+    try:
+        answer = httpx.post(url, json={"instances": [request]}, timeout=60, trust_env=False)
+    except httpx.TransportError as exc:
+        raise Unavailable(f"The service at {url} can't be reached ({exc}).", remedy="Try again.") from exc
+    if answer.is_error:
+        raise Failed(f"The service at {url} answered {answer.status_code}: {answer.text[:500]}")
+    return answer.json()
+
+
+def _apply(api: Client, documents: Sequence[Document], folder: Path, say: Say) -> None:
+    # A team must be there before a package can be uploaded for it.
+    api.apply_documents([d for d in documents if d.kind == "Team"])
+    address = ""
+    ready = []
+    for document in documents:
+        package = document.spec.get("package")
+        if isinstance(package, str) and not packaging.is_address(package):
+            address = address or api.packages.upload(TEAM, folder)
+            document = document.model_copy(update={"spec": {**document.spec, "package": address}})
+        ready.append(document)
+    for change in api.apply_documents(ready):
+        say(f"  {change}")
+
+
+SLICE = {
+    # A slice ends before the instant of the documents' default: its features are made as of its own end.
+    "materialize_at": "",
+    # The documents' gate is for the year. Some days of January show that the path works, not that a model is good.
+    "min_auc": "0",
+    "min_gain": "-1",
+    "max_ece": "1",
+    "min_slice_auc": "0",
+    "min_slice_rows": "1",
+}
+"""Parameters of a run on the first days of January."""
+
+
+def _parameters(days: int | None) -> dict[str, str]:
+    return {} if days is None else {"days": str(days), **SLICE}
+
+
+def _run_pipeline(api: Client, parameters: Mapping[str, str], say: Say, watching: Callable[[], Any]) -> Object:
+    started = api.pipelines.run(TEAM, PIPELINE, parameters)
+    name = started.metadata.name
+    say(f"run {TEAM}/{name} started")
+    seen: Progress
+    with watching() as seen:
+        ended = api.pipelines.wait_run(TEAM, PIPELINE, name, phases={"Succeeded", "Failed", "Stopped"}, progress=seen)
+    if ended.status.get("phase") != "Succeeded":
+        raise _failure(api, ended)
+    return ended
+
+
+def _failure(api: Client, run: Object) -> Failed:
+    """The error of a run: the first failed step, the end of its log, and where the rest is."""
+    name = run.metadata.name
+    broken = next((step for step in _steps(run).values() if step.phase == "Failed"), None)
+    if broken is None or broken.job is None:
+        said = broken.message if broken else why(run)
+        where = f" in step '{broken.name}'" if broken else ""
+        return Failed(
+            f"Run '{TEAM}/{name}' {str(run.status.get('phase')).lower()}{where}: {said or 'no reason was given'}",
+            remedy=f"See: rayplane pipeline runs {PIPELINE} --team {TEAM} -o json",
+        )
+    tail = "\n".join(f"    {line}" for line in _log_tail(api, broken.job))
+    return Failed(
+        f"Run '{TEAM}/{name}' failed in step '{broken.name}': {broken.message or 'no reason was given'}\n"
+        f"  Its log ends:\n{tail}\n",
+        remedy=f"Read all of it with: rayplane job logs {broken.job} --team {TEAM}",
+    )
+
+
+def _log_tail(api: Client, job: str) -> list[str]:
+    try:
+        text = "".join(api.jobs.logs(TEAM, job, follow=False))
+    except NotFound:
+        return ["(the job left no log)"]
+    return text.splitlines()[-LOG_TAIL:] or ["(its log is empty)"]
+
+
+def _steps(run: Object) -> dict[str, StepRun]:
+    return {step["name"]: StepRun.model_validate(step) for step in run.status.get("steps", [])}
+
+
+def _stages_of(run: Object, steps: Mapping[str, StepRun]) -> list[Stage]:
+    made = [Stage(name=s.name, seconds=round(s.seconds, 3), cached=s.phase == "Cached") for s in steps.values()]
+    begun = run.status.get("started_at")
+    starts = [step.started_at for step in steps.values() if step.started_at is not None]
+    if begun is None or not starts:
+        return made
+    observed = min(starts).timestamp() - StepRun(name="run", started_at=begun).started_at.timestamp()  # type: ignore[union-attr]
+    return [Stage(name="observe", seconds=round(max(0.0, observed), 3)), *made]
+
+
+def _registered(api: Client, steps: Mapping[str, StepRun]) -> RegisteredModel:
+    """The version that the run registered, with the alias that points to it now."""
+    made = _value(steps, "register", "model")
+    name, version = str(made["name"]), str(made["version"])
+    aliases = api.models.get(TEAM, name).status.get("aliases", {})
+    alias = next((alias for alias, pointed in aliases.items() if str(pointed) == version), None)
+    if alias is None:
+        raise Failed(
+            f"No alias of model '{name}' points to version {version}, which this run registered.",
+            remedy=f"See: rayplane model get {name} --team {TEAM}",
+        )
+    return RegisteredModel(name=name, version=version, alias=str(alias))
+
+
+def _run_id(steps: Mapping[str, StepRun]) -> str:
+    found = next((o.value for o in steps["train"].outputs if o.kind == "run"), None)
+    if found is None:
+        raise Failed("The step 'train' left no MLflow run.", remedy="Its document must say 'tracked: true'.")
+    return str(found)
+
+
+def _value(steps: Mapping[str, StepRun], step: str, name: str) -> Any:
+    """A value that a step recorded."""
+    outputs = steps[step].outputs if step in steps else []
+    for output in outputs:
+        if output.kind == "value" and output.name == name:
+            return output.value
+    raise Failed(
+        f"The step '{step}' recorded no '{name}'.", remedy=f"Report it in its code: report.output('{name}', ...)."
+    )
+
+
+def _dataset_rows(api: Client, outputs: Sequence[Output], name: str) -> int:
+    version = next((o.value for o in outputs if o.kind == "dataset" and o.name == name), None)
+    if version is None:
+        raise Failed(f"The run published no version of dataset '{name}'.")
+    return api.datasets.version(TEAM, name, str(version)).rows
+
+
+def _wait_service(api: Client, version: str, clock: Callable[[], float]) -> Object:
+    """Until the service answers with the registered version; what it is or was with another one does not count."""
+    deadline = clock() + SERVICE_TIMEOUT
+    remedy = f"See: rayplane service get {SERVICE} --team {TEAM}"
+    while True:
+        service = api.services.get(TEAM, SERVICE)
+        phase = service.status.get("phase")
+        serves = str((service.status.get("revision") or {}).get("version"))
+        # A replica that can't start leaves its whole traceback; what was raised is its last line.
+        reason = (why(service).splitlines() or ["no reason was given"])[-1].strip()
+        if serves == version and phase == "Ready":
+            return service
+        if serves == version and phase == "Failed":
+            raise Failed(f"Service '{TEAM}/{SERVICE}' can't serve version {version}: {reason}.", remedy=remedy)
+        if clock() > deadline:
+            raise Timeout(
+                f"Service '{TEAM}/{SERVICE}' is {phase} on version {serves}, not ready on {version}: {reason}.",
+                remedy=remedy,
+            )
+        time.sleep(0.5)
+
+
+def _targets(api: Client, say: Say, clock: Callable[[], float]) -> Targets | None:
+    """Prometheus' targets once all are read, the cluster's among them; after SCRAPE_TIMEOUT, as they are."""
+    url = api.info().get("prometheus_url")
+    if not url:
+        say("the platform runs without Prometheus")
+        return None
+    deadline = clock() + SCRAPE_TIMEOUT
+    while True:
+        active = active_targets(str(url))
+        found = Targets(up=sum(t["health"] == "up" for t in active), total=len(active))
+        complete = found.up == found.total and any(t["labels"].get("cluster") == CLUSTER for t in active)
+        if complete or clock() > deadline:
+            return found
+        time.sleep(1.0)
+
+
+def active_targets(url: str) -> list[dict[str, Any]]:
+    """What Prometheus scrapes now, as its API tells. Raises Unavailable."""
+    try:
+        answer = httpx.get(f"{url}/api/v1/targets", params={"state": "active"}, timeout=10, trust_env=False)
+        answer.raise_for_status()
+        targets: list[dict[str, Any]] = answer.json()["data"]["activeTargets"]
+    except httpx.HTTPError as exc:
+        raise Unavailable(f"Prometheus at {url} does not answer ({exc}).", remedy="Run 'rayplane up'.") from exc
+    return targets

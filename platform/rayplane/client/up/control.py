@@ -1,0 +1,250 @@
+"""`up` and `down`: bring the local platform into being, or to its end, from whatever state a crash left it in."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rayplane import processes
+from rayplane.client.up import configuration, credentials, health, plan, ports, room, tools
+from rayplane.client.up.room import Say
+from rayplane.client.up.state import (
+    ChildReport,
+    PlatformState,
+    read_report,
+    read_state,
+    report_path,
+    write_state,
+)
+from rayplane.client.up.view import PlatformView, known_records, look
+from rayplane.errors import Conflict, Failed, PortTaken, RayplaneError, Timeout, Unavailable
+from rayplane.processes import ProcessRecord
+from rayplane.settings import GatewaySettings, Home
+
+NOT_FOUND = (
+    "prometheus was not found on PATH or in the tools cache: the platform goes on without it. "
+    "Get it with 'make tools', then: rayplane down; rayplane up"
+)
+ENDS_ALLOWED = 3
+"""How often a child may end while `up` waits for it, before `up` gives up."""
+CHOICES = 3
+"""How often other ports are chosen when strangers take those that were."""
+
+
+def up(settings: GatewaySettings, *, say: Say, timeout: float = 240.0) -> PlatformView:
+    """Make the platform of the home run and wait until all of it is healthy; one that runs already is success.
+
+    Adopts what an earlier supervisor left healthy, cleans the rest. Where it fails, nothing stays that was not there
+    before. Raises PortTaken, StorageFull, InvalidInput (home, settings), Unsupported (packages), Conflict (it runs on
+    another port than the one asked for), Unavailable or Timeout (a child does not come up).
+    """
+    home = settings.home_paths
+    tools.require_packages()
+    room.prepare(home)
+    with room.locked(home, say, timeout=timeout), room.explained(home.path):
+        nothing_before = not processes.marked(home.id)
+        try:
+            _up(settings, home, say, time.monotonic() + timeout)
+        except (RayplaneError, OSError, KeyboardInterrupt):
+            if nothing_before:
+                _end(home, say)
+            raise
+    return look(home)
+
+
+def down(home: Home, *, say: Say) -> list[str]:
+    """Stop every process of the home, clusters too, and remove their temporary folders; what was stopped.
+
+    Needs neither gateway nor database. Nothing there is success. Raises Unavailable naming pids that survive SIGKILL.
+    """
+    if not home.path.is_dir():
+        return []
+    with room.locked(home, say, timeout=120):
+        return _end(home, say)
+
+
+def _up(settings: GatewaySettings, home: Home, say: Say, deadline: float) -> None:
+    for choice in range(1, CHOICES + 1):
+        supervisor = known_records(home).get(plan.SUPERVISOR)
+        state = read_state(home)
+        if supervisor is None or state is None or not processes.alive(supervisor):
+            state, supervisor = _launch(settings, home, say)
+        else:
+            _require_same_port(settings, state)
+        try:
+            _wait(home, supervisor, _names(state), say, deadline)
+        except PortTaken as exc:
+            # Somebody was faster between the choice and the listener; ports that nobody asked for are chosen again.
+            if plan.GATEWAY in state.pinned or choice == CHOICES:
+                raise
+            say(f"{exc.detail} Other ports are chosen.")
+            processes.stop(supervisor, grace=30)
+        else:
+            return
+
+
+def _launch(settings: GatewaySettings, home: Home, say: Say) -> tuple[PlatformState, ProcessRecord]:
+    """Choose ports, write secrets and configuration, start the supervisor."""
+    _clean_remains(home)
+    binary = tools.find("prometheus")
+    if binary is None:
+        say(NOT_FOUND)
+    state = _choose(settings, home, with_prometheus=binary is not None)
+    known = credentials.ensure(home)
+    configuration.write_mlflow(home)
+    if binary is not None:
+        configuration.write_prometheus(
+            home, gateway_url=plan.local_url(settings.host, state.ports[plan.GATEWAY]), token=known.metrics
+        )
+    write_state(home, state)
+    say("starting " + ", ".join(f"{name} (port {state.ports[name]})" for name in _names(state)))
+    supervisor = processes.start(
+        plan.SUPERVISOR,
+        [sys.executable, "-m", "rayplane.client.up.supervisor"],
+        mark=f"{home.id}/{plan.SUPERVISOR}",
+        log=home.logs / "supervisor.log",
+        records=home.processes,
+        env={**os.environ, "RAYPLANE_HOME": str(home.path)},
+        cwd=home.path,
+    )
+    return state, supervisor
+
+
+def _clean_remains(home: Home) -> None:
+    """End what a dead supervisor or a child killed halfway left; living children stay, for they may be adopted."""
+    processes.stop_marked(f"{home.id}/{plan.SUPERVISOR}")
+    records = known_records(home)
+    for name in (plan.GATEWAY, plan.MLFLOW, plan.PROMETHEUS):
+        record = records.get(name)
+        if record is None or not processes.alive(record):
+            processes.stop_marked(f"{home.id}/{name}")
+
+
+def _choose(settings: GatewaySettings, home: Home, *, with_prometheus: bool) -> PlatformState:
+    known = read_state(home)
+    records = known_records(home)
+    required = {plan.GATEWAY: settings.port} if "port" in settings.model_fields_set else {}
+    names = [plan.GATEWAY, plan.MLFLOW, *([plan.PROMETHEUS] if with_prometheus else [])]
+
+    def ours(name: str, port: int) -> bool:
+        record = records.get(name)
+        return record is not None and record.port == port and processes.alive(record)
+
+    chosen = ports.choose(
+        names,
+        known.ports if known else {},
+        seed=home.id,
+        preferred=plan.PREFERRED_PORTS,
+        required=required,
+        ours=ours,
+    )
+    gateway = settings.public_url or plan.local_url(settings.host, chosen[plan.GATEWAY])
+    return PlatformState(
+        home=str(home.path),
+        gateway_url=gateway,
+        mlflow_url=plan.local_url("127.0.0.1", chosen[plan.MLFLOW]),
+        prometheus_url=plan.local_url("127.0.0.1", chosen[plan.PROMETHEUS]) if with_prometheus else None,
+        ports=chosen,
+        pinned=sorted(required),
+    )
+
+
+def _names(state: PlatformState) -> list[str]:
+    known = (plan.GATEWAY, plan.MLFLOW, plan.PROMETHEUS)
+    return [n for n in known if n != plan.PROMETHEUS or state.prometheus_url is not None]
+
+
+def _require_same_port(settings: GatewaySettings, state: PlatformState) -> None:
+    wanted, has = settings.port, state.ports.get(plan.GATEWAY)
+    if "port" in settings.model_fields_set and wanted != has:
+        raise Conflict(
+            f"The platform runs already, its gateway on port {has}, not {wanted}.",
+            remedy="Run 'rayplane down' first, or leave the port out.",
+        )
+
+
+def _wait(home: Home, supervisor: ProcessRecord, names: Sequence[str], say: Say, deadline: float) -> None:
+    """Until every child is healthy and the gateway ready. Says each child's progress once."""
+    began, said = time.monotonic(), set[str]()
+    earlier = {name: child.restarts for name, child in read_report(home).children.items()}
+    while True:
+        report = read_report(home)
+        # A report of an earlier supervisor may call healthy what died with it.
+        children = report.children if report.pid == supervisor.pid else {}
+        if not processes.alive(supervisor):
+            raise Failed("The supervisor ended.", remedy=_look_at(supervisor.log, home))
+        for name in names:
+            child = children.get(name)
+            if child is None:
+                continue
+            if child.state == "healthy" and name not in said:
+                said.add(name)
+                say(f"{name} is healthy after {time.monotonic() - began:.1f} s: {child.url}")
+            _give_up(child, earlier.get(name, 0), home)
+        if said.issuperset(names) and _ready(children[plan.GATEWAY]):
+            return
+        if time.monotonic() > deadline:
+            missing = [n for n in names if n not in said] or [plan.GATEWAY]
+            logs = ", ".join(str(home.logs / f"{n}.log") for n in missing)
+            raise Timeout(f"{', '.join(missing)} did not become healthy in time.", remedy=f"Read {logs}.")
+        time.sleep(0.1)
+
+
+def _ready(gateway: ChildReport) -> bool:
+    return health.answers(gateway.health.removesuffix("/healthz") + "/readyz")
+
+
+def _give_up(child: ChildReport, earlier: int, home: Home) -> None:
+    if child.state == "port-taken":
+        raise PortTaken(
+            f"Port {child.port} for {child.name} was taken by another process.",
+            remedy="Stop that process, or ask for another port.",
+        )
+    if child.restarts - earlier >= ENDS_ALLOWED and child.state == "waiting":
+        room.require_room(home)  # the likeliest reason why nothing starts, and clearer than any child's log
+        raise Unavailable(
+            f"{child.name} does not stay up: it ended {child.restarts - earlier} times.\n{_tail(Path(child.log))}\n",
+            remedy=f"Read {child.log}, then run 'rayplane up' again.",
+        )
+
+
+def _look_at(log: str | None, home: Home) -> str:
+    path = Path(log) if log else home.logs / "supervisor.log"
+    return f"Its log '{path}' ends:\n{_tail(path)}"
+
+
+def _tail(path: Path, lines: int = 12) -> str:
+    if not path.is_file():
+        return "(no log)"
+    return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+
+
+def _end(home: Home, say: Say) -> list[str]:
+    """Stop all; the supervisor first, lest it restart what is stopped; the gateway next, lest it make clusters anew."""
+    stopped = [p.name for p in look(home).processes if p.pid]
+    if stopped:
+        say(f"stopping {', '.join(stopped)}")
+    supervisor = known_records(home).get(plan.SUPERVISOR)
+    if supervisor is not None:
+        processes.stop(supervisor, grace=30)
+    processes.stop_marked(f"{home.id}/{plan.SUPERVISOR}", grace=30)
+    processes.stop_marked(f"{home.id}/{plan.GATEWAY}", grace=15)
+    processes.stop_marked(home.id, grace=10)
+    for folder in (home.processes / "clusters", home.processes):
+        for record in folder.glob("*.json"):
+            record.unlink(missing_ok=True)
+    report_path(home).unlink(missing_ok=True)
+    for path in _temporary_folders(home):
+        shutil.rmtree(path, ignore_errors=True)  # what another user made in it is not ours to remove
+    return stopped
+
+
+def _temporary_folders(home: Home) -> list[Path]:
+    """Ray's temporary folders of this home: its clusters' heads name them by it."""
+    roots = {Path(tempfile.gettempdir()), Path("/tmp")}  # noqa: S108  where a head goes if the former's path is too long
+    return sorted(path for root in roots for path in root.glob(f"rp-{home.id}-*"))

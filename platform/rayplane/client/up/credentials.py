@@ -1,0 +1,60 @@
+"""The local platform's secrets: made once, each in a 0600 file of the home, never in a command line."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from rayplane.settings import Home, read_secret, write_secret
+
+MLFLOW_ADMIN = "admin"
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """Where each secret is. The values that MLflow takes from its environment alone are read on demand."""
+
+    token: Path
+    """The local user's token."""
+    metrics: Path
+    """Prometheus' token: it may read metrics and discover targets, no more."""
+    mlflow_admin: Path
+    """Two lines: user name, password."""
+    mlflow_key: Path
+    """Signs MLflow's forms."""
+
+    def mlflow_password(self) -> str:
+        """The MLflow admin's password."""
+        return read_secret(self.mlflow_admin).splitlines()[1]
+
+    def mlflow_signing_key(self) -> str:
+        """What MLflow signs its forms with."""
+        return read_secret(self.mlflow_key)
+
+
+def of(home: Home) -> Credentials:
+    """Where the secrets of a home are."""
+    return Credentials(
+        token=home.token,
+        metrics=home.secrets / "metrics.token",
+        mlflow_admin=home.secrets / "mlflow-admin",
+        mlflow_key=home.secrets / "mlflow-key",
+    )
+
+
+def ensure(home: Home) -> Credentials:
+    """Make what is missing; what is there stays. Raises InvalidInput where others may read a secret."""
+    known = of(home)
+    values = {
+        known.token: secrets.token_urlsafe(32),
+        known.metrics: secrets.token_urlsafe(32),
+        known.mlflow_admin: f"{MLFLOW_ADMIN}\n{secrets.token_urlsafe(24)}",
+        known.mlflow_key: secrets.token_urlsafe(32),
+    }
+    for path, value in values.items():
+        if path.exists():
+            read_secret(path)
+        else:
+            write_secret(path, value + "\n")
+    return known

@@ -1,0 +1,98 @@
+"""The home's folder: made, writable, with room in it; and the lock that lets one `up` or `down` work at a time."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from rayplane.errors import InvalidInput, RayplaneError, StorageFull, Timeout
+from rayplane.settings import Home
+
+LEAST_FREE = 256 * 2**20
+"""Bytes: databases, logs and Prometheus' first blocks of an empty platform need about half of it."""
+
+Say = Callable[[str], None]
+
+
+def prepare(home: Home) -> None:
+    """Make the home's folders. Raises StorageFull without room, InvalidInput where it can't be written."""
+    with explained(home.path):
+        for folder in (home.path, home.secrets):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for folder in (home.logs, home.processes, home.mlflow, home.feast, home.prometheus):
+            folder.mkdir(exist_ok=True)
+        # A quota refuses a write where the file system still counts free blocks, so a write is tried.
+        probe = home.path / f".room.{os.getpid()}"
+        try:
+            probe.write_bytes(b"\0" * 2**20)
+        finally:
+            probe.unlink(missing_ok=True)
+    require_room(home)
+
+
+def require_room(home: Home) -> None:
+    """Raise StorageFull if less than LEAST_FREE bytes are free."""
+    free = shutil.disk_usage(home.path).free
+    if free < LEAST_FREE:
+        raise full(home.path, f"only {free / 2**20:.0f} MiB are free")
+
+
+def full(path: Path, how: str) -> StorageFull:
+    """The error of a full disk."""
+    return StorageFull(
+        f"The home '{path}' has no room: {how}; the platform needs {LEAST_FREE / 2**20:.0f} MiB to start.",
+        remedy="Free some space there, or set RAYPLANE_HOME to a folder on a larger disk.",
+    )
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn what the operating system says of a folder into an error with a remedy."""
+    try:
+        yield
+    except OSError as exc:
+        raise _explain(path, exc) from exc
+
+
+def _explain(path: Path, exc: OSError) -> RayplaneError:
+    if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+        return full(path, os.strerror(exc.errno))
+    return InvalidInput(
+        f"The home '{path}' can't be written: {exc.strerror or exc}.",
+        remedy="Make it a folder that you may write, or set RAYPLANE_HOME to one.",
+    )
+
+
+@contextmanager
+def locked(home: Home, say: Say, *, timeout: float) -> Iterator[None]:
+    """Hold the home's lock. Raises Timeout if another `up` or `down` holds it for ``timeout`` seconds."""
+    with explained(home.path):
+        file = (home.path / "up.lock").open("a")
+    with file:
+        deadline, said = time.monotonic() + timeout, False
+        while not _lock(file):
+            if not said:
+                say("another 'rayplane up' or 'down' is at work here; waiting for it")
+                said = True
+            if time.monotonic() > deadline:
+                raise Timeout(
+                    f"Another 'rayplane up' or 'down' has held '{home.path}/up.lock' for {timeout:.0f} s.",
+                    remedy=f"See which with: fuser {home.path}/up.lock",
+                )
+            time.sleep(0.2)
+        yield
+
+
+def _lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

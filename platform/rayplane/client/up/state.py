@@ -1,0 +1,98 @@
+"""The files by which the local platform's parts know each other: platform.json (ports, URLs), supervisor.json."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from rayplane.settings import Home
+
+ChildState = Literal["starting", "healthy", "unhealthy", "waiting", "port-taken", "stopped"]
+"""waiting: it ended and is started again after its back-off. stopped: nobody looks after it."""
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class PlatformState(BaseModel):
+    """What `up` chose; clients find the gateway by it. Kept when the platform is down, so that ports stay the same."""
+
+    model_config = ConfigDict(extra="ignore")
+    home: str
+    gateway_url: str
+    mlflow_url: str
+    prometheus_url: str | None = None
+    ports: dict[str, int] = Field(default_factory=dict)
+    pinned: list[str] = Field(default_factory=list)
+    """Names of the ports that the user asked for."""
+
+
+class ChildReport(BaseModel):
+    """What the supervisor last saw of one child."""
+
+    model_config = ConfigDict(extra="ignore")
+    name: str
+    state: ChildState
+    pid: int | None = None
+    port: int
+    url: str
+    health: str
+    log: str
+    restarts: int = 0
+    message: str = ""
+    fingerprint: str = ""
+    """Hash of the command, environment and configuration that the child was started with."""
+
+
+class SupervisorReport(BaseModel):
+    """What the supervisor last saw of all its children."""
+
+    model_config = ConfigDict(extra="ignore")
+    pid: int = 0
+    """The supervisor's: a report of an earlier one is old news."""
+    children: dict[str, ChildReport] = Field(default_factory=dict)
+
+
+def report_path(home: Home) -> Path:
+    """Where the supervisor writes what it sees."""
+    return home.path / "supervisor.json"
+
+
+def read_state(home: Home) -> PlatformState | None:
+    """What the last `up` chose; None if there was none, or if the file is damaged (then ports are chosen anew)."""
+    return _read(home.state, PlatformState)
+
+
+def write_state(home: Home, state: PlatformState) -> None:
+    """Replace platform.json atomically."""
+    _write(home.state, state)
+
+
+def read_report(home: Home) -> SupervisorReport:
+    """What the supervisor last saw; empty if it never wrote, or if the file is damaged."""
+    return _read(report_path(home), SupervisorReport) or SupervisorReport()
+
+
+def write_report(home: Home, report: SupervisorReport) -> None:
+    """Replace supervisor.json atomically."""
+    _write(report_path(home), report)
+
+
+def _read(path: Path, model: type[M]) -> M | None:
+    try:
+        return model.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def _write(path: Path, value: BaseModel) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        partial.write_text(value.model_dump_json(indent=1) + "\n")
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,209 @@
+"""What routes share: documents and objects in the OpenAPI schema, ETags, preconditions, idempotency keys, 202s."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from fastapi import Depends, Header, Query, Request
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, create_model
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+from starlette.responses import JSONResponse
+
+from rayplane.errors import InvalidInput
+from rayplane.gateway.admission.roles import Principal
+from rayplane.gateway.api.problems import Problem
+from rayplane.gateway.usecases.platform import Platform
+from rayplane.nouns.base import Metadata, NounType, Object, parse
+from rayplane.nouns.events import Operation
+
+MAX_LIMIT = 1000
+
+
+def _platform(request: Request) -> Platform:
+    platform: Platform = request.app.state.platform
+    return platform
+
+
+Here = Annotated[Platform, Depends(_platform)]
+"""The platform that the app was made for."""
+
+Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="The most items to answer with.")]
+Cursor = Annotated[str | None, Query(description="The next_cursor of an earlier answer.")]
+
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    code: {"description": text, "content": {"application/problem+json": {"schema": Problem.model_json_schema()}}}
+    for code, text in {
+        401: "No token, or one that is not known.",
+        403: "The principal may not do this, or admission refuses it.",
+        404: "No such object.",
+        409: "The object is in another state than the request supposes.",
+        412: "If-Match names another version.",
+        422: "The request is wrong; nothing was made.",
+    }.items()
+}
+"""Documentation of the problems that any route may answer with."""
+
+
+class _Described:
+    """Keeps a value plain and documents it as ``model``: our own parser names the wrong field and the right one."""
+
+    def __init__(self, model: type[BaseModel]) -> None:
+        self._model = model
+
+    def __get_pydantic_json_schema__(self, _: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        schema = handler(self._model.__pydantic_core_schema__)
+        if self._model is Metadata:
+            schema.pop("required", None)  # what the metadata leave out, the URL says
+        return schema
+
+
+def _literal(value: str) -> Any:
+    return Literal[value]
+
+
+def document_model(noun: NounType, *, named: bool = True) -> type[BaseModel]:
+    """The request body of a noun: ``{kind?, metadata?, spec}``."""
+    return create_model(
+        f"{noun.kind}{'Document' if named else 'Submission'}",
+        __config__=ConfigDict(extra="forbid"),
+        __doc__=f"A {noun.singular} as it is asked for.",
+        kind=(_literal(noun.kind) | None, None),
+        metadata=(Annotated[dict[str, Any], _Described(Metadata)], Field(default_factory=dict)),
+        spec=(Annotated[dict[str, Any], _Described(noun.spec)], Field(default_factory=dict)),
+    )
+
+
+def object_model(noun: NounType) -> type[BaseModel]:
+    """The answer's body of a noun: kind, metadata, spec, status."""
+    return create_model(
+        noun.kind,
+        __doc__=f"A {noun.singular}: who it is, what was asked for, what is so.",
+        kind=(_literal(noun.kind), ...),
+        metadata=(Metadata, ...),
+        spec=(noun.spec, ...),
+        status=(noun.status, ...),
+    )
+
+
+def page_model(noun: NounType, item: type[BaseModel]) -> type[BaseModel]:
+    """A page of a noun's list."""
+    return create_model(
+        f"{noun.kind}List",
+        __doc__=f"A page of {noun.plural}; ask again with next_cursor until it is null.",
+        items=(list[item], ...),  # type: ignore[valid-type]
+        next_cursor=(str | None, None),
+    )
+
+
+def metadata_of(body: dict[str, Any], noun: NounType, team: str | None, name: str) -> Metadata:
+    """The body's metadata, parsed; raises InvalidInput if they name another object than the URL does."""
+    given = {"name": name, **body}
+    metadata = parse(Metadata, given, f"{noun.singular}.metadata")
+    if metadata.name != name:
+        raise InvalidInput(
+            f"metadata.name is '{metadata.name}', but the URL says '{name}'.",
+            remedy="Make them equal, or leave it out.",
+        )
+    if noun.team_scoped and metadata.team not in (None, team):
+        raise InvalidInput(
+            f"metadata.team is '{metadata.team}', but the URL says '{team}'.",
+            remedy="Make them equal, or leave it out.",
+        )
+    return metadata
+
+
+def shown(obj: Object, *, status: int = 200, headers: dict[str, str] | None = None) -> JSONResponse:
+    """One object with its ETag."""
+    return JSONResponse(obj.model_dump(mode="json"), status_code=status, headers={"ETag": obj.etag, **(headers or {})})
+
+
+def written(obj: Object, change: str, operation: Operation | None, *, dry_run: bool = False) -> JSONResponse:
+    """The answer to a write: 202 and Location if there is work to do, 201 if made, else 200; X-Change tells which."""
+    headers = {"X-Change": change}
+    status = 201 if change == "created" else 200
+    if operation is not None:
+        headers["Location"] = f"/v1/operations/{operation.id}"
+        status = 202
+    return shown(obj, status=200 if dry_run else status, headers=headers)
+
+
+def if_match(value: Annotated[str | None, Header(alias="If-Match")] = None) -> int | None:
+    """The resource version of If-Match; ``*`` and none mean any."""
+    if value is None or value.strip() == "*":
+        return None
+    text = value.strip().removeprefix("W/").strip('"')
+    if not text.isdigit():
+        raise InvalidInput(
+            f"If-Match '{value}' is not an ETag of this API.", remedy='Send the ETag of a GET, such as "3".'
+        )
+    return int(text)
+
+
+IfMatch = Annotated[int | None, Depends(if_match)]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key", max_length=200, description="A repeated request with this key gets the first answer."
+    ),
+]
+
+
+def once(
+    key: str | None,
+    request: Request,
+    body: Any,
+    act: Callable[[], JSONResponse],
+    *,
+    principal: Principal,
+    platform: Platform,
+) -> JSONResponse:
+    """``act()``, or the answer that it gave when the same principal sent the same request with this key before.
+
+    Raises Conflict if the key came with another request. A POST and its remembered answer are one transaction: a PUT or
+    DELETE may be done twice, but a second POST would make a second thing.
+    """
+    if key is None:
+        return act()
+    if request.method == "POST":
+        with platform.store.transaction():
+            answer = _once(key, request, body, act, principal, platform)
+        # What the use case woke may have looked before the commit.
+        platform.wake()
+        return answer
+    return _once(key, request, body, act, principal, platform)
+
+
+def _once(
+    key: str, request: Request, body: Any, act: Callable[[], JSONResponse], principal: Principal, platform: Platform
+) -> JSONResponse:
+    text = json.dumps(
+        [request.method, str(request.url.path), str(request.url.query), body], sort_keys=True, default=str
+    )
+    fingerprint = hashlib.sha256(text.encode()).hexdigest()
+    known = platform.store.recall(principal.name, key, fingerprint)
+    if known is not None:
+        return JSONResponse(
+            known["body"], status_code=known["status"], headers={**known["headers"], "X-Replayed": "true"}
+        )
+    answer = act()
+    kept = {k: v for k, v in answer.headers.items() if k in ("etag", "location", "x-change")}
+    remembered = {"status": answer.status_code, "headers": kept, "body": json.loads(bytes(answer.body))}
+    platform.store.remember(principal.name, key, fingerprint, remembered)
+    return answer
+
+
+def labels_of(values: list[str] | None) -> dict[str, str] | None:
+    """``["k=v", ...]`` as a mapping; None for none."""
+    if not values:
+        return None
+    labels = {}
+    for value in values:
+        key, equals, text = value.partition("=")
+        if not (key and equals):
+            raise InvalidInput(f"label '{value}' is not k=v.", remedy="Write it as label=key=value.")
+        labels[key] = text
+    return labels

@@ -1,0 +1,79 @@
+"""Who asks: the bearer token of every request, checked before any route sees it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
+from starlette.requests import HTTPConnection
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from rayplane.errors import RayplaneError, Unauthenticated
+from rayplane.gateway.admission.roles import Principal
+from rayplane.gateway.api.problems import respond
+from rayplane.gateway.usecases.platform import Platform
+
+OPEN = frozenset({"/healthz", "/readyz"})
+"""What a probe without a token may ask: it learns only whether the gateway works."""
+
+_REMEDY = "Send 'Authorization: Bearer <token>'; 'rayplane up' prints where the local token is kept."
+
+
+class Authenticate:
+    """Pure ASGI middleware: puts the Principal into the scope, or answers 401 (to Ray 403 for a wrong token)."""
+
+    def __init__(self, app: ASGIApp, platform: Platform) -> None:
+        self._app = app
+        self._platform = platform
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket") or scope["path"] in OPEN:
+            await self._app(scope, receive, send)
+            return
+        try:
+            token = bearer(Headers(scope=scope))
+            principal = await run_in_threadpool(self._platform.signer.verify, token)
+            if principal is None:
+                raise Unauthenticated(
+                    "The token is not known here: it is wrong or was revoked.", remedy=_REMEDY, reason="unknown-token"
+                )
+        except RayplaneError as error:
+            await refuse(respond(error, scope["path"]), scope, receive, send)
+            return
+        scope["rayplane.principal"] = principal
+        await self._app(scope, receive, send)
+
+
+def bearer(headers: Headers) -> str:
+    """The token of ``Authorization`` or ``X-Ray-Authorization``; raises Unauthenticated if there is none."""
+    value = headers.get("authorization") or headers.get("x-ray-authorization") or ""
+    scheme, _, token = value.partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise Unauthenticated("The request carries no token.", remedy=_REMEDY)
+    return token.strip()
+
+
+async def refuse(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
+    """Send a plain answer, to a websocket's handshake too."""
+    if scope["type"] == "websocket":
+        await receive()
+        if "websocket.http.response" not in scope.get("extensions", {}):
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        headers = [(k, v) for k, v in response.raw_headers]
+        await send({"type": "websocket.http.response.start", "status": response.status_code, "headers": headers})
+        await send({"type": "websocket.http.response.body", "body": bytes(response.body)})
+        return
+    await response(scope, receive, send)
+
+
+def _principal(connection: HTTPConnection) -> Principal:
+    principal: Principal = connection.scope["rayplane.principal"]
+    return principal
+
+
+Caller = Annotated[Principal, Depends(_principal)]
+"""The principal of the request."""

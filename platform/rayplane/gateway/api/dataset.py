@@ -1,0 +1,33 @@
+"""A dataset's own verbs: its immutable versions."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+
+from rayplane.gateway.api.answers import PROBLEMS, Here
+from rayplane.gateway.api.auth import Caller
+from rayplane.gateway.usecases import datasets
+from rayplane.nouns.dataset import DatasetVersion
+
+router = APIRouter(prefix="/v1/teams/{team}/datasets/{name}/versions", tags=["datasets"], responses=PROBLEMS)
+
+
+class DatasetVersionList(BaseModel):
+    """A dataset's versions, newest first."""
+
+    items: list[DatasetVersion]
+    next_cursor: str | None = None
+
+
+@router.get("", operation_id="list_dataset_versions", summary="List versions")
+def listed(team: str, name: str, caller: Caller, here: Here) -> DatasetVersionList:
+    """Every version, newest first."""
+    return DatasetVersionList(items=datasets.versions(team, name, principal=caller, platform=here))
+
+
+@router.get("/{version}", operation_id="get_dataset_version", summary="Get one version")
+def got(team: str, name: str, version: str, caller: Caller, here: Here) -> DatasetVersion:
+    """One version; ``latest`` is the newest."""
+    wanted = None if version == "latest" else version
+    return datasets.version(team, name, wanted, principal=caller, platform=here)

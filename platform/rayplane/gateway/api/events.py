@@ -1,0 +1,54 @@
+"""What workers say and ask: events, and the exchange of a submission id for a RunContext."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, ConfigDict
+
+from rayplane.errors import InvalidInput
+from rayplane.gateway import metrics
+from rayplane.gateway.api.answers import PROBLEMS, Here
+from rayplane.gateway.api.auth import Caller
+from rayplane.gateway.usecases import events, job
+from rayplane.nouns.events import EventBatch
+from rayplane.nouns.job import RunContext
+
+router = APIRouter(prefix="/v1", tags=["workers"], responses=PROBLEMS)
+
+
+class RunContextRequest(BaseModel):
+    """Ray's id of the attempt (``<job uid>-<n>``); null asks for the cluster's own context."""
+
+    model_config = ConfigDict(extra="ignore")
+    submission_id: str | None = None
+
+
+class Ingested(BaseModel):
+    """How many events came, and how many of them were new."""
+
+    received: int
+    new: int
+
+
+@router.post("/run-context", operation_id="get_run_context", summary="What a worker is told")
+def run_context(body: RunContextRequest, caller: Caller, here: Here) -> RunContext:
+    """The same answer every time."""
+    return job.run_context(body.submission_id, principal=caller, platform=here)
+
+
+@router.post("/events", operation_id="post_events", summary="Report what happened", status_code=202)
+def ingest(
+    batch: EventBatch,
+    caller: Caller,
+    here: Here,
+    team: Annotated[str | None, Query(description="Only for principals of no team.")] = None,
+) -> Ingested:
+    """Record events and apply what they tell; a repeated delivery changes nothing."""
+    of_team = caller.team or team
+    if of_team is None:
+        raise InvalidInput("These events are of no team.", remedy="Send a cluster's token, or say ?team=<team>.")
+    new = events.ingest(of_team, batch.events, principal=caller, platform=here)
+    metrics.EVENTS.labels(of_team).inc(new)
+    return Ingested(received=len(batch.events), new=new)

@@ -1,0 +1,86 @@
+"""What a client asks first: is it alive, which versions, where is what."""
+
+from __future__ import annotations
+
+import platform as _host
+from importlib.metadata import version
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+
+from rayplane.gateway.admission.roles import authorize
+from rayplane.gateway.api.answers import PROBLEMS, Here
+from rayplane.gateway.api.auth import Caller
+from rayplane.gateway.usecases.platform import Platform
+from rayplane.nouns.cluster import ClusterSpec
+from rayplane.nouns.environment import Environment
+from rayplane.nouns.team import TeamSpec
+
+API_VERSION = 1
+"""The version in every path; raised only by a change that an older client can't read."""
+
+router = APIRouter()
+
+
+class Health(BaseModel):
+    """``ok``, or why not."""
+
+    status: str
+
+
+class Who(BaseModel):
+    """The principal of the request."""
+
+    name: str
+    role: str
+    team: str | None
+
+
+class Info(BaseModel):
+    """Versions, URLs and who asks."""
+
+    rayplane: str
+    api_version: int
+    python: str
+    gateway_url: str
+    mlflow_url: str | None
+    prometheus_url: str | None
+    storage_root: str
+    environment: Environment | None
+    """What a cluster of the default backend runs; null if that can't be known before it does."""
+    principal: Who
+
+
+@router.get("/healthz", tags=["platform"], operation_id="healthz", summary="Alive")
+def healthz() -> Health:
+    """Answers as long as the process does."""
+    return Health(status="ok")
+
+
+@router.get("/readyz", tags=["platform"], operation_id="readyz", summary="Ready")
+def readyz(here: Here) -> Health:
+    """Answers 200 once the store can be read."""
+    here.store.list("Team", "", limit=1)
+    return Health(status="ok")
+
+
+@router.get("/v1/info", tags=["platform"], operation_id="get_info", summary="Versions and URLs", responses=PROBLEMS)
+def info(caller: Caller, here: Here) -> Info:
+    """What a client checks before it does anything."""
+    authorize(caller, "read")
+    return Info(
+        rayplane=version("rayplane"),
+        api_version=API_VERSION,
+        python=_host.python_version(),
+        gateway_url=here.settings.url,
+        mlflow_url=here.settings.mlflow_url,
+        prometheus_url=here.settings.prometheus_url,
+        storage_root=here.settings.root_uri,
+        environment=default_environment(here),
+        principal=Who(name=caller.name, role=caller.role, team=caller.team),
+    )
+
+
+def default_environment(here: Platform) -> Environment | None:
+    """The environment of a new cluster on the default backend."""
+    return here.readers(TeamSpec().backend).environment(ClusterSpec())

@@ -1,0 +1,79 @@
+"""A job's own verbs: submit, stop, and its kept log."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Query, Request
+from starlette.responses import JSONResponse, Response
+
+from rayplane.gateway.api.answers import PROBLEMS, Here, IdempotencyKey, document_model, once, shown
+from rayplane.gateway.api.auth import Caller
+from rayplane.gateway.api.noun import OBJECT_MODELS
+from rayplane.gateway.usecases import job
+from rayplane.nouns import JOB
+from rayplane.nouns.base import Metadata, parse
+from rayplane.nouns.job import JobSpec
+
+router = APIRouter(prefix="/v1/teams/{team}/jobs", tags=["jobs"], responses=PROBLEMS)
+_Submission = document_model(JOB, named=False)
+
+
+def _submit(
+    request: Request,
+    team: str,
+    body: Annotated[Any, Body()],
+    caller: Caller,
+    here: Here,
+    key: IdempotencyKey = None,
+) -> JSONResponse:
+    """Ask for one run of an entrypoint. The name is made if the metadata has none."""
+    document = body.model_dump()
+
+    def write() -> JSONResponse:
+        name = document["metadata"].get("name")
+        if name is not None:
+            name = parse(Metadata, document["metadata"], "job.metadata").name
+        spec = parse(JobSpec, document["spec"], "job.spec")
+        obj = job.submit(spec, team=team, name=name, principal=caller, platform=here)
+        url = f"/v1/teams/{team}/jobs/{obj.metadata.name}"
+        return shown(obj, status=202, headers={"Location": url})
+
+    return once(key, request, document, write, principal=caller, platform=here)
+
+
+_submit.__annotations__["body"] = Annotated[_Submission, Body()]
+router.add_api_route(
+    "",
+    _submit,
+    methods=["POST"],
+    operation_id="submit_job",
+    summary="Submit a job",
+    status_code=202,
+    responses={202: {"model": OBJECT_MODELS["Job"], "description": "Wanted; Location names the job."}},
+)
+
+
+@router.post(
+    "/{name}/stop",
+    operation_id="stop_job",
+    summary="Ask a job to stop",
+    responses={202: {"model": OBJECT_MODELS["Job"]}},
+)
+def stop(team: str, name: str, caller: Caller, here: Here) -> JSONResponse:
+    """Ask a job to stop; one that has ended stays as it is."""
+    return shown(job.stop(team, name, principal=caller, platform=here), status=202)
+
+
+@router.get("/{name}/logs", operation_id="get_job_logs", summary="The kept log", response_class=Response)
+def logs(
+    team: str,
+    name: str,
+    caller: Caller,
+    here: Here,
+    offset: Annotated[int, Query(ge=0, description="Byte to start from.")] = 0,
+) -> Response:
+    """The log from a byte offset: X-Next-Offset says where to go on, X-Log-Complete whether there will be no more."""
+    data, following, complete = job.logs(team, name, offset, principal=caller, platform=here)
+    headers = {"X-Next-Offset": str(following), "X-Log-Complete": "true" if complete else "false"}
+    return Response(data, media_type="text/plain; charset=utf-8", headers=headers)

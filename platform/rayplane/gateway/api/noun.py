@@ -1,0 +1,214 @@
+"""The common verbs of all nouns (list, get, put, delete), made from the table of nouns."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Query, Request
+from starlette.responses import JSONResponse
+
+from rayplane.gateway.api.answers import (
+    PROBLEMS,
+    Cursor,
+    Here,
+    IdempotencyKey,
+    IfMatch,
+    Limit,
+    document_model,
+    labels_of,
+    metadata_of,
+    object_model,
+    once,
+    page_model,
+    shown,
+    written,
+)
+from rayplane.gateway.api.auth import Caller
+from rayplane.gateway.usecases import objects
+from rayplane.nouns import NOUNS
+from rayplane.nouns.base import NounType
+
+OBJECT_MODELS = {noun.kind: object_model(noun) for noun in NOUNS}
+"""Kind -> the model of its answers, for the routes of a noun's own verbs."""
+
+Labels = Annotated[
+    list[str] | None, Query(alias="label", description="Only objects with this label (k=v); may repeat.")
+]
+DryRun = Annotated[bool, Query(description="Check everything and say what would change, but write nothing.")]
+
+
+def router() -> APIRouter:
+    """Routes of all eight nouns."""
+    made = APIRouter(prefix="/v1", responses=PROBLEMS)
+    for noun in NOUNS:
+        _add(made, noun)
+    return made
+
+
+def _add(made: APIRouter, noun: NounType) -> None:
+    base = f"/teams/{{team}}/{noun.plural}" if noun.team_scoped else f"/{noun.plural}"
+    item = f"{base}/{{name}}" if noun.team_scoped else f"{base}/{{team}}"
+    body, answer = document_model(noun), OBJECT_MODELS[noun.kind]
+    made.add_api_route(
+        base,
+        _lister(noun),
+        methods=["GET"],
+        name=f"list_{noun.plural}",
+        operation_id=f"list_{noun.plural}",
+        summary=f"List {noun.plural}",
+        tags=[noun.plural],
+        responses={200: {"model": page_model(noun, answer)}},
+    )
+    made.add_api_route(
+        item,
+        _getter(noun),
+        methods=["GET"],
+        name=f"get_{noun.singular}",
+        operation_id=f"get_{noun.singular}",
+        summary=f"Get one {noun.singular}",
+        tags=[noun.plural],
+        responses={200: {"model": answer}},
+    )
+    made.add_api_route(
+        item,
+        _putter(noun, body),
+        methods=["PUT"],
+        name=f"put_{noun.singular}",
+        operation_id=f"put_{noun.singular}",
+        summary=f"Make or change a {noun.singular}",
+        tags=[noun.plural],
+        responses={
+            200: {"model": answer, "description": "Changed, or as it was."},
+            201: {"model": answer, "description": "Made."},
+            202: {"model": answer, "description": "Wanted; Location names the operation that makes it so."},
+        },
+    )
+    made.add_api_route(
+        item,
+        _deleter(noun),
+        methods=["DELETE"],
+        name=f"delete_{noun.singular}",
+        operation_id=f"delete_{noun.singular}",
+        summary=f"Delete a {noun.singular}",
+        tags=[noun.plural],
+        responses={202: {"model": answer, "description": "It will be taken down; Location names the operation."}},
+    )
+
+
+def _lister(noun: NounType) -> Any:
+    def act(
+        team: str | None, labels: list[str] | None, limit: int, cursor: str | None, caller: Caller, here: Here
+    ) -> JSONResponse:
+        page = objects.list(
+            noun.kind, team, labels=labels_of(labels), limit=limit, cursor=cursor, principal=caller, platform=here
+        )
+        items = [obj.model_dump(mode="json") for obj in page.items]
+        return JSONResponse({"items": items, "next_cursor": page.next_cursor})
+
+    def of_team(
+        team: str, caller: Caller, here: Here, label: Labels = None, limit: Limit = 100, cursor: Cursor = None
+    ) -> JSONResponse:
+        return act(team, label, limit, cursor, caller, here)
+
+    def of_all(
+        caller: Caller, here: Here, label: Labels = None, limit: Limit = 100, cursor: Cursor = None
+    ) -> JSONResponse:
+        return act(None, label, limit, cursor, caller, here)
+
+    return of_team if noun.team_scoped else of_all
+
+
+def _getter(noun: NounType) -> Any:
+    def of_team(team: str, name: str, caller: Caller, here: Here) -> JSONResponse:
+        return shown(objects.get(noun.kind, team, name, principal=caller, platform=here))
+
+    def of_all(team: str, caller: Caller, here: Here) -> JSONResponse:
+        return shown(objects.get(noun.kind, "", team, principal=caller, platform=here))
+
+    return of_team if noun.team_scoped else of_all
+
+
+def _putter(noun: NounType, body_model: Any) -> Any:
+    def act(
+        request: Request, team: str, name: str, body: Any, precondition: int | None, dry_run: bool, key: str | None,
+        caller: Caller, here: Here,
+    ) -> JSONResponse:  # fmt: skip
+        document = body.model_dump()
+
+        def write() -> JSONResponse:
+            metadata = metadata_of(document["metadata"], noun, team or None, name)
+            obj, change, operation = objects.apply(
+                noun.kind,
+                team,
+                name,
+                document["spec"],
+                labels=metadata.labels,
+                principal=caller,
+                platform=here,
+                if_match=precondition,
+                dry_run=dry_run,
+            )
+            return written(obj, change, operation, dry_run=dry_run)
+
+        return once(None if dry_run else key, request, document, write, principal=caller, platform=here)
+
+    def of_team(
+        request: Request,
+        team: str,
+        name: str,
+        body: Annotated[Any, Body()],
+        caller: Caller,
+        here: Here,
+        precondition: IfMatch,
+        dry_run: DryRun = False,
+        key: IdempotencyKey = None,
+    ) -> JSONResponse:
+        return act(request, team, name, body, precondition, dry_run, key, caller, here)
+
+    def of_all(
+        request: Request,
+        team: str,
+        body: Annotated[Any, Body()],
+        caller: Caller,
+        here: Here,
+        precondition: IfMatch,
+        dry_run: DryRun = False,
+        key: IdempotencyKey = None,
+    ) -> JSONResponse:
+        return act(request, "", team, body, precondition, dry_run, key, caller, here)
+
+    chosen = of_team if noun.team_scoped else of_all
+    # The annotation is set here, because only here is the noun's own model known.
+    chosen.__annotations__["body"] = Annotated[body_model, Body()]
+    return chosen
+
+
+def _deleter(noun: NounType) -> Any:
+    def act(
+        request: Request, team: str, name: str, precondition: int | None, key: str | None, caller: Caller, here: Here
+    ) -> JSONResponse:
+        def write() -> JSONResponse:
+            obj, operation = objects.delete(
+                noun.kind, team, name, principal=caller, platform=here, if_match=precondition
+            )
+            return shown(obj, status=202, headers={"Location": f"/v1/operations/{operation.id}"})
+
+        return once(key, request, None, write, principal=caller, platform=here)
+
+    def of_team(
+        request: Request,
+        team: str,
+        name: str,
+        caller: Caller,
+        here: Here,
+        precondition: IfMatch,
+        key: IdempotencyKey = None,
+    ) -> JSONResponse:
+        return act(request, team, name, precondition, key, caller, here)
+
+    def of_all(
+        request: Request, team: str, caller: Caller, here: Here, precondition: IfMatch, key: IdempotencyKey = None
+    ) -> JSONResponse:
+        return act(request, "", team, precondition, key, caller, here)
+
+    return of_team if noun.team_scoped else of_all

@@ -1,0 +1,108 @@
+"""Every error as an RFC 9457 problem, or as the plain text that a stock Ray client prints. One handler for all."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+from rayplane import errors
+
+MEDIA_TYPE = "application/problem+json"
+_RAY_PATH = re.compile(r"^/(?!v1/)[^/]+/[^/]+/api(/|$)")
+_log = logging.getLogger(__name__)
+
+
+class Problem(BaseModel):
+    """An RFC 9457 problem document; further members depend on its type."""
+
+    model_config = ConfigDict(extra="allow")
+    type: str
+    title: str
+    status: int
+    detail: str
+    remedy: str | None = None
+    instance: str | None = None
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of the app through ``respond``."""
+    for cls in (errors.RayplaneError, RequestValidationError, HTTPException, Exception):
+        app.add_exception_handler(cls, _handle)
+
+
+def respond(error: Exception, path: str) -> Response:
+    """The answer to an error that a request for ``path`` met: text for Ray's clients, a problem for all others."""
+    if isinstance(error, HTTPException):
+        problem, headers = _http_problem(error, path)
+    else:
+        known = as_rayplane_error(error)
+        problem = known.to_problem(instance=path)
+        headers = {"WWW-Authenticate": "Bearer"} if known.status == 401 else {}
+        if _RAY_PATH.match(path):
+            return PlainTextResponse(str(known), status_code=_ray_status(known), headers=headers)
+    if _RAY_PATH.match(path):
+        return PlainTextResponse(problem["detail"], status_code=problem["status"], headers=headers)
+    return JSONResponse(problem, status_code=problem["status"], media_type=MEDIA_TYPE, headers=headers)
+
+
+def as_rayplane_error(error: Exception) -> errors.RayplaneError:
+    """The error of our tree that an exception stands for; an unexpected one is logged and tells no secret."""
+    if isinstance(error, errors.RayplaneError):
+        return error
+    if isinstance(error, RequestValidationError):
+        lines = [_explain(e) for e in error.errors()]
+        return errors.InvalidInput("; ".join(lines), errors=lines)
+    _log.error("A request failed unexpectedly.", exc_info=error)
+    return errors.RayplaneError(
+        f"The gateway met an unexpected {type(error).__name__}.",
+        remedy="Look into the gateway's log; the same request may be tried again.",
+    )
+
+
+async def _handle(request: Request, error: Exception) -> Response:
+    return respond(error, request.url.path)
+
+
+def _http_problem(error: HTTPException, path: str) -> tuple[dict[str, Any], Mapping[str, str]]:
+    title = HTTPStatus(error.status_code).phrase
+    code = title.lower().replace(" ", "-")
+    detail = {
+        404: f"There is nothing at '{path}'.",
+        405: f"'{path}' does not allow this method.",
+    }.get(error.status_code, str(error.detail))
+    problem = {
+        "type": f"urn:rayplane:problem:{code}",
+        "title": title,
+        "status": error.status_code,
+        "detail": detail,
+        "remedy": "See /openapi.json for what the gateway answers.",
+        "instance": path,
+    }
+    return problem, dict(error.headers or {})
+
+
+def _ray_status(error: errors.RayplaneError) -> int:
+    # Ray's clients read 401 as "no token" and 403 as "wrong token", and print the text of all others: so a wrong token
+    # is a 403, what admission refuses is none, and what is wrong with the request is the 400 of Ray's own server.
+    if isinstance(error, errors.Refused):
+        return 409
+    if isinstance(error, errors.Unauthenticated) and error.fields.get("reason") == "unknown-token":
+        return 403
+    if isinstance(error, errors.InvalidInput):
+        return 400
+    return error.status
+
+
+def _explain(error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"] if part != "body")
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return f"{where or 'body'}: {message}."

@@ -1,0 +1,68 @@
+"""What Prometheus asks: the gateway's own metrics, and which targets there are (HTTP service discovery)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel
+from starlette.responses import Response
+
+from rayplane.gateway import metrics
+from rayplane.gateway.admission.roles import authorize
+from rayplane.gateway.api.answers import PROBLEMS, Here
+from rayplane.gateway.api.auth import Caller
+from rayplane.gateway.usecases.platform import Platform
+from rayplane.nouns.base import Object
+from rayplane.nouns.cluster import ClusterStatus
+
+router = APIRouter(tags=["platform"], responses=PROBLEMS)
+
+
+class TargetGroup(BaseModel):
+    """Targets that share labels, as Prometheus' HTTP service discovery reads them."""
+
+    targets: list[str]
+    labels: dict[str, str]
+
+
+@router.get("/metrics", operation_id="get_metrics", summary="Metrics of the gateway", response_class=Response)
+def exposition(caller: Caller, here: Here) -> Response:
+    """Prometheus' text format."""
+    authorize(caller, "metrics")
+    _count(here)
+    return Response(metrics.render(), headers={"Content-Type": metrics.CONTENT_TYPE})
+
+
+@router.get("/sd/prometheus", operation_id="get_targets", summary="Targets to scrape")
+def targets(
+    caller: Caller,
+    here: Here,
+    component: Annotated[
+        Literal["gateway", "ray"] | None, Query(description="Only these: the gateway's need a token, Ray's do not.")
+    ] = None,
+) -> list[TargetGroup]:
+    """The gateway, and every node of every ready cluster; follows clusters as they come and go."""
+    authorize(caller, "metrics")
+    groups = [TargetGroup(targets=[urlsplit(here.settings.url).netloc], labels={"component": "gateway"})]
+    groups += [group for cluster in here.store.each("Cluster", phases={"Ready"}) if (group := _group(cluster))]
+    return [group for group in groups if component in (None, group.labels["component"])]
+
+
+def _group(cluster: Object) -> TargetGroup | None:
+    endpoint = ClusterStatus.model_validate(cluster.status).endpoint
+    if endpoint is None or not endpoint.metrics_targets:
+        return None
+    labels = {"team": cluster.metadata.team or "", "cluster": cluster.metadata.name, "component": "ray"}
+    return TargetGroup(targets=endpoint.metrics_targets, labels=labels)
+
+
+def _count(here: Platform) -> None:
+    metrics.OBJECTS.clear()
+    for (kind, phase), count in here.store.count_by_phase().items():
+        metrics.OBJECTS.labels(kind, phase).set(count)
+    metrics.LEASES_OPEN.clear()
+    for team, count in Counter(lease.team for lease in here.store.leases(open_only=True)).items():
+        metrics.LEASES_OPEN.labels(team).set(count)

@@ -1,0 +1,167 @@
+"""Ray's Jobs API in our terms: a submission as a JobSpec, a job as Ray's JobDetails. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any
+
+from rayplane.errors import InvalidInput
+from rayplane.nouns.base import Object, parse
+from rayplane.nouns.job import JobSpec, JobStatus
+
+_STATUS = {
+    "Pending": "PENDING",
+    "Starting": "PENDING",
+    "Running": "RUNNING",
+    "Succeeded": "SUCCEEDED",
+    "Failed": "FAILED",
+    "Stopped": "STOPPED",
+}
+_REQUEST_FIELDS = frozenset(
+    {
+        "entrypoint",
+        "submission_id",
+        "job_id",
+        "runtime_env",
+        "metadata",
+        "entrypoint_num_cpus",
+        "entrypoint_num_gpus",
+        "entrypoint_memory",
+    }
+)
+_NOT_CARRIED = {
+    "py_modules": "put the modules into the working_dir",
+    "conda": "use 'pip', or a cluster whose environment has the packages",
+    "uv": "use 'pip'",
+    "container": "choose the cluster's environment",
+    "image_uri": "choose the cluster's environment",
+    "java_jars": "put them into the working_dir",
+    "entrypoint_resources": "use --entrypoint-num-cpus, --entrypoint-num-gpus or --entrypoint-memory",
+    "entrypoint_label_selector": "leave it out",
+}
+_IGNORED = frozenset({"excludes", "_ray_commit", "_ray_release", "_inject_current_ray", "_wandb", "_validate"})
+"""Keys that only the client acts on, or that tell of the client."""
+_DEFAULT_CONFIG = {"setup_timeout_seconds": 600, "eager_install": True, "log_files": []}
+
+
+def to_spec(request: Mapping[str, Any], *, cluster: str, resolve: Callable[[str], str | None]) -> JobSpec:
+    """The JobSpec of a ``JobSubmitRequest`` (as JSON). ``resolve`` maps an uploaded package's name to its sha256.
+
+    Raises InvalidInput that names what can't be carried, and what to do instead.
+    """
+    given = {k: v for k, v in request.items() if v not in (None, {}, [])}
+    for key in given:
+        if key not in _REQUEST_FIELDS:
+            raise _unsupported(key)
+    environment = given.get("runtime_env", {})
+    if not isinstance(environment, dict):
+        raise InvalidInput("runtime_env must be an object.", remedy="Write it as in Ray's documentation.")
+    spec: dict[str, Any] = {
+        "entrypoint": given.get("entrypoint", ""),
+        "cluster": cluster,
+        "submission_id": given.get("submission_id") or given.get("job_id"),
+        "metadata": given.get("metadata", {}),
+        "resources": {
+            "cpu": given.get("entrypoint_num_cpus", 0),
+            "gpu": given.get("entrypoint_num_gpus", 0),
+            "memory": given.get("entrypoint_memory", 0),
+        },
+    }
+    for key, value in environment.items():
+        spec.update(_carry(key, value, resolve))
+    return parse(JobSpec, spec, "job")
+
+
+def details(job: Object) -> dict[str, Any]:
+    """Ray's ``JobDetails`` of a job; instants are milliseconds since the epoch."""
+    spec, status = JobSpec.model_validate(job.spec), JobStatus.model_validate(job.status)
+    environment: dict[str, Any] = {}
+    if spec.package:
+        environment["working_dir"] = spec.package
+    if spec.env:
+        environment["env_vars"] = spec.env
+    if spec.pip:
+        environment["pip"] = spec.pip
+    return {
+        "type": "SUBMISSION",
+        "job_id": None,
+        "submission_id": public_id(job),
+        "driver_info": None,
+        "status": ray_status(job),
+        "entrypoint": spec.entrypoint,
+        "message": status.message or None,
+        "error_type": None,
+        "start_time": _millis(status.started_at or job.metadata.created_at),
+        "end_time": _millis(status.ended_at),
+        "metadata": spec.metadata,
+        "runtime_env": environment,
+        "driver_agent_http_address": None,
+        "driver_node_id": None,
+        "driver_exit_code": status.exit_code,
+    }
+
+
+def public_id(job: Object) -> str:
+    """The id by which Ray's clients know a job: the one that they gave, or its name."""
+    return str(job.spec.get("submission_id") or job.metadata.name)
+
+
+def ray_status(job: Object) -> str:
+    """PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED."""
+    return _STATUS[str(job.status.get("phase", "Pending"))]
+
+
+def _carry(key: str, value: Any, resolve: Callable[[str], str | None]) -> dict[str, Any]:
+    if key in _IGNORED or value in (None, {}, []):
+        return {}
+    if key == "env_vars":
+        return {"env": value}
+    if key == "working_dir":
+        return {"package": _package(str(value), resolve)}
+    if key == "pip":
+        return {"pip": _pip(value)}
+    if key == "config" and isinstance(value, dict) and all(_DEFAULT_CONFIG.get(k) == v for k, v in value.items()):
+        return {}
+    raise _unsupported(f"runtime_env['{key}']", key)
+
+
+def _package(uri: str, resolve: Callable[[str], str | None]) -> str:
+    scheme, _, name = uri.partition("://")
+    if scheme != "gcs" or not name:
+        raise InvalidInput(
+            f"runtime_env['working_dir'] is '{uri}', which the platform does not fetch.",
+            remedy="Give a local folder: Ray's client uploads it.",
+        )
+    sha256 = resolve(name)
+    if sha256 is None:
+        raise InvalidInput(
+            f"Package '{uri}' was not uploaded here.", remedy="Submit again: the client uploads it anew."
+        )
+    return f"sha256:{sha256}"
+
+
+def _pip(value: Any) -> list[str]:
+    if isinstance(value, list):
+        return [str(item) for item in value]
+    if isinstance(value, dict):
+        extra = {k for k, v in value.items() if k != "packages" and v not in (None, False, [], "")}
+        if extra:
+            raise InvalidInput(
+                f"runtime_env['pip'] has {', '.join(sorted(extra))}, which the platform does not carry.",
+                remedy="Give the packages alone.",
+            )
+        return [str(item) for item in value.get("packages", [])]
+    raise InvalidInput("runtime_env['pip'] must be a list of requirements.", remedy="Write it as ['package==1.2'].")
+
+
+def _unsupported(what: str, key: str | None = None) -> InvalidInput:
+    remedy = _NOT_CARRIED.get(key or what)
+    return InvalidInput(
+        f"{what} is not carried by the platform{': ' + remedy if remedy else ''}.",
+        remedy="It carries working_dir, env_vars and pip.",
+    )
+
+
+def _millis(instant: datetime | None) -> int | None:
+    return None if instant is None else int(instant.timestamp() * 1000)

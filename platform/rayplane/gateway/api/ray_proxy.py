@@ -1,0 +1,240 @@
+"""What stock Ray clients speak at ``/{team}/{cluster}/api``: answered from our store, never forwarded."""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Depends, Request, WebSocket
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+from starlette.routing import Route, WebSocketRoute
+
+from rayplane.errors import Conflict, NotFound, RayplaneError, Unsupported
+from rayplane.gateway.admission.roles import Principal, authorize
+from rayplane.gateway.api import ray_jobs
+from rayplane.gateway.api.answers import Here
+from rayplane.gateway.api.auth import Caller, refuse
+from rayplane.gateway.api.info import default_environment
+from rayplane.gateway.api.packages import body_of
+from rayplane.gateway.api.problems import respond
+from rayplane.gateway.api.ray_routes import ALLOW, REFUSED
+from rayplane.gateway.usecases import job, objects, packages
+from rayplane.gateway.usecases.platform import Platform
+from rayplane.nouns.base import Object
+from rayplane.nouns.cluster import ClusterStatus
+from rayplane.nouns.job import TERMINAL
+
+RAY_API_VERSION = "4"
+"""The version of Ray's Jobs API that is spoken here (``ray.dashboard.modules.version.CURRENT_VERSION``)."""
+
+LEAST_RAY = "2.52.0"
+"""What is told of a cluster whose Ray is not known before it runs: clients only look whether it is too old; this is the
+oldest that has tokens."""
+
+TAIL_INTERVAL = 0.5
+"""Seconds between two looks at a log that is being followed."""
+
+_PREFIX = "/{team}/{cluster}"
+_ANY = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+
+
+def router() -> APIRouter:
+    """The allowed routes, each behind its role, then one that refuses all others."""
+    made = APIRouter(tags=["ray"])
+    for (method, template), endpoint in _ENDPOINTS.items():
+        made.add_api_route(
+            _PREFIX + template,
+            endpoint,
+            methods=[method],
+            operation_id=f"ray_{endpoint.__name__.strip('_')}",
+            dependencies=[Depends(_guard(method, template))],
+            response_model=None,
+        )
+    made.routes.append(WebSocketRoute(_PREFIX + "/api/jobs/{job_or_submission_id}/logs/tail", _tail))
+    made.routes.append(WebSocketRoute(_PREFIX + "/api/{rest:path}", _refuse_socket))
+    made.routes.append(Route(_PREFIX + "/api/{rest:path}", _refuse, methods=_ANY))
+    return made
+
+
+def _guard(method: str, template: str) -> Callable[..., None]:
+    action = ALLOW[method, template]
+
+    def guard(team: str, caller: Caller) -> None:
+        authorize(caller, action, team)
+
+    return guard
+
+
+def _version(team: str, cluster: str, caller: Caller, here: Here) -> dict[str, str]:
+    # A cluster that is not there gets an answer too: Ray's client takes a 404 here for a Ray that has no Jobs API.
+    # Its next request is the one that says what is missing.
+    try:
+        status = ClusterStatus.model_validate(
+            objects.get("Cluster", team, cluster, principal=caller, platform=here).status
+        )
+        environment = status.environment or default_environment(here)
+    except NotFound:
+        environment = default_environment(here)
+    return {
+        "version": RAY_API_VERSION,
+        "ray_version": environment.ray if environment else LEAST_RAY,
+        "ray_commit": "",
+        "session_name": f"{team}-{cluster}",
+    }
+
+
+def _has_package(team: str, protocol: str, package_name: str, here: Here) -> Response:
+    _only_gcs(protocol)
+    if packages.resolve_ray_name(team, package_name, platform=here) is None:
+        raise NotFound(f"Package {protocol}://{package_name} does not exist")
+    return Response()
+
+
+async def _put_package(
+    team: str, cluster: str, protocol: str, package_name: str, request: Request, caller: Caller, here: Here
+) -> Response:
+    _only_gcs(protocol)
+    await run_in_threadpool(objects.get, "Cluster", team, cluster, principal=caller, platform=here)
+    data = await body_of(request)
+    await run_in_threadpool(packages.put_by_ray_name, team, package_name, data, principal=caller, platform=here)
+    return Response()
+
+
+def _submit(
+    team: str, cluster: str, body: Annotated[dict[str, Any], Body()], caller: Caller, here: Here
+) -> dict[str, str]:
+    spec = ray_jobs.to_spec(
+        body, cluster=cluster, resolve=lambda name: packages.resolve_ray_name(team, name, platform=here)
+    )
+    obj = job.submit(spec, team=team, name=None, principal=caller, platform=here)
+    return {"job_id": ray_jobs.public_id(obj), "submission_id": ray_jobs.public_id(obj)}
+
+
+def _jobs(team: str, cluster: str, caller: Caller, here: Here) -> list[dict[str, Any]]:
+    objects.get("Cluster", team, cluster, principal=caller, platform=here)
+    return [ray_jobs.details(obj) for obj in here.store.each("Job", team) if obj.spec.get("cluster") == cluster]
+
+
+def _job(team: str, cluster: str, job_or_submission_id: str, here: Here) -> dict[str, Any]:
+    return ray_jobs.details(_find(team, cluster, job_or_submission_id, here))
+
+
+def _stop(team: str, cluster: str, job_or_submission_id: str, caller: Caller, here: Here) -> dict[str, bool]:
+    found = _find(team, cluster, job_or_submission_id, here)
+    running = found.status.get("phase") not in TERMINAL
+    job.stop(team, found.metadata.name, principal=caller, platform=here)
+    return {"stopped": running}
+
+
+def _delete(team: str, cluster: str, job_or_submission_id: str, caller: Caller, here: Here) -> dict[str, bool]:
+    found = _find(team, cluster, job_or_submission_id, here)
+    if found.status.get("phase") not in TERMINAL:
+        raise Conflict(
+            f"Job '{job_or_submission_id}' is {ray_jobs.ray_status(found)}; only one that has ended can be deleted.",
+            remedy=f"Stop it first: ray job stop {job_or_submission_id}",
+        )
+    objects.delete("Job", team, found.metadata.name, principal=caller, platform=here)
+    return {"deleted": True}
+
+
+def _logs(team: str, cluster: str, job_or_submission_id: str, caller: Caller, here: Here) -> dict[str, str]:
+    name = _find(team, cluster, job_or_submission_id, here).metadata.name
+    parts, offset = [], 0
+    while True:
+        data, following, _ = job.logs(team, name, offset, principal=caller, platform=here)
+        parts.append(data)
+        if following == offset:
+            return {"logs": b"".join(parts).decode(errors="replace")}
+        offset = following
+
+
+async def _tail(websocket: WebSocket) -> None:
+    team, cluster = websocket.path_params["team"], websocket.path_params["cluster"]
+    wanted = websocket.path_params["job_or_submission_id"]
+    here: Platform = websocket.app.state.platform
+    caller: Principal = websocket.scope["rayplane.principal"]
+    try:
+        authorize(caller, ALLOW["GET", "/api/jobs/{job_or_submission_id}/logs/tail"], team)
+        name = (await run_in_threadpool(_find, team, cluster, wanted, here)).metadata.name
+    except RayplaneError as error:
+        await refuse(respond(error, websocket.url.path), websocket.scope, websocket.receive, websocket.send)
+        return
+    await websocket.accept()
+    gone = asyncio.ensure_future(_until_gone(websocket))
+    try:
+        await _follow(websocket, team, name, caller, here, gone)
+        if not gone.done():
+            await websocket.close(1000)
+    except RayplaneError as error:
+        await websocket.close(1011, str(error)[:120])
+    finally:
+        gone.cancel()
+
+
+async def _follow(
+    websocket: WebSocket, team: str, name: str, caller: Principal, here: Platform, gone: asyncio.Future[None]
+) -> None:
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    offset = 0
+    while not gone.done():
+        data, following, complete = await run_in_threadpool(
+            job.logs, team, name, offset, principal=caller, platform=here
+        )
+        text = decoder.decode(data)
+        if text:
+            await websocket.send_text(text)
+        if following == offset and complete:
+            return
+        if following == offset:
+            await asyncio.wait([gone], timeout=TAIL_INTERVAL)
+        offset = following
+
+
+async def _until_gone(websocket: WebSocket) -> None:
+    while (await websocket.receive())["type"] != "websocket.disconnect":
+        pass
+
+
+async def _refuse(request: Request) -> Response:
+    return respond(_not_allowed(request.method, request.path_params["rest"]), request.url.path)
+
+
+async def _refuse_socket(websocket: WebSocket) -> None:
+    error = _not_allowed("websocket", websocket.path_params["rest"])
+    await refuse(respond(error, websocket.url.path), websocket.scope, websocket.receive, websocket.send)
+
+
+def _not_allowed(method: str, rest: str) -> Unsupported:
+    reason = REFUSED.get((method, f"/api/{rest}"))
+    return Unsupported(
+        f"The gateway does not answer {method} /api/{rest}{': ' + reason if reason else ''}.",
+        remedy="Of Ray's API it answers jobs, packages and version.",
+    )
+
+
+def _find(team: str, cluster: str, wanted: str, here: Platform) -> Object:
+    found = job.find_by_submission_id(team, cluster, wanted, platform=here)
+    if found is None:
+        raise NotFound(f"Job {wanted} does not exist")
+    return found
+
+
+def _only_gcs(protocol: str) -> None:
+    if protocol != "gcs":
+        raise Unsupported(f"Packages of protocol '{protocol}' are not taken.", remedy="Give a local folder.")
+
+
+_ENDPOINTS: dict[tuple[str, str], Callable[..., Any]] = {
+    ("GET", "/api/version"): _version,
+    ("GET", "/api/packages/{protocol}/{package_name}"): _has_package,
+    ("PUT", "/api/packages/{protocol}/{package_name}"): _put_package,
+    ("GET", "/api/jobs/"): _jobs,
+    ("POST", "/api/jobs/"): _submit,
+    ("GET", "/api/jobs/{job_or_submission_id}"): _job,
+    ("DELETE", "/api/jobs/{job_or_submission_id}"): _delete,
+    ("POST", "/api/jobs/{job_or_submission_id}/stop"): _stop,
+    ("GET", "/api/jobs/{job_or_submission_id}/logs"): _logs,
+}

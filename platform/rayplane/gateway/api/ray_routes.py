@@ -1,0 +1,24 @@
+"""Which of Ray's dashboard routes the gateway answers, and which it refuses. Pure: two tables."""
+
+from __future__ import annotations
+
+from rayplane.gateway.admission.roles import Action
+
+ALLOW: dict[tuple[str, str], Action] = {
+    ("GET", "/api/version"): "read",
+    ("GET", "/api/packages/{protocol}/{package_name}"): "read",
+    ("PUT", "/api/packages/{protocol}/{package_name}"): "write",
+    ("GET", "/api/jobs/"): "read",
+    ("POST", "/api/jobs/"): "write",
+    ("GET", "/api/jobs/{job_or_submission_id}"): "read",
+    ("DELETE", "/api/jobs/{job_or_submission_id}"): "write",
+    ("POST", "/api/jobs/{job_or_submission_id}/stop"): "write",
+    ("GET", "/api/jobs/{job_or_submission_id}/logs"): "read",
+    ("GET", "/api/jobs/{job_or_submission_id}/logs/tail"): "read",
+}
+"""(method, route template) -> what the principal must be allowed to do in the team."""
+
+REFUSED: dict[tuple[str, str], str] = {
+    ("GET", "/api/component_activities"): "activity is the platform's own business: see 'rayplane cluster get'",
+}
+"""(method, route template) of the Jobs API's server -> why it is not answered. All else is refused without a reason."""

@@ -1,0 +1,94 @@
+"""The append-only records: lineage, the ledger of leases, the audit log; and operations."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel
+
+from rayplane.gateway.api.answers import PROBLEMS, Cursor, Here, Limit
+from rayplane.gateway.api.auth import Caller
+from rayplane.gateway.usecases import lineage, records
+from rayplane.nouns.cluster import Lease
+from rayplane.nouns.events import Edge, Operation
+
+router = APIRouter(prefix="/v1", responses=PROBLEMS)
+
+
+class EdgeList(BaseModel):
+    """Edges reachable from a node, the node's own first."""
+
+    node: str
+    direction: Literal["up", "down"]
+    items: list[Edge]
+
+
+class LeaseList(BaseModel):
+    """A page of the ledger."""
+
+    items: list[Lease]
+    next_cursor: str | None = None
+
+
+class AuditEntry(BaseModel):
+    """Who did what to which object."""
+
+    id: int | str
+    time: datetime
+    principal: str
+    action: str
+    kind: str
+    team: str
+    name: str
+    detail: dict[str, Any] | None = None
+
+
+class AuditList(BaseModel):
+    """A page of the audit log, newest first."""
+
+    items: list[AuditEntry]
+    next_cursor: str | None = None
+
+
+@router.get(
+    "/teams/{team}/lineage", operation_id="get_lineage", summary="Edges reachable from a node", tags=["records"]
+)
+def edges(
+    team: str,
+    node: Annotated[str, Query(description="Such as dataset:<name>@<version> or model:<name>/<version>.")],
+    caller: Caller,
+    here: Here,
+    direction: Literal["up", "down"] = "up",
+) -> EdgeList:
+    """``up``: what the node came from; ``down``: what came from it."""
+    found = lineage.reachable(team, node, direction, principal=caller, platform=here)
+    return EdgeList(node=node, direction=direction, items=found)
+
+
+@router.get("/teams/{team}/leases", operation_id="list_leases", summary="The ledger", tags=["records"])
+def leases(
+    team: str,
+    caller: Caller,
+    here: Here,
+    open_only: Annotated[bool, Query(description="Only compute that is held now.")] = False,
+    limit: Limit = 100,
+    cursor: Cursor = None,
+) -> LeaseList:
+    """Compute that the team held or holds."""
+    page = records.leases(team, open_only=open_only, limit=limit, cursor=cursor, principal=caller, platform=here)
+    return LeaseList(items=page.items, next_cursor=page.next_cursor)
+
+
+@router.get("/teams/{team}/audit", operation_id="list_audit", summary="The audit log", tags=["records"])
+def audit(team: str, caller: Caller, here: Here, limit: Limit = 100, cursor: Cursor = None) -> AuditList:
+    """Who did what in the team."""
+    page = records.audit(team, limit=limit, cursor=cursor, principal=caller, platform=here)
+    return AuditList(items=page.items, next_cursor=page.next_cursor)
+
+
+@router.get("/operations/{id}", operation_id="get_operation", summary="Slow work", tags=["operations"])
+def operation(id: str, caller: Caller, here: Here) -> Operation:
+    """An operation and whether it is done."""
+    return records.operation(id, principal=caller, platform=here)

@@ -1,0 +1,170 @@
+"""The command line's own part: what is printed, which code it exits with; the platform is not asked."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rayplane import errors, plugins
+from rayplane.client.cli import main as cli
+from rayplane.client.cli import output
+from rayplane.client.cli.apply import load
+from rayplane.nouns import JOB
+from rayplane.nouns.base import Metadata, Object
+
+
+def _run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["rayplane", *argv])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    printed = capsys.readouterr()
+    return int(ended.value.code or 0), printed.out, printed.err
+
+
+def test_every_command_of_the_table_is_there() -> None:
+    for target, line in cli.COMMANDS.values():
+        assert plugins.resolve(target) is not None
+        assert line.endswith(".")
+
+
+def test_help_imports_neither_the_http_stack_nor_the_gateway() -> None:
+    code = (
+        "import sys\n"
+        "from rayplane.client.cli.main import main\n"
+        "sys.argv = ['rayplane', '--help']\n"
+        "try:\n    main()\nexcept SystemExit: pass\n"
+        "heavy = {'httpx', 'pydantic', 'fastapi', 'ray', 'mlflow', 'sqlalchemy', 'yaml'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "quickstart" in done.stdout
+    # Generous: what is measured on a quiet machine is in the benchmarks, this catches an import that came in.
+    assert time.perf_counter() - started < 5
+
+
+@pytest.mark.parametrize("command", [name for name in cli.COMMANDS if name != "gateway"])
+def test_every_command_has_help(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    code, out, _ = _run(capsys, command, "--help")
+    assert code == 0
+    assert "Usage" in out
+
+
+def test_an_unknown_command_exits_2(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = _run(capsys, "clutser", "list")
+    assert code == 2
+    assert "clutser" in err
+
+
+def test_without_a_platform_every_command_says_to_start_one(
+    capsys: pytest.CaptureFixture[str], tmp_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAYPLANE_URL", raising=False)
+    (tmp_home / "token").write_text("t")
+    (tmp_home / "token").chmod(0o600)
+    code, out, err = _run(capsys, "job", "list", "--team", "growth")
+    assert (code, out) == (8, "")
+    assert "rayplane up" in err
+
+
+def test_a_gateway_that_is_down_is_unavailable(
+    capsys: pytest.CaptureFixture[str], tmp_home: Path, monkeypatch: pytest.MonkeyPatch, free_port: int
+) -> None:
+    monkeypatch.setenv("RAYPLANE_URL", f"http://127.0.0.1:{free_port}")
+    (tmp_home / "token").write_text("t")
+    (tmp_home / "token").chmod(0o600)
+    code, _, err = _run(capsys, "cluster", "list", "--team", "growth", "-o", "json")
+    assert code == 8
+    problem = json.loads(err)
+    assert problem["type"] == "urn:rayplane:problem:unavailable"
+    assert problem["remedy"] == "Run 'rayplane up'."
+
+
+def test_a_token_that_others_may_read_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAYPLANE_URL", "http://127.0.0.1:9")
+    (tmp_home / "token").write_text("t")
+    (tmp_home / "token").chmod(0o644)
+    code, _, err = _run(capsys, "cluster", "list", "--team", "growth")
+    assert code == 2
+    assert "chmod 600" in err
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["job", "list", "-o", "json"], True),
+        (["-o", "json", "job", "list"], True),
+        (["job", "list", "--output=json"], True),
+        (["job", "list", "-ojson"], True),
+        (["job", "list"], False),
+        (["job", "submit", "--", "x", "-o", "json"], False),
+    ],
+)
+def test_json_is_asked_for_anywhere_before_the_entrypoint(argv: list[str], expected: bool) -> None:
+    assert output.wants_json(argv) is expected
+
+
+def test_tables_are_aligned_and_never_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    output.print_table(["NAME", "ENTRYPOINT"], [["a", "x" * 300], ["longer-name", "-"]])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "NAME         ENTRYPOINT"
+    assert lines[1].endswith("x" * 300)
+    assert lines[2] == "longer-name  -"
+
+
+def test_a_list_shows_the_columns_of_its_noun(capsys: pytest.CaptureFixture[str]) -> None:
+    job = Object(
+        kind="Job", metadata=Metadata(name="a", team="growth"), spec={"cluster": "dev"}, status={"phase": "Running"}
+    )
+    output.print_objects(JOB, [job], output.Format.TABLE)
+    heading, line = capsys.readouterr().out.splitlines()
+    assert heading.split() == ["NAME", "PHASE", "CLUSTER", "RUN", "ENTRYPOINT", "AGE"]
+    assert line.split() == ["a", "Running", "dev", "-", "-", "-"]
+
+
+@pytest.mark.parametrize(("value", "text"), [(5, "5s"), (119, "119s"), (300, "5m"), (10800, "3h"), (345600, "4d")])
+def test_durations_are_short(value: float, text: str) -> None:
+    assert output.seconds(value) == text
+
+
+def test_a_pair_without_a_key_is_refused() -> None:
+    with pytest.raises(errors.InvalidInput, match=r"--env '=x' is not KEY=VALUE"):
+        output.pairs(["=x"], "--env")
+
+
+def test_documents_are_read_with_the_folder_of_their_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("kind: Team\nmetadata: {name: growth}\n---\n---\nkind: Cluster\nmetadata: {name: dev}\nspec: {}\n")
+    found = load(str(path))
+    assert [(document.kind, base) for document, base in found] == [("Team", tmp_path), ("Cluster", tmp_path)]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("kind: Team\nmetdata: {name: a}\n", "Did you mean 'metadata'"),
+        ("kind: [\n", "not YAML"),
+        ("", "no document"),
+        ("- 1\n", "a.yaml"),
+        ("kind: Team\nmetadata: {name: Growth}\n", "not a name"),
+    ],
+)
+def test_a_wrong_document_is_refused_by_file_and_field(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    with pytest.raises(errors.InvalidSpec, match=said):
+        load(str(path))
+
+
+def test_a_missing_file_is_refused() -> None:
+    with pytest.raises(errors.InvalidInput, match="No such file"):
+        load("/does/not/exist.yaml")

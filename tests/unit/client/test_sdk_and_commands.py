@@ -1,0 +1,290 @@
+"""SDK and commands against the real API over HTTP: the platform is there, only compute is not."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rayplane import errors
+from rayplane.client.cli import main as cli
+from rayplane.client.sdk import Client
+from rayplane.gateway.usecases.platform import Platform
+from rayplane.nouns.base import Document, Metadata
+from rayplane.nouns.cluster import ClusterStatus, Endpoint
+from rayplane.nouns.job import JobStatus
+from rayplane.nouns.pipeline import RunStatus, StepRun
+from rayplane.storage import layout
+from tests.unit.gateway.api.served import migrated_database, platform_without_compute, serve
+
+STEPS = {"one": {"entrypoint": "true"}}
+
+
+@pytest.fixture(scope="module")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return migrated_database(tmp_path_factory.mktemp("database"))
+
+
+@pytest.fixture
+def platform(tmp_path: Path, migrated: Path) -> Iterator[Platform]:
+    with platform_without_compute(tmp_path, migrated) as made:
+        yield made
+
+
+@pytest.fixture
+def client(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
+    with serve(platform) as url:
+        monkeypatch.setenv("RAYPLANE_URL", url)
+        monkeypatch.setenv("RAYPLANE_TOKEN_PATH", str(platform.settings.home_paths.token))
+        monkeypatch.delenv("RAYPLANE_TEAM", raising=False)
+        with Client() as made:
+            yield made
+
+
+@pytest.fixture
+def growth(client: Client) -> Client:
+    client.teams.apply("growth", spec={})
+    client.clusters.apply("growth", "dev", {})
+    return client
+
+
+@pytest.fixture
+def code(tmp_path: Path) -> Path:
+    folder = tmp_path / "code"
+    (folder / "jobs").mkdir(parents=True)
+    (folder / "jobs" / "train.py").write_text("print(1)\n")
+    return folder
+
+
+def _run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
+    capsys.readouterr()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["rayplane", *argv])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    printed = capsys.readouterr()
+    return int(ended.value.code or 0), printed.out, printed.err
+
+
+def _finish(platform: Platform, log: bytes, **status: object) -> None:
+    (job,) = platform.store.list("Job", "growth").items
+    platform.storage.append(layout.job_log("growth", job.metadata.uid), log)
+    platform.store.set_status(job.metadata.uid, JobStatus.model_validate(status))
+
+
+def _document(kind: str, name: str, spec: dict[str, object], team: str | None = None) -> Document:
+    return Document(kind=kind, metadata=Metadata(name=name, team=team), spec=spec)
+
+
+def test_the_common_verbs_work_for_a_noun(growth: Client) -> None:
+    made = growth.datasets.apply("growth", "flights", {"description": "all"}, labels={"a": "b"})
+    assert made.status["phase"] == "Ready"
+    assert growth.datasets.get("growth", "flights").metadata.labels == {"a": "b"}
+    assert [d.metadata.name for d in growth.datasets.list("growth", labels={"a": "b"})] == ["flights"]
+    growth.datasets.delete("growth", "flights")
+    growth.datasets.wait_deleted("growth", "flights", timeout=5)
+    with pytest.raises(errors.NotFound):
+        growth.datasets.get("growth", "flights")
+
+
+def test_an_error_of_the_gateway_is_the_same_error_here(growth: Client) -> None:
+    with pytest.raises(errors.InvalidSpec, match="Did you mean 'size'"):
+        growth.clusters.apply("growth", "dev", {"sise": "small"})
+    with pytest.raises(errors.Refused) as refused:
+        growth.clusters.apply("growth", "dev", {"size": "smal"})
+    assert "small" in (refused.value.remedy or "")
+
+
+def test_waiting_ends_with_the_object_its_failure_or_a_timeout(growth: Client, platform: Platform) -> None:
+    uid = growth.clusters.get("growth", "dev").metadata.uid
+    with pytest.raises(errors.Timeout, match="growth/dev"):
+        growth.clusters.wait("growth", "dev", timeout=0.3)
+    failed = ClusterStatus(phase="Failed", observed_generation=1)
+    failed.set_condition("Ready", False, "HeadDied", "the head ended with code 1.", 1)
+    platform.store.set_status(uid, failed)
+    with pytest.raises(errors.Failed, match="the head ended with code 1"):
+        growth.clusters.wait("growth", "dev", timeout=5)
+    platform.store.set_status(uid, ClusterStatus(phase="Ready", observed_generation=1))
+    assert growth.clusters.wait("growth", "dev", timeout=5).status["phase"] == "Ready"
+    growth.clusters.apply("growth", "dev", {"size": "medium"})
+    with pytest.raises(errors.Timeout):
+        growth.clusters.wait("growth", "dev", timeout=0.3)
+
+
+def test_a_folder_is_uploaded_once(growth: Client, platform: Platform, code: Path) -> None:
+    address = growth.packages.upload("growth", code)
+    assert growth.packages.upload("growth", code) == address
+    assert growth.packages.has("growth", address)
+    assert platform.storage.exists(layout.package("growth", address.removeprefix("sha256:")))
+
+
+def test_documents_are_applied_in_order_and_again_change_nothing(client: Client, code: Path) -> None:
+    documents = [
+        _document("Pipeline", "daily", {"cluster": "dev", "package": str(code), "steps": STEPS}),
+        _document("Cluster", "dev", {}),
+        _document("Team", "growth", {}),
+    ]
+    planned = client.apply_documents(documents, team="growth", dry_run=True)
+    assert client.teams.list() == []
+    done = client.apply_documents(documents, team="growth")
+    assert planned == done
+    assert [(c.kind, c.change) for c in done] == [("Team", "created"), ("Cluster", "created"), ("Pipeline", "created")]
+    assert client.pipelines.get("growth", "daily").spec["package"].startswith("sha256:")
+    again = client.apply_documents(documents, team="growth")
+    assert {change.change for change in again} == {"unchanged"}
+    (code / "new.py").write_text("")
+    changed = client.apply_documents(documents, team="growth", dry_run=True)
+    assert [c.change for c in changed] == ["unchanged", "unchanged", "changed"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (_document("Cluster", "b", {"sise": "x"}), "Did you mean 'size'"),
+        (_document("Cluster", "b", {"size": "huge"}), "no size 'huge'"),
+        (_document("Custer", "b", {}), "unknown"),
+        (_document("PipelineRun", "b", {"pipeline": "a"}), "pipeline run"),
+    ],
+)
+def test_one_wrong_document_and_none_is_written(growth: Client, wrong: Document, said: str) -> None:
+    with pytest.raises(errors.RayplaneError, match=said):
+        growth.apply_documents([_document("Dataset", "a", {}), wrong], team="growth")
+    assert growth.datasets.list("growth") == []
+
+
+def test_following_a_log_ends_with_the_job(growth: Client, platform: Platform) -> None:
+    job = growth.jobs.submit("growth", {"entrypoint": "true", "cluster": "dev"}, name="train")
+    assert job.metadata.name == "train"
+    assert list(growth.jobs.logs("growth", "train", follow=False)) == []
+    threading.Timer(0.5, _finish, (platform, "grüße\n".encode()), {"phase": "Succeeded"}).start()
+    assert "".join(growth.jobs.logs("growth", "train")) == "grüße\n"
+
+
+def test_job_submit_prints_the_log_and_ends_as_the_job_does(
+    growth: Client, platform: Platform, code: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outcome = {"phase": "Failed", "exit_code": 3, "message": "boom"}
+    threading.Timer(1.0, _finish, (platform, b"epoch 1\n"), outcome).start()
+    command = ["job", "submit", "--cluster", "dev", "--working-dir", str(code), "--env", "A=b", "--param", "n=1"]
+    exit_code, out, err = _run(capsys, *command, "--", "python", "-m", "jobs.train", "--fast", "a b")
+    assert (exit_code, out) == (3, "epoch 1\n")
+    assert "boom" in err
+    (job,) = platform.store.list("Job", "growth").items
+    assert job.spec["entrypoint"] == "python -m jobs.train --fast 'a b'"
+    assert (job.spec["env"], job.spec["parameters"]) == ({"A": "b"}, {"n": "1"})
+    assert job.spec["package"].startswith("sha256:")
+
+
+def test_job_submit_as_json_prints_only_the_job(
+    growth: Client, platform: Platform, capsys: pytest.CaptureFixture[str]
+) -> None:
+    threading.Timer(1.0, _finish, (platform, b"hello\n"), {"phase": "Succeeded", "exit_code": 0}).start()
+    exit_code, out, err = _run(capsys, "job", "submit", "--cluster", "dev", "-o", "json", "--", "true")
+    assert exit_code == 0
+    assert json.loads(out)["status"]["phase"] == "Succeeded"
+    assert "hello" in err
+
+
+def test_apply_uploads_folders_relative_to_the_file(
+    client: Client, code: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (code / "all.yaml").write_text(
+        "kind: Team\nmetadata: {name: growth}\n---\nkind: Cluster\nmetadata: {name: dev}\n---\n"
+        "kind: Pipeline\nmetadata: {name: daily}\n"
+        "spec: {cluster: dev, package: ., steps: {one: {entrypoint: 'true'}}}\n"
+    )
+    exit_code, out, err = _run(capsys, "apply", "-f", str(code / "all.yaml"), "--dry-run")
+    assert (exit_code, err) == (0, "")
+    assert out.count("(dry run)") == 3
+    exit_code, out, _ = _run(capsys, "apply", "-f", str(code / "all.yaml"), "-o", "json")
+    assert exit_code == 0
+    assert [c["change"] for c in json.loads(out)] == ["created"] * 3
+    assert client.pipelines.get("growth", "daily").spec["package"].startswith("sha256:")
+
+
+def test_an_unknown_key_exits_2_and_names_the_right_one(
+    growth: Client, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.yaml").write_text("kind: Cluster\nmetadata: {name: b}\nspec: {sise: small}\n")
+    exit_code, _, err = _run(capsys, "apply", "-f", str(tmp_path / "a.yaml"))
+    assert exit_code == 2
+    assert "cluster.sise: unknown field. Did you mean 'size'?" in err
+
+
+def test_a_run_is_watched_step_by_step(growth: Client, platform: Platform, capsys: pytest.CaptureFixture[str]) -> None:
+    growth.pipelines.apply("growth", "daily", {"cluster": "dev", "steps": STEPS})
+
+    def end() -> None:
+        (run,) = platform.store.list("PipelineRun", "growth").items
+        step = StepRun(name="one", phase="Failed", job="daily-1-one", message="exit code 1")
+        status = RunStatus(phase="Failed", steps=[step], message="step 'one' failed")
+        platform.store.set_status(run.metadata.uid, status)
+
+    threading.Timer(1.0, end).start()
+    exit_code, _, err = _run(capsys, "pipeline", "run", "daily")
+    assert exit_code == 1
+    assert "Failed    " in err
+    assert "step 'one' failed" in err
+    exit_code, out, _ = _run(capsys, "pipeline", "runs", "daily")
+    assert (exit_code, out.splitlines()[1].split()[:2]) == (0, ["daily-1", "Failed"])
+
+
+def test_a_clusters_address_is_printed_as_exports(
+    growth: Client, platform: Platform, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exit_code, _, err = _run(capsys, "cluster", "address", "dev", "--no-wait")
+    assert exit_code == 8
+    assert "not ready" in err
+    endpoint = Endpoint(dashboard_url="http://x", client_address="ray://127.0.0.1:10001", token_path="/a b/token")
+    uid = growth.clusters.get("growth", "dev").metadata.uid
+    platform.store.set_status(uid, ClusterStatus(phase="Ready", observed_generation=1, endpoint=endpoint))
+    exit_code, out, _ = _run(capsys, "cluster", "address", "dev")
+    assert exit_code == 0
+    assert "export RAY_ADDRESS=ray://127.0.0.1:10001\n" in out
+    assert "export RAY_AUTH_TOKEN_PATH='/a b/token'\n" in out
+
+
+def test_lists_are_tables_or_json(growth: Client, capsys: pytest.CaptureFixture[str]) -> None:
+    exit_code, out, _ = _run(capsys, "cluster", "list")
+    assert exit_code == 0
+    assert out.splitlines()[0].split() == ["NAME", "PHASE", "SIZE", "CLIENT", "AGE"]
+    _, out, _ = _run(capsys, "-o", "json", "cluster", "list")
+    assert json.loads(out)[0]["metadata"]["name"] == "dev"
+    _, out, _ = _run(capsys, "team", "get", "growth")
+    assert "name: growth" in out
+    _, out, _ = _run(capsys, "leases")
+    assert out.splitlines()[0].startswith("CLUSTER")
+
+
+def test_with_two_teams_one_must_be_named(growth: Client, capsys: pytest.CaptureFixture[str]) -> None:
+    growth.teams.apply("sales", spec={})
+    exit_code, _, err = _run(capsys, "cluster", "list")
+    assert exit_code == 2
+    assert "growth, sales" in err
+    for argv in (("cluster", "list", "--team", "growth"), ("--team", "growth", "cluster", "list")):
+        assert _run(capsys, *argv)[0] == 0
+
+
+def test_a_missing_object_exits_4_and_prints_a_problem_if_asked(
+    growth: Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exit_code, out, err = _run(capsys, "cluster", "get", "dve", "-o", "json")
+    assert (exit_code, out) == (4, "")
+    problem = json.loads(err)
+    assert (problem["status"], problem["type"]) == (404, "urn:rayplane:problem:not-found")
+
+
+def test_a_wrong_token_exits_3(
+    growth: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = tmp_path / "wrong"
+    wrong.write_text("nonsense")
+    wrong.chmod(0o600)
+    monkeypatch.setenv("RAYPLANE_TOKEN_PATH", str(wrong))
+    exit_code, _, err = _run(capsys, "cluster", "list", "--team", "growth")
+    assert exit_code == 3
+    assert "wrong or was revoked" in err

@@ -1,0 +1,172 @@
+"""`down` and `status` on homes in every state of decay, with real processes; `up` where it must refuse."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rayplane import processes
+from rayplane.client.up import control, state, tools, view
+from rayplane.errors import PortTaken, Unsupported
+from rayplane.processes import ProcessRecord
+from rayplane.settings import GatewaySettings, Home
+
+SLEEPER = "import time; time.sleep(600)"
+
+
+@pytest.fixture
+def home(tmp_home: Path) -> Iterator[Home]:
+    made = Home(tmp_home)
+    yield made
+    processes.stop_marked(made.id, grace=1)
+
+
+def sleeper(home: Home, name: str, *, records: Path | None = None, argv: list[str] | None = None) -> ProcessRecord:
+    return processes.start(
+        name,
+        argv or [sys.executable, "-c", SLEEPER],
+        mark=f"{home.id}/{name}",
+        log=home.logs / f"{name}.log",
+        records=records or home.processes,
+        env=dict(os.environ),
+    )
+
+
+def quiet(text: str) -> None:
+    del text
+
+
+def test_down_where_nothing_ever_was_succeeds(tmp_path: Path) -> None:
+    assert control.down(Home(tmp_path / "nothing"), say=quiet) == []
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_down_stops_supervisor_children_and_clusters_and_is_idempotent(home: Home) -> None:
+    for name in ("supervisor", "gateway", "mlflow"):
+        sleeper(home, name)
+    sleeper(home, "ray-1234", records=home.processes / "clusters")
+    stopped = control.down(home, say=quiet)
+    assert processes.marked(home.id) == []
+    assert set(stopped) >= {"supervisor", "ray-1234"}
+    assert list(home.processes.rglob("*.json")) == []
+    assert control.down(home, say=quiet) == []
+
+
+def test_down_stops_what_no_record_names_and_what_ignores_sigterm(home: Home) -> None:
+    stubborn = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {SLEEPER}"
+    record = sleeper(home, "gateway", argv=[sys.executable, "-c", stubborn])
+    (home.processes / "gateway.json").unlink()
+    (home.processes / "mlflow.json").write_text("{ damaged")
+    control.down(home, say=quiet)
+    assert not processes.alive(record)
+
+
+def test_down_leaves_another_home_alone(home: Home, tmp_path: Path) -> None:
+    other = Home(tmp_path / "other")
+    record = sleeper(other, "gateway")
+    try:
+        sleeper(home, "gateway")
+        control.down(home, say=quiet)
+        assert processes.alive(record)
+    finally:
+        processes.stop_marked(other.id, grace=1)
+
+
+def test_down_removes_the_homes_temporary_folders_and_no_others(home: Home) -> None:
+    mine = Path(tempfile.mkdtemp(prefix=f"rp-{home.id}-"))
+    foreign = Path(tempfile.mkdtemp(prefix="rp-0000000000-"))
+    try:
+        (mine / "session").mkdir()
+        control.down(home, say=quiet)
+        assert not mine.exists()
+        assert foreign.exists()
+    finally:
+        foreign.rmdir()
+
+
+def test_status_of_a_home_without_supervisor_says_who_is_not_looked_after(home: Home) -> None:
+    record = sleeper(home, "gateway")
+    report = state.ChildReport(
+        name="gateway",
+        state="healthy",
+        pid=record.pid,
+        port=1,
+        url="http://127.0.0.1:1",
+        health="http://127.0.0.1:1/",
+        log="",
+    )
+    state.write_report(home, state.SupervisorReport(pid=1, children={"gateway": report}))
+    found = view.look(home)
+    assert found.state == "degraded"
+    gateway = next(p for p in found.processes if p.name == "gateway")
+    assert gateway.state == "unhealthy"
+    assert "rayplane up" in gateway.message
+
+
+def test_status_does_not_believe_a_report_of_a_child_that_died(home: Home) -> None:
+    sleeper(home, "supervisor")
+    record = sleeper(home, "gateway")
+    report = state.ChildReport(
+        name="gateway",
+        state="healthy",
+        pid=record.pid,
+        port=1,
+        url="http://127.0.0.1:1",
+        health="http://127.0.0.1:1/",
+        log="",
+    )
+    state.write_report(home, state.SupervisorReport(pid=1, children={"gateway": report}))
+    assert view.look(home).state == "up"
+    os.kill(record.pid, signal.SIGKILL)
+    os.waitpid(record.pid, 0)
+    assert view.look(home).state == "degraded"
+
+
+def test_a_damaged_state_file_is_as_none(home: Home) -> None:
+    home.state.write_text("{")
+    assert state.read_state(home) is None
+    assert view.look(home).state == "down"
+
+
+def test_up_on_a_taken_port_says_so_and_starts_nothing(home: Home) -> None:
+    with socket.socket() as stranger:
+        stranger.bind(("127.0.0.1", 0))
+        stranger.listen()
+        settings = GatewaySettings(home=home.path, port=stranger.getsockname()[1])
+        with pytest.raises(PortTaken):
+            control.up(settings, say=quiet)
+    assert processes.marked(home.id) == []
+    assert not home.state.exists()
+
+
+def test_up_in_a_thin_clients_environment_names_what_to_install(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tools, "NEEDED", {"no_such_module": "the gateway"})
+    with pytest.raises(Unsupported, match="no_such_module") as caught:
+        control.up(GatewaySettings(home=home.path), say=quiet)
+    assert caught.value.remedy is not None
+    assert "rayplane[local]" in caught.value.remedy
+
+
+def test_the_command_ends_with_the_exit_code_of_its_error(home: Home) -> None:
+    command = [sys.executable, "-m", "rayplane.client.cli.main"]
+    code = "import sys; from rayplane.client.cli.main import main; main()"
+    with socket.socket() as stranger:
+        stranger.bind(("127.0.0.1", 0))
+        stranger.listen()
+        port = str(stranger.getsockname()[1])
+        done = subprocess.run(
+            [command[0], "-c", code, "up", "--port", port], capture_output=True, text=True, env=os.environ, check=False
+        )
+    assert done.returncode == 8, done.stderr
+    assert f"Port {port}" in done.stderr
+    status = subprocess.run([command[0], "-c", code, "status"], capture_output=True, text=True, check=False)
+    assert status.returncode == 8
+    assert "is down" in status.stderr

@@ -1,0 +1,70 @@
+"""A platform without compute (a real store and storage in a temporary home), and clients of its API."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+
+from rayplane.gateway.api.app import create_app
+from rayplane.gateway.usecases.platform import Platform
+from tests.unit.gateway.api.served import migrated_database, platform_without_compute
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty database of this version: migrated once, copied by each test."""
+    return migrated_database(tmp_path_factory.mktemp("database"))
+
+
+@pytest.fixture
+def platform(tmp_path: Path, migrated: Path) -> Iterator[Platform]:
+    """A platform whose reconcilers are not there: what is wanted stays wanted until a test says otherwise."""
+    with platform_without_compute(tmp_path, migrated) as made:
+        yield made
+
+
+@pytest.fixture
+def token_path(platform: Platform) -> Path:
+    """Where the local user's token is."""
+    return platform.settings.home_paths.token
+
+
+@pytest.fixture
+def token(token_path: Path) -> str:
+    """The local user's token."""
+    return token_path.read_text().strip()
+
+
+@pytest.fixture
+def anonymous(platform: Platform) -> TestClient:
+    """A client without a token."""
+    return TestClient(create_app(platform))
+
+
+@pytest.fixture
+def api(platform: Platform, token: str) -> TestClient:
+    """The local user's client, on an empty platform."""
+    return TestClient(create_app(platform), headers={"Authorization": f"Bearer {token}"})
+
+
+@pytest.fixture
+def growth(api: TestClient) -> TestClient:
+    """The same, with team ``growth`` and its cluster ``dev`` asked for."""
+    assert api.put("/v1/teams/growth", json={"spec": {}}).is_success
+    assert api.put("/v1/teams/growth/clusters/dev", json={"spec": {}}).is_success
+    return api
+
+
+@pytest.fixture
+def zipped() -> tuple[str, bytes]:
+    """A package: its SHA-256 and its bytes."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("train.py", "print('hello')\n")
+    return hashlib.sha256(buffer.getvalue()).hexdigest(), buffer.getvalue()

@@ -1,0 +1,66 @@
+"""A platform without compute, and its app behind a real uvicorn on a free port: what stock clients need."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import uvicorn
+
+from rayplane.gateway.admission import tokens
+from rayplane.gateway.api.app import create_app
+from rayplane.gateway.store import Store
+from rayplane.gateway.usecases.platform import Platform
+from rayplane.processes import free_port
+from rayplane.settings import GatewaySettings
+from rayplane.storage.root import open_root
+from rayplane.testing.fakes import FakeBackend
+
+
+def migrated_database(folder: Path) -> Path:
+    """An empty SQLite database of this version, to be copied."""
+    store = Store(f"sqlite:///{folder / 'empty.db'}")
+    store.migrate()
+    store.close()
+    return folder / "empty.db"
+
+
+@contextmanager
+def platform_without_compute(folder: Path, migrated: Path) -> Iterator[Platform]:
+    """A platform on a real store and storage in ``folder``; nothing reconciles."""
+    settings = GatewaySettings(home=folder / "home", mlflow_url="http://127.0.0.1:1")
+    shutil.copy(migrated, folder / "gateway.db")
+    store, backend = Store(f"sqlite:///{folder / 'gateway.db'}"), FakeBackend()
+    yield Platform(
+        store=store,
+        storage=open_root(f"file://{folder / 'storage'}"),
+        settings=settings,
+        readers=lambda _: backend,
+        wake=lambda: None,
+        signer=tokens.load(settings.home_paths),
+    )
+    store.close()
+
+
+@contextmanager
+def serve(platform: Platform) -> Iterator[str]:
+    """The URL of the platform's API while it is served."""
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(create_app(platform), host="127.0.0.1", port=port, log_level="warning"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 20
+    while not server.started:
+        assert thread.is_alive()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(timeout=20)
+        assert not thread.is_alive()
