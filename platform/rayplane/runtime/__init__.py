@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from types import ModuleType
 
-__all__ = ["context", "datasets", "features", "models", "report"]  # noqa: F822
+__all__ = ["context", "datasets", "features", "models", "report"]
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -1,0 +1,79 @@
+"""The `xgboost` flavor: a Booster as an MLflow model that serving scores without a DataFrame.
+
+The folder is MLflow's own XGBoost model, so ``mlflow.xgboost.load_model`` gives the Booster; only its pyfunc
+is ours: it takes the features undisguised (texts as texts) and encodes them as the card says.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mlflow.xgboost
+import numpy as np
+import pyarrow as pa
+import xgboost
+from mlflow.models import Model
+from mlflow.models.model import MLMODEL_FILE_NAME
+
+from rayplane.runtime.models.encoding import Encoding, Matrix
+from rayplane.runtime.models.package import LoadedModel, Scores, card_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FILE = "model.ubj"
+
+
+class XGBoostFlavor:
+    """Boosters that predict one number for each row."""
+
+    name = "xgboost"
+    requirements = ("xgboost-cpu|xgboost", "numpy", "pandas", "pyarrow")
+
+    def save_model(self, path: str, mlflow_model: Model, *, model: xgboost.Booster, **kwargs: Any) -> None:
+        """Write MLflow's XGBoost model, with our pyfunc in place of its own."""
+        kwargs.pop("validate_serving_input", None)
+        mlflow.xgboost.save_model(model, path, mlflow_model=mlflow_model, **kwargs)
+        mlflow_model.flavors["python_function"].update(loader_module=__name__, data=".")
+        mlflow_model.save(os.path.join(path, MLMODEL_FILE_NAME))
+
+    def load(self, path: str) -> BoosterPredictor:
+        """The Booster of a local folder."""
+        booster = xgboost.Booster(model_file=str(Path(path) / FILE))
+        return BoosterPredictor(booster)
+
+
+class BoosterPredictor:
+    """Scores float32 matrices in place: neither a DataFrame nor a DMatrix is made."""
+
+    def __init__(self, booster: xgboost.Booster) -> None:
+        # One thread a replica: replicas are how serving grows, and a row is too little to share.
+        booster.set_param({"nthread": 1})
+        self.booster = booster
+
+    def predict(self, matrix: Matrix) -> Scores:
+        """One prediction for each row. XGBoost's in-place prediction is safe to call from several threads."""
+        return np.asarray(self.booster.inplace_predict(matrix, validate_features=False), dtype=np.float32)
+
+
+class _PyFunc:
+    """What ``mlflow.pyfunc`` calls."""
+
+    def __init__(self, model: LoadedModel) -> None:
+        self._model = model
+
+    def predict(self, frame: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        import pandas as pd
+
+        del params
+        table = pa.Table.from_pandas(frame, preserve_index=False)
+        return pd.DataFrame({self._model.card.output: self._model.score(table)})
+
+
+def _load_pyfunc(path: str) -> _PyFunc:
+    """MLflow's entry: ``path`` is the model's folder."""
+    card = card_of(Model.load(path), path)
+    predictor = XGBoostFlavor().load(path)
+    return _PyFunc(LoadedModel(uri=path, card=card, encoding=Encoding(card.features), predictor=predictor))

@@ -1,0 +1,131 @@
+"""Events to the gateway: written to the job's folder first, then posted from a thread. At least once, by id."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import logging
+import threading
+import time
+import uuid
+from typing import Any
+
+from rayplane.errors import InvalidData, RayplaneError, Unavailable
+from rayplane.nouns.events import Edge, Event, EventType
+from rayplane.nouns.job import RunContext
+from rayplane.runtime import context
+from rayplane.storage.layout import EVENTS
+from rayplane.storage.root import open_root, relative
+
+BATCH = 100
+EXIT_PATIENCE = 10.0
+"""Seconds that a process waits at its end for its events to be posted; the reconciler reads those that are left."""
+
+_log = logging.getLogger(__name__)
+
+
+def emit(type_: EventType, data: dict[str, Any]) -> Event:
+    """Report one event; ``data`` is JSON as nouns/events.py says for the type.
+
+    In a job the event is on disk when this returns, and posting goes on behind; raises StorageFull. Outside a job
+    there is no such folder: the event is posted before this returns, and Unavailable is raised if the gateway is
+    down.
+    """
+    ctx = context.current()
+    event = Event(id=uuid.uuid4().hex, type=type_, submission_id=ctx.submission_id, data=_checked(type_, data))
+    if ctx.job_uri is None:
+        _post(ctx, [event], patience=context.PATIENCE)
+        return event
+    path = f"{relative(ctx.storage_root, ctx.job_uri)}/{EVENTS}/{event.id}.json"
+    open_root(ctx.storage_root).write(path, event.model_dump_json().encode())
+    _poster.add(ctx, event)
+    return event
+
+
+def output(name: str, value: Any) -> Event:
+    """Record a plain JSON value under a name: later steps of the pipeline see it as ``<step>.<name>``."""
+    return emit("output.recorded", {"name": name, "value": value})
+
+
+def edge(source: str, target: str) -> Event:
+    """Record one edge of lineage between two nodes, written as in nouns/events.py."""
+    return emit("lineage", Edge(source=source, target=target).model_dump(mode="json"))
+
+
+def flush(timeout: float = EXIT_PATIENCE) -> bool:
+    """Wait until every event so far is posted; False if some are not after ``timeout`` seconds (they stay on disk)."""
+    return _poster.flush(timeout)
+
+
+class _Poster:
+    """One thread that posts what is queued, in batches, trying again with back-off while the gateway is down."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._queue: list[tuple[RunContext, Event]] = []
+        self._thread: threading.Thread | None = None
+        self._hurry = False
+
+    def add(self, ctx: RunContext, event: Event) -> None:
+        with self._changed:
+            self._queue.append((ctx, event))
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="rayplane-report", daemon=True)
+                self._thread.start()
+                atexit.register(self.flush, EXIT_PATIENCE)
+            self._changed.notify_all()
+
+    def flush(self, timeout: float) -> bool:
+        deadline = time.monotonic() + timeout
+        with self._changed:
+            self._hurry = True
+            self._changed.notify_all()
+            while self._queue and (left := deadline - time.monotonic()) > 0:
+                self._changed.wait(left)
+            if self._queue:
+                _log.warning("%d events are not posted yet; they are in the job's folder", len(self._queue))
+            return not self._queue
+
+    def _run(self) -> None:
+        pause = 0.0
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: bool(self._queue))
+                if pause and not self._hurry:
+                    self._changed.wait_for(lambda: self._hurry, pause)
+                if self._hurry:
+                    pause, self._hurry = 0.0, False
+                ctx = self._queue[0][0]
+                batch = [event for owner, event in self._queue[:BATCH] if owner is ctx]
+            try:
+                _post(ctx, batch)
+            except Unavailable:
+                pause = min(pause * 2, 30.0) if pause else 0.5
+                continue
+            except RayplaneError as exc:
+                # Not ours to mend: the events are on disk, and the job's end delivers them once more.
+                _log.warning("the gateway refuses events %s: %s", [event.id for event in batch], exc)
+            pause = 0.0
+            done = {event.id for event in batch}
+            with self._changed:
+                self._queue = [item for item in self._queue if item[1].id not in done]
+                self._changed.notify_all()
+
+
+def _post(ctx: RunContext, batch: list[Event], patience: float = 0.0) -> None:
+    body = {"events": [event.model_dump(mode="json") for event in batch]}
+    context.call("POST", "/v1/events", body, url=ctx.gateway_url, patience=patience)
+
+
+def _checked(type_: str, data: dict[str, Any]) -> dict[str, Any]:
+    try:
+        loaded: dict[str, Any] = json.loads(json.dumps(data, allow_nan=False))
+    except (TypeError, ValueError) as exc:
+        raise InvalidData(
+            f"An event '{type_}' can't be written as JSON: {exc}.",
+            remedy="Report plain numbers, strings, lists and mappings.",
+        ) from exc
+    return loaded
+
+
+_poster = _Poster()

@@ -1,0 +1,44 @@
+"""Ray datasets, on a real Ray: published through Arrow, read block by block."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pytest
+import ray
+import ray.data
+
+from rayplane.nouns.job import RunContext
+from rayplane.runtime import datasets
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _local_ray() -> Iterator[None]:
+    # A socket's path has at most 107 bytes, and pytest's own temporary folders are longer than that.
+    folder = tempfile.mkdtemp(prefix="rp-t-")
+    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, _temp_dir=folder)
+    yield
+    ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_a_ray_dataset_is_the_same_version_as_its_rows_in_one_table(job: RunContext) -> None:
+    table = pa.table({"n": list(range(100)), "s": [str(n % 7) if n % 5 else None for n in range(100)]})
+    blocks = ray.data.from_arrow([table.slice(50), table.slice(0, 50)])
+    made = datasets.publish("d", blocks)
+    assert made.content_hash == datasets.content_hash(table)
+    job.inputs["d"] = made.version
+    back = datasets.read_ray("d")
+    assert back.count() == 100
+    assert back.sum("n") == 4950
+
+
+def test_a_ray_dataset_without_rows_keeps_its_columns(job: RunContext) -> None:
+    nothing = ray.data.from_arrow(pa.table({"n": [1, 2]}).slice(0, 0))
+    made = datasets.publish("d", nothing, allow_empty=True)
+    assert (made.rows, [(c.name, c.type) for c in made.columns]) == (0, [("n", "int64")])
