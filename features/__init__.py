@@ -1,0 +1,1 @@
+"""The reference team's Feast repository: entities, views and the feature service."""

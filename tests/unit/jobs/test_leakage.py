@@ -1,0 +1,106 @@
+"""No feature of a flight knows what became known less than an hour before its scheduled departure.
+
+The check forgets every fact that became known after T - 1 h, makes the features again and compares those of all flights
+scheduled at or before T. A mutant that stamps arrival delays at the departure must be caught by it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pytest
+
+from features import definitions
+from tests.unit.jobs.asof import asof_join
+from tests.unit.jobs.flight_tables import features
+
+LEAKY: dict[str, Any] = {"known_at": {"dep": "departed_at", "arr": "departed_at"}}
+
+
+def random_instants(flights: pa.Table, count: int) -> list[datetime]:
+    times = sorted(set(flights["scheduled_at"].to_pylist()))
+    # Not in the first days: there is little to leak yet.
+    return sorted(random.Random(2013).sample(times[len(times) // 10 :], count))
+
+
+def forget_after(tables: Mapping[str, pa.Table], cutoff: datetime) -> dict[str, pa.Table]:
+    """The tables as they were known at ``cutoff``: schedules whole, what happened later null or gone."""
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        connection.register("flights", tables["flights"])
+        connection.register("weather", tables["weather"])
+        at = f"TIMESTAMPTZ '{cutoff.isoformat()}'"
+
+        def unless_later(instant: str, *names: str) -> str:
+            return ", ".join(f"CASE WHEN {instant} <= {at} THEN {name} END AS {name}" for name in names)
+
+        flights = connection.sql(
+            f"""SELECT * REPLACE ({unless_later("departed_at", "departed_at", "dep_delay")},
+                {unless_later("landed_at", "landed_at", "arr_delay", "air_time", "late", "outcome")}) FROM flights"""
+        ).to_arrow_table()
+        weather = connection.sql(f"FROM weather WHERE observed_at <= {at}").to_arrow_table()
+    return {**tables, "flights": flights, "weather": weather}
+
+
+def scheduled_by(flights: pa.Table, instant: datetime) -> pa.Table:
+    with duckdb.connect() as connection:
+        connection.register("flights", flights)
+        connection.execute("SET TimeZone = 'UTC'")
+        return connection.sql(
+            f"FROM flights WHERE scheduled_at <= TIMESTAMPTZ '{instant.isoformat()}'"
+        ).to_arrow_table()
+
+
+def leaking_instants(tables: dict[str, pa.Table], instants: list[datetime], **delay_options: Any) -> list[datetime]:
+    """The instants at which forgetting the future changes a feature of a flight scheduled by then."""
+    known = asof_join(tables["flights"], features(tables, **delay_options), definitions.TTLS)
+    leaking = []
+    for instant in instants:
+        past = forget_after(tables, instant - timedelta(hours=1))
+        flights = scheduled_by(past["flights"], instant)
+        again = asof_join(flights, features(past, **delay_options), definitions.TTLS)
+        with duckdb.connect() as connection:
+            connection.register("known", known)
+            connection.register("again", again)
+            changed = connection.sql(
+                "SELECT count(*) FROM (FROM again EXCEPT SELECT known.* FROM known SEMI JOIN again USING (flight_id))"
+            ).fetchall()
+        assert again.num_rows > 0
+        if changed != [(0,)]:
+            leaking.append(instant)
+    return leaking
+
+
+@pytest.mark.timeout(300)
+def test_forgetting_the_future_changes_no_feature(prepared: dict[str, pa.Table]) -> None:
+    assert leaking_instants(prepared, random_instants(prepared["flights"], 20)) == []
+
+
+def test_an_arrival_delay_stamped_at_the_departure_is_found_out(prepared: dict[str, pa.Table]) -> None:
+    instants = random_instants(prepared["flights"], 20)[::5]
+    assert leaking_instants(prepared, instants, **LEAKY) == instants
+
+
+def test_weather_stamped_an_hour_early_is_found_out(
+    prepared: dict[str, pa.Table], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    early = prepared["weather"]
+    with duckdb.connect() as connection:
+        connection.register("weather", early)
+        early = connection.sql(
+            "SELECT *, observed_at - INTERVAL 1 HOUR AS told_at FROM weather ORDER BY origin, observed_at"
+        ).to_arrow_table()
+    monkeypatch.setattr("jobs.weather_features.KNOWN_AT", "told_at")
+    instants = random_instants(prepared["flights"], 20)[::5]
+    assert leaking_instants({**prepared, "weather": early}, instants)
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1800)
+def test_forgetting_the_future_changes_no_feature_of_the_whole_year(whole_year: dict[str, pa.Table]) -> None:
+    assert leaking_instants(whole_year, random_instants(whole_year["flights"], 20)) == []
