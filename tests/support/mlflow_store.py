@@ -1,0 +1,37 @@
+"""A real MLflow store for tests: SQLite and a folder, made once for a module since making its tables takes
+seconds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import mlflow
+from mlflow import MlflowClient
+
+VARIABLE = "MLFLOW_TRACKING_URI"
+
+
+@contextmanager
+def store(folder: Path) -> Iterator[str]:
+    """MLflow's store below ``folder``, for this process and those that it starts; answers the id of an
+    experiment."""
+    uri = f"sqlite:///{folder}/mlflow.db"
+    before, named = mlflow.get_tracking_uri(), os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = uri
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield str(MlflowClient().create_experiment("tests", artifact_location=f"file://{folder}/artifacts"))
+    finally:
+        mlflow.set_tracking_uri(before)
+        if named is None:
+            os.environ.pop(VARIABLE, None)
+        else:
+            os.environ[VARIABLE] = named
+
+
+def uri() -> str:
+    """The tracking URI of the store in use."""
+    return os.environ[VARIABLE]
