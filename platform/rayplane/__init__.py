@@ -14,7 +14,7 @@ _LAZY = {
     "ClientBuilder": "rayplane.client.ray_hooks:ClientBuilder",
 }
 
-__all__ = ["Client", "ClientBuilder", "__version__", "get_job_submission_client_cluster_info"]  # noqa: F822
+__all__ = ["Client", "ClientBuilder", "__version__", "get_job_submission_client_cluster_info"]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,7 +3,9 @@
 RayplaneError                   500  exit 1   anything below
 ├── InvalidInput                422  exit 2   what was asked does not make sense; nothing was made
 │   ├── InvalidSpec             422  exit 2   a document or spec is wrong (unknown key, bad value)
-│   └── InvalidData             422  exit 2   the data is wrong (missing column, no rows)
+│   ├── InvalidData             422  exit 2   the data is wrong (missing column, no rows)
+│   ├── Malformed               400  exit 2   a request's body can't be read at all (no JSON)
+│   └── TooLarge                413  exit 2   a request holds more than is taken at once
 ├── Unauthenticated             401  exit 3   no token, or one that is not known
 ├── Forbidden                   403  exit 3   the principal may not do this
 ├── NotFound                    404  exit 4   no such object
@@ -69,6 +71,14 @@ class InvalidSpec(InvalidInput):
 
 class InvalidData(InvalidInput):
     title = "Invalid data"
+
+
+class Malformed(InvalidInput):
+    status, title = 400, "Malformed request"
+
+
+class TooLarge(InvalidInput):
+    status, title = 413, "Too large"
 
 
 class Unauthenticated(RayplaneError):

@@ -41,6 +41,8 @@ def configure(level: str = "INFO") -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # It tells of every request at INFO: clusters are asked every few seconds, and their answers would drown the rest.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 def _plain(value: object) -> object:

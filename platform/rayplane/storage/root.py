@@ -62,7 +62,7 @@ class Storage(Protocol):
 
 
 def open_root(uri: str) -> Storage:
-    """The adapter for a root URI (``file:///...``); raises InvalidInput without a scheme, Unsupported for an unknown one."""
+    """The adapter for a root URI (``file:///...``); InvalidInput without a scheme, Unsupported for a new one."""
     scheme = urlsplit(uri).scheme
     if not scheme:
         raise InvalidInput(f"Storage root '{uri}' has no scheme.", remedy="Write it as file:///path.")
