@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -41,12 +42,14 @@ def create(
 def address(
     name: NameArgument,
     wait: Annotated[bool, typer.Option(help="Wait until it is ready.")] = True,
+    jobs: Annotated[bool, typer.Option("--jobs", help="For 'ray job': the gateway's address and your token.")] = False,
     team: TeamOption = None,
     output: Output = None,
 ) -> None:
     """Print how to reach a cluster, as exports for a shell.
 
-    After eval "$(rayplane cluster address dev)" a Python process joins the cluster with ray.init().
+    After eval "$(rayplane cluster address dev)" a Python process joins the cluster with ray.init(); after
+    eval "$(rayplane cluster address dev --jobs)" stock 'ray job submit' goes through the gateway to it.
     """
     from rayplane.client.sdk import why
     from rayplane.errors import Unavailable
@@ -54,23 +57,34 @@ def address(
 
     with client() as api:
         of = team_of(api, team)
-        found = api.clusters.wait(of, name) if wait else api.clusters.get(of, name)
+        # The gateway takes jobs for a cluster that is not ready yet.
+        found = api.clusters.wait(of, name) if wait and not jobs else api.clusters.get(of, name)
+        jobs_values: dict[str, str | None] = {
+            "RAY_API_SERVER_ADDRESS": f"{api.url}/{of}/{name}",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(api.token_path),
+        }
+        if jobs:
+            _print(jobs_values, output)
+            return
         endpoint = ClusterStatus.model_validate(found.status).endpoint
         if endpoint is None:
             raise Unavailable(
                 f"Cluster '{of}/{name}' is {found.status.get('phase', 'Pending')}: {why(found) or 'it is not ready'}.",
                 remedy="Wait until it is Ready.",
             )
-        values = {
+        client_values = {
             "RAY_ADDRESS": endpoint.client_address,
             "RAY_AUTH_MODE": "token" if endpoint.token_path else None,
             "RAY_AUTH_TOKEN_PATH": endpoint.token_path,
         }
-        jobs = {"address": f"{api.url}/{of}/{name}", "token_path": str(api.token_path)}
+    _print(client_values, output)
+
+
+def _print(values: Mapping[str, str | None], output: Format | None) -> None:
     if output is Format.JSON:
-        print_json({"client": values, "jobs": jobs})
+        print_json(dict(values))
         return
     for key, value in values.items():
         if value is not None:
             print(f"export {key}={shlex.quote(value)}")
-    print(f"# For 'ray job submit': --address {jobs['address']}, RAY_AUTH_TOKEN_PATH={shlex.quote(jobs['token_path'])}")

@@ -9,8 +9,10 @@ import io
 import json
 import re
 import shlex
+import threading
 import zipfile
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from rayplane.errors import InvalidSpec
@@ -18,6 +20,9 @@ from rayplane.nouns.job import Output
 from rayplane.nouns.pipeline import Step
 
 _REFERENCE = re.compile(r"\$\{([^}]*)\}")
+# CPython's parser counts its recursion per process, not per thread, before 3.11.8 and 3.12.2 (python/cpython#106905): two
+# threads that parse at once may end with a SystemError.
+_PARSING = threading.Lock()
 _MODULE = re.compile(r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")
 
 
@@ -147,11 +152,13 @@ def _parents(path: str, contents: Mapping[str, bytes]) -> list[str]:
     return [init for init in inits if init in contents]
 
 
-def _imported(path: str, source: bytes) -> set[str]:
+@lru_cache(maxsize=1024)  # a run asks for the same modules at every step
+def _imported(path: str, source: bytes) -> frozenset[str]:
     try:
-        tree = ast.parse(source)
+        with _PARSING:
+            tree = ast.parse(source)
     except SyntaxError:
-        return set()  # the job itself will say what is wrong; the file's own bytes are in the key
+        return frozenset()  # the job itself will say what is wrong; the file's own bytes are in the key
     package = path.removesuffix(".py").removesuffix("/__init__").split("/")
     if not path.endswith("__init__.py"):
         package = package[:-1]
@@ -166,4 +173,4 @@ def _imported(path: str, source: bytes) -> set[str]:
             modules.update(f"{prefix}.{alias.name}" if prefix else alias.name for alias in node.names)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and _MODULE.match(node.value):
             modules.add(node.value)
-    return modules
+    return frozenset(modules)
