@@ -43,7 +43,7 @@ def promtool_binary() -> Path:
 
 @pytest.fixture(scope="session")
 def platform_up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalPlatform]:
-    """A real `rayplane up` on a home of its own, shared by the session; brought down at the end, when nothing may be left."""
+    """A real `rayplane up` on a home of its own, shared by the session; brought down at its end, it leaves nothing."""
     with local_platform(tmp_path_factory.mktemp("platform") / "home") as made:
         yield made
 

@@ -20,7 +20,7 @@ from rayplane.nouns.job import Output
 from rayplane.nouns.pipeline import Step
 
 _REFERENCE = re.compile(r"\$\{([^}]*)\}")
-# CPython's parser counts its recursion per process, not per thread, before 3.11.8 and 3.12.2 (python/cpython#106905): two
+# CPython's parser counts its recursion per process, not per thread, in older releases (python/cpython#106905): two
 # threads that parse at once may end with a SystemError.
 _PARSING = threading.Lock()
 _MODULE = re.compile(r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")

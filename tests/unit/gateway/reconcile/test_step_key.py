@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -62,16 +61,6 @@ def test_named_files_are_in_the_closure() -> None:
 def test_a_file_with_a_syntax_error_is_still_in_the_closure() -> None:
     closure = code_closure(package(**{"jobs/lonely.py": "def broken(:\n"}), "python -m jobs.lonely", [])
     assert "jobs/lonely.py" in closure
-
-
-def test_closures_of_many_threads_do_not_disturb_each_other() -> None:
-    nested = "x = " + "(" * 80 + "1" + ")" * 80 + "\n"
-    packages = [
-        package(**{"jobs/prepare.py": f"from jobs.common import rows\n{nested * 200}# {i}\n"}) for i in range(16)
-    ]
-    with ThreadPoolExecutor(16) as pool:
-        closures = list(pool.map(lambda found: code_closure(found, "python -m jobs.prepare", []), packages))
-    assert all(len(closure) == 4 for closure in closures)
 
 
 def key(**changed: object) -> str:
