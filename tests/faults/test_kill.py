@@ -92,7 +92,11 @@ def test_up_recovers_after_everything_was_killed_at_once(platform: LocalPlatform
     assert len(processes.marked(f"{platform.home.id}/supervisor")) == 1
 
 
-def test_down_works_when_supervisor_and_gateway_were_killed(platform: LocalPlatform) -> None:
+def test_down_works_when_supervisor_and_gateway_were_killed_and_spares_the_other_platform(
+    platform: LocalPlatform, platform_up: LocalPlatform
+) -> None:
+    others = {p["name"]: p["pid"] for p in platform_up.status()["processes"]}
+    assert not set(platform.state.ports.values()) & set(platform_up.state.ports.values())
     kill(platform, "supervisor")
     kill(platform, "gateway")
     started = time.monotonic()
@@ -100,3 +104,5 @@ def test_down_works_when_supervisor_and_gateway_were_killed(platform: LocalPlatf
     assert time.monotonic() - started < 30
     assert platform.left_over() == []
     platform.rayplane("down")
+    assert {p["name"]: p["pid"] for p in platform_up.status()["processes"]} == others
+    assert platform_up.status()["state"] == "up"

@@ -186,13 +186,14 @@ class Client:
         headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:
         """One request; a write carries an idempotency key, so that a lost answer is asked for again without harm."""
+        url = self.url + path  # before the token: where no platform was started, that is what is wrong
         sent = {"Authorization": f"Bearer {self.token}", **(headers or {})}
         if method in ("POST", "PUT", "DELETE") and content is None:
             sent.setdefault("Idempotency-Key", uuid.uuid4().hex)
         for attempt in range(_RETRIES + 1):
             try:
                 answer = self._connection().request(
-                    method, self.url + path, json=json_body, content=content, params=params, headers=sent
+                    method, url, json=json_body, content=content, params=params, headers=sent
                 )
                 break
             except httpx.ConnectError as exc:
