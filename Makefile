@@ -43,7 +43,8 @@ test-full: setup  ## The tests on the full data
 	$(PYTEST) -m full
 
 bench: setup  ## Measure every figure; each script prints JSON
-	@for script in benchmarks/*.py; do echo "bench: $$script" >&2; $(BIN)/python $$script || exit 1; done
+	@shopt -s nullglob; for script in benchmarks/*.py; do \
+		name=$${script%.py}; echo "bench: $$script" >&2; $(BIN)/python -m "$${name//\//.}" || exit 1; done
 
 lock: setup  ## Resolve the dependencies anew (UPGRADE=--upgrade for newer ones)
 	$(BIN)/python -m uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --all-extras \

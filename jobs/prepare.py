@@ -101,12 +101,19 @@ def main() -> None:
     for name, check in (("flights", check_flights), ("weather", check_weather), ("planes", check_planes)):
         raw = datasets.read_ray(f"{name}-raw")
         cleaned = settle(name, _checked(raw, check, airports))
+        require_all(name, datasets.version(f"{name}-raw").rows, cleaned)
         inputs = [f"{name}-raw", "airports-raw"]
         good = datasets.publish(name, cleaned.good, inputs=inputs)
         bad = datasets.publish(f"{name}-quarantine", cleaned.quarantined, inputs=inputs, allow_empty=True)
         counts[name] = {"rows": good.rows, "quarantined": bad.rows}
         print(f"{name}@{good.version}: {good.rows} rows, {bad.rows} quarantined")
     report.output("prepared", counts)
+
+
+def require_all(name: str, came: int, cleaned: Cleaned) -> None:
+    """Raise ``AssertionError`` unless every one of the ``came`` raw rows is either good or quarantined."""
+    out, put_aside = cleaned.good.num_rows, cleaned.quarantined.num_rows
+    assert came == out + put_aside, f"{name}: {came} rows in, but {out} out and {put_aside} quarantined"
 
 
 def prepare_flights(flights: pa.Table, airports: pa.Table) -> Cleaned:
@@ -144,7 +151,7 @@ def check_flights(flights: pa.Table, airports: pa.Table) -> pa.Table:
             CASE WHEN hhmm_local BETWEEN 0 AND 2359 AND hhmm_local % 100 < 60
             THEN hhmm_local // 100 * 60 + hhmm_local % 100 END);
         WITH zones AS (
-            SELECT faa, tzone AS zone FROM airports WHERE tzone IS NOT NULL
+            SELECT faa, min(tzone) AS zone FROM airports WHERE tzone IS NOT NULL GROUP BY faa
             UNION SELECT faa, zone FROM known_zones WHERE faa NOT IN (SELECT faa FROM airports WHERE tzone IS NOT NULL)
         ), placed AS (
             SELECT f.*, o.zone AS origin_zone, d.zone AS dest_zone,

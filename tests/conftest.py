@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from rayplane import processes
 from rayplane.client.up import tools
 from tests.support import postgres
 from tests.support.local_platform import LocalPlatform, local_platform
+from tests.support.stock_ray import StockRay
 
 pytest_plugins = ["tests.support.session"]
 
@@ -46,6 +49,25 @@ def platform_up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalPlatf
     """A real `rayplane up` on a home of its own, shared by the session; brought down at its end, it leaves nothing."""
     with local_platform(tmp_path_factory.mktemp("platform") / "home") as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def stock_ray(tmp_path_factory: pytest.TempPathFactory) -> StockRay:
+    """An environment with `ray[default]` and no rayplane."""
+    return StockRay.install(tmp_path_factory.mktemp("stock") / "env")
+
+
+@pytest.fixture(autouse=True)
+def _mlflow_settings() -> Iterator[None]:
+    """MLflow's client keeps its settings in the process: put back what a test changed."""
+    before = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
+    yield
+    if "mlflow" in sys.modules and {n: v for n, v in os.environ.items() if n.startswith("MLFLOW_")} != before:
+        sys.modules["mlflow"].set_tracking_uri(None)
+        sys.modules["mlflow"].set_workspace(None)
+        for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
+            del os.environ[name]
+        os.environ.update(before)
 
 
 @pytest.fixture

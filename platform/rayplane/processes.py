@@ -30,6 +30,8 @@ class ProcessRecord(BaseModel):
     started: int
     """Start time in clock ticks since boot, from /proc: tells a reused pid from the child."""
     mark: str
+    boot: str = ""
+    """Which boot of the host it was started in: after another one, pids and start times tell nothing."""
     port: int | None = None
     log: str | None = None
     argv: list[str] = []
@@ -69,6 +71,7 @@ def start(
         session=child.pid,
         started=_start_time(child.pid) or 0,
         mark=mark,
+        boot=_boot(),
         port=port,
         log=str(log),
         argv=list(argv),
@@ -106,7 +109,7 @@ def forget(name: str, records: Path) -> None:
 
 def alive(record: ProcessRecord) -> bool:
     """Whether the very process that was started still runs (a zombie does not)."""
-    return _start_time(record.pid) == record.started
+    return record.boot == _boot() and _start_time(record.pid) == record.started
 
 
 def marked(mark: str) -> list[int]:
@@ -192,14 +195,21 @@ def require_free(port: int, host: str = "127.0.0.1") -> None:
 
 def _family(record: ProcessRecord) -> list[int]:
     pids = {pid for pid in marked(record.mark) if "/" in record.mark}
-    if alive(record):
-        pids.add(record.pid)
-    for entry in os.scandir("/proc"):
+    # A session's number is free again once all of it have ended, and another boot's numbers mean nothing.
+    ours = record.boot == _boot() and _start_time(record.session) in (None, record.started)
+    for entry in os.scandir("/proc") if ours else ():
         if entry.name.isdigit() and _session(int(entry.name)) == record.session and not _is_zombie(int(entry.name)):
             started = _start_time(int(entry.name))
             if started is not None and started >= record.started:
                 pids.add(int(entry.name))
     return sorted(pids - {os.getpid()})
+
+
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
 
 
 def _stat(pid: int) -> list[str] | None:

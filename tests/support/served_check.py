@@ -41,6 +41,7 @@ def main() -> None:
         for row, want, got in zip(rows, offline[name].to_pylist(), column, strict=True)
         if not same(want, got)
     ]
+    empty = [name for name, column in served.items() if all(value is None for value in column)]
     nulls = sum(value is None for column in served.values() for value in column)
     known = sum(value is not None for column in served.values() for value in column)
 
@@ -53,7 +54,7 @@ def main() -> None:
     report.output(
         "compared",
         {"rows": len(rows), "features": len(served), "different": len(different), "nulls": nulls, "known": known,
-         "predictions": len(off), "largest_difference": max(off)},
+         "empty": empty,         "predictions": len(off), "largest_difference": max(off)},
     )  # fmt: skip
     for case in different[:10]:
         print("different:", case)

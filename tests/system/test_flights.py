@@ -14,9 +14,13 @@ from rayplane.nouns.pipeline import RunStatus
 from tests.support import served_check
 from tests.support.flights import TEAM, Flights, value_of, version_of
 from tests.support.local_platform import LocalPlatform
+from tests.support.stock_ray import StockRay
 from tests.support.tracking import mlflow_client
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+# An hour in the midst of the slice, so that every view has values within its TTL.
+MATERIALIZED_AT = "2013-01-20T18:00:00Z"
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +35,7 @@ def flights(platform_up: LocalPlatform, tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture(scope="module")
 def run(flights: Flights) -> RunStatus:
     """A run of the whole pipeline."""
-    status = flights.run(rounds="30")
+    status = flights.run(rounds="30", materialize_at=MATERIALIZED_AT)
     assert status.phase == "Succeeded", status.message
     return status
 
@@ -126,10 +130,29 @@ def test_served_features_are_the_offline_joins_and_predictions_the_models_own(
     compared = next(o["value"] for o in ended.status["outputs"] if o["name"] == "compared")
     assert compared["different"] == 0, log
     assert compared["rows"] >= 1_000
+    assert compared["empty"] == [], "every feature has a value for some entity"
     assert compared["nulls"] > compared["rows"]
     assert compared["known"] > compared["rows"]
     assert compared["predictions"] == 200
     assert compared["largest_difference"] < 1e-6
+
+
+def test_stock_ray_submits_the_training_and_it_is_tracked_once(
+    run: RunStatus, api: Client, flights: Flights, stock_ray: StockRay
+) -> None:
+    done = stock_ray.run(
+        flights.platform, TEAM, "job", "submit", "--working-dir", str(flights.folder),
+        "--submission-id", "raysubmit_TRAIN", "--", "python", "-m", "jobs.train",
+    )  # fmt: skip
+    assert "trees" in done.stdout
+    job = next(j for j in api.jobs.list(TEAM) if j.spec.get("submission_id") == "raysubmit_TRAIN")
+    assert job.status["phase"] == "Succeeded"
+    client = mlflow_client(flights.platform, TEAM)
+    found = client.search_runs([job.status["experiment_id"]], f"tags.`rayplane.job_uid` = '{job.metadata.uid}'")
+    assert [r.info.run_id for r in found] == [job.status["run_id"]]
+    assert found[0].info.status == "FINISHED"
+    steps = [m.step for m in client.get_metric_history(job.status["run_id"], "valid_auc")]
+    assert len(steps) == len(set(steps)) >= 3
 
 
 def test_lineage_leads_from_the_model_to_the_sources_and_back(run: RunStatus, api: Client, flights: Flights) -> None:

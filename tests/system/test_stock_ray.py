@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.flights import ROOT
 from tests.support.local_platform import LocalPlatform
+from tests.support.stock_ray import StockRay
 from tests.support.tracking import mlflow_client
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -49,7 +47,8 @@ if __name__ == "__main__":
         loop, train_loop_config={"steps": steps, "rate": 0.1},
         scaling_config=ScalingConfig(num_workers=2), run_config=RunConfig(storage_path=storage),
     )
-    print("trained", trainer.fit().metrics["loss"])
+    trainer.fit()
+    print("trained", steps, "steps")
     if steps == 3:
         os._exit(7)
 '''
@@ -65,33 +64,9 @@ def cluster(platform_up: LocalPlatform) -> LocalPlatform:
 
 
 @pytest.fixture(scope="module")
-def ray(tmp_path_factory: pytest.TempPathFactory, cluster: LocalPlatform) -> Callable[..., Any]:
-    """The `ray` command of an environment that holds `ray[default]` and nothing else, at the gateway's address."""
-    folder = tmp_path_factory.mktemp("stock") / "env"
-    uv = [sys.executable, "-m", "uv"]
-    subprocess.run([*uv, "venv", "--quiet", "--python", sys.executable, str(folder)], check=True)
-    subprocess.run(
-        [*uv, "pip", "install", "--quiet", "--python", str(folder / "bin" / "python"), "ray[default]==2.60.*",
-         "--constraint", str(ROOT / "requirements.lock")],
-        check=True,
-    )  # fmt: skip
-    absent = subprocess.run([str(folder / "bin" / "python"), "-c", "import rayplane"], capture_output=True, check=False)
-    assert absent.returncode != 0
-
-    def run(*arguments: str, token: Path | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
-        env = {
-            "PATH": f"{folder / 'bin'}:/usr/bin:/bin",
-            "HOME": str(folder),
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN_PATH": str(token or cluster.home.token),
-            "RAY_ADDRESS": f"{cluster.state.gateway_url}/{TEAM}/dev",
-            "RAYPLANE_TEST_SESSION": os.environ["RAYPLANE_TEST_SESSION"],
-        }
-        done = subprocess.run(["ray", *arguments], env=env, capture_output=True, text=True, timeout=300, check=False)
-        assert not check or done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-        return done
-
-    return run
+def ray(stock_ray: StockRay, cluster: LocalPlatform) -> Callable[..., Any]:
+    """The stock `ray` command at the printed address of the cluster."""
+    return partial(stock_ray.run, cluster, TEAM)
 
 
 @pytest.fixture
@@ -110,7 +85,7 @@ def test_ray_job_submit_uploads_runs_follows_and_is_tracked_once(
         "job", "submit", "--submission-id", "raysubmit_STOCK1", "--working-dir", str(code), "--",
         "python", "train.py", str(tmp_path / "storage"), str(tmp_path / "marker"), "live",
     )  # fmt: skip
-    assert "trained 0.1666" in done.stdout
+    assert "trained 6 steps" in done.stdout
     assert "succeeded" in done.stdout.lower()
     with cluster.client as api:
         jobs = [j for j in api.jobs.list(TEAM) if j.spec.get("submission_id") == "raysubmit_STOCK1"]
@@ -130,11 +105,8 @@ def test_ray_job_submit_uploads_runs_follows_and_is_tracked_once(
 
 def test_the_job_is_listed_described_and_its_log_read_by_stock_ray(ray: Callable[..., Any]) -> None:
     assert "raysubmit_STOCK1" in ray("job", "list").stdout
-    assert (
-        "SUCCEEDED"
-        in ray("job", "status", "raysubmit_STOCK1").stdout + ray("job", "status", "raysubmit_STOCK1").stderr.upper()
-    )
-    assert "trained 0.1666" in ray("job", "logs", "raysubmit_STOCK1").stdout
+    assert "succeeded" in ray("job", "status", "raysubmit_STOCK1").stdout
+    assert "trained 6 steps" in ray("job", "logs", "raysubmit_STOCK1").stdout
 
 
 def test_a_job_is_stopped_by_stock_ray(ray: Callable[..., Any], cluster: LocalPlatform, code: Path) -> None:
@@ -193,7 +165,7 @@ def test_logs_are_readable_after_the_cluster_is_gone(ray: Callable[..., Any], cl
             assert time.monotonic() < deadline, "the cluster is still there"
             time.sleep(0.5)
         job = next(j for j in api.jobs.list(TEAM) if j.spec.get("submission_id") == "raysubmit_STOCK1")
-        assert "trained 0.1666" in "".join(api.jobs.logs(TEAM, job.metadata.name, follow=False))
+        assert "trained 6 steps" in "".join(api.jobs.logs(TEAM, job.metadata.name, follow=False))
         assert all(lease.ended_at is not None for lease in api.leases(TEAM))
     record = json.loads((cluster.home.storage / TEAM / "jobs" / job.metadata.uid / "record.json").read_text())
     assert record["status"]["phase"] == "Succeeded"

@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, Field
 
 from rayplane.client import packaging
-from rayplane.client.sdk import Client, Progress, why
+from rayplane.client.sdk import Client, Progress, patient, why
 from rayplane.errors import Failed, InvalidInput, InvalidSpec, NotFound, Timeout, Unavailable
 from rayplane.nouns.base import Document, Object, parse
 from rayplane.nouns.job import Output
@@ -321,8 +321,9 @@ def _wait_service(api: Client, version: str, clock: Callable[[], float]) -> Obje
     """Until the service answers with the registered version; what it is or was with another one does not count."""
     deadline = clock() + SERVICE_TIMEOUT
     remedy = f"See: rayplane service get {SERVICE} --team {TEAM}"
+    look = patient(lambda: api.services.get(TEAM, SERVICE), time.monotonic() + SERVICE_TIMEOUT)
     while True:
-        service = api.services.get(TEAM, SERVICE)
+        service = look()
         phase = service.status.get("phase")
         serves = str((service.status.get("revision") or {}).get("version"))
         # A replica that can't start leaves its whole traceback; what was raised is its last line.

@@ -29,6 +29,8 @@ from rayplane.settings import Home, find_home, read_secret
 
 _TIMEOUT = httpx.Timeout(30.0, connect=5.0, write=300.0)
 _RETRIES = 2
+PATIENCE = 120.0
+"""Seconds for which a gateway that has answered may be away, restarting say, before a wait ends."""
 _SETTLED: dict[str, frozenset[str]] = {
     "Cluster": frozenset({"Ready", "Suspended"}),
     "Job": TERMINAL,
@@ -294,9 +296,10 @@ class Noun:
     def wait_deleted(self, team: str, name: str, *, timeout: float = 300.0) -> None:
         """Wait until nothing of that name is there; raises Timeout."""
         deadline = time.monotonic() + timeout
+        look = patient(lambda: self.get(team, name), deadline)
         while time.monotonic() < deadline:
             try:
-                self.get(team, name)
+                look()
             except errors.NotFound:
                 return
             time.sleep(0.5)
@@ -346,7 +349,7 @@ class Jobs(Noun):
         """Ask a job to stop."""
         return Object.model_validate(self._client.json("POST", f"{self._path(team, name)}/stop"))
 
-    def logs(self, team: str, name: str, follow: bool = True, *, patience: float = 120.0) -> Iterator[str]:
+    def logs(self, team: str, name: str, follow: bool = True, *, patience: float = PATIENCE) -> Iterator[str]:
         """The driver's log in pieces as it grows; with ``follow`` until the job has ended and its log is complete.
 
         While following, a gateway that is away for less than ``patience`` seconds is waited for.
@@ -446,12 +449,37 @@ class Packages:
         return f"/v1/teams/{_q(team)}/packages/{address.removeprefix('sha256:')}"
 
 
+def patient(get: Callable[[], Object], deadline: float) -> Callable[[], Object]:
+    """``get``, which once it has had an answer waits for a gateway that is away: PATIENCE, or until ``deadline``.
+
+    The first call waits for nobody: where no gateway runs, that is said at once.
+    """
+    seen: float | None = None
+
+    def look() -> Object:
+        nonlocal seen
+        while True:
+            try:
+                obj = get()
+            except errors.Unavailable:
+                now = time.monotonic()
+                if seen is None or now - seen > PATIENCE or now > deadline:
+                    raise
+                time.sleep(1.0)
+                continue
+            seen = time.monotonic()
+            return obj
+
+    return look
+
+
 def _wait(
     get: Callable[[], Object], phases: Collection[str] | None, timeout: float, progress: Progress | None
 ) -> Object:
     deadline, pause = time.monotonic() + timeout, 0.2
+    look = patient(get, deadline)
     while True:
-        obj = get()
+        obj = look()
         if progress is not None:
             progress(obj)
         phase, wanted = _phase(obj), phases or _SETTLED.get(obj.kind, frozenset({"Ready"}))

@@ -10,6 +10,7 @@ from rayplane.nouns.base import Instant, Name, Record, Seconds, Spec, Status
 from rayplane.nouns.environment import Environment
 
 _MODEL_URI = re.compile(r"^models:/[A-Za-z0-9_.\-]+(@[A-Za-z0-9_\-]+|/[0-9]+)$")
+_APP = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 class Replicas(Spec):
@@ -46,6 +47,13 @@ class ServiceSpec(Spec):
     def _is_a_model_uri(cls, value: str) -> str:
         if not _MODEL_URI.match(value):
             raise ValueError(f"'{value}' is not a model: write models:/<name>@<alias> or models:/<name>/<version>")
+        return value
+
+    @field_validator("app")
+    @classmethod
+    def _names_a_builder(cls, value: str) -> str:
+        if not _APP.fullmatch(value):
+            raise ValueError(f"'{value}' is not an application: write module:callable, as in my_app.serving:build")
         return value
 
 

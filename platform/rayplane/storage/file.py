@@ -55,10 +55,17 @@ class FileStorage:
         target = self._path(path)
         with _room(self.uri(path)):
             self._make_folder(target.parent)
-            with target.open("ab") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            with target.open("ab", buffering=0) as file:
+                end = os.fstat(file.fileno()).st_size
+                left = memoryview(data)
+                try:
+                    while left:
+                        left = left[file.write(left) :]
+                    os.fsync(file.fileno())
+                except OSError:
+                    # The caller appends the same again: a part that stayed would be there twice.
+                    os.ftruncate(file.fileno(), end)
+                    raise
 
     def exists(self, path: str) -> bool:
         return self._path(path).exists()

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,9 +17,10 @@ import pytest
 
 from jobs import flights_data
 from rayplane.client import quickstart
+from rayplane.client.sdk import Client
 from rayplane.errors import Failed, InvalidInput, InvalidSpec, Unavailable
 from rayplane.nouns import by_kind
-from rayplane.nouns.base import Spec, parse
+from rayplane.nouns.base import Metadata, Object, Spec, parse
 from rayplane.nouns.pipeline import PipelineSpec
 
 CLONE = Path(__file__).parents[3]
@@ -130,3 +132,19 @@ def test_a_service_that_refuses_is_quoted(url: str) -> None:
 def test_a_service_that_is_not_there_is_unavailable(free_port: int) -> None:
     with pytest.raises(Unavailable):
         quickstart.ask(f"http://127.0.0.1:{free_port}/", {})
+
+
+def test_a_gateway_that_is_away_is_waited_for_while_the_service_comes_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_two: dict[str, object] = {"phase": "Ready", "revision": {"version": "2"}}
+    looks: list[dict[str, object] | None] = [{"phase": "Pending"}, None, on_two]
+
+    def get(team: str, name: str) -> Object:
+        status = looks.pop(0)
+        if status is None:
+            raise Unavailable("The gateway can't be reached.")
+        return Object(kind="Service", metadata=Metadata(name=name, team=team), spec={}, status=status)
+
+    with Client("http://127.0.0.1:1") as api:
+        monkeypatch.setattr(api.services, "get", get)
+        assert quickstart._wait_service(api, "2", time.monotonic).status == on_two
+    assert looks == []

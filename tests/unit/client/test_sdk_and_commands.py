@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from rayplane import errors
+from rayplane.client import sdk
 from rayplane.client.cli import main as cli
 from rayplane.client.sdk import Client
 from rayplane.gateway.usecases.platform import Platform
-from rayplane.nouns.base import Document, Metadata
+from rayplane.nouns.base import Document, Metadata, Object
 from rayplane.nouns.cluster import ClusterStatus, Endpoint
 from rayplane.nouns.job import JobStatus
 from rayplane.nouns.pipeline import RunStatus, StepRun
@@ -110,9 +111,36 @@ def test_waiting_ends_with_the_object_its_failure_or_a_timeout(growth: Client, p
         growth.clusters.wait("growth", "dev", timeout=5)
     platform.store.set_status(uid, ClusterStatus(phase="Ready", observed_generation=1))
     assert growth.clusters.wait("growth", "dev", timeout=5).status["phase"] == "Ready"
-    growth.clusters.apply("growth", "dev", {"size": "medium"})
+    growth.clusters.apply("growth", "dev", {"suspended": True})
     with pytest.raises(errors.Timeout):
         growth.clusters.wait("growth", "dev", timeout=0.3)
+
+
+def test_a_gateway_that_is_away_during_a_wait_is_waited_for(
+    growth: Client, platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uid = growth.clusters.get("growth", "dev").metadata.uid
+    get, calls = growth.clusters.get, 0
+    away = [2, 3]
+
+    def flaky(team: str, name: str) -> Object:
+        nonlocal calls
+        calls += 1
+        if calls in away:
+            raise errors.Unavailable("The gateway can't be reached.")
+        found = get(team, name)
+        platform.store.set_status(uid, ClusterStatus(phase="Ready", observed_generation=1))
+        return found
+
+    monkeypatch.setattr(growth.clusters, "get", flaky)
+    assert growth.clusters.wait("growth", "dev", timeout=30).status["phase"] == "Ready"
+    assert calls == 4
+    # Away from the first look on, longer than the patience, or at the end of its time: it is said.
+    for gone, patience, timeout in (([1], 120, 30), ([2, 3, 4], 0, 30), ([2, 3, 4], 120, 0.5)):
+        away, calls = gone, 0
+        monkeypatch.setattr(sdk, "PATIENCE", patience)
+        with pytest.raises(errors.Unavailable, match="can't be reached"):
+            growth.clusters.wait("growth", "dev", phases={"Suspended"}, timeout=timeout)
 
 
 def test_a_folder_is_uploaded_once(growth: Client, platform: Platform, code: Path) -> None:

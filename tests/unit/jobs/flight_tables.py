@@ -51,7 +51,7 @@ def feast_store(folder: Path, views: Mapping[str, pa.Table]) -> Any:
         project="flights",
         provider="local",
         registry={"registry_type": "sql", "path": f"sqlite:///{folder}/registry.db"},
-        offline_store={"type": "duckdb"},
+        offline_store={"type": "rayplane.runtime.features.asof.AsofOfflineStore"},  # as runtime/features/project.py
         online_store={"type": "sqlite", "path": str(folder / "online.db")},
         entity_key_serialization_version=3,
         repo_path=folder,

@@ -251,3 +251,20 @@ def test_a_table_without_rows_or_columns_is_refused_with_the_command_that_makes_
         prepare.prepare_flights(raw["flights"].slice(0, 0), raw["airports"])
     with pytest.raises(BadInput, match=r"'weather-raw' lacks the column\(s\) humid"):
         prepare.prepare_weather(raw["weather"].drop_columns(["humid"]), raw["airports"])
+
+
+def test_an_airport_that_is_listed_twice_makes_no_flight_twice() -> None:
+    airports = raw_tables()["airports"]
+    twice = airports.filter(pc.equal(airports["faa"], "MIA"))
+    place = twice.schema.get_field_index("tzone")
+    twice = twice.set_column(place, twice.schema.field(place), pa.array(["America/Chicago"]))
+    flights = pa.Table.from_pylist([GOOD_FLIGHT], RAW_SCHEMAS["flights"])
+    cleaned = prepare.prepare_flights(flights, pa.concat_tables([airports, twice]))
+    prepare.require_all("flights", flights.num_rows, cleaned)
+
+
+def test_a_row_that_is_lost_or_doubled_on_the_way_is_noticed() -> None:
+    flights = pa.Table.from_pylist([GOOD_FLIGHT], RAW_SCHEMAS["flights"])
+    cleaned = prepare.prepare_flights(flights, raw_tables()["airports"])
+    with pytest.raises(AssertionError, match="flights: 2 rows in, but 1 out and 0 quarantined"):
+        prepare.require_all("flights", 2, cleaned)

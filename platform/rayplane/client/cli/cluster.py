@@ -24,7 +24,7 @@ def create(
     team: TeamOption = None,
     output: Output = None,
 ) -> None:
-    """Make a cluster, or change its size."""
+    """Make a cluster; one that is there already, as asked, is left as it is."""
     with client() as api:
         of = team_of(api, team)
         spec = {"size": size} if size else {}
@@ -65,7 +65,7 @@ def address(
             "RAY_AUTH_TOKEN_PATH": str(api.token_path),
         }
         if jobs:
-            _print(jobs_values, output)
+            _print({"jobs": jobs_values}, output)
             return
         endpoint = ClusterStatus.model_validate(found.status).endpoint
         if endpoint is None:
@@ -78,13 +78,14 @@ def address(
             "RAY_AUTH_MODE": "token" if endpoint.token_path else None,
             "RAY_AUTH_TOKEN_PATH": endpoint.token_path,
         }
-    _print(client_values, output)
+    _print({"client": client_values, "jobs": jobs_values}, output)
 
 
-def _print(values: Mapping[str, str | None], output: Format | None) -> None:
+def _print(ways: Mapping[str, Mapping[str, str | None]], output: Format | None) -> None:
+    """All ways as JSON, or the first as exports."""
     if output is Format.JSON:
-        print_json(dict(values))
+        print_json(ways)
         return
-    for key, value in values.items():
+    for key, value in next(iter(ways.values())).items():
         if value is not None:
             print(f"export {key}={shlex.quote(value)}")

@@ -15,7 +15,7 @@ from rayplane import telemetry
 from rayplane.client.up import plan, tools
 from rayplane.client.up.state import SupervisorReport, read_report, read_state, write_report
 from rayplane.client.up.watch import Watch
-from rayplane.errors import Conflict, InvalidInput
+from rayplane.errors import Conflict, InvalidInput, RayplaneError
 from rayplane.settings import Home, load_gateway
 
 log = logging.getLogger(__name__)
@@ -26,6 +26,15 @@ INTERVAL = 0.5
 
 def main() -> int:
     """Run until SIGTERM, then stop the children. The exit code: 0, or that of what forbade the start."""
+    try:
+        _run()
+    except RayplaneError as exc:
+        print(f"rayplane supervisor: {exc}", file=sys.stderr)
+        return exc.exit_code
+    return 0
+
+
+def _run() -> None:
     settings = load_gateway()
     telemetry.configure(settings.log_level)
     home = settings.home_paths
@@ -38,7 +47,6 @@ def main() -> int:
     with _only_one(home):
         binary = tools.find("prometheus") if state.prometheus_url else None
         Supervisor(home, plan.children(settings, state, prometheus=binary)).run(stopping)
-    return 0
 
 
 class Supervisor:

@@ -6,6 +6,8 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 
+from pydantic import ValidationError
+
 from rayplane import processes
 from rayplane.client.up import health
 from rayplane.client.up.backoff import Backoff
@@ -56,7 +58,10 @@ class Watch:
 
     def adopt(self) -> bool:
         """Take over the process that an earlier supervisor started, if it is the very one that would be started now."""
-        record = processes.load(self._child.name, self._home.processes)
+        try:
+            record = processes.load(self._child.name, self._home.processes)
+        except ValidationError:
+            record = None  # damaged: its mark finds the process, which is started anew
         same = self._earlier is not None and self._earlier.fingerprint == self._child.fingerprint
         if record is None or not same or not processes.alive(record):
             return False

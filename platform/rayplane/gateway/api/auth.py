@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from rayplane.errors import RayplaneError, Unauthenticated
 from rayplane.gateway.admission.roles import Principal
 from rayplane.gateway.api.problems import respond
+from rayplane.gateway.usecases.job import reporting_cluster
 from rayplane.gateway.usecases.platform import Platform
 
 OPEN = frozenset({"/healthz", "/readyz"})
@@ -34,12 +35,7 @@ class Authenticate:
             await self._app(scope, receive, send)
             return
         try:
-            token = bearer(Headers(scope=scope))
-            principal = await run_in_threadpool(self._platform.signer.verify, token)
-            if principal is None:
-                raise Unauthenticated(
-                    "The token is not known here: it is wrong or was revoked.", remedy=_REMEDY, reason="unknown-token"
-                )
+            principal = await run_in_threadpool(_identify, bearer(Headers(scope=scope)), self._platform)
         except RayplaneError as error:
             await refuse(respond(error, scope["path"]), scope, receive, send)
             return
@@ -68,6 +64,17 @@ async def refuse(response: Response, scope: Scope, receive: Receive, send: Send)
         await send({"type": "websocket.http.response.body", "body": bytes(response.body)})
         return
     await response(scope, receive, send)
+
+
+def _identify(token: str, platform: Platform) -> Principal:
+    """Whose token this is; raises Unauthenticated for nobody's, and for that of a cluster that is gone."""
+    principal = platform.signer.verify(token)
+    if principal is None:
+        raise Unauthenticated(
+            "The token is not known here: it is wrong or was revoked.", remedy=_REMEDY, reason="unknown-token"
+        )
+    reporting_cluster(principal, platform)
+    return principal
 
 
 def _principal(connection: HTTPConnection) -> Principal:

@@ -87,6 +87,9 @@ class ClusterReconciler:
             return self._suspend(obj, ref, backend, seen)
         if seen.phase == "ready":
             return self._ready(obj, ref, size, seen)
+        if seen.phase == "stopping" and seen.reason:
+            backend.delete(ref)  # its removal failed: nobody but us tries again
+            return WATCH
         if seen.phase == "stopping":
             return HURRY
         if seen.phase == "starting":

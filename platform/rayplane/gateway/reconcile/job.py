@@ -56,6 +56,7 @@ class JobReconciler:
 
     def start(self) -> None:
         """Leadership begins: followers start with their jobs."""
+        self._logs.open()
 
     def stop(self) -> None:
         """Leadership ends: what has come of the logs is written."""
@@ -99,7 +100,7 @@ class JobReconciler:
             number=number,
             submission_id=f"{look.uid}-{number}",
             incarnation=cluster.incarnation,
-            started_at=look.now,
+            started_at=self._clock(),  # now: the run was allocated since this look began
         )
         # Recorded before Ray hears of it: whatever happens now, this attempt is looked up again under this id.
         with editing(self._platform.store, look.uid, JobStatus) as status:

@@ -44,11 +44,17 @@ class LogFollowers:
         self._storage = storage
         self._lock = threading.Lock()
         self._followers: dict[str, _Follower] = {}
+        self._closed = False
+
+    def open(self) -> None:
+        """Let followers start (again)."""
+        with self._lock:
+            self._closed = False
 
     def follow(self, ray: RayRest, *, path: str, number: int, submission_id: str) -> None:
-        """Follow this attempt's log into the file at ``path``, if that is not done already."""
+        """Follow this attempt's log into the file at ``path``, if that is not done already. Nothing while closed."""
         with self._lock:
-            if submission_id in self._followers:
+            if self._closed or submission_id in self._followers:
                 return
             follower = _Follower(ray, path, number, submission_id)
             self._followers[submission_id] = follower
@@ -100,8 +106,9 @@ class LogFollowers:
                 follower.thread.join()
 
     def stop(self) -> None:
-        """Leave all: another process goes on where these ended."""
+        """Leave all, and start none until opened: another process goes on where these ended."""
         with self._lock:
+            self._closed = True
             ids = list(self._followers)
             for follower in self._followers.values():
                 follower.abandoned.set()

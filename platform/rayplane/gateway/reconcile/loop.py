@@ -208,19 +208,18 @@ class Loop:
         self._pool.submit(self._reconcile, reconciler, obj.metadata.uid, entry)
 
     def _reconcile(self, reconciler: Reconciler, uid: str, entry: _Entry) -> None:
-        due = float("inf")
         started = time.monotonic()
+        due = started + LONGEST_BACKOFF  # whatever goes wrong below: forgotten is only what is gone or settled
         try:
             # Read again: the listed object may be older than what the last look at it wrote.
             obj = self._platform.store.get_by_uid(uid)
             again = reconciler.reconcile(obj)
-            due = float("inf") if again is None else time.monotonic() + again
             if entry.recorded:
                 self._record(reconciler.kind, uid, None)
             entry.failures, entry.recorded = 0, False
+            due = float("inf") if again is None else time.monotonic() + again
         except NotFound as exc:
-            if self._exists(uid):
-                due = self._failed(reconciler.kind, uid, entry, exc)
+            due = self._failed(reconciler.kind, uid, entry, exc) if self._exists(uid) else float("inf")
         except Exception as exc:  # noqa: BLE001  logged with its traceback where it is not one of ours
             due = self._failed(reconciler.kind, uid, entry, exc)
         finally:

@@ -53,6 +53,10 @@ class _Leaving(BaseException):
     """This process stops. Not an Exception, so that DBOS records no outcome and the next process goes on."""
 
 
+class _Stopped(Failed):
+    """The run was stopped on request before its first step."""
+
+
 class PipelineReconciler:
     """Starts a workflow for each pipeline run that has none, and owns DBOS for as long as this process leads."""
 
@@ -61,7 +65,8 @@ class PipelineReconciler:
     def __init__(self, platform: Platform, *, dbos_url: str, mlflow: MlflowRest | None, poll: float = 0.3) -> None:
         self._platform = platform
         self._url = dbos_url
-        self._engine = _Engine(platform, mlflow, poll)
+        self._make_engine = lambda: _Engine(platform, mlflow, poll)
+        self._engine = self._make_engine()
         self._run: Callable[[str], None] | None = None
 
     def start(self) -> None:
@@ -73,9 +78,17 @@ class PipelineReconciler:
             "application_version": WORKFLOW_VERSION,
             "log_level": "WARNING",
         }
-        DBOS(config=config)
-        self._run = _register(self._engine)
-        DBOS.launch()
+        # An engine that was told to leave stays so, for the threads that it still has.
+        self._engine = self._make_engine()
+        try:
+            DBOS(config=config)
+            self._run = _register(self._engine)
+            DBOS.launch()
+        except BaseException:
+            # A DBOS that failed to launch calls itself launched: the next start makes another.
+            self._run = None
+            DBOS.destroy(destroy_registry=True)
+            raise
 
     def stop(self) -> None:
         """Leave: running workflows stay pending for the next leader."""
@@ -126,7 +139,8 @@ def _register(engine: _Engine) -> Callable[[str], None]:
             order = DBOS.run_step(_RETRY, engine.begin, uid)
             DBOS.run_step(_RETRY, engine.observe, uid)
         except Exception as exc:  # noqa: BLE001 - whatever it was, the run says it
-            DBOS.run_step(_RETRY, engine.finish, uid, "Failed", _sentence(exc))
+            phase = "Stopped" if isinstance(exc, _Stopped) else "Failed"
+            DBOS.run_step(_RETRY, engine.finish, uid, phase, _sentence(exc))
             return
         for name, needs in order:
             with SetWorkflowID(f"{uid}/{name}"):
@@ -195,6 +209,8 @@ class _Engine:
             ),
         )
         job = self._follow(run, OBSERVE)
+        if job.phase == "Stopped":
+            raise _Stopped("Stopped on request.")
         if job.phase != "Succeeded":
             raise Failed(f"The sources can't be read: {job.message}", remedy=self._log_hint(run, OBSERVE))
 

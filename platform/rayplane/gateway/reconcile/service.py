@@ -11,6 +11,8 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
+from pydantic import ValidationError
+
 from rayplane.errors import InvalidInput, NotFound
 from rayplane.gateway.mlflow_rest import MlflowRest
 from rayplane.gateway.ray_rest import RayRest
@@ -27,6 +29,8 @@ log = logging.getLogger(__name__)
 POLL, HURRY, IDLE = 1.0, 0.5, 3.0
 FOLLOW = 5.0
 """Seconds between two looks at the alias of a service that is ready. Each costs MLflow a password's hash."""
+SETTLE = 10.0
+"""Seconds after a rollout in which Serve may not show it yet; after that it was undone, and is done again."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,8 @@ class ServiceReconciler:
         if cluster is None:
             return self._say(obj, "Failed", "ClusterGone", f"Cluster '{spec.cluster}' was deleted.", IDLE)
         if cluster.phase != "Ready" or cluster.endpoint is None or cluster.endpoint.serve_url is None:
+            if _is_refused(status):
+                return POLL  # stays known as such, so that it is in no neighbour's way on the next head
             message = f"Cluster '{spec.cluster}' is {cluster.phase or 'Pending'}."
             if cluster.phase == "Ready":
                 message = f"Cluster '{spec.cluster}' is of a backend that serves nothing."
@@ -124,8 +130,7 @@ class ServiceReconciler:
             # The alias is gone, the head is new: what was served goes on being served.
             kept = Target(status.revision.model, status.revision.version, status.revision.run_id)
             return self._roll_out(obj, spec, status, cluster, kept)
-        ready = status.condition("Ready")
-        if status.phase == "Failed" and ready is not None and ready.reason == "Refused":
+        if _is_refused(status):
             return FOLLOW  # until the spec or the alias changes
         return self._watch(obj, spec, cluster)
 
@@ -155,32 +160,33 @@ class ServiceReconciler:
             and status.observed_generation == obj.metadata.generation
         )
         number = (old.number if old else 0) + (0 if same else 1)
-        revision = Revision(
-            number=number,
-            model=target.model,
-            version=target.version,
-            run_id=target.run_id,
-            deployed_at=self._clock(),
-        )
         refused = ""
+        # The turn lasts until the revision is stored: a neighbour's rollout lists what it reads there.
         with self._turn(obj, spec):
+            revision = Revision(
+                number=number,
+                model=target.model,
+                version=target.version,
+                run_id=target.run_id,
+                deployed_at=self._clock(),
+            )
             applications = self._others(obj, spec)
             applications.append(self._application(obj, spec, target.version))
             try:
                 self._rays(cluster.endpoint).put_serve(configuration(cluster.endpoint, applications))
             except InvalidInput as exc:
                 refused = f"Serve refuses the application: {exc}"
+            with editing(self._platform.store, obj.metadata.uid, ServiceStatus) as new:
+                new.revision, new.incarnation, new.environment = revision, cluster.incarnation, cluster.environment
+                new.phase = "Failed" if refused else "Deploying"
+                new.observed_generation = obj.metadata.generation
+                message = refused or f"Version {target.version} of '{target.model}' is being deployed."
+                reason = "Refused" if refused else "Deploying"
+                new.set_condition("Ready", False, reason, message, obj.metadata.generation)
         log.info(
             "service %s/%s: revision %d is version %s of %s",
             *(obj.metadata.team, obj.metadata.name, number, target.version, target.model),
         )
-        with editing(self._platform.store, obj.metadata.uid, ServiceStatus) as new:
-            new.revision, new.incarnation, new.environment = revision, cluster.incarnation, cluster.environment
-            new.phase = "Failed" if refused else "Deploying"
-            new.observed_generation = obj.metadata.generation
-            message = refused or f"Version {target.version} of '{target.model}' is being deployed."
-            reason = "Refused" if refused else "Deploying"
-            new.set_condition("Ready", False, reason, message, obj.metadata.generation)
         return FOLLOW if refused else HURRY
 
     def _watch(self, obj: Object, spec: ServiceSpec, cluster: ClusterStatus) -> float:
@@ -191,16 +197,13 @@ class ServiceReconciler:
         found = self._rays(cluster.endpoint).serve_status().get("applications", {}).get(obj.metadata.name)
         age = (self._clock() - status.revision.deployed_at).total_seconds()
         if found is None:
-            if age < 10:
-                return POLL
-            with editing(self._platform.store, obj.metadata.uid, ServiceStatus) as new:
-                new.incarnation = None  # somebody took it off Serve: deployed again at the next look
-            return HURRY
+            return POLL if age < SETTLE else self._deploy_again(obj)  # somebody took it off Serve
         state = str(found.get("status"))
         config = found.get("deployed_app_config") or {}
         wanted_uri = f"models:/{status.revision.model}/{status.revision.version}"
         if config.get("args", {}).get("model_uri", wanted_uri) != wanted_uri:
-            return HURRY  # the state is still that of the revision before
+            # The state is still that of the revision before, or somebody brought that back.
+            return HURRY if age <= SETTLE else self._deploy_again(obj)
         if state == "RUNNING":
             return self._ready(obj, cluster.endpoint, status.revision)
         reason = _reason(found)
@@ -210,6 +213,12 @@ class ServiceReconciler:
             message = f"It is not up after {spec.startup_timeout:g} s. {reason}".strip()
             return self._say(obj, "Failed", "StartupTimeout", message, FOLLOW)
         return self._say(obj, "Deploying", "Deploying", reason or f"Serve says {state}.", POLL)
+
+    def _deploy_again(self, obj: Object) -> float:
+        """Serve has lost the rollout: it is done again at the next look."""
+        with editing(self._platform.store, obj.metadata.uid, ServiceStatus) as new:
+            new.incarnation = None
+        return HURRY
 
     def _ready(self, obj: Object, endpoint: Endpoint, revision: Revision) -> float:
         name = obj.metadata.name
@@ -244,13 +253,15 @@ class ServiceReconciler:
         for other in self._platform.store.each("Service", obj.metadata.team):
             if other.metadata.uid == obj.metadata.uid or other.metadata.deleted_at is not None:
                 continue
-            other_spec = ServiceSpec.model_validate(other.spec)
-            revision = ServiceStatus.model_validate(other.status).revision
-            if other_spec.cluster != spec.cluster or revision is None:
+            status = ServiceStatus.model_validate(other.status)
+            revision = status.revision
+            # What Serve refuses would have it refuse the whole configuration, with everybody else's rollout.
+            if other.spec.get("cluster") != spec.cluster or revision is None or _is_refused(status):
                 continue
             try:
+                other_spec = ServiceSpec.model_validate(other.spec)
                 kept.append(self._application(other, other_spec, revision.version))
-            except NotFound as exc:
+            except (NotFound, ValidationError) as exc:
                 log.warning("service %s/%s is left out: %s", other.metadata.team, other.metadata.name, exc)
         return kept
 
@@ -274,6 +285,12 @@ class ServiceReconciler:
             if phase != "Ready":
                 status.set_condition("Ready", False, reason, message, obj.metadata.generation)
         return again
+
+
+def _is_refused(status: ServiceStatus) -> bool:
+    """Whether Serve took the service's last rollout for no valid application."""
+    ready = status.condition("Ready")
+    return status.phase == "Failed" and ready is not None and ready.reason == "Refused"
 
 
 def _reason(found: dict[str, Any]) -> str:

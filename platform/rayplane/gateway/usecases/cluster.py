@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from rayplane.errors import Conflict, Refused
+from rayplane.errors import Conflict, InvalidSpec, Refused
 from rayplane.gateway.admission import quota
 from rayplane.gateway.admission.sizes import size_of
 from rayplane.gateway.backends.base import ClusterRef
 from rayplane.gateway.usecases.platform import Platform, team_spec
 from rayplane.gateway.usecases.team import check_backend
 from rayplane.nouns.base import Object
-from rayplane.nouns.cluster import ClusterSpec
+from rayplane.nouns.cluster import ClusterSpec, ClusterStatus
 from rayplane.nouns.job import TERMINAL
 from rayplane.nouns.team import TeamSpec, Usage
+
+_FIXED_SIZE = frozenset({"local", "existing"})
+"""Backends whose clusters are one head that stays: they add no workers and end nothing by the clock."""
 
 
 def check(team: Object, name: str, spec: ClusterSpec, platform: Platform) -> None:
@@ -20,6 +23,7 @@ def check(team: Object, name: str, spec: ClusterSpec, platform: Platform) -> Non
     size = size_of(spec_of_team, spec.size, team_name=team.metadata.name)
     backend = backend_of(spec, spec_of_team)
     check_backend(backend, "cluster.backend")
+    _check_acted_on(spec, backend)
     ref = ClusterRef(team=team.metadata.name, name=name, uid="")
     reasons = platform.readers(backend).preflight(ref, spec, size)
     if reasons:
@@ -40,6 +44,25 @@ def check_quota(team: Object, name: str, spec: ClusterSpec, before: Object | Non
     held = None if before is None else _demand(ClusterSpec.model_validate(before.spec), sizes)
     what = f"Cluster '{team.metadata.name}/{name}'"
     quota.require(sizes.quota, others, _demand(spec, sizes), held, what=what)
+
+
+def check_change(team: Object, before: Object, spec: ClusterSpec) -> None:
+    """Raise Refused for a change of what a cluster keeps for its life. One that is down has no size yet."""
+    spec_of_team = team_spec(team)
+    old = ClusterSpec.model_validate(before.spec)
+    down = old.suspended and ClusterStatus.model_validate(before.status).phase == "Suspended"
+    changed = {
+        "size": (old.size, spec.size) if not down else None,
+        "backend": (backend_of(old, spec_of_team), backend_of(spec, spec_of_team)),
+        "address": (old.address, spec.address),
+    }
+    for field, values in changed.items():
+        if values is not None and values[0] != values[1]:
+            raise Refused(
+                f"cluster.{field}: '{team.metadata.name}/{before.metadata.name}' has '{values[0]}', "
+                f"which can't become '{values[1]}'.",
+                remedy="Delete it and apply it anew.",
+            )
 
 
 def check_deletion(cluster: Object, platform: Platform) -> None:
@@ -66,6 +89,20 @@ def check_deletion(cluster: Object, platform: Platform) -> None:
 def backend_of(spec: ClusterSpec, team: TeamSpec) -> str:
     """The name of the backend that the cluster is on."""
     return spec.backend or team.backend
+
+
+def _check_acted_on(spec: ClusterSpec, backend: str) -> None:
+    """Raise InvalidSpec for what would be accepted and then ignored."""
+    if backend not in _FIXED_SIZE:
+        return
+    wanted = {
+        "workers": spec.workers.max > 0,  # min is never above max
+        "idle_timeout": spec.idle_timeout is not None,
+        "max_lifetime": spec.max_lifetime is not None,
+    }
+    for field, is_wanted in wanted.items():
+        if is_wanted:
+            raise InvalidSpec(f"cluster.{field}: not acted on yet by backend '{backend}'.", remedy="Leave it out.")
 
 
 def _demand(spec: ClusterSpec, team: TeamSpec) -> Usage:

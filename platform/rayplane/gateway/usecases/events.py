@@ -77,9 +77,9 @@ class _Report:
 def ingest(team: str, batch: list[Event], *, principal: Principal, platform: Platform) -> int:
     """Record and apply events; answers how many were new. A known one changes nothing: a batch may come again.
 
-    Each event is recorded and applied in one transaction of its own. Those that can't be understood are left out and
-    named in the InvalidInput that is raised once all others are in. Raises Forbidden, before anything is written, for
-    a job of another cluster.
+    Each event is recorded and applied in one transaction of its own. Those that can't be understood, or tell of
+    what is being deleted, are left out and named in the InvalidInput that is raised once all others are in. Raises
+    Forbidden, before anything is written, for a job of another cluster.
     """
     authorize(principal, "report", team)
     own = reporting_cluster(principal, platform)
@@ -91,8 +91,9 @@ def ingest(team: str, batch: list[Event], *, principal: Principal, platform: Pla
             if isinstance(found, InvalidInput):
                 raise found
             new += _take(_Report(team, event, _understand(event), found, principal, platform))
-        except InvalidInput as exc:
-            refused.append(f"events[{number}] ({event.type} {event.id}): {exc.detail}")
+        except (InvalidInput, Conflict) as exc:
+            # A Conflict too: what stays half deleted must not keep a job, whose events are taken last, from ending.
+            refused.append(f"events[{number}] ({event.type} {event.id}): {exc}")
     for job in {j.metadata.uid: j for j in jobs.values() if isinstance(j, Object)}.values():
         _refresh(team, job.metadata.uid, platform)
     if new:
@@ -295,7 +296,9 @@ def _object(kind: str, name: str, report: _Report) -> Object:
         detail = {"event": report.event.id, "job": report.job.metadata.name if report.job else None}
         store.audit(report.principal.name, "report", kind=kind, team=team, name=name, detail=detail)
     if found.metadata.deleted_at is not None:
-        raise Conflict(f"{kind} '{team}/{name}' is being deleted.", remedy="Report again once it is gone.")
+        raise Conflict(
+            f"{kind} '{team}/{name}' is being deleted.", remedy="Delete it once more, then run the job again."
+        )
     return found
 
 

@@ -207,7 +207,9 @@ def reporting_cluster(principal: Principal, platform: Platform) -> Object | None
         return platform.store.get_by_uid(principal.cluster_uid)
     except NotFound as exc:
         raise Unauthenticated(
-            "This token's cluster is gone, and the token with it.", remedy="Run on a cluster that is there."
+            "This token's cluster is gone, and the token with it.",
+            remedy="Run on a cluster that is there.",
+            reason="unknown-token",
         ) from exc
 
 

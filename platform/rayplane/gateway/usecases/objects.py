@@ -189,9 +189,11 @@ def _write(
 ) -> tuple[Object, Change, Operation | None]:
     store = platform.store
     owner = platform.team(team) if noun.team_scoped else None
+    before = None
+    if isinstance(spec, ClusterSpec | ServiceSpec):
+        before = next((o for o in store.each(noun.kind, team) if o.metadata.name == name), None)
     if isinstance(spec, ClusterSpec):
         assert owner is not None
-        before = next((c for c in store.each("Cluster", team) if c.metadata.name == name), None)
         cluster.check_quota(owner, name, spec, before, platform)
     elif isinstance(spec, ServiceSpec):
         platform.cluster(team, spec.cluster)
@@ -207,6 +209,12 @@ def _write(
     )
     if change == "unchanged":
         return found, change, None
+    # After the write, which an error here undoes: a stale If-Match or a deletion under way is to be told first.
+    if before is not None and isinstance(spec, ClusterSpec):
+        assert owner is not None
+        cluster.check_change(owner, before, spec)
+    elif before is not None and isinstance(spec, ServiceSpec):
+        service.check_change(before, spec)
     detail = {"change": change, "generation": found.metadata.generation}
     store.audit(principal.name, "apply", kind=noun.kind, team=team or name, name=name, detail=detail)
     if noun.kind in RECONCILED:

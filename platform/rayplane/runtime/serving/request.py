@@ -135,6 +135,10 @@ def _row(place: int, instance: Any, columns: Mapping[str, RequestColumn], errors
 def _string(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError(_kind(value))
+    try:
+        value.encode()
+    except UnicodeEncodeError as exc:
+        raise ValueError("text with half a surrogate pair") from exc
     return value
 
 
@@ -174,10 +178,10 @@ def _instant(value: Any) -> datetime:
         raise ValueError(f"'{value}' is no instant") from exc
     if instant.tzinfo is None:
         raise ValueError(f"'{value}' has no zone")
-    try:
-        return instant.astimezone(UTC)
-    except OverflowError as exc:
-        raise ValueError(f"'{value}' is beyond the calendar") from exc
+    # In the first and the last year, another zone or the lead may lead out of the calendar.
+    if not datetime.min.year < instant.year < datetime.max.year:
+        raise ValueError(f"'{value}' is beyond the calendar")
+    return instant.astimezone(UTC)
 
 
 _PARSERS: Mapping[ColumnType, Callable[[Any], Any]] = {

@@ -179,3 +179,13 @@ def test_a_child_that_cannot_be_recorded_does_not_run(home: Home, free_port: int
     watched.tick()
     assert watched.report.state == "waiting"
     assert processes.marked(home.id) == []
+
+
+def test_a_child_whose_record_is_damaged_is_replaced(home: Home, free_port: int) -> None:
+    child = server(home, free_port)
+    first = until(watch(home, child), healthy)
+    (home.processes / "server.json").write_text("{")
+    successor = watch(home, child, earlier=first)
+    assert not successor.adopt()
+    assert until(successor, healthy).pid != first.pid
+    assert len(processes.marked(home.id)) == 1

@@ -66,6 +66,21 @@ def test_a_clusters_token_reads_its_own_team_and_writes_nothing(
     assert anonymous.get("/metrics", headers=headers).status_code == 403
 
 
+def test_the_token_of_a_cluster_that_is_gone_opens_nothing(
+    anonymous: TestClient, platform: Platform, growth: TestClient
+) -> None:
+    uid = growth.get(CLUSTER).json()["metadata"]["uid"]
+    headers = {"Authorization": f"Bearer {platform.signer.cluster_token('growth', uid)}"}
+    assert anonymous.get("/v1/teams/growth/jobs", headers=headers).status_code == 200
+    platform.store.remove(uid)
+    answer = anonymous.get("/v1/teams/growth/jobs", headers=headers)
+    assert (answer.status_code, answer.json()["type"]) == (401, "urn:rayplane:problem:unauthenticated")
+    for_ray = anonymous.get("/growth/dev/api/version", headers=headers)
+    assert for_ray.status_code == 403
+    assert for_ray.headers["Content-Type"].startswith("text/plain")
+    assert "cluster is gone" in for_ray.text
+
+
 def test_put_says_whether_it_made_changed_or_left_the_object(api: TestClient) -> None:
     first = api.put("/v1/teams/growth", json={"spec": {}})
     assert first.headers["X-Change"] == "created"
@@ -90,7 +105,7 @@ def test_slow_work_answers_202_with_an_operation_that_ends(growth: TestClient, p
 
 def test_if_match_guards_a_write(growth: TestClient) -> None:
     etag = growth.get(CLUSTER).headers["ETag"]
-    assert growth.put(CLUSTER, json={"spec": {"size": "medium"}}, headers={"If-Match": etag}).is_success
+    assert growth.put(CLUSTER, json={"spec": {"suspended": True}}, headers={"If-Match": etag}).is_success
     stale = growth.put(CLUSTER, json={"spec": {"size": "small"}}, headers={"If-Match": etag})
     assert (stale.status_code, stale.json()["type"]) == (412, "urn:rayplane:problem:precondition-failed")
     assert growth.put(CLUSTER, json={"spec": {"size": "small"}}, headers={"If-Match": "x"}).status_code == 422

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from rayplane.gateway.backends.base import Capability, ClusterRef
-from rayplane.gateway.reconcile.cluster import DRAIN, ClusterReconciler, token_path
+from rayplane.gateway.backends.base import Capability, ClusterRef, Observation
+from rayplane.gateway.reconcile.cluster import DRAIN, HURRY, WATCH, ClusterReconciler, token_path
 from rayplane.nouns.base import Object
 from rayplane.nouns.cluster import ClusterStatus
 from tests.unit.gateway.reconcile.doubles import TEAM, World
@@ -154,6 +154,19 @@ def test_a_suspended_cluster_has_no_head_and_comes_back(world: World, reconciler
     assert world.store.leases(TEAM, open_only=True) == []
     world.store.update_spec(cluster.metadata.uid, {**cluster.spec, "suspended": False})
     assert look(reconciler, world, cluster, 3).phase == "Ready"
+
+
+def test_a_removal_that_failed_is_tried_again(
+    world: World, reconciler: ClusterReconciler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = world.cluster()
+    seen = Observation(phase="stopping")
+    asked: list[ClusterRef] = []
+    monkeypatch.setattr(world.backend, "observe", lambda ref, spec: seen)
+    monkeypatch.setattr(world.backend, "delete", asked.append)
+    assert (reconciler.reconcile(world.get(cluster)), asked) == (HURRY, [])
+    seen = Observation(phase="stopping", reason="OSError", message="The folder is busy.")
+    assert (reconciler.reconcile(world.get(cluster)), asked) == (WATCH, [ref(cluster)])
 
 
 def test_deleting_stops_jobs_first_but_does_not_wait_for_ever(world: World, reconciler: ClusterReconciler) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -241,6 +242,22 @@ def test_the_log_goes_on_without_a_gap_or_a_repeat_after_a_restart(bench: Bench)
     ray.status = "SUCCEEDED"
     bench.end(job)
     assert bench.world.log(job) == "one ☀\ntwo\n"
+
+
+def test_no_log_is_followed_between_two_leaderships(bench: Bench) -> None:
+    job = bench.world.job()
+    bench.jobs.stop()
+    ray = bench.run(job)
+    ray.log = "one\n"
+    bench.look(job)
+    name = f"log-{bench.world.job_status(job).attempts[-1].submission_id[:12]}"
+    assert name not in [thread.name for thread in threading.enumerate()]
+    bench.jobs.start()
+    bench.look(job)
+    assert name in [thread.name for thread in threading.enumerate()]
+    ray.status = "SUCCEEDED"
+    bench.end(job)
+    assert bench.world.log(job) == "one\n"
 
 
 def test_a_deleted_cluster_ends_its_waiting_jobs(bench: Bench) -> None:

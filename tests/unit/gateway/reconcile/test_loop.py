@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from rayplane.errors import Failed, Unavailable
+from rayplane.errors import Failed, NotFound, Unavailable
+from rayplane.gateway.reconcile import loop as module
 from rayplane.gateway.reconcile.leader import Leader
 from rayplane.gateway.reconcile.loop import Loop
 from rayplane.nouns.base import Object, Status
@@ -125,6 +126,30 @@ def test_an_error_is_recorded_on_the_object_and_taken_back_when_it_is_over(
     assert (condition.reason, condition.message) == ("Failed", "It broke. Mend it.")
     broken[0] = False
     until(lambda: told("True"))
+
+
+def test_an_object_that_could_not_be_looked_up_is_not_forgotten(
+    world: World, run: Callable[..., Loop], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.cluster()
+    monkeypatch.setattr(module, "LONGEST_BACKOFF", 0.2)
+    exists, asked = Loop._exists, []
+
+    def away_once(loop: Loop, uid: str) -> bool:
+        asked.append(uid)
+        if len(asked) == 1:
+            raise Unavailable("The database does not answer.")
+        return exists(loop, uid)
+
+    def act(obj: Object) -> float | None:
+        if not asked:
+            raise NotFound("Something that it needs is not there.")
+        return None
+
+    monkeypatch.setattr(Loop, "_exists", away_once)
+    recorder = Recorder(act)
+    run(recorder)
+    until(lambda: len(recorder.seen) == 2, 5)
 
 
 def test_errors_in_a_row_are_tried_ever_later(world: World, run: Callable[..., Loop]) -> None:

@@ -258,6 +258,30 @@ def test_a_stopped_run_stops_its_job_and_skips_the_rest(
     assert phases(status) == {"a": "Stopped", "b": "Skipped", "c": "Skipped", "d": "Skipped"}
 
 
+def test_a_run_that_is_stopped_while_its_sources_are_read_is_stopped_not_failed(
+    platform: Platform, cluster: Cluster, reconciler: PipelineReconciler
+) -> None:
+    apply(platform, {"a": {"entrypoint": "python -m jobs.a", "sources": {"rows": "file:///rows.parquet"}}})
+    cluster.held = {"observe"}
+    run = start(platform, reconciler)
+    pipeline.stop_run("growth", "sums", run.metadata.name, principal=SYSTEM, platform=platform)
+    status = finish(platform, run)
+    assert (status.phase, status.message) == ("Stopped", "Stopped on request.")
+
+
+def test_a_leader_that_lost_and_won_its_lead_runs_pipelines_again(
+    platform: Platform, cluster: Cluster, reconciler: PipelineReconciler
+) -> None:
+    reconciler.stop()
+    reconciler.start()
+    apply(platform)
+    cluster.held = {"a"}
+    run = start(platform, reconciler)
+    time.sleep(0.5)
+    cluster.held.clear()
+    assert finish(platform, run).phase == "Succeeded"
+
+
 def test_a_process_that_died_is_followed_by_one_that_goes_on(
     platform: Platform, cluster: Cluster, reconciler: PipelineReconciler, tmp_path: Path
 ) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +13,10 @@ import pytest
 
 from rayplane.errors import InvalidInput
 from rayplane.gateway.backends.base import ClusterRef
+from rayplane.gateway.reconcile import service as module
 from rayplane.gateway.reconcile.cluster import ClusterReconciler
-from rayplane.gateway.reconcile.service import ServiceReconciler, model_of
+from rayplane.gateway.reconcile.service import SETTLE, ServiceReconciler, model_of
+from rayplane.gateway.reconcile.status import editing
 from rayplane.nouns.base import Object
 from rayplane.nouns.service import ServiceSpec, ServiceStatus
 from tests.unit.gateway.reconcile.doubles import TEAM, World
@@ -177,6 +183,67 @@ def test_the_state_of_the_revision_before_is_not_taken_for_the_new_ones(bench: B
     stale = {"name": "delay", "args": {"model_uri": "models:/delay/1"}}
     bench.world.ray.applications["delay"] = {"status": "RUNNING", "deployed_app_config": stale}
     assert bench.look(service).phase == "Deploying"
+
+
+def test_a_rollout_that_serve_lost_is_done_again(bench: Bench) -> None:
+    service = bench.service()
+    bench.ready(service)
+    stale = {"name": "delay", "args": {"model_uri": "models:/delay/7"}}
+    bench.world.ray.applications["delay"] = {"status": "RUNNING", "deployed_app_config": stale}
+    bench.world.clock.forward(SETTLE + 1)
+    for _ in range(2):
+        status = bench.look(service)
+    assert status.phase == "Deploying"
+    assert len(bench.world.ray.configurations) == 2
+    assert deployed(bench) == {"delay": "models:/delay/1"}
+
+
+def test_two_rollouts_at_once_do_not_undo_each_other(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = bench.service("first"), bench.service("second")
+    other = threading.Thread(target=bench.look, args=(second,))
+
+    @contextmanager
+    def slowly(*args: Any) -> Iterator[Any]:
+        if threading.current_thread() is not other and not other.ident:
+            other.start()
+            deadline = time.monotonic() + 0.5
+            while len(bench.world.ray.configurations) < 2 and time.monotonic() < deadline:
+                time.sleep(0.01)
+        with editing(*args) as status:
+            yield status
+
+    monkeypatch.setattr(module, "editing", slowly)
+    bench.look(first)
+    other.join(10)
+    assert deployed(bench) == {"first": "models:/delay/1", "second": "models:/delay/1"}
+
+
+def test_a_refused_service_blocks_no_neighbour(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    put = bench.world.ray.put_serve
+
+    def refuse_bad(config: Mapping[str, Any]) -> None:
+        if any(app["name"] == "bad" for app in config["applications"]):
+            raise InvalidInput("not a configuration")
+        put(config)
+
+    monkeypatch.setattr(bench.world.ray, "put_serve", refuse_bad)
+    bad, good = bench.service("bad"), bench.service("good")
+    assert bench.look(bad).phase == "Failed"
+    assert bench.look(good).phase == "Deploying"
+    bench.world.backend.crash(ClusterRef(TEAM, "dev", bench.cluster.metadata.uid))
+    bench.clusters.reconcile(bench.world.get(bench.cluster))
+    bench.look(bad)  # while there is no head
+    bench.start_cluster()
+    assert bench.look(good).phase == "Deploying"
+    assert bench.look(bad).phase == "Failed"
+    assert deployed(bench) == {"good": "models:/delay/1"}
+
+
+@pytest.mark.parametrize("app", ["my_app", "my_app.build", "my app:build", "my_app:build:x", ":build", "my_app:b\n"])
+def test_an_application_is_named_by_module_and_callable(app: str) -> None:
+    assert ServiceSpec(model="models:/delay/1", cluster="dev", app="my_app.serving:build").app
+    with pytest.raises(ValueError, match="write module:callable"):
+        ServiceSpec(model="models:/delay/1", cluster="dev", app=app)
 
 
 def test_deleting_takes_the_application_down_and_leaves_the_others(bench: Bench) -> None:

@@ -233,6 +233,16 @@ def test_a_bad_event_is_named_and_keeps_no_other_out(bench: Any, ada: Principal)
     assert ingest(bench, mended) == 1
 
 
+def test_what_is_half_deleted_is_refused_with_a_remedy_and_keeps_no_other_out(bench: Any, ada: Principal) -> None:
+    made = submit(bench, ada)
+    dataset, _, _ = bench.apply("Dataset", "clean", {})
+    bench.store.mark_deleted(dataset.metadata.uid)
+    published = event("dataset.published", version(bench, "clean", "c" * 16), made)
+    with pytest.raises(InvalidInput, match=r"1 of 2 events.*is being deleted.*Delete it once more, then run the job"):
+        ingest(bench, published, event("output.recorded", {"name": "auc", "value": 1}, made))
+    assert [o["name"] for o in bench.store.get("Job", "growth", "prep").status["outputs"]] == ["auc"]
+
+
 def test_only_a_jobs_own_cluster_reports_for_it(bench: Any, ada: Principal) -> None:
     made = submit(bench, ada)
     bench.apply("Cluster", "other", {})

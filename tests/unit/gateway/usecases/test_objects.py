@@ -15,7 +15,7 @@ from rayplane.storage import layout
 
 
 def test_a_new_cluster_is_pending_audited_and_to_be_waited_for(bench: Any) -> None:
-    obj, change, operation = bench.apply("Cluster", "train", {"workers": {"max": 1}}, labels={"a": "b"})
+    obj, change, operation = bench.apply("Cluster", "train", {"workers": {"max": 0}}, labels={"a": "b"})
     assert change == "created"
     assert obj.status["phase"] == "Pending"
     assert obj.spec["size"] == "small"
@@ -44,7 +44,7 @@ def test_quantities_written_in_another_way_are_no_change(empty: Any) -> None:
 def test_a_dry_run_checks_and_answers_the_same_and_writes_nothing(bench: Any) -> None:
     obj, change, operation = bench.apply("Cluster", "train", {}, dry_run=True)
     assert (obj.metadata.name, change, operation) == ("train", "created", None)
-    assert bench.apply("Cluster", "dev", {"workers": {"max": 1}}, dry_run=True)[1] == "changed"
+    assert bench.apply("Cluster", "dev", {"suspended": True}, dry_run=True)[1] == "changed"
     assert [o.metadata.name for o in bench.store.list("Cluster").items] == ["dev"]
     assert bench.store.get("Cluster", "growth", "dev").metadata.generation == 1
     with pytest.raises(InvalidSpec):
@@ -60,6 +60,21 @@ def test_a_dry_run_checks_and_answers_the_same_and_writes_nothing(bench: Any) ->
         ("Cluster", "x" * 41, {}, "at most 40"),
         ("Cluster", "train", {"backend": "locl"}, "cluster.backend: 'locl' is unknown. Did you mean 'local'?"),
         ("Cluster", "train", {"workers": {"min": 3, "max": 1}}, "above max"),
+        ("Cluster", "train", {"workers": {"max": 1}}, "cluster.workers: not acted on yet by backend 'local'. Leave it"),
+        ("Cluster", "train", {"workers": {"min": 1, "max": 1}}, "cluster.workers: not acted on yet"),
+        ("Cluster", "train", {"idle_timeout": "1h"}, "cluster.idle_timeout: not acted on yet by backend 'local'."),
+        (
+            "Cluster",
+            "train",
+            {"max_lifetime": "1h", "backend": "existing", "address": "http://ray:8265"},
+            "cluster.max_lifetime: not acted on yet by backend 'existing'.",
+        ),
+        (
+            "Service",
+            "delay",
+            {"model": "models:/delay@champion", "cluster": "dev", "app": "my_app.build"},
+            "service.app: 'my_app.build' is not an application: write module:callable",
+        ),
         ("Team", "ads", {"backend": "moon"}, "team.backend: 'moon' is unknown. Known:"),
         ("Pipeline", "p", {"cluster": "dev", "steps": {}}, "pipeline.steps"),
         ("PipelineRun", "p-1", {"pipeline": "p"}, "A run can't be applied"),
@@ -100,14 +115,51 @@ def test_a_backend_that_can_not_make_the_cluster_is_believed(bench: Any) -> None
 
 def test_quota_counts_all_clusters_of_the_team_and_lets_one_shrink(bench: Any) -> None:
     bench.apply("Team", "growth", {"quota": {"cpu": 24, "clusters": 3}}, team="")
-    bench.apply("Cluster", "two", {"workers": {"max": 1}})
+    bench.apply("Cluster", "two", {"size": "medium"})
     with pytest.raises(Refused, match=r"quota 'cpu' is exceeded \(24 used \+ 8 wanted of 24 cores\)"):
         bench.apply("Cluster", "three", {})
     with pytest.raises(Refused, match="quota 'cpu'"):
-        bench.apply("Cluster", "dev", {"workers": {"max": 1}})
+        bench.apply("Cluster", "dev", {"size": "medium"})
     bench.apply("Cluster", "three", {"suspended": True})
     bench.apply("Team", "growth", {"quota": {"cpu": 8}}, team="")
-    assert bench.apply("Cluster", "two", {})[1] == "changed"
+    assert bench.apply("Cluster", "two", {"size": "medium", "suspended": True})[1] == "changed"
+
+
+@pytest.mark.parametrize(
+    ("field", "spec"),
+    [
+        ("size", {"size": "medium"}),
+        ("size", {"size": "medium", "suspended": True}),
+        ("backend", {"backend": "existing", "address": "http://ray:8265"}),
+        ("address", {"address": "http://ray:8265"}),
+    ],
+)
+def test_what_a_cluster_keeps_for_life_is_not_changed(bench: Any, field: str, spec: dict[str, Any]) -> None:
+    with pytest.raises(Refused, match=rf"cluster\.{field}: 'growth/dev' .*Delete it and apply it anew\."):
+        bench.apply("Cluster", "dev", spec)
+    assert bench.store.get("Cluster", "growth", "dev").metadata.generation == 1
+    assert bench.woken == []
+    assert bench.apply("Cluster", "dev", {"backend": "local"})[1] == "changed"  # the team's, which it is on
+
+
+def test_a_suspended_cluster_may_change_its_size_once_it_is_down(bench: Any) -> None:
+    bench.apply("Cluster", "dev", {"suspended": True})
+    with pytest.raises(Refused, match=r"cluster\.size"):
+        bench.apply("Cluster", "dev", {"size": "medium"})
+    bench.settle("Cluster", "dev", "Suspended")
+    assert bench.apply("Cluster", "dev", {"size": "medium"})[1] == "changed"
+    with pytest.raises(Refused, match=r"cluster\.size"):  # it is coming up
+        bench.apply("Cluster", "dev", {"size": "small"})
+
+
+def test_a_service_does_not_move(bench: Any) -> None:
+    bench.apply("Cluster", "prod", {})
+    spec = {"model": "models:/delay@champion", "cluster": "dev"}
+    bench.apply("Service", "delay", spec)
+    with pytest.raises(Refused, match=r"service\.cluster: 'growth/delay' is on 'dev'.*Delete it and apply it anew\."):
+        bench.apply("Service", "delay", {**spec, "cluster": "prod"})
+    assert bench.store.get("Service", "growth", "delay").spec["cluster"] == "dev"
+    assert bench.apply("Service", "delay", {**spec, "max_ongoing_requests": 5})[1] == "changed"
 
 
 def test_two_clusters_at_once_do_not_both_take_the_last_of_a_quota(bench: Any) -> None:
@@ -130,10 +182,10 @@ def test_two_clusters_at_once_do_not_both_take_the_last_of_a_quota(bench: Any) -
 def test_if_match_guards_apply_and_delete(bench: Any) -> None:
     version = bench.store.get("Cluster", "growth", "dev").metadata.resource_version
     with pytest.raises(PreconditionFailed):
-        bench.apply("Cluster", "dev", {"workers": {"max": 1}}, if_match=version + 1)
+        bench.apply("Cluster", "dev", {"suspended": True}, if_match=version + 1)
     with pytest.raises(PreconditionFailed):
         bench.delete("Cluster", "dev", if_match=version + 1)
-    assert bench.apply("Cluster", "dev", {"workers": {"max": 1}}, if_match=version)[1] == "changed"
+    assert bench.apply("Cluster", "dev", {"suspended": True}, if_match=version)[1] == "changed"
 
 
 def test_a_pipeline_is_ready_as_soon_as_it_is_stored(bench: Any) -> None:

@@ -1,0 +1,96 @@
+"""Supervised processes, with real ones: found again and stopped with all they started, and no stranger with them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rayplane import processes
+from rayplane.processes import ProcessRecord
+
+SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
+# Leaves a process of its session without the mark, tells its pid, and ends.
+LEAVES = [
+    sys.executable,
+    "-c",
+    f"import subprocess; print(subprocess.Popen({SLEEP!r}, env={{}}).pid, flush=True)",
+]
+
+
+@pytest.fixture
+def mark() -> Iterator[str]:
+    home = uuid.uuid4().hex
+    yield f"{home}/child"
+    processes.stop_marked(home, grace=2)
+
+
+@pytest.fixture
+def stranger() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that leads a session of its own and has no mark."""
+    with subprocess.Popen(SLEEP, start_new_session=True) as process:
+        yield process
+        process.kill()
+
+
+def start(folder: Path, mark: str, argv: list[str]) -> ProcessRecord:
+    return processes.start(
+        "child", argv, mark=mark, log=folder / "child.log", records=folder / "records", env=dict(os.environ)
+    )
+
+
+def earlier(stranger: subprocess.Popen[bytes], mark: str, **changes: object) -> ProcessRecord:
+    """The record of a child that had the stranger's pid before it."""
+    started = processes._start_time(stranger.pid)
+    assert started is not None
+    values = {"started": started - 1, "boot": processes._boot(), **changes}
+    return ProcessRecord.model_validate(
+        {"name": "child", "pid": stranger.pid, "session": stranger.pid, "mark": mark, **values}
+    )
+
+
+def test_a_child_is_found_by_its_record_and_stopped(tmp_path: Path, mark: str) -> None:
+    record = start(tmp_path, mark, SLEEP)
+    assert processes.load("child", tmp_path / "records") == record
+    assert processes.alive(record)
+    assert record.boot
+    processes.stop(record, grace=5)
+    assert not processes.alive(record)
+    processes.stop(record)
+
+
+def test_what_a_child_left_in_its_session_is_stopped_though_it_has_no_mark(tmp_path: Path, mark: str) -> None:
+    record = start(tmp_path, mark, LEAVES)
+    os.waitpid(record.pid, 0)
+    left = int((tmp_path / "child.log").read_text())
+    assert os.getsid(left) == record.session
+    processes.stop(record, grace=5)
+    assert processes._is_zombie(left)
+
+
+def test_a_stranger_that_has_the_session_number_now_is_left_alone(
+    tmp_path: Path, mark: str, stranger: subprocess.Popen[bytes]
+) -> None:
+    record = earlier(stranger, mark)
+    marked = start(tmp_path, mark, SLEEP)
+    assert not processes.alive(record)
+    processes.stop(record, grace=5)
+    assert stranger.poll() is None
+    assert not processes.alive(marked), "what has the mark is stopped all the same"
+
+
+@pytest.mark.parametrize("boot", ["", "another boot"])
+def test_a_stranger_of_another_boot_is_left_alone_though_its_numbers_are_the_same(
+    mark: str, stranger: subprocess.Popen[bytes], boot: str
+) -> None:
+    record = earlier(stranger, mark, boot=boot, started=processes._start_time(stranger.pid))
+    assert not processes.alive(record)
+    processes.stop(record, grace=5)
+    time.sleep(0.05)
+    assert stranger.poll() is None
