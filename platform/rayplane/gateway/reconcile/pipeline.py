@@ -12,6 +12,7 @@ import json
 import logging
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from dbos import DBOS, DBOSConfig, SetWorkflowID, WorkflowHandle
@@ -65,7 +66,7 @@ class PipelineReconciler:
     def __init__(self, platform: Platform, *, dbos_url: str, mlflow: MlflowRest | None, poll: float = 0.3) -> None:
         self._platform = platform
         self._url = dbos_url
-        self._make_engine = lambda: _Engine(platform, mlflow, poll)
+        self._make_engine = partial(_Engine, platform, mlflow, poll)
         self._engine = self._make_engine()
         self._run: Callable[[str], None] | None = None
 
