@@ -6,7 +6,7 @@ BIN := .venv/bin
 STAMP := .venv/.set-up
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help setup tools demo down check test test-full bench lock format clean
+.PHONY: help setup tools demo down check test test-faults test-full bench lock format clean
 
 help:  ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -34,9 +34,13 @@ check: setup  ## Lint, formatting, types, import contracts
 	$(BIN)/mypy platform/rayplane jobs serving features
 	$(BIN)/lint-imports --no-cache
 
-test: setup check  ## The gates, and every test that needs neither the full data, Kubernetes nor a browser
+test: setup check  ## The gates, and every test but those of faults, the full data, Kubernetes and a browser
 	@deploy/tools/fetch prometheus || echo "test: goes on; tests of what is missing are skipped (in CI: fail)"
-	$(PYTEST) -m "not full and not kubernetes and not browser"
+	$(PYTEST) -m "not faults and not full and not kubernetes and not browser"
+
+test-faults: setup  ## Processes killed under way
+	@deploy/tools/fetch prometheus || echo "test: goes on; tests of what is missing are skipped (in CI: fail)"
+	$(PYTEST) -m faults
 
 test-full: setup  ## The tests on the full data
 	@deploy/tools/fetch prometheus || echo "test: goes on; tests of what is missing are skipped (in CI: fail)"
