@@ -24,9 +24,7 @@ LEAST_GAIN = 0.11
 PREDICTIONS = 3
 ALIAS = "champion"
 MOST_SECONDS = 360.0
-"""Of all stages of the first run together, on a machine that has little else to do."""
-BUSY = 2.0
-"""From this load on (the mean of five minutes) the first run's seconds say nothing."""
+"""Of all stages of the first run together, on two quiet cores: printed beside the load, never failed on."""
 CACHED = [
     *(f"ingest-{table}" for table in ("flights", "weather", "planes", "airports", "airlines")),
     "prepare",
@@ -37,16 +35,14 @@ CACHED = [
 """The stages that a second run has no reason to do again."""
 
 
-def shortfalls(first: Mapping[str, Any], again: Mapping[str, Any], *, second: float, load: float) -> Iterator[str]:
+def shortfalls(first: Mapping[str, Any], again: Mapping[str, Any], *, second: float) -> Iterator[str]:
     """Each thing that the two reports should say and don't.
 
-    ``second`` is the wall time of the second run, ``load`` that of the machine when the first began.
+    ``second`` is the wall time of the second run, which is compared with the first's.
     """
     for run, report in (("first", first), ("second", again)):
         yield from (f"{run} run: {line}" for line in _figures(report))
-    spent, stages = spent_seconds(first), {stage["name"]: stage for stage in again["stages"]}
-    if load < BUSY and not spent <= MOST_SECONDS:
-        yield f"first run: its stages took {spent:.0f} s, more than {MOST_SECONDS:.0f} s"
+    stages = {stage["name"]: stage for stage in again["stages"]}
     if helped := [stage["name"] for stage in first["stages"] if stage.get("cached")]:
         yield f"first run: came from a cache: {', '.join(helped)}"
     if redone := [name for name in CACHED if not stages.get(name, {}).get("cached")]:
@@ -111,11 +107,9 @@ def main() -> int:
         first, again = (json.loads(path.read_text()) for path in asked.reports)
         print(
             f"report: the first run's stages took {spent_seconds(first):.0f} s together (at most {MOST_SECONDS:.0f}), "
-            f"the run {first['seconds']:.0f} s, the second {asked.second:.0f} s"
+            f"the run {first['seconds']:.0f} s, the second {asked.second:.0f} s; the load was {asked.load:.1f} at first"
         )
-        if asked.load >= BUSY:
-            print(f"report: warning: the load was {asked.load}, not below {BUSY}: the first's seconds are not judged")
-        wrong = list(shortfalls(first, again, second=asked.second, load=asked.load))
+        wrong = list(shortfalls(first, again, second=asked.second))
     print(*(f"report: {line}" for line in wrong or ["all is as it must be"]), sep="\n")
     return 1 if wrong else 0
 
