@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import uuid
@@ -11,7 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from rayplane.errors import InvalidInput, NotFound, StorageFull
+from rayplane.errors import InvalidInput, NotFound
+from rayplane.storage.root import room
 
 
 class FileStorage:
@@ -39,7 +39,7 @@ class FileStorage:
     def write(self, path: str, data: bytes) -> None:
         target = self._path(path)
         partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-        with _room(self.uri(path)):
+        with room(f"write '{self.uri(path)}'"):
             self._make_folder(target.parent)
             try:
                 with partial.open("xb") as file:
@@ -53,7 +53,7 @@ class FileStorage:
 
     def append(self, path: str, data: bytes) -> None:
         target = self._path(path)
-        with _room(self.uri(path)):
+        with room(f"write '{self.uri(path)}'"):
             self._make_folder(target.parent)
             with target.open("ab", buffering=0) as file:
                 end = os.fstat(file.fileno()).st_size
@@ -109,16 +109,3 @@ def _found(uri: str) -> Iterator[None]:
         yield
     except (FileNotFoundError, IsADirectoryError) as exc:
         raise NotFound(f"There is no file at '{uri}'.") from exc
-
-
-@contextmanager
-def _room(uri: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as exc:
-        if exc.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageFull(
-                f"No room left to write '{uri}'.",
-                remedy="Free some space there or set RAYPLANE_STORAGE_ROOT to a larger volume, then run it again.",
-            ) from exc
-        raise

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import posixpath
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 from urllib.parse import urlsplit
 
 from rayplane import plugins
-from rayplane.errors import InvalidInput
+from rayplane.errors import InvalidInput, StorageFull
 
 
 class Storage(Protocol):
@@ -77,3 +79,17 @@ def relative(root: str, uri: str) -> str:
     if path.startswith(".."):
         raise InvalidInput(f"'{uri}' is not below the storage root '{root}'.", remedy="Use a URI of this platform.")
     return path
+
+
+@contextmanager
+def room(what: str) -> Iterator[None]:
+    """Raise StorageFull, saying what there was no room to do, in place of the operating system's error for it."""
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageFull(
+                f"No room left to {what}.",
+                remedy="Free some space there or set RAYPLANE_STORAGE_ROOT to a larger volume, then run it again.",
+            ) from exc
+        raise

@@ -222,7 +222,7 @@ class _Engine:
         outputs = {need: [Output.model_validate(o) for o in result["outputs"]] for need, result in needs.items()}
         versions = {o.name: o.value for found in outputs.values() for o in found if o.kind == "dataset"}
         inputs = {dataset: str(versions[dataset]) for dataset in step.inputs}
-        values = values_of({need: outputs[need] for need in needs})
+        values = values_of(outputs)
         observed = self._observed(run, name) if step.sources else {}
         with self._status(uid) as status:
             record = _step(status, name)

@@ -7,15 +7,14 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rayplane.errors import InvalidData, InvalidInput, StorageFull, Unsupported
+from rayplane.errors import InvalidData, InvalidInput, Unsupported
 from rayplane.nouns.base import check_name
 from rayplane.nouns.dataset import Column, DatasetRef, DatasetVersion
 from rayplane.runtime import context, report
@@ -23,7 +22,7 @@ from rayplane.runtime.datasets.hash import canonical, content_hash, type_name
 from rayplane.runtime.datasets.reader import version as version_of
 from rayplane.runtime.datasets.stats import statistics
 from rayplane.storage.layout import VERSION_FILE, dataset_version
-from rayplane.storage.root import Storage
+from rayplane.storage.root import Storage, room
 
 PART_ROWS = 4_000_000
 ROW_GROUP = 128 * 1024
@@ -131,7 +130,7 @@ def _write(storage: Storage, path: str, table: pa.Table, version: DatasetVersion
         )
     target = Path(local)
     partial = target.parent / f"{PARTIAL}{uuid.uuid4().hex}"
-    with _room(version):
+    with room(f"publish dataset '{version.name}' ({version.rows} rows) at '{version.uri}'"):
         target.parent.mkdir(parents=True, exist_ok=True)
         _sweep(target.parent)
         try:
@@ -208,16 +207,3 @@ def _sweep(folder: Path) -> None:
             continue  # its own writer just finished
         if stale:
             shutil.rmtree(left, ignore_errors=True)
-
-
-@contextmanager
-def _room(version: DatasetVersion) -> Iterator[None]:
-    try:
-        yield
-    except OSError as exc:
-        if exc.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageFull(
-                f"No room left to publish dataset '{version.name}' ({version.rows} rows) at '{version.uri}'.",
-                remedy="Free some space there or set RAYPLANE_STORAGE_ROOT to a larger volume, then run it again.",
-            ) from exc
-        raise
