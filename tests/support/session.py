@@ -2,6 +2,9 @@
 
 Every process that a test starts inherits RAYPLANE_TEST_SESSION, and hands it on to what it starts in turn: whatever
 still carries the session's id at its end has leaked. It is named, the session fails, and it is stopped.
+
+With pytest-xdist the session is that of its controller; a worker tells it which modules it skipped whole. The tests of
+one module stay on one worker, and so do all those of the shared platform, which is the longest group and begins first.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import signal
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -20,6 +23,13 @@ MARK = "RAYPLANE_TEST_SESSION"
 
 ALLOWED_SKIPS: dict[str, str] = {}
 """Part of a skip's reason -> why CI may go without that test."""
+
+SHARED = "shared platform"
+_ON_THE_SHARED = ("tests/system/", "tests/docs/test_notebook.py")
+_ON_THEIR_OWN = ("tests/system/test_cluster_and_job.py",)
+"""The tests of the fixture `platform_up`: on one worker, so that there is one platform."""
+
+_SKIPPED_MODULES = "rayplane_skipped_modules"
 
 GRACE_SECONDS = 5.0
 """How long what a test has stopped may take to be gone."""
@@ -39,6 +49,7 @@ class SessionRules:
         self._id = session_id
         self._in_ci = in_ci
         self._skipped: list[str] = []
+        self._modules: list[str] = []
         self._problems: list[str] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -51,10 +62,19 @@ class SessionRules:
         if report.skipped:
             self._remember(report)
 
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any, error: object) -> None:
+        """Remember the modules that a worker of pytest-xdist skipped: every worker collects all of them."""
+        told = getattr(node, "workeroutput", {}).get(_SKIPPED_MODULES, [])
+        self._skipped += [skip for skip in told if skip not in self._skipped]
+
     # Last, so that the fixtures of the session have been taken down even if it was interrupted.
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Fail the session for what it left running and, in CI, for what it skipped."""
+        if hasattr(session.config, "workeroutput"):
+            session.config.workeroutput[_SKIPPED_MODULES] = self._modules
+            return  # the controller judges, once all workers are gone
         leaks = leaked(self._id, grace=GRACE_SECONDS)
         self._problems = [f"left running: process {leak.pid}: {leak.command}" for leak in leaks]
         for leak in leaks:
@@ -76,6 +96,8 @@ class SessionRules:
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
         if not any(allowed in reason for allowed in ALLOWED_SKIPS):
             self._skipped.append(f"{report.nodeid}: {reason}")
+            if isinstance(report, pytest.CollectReport):
+                self._modules.append(self._skipped[-1])
 
 
 def leaked(session_id: str, *, grace: float) -> list[Leak]:
@@ -96,6 +118,36 @@ def pytest_configure(config: pytest.Config) -> None:
         if name.startswith("RAYPLANE_") and name not in (MARK, "RAYPLANE_CACHE"):
             del os.environ[name]
     config.pluginmanager.register(SessionRules(session_id, in_ci=os.environ.get("CI") == "true"), "rayplane-session")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With several workers the tests of a group stay on one, in their order."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    # The marker xdist_group does nothing here: pytest-xdist 3.8 sets an attribute that pytest 9.2 does not read.
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group(nodeid)
+
+    return Groups(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The shared platform's tests begin, for they take longest; then modules with slow tests, then the rest."""
+    slow = {module(item.nodeid) for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (group(item.nodeid) != SHARED, module(item.nodeid) not in slow))
+
+
+def group(nodeid: str) -> str:
+    """Which tests stay together: those of the shared platform, else those of the module."""
+    path = module(nodeid)
+    return SHARED if path.startswith(_ON_THE_SHARED) and path not in _ON_THEIR_OWN else path
+
+
+def module(nodeid: str) -> str:
+    """The path of a test's module."""
+    return nodeid.partition("::")[0]
 
 
 def _carrying(variable: bytes) -> list[Leak]:

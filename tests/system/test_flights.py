@@ -11,33 +11,11 @@ import pytest
 
 from rayplane.client.sdk import Client
 from rayplane.nouns.pipeline import RunStatus
-from tests.support import served_check
 from tests.support.flights import TEAM, Flights, value_of, version_of
-from tests.support.local_platform import LocalPlatform
 from tests.support.stock_ray import StockRay
 from tests.support.tracking import mlflow_client
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-
-# An hour in the midst of the slice, so that every view has values within its TTL.
-MATERIALIZED_AT = "2013-01-20T18:00:00Z"
-
-
-@pytest.fixture(scope="module")
-def flights(platform_up: LocalPlatform, tmp_path_factory: pytest.TempPathFactory) -> Flights:
-    """The team's code and 30 days of its sources, applied."""
-    made = Flights.slice(platform_up, tmp_path_factory.mktemp("flights"), days=30)
-    shutil.copy(served_check.__file__, made.folder / "jobs" / "served_check.py")
-    made.apply()
-    return made
-
-
-@pytest.fixture(scope="module")
-def run(flights: Flights) -> RunStatus:
-    """A run of the whole pipeline."""
-    status = flights.run(rounds="30", materialize_at=MATERIALIZED_AT)
-    assert status.phase == "Succeeded", status.message
-    return status
 
 
 @pytest.fixture

@@ -37,6 +37,9 @@ class Runtime:
         self.tables[name], self.inputs[name] = table, list(inputs)
         return SimpleNamespace(name=name, version="0" * 16, rows=table.num_rows)
 
+    def version(self, name: str) -> Any:
+        return SimpleNamespace(name=name, rows=self.tables[name].num_rows)
+
     def read_ray(self, name: str) -> Any:
         import ray.data
 
@@ -61,6 +64,7 @@ def runtime(ray_here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(datasets, "publish", memory.publish)
     monkeypatch.setattr(datasets, "read", lambda name: memory.tables[name])
     monkeypatch.setattr(datasets, "read_ray", memory.read_ray)
+    monkeypatch.setattr(datasets, "version", memory.version)
     monkeypatch.setattr(report, "output", memory.outputs.__setitem__)
     stores: list[Any] = []
 

@@ -50,12 +50,22 @@ class Runner:
     def __init__(self, folder: Path) -> None:
         self._file = folder / "test_it.py"
 
-    def __call__(self, text: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    def __call__(self, text: str, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
         self._file.write_text(text)
         kept = {k: v for k, v in os.environ.items() if k not in (session.MARK, "CI")}
         plugins = ["-p", "tests.support.session", "-p", "no:cacheprovider"]
         return subprocess.run(
-            [sys.executable, "-m", "pytest", "-c", os.devnull, *plugins, f"--rootdir={self._file.parent}", self._file],
+            [
+                sys.executable,
+                "-m",
+                "pytest",
+                "-c",
+                os.devnull,
+                *plugins,
+                f"--rootdir={self._file.parent}",
+                *options,
+                self._file,
+            ],
             cwd=ROOT,
             env={**kept, **environment},
             capture_output=True,
@@ -101,3 +111,25 @@ def test_a_module_that_skips_itself_fails_in_ci(run: Runner) -> None:
 def test_the_developers_own_platform_is_out_of_reach(run: Runner) -> None:
     done = run("import os\ndef test_it(): assert 'RAYPLANE_URL' not in os.environ", RAYPLANE_URL="http://127.0.0.1:1")
     assert done.returncode == 0, done.stdout
+
+
+def test_with_workers_a_process_left_running_and_a_skip_fail_the_session_too(run: Runner) -> None:
+    done = run(LEAKS + SKIPS, "-n1", "--dist=loadscope", CI="true")
+    assert done.returncode == 1, done.stdout
+    verdict = done.stdout.split("the session fails")[1]
+    assert "sleep 600" in verdict
+    assert "there is no moon tonight" in verdict
+    assert verdict.count("left running: ") == 1, "the workers themselves have ended"
+
+
+def test_with_workers_a_module_that_skips_itself_fails_in_ci(run: Runner) -> None:
+    done = run(SKIPS_A_MODULE, "-n2", "--dist=loadscope", CI="true")
+    assert done.returncode == 1
+    assert done.stdout.split("the session fails")[1].count("skipped in CI: ") == 1
+
+
+def test_the_shared_platforms_tests_stay_together_and_other_modules_for_themselves() -> None:
+    shared = session.group("tests/system/test_flights.py::test_a")
+    assert session.group("tests/docs/test_notebook.py::test_b[x::y]") == shared
+    assert session.group("tests/system/test_cluster_and_job.py::test_c") == "tests/system/test_cluster_and_job.py"
+    assert session.group("tests/unit/test_house.py::test_d") == "tests/unit/test_house.py"
