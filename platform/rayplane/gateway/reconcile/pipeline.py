@@ -131,6 +131,7 @@ def _register(engine: _Engine) -> Callable[[str], None]:
             else:
                 outcome = plan["cached"]
         except Exception as exc:  # noqa: BLE001 - whatever it was, the step says it
+            engine.leave_with(exc)
             return DBOS.run_step(_RETRY, engine.fail, uid, name, _sentence(exc))
         return DBOS.run_step(_RETRY, engine.record, uid, name, plan, outcome)
 
@@ -140,6 +141,7 @@ def _register(engine: _Engine) -> Callable[[str], None]:
             order = DBOS.run_step(_RETRY, engine.begin, uid)
             DBOS.run_step(_RETRY, engine.observe, uid)
         except Exception as exc:  # noqa: BLE001 - whatever it was, the run says it
+            engine.leave_with(exc)
             phase = "Stopped" if isinstance(exc, _Stopped) else "Failed"
             DBOS.run_step(_RETRY, engine.finish, uid, phase, _sentence(exc))
             return
@@ -176,6 +178,11 @@ class _Engine:
         self._poll = poll
         self._lock = threading.Lock()
         self.leaving = threading.Event()
+
+    def leave_with(self, exc: Exception) -> None:
+        """No failure of the step while the engine leaves: DBOS was closed under it, and the next leader goes on."""
+        if self.leaving.is_set():
+            raise _Leaving from exc
 
     def begin(self, uid: str) -> list[tuple[str, list[str]]]:
         """Mark the run as running; its steps with what each needs, in order."""

@@ -15,7 +15,7 @@ import pytest
 
 from rayplane.gateway.admission import tokens
 from rayplane.gateway.admission.roles import SYSTEM
-from rayplane.gateway.reconcile.pipeline import PipelineReconciler
+from rayplane.gateway.reconcile.pipeline import PipelineReconciler, _Engine
 from rayplane.gateway.store import Store
 from rayplane.gateway.usecases import objects, packages, pipeline
 from rayplane.gateway.usecases.platform import Platform
@@ -304,3 +304,34 @@ def test_a_process_that_died_is_followed_by_one_that_goes_on(
     assert set(phases(status).values()) == {"Succeeded"}
     assert sorted(cluster.ran) == ["a", "b", "c", "d"]
     assert len(platform.store.list("Job", "growth").items) == 4
+
+
+def test_an_error_of_a_leader_that_leaves_is_no_failure_of_the_step(
+    platform: Platform,
+    cluster: Cluster,
+    reconciler: PipelineReconciler,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    apply(platform)
+    entered, closed = threading.Event(), threading.Event()
+
+    def interrupted(engine: Any, uid: str, name: str, plan: dict[str, Any]) -> None:
+        entered.set()
+        assert closed.wait(20)
+        raise RuntimeError("the database was closed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_Engine, "submit", interrupted)
+        run = start(platform, reconciler)
+        assert entered.wait(20)
+        reconciler.stop()
+    successor = PipelineReconciler(platform, dbos_url=f"sqlite:///{tmp_path / 'workflows.db'}", mlflow=None, poll=0.02)
+    successor.start()
+    closed.set()
+    try:
+        successor.reconcile(platform.store.get_by_uid(run.metadata.uid))
+        status = finish(platform, run)
+    finally:
+        successor.stop()
+    assert set(phases(status).values()) == {"Succeeded"}
