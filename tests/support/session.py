@@ -134,9 +134,18 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The shared platform's tests begin, for they take longest; then modules with slow tests, then the rest."""
+    """The shared platform's tests begin, for they take longest; then modules with slow tests, then the rest.
+
+    Of the shared platform's, the notebook comes last: Ray gives a client's server half a minute to start, and at first
+    both workers start clusters.
+    """
     slow = {module(item.nodeid) for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: (group(item.nodeid) != SHARED, module(item.nodeid) not in slow))
+
+    def place(item: pytest.Item) -> tuple[bool, bool, bool]:
+        shared = group(item.nodeid) == SHARED
+        return not shared, module(item.nodeid) not in slow, shared and item.nodeid.startswith("tests/docs/")
+
+    items.sort(key=place)
 
 
 def group(nodeid: str) -> str:
