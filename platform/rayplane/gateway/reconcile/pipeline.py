@@ -145,10 +145,14 @@ def _register(engine: _Engine) -> Callable[[str], None]:
             phase = "Stopped" if isinstance(exc, _Stopped) else "Failed"
             DBOS.run_step(_RETRY, engine.finish, uid, phase, _sentence(exc))
             return
-        for name, needs in order:
-            with SetWorkflowID(f"{uid}/{name}"):
-                DBOS.start_workflow(step_workflow, uid, name, needs)
-        results = [_result(f"{uid}/{name}") for name, _ in order]
+        try:
+            for name, needs in order:
+                with SetWorkflowID(f"{uid}/{name}"):
+                    DBOS.start_workflow(step_workflow, uid, name, needs)
+            results = [_result(f"{uid}/{name}") for name, _ in order]
+        except Exception as exc:
+            engine.leave_with(exc)
+            raise
         phase, message = _verdict(results)
         DBOS.run_step(_RETRY, engine.finish, uid, phase, message)
 
