@@ -122,7 +122,7 @@ def command(ports: Mapping[str, int], launch: LaunchContext, folder: Path, store
 def environment(
     ports: Mapping[str, int],
     launch: LaunchContext,
-    token_path: Path,
+    secret_paths: Mapping[str, Path],
     *,
     slow_store: bool,
     inherited: Mapping[str, str],
@@ -136,7 +136,7 @@ def environment(
     threads = str(max(1, cores // 2))
     made = {
         "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(token_path),
+        **{variable: str(path) for variable, path in secret_paths.items()},
         "RAY_USAGE_STATS_ENABLED": "0",
         # Ray 2.60's new Parquet reader waits for tens of seconds on small files.
         "RAY_DATA_USE_DATASOURCE_V2": "0",
