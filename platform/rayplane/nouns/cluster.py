@@ -49,7 +49,9 @@ class ClusterSpec(Spec):
 def require_one_place(cluster: str | None, nodes: Nodes | None) -> None:
     """Raise ValueError unless exactly one is given: the cluster to be on, or nodes of its own."""
     if cluster is not None and nodes is not None:
-        raise ValueError("'cluster' and 'nodes' exclude each other: name a cluster to be on, or ask for nodes of its own")
+        raise ValueError(
+            "'cluster' and 'nodes' exclude each other: name a cluster to be on, or ask for nodes of its own"
+        )
     if cluster is None and nodes is None:
         raise ValueError("say where: name a 'cluster', or ask for 'nodes' of its own, such as nodes: {size: small}")
 

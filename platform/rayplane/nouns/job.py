@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from rayplane.nouns.base import Instant, Name, Quantity, Record, Seconds, Spec, Status
-from rayplane.nouns.cluster import Nodes, require_one_place
+from rayplane.nouns.cluster import Endpoint, Nodes, require_one_place
 from rayplane.nouns.environment import Environment
 
 TERMINAL = frozenset({"Succeeded", "Failed", "Stopped"})
@@ -93,6 +93,8 @@ class JobStatus(Status):
     ended_at: Instant | None = None
     log_uri: str | None = None
     environment: Environment | None = None
+    endpoint: Endpoint | None = None
+    """Its own Ray, while it has nodes of its own."""
     outputs: list[Output] = Field(default_factory=list)
     git_commit: str | None = None
 

@@ -7,7 +7,7 @@ import re
 from pydantic import Field, field_validator, model_validator
 
 from rayplane.nouns.base import Instant, Name, Record, Seconds, Spec, Status
-from rayplane.nouns.cluster import Nodes, require_one_place
+from rayplane.nouns.cluster import Endpoint, Nodes, require_one_place
 from rayplane.nouns.environment import Environment
 
 _MODEL_URI = re.compile(r"^models:/[A-Za-z0-9_.\-]+(@[A-Za-z0-9_\-]+|/[0-9]+)$")
@@ -84,3 +84,5 @@ class ServiceStatus(Status):
     revision: Revision | None = None
     incarnation: str | None = None
     environment: Environment | None = None
+    endpoint: Endpoint | None = None
+    """Its own Ray, while it has nodes of its own."""

@@ -214,6 +214,4 @@ def _head(uid: str, number: int, launch: LaunchContext) -> Node:
 
 
 def _endpoint(number: int) -> Endpoint:
-    return Endpoint(
-        dashboard_url=f"http://127.0.0.1:{21000 + number}", metrics_targets=[f"127.0.0.1:{51000 + number}"]
-    )
+    return Endpoint(dashboard_url=f"http://127.0.0.1:{21000 + number}", metrics_targets=[f"127.0.0.1:{51000 + number}"])

@@ -225,7 +225,8 @@ class Reader(Protocol):
         ...
 
     def preflight_service(self, ref: ServiceRef, spec: ServiceSpec, size: Size) -> list[str]:
-        """Every reason why the service can't have its nodes, each with its remedy. Raises Unsupported without SERVICE."""
+        """Every reason why the service can't have its nodes, each with its remedy. Raises Unsupported without
+        SERVICE."""
         ...
 
     def observe_job(self, ref: JobRef) -> JobObservation:

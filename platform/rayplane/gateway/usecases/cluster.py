@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from rayplane.errors import Conflict, InvalidSpec, Refused
-from rayplane.gateway.admission import quota
 from rayplane.gateway.admission.sizes import size_of
 from rayplane.gateway.backends.base import ClusterRef
+from rayplane.gateway.usecases import nodes
 from rayplane.gateway.usecases.platform import Platform, team_spec
 from rayplane.gateway.usecases.team import check_backend
 from rayplane.nouns.base import Object
 from rayplane.nouns.cluster import ClusterSpec, ClusterStatus
 from rayplane.nouns.job import TERMINAL
-from rayplane.nouns.team import TeamSpec, Usage
+from rayplane.nouns.team import TeamSpec
 
 _FIXED_SIZE = frozenset({"local", "existing"})
 """Backends whose clusters are one head that stays: they add no workers and end nothing by the clock."""
@@ -31,19 +31,12 @@ def check(team: Object, name: str, spec: ClusterSpec, platform: Platform) -> Non
 
 
 def check_quota(team: Object, name: str, spec: ClusterSpec, before: Object | None, platform: Platform) -> None:
-    """Raise Refused if the cluster does not fit into what the team's other clusters leave of its quota.
+    """Raise Refused if the cluster does not fit into what else the team has leaves of its quota.
 
     To be called in the transaction that writes the cluster, so that two at once can't both take the last of it.
     """
-    sizes = team_spec(team)
-    others = quota.total(
-        _demand(ClusterSpec.model_validate(other.spec), sizes)
-        for other in platform.store.each("Cluster", team.metadata.name)
-        if other.metadata.name != name
-    )
-    held = None if before is None else _demand(ClusterSpec.model_validate(before.spec), sizes)
-    what = f"Cluster '{team.metadata.name}/{name}'"
-    quota.require(sizes.quota, others, _demand(spec, sizes), held, what=what)
+    held = None if before is None else ClusterSpec.model_validate(before.spec)
+    nodes.check_quota(team, "Cluster", name, spec, held, platform)
 
 
 def check_change(team: Object, before: Object, spec: ClusterSpec) -> None:
@@ -103,12 +96,6 @@ def _check_acted_on(spec: ClusterSpec, backend: str) -> None:
     for field, is_wanted in wanted.items():
         if is_wanted:
             raise InvalidSpec(f"cluster.{field}: not acted on yet by backend '{backend}'.", remedy="Leave it out.")
-
-
-def _demand(spec: ClusterSpec, team: TeamSpec) -> Usage:
-    # A size that an admin took away since: what was granted under it is not known any more, so only the cluster counts.
-    size = team.sizes.get(spec.size)
-    return Usage(clusters=1) if size is None else quota.demand(spec, size)
 
 
 def _listed(noun: str, names: list[str]) -> str:

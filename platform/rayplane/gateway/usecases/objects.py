@@ -174,7 +174,7 @@ def _check(team: Object | None, name: str, spec: BaseModel, platform: Platform) 
     elif isinstance(spec, PipelineSpec):
         pipeline.check(team.metadata.name, spec, platform)
     elif isinstance(spec, ServiceSpec):
-        service.check(team.metadata.name, spec, platform)
+        service.check(team, name, spec, platform)
 
 
 def _write(
@@ -196,7 +196,8 @@ def _write(
         assert owner is not None
         cluster.check_quota(owner, name, spec, before, platform)
     elif isinstance(spec, ServiceSpec):
-        platform.cluster(team, spec.cluster)
+        assert owner is not None
+        service.check_place(owner, name, spec, before, platform)
     found, change = store.put(
         noun.kind,
         team,
@@ -214,7 +215,8 @@ def _write(
         assert owner is not None
         cluster.check_change(owner, before, spec)
     elif before is not None and isinstance(spec, ServiceSpec):
-        service.check_change(before, spec)
+        assert owner is not None
+        service.check_change(owner, before, spec)
     detail = {"change": change, "generation": found.metadata.generation}
     store.audit(principal.name, "apply", kind=noun.kind, team=team or name, name=name, detail=detail)
     if noun.kind in RECONCILED:
