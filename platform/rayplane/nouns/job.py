@@ -75,6 +75,8 @@ class Attempt(Record):
     """Ray's id of it: ``<job uid>-<number>``."""
     incarnation: str | None = None
     """The head that it runs on; None until that is known."""
+    log_kept: bool = False
+    """Whether its log was taken in, so that nodes of its own may go."""
     started_at: Instant | None = None
     ended_at: Instant | None = None
     status: str = "Pending"

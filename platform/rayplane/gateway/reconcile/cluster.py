@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from rayplane import plugins
 from rayplane.gateway.admission.roles import SYSTEM
 from rayplane.gateway.admission.sizes import size_of
 from rayplane.gateway.backends.base import Backend, Capability, ClusterRef, LaunchContext, Observation
+from rayplane.gateway.reconcile import launch
 from rayplane.gateway.reconcile.status import editing
 from rayplane.gateway.reconcile.team import credentials_path
 from rayplane.gateway.usecases import job as jobs
@@ -19,7 +19,6 @@ from rayplane.nouns.base import Object, utcnow
 from rayplane.nouns.cluster import ClusterSpec, ClusterStatus, Lease
 from rayplane.nouns.job import TERMINAL
 from rayplane.nouns.team import Size
-from rayplane.settings import GatewaySettings, read_secret
 
 log = logging.getLogger(__name__)
 
@@ -31,23 +30,6 @@ PATIENCE = timedelta(seconds=60)
 """How long a ready cluster may not answer before it is called failed: a busy host makes a dashboard slow."""
 WATCH, HURRY = 2.0, 0.5
 _LONGEST_PAUSE = 60.0
-
-
-def launch_environment(ref: ClusterRef, settings: GatewaySettings) -> dict[str, str]:
-    """What the head's environment tells drivers and workers: URLs, names and paths of secrets. Pure."""
-    env = {
-        "RAYPLANE_GATEWAY_URL": settings.url,
-        "RAYPLANE_TEAM": ref.team,
-        "RAYPLANE_CLUSTER": ref.name,
-    }
-    if settings.mlflow_url:
-        env |= {
-            "MLFLOW_TRACKING_URI": settings.mlflow_url,
-            "MLFLOW_WORKSPACE": ref.team,
-            "MLFLOW_TRACKING_AUTH": plugins.MLFLOW_AUTH_PROVIDER,
-            "RAY_TRAIN_CALLBACKS": plugins.TRAIN_CALLBACK,
-        }
-    return env
 
 
 class ClusterReconciler:
@@ -145,12 +127,7 @@ class ClusterReconciler:
         return HURRY
 
     def _launch(self, ref: ClusterRef, size: Size) -> LaunchContext:
-        settings = self._platform.settings
-        secrets = {"RAYPLANE_TOKEN_PATH": self._platform.signer.cluster_token(ref.team, ref.uid)}
-        credentials = credentials_path(settings.home_paths, ref.team)
-        if settings.mlflow_url and credentials.exists():
-            secrets["RAYPLANE_MLFLOW_CREDENTIALS"] = read_secret(credentials)
-        return LaunchContext(size=size, env=launch_environment(ref, settings), secrets=secrets)
+        return launch.context(self._platform, ref.team, ref.uid, size, cluster=ref.name)
 
     def _note_failure(self, obj: Object, ref: ClusterRef, seen: Observation, *, lost: bool) -> None:
         """Record that there is no head. Why the last one ended stays readable while the next one starts."""
