@@ -16,16 +16,15 @@ def keep(store: Store, ref: JobRef | ServiceRef, nodes: Sequence[Node], now: dat
 
     A node that is no longer spoken of ends now: the backend has forgotten it, so it holds nothing.
     """
-    known = {lease.id: lease for lease in store.leases(ref.team, holder=ref.uid)}
-    for node in nodes:
-        lease_id = f"{ref.uid}-{node.id}"
+    ids = [f"{ref.uid}-{node.id}" for node in nodes]
+    known = {lease.id: lease for lease in store.leases_of(ref.uid, ids=ids)}
+    for lease_id, node in zip(ids, nodes, strict=True):
         if lease_id not in known:
             store.open_lease(_lease(ref, lease_id, node))
         if node.ended_at is not None and (lease_id not in known or known[lease_id].ended_at is None):
             store.close_lease(lease_id, node.ended_at)
-    spoken_of = {f"{ref.uid}-{node.id}" for node in nodes}
     for lease in known.values():
-        if lease.ended_at is None and lease.id not in spoken_of:
+        if lease.ended_at is None and lease.id not in ids:
             store.close_lease(lease.id, now)
 
 

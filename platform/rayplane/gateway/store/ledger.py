@@ -64,13 +64,11 @@ class Ledger(Database):
                 end = max(ended_at, row.started_at)
                 connection.execute(update(leases).where(leases.c.id == id).values(ended_at=end))
 
-    def leases(self, team: str | None = None, *, holder: str | None = None, open_only: bool = False) -> list[Lease]:
-        """The ledger in the order in which leases were opened; of one ``holder`` (its uid), or of all."""
+    def leases(self, team: str | None = None, *, open_only: bool = False) -> list[Lease]:
+        """The ledger in the order in which leases were opened."""
         query = select(leases).order_by(leases.c.seq)
         if team is not None:
             query = query.where(leases.c.team == team)
-        if holder is not None:
-            query = query.where(leases.c.cluster_uid == holder)
         if open_only:
             query = query.where(leases.c.ended_at.is_(None))
         with self._read() as connection:
