@@ -1,7 +1,7 @@
 """Templates of Ray's pods: image, room, secrets, storage, and what the Pod Security profile `restricted` asks. Pure.
 
-A RayCluster, a RayJob and a RayService embed the same templates. KubeRay adds the command, probes, an init container that
-waits for the head (with the Ray container's security context) and the autoscaler beside the head.
+A RayCluster, a RayJob and a RayService embed the same templates. KubeRay adds the command, probes, an init container
+that waits for the head (with the Ray container's security context) and the autoscaler beside the head.
 """
 
 from __future__ import annotations
