@@ -7,10 +7,12 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 from rayplane.errors import RayplaneError
 from tests.kubernetes.bed.control_plane import ControlPlane
 from tests.kubernetes.bed.level_a import level_a
+from tests.kubernetes.bed.level_b import level_b
 
 _ENDING = (signal.SIGINT, signal.SIGTERM)
 
@@ -27,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(number, signal.default_int_handler)
     bed: ControlPlane | None = None
     try:
-        with level_a(nodes=chosen.nodes, audit=chosen.audit, say=_say) as bed:
+        with _bed(chosen) as bed:
             _hold(bed)
     except KeyboardInterrupt:
         _say("interrupted while it started")
@@ -37,6 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     left = bed.left_over() if bed is not None else []
     _say(f"down, but there is left: {left}" if left else "down, and nothing is left")
     return 1 if left else 0
+
+
+def _bed(chosen: argparse.Namespace) -> AbstractContextManager[ControlPlane]:
+    if chosen.level == "a":
+        return level_a(nodes=chosen.nodes, audit=chosen.audit, say=_say)
+    return level_b(audit=chosen.audit, say=_say)
 
 
 def _hold(bed: ControlPlane) -> None:

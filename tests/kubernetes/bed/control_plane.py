@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,13 @@ class ControlPlane(Access):
         self.server = f"https://{address}:{self.ports.api}"
         self.mark = f"bed-{secrets.token_hex(4)}"
         self.audit_log = folder / "audit.log"
-        self._records = folder / "processes"
+        self.records = folder / "processes"
+        self.authority = certificates.Authority(self.keys)
         self._components: dict[str, Component] = {}
 
-    def make_keys(self) -> certificates.Authority:
-        """The CA, the API server's certificate and the kubeconfigs of the control plane."""
-        authority = certificates.Authority(self.keys)
+    def make_keys(self) -> None:
+        """The API server's certificate and the kubeconfigs of the control plane."""
+        authority = self.authority
         certificates.service_account_key(self.keys)
         first_service = components.SERVICES.rpartition(".")[0] + ".1"
         names = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"]
@@ -60,7 +62,6 @@ class ControlPlane(Access):
         self.kubeconfig_of_user(authority, self.kubeconfig, "rayplane-admin", "system:masters")
         self.kubeconfig_of_user(authority, self.keys / "controllers.kubeconfig", "system:kube-controller-manager")
         self.kubeconfig_of_user(authority, self.keys / "scheduler.kubeconfig", "system:kube-scheduler")
-        return authority
 
     def kubeconfig_of_user(self, authority: certificates.Authority, path: Path, user: str, *groups: str) -> Path:
         """A kubeconfig with a certificate for a user."""
@@ -85,8 +86,8 @@ class ControlPlane(Access):
             )
         )
         # The API server waits for etcd by itself, and its own start takes longest.
-        self._launch("etcd")
-        self._launch("kube-apiserver")
+        self.launch("etcd")
+        self.launch("kube-apiserver")
         self._wait("etcd")
         self._wait("kube-apiserver")
 
@@ -94,8 +95,8 @@ class ControlPlane(Access):
         """The controllers and the scheduler; returns at once."""
         self.add(components.controller_manager(self.tools["kube-controller-manager"], self.keys, self.ports))
         self.add(components.scheduler(self.tools["kube-scheduler"], self.keys, self.ports))
-        self._launch("kube-controller-manager")
-        self._launch("kube-scheduler")
+        self.launch("kube-controller-manager")
+        self.launch("kube-scheduler")
 
     def install_kuberay(self) -> None:
         """KubeRay's CRDs, and the role that its operator has; returns once the CRDs are established."""
@@ -121,25 +122,25 @@ class ControlPlane(Access):
             self.api.apply(manifest)
         for crd in crds:
             name = crd["metadata"]["name"]
-            wait_for(f"CRD {name} established", lambda name=name: self._established(name), seconds=30.0)
+            wait_for(f"CRD {name} established", partial(self._established, name), seconds=30.0)
 
     def start_operator(self, *, prefix: list[str] | None = None) -> None:
         """The KubeRay operator; returns at once."""
         config = self.kubeconfig_for(OPERATOR, OPERATOR_NAMESPACE)
         self.add(components.operator(self.tools["ray-operator"], config, self.ports, prefix=prefix or []))
-        self._launch("ray-operator")
+        self.launch("ray-operator")
 
     def start(self, name: str) -> None:
         """Start a component that was stopped; returns once it is well."""
-        self._launch(name)
+        self.launch(name)
         self._wait(name)
 
     def stop(self, name: str, *, grace: float | None = None) -> None:
         """Stop a component; one that is down is success. ``grace`` is in seconds; 0 kills it."""
-        record = processes.load(name, self._records)
+        record = processes.load(name, self.records)
         if record is not None:
             processes.stop(record, grace=self._components[name].grace if grace is None else grace)
-            processes.forget(name, self._records)
+            processes.forget(name, self.records)
 
     def restart(self, name: str) -> None:
         """Stop and start a component."""
@@ -157,12 +158,12 @@ class ControlPlane(Access):
 
     def running(self, name: str) -> bool:
         """Whether a component's process lives."""
-        record = processes.load(name, self._records)
+        record = processes.load(name, self.records)
         return record is not None and processes.alive(record)
 
     def pid(self, name: str) -> int | None:
         """The process of a component, if it is up: for what it takes of memory and time."""
-        record = processes.load(name, self._records)
+        record = processes.load(name, self.records)
         return record.pid if record is not None else None
 
     def log(self, name: str) -> Path:
@@ -207,14 +208,15 @@ class ControlPlane(Access):
         left = [f"process {pid}" for pid in processes.marked(self.mark)]
         return left + ([f"folder {self.folder}"] if self.folder.exists() else [])
 
-    def _launch(self, name: str) -> None:
+    def launch(self, name: str) -> None:
+        """Start a component; returns at once."""
         component = self._components[name]
         processes.start(
             name,
             [*component.prefix, *component.argv],
             mark=f"{self.mark}/{name}",
             log=self.log(name),
-            records=self._records,
+            records=self.records,
             env={**_environment(), **component.env},
         )
 

@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from tests.kubernetes.bed import components, tools
@@ -77,7 +78,7 @@ def level_a(*, nodes: int = 2, audit: bool = False, say: Say = lambda line: None
         bed.start_operator()
         bed.wait("kube-controller-manager", "kube-scheduler", "ray-operator")
         for name in names:
-            wait_for(f"node {name} ready", lambda name=name: bed.node_ready(name), seconds=30.0)
+            wait_for(f"node {name} ready", partial(bed.node_ready, name), seconds=30.0)
         say(f"level A is up after {time.monotonic() - began:.1f} s: {bed.server}")
         yield bed
     finally:

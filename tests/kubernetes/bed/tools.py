@@ -34,7 +34,7 @@ LEVEL_B = (
         "loopback",
         "portmap",
     ),
-    *("coredns", "runc", "nft", "debootstrap"),
+    *("coredns", "pause", "runc", "nft", "debootstrap"),
 )
 
 
