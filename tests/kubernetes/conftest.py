@@ -13,8 +13,10 @@ import pytest
 
 from rayplane.errors import Unavailable, Unsupported
 from tests.kubernetes.bed import level_a as a
+from tests.kubernetes.bed import level_b as b
 from tests.kubernetes.bed.existing import existing
 from tests.kubernetes.bed.level_a import LevelA
+from tests.kubernetes.bed.level_b import LevelB
 
 _HERE = Path(__file__).parent
 
@@ -43,12 +45,25 @@ def level_a(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LevelA]:
     bed: AbstractContextManager[Any] = a.level_a(say=_say)
     if "KUBECONFIG" in os.environ:
         bed = existing(Path(os.environ["KUBECONFIG"]), tmp_path_factory.mktemp("kubeconfigs"))
+    yield from _shared(bed)
+
+
+@pytest.fixture(scope="session")
+def level_b() -> Iterator[LevelB]:
+    """A running bed of level B, shared by the session like that of level A; two cores, so no test may ask for much."""
+    if "KUBECONFIG" in os.environ:
+        pytest.skip("tests on a real node need one of their own: unset KUBECONFIG")
+    yield from _shared(b.level_b(say=_say))
+
+
+def _shared(bed: AbstractContextManager[Any]) -> Iterator[Any]:
     with ExitStack() as stack:
         try:
             up = stack.enter_context(bed)
         except Unavailable as error:
             pytest.skip(str(error))
         yield up
+    assert up.left_over() == [], "the bed left something behind"
 
 
 def _say(line: str) -> None:

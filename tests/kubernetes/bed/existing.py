@@ -17,6 +17,10 @@ class Existing(Access):
     def __getattr__(self, name: str) -> Any:
         raise Unsupported(f"This needs '{name}' of a bed, and the cluster of KUBECONFIG is not one.")
 
+    def left_over(self) -> list[str]:
+        """Nothing of it is ours."""
+        return []
+
 
 @contextmanager
 def existing(kubeconfig: Path, folder: Path) -> Iterator[Existing]:

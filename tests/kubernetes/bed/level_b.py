@@ -135,9 +135,9 @@ def level_b(*, audit: bool = False, say: Say = lambda line: None) -> Iterator[Le
     found = tools.find(tools.LEVEL_B)
     made = image.ray_image(cache_folder(), debootstrap=found["debootstrap"], say=say)
     say(f"image {made.reference} {made.digest}")
-    with machine.one_at_a_time(say):
+    bed = LevelB(Path(tempfile.mkdtemp(prefix="rp-bed-")), found, say=say)
+    with machine.one_at_a_time(bed.mark, bed.folder, say):
         began = time.monotonic()
-        bed = LevelB(Path(tempfile.mkdtemp(prefix="rp-bed-")), found, say=say)
         try:
             _bring_up(bed, made, audit=audit)
             say(f"level B is up after {time.monotonic() - began:.1f} s: {bed.server}")

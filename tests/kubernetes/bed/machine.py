@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from rayplane import processes
 from rayplane.errors import Unavailable
@@ -124,15 +125,22 @@ class Machine:
 
 
 @contextmanager
-def one_at_a_time(say: Callable[[str], None]) -> Iterator[None]:
-    """Wait for another's machine on this host to be gone."""
-    with Path(tempfile.gettempdir(), "rayplane-bed-machine.lock").open("w") as lock:
+def one_at_a_time(mark: str, folder: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Wait for another's machine on this host to be gone; what a killed bed left is removed first.
+
+    ``mark`` is what all processes of the bed carry, ``folder`` all of its files: for whoever comes after a crash.
+    """
+    with Path(tempfile.gettempdir(), "rayplane-bed-machine.lock").open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             say("another machine of a test bed is up on this host; waiting for it to go")
             fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.seek(0)
+        _remove(*lock.read().split("\n"))
+        _write(lock, f"{mark}\n{folder}")
         yield
+        _write(lock, "")
 
 
 def left_over() -> list[str]:
@@ -152,6 +160,21 @@ def cgroup_folders() -> list[Path]:
         if kind == "cgroup" or (kind == "cgroup2" and mount == "/sys/fs/cgroup"):
             found.append(Path(mount, CGROUP))
     return found
+
+
+def _remove(mark: str = "", folder: str = "") -> None:
+    if not mark:
+        return
+    processes.stop_marked(mark, grace=0.0)
+    _until_gone(_remove_cgroups, "cgroups of the test bed's machine")
+    shutil.rmtree(folder, ignore_errors=True)
+    _until_gone(lambda: not Path("/sys/class/net", _LINK).exists(), f"link {_LINK}")
+
+
+def _write(file: IO[str], text: str) -> None:
+    file.truncate(0)
+    file.write(text)
+    file.flush()
 
 
 def _make_cgroup(folder: Path) -> None:
