@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -86,7 +87,9 @@ class TestLocal(CreatingBackendContract):
         before = case.until("ready")
         assert isinstance(case.backend, LocalBackend)
         successor = LocalBackend(GatewaySettings(home=case.backend._home.path))
-        assert successor.observe(case.ref, case.spec) == before
+        seen = successor.observe(case.ref, case.spec)
+        held = tuple(node for node in before.nodes if node.ended_at is None)
+        assert seen == replace(before, nodes=held), "when earlier heads ended is known to their own gateway alone"
         successor.delete(case.ref)
         case.until("absent")
         assert list(case.leftovers(case.ref)) == []
