@@ -53,6 +53,10 @@ class Nodes(Spec):
     backend: str | None = None
     """Overrides the team's backend."""
 
+    def as_cluster(self) -> ClusterSpec:
+        """The cluster that such nodes make up."""
+        return ClusterSpec(size=self.size, workers=self.workers, backend=self.backend)
+
 
 class ClusterSpec(Spec):
     """What a cluster is to be."""

@@ -194,7 +194,8 @@ class JobReconciler:
         told = look.status.condition("Scheduled")
         if attempt.status == "Pending" or told is None or (told.reason, told.message) != (sight.reason, message):
             with editing(self._platform.store, look.uid, JobStatus) as status:
-                status.phase, status.attempts[-1].status = "Starting", "Starting"
+                if attempt.status == "Pending":  # else it runs, and its head is silent for a while
+                    status.phase, status.attempts[-1].status = "Starting", "Starting"
                 status.set_condition("Scheduled", False, sight.reason, message, look.obj.metadata.generation)
         return WATCH
 

@@ -170,7 +170,7 @@ class OnOwnNodes:
         """Anywhere, once the team has its place and its credentials."""
         if self._team.status.get("phase") != "Ready":
             return NotNow("TeamNotReady", f"Team '{self._look.team}' is being onboarded.")
-        return Ground(environment=self._backend.environment(own_nodes.as_cluster(self._nodes)))
+        return Ground(environment=self._backend.environment(self._nodes.as_cluster()))
 
     def sight(self, attempt: Attempt) -> Sight:
         """What the backend says of its nodes, and its own Ray of the job."""

@@ -73,7 +73,7 @@ def place(
         if spec.cluster is not None:
             platform.cluster(team, spec.cluster)
         elif spec.nodes is not None:
-            nodes.check_quota(owner, "Job", name, nodes.as_cluster(spec.nodes), None, platform)
+            nodes.check_quota(owner, "Job", name, spec.nodes.as_cluster(), None, platform)
         return _write(
             spec, team, name, {**_pipeline_labels(spec), **labels}, status, principal, platform, if_match
         ), "created"

@@ -23,14 +23,9 @@ def backend_of(nodes: Nodes, team: TeamSpec) -> str:
     return nodes.backend or team.backend
 
 
-def as_cluster(nodes: Nodes) -> ClusterSpec:
-    """The cluster that such nodes make up."""
-    return ClusterSpec(size=nodes.size, workers=nodes.workers, backend=nodes.backend)
-
-
 def environment(nodes: Nodes, team: Object, platform: Platform) -> Environment | None:
     """The environment that such nodes would have; None if it can't be known before they run."""
-    return platform.readers(backend_of(nodes, team_spec(team))).environment(as_cluster(nodes))
+    return platform.readers(backend_of(nodes, team_spec(team))).environment(nodes.as_cluster())
 
 
 def check_job(team: Object, name: str, spec: JobSpec, nodes: Nodes, platform: Platform) -> None:
@@ -73,11 +68,11 @@ def _holders(team: str, platform: Platform) -> Iterator[tuple[Object, ClusterSpe
         yield cluster, ClusterSpec.model_validate(cluster.spec)
     for service in platform.store.each("Service", team):
         if (nodes := service.spec.get("nodes")) is not None:
-            yield service, as_cluster(Nodes.model_validate(nodes))
+            yield service, Nodes.model_validate(nodes).as_cluster()
     for job in platform.store.each("Job", team):
         # A job ends only after its nodes are freed.
         if (nodes := job.spec.get("nodes")) is not None and job.status.get("phase") not in TERMINAL:
-            yield job, as_cluster(Nodes.model_validate(nodes))
+            yield job, Nodes.model_validate(nodes).as_cluster()
 
 
 def _reader(team: Object, noun: str, capability: Capability, nodes: Nodes, platform: Platform) -> Reader:
