@@ -265,14 +265,21 @@ class KubernetesBackend:
         if after is None:
             node = observation.node_of(pod, gone_at=datetime.now(UTC))
             if node is not None:
-                with self._lock:
-                    self._gone.setdefault(uid, deque(maxlen=_GONE_NODES)).append(node)
+                self._note_gone(uid, node)
         fall = observation.fell(before, after)
         if fall is not None and self._is_meant_to_run(pod, uid):
             log.warning("%s: %s", fall.reason, fall.message)
             with self._lock:
                 self._falls[uid] = fall
         self._announce(uid)
+
+    def _note_gone(self, uid: str, node: Node) -> None:
+        after = datetime.now(UTC) - _GONE_FOR
+        with self._lock:
+            old = [key for key, nodes in self._gone.items() if (nodes[-1].ended_at or after) <= after]
+            for key in old:
+                del self._gone[key]
+            self._gone.setdefault(uid, deque(maxlen=_GONE_NODES)).append(node)
 
     def _is_meant_to_run(self, pod: Object, uid: str) -> bool:
         """Whether the end of a head is a fault, and not what suspension or deletion brings."""

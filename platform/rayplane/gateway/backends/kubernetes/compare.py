@@ -68,10 +68,10 @@ def _of_lists(wanted: list[Any], seen: list[Any], path: str) -> Iterator[str]:
 
 
 def _same(wanted: Any, seen: Any) -> bool:
+    if isinstance(wanted, bool) or isinstance(seen, bool):
+        return wanted is seen
     if wanted == seen or (wanted in ({}, [], "", None) and seen in ({}, [], "", None)):
         return True
-    if isinstance(wanted, bool) or isinstance(seen, bool):
-        return False
     try:  # the API server rewrites a quantity: 1000m becomes 1
         return bool(parse_quantity(wanted) == parse_quantity(seen))
     except ValueError:

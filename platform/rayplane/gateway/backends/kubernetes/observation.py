@@ -97,18 +97,21 @@ def endpoint(held: Sequence[Object], token_path: str) -> Endpoint:
 
 
 def node_of(pod: Object, *, gone_at: datetime | None = None) -> Node | None:
-    """The node that a pod is or was; None for one that never held a place. ``gone_at``: when it was seen no more."""
+    """The node that a pod is or was; None for one that never held a place. ``gone_at``: when it was seen no more.
+
+    It holds what its Ray container asks for: an autoscaler beside it is the platform's, not the team's.
+    """
     kind = pod["metadata"]["labels"].get(NODE_TYPE)
     if kind not in ("head", "worker") or not pod["spec"].get("nodeName"):
         return None
-    asked = [container["resources"].get("requests") or {} for container in pod["spec"]["containers"]]
-    gpus = (value for entry in asked for key, value in entry.items() if key.endswith("/gpu"))
+    containers = [c for c in pod["spec"]["containers"] if c["name"] in (pods.HEAD, pods.WORKER)]
+    asked = containers[0]["resources"].get("requests") or {} if containers else {}
     return Node(
         id=pod["metadata"]["uid"],
         kind=kind,
-        cpu=sum(parse_quantity(entry.get("cpu", 0)) for entry in asked),
-        memory=sum(parse_quantity(entry.get("memory", 0)) for entry in asked),
-        gpu=sum(parse_quantity(value) for value in gpus),
+        cpu=parse_quantity(asked.get("cpu", 0)),
+        memory=parse_quantity(asked.get("memory", 0)),
+        gpu=sum(parse_quantity(value) for key, value in asked.items() if key.endswith("/gpu")),
         started_at=_started(pod),
         ended_at=_ended_at(pod) or gone_at,
     )
