@@ -1,8 +1,8 @@
 """Translate an attempt with nodes of its own into a RayJob of KubeRay 1.6, and read back how it goes. Pure.
 
-KubeRay hands the entrypoint to Ray over HTTP (HTTPMode): no further pod, and Ray knows the attempt by its own id. Retries
-are the platform's: each is another RayJob. Once the attempt's log is kept the platform deletes its RayJob; should it be
-away for long, KubeRay frees the nodes by itself.
+KubeRay hands the entrypoint to Ray over HTTP (HTTPMode): no further pod, and Ray knows the attempt by its own id.
+Retries are the platform's: each is another RayJob. Once the attempt's log is kept the platform deletes its RayJob;
+should it be away for long, KubeRay frees the nodes by itself.
 """
 
 from __future__ import annotations
@@ -92,9 +92,9 @@ def render(
 
 
 def embedded(spec: Object) -> Object:
-    """A RayClusterSpec as a RayJob or a RayService holds it: with the number of workers that its cluster begins with."""
+    """A RayClusterSpec as a RayJob or a RayService holds it: with the number of workers that it begins with."""
     # Ray's autoscaler expects both members in every group; what it makes of them is its own.
-    scale = {"scaleStrategy": {"workersToDelete": []}}
+    scale: Object = {"scaleStrategy": {"workersToDelete": []}}
     groups = [{**group, "replicas": group["minReplicas"], **scale} for group in spec["workerGroupSpecs"]]
     return {**spec, "workerGroupSpecs": groups}
 
@@ -126,7 +126,7 @@ def look(
     endpoint: Endpoint | None,
     environment: Environment | None,
 ) -> JobObservation:
-    """What there is of an attempt: its RayJob, and what is seen of that one's cluster (``endpoint``: where its Ray is)."""
+    """What there is of an attempt: its RayJob, and what is seen of that one's cluster (``endpoint``: its Ray)."""
     if job is None:
         return JobObservation("stopping" if cluster.phase != "absent" else "absent", nodes=nodes)
     if job["metadata"].get("deletionTimestamp"):
@@ -151,7 +151,8 @@ def refusals(ref: JobRef, memory: float) -> list[str]:
     reasons = []
     if memory:
         reasons.append(
-            "job.resources.memory: KubeRay tells Ray of no memory for an entrypoint. Leave it out, or take a larger size."
+            "job.resources.memory: KubeRay tells Ray of no memory for an entrypoint. Leave it out, or take a larger "
+            "size."
         )
     if len(name_of(ref)) > LONGEST_NAME:
         reasons.append(f"The RayJob's name '{name_of(ref)}' has more than {LONGEST_NAME} characters.")

@@ -1,7 +1,7 @@
 """Translate a service with nodes of its own into a RayService of KubeRay 1.6, and read back how it goes. Pure.
 
-Another application alone changes ``serveConfigV2``, which KubeRay rolls out on the nodes that are there; other nodes are a
-second RayCluster, to which the traffic moves once it serves.
+Another application alone changes ``serveConfigV2``, which KubeRay rolls out on the nodes that are there; other nodes are
+a second RayCluster, to which the traffic moves once it serves.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class ServiceOwner(pods.Owner):
 
 
 def name_of(ref: ServiceRef) -> str:
-    """The RayService's name: it begins with a letter, and no cluster of the team has it, whose Services it would take."""
+    """The RayService's name: it begins with a letter, and is no cluster's, whose Services it would take."""
     return f"s-{ref.uid[:4]}-{ref.name}"
 
 
@@ -109,7 +109,7 @@ def active_cluster(service: Object) -> str:
 
 
 def newest_cluster(service: Object) -> str:
-    """The name of the RayCluster that is to serve: one that comes up, else the one that serves; empty before there is."""
+    """The name of the RayCluster that is to serve: one that comes up, else the one that serves; empty without any."""
     return str(service["status"]["pending"]["cluster"]) or active_cluster(service)
 
 
