@@ -109,7 +109,7 @@ def command(ports: Mapping[str, int], launch: LaunchContext, folder: Path, store
         f"--min-worker-port={ports['worker_first']}",
         f"--max-worker-port={ports['worker_last']}",
         # Logical: what the scheduler hands out. Train workers, replicas and tasks of one team share the real cores.
-        f"--num-cpus={max(1, round(launch.size.cpu))}",
+        f"--num-cpus={launch.size.ray_cpu}",
         f"--memory={int(launch.size.memory)}",
         f"--num-gpus={round(launch.size.gpu)}",
         f"--object-store-memory={store_bytes}",
