@@ -8,9 +8,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,15 @@ class LocalPlatform:
     """A platform that runs, and the command line that speaks to it."""
 
     home: Home
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Variables that it is brought up with."""
 
     @property
     def env(self) -> dict[str, str]:
         """The environment of a shell that uses this home, and no other platform."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith("RAYPLANE_") or k == "RAYPLANE_CACHE"}
         session = {k: v for k, v in os.environ.items() if k == "RAYPLANE_TEST_SESSION"}
-        return {**kept, **session, "RAYPLANE_HOME": str(self.home.path)}
+        return {**kept, **session, "RAYPLANE_HOME": str(self.home.path), **self.settings}
 
     @property
     def state(self) -> state.PlatformState:
@@ -73,9 +75,9 @@ class LocalPlatform:
 
 
 @contextmanager
-def local_platform(home: Path) -> Iterator[LocalPlatform]:
+def local_platform(home: Path, settings: Mapping[str, str] | None = None) -> Iterator[LocalPlatform]:
     """Bring a platform up in an empty home; at the end bring it down and assert that nothing is left."""
-    made = LocalPlatform(Home(home))
+    made = LocalPlatform(Home(home), settings or {})
     try:
         made.rayplane("up")
         yield made

@@ -36,10 +36,16 @@ class StockRay:
         return cls(folder)
 
     def run(
-        self, platform: LocalPlatform, team: str, *arguments: str, token: Path | None = None, check: bool = True
+        self,
+        platform: LocalPlatform,
+        team: str,
+        *arguments: str,
+        cluster: str = "dev",
+        token: Path | None = None,
+        check: bool = True,
     ) -> subprocess.CompletedProcess[str]:
-        """`ray ARGUMENTS` with what `rayplane cluster address dev --jobs` prints for the team."""
-        printed = platform.rayplane("cluster", "address", "dev", "--jobs", "--team", team, "-o", "json")
+        """`ray ARGUMENTS` with what `rayplane cluster address CLUSTER --jobs` prints for the team."""
+        printed = platform.rayplane("cluster", "address", cluster, "--jobs", "--team", team, "-o", "json")
         env = {
             "PATH": f"{self.folder / 'bin'}:/usr/bin:/bin",
             "HOME": str(self.folder),

@@ -48,6 +48,11 @@ CHECKPOINTS = "checkpoints"
 """Folder inside a job's folder for Ray Train's and Tune's checkpoints."""
 
 
+def feast(team: str) -> str:
+    """Folder of a team's own Feast registry and online store, where teams see only their own folders."""
+    return f"{team}/feast"
+
+
 def mlflow_artifacts() -> str:
     """Where the MLflow server keeps artifacts, below which it makes a folder per workspace."""
     return "mlflow"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import secrets
+from pathlib import Path
 from typing import Any
 
 from rayplane.errors import Conflict, Forbidden, InvalidInput, InvalidSpec, NotFound, Refused, Unauthenticated
 from rayplane.gateway.admission.env import check_env, check_values
 from rayplane.gateway.admission.roles import Principal, authorize
 from rayplane.gateway.admission.versions import declared_by, require_match
+from rayplane.gateway.backends.base import Capability
 from rayplane.gateway.store.objects import Change
 from rayplane.gateway.usecases import nodes, packages
 from rayplane.gateway.usecases.cluster import backend_of
@@ -365,7 +367,6 @@ def _context(holder: Object, platform: Platform) -> RunContext:
     """What all on a cluster is told, or all on the nodes of a job's or a service's own."""
     settings, team = platform.settings, holder.metadata.team or ""
     known = holder.status.get("environment")
-    home = settings.home_paths
     mlflow = None
     if settings.mlflow_url is not None:
         mlflow = MlflowAccess(tracking_uri=settings.mlflow_url, workspace=team)
@@ -376,9 +377,17 @@ def _context(holder: Object, platform: Platform) -> RunContext:
         storage_root=settings.root_uri,
         environment=None if known is None else Environment.model_validate(known),
         mlflow=mlflow,
-        feast=FeastAccess(
-            project=team.replace("-", "_"),
-            registry_url=settings.registry_url,
-            online_path=str(home.feast / "online" / f"{team}.db"),
-        ),
+        feast=_feast(holder, team, platform),
     )
+
+
+def _feast(holder: Object, team: str, platform: Platform) -> FeastAccess:
+    """One registry for all teams; where a team sees only its own folder of the storage root, one in there."""
+    settings = platform.settings
+    registry, online = settings.registry_url, settings.home_paths.feast / "online" / f"{team}.db"
+    backend = holder.spec.get("backend") or team_spec(platform.store.get("Team", "", team)).backend
+    own = platform.storage.local_path(layout.feast(team))
+    if own is not None and Capability.TEAM in platform.readers(backend).capabilities:
+        registry = settings.feast_registry_url or f"sqlite:///{own}/registry.db"
+        online = Path(own, "online.db")
+    return FeastAccess(project=team.replace("-", "_"), registry_url=registry, online_path=str(online))

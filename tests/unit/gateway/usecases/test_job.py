@@ -10,6 +10,7 @@ import pytest
 
 from rayplane.errors import Conflict, Forbidden, InvalidInput, InvalidSpec, NotFound, Refused, Unauthenticated
 from rayplane.gateway.admission.roles import Principal
+from rayplane.gateway.backends.base import Capability
 from rayplane.gateway.usecases import job, packages
 from rayplane.nouns.base import Object, check_name
 from rayplane.nouns.job import JobSpec
@@ -201,7 +202,6 @@ def test_a_worker_is_told_all_of_its_job_and_the_same_each_time(bench: Any, ada:
     bench.settle("Job", "nightly", "Running", run_id="r1")
     uid, principal = made.metadata.uid, bench.cluster_principal()
     told = job.run_context(f"{uid}-2", principal=principal, platform=bench.platform)
-    home = bench.platform.settings.home
     assert told.model_dump(exclude={"schema_version", "environment", "mlflow", "feast"}) == {
         "team": "growth",
         "cluster": "dev",
@@ -224,9 +224,19 @@ def test_a_worker_is_told_all_of_its_job_and_the_same_each_time(bench: Any, ada:
     assert told.environment == ENVIRONMENT
     assert told.mlflow is not None
     assert told.mlflow.workspace == "growth"
+    own = bench.platform.storage.local_path("growth/feast")
     assert told.feast is not None
-    assert told.feast.online_path == str(home / "feast" / "online" / "growth.db")
+    assert (told.feast.registry_url, told.feast.online_path) == (f"sqlite:///{own}/registry.db", f"{own}/online.db")
     assert job.run_context(f"{uid}-2", principal=principal, platform=bench.platform) == told
+
+
+def test_teams_that_share_a_host_share_a_feast_registry(bench: Any) -> None:
+    bench.backend.capabilities -= {Capability.TEAM}
+    home = bench.platform.settings.home_paths
+    told = job.run_context(None, principal=bench.cluster_principal(), platform=bench.platform).feast
+    assert told is not None
+    assert told.registry_url == f"sqlite:///{home.feast}/registry.db"
+    assert told.online_path == str(home.feast / "online" / "growth.db")
 
 
 def test_a_feast_project_has_no_hyphen(bench: Any) -> None:
