@@ -24,6 +24,7 @@ from rayplane.nouns.cluster import Lease
 from rayplane.nouns.dataset import DatasetVersion
 from rayplane.nouns.events import Edge
 from rayplane.nouns.job import TERMINAL
+from rayplane.nouns.why import Explanation
 from rayplane.processes import read_json
 from rayplane.settings import Home, find_home, read_secret
 
@@ -269,6 +270,10 @@ class Noun:
         """One object; raises NotFound."""
         return Object.model_validate(self._client.json("GET", self._path(team, name)))
 
+    def why(self, team: str, name: str) -> Explanation:
+        """What holds the object up, ranked; no causes if it is as wanted. Raises NotFound."""
+        return Explanation.model_validate(self._client.json("GET", f"{self._path(team, name)}/why"))
+
     def list(self, team: str, *, labels: Mapping[str, str] | None = None) -> list[Object]:
         """All objects of the team, oldest first."""
         params = {"label": [f"{k}={v}" for k, v in labels.items()]} if labels else {}
@@ -327,6 +332,10 @@ class Teams(Noun):
     def get(self, team: str, name: str | None = None) -> Object:
         """One team."""
         return super().get("", name or team)
+
+    def why(self, team: str, name: str | None = None) -> Explanation:
+        """What holds the team up."""
+        return super().why("", name or team)
 
     def list(self, team: str = "", *, labels: Mapping[str, str] | None = None) -> list[Object]:
         """All teams."""
