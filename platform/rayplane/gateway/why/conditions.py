@@ -82,10 +82,11 @@ def _told(facts: Facts, condition: Condition, default: str) -> Cause:
     if condition.reason == "OSError" and "No space left" in condition.message:
         code, remedy = _REASONS["StorageFull"]
     told = clip(condition.message, 600) or f"it is {facts.obj.status.get('phase', 'Pending')} ({condition.reason})"
+    name = f"'{facts.obj.metadata.team}/{facts.obj.metadata.name}'"
     names = {"team": facts.obj.metadata.team or facts.obj.metadata.name, "cluster": facts.obj.spec.get("cluster") or ""}
     return Cause(
         code=code,
-        sentence=f"{_capital(facts.where)}: {told}.",
+        sentence=f"{told}." if name in told else f"{_capital(facts.where)}: {told}.",
         remedy=remedy.format(**names),
         evidence=[clue_of(condition, facts)],
     )
