@@ -24,6 +24,7 @@ from rayplane.nouns.cluster import Lease
 from rayplane.nouns.dataset import DatasetVersion
 from rayplane.nouns.events import Edge
 from rayplane.nouns.job import TERMINAL
+from rayplane.nouns.plan import Plan
 from rayplane.nouns.why import Explanation
 from rayplane.processes import read_json
 from rayplane.settings import Home, find_home, read_secret
@@ -149,6 +150,22 @@ class Client:
         if dry_run:
             return planned
         return [self._put(item, self._uploaded_spec(item), dry_run=False) for item in wanted]
+
+    def plan(self, documents: list[Document], *, team: str | None = None) -> Plan:
+        """What applying the documents together would change, what forbids it, what it may cost; nothing is written.
+
+        ``team`` is for those that name none. A ``package`` that is a folder's path counts as uploaded.
+        """
+        wanted = [_Wanted.of(by_kind(document.kind), document, team) for document in documents]
+        sent = [
+            {
+                "kind": item.noun.kind,
+                "metadata": {"name": item.name, "labels": item.labels, **({"team": item.team} if item.team else {})},
+                "spec": self._known_spec(item),
+            }
+            for item in wanted
+        ]
+        return Plan.model_validate(self.json("POST", "/v1/plan", json_body={"documents": sent}))
 
     def lineage(self, team: str, node: str, direction: Literal["up", "down"] = "up") -> list[Edge]:
         """Edges reachable from a node."""
