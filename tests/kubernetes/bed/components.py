@@ -57,7 +57,7 @@ def etcd(program: Path, folder: Path, ports: Ports) -> Component:
         "--unsafe-no-fsync",
         "--quota-backend-bytes=4294967296",
     ]
-    return Component("etcd", argv, f"{client}/health")
+    return Component("etcd", argv, f"{client}/health", grace=1.0)
 
 
 def api_server(

@@ -6,6 +6,8 @@ Which nodes there are, and who plays the kubelet, is the levels' own.
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import secrets
 import shutil
@@ -28,6 +30,13 @@ from tests.kubernetes.bed.components import Component, Ports
 
 OPERATOR_NAMESPACE = "kuberay"
 OPERATOR = "kuberay-operator"
+
+_AUDIT_POLICY = {
+    "apiVersion": "audit.k8s.io/v1",
+    "kind": "Policy",
+    "omitStages": ["RequestReceived"],
+    "rules": [{"level": "Metadata"}],
+}
 
 Say = Callable[[str], None]
 
@@ -71,9 +80,7 @@ class ControlPlane(Access):
     def start_api(self, *, real_nodes: bool, audit: bool) -> None:
         """etcd and the API server; returns once it is ready."""
         policy = self.folder / "audit-policy.yaml"
-        policy.write_text(
-            "{apiVersion: audit.k8s.io/v1, kind: Policy, omitStages: [RequestReceived], rules: [{level: Metadata}]}"
-        )
+        policy.write_text(json.dumps(_AUDIT_POLICY))
         self.add(components.etcd(self.tools["etcd"], self.folder, self.ports))
         self.add(
             components.api_server(
@@ -172,15 +179,12 @@ class ControlPlane(Access):
 
     def expire_watches(self) -> None:
         """Make every resource version seen so far too old: a watch that resumes from one is answered 410."""
-        for _ in range(2):  # The newest revision is never compacted away: write one more.
-            self.api.apply(
-                {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default"}}, manager=secrets.token_hex(4)
-            )
-        url = f"http://127.0.0.1:{self.ports.etcd}/v3/kv"
-        header = httpx.post(f"{url}/range", json={"key": "AA=="}, timeout=10.0).raise_for_status().json()["header"]
-        httpx.post(
-            f"{url}/compaction", json={"revision": header["revision"], "physical": True}, timeout=30.0
-        ).raise_for_status()
+        # A key of our own, so that nothing of Kubernetes changes and its newest revision can go.
+        key = base64.b64encode(b"/rayplane-test-bed").decode()
+        with httpx.Client(base_url=f"http://127.0.0.1:{self.ports.etcd}/v3/kv", timeout=30.0, trust_env=False) as etcd:
+            written = etcd.post("/put", json={"key": key, "value": key}).raise_for_status().json()
+            revision = written["header"]["revision"]
+            etcd.post("/compaction", json={"revision": revision, "physical": True}).raise_for_status()
         # Its cache remembers more than etcd does.
         self.restart("kube-apiserver")
 

@@ -34,7 +34,7 @@ def cluster_causes(facts: Facts) -> list[Cause]:
     causes = [*silence(facts), *node_causes(facts.evidence, facts.where)]
     if status.phase == "Ready":
         # Its head serves: only what its workers lack is left to be told, and what the reconciler could not do.
-        causes = [c for c in causes if c.node != "head"]
+        causes = [c for c in causes if c.node != "head" and c.code != "operator-silent"]
         return ranked([*causes, *(c for c in of_conditions(facts) if c.code not in ("starting", "other"))])
     return ranked([*causes, *verdict_causes(facts.verdicts, facts.where), *of_conditions(facts)])
 

@@ -41,6 +41,10 @@ def container(fact: Evidence, where: str) -> Cause | None:
         sentence = f"{who} runs but does not answer its probe: {clip(said)}."
         remedy = "It may still be starting; if this goes on, see its log: kubectl logs."
         return cause("probe-failing", sentence, remedy, fact)
+    if fact.reason == "DashboardSilent":
+        sentence = f"{who} runs, but its dashboard does not answer: {clip(said)}."
+        remedy = "It may be busy; see that the gateway may reach the pod, and its log."
+        return cause("head-not-answering", sentence, remedy, fact)
     if fact.reason == "Terminating":
         sentence = f"{who} does not go: {clip(said)}."
         remedy = "See what its finalizers wait for, and whether its node and the operator run."

@@ -20,10 +20,16 @@ def refusal(fact: Evidence, where: str) -> Cause | None:
         sentence = f"The namespace of {where} is being deleted, and takes nothing new: {clip(fact.message)}."
         remedy = "Wait until it is gone; if a finalizer holds it, see what: kubectl get namespace -o yaml."
         return cause("namespace-terminating", sentence, remedy, fact)
-    if fact.source == "operator" and fact.reason == "Silent":
+    if fact.reason == "NamespaceMissing":
+        sentence = f"The team of {where} has no namespace: {clip(fact.message)}."
+        remedy = "It is made when the team is onboarded: rayplane why team/NAME says what that waits for."
+        return cause("team-not-onboarded", sentence, remedy, fact)
+    if fact.source == "operator" and fact.reason in ("Silent", "Down"):
         sentence = f"The KubeRay operator does not act on {where}: {clip(fact.message)}."
         remedy = "See that it runs: kubectl get pods -A -l app.kubernetes.io/name=kuberay-operator."
-        return cause("operator-silent", sentence, remedy, fact, likely=True)
+        return cause("operator-silent", sentence, remedy, fact, likely=fact.reason == "Silent")
+    if fact.source == "operator" and fact.reason not in ("ValidationFailed", "Failed") and "Invalid" not in fact.reason:
+        return None  # how a job or a service of its own went, its own status tells
     if fact.source == "operator":
         words = re.sub(r"^The Ray\w+ \w+ is invalid \S+:? ?", "", fact.message)
         sentence = f"The KubeRay operator refuses {where}: {clip(words)}."

@@ -23,7 +23,7 @@ def raycluster(*, age: float = 60, status: K8s | None = None, **spec: Any) -> K8
         "generation": 1,
         "creationTimestamp": ago(age),
         "managedFields": [
-            {"manager": "rayplane", "time": ago(age)},
+            {"manager": "rayplane", "time": ago(age), "fieldsV1": {"f:spec": {}}},
             {"manager": "ray-operator", "time": ago(1), "subresource": "status"},
         ],
     }

@@ -25,6 +25,9 @@ SILENCE = timedelta(seconds=20)
 LEAVING = timedelta(seconds=60)
 """How long something may take to go before its going is a fault."""
 
+OPERATOR_LEASE = "ray-operator-leader"
+"""The lease by which one of KubeRay's operators acts and the others wait."""
+
 _INVALID = ("InvalidRayCluster", "InvalidRayJob", "InvalidRayService")
 _REFUSED: dict[str, Literal["head", "worker"]] = {
     "FailedToCreateHeadPod": "head",
@@ -42,19 +45,25 @@ def evidence(
     quotas: Sequence[Resource] = (),
     *,
     now: datetime,
+    owner: Resource | None = None,
     workloads: Sequence[Resource] = (),
     namespace: Resource | None = None,
+    leases: Sequence[Resource] = (),
     demands: Sequence[str] = (),
 ) -> list[Evidence]:
     """Facts about one RayCluster, newest first, each once.
 
-    ``pods`` and ``events`` are those of its namespace that may concern it; ``workloads`` Kueue's of the cluster;
-    ``demands`` the lines that Ray's autoscaler reports as pending, such as ``{'CPU': 1.0}: 5+ pending tasks/actors``.
+    ``pods`` and ``events`` are those of its namespace that may concern it; ``owner`` is the RayJob or RayService that
+    it belongs to; ``workloads`` are Kueue's of the cluster; ``leases`` those of the operator's namespace; ``demands``
+    the lines that Ray's autoscaler reports as pending, such as ``{'CPU': 1.0}: 5+ pending tasks/actors``.
     """
     found: list[Evidence] = []
     live = [pod for pod in pods if not _is_old(pod)]
     if namespace is not None:
         found += _of_namespace(namespace, now)
+    found += [fact for lease in leases for fact in _of_lease(lease, now)]
+    if owner is not None:
+        found += _of_owner(owner, events, now)
     if cluster is not None:
         heard = _heard(cluster, live, events, now)
         found += _of_cluster(cluster, live, now)
@@ -80,6 +89,45 @@ def _of_namespace(namespace: Resource, now: datetime) -> list[Evidence]:
     ]
     message = f"The namespace has been going for {_seconds(now - since)}. {' '.join(left)}".strip()
     return [Evidence("cluster", f"namespace/{meta['name']}", "NamespaceTerminating", message, since)]
+
+
+def _of_lease(lease: Resource, now: datetime) -> list[Evidence]:
+    """That no operator holds the lease by which one of them acts."""
+    spec = lease.get("spec") or {}
+    renewed = instant(spec.get("renewTime"))
+    if lease["metadata"]["name"] != OPERATOR_LEASE or renewed is None:
+        return []
+    if now - renewed <= timedelta(seconds=int(spec.get("leaseDurationSeconds") or 15)) + SILENCE:
+        return []
+    message = f"No operator has renewed its lease for {_seconds(now - renewed)}."
+    return [Evidence("operator", f"lease/{OPERATOR_LEASE}", "Down", message, renewed)]
+
+
+def _of_owner(owner: Resource, events: Sequence[Resource], now: datetime) -> list[Evidence]:
+    """What the operator says of the RayJob or RayService whose nodes these are."""
+    meta, status = owner["metadata"], owner.get("status") or {}
+    about = f"{str(owner.get('kind', 'owner')).lower()}/{meta['name']}"
+    found = []
+    if status.get("jobDeploymentStatus") in ("ValidationFailed", "Failed"):
+        reason = str(status.get("reason") or status["jobDeploymentStatus"])
+        found.append(
+            Evidence("operator", about, reason, str(status.get("message") or ""), instant(status.get("endTime")))
+        )
+    for condition in status.get("conditions") or []:
+        refused = condition.get("reason") in ("ValidationFailed", "InitializingTimeout")
+        if condition.get("type") == "Ready" and condition.get("status") == "False" and refused:
+            at = instant(condition.get("lastTransitionTime"))
+            found.append(Evidence("operator", about, condition["reason"], str(condition.get("message") or ""), at))
+    for event in said(events, owner):
+        if event.is_warning and now - event.at <= RECENT and not found:
+            source: Literal["operator", "event"] = "operator" if event.reason.startswith(_INVALID) else "event"
+            found.append(Evidence(source, about, event.reason, event.message, event.at, event.count))
+    seen = status.get("jobDeploymentStatus") or status.get("conditions")
+    made = instant(meta.get("creationTimestamp")) or now
+    if not seen and not found and now - made > SILENCE:
+        message = f"It was made {_seconds(now - made)} ago and the operator has not looked at it."
+        found.append(Evidence("operator", about, "Silent", message, made))
+    return found
 
 
 def _of_cluster(cluster: Resource, pods: Sequence[Resource], now: datetime) -> list[Evidence]:
@@ -122,7 +170,9 @@ def _still_holds(event: Said, cluster: Resource, pods: Sequence[Resource], now: 
         return False
     if event.reason in _ENDED:
         # The operator takes away a pod whose Ray has ended and makes another: its words are all that is left.
-        return "ExitCode" in event.message and not any(_is_ready(p) for p in pods if _node(p) == _ENDED[event.reason])
+        return "ExitCode" in event.message and not any(
+            of_pods.is_ready(p) for p in pods if _node(p) == _ENDED[event.reason]
+        )
     if not event.is_warning:
         return False
     meta, status = cluster["metadata"], cluster.get("status") or {}
@@ -167,7 +217,7 @@ def _of_autoscaler(
     groups = (cluster.get("spec") or {}).get("workerGroupSpecs") or []
     about = f"raycluster/{cluster['metadata']['name']}"
     wanted, most = (sum(int(g.get(key) or 0) for g in groups) for key in ("replicas", "maxReplicas"))
-    ready = sum(_is_ready(pod) for pod in pods if _node(pod) == "worker")
+    ready = sum(of_pods.is_ready(pod) for pod in pods if _node(pod) == "worker")
     waiting = [line.strip() for line in demands if line.strip()]
     facts = [("Infeasible", line) for line in waiting if _is_infeasible(line, cluster)]
     rest = [line for line in waiting if ("Infeasible", line) not in facts]
@@ -242,11 +292,6 @@ def _node(pod: Resource) -> str:
     return str(pod["metadata"].get("labels", {}).get("ray.io/node-type", ""))
 
 
-def _is_ready(pod: Resource) -> bool:
-    conditions = pod.get("status", {}).get("conditions") or []
-    return any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions)
-
-
 def _is_old(pod: Resource) -> bool:
     """Whether a pod is none of the cluster's any more: it has ended well."""
     return str(pod.get("status", {}).get("phase")) == "Succeeded"
@@ -259,8 +304,9 @@ def _is_old_enough(pods: Sequence[Resource], now: datetime) -> bool:
 
 
 def _last_changed(meta: Resource) -> datetime | None:
-    """When somebody other than the operator's status writer last changed the object."""
-    times = [instant(f.get("time")) for f in meta.get("managedFields") or [] if f.get("subresource") != "status"]
+    """When its spec was last changed, by anyone; None where the API does not tell."""
+    fields = [f for f in meta.get("managedFields") or [] if "f:spec" in (f.get("fieldsV1") or {})]
+    times = [instant(f.get("time")) for f in fields]
     return max((at for at in times if at is not None), default=None)
 
 

@@ -48,6 +48,11 @@ def ray_resources(group: Resource | None) -> dict[str, float]:
     return {name: float(parse_quantity(value)) for name, value in found.items() if value is not None}
 
 
+def is_ready(pod: Resource) -> bool:
+    """Whether a pod's probes say that it answers."""
+    return bool(_condition(pod, "Ready").get("status") == "True")
+
+
 class _Speaker:
     """Makes facts about one pod."""
 
@@ -112,7 +117,7 @@ def _detail(message: str, events: Sequence[Said], container: str) -> tuple[str, 
 
 def _of_readiness(pod: Resource, events: Sequence[Said], say: _Speaker, found: Sequence[Evidence]) -> list[Evidence]:
     """Why a pod whose containers run is not ready: what its probes say."""
-    if found or _condition(pod, "Ready").get("status") == "True":
+    if found or is_ready(pod):
         return []
     # A worker waits for its head in an init container, whose probe tells nothing of its own.
     unready = [c for c in _statuses(pod) if not c.get("ready") and "running" in (c.get("state") or {})]
