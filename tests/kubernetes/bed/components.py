@@ -138,13 +138,14 @@ def operator(program: Path, kubeconfig: Path, ports: Ports, *, prefix: list[str]
         f"--health-probe-bind-address=127.0.0.1:{ports.operator}",
         f"--metrics-addr=127.0.0.1:{ports.operator_metrics}",
         "--log-stdout-encoder=console",
+        "--enable-leader-election=false",
     ]
     return Component(
         "ray-operator",
         argv,
         f"http://127.0.0.1:{ports.operator}/readyz",
         prefix=prefix,
-        env={"KUBECONFIG": str(kubeconfig), "POD_NAMESPACE": "kuberay"},
+        env={"KUBECONFIG": str(kubeconfig)},
     )
 
 
