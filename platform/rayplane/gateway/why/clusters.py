@@ -13,23 +13,27 @@ from rayplane.gateway.why.rank import ranked
 from rayplane.gateway.why.refusals import refusal
 from rayplane.gateway.why.scheduling import scheduling
 from rayplane.gateway.why.words import clip, clue
-from rayplane.nouns.base import Status
-from rayplane.nouns.cluster import ClusterSpec
+from rayplane.nouns.cluster import ClusterSpec, ClusterStatus
 from rayplane.nouns.why import Cause, Clue
 
 _RESUME = "Resume it: rayplane cluster apply {name} --team {team}, or any job for it."
 _SUSPENSION: dict[str, tuple[str, str, str]] = {
     "Idle": ("suspended-idle", "was suspended because nothing used it", _RESUME),
-    "LifetimeOver": ("lifetime-over", "has reached its longest life", "Apply it again with a longer 'max_lifetime'."),
+    "Lifetime": (
+        "lifetime-over",
+        "has reached its longest life and is being given back",
+        "Put its end off with 'rayplane cluster extend {name} --team {team}', or make another.",
+    ),
 }
 
 
 def cluster_causes(facts: Facts) -> list[Cause]:
     """Ranked; nothing for a cluster that is as wanted."""
-    status = Status.model_validate(facts.obj.status)
+    status = ClusterStatus.model_validate(facts.obj.status)
     if facts.obj.metadata.deleted_at is not None:
         return ranked([*_deleting(facts), *node_causes(facts.evidence, facts.where, going=True), *silence(facts)])
-    if ClusterSpec.model_validate(facts.obj.spec).suspended or status.phase == "Suspended":
+    wanted_down = ClusterSpec.model_validate(facts.obj.spec).suspended or status.suspension is not None
+    if wanted_down or status.phase == "Suspended":
         return ranked([_suspended(facts, status), *silence(facts)])
     causes = [*silence(facts), *node_causes(facts.evidence, facts.where)]
     if status.phase == "Ready":
@@ -90,11 +94,12 @@ def _deleting(facts: Facts) -> Iterator[Cause]:
     )
 
 
-def _suspended(facts: Facts, status: Status) -> Cause:
-    ready = status.condition("Ready")
-    reason = ready.reason if ready is not None else ""
-    code, words, remedy = _SUSPENSION.get(reason, ("suspended", "is suspended on request", _RESUME))
-    message = f" ({clip(ready.message)})" if ready is not None and reason in _SUSPENSION and ready.message else ""
+def _suspended(facts: Facts, status: ClusterStatus) -> Cause:
+    why = status.suspension
+    code, words, remedy = (
+        _SUSPENSION[why.reason] if why is not None else ("suspended", "is suspended on request", _RESUME)
+    )
+    message = f" ({clip(why.message)})" if why is not None and why.message else ""
     going = "" if status.phase == "Suspended" else " It is being taken down."
     name, team = facts.obj.metadata.name, facts.obj.metadata.team
     return Cause(

@@ -70,6 +70,9 @@ def _of_creation(fact: Evidence, where: str) -> Cause:
     if match := re.search(r'admission webhook "([^"]+)" denied the request: ?(.*)', said):
         sentence = f"{who} is denied by the admission webhook '{match[1]}': {clip(match[2])}."
         return cause("webhook-denied", sentence, "Ask whoever runs this policy.", fact)
+    if match := re.search(r"ValidatingAdmissionPolicy '([^']+)' with binding '[^']+' denied request: (.*)", said):
+        sentence = f"{who} is denied by the admission policy '{match[1]}': {clip(match[2])}."
+        return cause("webhook-denied", sentence, "Ask whoever runs this policy.", fact)
     if "because it is being terminated" in said:
         sentence = f"The namespace of {where} is being deleted, and takes nothing new."
         return cause("namespace-terminating", sentence, "Wait until it is gone.", fact)

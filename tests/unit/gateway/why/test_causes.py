@@ -175,12 +175,15 @@ def cluster(*, spec: dict[str, Any] | None = None, phase: str = "Starting", **mo
     status = Status(phase=phase, observed_generation=1)
     if condition := more.pop("condition", None):
         status.set_condition(*condition, 1)
+    given: dict[str, Any] = status.model_dump(mode="json")
+    if reason := more.pop("suspension", None):
+        given["suspension"] = {"reason": reason, "message": "for 30 m", "at": ago(9)}
     meta = {"name": "dev", "team": "growth", "uid": "u", "generation": 1, "created_at": NOW, "updated_at": NOW}
     return Object(
         kind=more.pop("kind", "Cluster"),
         metadata=Metadata(**{**meta, **more}),
         spec=spec or {},
-        status=status.model_dump(mode="json"),
+        status=given,
     )
 
 
@@ -188,11 +191,8 @@ STARTING = ("Ready", False, "Starting", "The Ray head is starting.")
 PLATFORM: list[tuple[Facts, str, str]] = [
     (Facts(cluster(condition=STARTING), NOW), "starting", "The Ray head is starting."),
     (Facts(cluster(spec={"suspended": True}, phase="Suspended"), NOW), "suspended", "suspended on request"),
-    (
-        Facts(cluster(phase="Suspended", condition=("Ready", False, "Idle", "nothing for 30 m")), NOW),
-        "suspended-idle",
-        "because nothing used it (nothing for 30 m)",
-    ),
+    (Facts(cluster(phase="Suspended", suspension="Idle"), NOW), "suspended-idle", "because nothing used it (for 30 m)"),
+    (Facts(cluster(phase="Ready", suspension="Lifetime"), NOW), "lifetime-over", "has reached its longest life"),
     (Facts(cluster(condition=STARTING), NOW, silence="the API server is away."), "backend-unreachable", "is away"),
     (Facts(cluster(), NOW, verdicts=[Verdict("preflight", "no disk.")]), "preflight", "no disk."),
     (Facts(cluster(), NOW, verdicts=[Verdict("quota", "cpu is full.", likely=True)]), "quota", "cpu is full."),
