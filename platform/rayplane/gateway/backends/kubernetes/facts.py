@@ -81,10 +81,10 @@ def _workloads(api: KubeApi, namespace: str, cluster: Object | None) -> list[Obj
 
 
 def _demands(cluster: Object | None, pods: Sequence[Object], token: Path) -> tuple[list[str], list[Evidence]]:
-    """(what Ray's work waits for, that Ray does not tell) of a cluster that may have more workers."""
-    groups = ((cluster or {}).get("spec") or {}).get("workerGroupSpecs") or []
+    """(what Ray's work waits for, that Ray does not tell) of a cluster whose workers come and go."""
+    autoscaled = ((cluster or {}).get("spec") or {}).get("enableInTreeAutoscaling")
     heads = [p for p in pods if p["metadata"]["labels"].get("ray.io/node-type") == "head" and is_ready(p)]
-    if not heads or not token.exists() or not any(group.get("maxReplicas") for group in groups):
+    if not heads or not token.exists() or not autoscaled:
         return [], []
     host = str(heads[0]["status"]["podIP"])
     host = f"[{host}]" if ":" in host else host
