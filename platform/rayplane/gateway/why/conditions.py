@@ -106,7 +106,15 @@ def _failed_look(facts: Facts, condition: Condition) -> Cause:
 def _unseen(facts: Facts, status: Status) -> Iterator[Cause]:
     meta = facts.obj.metadata
     written = meta.updated_at or facts.now
-    if status.observed_generation >= meta.generation or facts.now - written <= UNSEEN:
+    if status.observed_generation >= meta.generation:
+        return
+    if facts.now - written <= UNSEEN:
+        yield Cause(
+            code="starting",
+            sentence=f"{_capital(facts.where)} was written a moment ago and is about to be looked at.",
+            remedy="Wait.",
+            certainty="likely",
+        )
         return
     if status.phase in GOOD and facts.obj.kind == "Job":
         return
