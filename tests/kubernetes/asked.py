@@ -57,7 +57,7 @@ class Asked:
         """Let the platform's reconciler look at the cluster once."""
         self._reconciler.reconcile(self.platform.store.get_by_uid(ref.uid))
 
-    def make(self, ref: ClusterRef, change: Change) -> Object:
+    def make(self, ref: ClusterRef, change: Change, *, secrets: bool = True) -> Object:
         """Make a cluster's RayCluster as the platform would, but for a change that breaks it."""
         obj = self.platform.store.get_by_uid(ref.uid)
         spec = ClusterSpec.model_validate(obj.spec)
@@ -66,8 +66,8 @@ class Asked:
         manifest = raycluster.render(ref, spec, launch, self.backend._settings, self._root)
         change(manifest)
         made = self.api.apply(manifest)
-        # What the pods mount, so that only the change is at fault.
-        self.api.apply(raycluster.secret(ref, self.namespace, {"auth_token": "x" * 32}, made))
+        if secrets:  # what the pods mount, so that only the change is at fault
+            self.api.apply(raycluster.secret(ref, self.namespace, {"auth_token": "x" * 32}, made))
         return made
 
     def why(self, noun: str, name: str) -> Explanation:
@@ -99,6 +99,8 @@ class Asked:
             print(f"  {cause.code} ({cause.certainty}): {cause.sentence} -> {cause.remedy}")
             for clue in cause.evidence[:2]:
                 print(f"    {clue.source} {clue.about} {clue.reason} x{clue.count}: {clue.message[:300]}")
+        if answer.causes and answer.causes[0].code == "backend-unreachable":
+            return
         for pod in self.api.list("v1", "Pod", self.namespace):
             meta, status = pod["metadata"], pod["status"]
             print(f"    pod {meta['name']} {meta['uid']} on {pod['spec'].get('nodeName')}: {status.get('phase')}")

@@ -14,6 +14,7 @@ from tests.kubernetes import gateway
 from tests.kubernetes.asked import Asked, asked
 from tests.kubernetes.bed.api import Object, wait_for
 from tests.kubernetes.bed.level_a import LevelA
+from tests.kubernetes.support import restricted_pod
 
 SIZES = {
     "small": Size(cpu=1, memory=2**30),
@@ -151,12 +152,7 @@ def test_a_policy_that_denies_its_pods(own: Asked) -> None:
 
 
 def _denied(own: Asked) -> bool:
-    pod = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"generateName": "probe-", "namespace": own.namespace},
-        "spec": {"containers": [{"name": "main", "image": "x"}]},
-    }
+    pod = restricted_pod("probe", own.namespace, "x", ["true"])
     try:
         own.api.request("POST", own.api.path("v1", "Pod", namespace=own.namespace), params={"dryRun": "All"}, json=pod)
     except Exception as error:  # noqa: BLE001  # which refusal it is, is what is asked

@@ -48,10 +48,12 @@ def gather(api: KubeApi, settings: KubernetesSettings, ref: ClusterRef, *, token
     cluster = _newest(api.list(RAYCLUSTER, namespace, labels=mine).items)
     owners = [] if cluster is not None and _is_plain(cluster) else _owners(api, namespace, mine)
     now = datetime.now(UTC)
+    # The right to read events goes with the role binding, which is among the first to go with its namespace.
+    going = place["status"].get("phase") == "Terminating"
     found = evidence(
         cluster,
         pods,
-        api.list(EVENT, namespace).items,
+        [] if going else api.list(EVENT, namespace).items,
         api.list(QUOTA, namespace).items,
         owner=_newest(owners),
         workloads=_workloads(api, namespace, cluster),
