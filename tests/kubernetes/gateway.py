@@ -21,6 +21,7 @@ from rayplane.settings import GatewaySettings
 from rayplane.testing.backend_contract import BackendCase
 from tests.kubernetes.bed.access import Access
 from tests.kubernetes.bed.api import Api, Object, wait_for
+from tests.kubernetes.bed.level_a import HOLD
 
 ROLE = Path(__file__).parents[2] / "deploy" / "kubernetes" / "gateway-role.yaml"
 RAY = "ray.io/v1"
@@ -76,7 +77,7 @@ def refs(team: str | None = None) -> tuple[TeamRef, ClusterRef]:
     return TeamRef(name, secrets.token_hex(16)), ClusterRef(name, "dev", secrets.token_hex(16))
 
 
-def case_on(bed: Any, backend: KubernetesBackend, home: Path, **more: Any) -> BackendCase:
+def case_on(bed: Access, backend: KubernetesBackend, home: Path, **more: Any) -> BackendCase:
     """A case of the contract on a bed of level A, where the test plays the autoscaler."""
     team, ref = refs()
     namespace = f"rayplane-{team.name}"
@@ -87,7 +88,9 @@ def case_on(bed: Any, backend: KubernetesBackend, home: Path, **more: Any) -> Ba
         state = {"terminated": {"exitCode": 137, "reason": "OOMKilled", "finishedAt": "2026-01-01T00:00:00Z"}}
         status = {"name": "ray-head", "image": "x", "imageID": "", "ready": False, "restartCount": 0, "state": state}
         failed = {"phase": "Failed", "containerStatuses": [status]}
-        bed.set_pod_status(head["metadata"]["name"], namespace, failed)
+        name = head["metadata"]["name"]
+        api.patch("v1", "Pod", name, {"metadata": {"annotations": {HOLD: "yes"}}}, namespace)
+        api.patch_status("v1", "Pod", name, failed, namespace)
 
     def scale(ref: ClusterRef, workers: int) -> None:
         autoscale(api, ref, workers)

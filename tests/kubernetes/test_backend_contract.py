@@ -1,4 +1,4 @@
-"""The backend `kubernetes` against the contract of every backend, on a real API server and operator, by its own role."""
+"""The backend `kubernetes` against the contract of every backend: a real API server and operator, by its own role."""
 
 from __future__ import annotations
 

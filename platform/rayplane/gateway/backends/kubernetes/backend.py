@@ -13,11 +13,12 @@ import secrets
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
 
-from rayplane.errors import NotFound, Unavailable
+from rayplane.errors import Conflict, NotFound, Unavailable
 from rayplane.gateway.backends.base import (
     Capability,
     ClusterRef,
@@ -40,6 +41,8 @@ from rayplane.settings import GatewaySettings, read_secret, write_secret
 
 log = logging.getLogger(__name__)
 
+_ATTEMPTS = 4
+"""How often a change is tried while others change the same object."""
 _GONE_NODES = 64
 _GONE_FOR = timedelta(minutes=15)
 """How many nodes of a cluster that gave their place back are remembered, and for how long."""
@@ -168,23 +171,40 @@ class KubernetesBackend:
             self._delete(there)
             return
         manifest = raycluster.render(ref, spec, launch, self._settings, self._root, suspended=suspended)
+        current = there
         if there is None or there["drift"] or not _same(there, manifest, raycluster.ASKED_HASH):
-            if there is not None and not suspended:
-                manifest = raycluster.keeping_scale(manifest, there)
-            try:
-                # Whoever made one of that name by hand keeps it: only what is ours already is taken by force.
-                answer = self.api.apply(RAYCLUSTER, manifest, force=there is not None)
-            except NotFound as exc:
-                raise Unavailable(
-                    f"Namespace '{namespace}' of cluster '{ref}' is not there: {exc.detail}",
-                    remedy="It is made when the team is onboarded.",
-                ) from exc
-            log.info("cluster %s is applied: %s", ref, there["drift"] if there else "it was missing")
+            log.info("cluster %s is applied: %s", ref, there["drift"] or "it is changed" if there else "it is missing")
+            answer = self._create(ref, manifest) if there is None else self._change(ref, manifest, suspended=suspended)
             self._cache[RAYCLUSTER].learn(answer)
             current = raycluster.trim(answer)
-        else:
-            current = there
+        assert current is not None  # it was there, or was made
         self._put_secrets(ref, launch, current, new=there is None)
+
+    def _create(self, ref: ClusterRef, manifest: Object) -> Object:
+        try:
+            # Not by force: whoever made one of that name by hand keeps it.
+            return self.api.apply(RAYCLUSTER, manifest, force=False)
+        except NotFound as exc:
+            raise Unavailable(
+                f"The namespace of cluster '{ref}' is not there: {exc.detail}",
+                remedy="It is made when the team is onboarded.",
+            ) from exc
+
+    def _change(self, ref: ClusterRef, manifest: Object, *, suspended: bool) -> Object:
+        """Apply it over what is there. Where workers stay, so does their number, which is the autoscaler's."""
+        if suspended:
+            return self.api.apply(RAYCLUSTER, manifest)
+        for _ in range(_ATTEMPTS - 1):
+            with suppress(Conflict):
+                return self._change_once(ref, manifest)
+        return self._change_once(ref, manifest)
+
+    def _change_once(self, ref: ClusterRef, manifest: Object) -> Object:
+        # Its version changes with its status, faster than a watch tells.
+        now = self.api.get(RAYCLUSTER, ref.name, manifest["metadata"]["namespace"])
+        if not raycluster.is_of(now, ref) or now["metadata"].get("deletionTimestamp"):
+            raise Conflict(f"The RayCluster of '{ref}' is being replaced.", remedy="Look again, and repeat.")
+        return self.api.apply(RAYCLUSTER, raycluster.keeping_scale(manifest, now))
 
     def _put_secrets(self, ref: ClusterRef, launch: LaunchContext, cluster: Object, *, new: bool) -> None:
         """Give a RayCluster its Secret, and note on it that it has it: what is not noted is put right later."""
