@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,14 +59,16 @@ def install(bed: Access) -> Path:
 
 
 @contextmanager
-def backend_on(kubeconfig: Path, home: Path, **settings: Any) -> Iterator[KubernetesBackend]:
-    """The backend of a gateway with this home. ``settings`` are of RAYPLANE_KUBERNETES_*."""
+def backend_on(
+    kubeconfig: Path, home: Path, *, root: str = "s3://bucket/root", **settings: Any
+) -> Iterator[KubernetesBackend]:
+    """The backend of a gateway with this home and storage root. ``settings`` are of RAYPLANE_KUBERNETES_*."""
     with pytest.MonkeyPatch.context() as environment:
         given = {"kubeconfig": str(kubeconfig), "operator_namespace": "kuberay", "watch_patience": "3", **settings}
         for key, value in given.items():
             text = value if isinstance(value, str) else json.dumps(value)
             environment.setenv(f"RAYPLANE_KUBERNETES_{key.upper()}", text)
-        backend = KubernetesBackend(GatewaySettings(home=home, storage_root="s3://bucket/root"))
+        backend = KubernetesBackend(GatewaySettings(home=home, storage_root=root))
     try:
         yield backend
     finally:
@@ -85,7 +89,7 @@ def case_on(bed: Access, backend: KubernetesBackend, home: Path, **more: Any) ->
 
     def crash(ref: ClusterRef) -> None:
         (head,) = pods_of(api, ref, "head")
-        state = {"terminated": {"exitCode": 137, "reason": "OOMKilled", "finishedAt": "2026-01-01T00:00:00Z"}}
+        state = {"terminated": {"exitCode": 137, "reason": "OOMKilled", "finishedAt": _now()}}
         status = {"name": "ray-head", "image": "x", "imageID": "", "ready": False, "restartCount": 0, "state": state}
         failed = {"phase": "Failed", "containerStatuses": [status]}
         name = head["metadata"]["name"]
@@ -121,7 +125,7 @@ def case_on(bed: Access, backend: KubernetesBackend, home: Path, **more: Any) ->
         team_spec=TEAM_SPEC,
         disturb_team=disturb_team,
         team_leftovers=lambda team: place_of(api, team),
-        **{"patience": 30.0, **more},
+        **{"patience": float(os.environ.get("RAYPLANE_TEST_PATIENCE", "30")), **more},
     )
 
 
@@ -196,6 +200,10 @@ def gone(api: Api, team: TeamRef) -> None:
     """Have a team's namespace go, whatever is in it, and wait until it has."""
     api.delete("v1", "Namespace", f"rayplane-{team.name}")
     wait_for("namespace gone", lambda: api.get("v1", "Namespace", f"rayplane-{team.name}") is None, seconds=60)
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def _labels(obj: Mapping[str, Any]) -> dict[str, Any]:
