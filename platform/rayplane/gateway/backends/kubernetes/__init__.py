@@ -1,0 +1,1 @@
+"""Clusters on Kubernetes, made by KubeRay's operator from what this adapter applies."""
