@@ -6,10 +6,10 @@ BIN := .venv/bin
 STAMP := .venv/.set-up
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help setup tools demo down check test test-faults test-full bench lock format clean
+.PHONY: help setup tools kubernetes-tools demo down check test test-faults test-full test-kubernetes bench lock format clean
 
 help:  ## Say what there is
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 setup: $(STAMP)  ## Make .venv from the hashed lock (PYTHON=... chooses the interpreter)
 
@@ -18,6 +18,9 @@ $(STAMP): requirements.lock pyproject.toml deploy/tools/setup
 
 tools:  ## Find or fetch prometheus and alertmanager, without root
 	@deploy/tools/fetch
+
+kubernetes-tools:  ## Build a Kubernetes control plane, a node's parts and KubeRay's operator from Go modules; once
+	@tests/kubernetes/tools/build
 
 demo: setup  ## Run the main job end to end and leave the platform up
 	@deploy/tools/fetch prometheus || echo "demo: goes on without what is missing"
@@ -45,6 +48,9 @@ test-faults: setup  ## Processes killed under way
 test-full: setup  ## The tests on the full data
 	@deploy/tools/fetch prometheus || echo "test: goes on; tests of what is missing are skipped (in CI: fail)"
 	$(PYTEST) -m full
+
+test-kubernetes: setup kubernetes-tools  ## On a real API server, the real operator and, as root, a real node
+	$(PYTEST) -m kubernetes tests/kubernetes
 
 bench: setup  ## Measure every figure; each script prints JSON
 	@shopt -s nullglob; for script in benchmarks/*.py; do \

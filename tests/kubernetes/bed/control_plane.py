@@ -1,0 +1,273 @@
+"""A control plane as processes of this host: started, stopped one by one, taken down whole.
+
+It is what both levels share: etcd, API server, controllers, scheduler, the KubeRay operator as its own service account.
+Which nodes there are, and who plays the kubelet, is the levels' own.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+
+from rayplane import processes
+from rayplane.errors import Unavailable
+from tests.kubernetes.bed import certificates, components
+from tests.kubernetes.bed.access import Access, kubeconfig_of
+from tests.kubernetes.bed.api import Object, condition, tls, wait_for
+from tests.kubernetes.bed.components import Component, Ports
+
+OPERATOR_NAMESPACE = "kuberay"
+OPERATOR = "kuberay-operator"
+
+Say = Callable[[str], None]
+
+
+class ControlPlane(Access):
+    """A running control plane. ``kubeconfig`` is an admin's; ``api`` a client with it."""
+
+    def __init__(self, folder: Path, tools: dict[str, Path], *, address: str, say: Say) -> None:
+        """Prepare it in an empty folder. ``address`` is where the API server listens."""
+        super().__init__(folder / "admin.kubeconfig", folder)
+        self.tools = tools
+        self.address = address
+        self.say = say
+        self.keys = folder / "keys"
+        self.ports = Ports(*processes.free_ports(8))
+        self.server = f"https://{address}:{self.ports.api}"
+        self.mark = f"bed-{secrets.token_hex(4)}"
+        self.audit_log = folder / "audit.log"
+        self.records = folder / "processes"
+        self.authority = certificates.Authority(self.keys)
+        self._components: dict[str, Component] = {}
+
+    def make_keys(self) -> None:
+        """The API server's certificate and the kubeconfigs of the control plane."""
+        authority = self.authority
+        certificates.service_account_key(self.keys)
+        first_service = components.SERVICES.rpartition(".")[0] + ".1"
+        names = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"]
+        hosts = [*names, "localhost", "127.0.0.1", first_service, self.address]
+        authority.issue("api-server", user="kube-apiserver", hosts=list(dict.fromkeys(hosts)))
+        authority.issue("kubelet-client", user="kube-apiserver-kubelet-client", groups=["system:masters"])
+        self.kubeconfig_of_user(authority, self.kubeconfig, "rayplane-admin", "system:masters")
+        self.kubeconfig_of_user(authority, self.keys / "controllers.kubeconfig", "system:kube-controller-manager")
+        self.kubeconfig_of_user(authority, self.keys / "scheduler.kubeconfig", "system:kube-scheduler")
+
+    def kubeconfig_of_user(self, authority: certificates.Authority, path: Path, user: str, *groups: str) -> Path:
+        """A kubeconfig with a certificate for a user."""
+        pair = authority.issue(path.stem, user=user, groups=groups)
+        return kubeconfig_of(path, server=self.server, authority=authority.certificate, certificate=pair)
+
+    def start_api(self, *, real_nodes: bool, audit: bool) -> None:
+        """etcd and the API server; returns once it is ready."""
+        policy = self.folder / "audit-policy.yaml"
+        policy.write_text(
+            "{apiVersion: audit.k8s.io/v1, kind: Policy, omitStages: [RequestReceived], rules: [{level: Metadata}]}"
+        )
+        self.add(components.etcd(self.tools["etcd"], self.folder, self.ports))
+        self.add(
+            components.api_server(
+                self.tools["kube-apiserver"],
+                self.keys,
+                self.ports,
+                address=self.address,
+                real_nodes=real_nodes,
+                audit=(policy, self.audit_log) if audit else None,
+            )
+        )
+        # The API server waits for etcd by itself, and its own start takes longest.
+        self.launch("etcd")
+        self.launch("kube-apiserver")
+        self._wait("etcd")
+        self._wait("kube-apiserver")
+
+    def start_controllers(self) -> None:
+        """The controllers and the scheduler; returns at once."""
+        self.add(components.controller_manager(self.tools["kube-controller-manager"], self.keys, self.ports))
+        self.add(components.scheduler(self.tools["kube-scheduler"], self.keys, self.ports))
+        self.launch("kube-controller-manager")
+        self.launch("kube-scheduler")
+
+    def install_kuberay(self) -> None:
+        """KubeRay's CRDs, and the role that its operator has; returns once the CRDs are established."""
+        crds = [self.api.apply(yaml.safe_load(path.read_text())) for path in sorted(self.tools["crds"].glob("*.yaml"))]
+        role = yaml.safe_load((self.tools["rbac"] / "role.yaml").read_text())
+        account = {"name": OPERATOR, "namespace": OPERATOR_NAMESPACE}
+        for manifest in (
+            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": OPERATOR_NAMESPACE}},
+            {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": account},
+            role,
+            {
+                "apiVersion": "rbac.authorization.k8s.io/v1",
+                "kind": "ClusterRoleBinding",
+                "metadata": {"name": OPERATOR},
+                "roleRef": {
+                    "apiGroup": "rbac.authorization.k8s.io",
+                    "kind": "ClusterRole",
+                    "name": role["metadata"]["name"],
+                },
+                "subjects": [{"kind": "ServiceAccount", **account}],
+            },
+        ):
+            self.api.apply(manifest)
+        for crd in crds:
+            name = crd["metadata"]["name"]
+            wait_for(f"CRD {name} established", partial(self._established, name), seconds=30.0)
+
+    def start_operator(self, *, prefix: list[str] | None = None) -> None:
+        """The KubeRay operator; returns at once."""
+        config = self.kubeconfig_for(OPERATOR, OPERATOR_NAMESPACE)
+        self.add(components.operator(self.tools["ray-operator"], config, self.ports, prefix=prefix or []))
+        self.launch("ray-operator")
+
+    def start(self, name: str) -> None:
+        """Start a component that was stopped; returns once it is well."""
+        self.launch(name)
+        self._wait(name)
+
+    def stop(self, name: str, *, grace: float | None = None) -> None:
+        """Stop a component; one that is down is success. ``grace`` is in seconds; 0 kills it."""
+        record = processes.load(name, self.records)
+        if record is not None:
+            processes.stop(record, grace=self._components[name].grace if grace is None else grace)
+            processes.forget(name, self.records)
+
+    def restart(self, name: str) -> None:
+        """Stop and start a component."""
+        self.stop(name)
+        self.start(name)
+
+    @contextmanager
+    def without(self, name: str) -> Iterator[None]:
+        """Stop a component for the time of the block, and start it again whatever happens."""
+        self.stop(name)
+        try:
+            yield
+        finally:
+            self.start(name)
+
+    def running(self, name: str) -> bool:
+        """Whether a component's process lives."""
+        record = processes.load(name, self.records)
+        return record is not None and processes.alive(record)
+
+    def pid(self, name: str) -> int | None:
+        """The process of a component, if it is up: for what it takes of memory and time."""
+        record = processes.load(name, self.records)
+        return record.pid if record is not None else None
+
+    def log(self, name: str) -> Path:
+        """What a component has printed."""
+        return self.folder / "logs" / f"{name}.log"
+
+    def expire_watches(self) -> None:
+        """Make every resource version seen so far too old: a watch that resumes from one is answered 410."""
+        for _ in range(2):  # The newest revision is never compacted away: write one more.
+            self.api.apply(
+                {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default"}}, manager=secrets.token_hex(4)
+            )
+        url = f"http://127.0.0.1:{self.ports.etcd}/v3/kv"
+        header = httpx.post(f"{url}/range", json={"key": "AA=="}, timeout=10.0).raise_for_status().json()["header"]
+        httpx.post(
+            f"{url}/compaction", json={"revision": header["revision"], "physical": True}, timeout=30.0
+        ).raise_for_status()
+        # Its cache remembers more than etcd does.
+        self.restart("kube-apiserver")
+
+    def add(self, component: Component) -> None:
+        """Know a component, which ``start`` then starts."""
+        self._components[component.name] = component
+
+    def wait(self, *names: str) -> None:
+        """Return once the components are well."""
+        for name in names:
+            self._wait(name)
+
+    def close(self) -> None:
+        """Stop every process and remove the folder. Raises Unavailable if a process does not end."""
+        super().close()
+        with ExitStack() as last:
+            last.callback(shutil.rmtree, self.folder, ignore_errors=True)
+            # Who watches the API server goes before it, or it waits for them.
+            for name in reversed(list(self._components)):
+                self.stop(name, grace=2.0)
+            processes.stop_marked(self.mark, grace=2.0)
+
+    def left_over(self) -> list[str]:
+        """What is left of it, for a person to read: nothing, once it is closed."""
+        left = [f"process {pid}" for pid in processes.marked(self.mark)]
+        return left + ([f"folder {self.folder}"] if self.folder.exists() else [])
+
+    def launch(self, name: str) -> None:
+        """Start a component; returns at once."""
+        component = self._components[name]
+        processes.start(
+            name,
+            [*component.prefix, *component.argv],
+            mark=f"{self.mark}/{name}",
+            log=self.log(name),
+            records=self.records,
+            env={**_environment(), **component.env},
+        )
+
+    def _wait(self, name: str) -> None:
+        component = self._components[name]
+        began = time.monotonic()
+        with httpx.Client(verify=self._trust(component), timeout=5.0, trust_env=False) as client:
+            while not _well(client, component.health):
+                if not self.running(name):
+                    raise Unavailable(f"{name} ended while it started.", remedy=f"Its log ends: {self._tail(name)}")
+                if time.monotonic() - began > component.seconds:
+                    raise Unavailable(
+                        f"{name} is not well after {component.seconds:.0f} s.",
+                        remedy=f"Its log ends: {self._tail(name)}",
+                    )
+                time.sleep(0.05)
+        self.say(f"{name} is well")
+
+    def _trust(self, component: Component) -> Any:
+        # Controllers and scheduler make their own certificates, which only their health check uses.
+        if component.name != "kube-apiserver":
+            return False
+        return tls(
+            certificate_authority=self.keys / "ca.crt", certificate=(self.keys / "admin.crt", self.keys / "admin.key")
+        )
+
+    def _tail(self, name: str) -> str:
+        path = self.log(name)
+        return path.read_text(errors="replace")[-2000:] if path.exists() else "(no log)"
+
+    def _established(self, name: str) -> Object | None:
+        found = self.api.get("apiextensions.k8s.io/v1", "CustomResourceDefinition", name)
+        return found if condition(found, "Established") == "True" else None
+
+
+def _well(client: httpx.Client, url: str) -> bool:
+    try:
+        return client.get(url).is_success
+    except httpx.TransportError:
+        return False
+
+
+def _environment() -> dict[str, str]:
+    """This process's, without what would make a component speak to something else."""
+    dropped = (
+        "KUBECONFIG",
+        "KUBERNETES_SERVICE_HOST",
+        "KUBERNETES_SERVICE_PORT",
+        "http_proxy",
+        "https_proxy",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+    )
+    return {name: value for name, value in os.environ.items() if name not in dropped}

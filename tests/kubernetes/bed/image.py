@@ -1,0 +1,247 @@
+"""Make the image of Ray's pods without Docker or a registry: Debian's Python, the locked packages, rayplane's wheel.
+
+It is an OCI image of two layers. The base (Debian and the packages, 1.6 GB) is named by the lock and made once, in
+minutes; what a change of the code makes anew is the small one on top. Both are kept in the cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+REPOSITORY = "rayplane.test/ray"
+PAUSE = "rayplane.test/pause:1"
+
+_SOURCE = Path(__file__).parents[3]
+_EXTRAS = ("runtime", "flights")
+_SUITE, _PYTHON = "bookworm", "3.11"
+_PACKAGES = "/usr/local/lib/python3.11/dist-packages"
+# wget is what KubeRay's probes of Serve call; libgomp is what XGBoost and scikit-learn are linked with.
+_DEBIAN = "python3,wget,ca-certificates,libgomp1"
+_UNNEEDED = (
+    "usr/share/doc",
+    "usr/share/man",
+    "usr/share/locale",
+    "usr/share/info",
+    "var/cache/apt",
+    "var/lib/apt/lists",
+)
+_LAYER = "application/vnd.oci.image.layer.v1.tar"
+_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image in the cache: its reference, the digest of its manifest, and all of its blobs."""
+
+    reference: str
+    digest: str
+    blobs: dict[str, Path | bytes]
+
+    def write(self, stream: IO[bytes]) -> None:
+        """Write it as an OCI archive, such as `ctr images import` reads."""
+        manifest = self.blobs[self.digest]
+        assert isinstance(manifest, bytes)
+        annotations = {"io.containerd.image.name": self.reference, "org.opencontainers.image.ref.name": self.reference}
+        entry = {"mediaType": _MANIFEST, "digest": self.digest, "size": len(manifest), "annotations": annotations}
+        files: dict[str, Path | bytes] = {
+            "oci-layout": b'{"imageLayoutVersion":"1.0.0"}',
+            "index.json": json.dumps({"schemaVersion": 2, "manifests": [entry]}).encode(),
+            **{f"blobs/{digest.replace(':', '/')}": blob for digest, blob in self.blobs.items()},
+        }
+        with tarfile.open(fileobj=stream, mode="w|") as archive:
+            for name, content in files.items():
+                _add(archive, name, content)
+
+
+def ray_image(cache: Path, *, debootstrap: Path, say: Say) -> Image:
+    """The image of this tree, made as far as the cache lacks it. Its tag is named by its content."""
+    layers = [_base(cache, debootstrap, say), _rayplane(cache)]
+    config = {
+        "User": "1000:1000",
+        "WorkingDir": "/home/ray",
+        "Env": ["PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/home/ray", "LANG=C.UTF-8"],
+        "Cmd": ["/bin/bash"],
+    }
+    return _image(REPOSITORY, layers, config)
+
+
+def pause_image(cache: Path, program: Path) -> Image:
+    """The image of the first container of each pod: one static program."""
+
+    def fill(archive: tarfile.TarFile) -> None:
+        _add(archive, "pause", program.read_bytes(), mode=0o755)
+
+    key = hashlib.sha256(program.read_bytes()).hexdigest()[:16]
+    return _image(PAUSE, [_layer(cache, f"pause-{key}", fill)], {"Entrypoint": ["/pause"], "User": "65535:65535"})
+
+
+def _base(cache: Path, debootstrap: Path, say: Say) -> Path:
+    recipe = json.dumps([_SUITE, _PYTHON, _PACKAGES, _DEBIAN, _UNNEEDED, _EXTRAS, sys.version_info[:2]])
+    asked = re.findall(
+        r"^(?:runtime|flights) = \[.*?\]", (_SOURCE / "pyproject.toml").read_text(), re.DOTALL | re.MULTILINE
+    )
+    lock = (_SOURCE / "requirements.lock").read_text()
+    key = hashlib.sha256("\n".join([recipe, *asked, lock]).encode()).hexdigest()[:16]
+
+    def fill(archive: tarfile.TarFile) -> None:
+        with tempfile.TemporaryDirectory(dir=cache, prefix=".root-") as made:
+            root = Path(made)
+            say("image: Debian's Python (about a minute)")
+            _run([str(debootstrap), "--variant=minbase", f"--include={_DEBIAN}", _SUITE, str(root)])
+            say("image: the locked packages (about a minute)")
+            _install(root, lock)
+            _finish(root)
+            say("image: its base layer")
+            archive.add(root, arcname=".", filter=_owned)
+
+    return _layer(cache, f"base-{key}", fill)
+
+
+def _install(root: Path, lock: str) -> None:
+    """What the extras need, in the lock's versions and by its hashes, for the Python of the image."""
+    uv = [sys.executable, "-m", "uv", "pip"]
+    extras = [f"--extra={extra}" for extra in _EXTRAS]
+    quiet = ["--quiet", "--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links"]
+    python = f"--python-version={_PYTHON}"
+    names = _run([*uv, "compile", *quiet, python, "--constraint=requirements.lock", *extras, "pyproject.toml"])
+    wanted = {line.partition("==")[0].strip() for line in names.splitlines() if "==" in line}
+    # A line that begins in the first column begins a package; its hashes are indented.
+    blocks = re.split(r"\n(?=\S)", lock)
+    pinned = [block for block in blocks if re.split(r"[=\[ ]", block, maxsplit=1)[0] in wanted]
+    target = root / _PACKAGES.lstrip("/")
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as requirements:
+        requirements.write("\n".join(pinned))
+        requirements.flush()
+        # Whoever runs in a pod can't write there: without bytecode each process would compile anew.
+        bytecode = ["--compile-bytecode"] if sys.version_info[:2] == (3, 11) else []
+        checked = ["--quiet", "--no-deps", "--require-hashes", f"--requirements={requirements.name}"]
+        _run([*uv, "install", *checked, python, *bytecode, f"--target={target}"])
+    for script in (target / "bin").iterdir():
+        content = script.read_bytes()
+        if content.startswith(b"#!") and b"python" in content.partition(b"\n")[0]:
+            script.write_bytes(b"#!/usr/bin/python3\n" + content.partition(b"\n")[2])
+        shutil.move(script, root / "usr/local/bin" / script.name)
+
+
+def _finish(root: Path) -> None:
+    (root / "usr/local/bin/python").symlink_to("/usr/bin/python3")
+    with (root / "etc/passwd").open("a") as users:
+        users.write("ray:x:1000:1000::/home/ray:/bin/bash\n")
+    with (root / "etc/group").open("a") as groups:
+        groups.write("ray:x:1000:\n")
+    (root / "home/ray").mkdir()
+    for name in _UNNEEDED:
+        shutil.rmtree(root / name, ignore_errors=True)
+
+
+def _rayplane(cache: Path) -> Path:
+    with tempfile.TemporaryDirectory() as folder:
+        _run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder])
+        [wheel] = Path(folder).glob("*.whl")
+        with zipfile.ZipFile(wheel) as packed:
+            files = {name: packed.read(name) for name in sorted(packed.namelist()) if not name.endswith("/")}
+    key = hashlib.sha256(b"".join(name.encode() + b"\0" + hashlib.sha256(files[name]).digest() for name in files))
+
+    def fill(archive: tarfile.TarFile) -> None:
+        for name, content in files.items():
+            _add(archive, f"{_PACKAGES.lstrip('/')}/{name}", content)
+
+    return _layer(cache, f"rayplane-{key.hexdigest()[:16]}", fill)
+
+
+def _layer(cache: Path, name: str, fill: Callable[[tarfile.TarFile], None]) -> Path:
+    """The tar of a layer, made if it is not there; named once it is whole."""
+    path = cache / f"{name}.tar"
+    if not path.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=cache, prefix=".partial-", delete=False) as partial:
+            try:
+                with tarfile.open(fileobj=partial, mode="w") as archive:
+                    fill(archive)
+            except BaseException:
+                os.unlink(partial.name)
+                raise
+        os.replace(partial.name, path)
+        (cache / f"{name}.sha256").write_text(_digest(path))
+    return path
+
+
+def _image(repository: str, layers: list[Path], config: dict[str, Any]) -> Image:
+    digests = [(layer.with_suffix(".sha256")).read_text() for layer in layers]
+    described = json.dumps(
+        {
+            "architecture": "amd64" if os.uname().machine == "x86_64" else "arm64",
+            "os": "linux",
+            "config": config,
+            "rootfs": {"type": "layers", "diff_ids": digests},
+        }
+    ).encode()
+    manifest = json.dumps(
+        {
+            "schemaVersion": 2,
+            "mediaType": _MANIFEST,
+            "config": _descriptor("application/vnd.oci.image.config.v1+json", described),
+            "layers": [
+                {"mediaType": _LAYER, "digest": digest, "size": layer.stat().st_size}
+                for layer, digest in zip(layers, digests, strict=True)
+            ],
+        }
+    ).encode()
+    digest = _digest(manifest)
+    blobs: dict[str, Path | bytes] = {digest: manifest, _digest(described): described}
+    blobs |= dict(zip(digests, layers, strict=True))
+    tagged = repository if ":" in repository else f"{repository}:{digest.removeprefix('sha256:')[:12]}"
+    return Image(tagged, digest, blobs)
+
+
+def _descriptor(kind: str, content: bytes) -> dict[str, Any]:
+    return {"mediaType": kind, "digest": _digest(content), "size": len(content)}
+
+
+def _digest(content: Path | bytes) -> str:
+    if isinstance(content, bytes):
+        return f"sha256:{hashlib.sha256(content).hexdigest()}"
+    with content.open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def _add(archive: tarfile.TarFile, name: str, content: Path | bytes, *, mode: int = 0o644) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.mode = mode
+    if isinstance(content, bytes):
+        entry.size = len(content)
+        archive.addfile(entry, io.BytesIO(content))
+    else:
+        entry.size = content.stat().st_size
+        with content.open("rb") as file:
+            archive.addfile(entry, file)
+
+
+def _owned(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+    if entry.name == "./home/ray":
+        entry.uid = entry.gid = 1000
+        entry.uname = entry.gname = ""
+    return entry
+
+
+def _run(argv: list[str]) -> str:
+    done = subprocess.run(argv, cwd=_SOURCE, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(argv[:6])} failed: {(done.stdout + done.stderr)[-3000:]}")
+    return done.stdout

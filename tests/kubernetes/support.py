@@ -1,0 +1,110 @@
+"""What several of the Kubernetes tests make: a namespace for a while, a plain RayCluster. No rayplane in it."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from tests.kubernetes.bed.api import Api, Object
+
+_POD_SECURITY = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+_CONTAINER_SECURITY = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+
+
+@contextmanager
+def namespace(api: Api, *, labels: Mapping[str, str] | None = None) -> Iterator[str]:
+    """A namespace for the time of the block; its deletion is only asked for, and takes everything in it."""
+    name = f"t-{secrets.token_hex(4)}"
+    api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": dict(labels or {})}})
+    try:
+        yield name
+    finally:
+        api.delete("v1", "Namespace", name)
+
+
+def head_and_workers(name: str, where: str, *, image: str, workers: int) -> Object:
+    """A RayCluster as KubeRay's documentation shows it, without autoscaler."""
+    room = {"cpu": "500m", "memory": "1Gi"}
+
+    def template(container: str) -> Object:
+        return {
+            "spec": {
+                "containers": [{"name": container, "image": image, "resources": {"requests": room, "limits": room}}]
+            }
+        }
+
+    return {
+        "apiVersion": "ray.io/v1",
+        "kind": "RayCluster",
+        "metadata": {"name": name, "namespace": where},
+        "spec": {
+            "rayVersion": "2.60.0",
+            "headGroupSpec": {"rayStartParams": {}, "template": template("ray-head")},
+            "workerGroupSpecs": [
+                {
+                    "groupName": "workers",
+                    "replicas": workers,
+                    "minReplicas": workers,
+                    "maxReplicas": workers,
+                    "rayStartParams": {},
+                    "template": template("ray-worker"),
+                }
+            ],
+        },
+    }
+
+
+def restricted_pod(
+    name: str, where: str, image: str, command: list[str], *, labels: Mapping[str, str] | None = None
+) -> Object:
+    """A pod that a restricted namespace takes, running one command once."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": where, "labels": dict(labels or {})},
+        "spec": {
+            "restartPolicy": "Never",
+            "securityContext": _POD_SECURITY,
+            "containers": [
+                {"name": "main", "image": image, "command": command, "securityContext": _CONTAINER_SECURITY}
+            ],
+        },
+    }
+
+
+def autoscaled(name: str, where: str, *, image: str, most: int, idle_seconds: int) -> Object:
+    """A RayCluster with token authentication whose workers come and go, from zero; nothing runs on its head."""
+
+    def template(container: str, memory: str) -> Object:
+        room = {"requests": {"cpu": "200m", "memory": memory}, "limits": {"cpu": "1", "memory": memory}}
+        described = {"name": container, "image": image, "resources": room, "securityContext": _CONTAINER_SECURITY}
+        return {"spec": {"securityContext": _POD_SECURITY, "containers": [described]}}
+
+    return {
+        "apiVersion": "ray.io/v1",
+        "kind": "RayCluster",
+        "metadata": {"name": name, "namespace": where},
+        "spec": {
+            "rayVersion": "2.60.0",
+            "authOptions": {"mode": "token"},
+            "enableInTreeAutoscaling": True,
+            "autoscalerOptions": {
+                "version": "v2",
+                "idleTimeoutSeconds": idle_seconds,
+                "securityContext": _CONTAINER_SECURITY,
+                "resources": {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"cpu": "1", "memory": "1Gi"}},
+            },
+            "headGroupSpec": {"rayStartParams": {"num-cpus": "0"}, "template": template("ray-head", "3Gi")},
+            "workerGroupSpecs": [
+                {
+                    "groupName": "workers",
+                    "replicas": 0,
+                    "minReplicas": 0,
+                    "maxReplicas": most,
+                    "rayStartParams": {},
+                    "template": template("ray-worker", "2Gi"),
+                }
+            ],
+        },
+    }

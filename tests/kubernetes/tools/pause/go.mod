@@ -1,0 +1,3 @@
+module rayplane.example/tests/kubernetes/tools/pause
+
+go 1.26
