@@ -63,9 +63,15 @@ def check(manifest: dict[str, Any], crd: dict[str, Any], *, old: dict[str, Any] 
     found += schema.twice(stored, node)
     if not any(finding.rule in BLOCKING or finding.rule == "metadata.type" for finding in found):
         found += cel.broken(stored, node, old=ABSENT if before is None else before)
+        said = {finding.path for finding in found if finding.rule != "schema.unknown-field"}
         for rules in _RULES.get((group, kind.name), ()):
-            found += rules(stored, before)
+            found += (finding for finding in rules(stored, before) if not _is_said(finding.path, said))
     return list(dict.fromkeys(found))
+
+
+def _is_said(path: str, said: set[str]) -> bool:
+    """Whether the schema says already that a value, or what it stands in, is wrong: once is enough."""
+    return any(path == each or (each and path.startswith((f"{each}.", f"{each}["))) for each in said)
 
 
 def preflight(

@@ -51,7 +51,7 @@ def wrong(template: dict[str, Any], path: str) -> Iterator[Finding]:
 
 def _containers(spec: dict[str, Any], path: str) -> Iterator[Finding]:
     volumes = [each.get("name", "") for each in spec.get("volumes") or []]
-    seen: set[str] = set()
+    before = {each.get("name") for each in spec.get("initContainers") or []}
     for kind in ("initContainers", "containers"):
         for index, container in enumerate(spec.get(kind) or []):
             where = item(child(path, kind), index)
@@ -59,10 +59,9 @@ def _containers(spec: dict[str, Any], path: str) -> Iterator[Finding]:
             if said := names.label_1123(name):
                 message = f"the name {shown(name)} {said}"
                 yield Finding(child(where, "name"), "pod.container-name", message, names.LABEL_1123_REMEDY)
-            elif name in seen:
-                message = f"another container is called '{name}' too"
+            elif kind == "containers" and name in before:
+                message = f"another container, that runs before, is called '{name}' too"
                 yield Finding(child(where, "name"), "pod.container-twice", message, "Give each its own name.")
-            seen.add(name)
             yield from _container(container, volumes, where)
 
 

@@ -124,7 +124,7 @@ def _deletion(spec: Object, path: str) -> Iterator[Finding]:
         yield Finding(child(where, "deletionRules"), "ray.rules-and-shutdown", message, remedy)
     if rules:
         yield from _rules(rules, spec, child(where, "deletionRules"))
-    else:
+    elif strategy.get("deletionRules") is None:
         yield from _legacy(strategy, spec, where)
 
 
