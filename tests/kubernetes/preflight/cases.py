@@ -38,8 +38,8 @@ def cases() -> list[Case]:
     made = [*_own_cases(), *_updates(), *_sample_cases()]
     for number, case in enumerate(made):
         for thing in filter(None, (case.manifest, case.old)):
-            meta = thing.get("metadata")
-            if isinstance(meta, dict) and meta.get("name") == "shape":
+            meta = thing["metadata"]
+            if case.sample or meta.get("name") == "shape":
                 meta["name"] = f"c{number:03d}"
     return made
 
@@ -135,7 +135,7 @@ _SCHEMA: tuple[tuple[Any, ...], ...] = (
     ("cluster", "schema.required", ("spec.headGroupSpec", DROP)),
     ("cluster", "schema.required", (f"{HEAD}", DROP)),
     ("cluster", "schema.required", (f"{WORKER}.groupName", DROP)),
-    ("cluster", "schema.required", (f"{WORKER}.groupName", None)),
+    ("cluster", "schema.null", (f"{WORKER}.groupName", None)),
     ("cluster", "schema.required", (f"{MAIN}.name", DROP)),
     ("cluster", "schema.required", (f"{MAIN}.ports[0].containerPort", DROP)),
     ("service", "schema.required", ("spec.rayClusterConfig", DROP)),
@@ -178,7 +178,7 @@ _SCHEMA: tuple[tuple[Any, ...], ...] = (
     ("rules", "cel", ("spec.deletionStrategy.deletionRules[0].condition", {"ttlSeconds": 3})),
     ("rules", "cel", ("spec.deletionStrategy.deletionRules[0].condition.jobDeploymentStatus", "Failed")),
     ("rules", "cel", ("spec.deletionStrategy", {})),
-    ("cluster", FINE, ("spec.suspend", None)),
+    ("cluster", "schema.null", ("spec.suspend", None)),
     ("cluster", FINE, (f"{WORKER}.minReplicas", None)),
     ("cluster", FINE, (f"{WORKER}.minReplicas", DROP), (f"{WORKER}.maxReplicas", DROP)),
     ("cluster", FINE, (f"{WORKER}.replicas", 2.0)),
@@ -191,7 +191,7 @@ _SCHEMA: tuple[tuple[Any, ...], ...] = (
     ("cluster", FINE, ("spec.workerGroupSpecs", DROP)),
     ("cluster", FINE, ("status", {"state": "ready"})),
     ("cluster", FINE, ("spec.managedBy", "kueue.x-k8s.io/multikueue")),
-    ("job", FINE, ("spec.deletionStrategy", None)),
+    ("job", "schema.null", ("spec.deletionStrategy", None)),
     ("job", FINE, ("spec.preRunningDeadlineSeconds", 1)),
 )
 

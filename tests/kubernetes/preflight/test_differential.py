@@ -72,7 +72,8 @@ def _real(server: Server, table: list[Case]) -> dict[str, Verdict]:
             found[case.name] = server.ask_change(case.old, case.manifest)
         else:
             applied, created = server.ask(case.manifest)
-            assert applied.refused == created.refused, (case.name, applied, created)
+            null = {finding.rule for finding in check(case.manifest, crds()[case.manifest["kind"]])} == {"schema.null"}
+            assert applied.refused == created.refused or null, (case.name, applied, created)
             found[case.name] = applied
         if not found[case.name].refused and case.manifest["kind"] != "RayCronJob":
             sent[case.name] = server.send(case.manifest)

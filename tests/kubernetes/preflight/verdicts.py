@@ -136,6 +136,8 @@ class _View:
             done = status.get("state") == "suspended"
             return Verdict(False, "operator", "suspended") if done else None
         name = thing["metadata"]["name"]
+        if status.get("observedGeneration") != thing["metadata"]["generation"]:
+            return None
         wanted = sum(_workers(group) for group in spec.get("workerGroupSpecs") or [])
         if self.pods.get((name, "head")) and (not wanted or self.pods.get((name, "worker"))):
             return Verdict(False, "pods", f"{wanted} workers wanted")
@@ -167,8 +169,8 @@ class _View:
 def _workers(group: Object) -> int:
     if group.get("suspend"):
         return 0
-    replicas = max(group.get("replicas") or 0, group.get("minReplicas") or 0)
-    return int(min(replicas, group.get("maxReplicas", replicas)) * group.get("numOfHosts", 1))
+    replicas = max(int(group.get("replicas") or 0), int(group.get("minReplicas") or 0))
+    return min(replicas, int(group.get("maxReplicas", replicas))) * int(group.get("numOfHosts", 1))
 
 
 def _values(thing: Any, key: str) -> Iterator[str]:

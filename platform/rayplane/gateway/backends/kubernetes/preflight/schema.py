@@ -1,7 +1,7 @@
 """The structural schema of a CustomResourceDefinition, applied to an object as the API server applies it.
 
 Four questions, in the API server's own order: which fields does it not know (``unknown``), what does it store after
-dropping nulls and filling in defaults (``filled``), what is wrong with that (``wrong``), and which items of its sets
+dropping those and filling in defaults (``filled``), what is wrong with that (``wrong``), and which items of its sets
 and maps come twice (``twice``). Pure. CEL rules are in cel.py, the object's metadata in metadata.py.
 
 A node is compiled when an object first has a value there: KubeRay's schemas are megabytes, its objects are not.
@@ -23,7 +23,9 @@ Json = Any
 ABSENT: Final = object()
 """No value at all, which null is not."""
 
-BLOCKING = frozenset({"schema.type", "schema.required", "schema.enum", "schema.max-length", "schema.max-items"})
+BLOCKING = frozenset(
+    {"schema.type", "schema.null", "schema.required", "schema.enum", "schema.max-length", "schema.max-items"}
+)
 """Rules whose breach keeps the API server from asking CEL rules at all."""
 
 _RANGES = {"int32": (-(2**31), 2**31 - 1), "int64": (-(2**63), 2**63 - 1)}
@@ -115,7 +117,8 @@ def unknown(value: Json, node: Node | None, path: str = "", *, root: bool = True
 
 
 def filled(value: Json, node: Node | None, *, root: bool = True) -> Json:
-    """A copy as the API server validates and stores it: unknown fields and nulls gone, defaults filled in."""
+    """A copy as the API server validates and stores what is applied: unknown fields gone, defaults filled in, also for
+    nulls. A null without a default stays: a request that creates drops it, server-side apply refuses it."""
     if node is None:
         return value
     if isinstance(value, dict):
@@ -187,6 +190,8 @@ def _filled_object(value: dict[str, Json], node: Node, *, root: bool) -> dict[st
             done[name] = filled(below, known, root=False)
         elif known is node.additional and known.raw.get("default") is not None:
             done[name] = filled(known.raw["default"], known, root=False)
+        elif known.raw.get("default") is None:
+            done[name] = None
     for name, default in node.filling:
         if name not in done:
             done[name] = filled(default, node.at(name), root=False)
@@ -227,6 +232,11 @@ def _checks(raw: dict[str, Any]) -> Iterator[Callable[[Json, str], Iterator[Find
 
 def _check_type(value: Json, path: str, raw: dict[str, Any]) -> Iterator[Finding]:
     wanted = raw.get("type")
+    if value is None:
+        yield Finding(
+            path, "schema.null", "is null, which server-side apply does not take", "Leave it out, or fill it."
+        )
+        return
     if raw.get("x-kubernetes-int-or-string") is True:
         if not _is(value, "integer") and not isinstance(value, str):
             yield Finding(path, "schema.type", f"is {_name(value)}, not an integer or a string", _quote(value))
@@ -339,8 +349,6 @@ def _is(value: Json, wanted: str) -> bool:
 
 
 def _name(value: Json) -> str:
-    if value is None:
-        return "null"
     if isinstance(value, dict):
         return "an object"
     if isinstance(value, list):
