@@ -159,12 +159,14 @@ class Api:
             for resource in answer["resources"]:
                 if "/" not in resource["name"]:
                     self._plurals[api_version, resource["kind"]] = (resource["name"], resource["namespaced"])
+        if (api_version, kind) not in self._plurals:
+            raise LookupError(f"The API server has no {kind} in {api_version}")
         return self._plurals[api_version, kind]
 
 
 def condition(thing: Object | None, kind: str) -> str | None:
     """The status of one of an object's conditions: 'True', 'False', 'Unknown', or None where it has none."""
-    conditions: Iterable[Object] = (thing or {}).get("status", {}).get("conditions", [])
+    conditions: Iterable[Object] = (thing or {}).get("status", {}).get("conditions") or []
     return next((str(entry["status"]) for entry in conditions if entry["type"] == kind), None)
 
 

@@ -57,7 +57,7 @@ def etcd(program: Path, folder: Path, ports: Ports) -> Component:
         "--unsafe-no-fsync",
         "--quota-backend-bytes=4294967296",
     ]
-    return Component("etcd", argv, f"{client}/health")
+    return Component("etcd", argv, f"{client}/health", grace=1.0)
 
 
 def api_server(
@@ -138,13 +138,14 @@ def operator(program: Path, kubeconfig: Path, ports: Ports, *, prefix: list[str]
         f"--health-probe-bind-address=127.0.0.1:{ports.operator}",
         f"--metrics-addr=127.0.0.1:{ports.operator_metrics}",
         "--log-stdout-encoder=console",
+        "--enable-leader-election=false",
     ]
     return Component(
         "ray-operator",
         argv,
         f"http://127.0.0.1:{ports.operator}/readyz",
         prefix=prefix,
-        env={"KUBECONFIG": str(kubeconfig), "POD_NAMESPACE": "kuberay"},
+        env={"KUBECONFIG": str(kubeconfig)},
     )
 
 

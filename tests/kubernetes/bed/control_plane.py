@@ -6,13 +6,14 @@ Which nodes there are, and who plays the kubelet, is the levels' own.
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,18 @@ from rayplane import processes
 from rayplane.errors import Unavailable
 from tests.kubernetes.bed import certificates, components
 from tests.kubernetes.bed.access import Access, kubeconfig_of
-from tests.kubernetes.bed.api import Object, condition, tls, wait_for
+from tests.kubernetes.bed.api import Object, tls, wait_for
 from tests.kubernetes.bed.components import Component, Ports
 
 OPERATOR_NAMESPACE = "kuberay"
 OPERATOR = "kuberay-operator"
+
+_AUDIT_POLICY = {
+    "apiVersion": "audit.k8s.io/v1",
+    "kind": "Policy",
+    "omitStages": ["RequestReceived"],
+    "rules": [{"level": "Metadata"}],
+}
 
 Say = Callable[[str], None]
 
@@ -71,9 +79,7 @@ class ControlPlane(Access):
     def start_api(self, *, real_nodes: bool, audit: bool) -> None:
         """etcd and the API server; returns once it is ready."""
         policy = self.folder / "audit-policy.yaml"
-        policy.write_text(
-            "{apiVersion: audit.k8s.io/v1, kind: Policy, omitStages: [RequestReceived], rules: [{level: Metadata}]}"
-        )
+        policy.write_text(json.dumps(_AUDIT_POLICY))
         self.add(components.etcd(self.tools["etcd"], self.folder, self.ports))
         self.add(
             components.api_server(
@@ -100,8 +106,8 @@ class ControlPlane(Access):
 
     def install_kuberay(self) -> None:
         """KubeRay's CRDs, and the role that its operator has; returns once the CRDs are established."""
-        crds = [self.api.apply(yaml.safe_load(path.read_text())) for path in sorted(self.tools["crds"].glob("*.yaml"))]
-        role = yaml.safe_load((self.tools["rbac"] / "role.yaml").read_text())
+        crds = [self.api.apply(_manifest(path)) for path in sorted(self.tools["crds"].glob("*.yaml"))]
+        role = _manifest(self.tools["rbac"] / "role.yaml")
         account = {"name": OPERATOR, "namespace": OPERATOR_NAMESPACE}
         for manifest in (
             {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": OPERATOR_NAMESPACE}},
@@ -120,9 +126,9 @@ class ControlPlane(Access):
             },
         ):
             self.api.apply(manifest)
-        for crd in crds:
-            name = crd["metadata"]["name"]
-            wait_for(f"CRD {name} established", partial(self._established, name), seconds=30.0)
+        kinds = {crd["spec"]["names"]["kind"] for crd in crds}
+        # The server tells of a kind once it is established, and in fewer words than the CRD itself has.
+        wait_for("KubeRay's kinds established", lambda: kinds <= self._ray_kinds(), seconds=60.0)
 
     def start_operator(self, *, prefix: list[str] | None = None) -> None:
         """The KubeRay operator; returns at once."""
@@ -172,15 +178,12 @@ class ControlPlane(Access):
 
     def expire_watches(self) -> None:
         """Make every resource version seen so far too old: a watch that resumes from one is answered 410."""
-        for _ in range(2):  # The newest revision is never compacted away: write one more.
-            self.api.apply(
-                {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default"}}, manager=secrets.token_hex(4)
-            )
-        url = f"http://127.0.0.1:{self.ports.etcd}/v3/kv"
-        header = httpx.post(f"{url}/range", json={"key": "AA=="}, timeout=10.0).raise_for_status().json()["header"]
-        httpx.post(
-            f"{url}/compaction", json={"revision": header["revision"], "physical": True}, timeout=30.0
-        ).raise_for_status()
+        # A key of our own, so that nothing of Kubernetes changes and its newest revision can go.
+        key = base64.b64encode(b"/rayplane-test-bed").decode()
+        with httpx.Client(base_url=f"http://127.0.0.1:{self.ports.etcd}/v3/kv", timeout=30.0, trust_env=False) as etcd:
+            written = etcd.post("/put", json={"key": key, "value": key}).raise_for_status().json()
+            revision = written["header"]["revision"]
+            etcd.post("/compaction", json={"revision": revision, "physical": True}).raise_for_status()
         # Its cache remembers more than etcd does.
         self.restart("kube-apiserver")
 
@@ -247,9 +250,18 @@ class ControlPlane(Access):
         path = self.log(name)
         return path.read_text(errors="replace")[-2000:] if path.exists() else "(no log)"
 
-    def _established(self, name: str) -> Object | None:
-        found = self.api.get("apiextensions.k8s.io/v1", "CustomResourceDefinition", name)
-        return found if condition(found, "Established") == "True" else None
+    def _ray_kinds(self) -> set[str]:
+        groups = self.api.request("GET", "/apis")["groups"]
+        if not any(group["name"] == "ray.io" for group in groups):
+            return set()
+        return {resource["kind"] for resource in self.api.request("GET", "/apis/ray.io/v1")["resources"]}
+
+
+def _manifest(path: Path) -> Object:
+    # The CRDs have 70,000 lines, for which the loader in Python takes half a minute; this one is as safe.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    manifest: Object = yaml.load(path.read_text(), Loader=loader)
+    return manifest
 
 
 def _well(client: httpx.Client, url: str) -> bool:

@@ -39,6 +39,7 @@ _UNNEEDED = (
     "var/cache/apt",
     "var/lib/apt/lists",
 )
+_KEPT = 3
 _LAYER = "application/vnd.oci.image.layer.v1.tar"
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
@@ -177,9 +178,18 @@ def _layer(cache: Path, name: str, fill: Callable[[tarfile.TarFile], None]) -> P
             except BaseException:
                 os.unlink(partial.name)
                 raise
+        path.with_suffix(".sha256").write_text(_digest(Path(partial.name)))
         os.replace(partial.name, path)
-        (cache / f"{name}.sha256").write_text(_digest(path))
+    path.touch()
+    _forget_old(cache, name.partition("-")[0])
     return path
+
+
+def _forget_old(cache: Path, kind: str) -> None:
+    """Keep the layers of a kind that were used last: a base is large, and clones with another lock may take turns."""
+    for old in sorted(cache.glob(f"{kind}-*.tar"), key=lambda path: path.stat().st_mtime)[:-_KEPT]:
+        old.unlink()
+        old.with_suffix(".sha256").unlink(missing_ok=True)
 
 
 def _image(repository: str, layers: list[Path], config: dict[str, Any]) -> Image:
