@@ -28,11 +28,10 @@ from rayplane.gateway.backends.base import (
     Observation,
     TeamRef,
 )
-from rayplane.gateway.backends.kubernetes import compare, observation, pods, raycluster, settings
+from rayplane.gateway.backends.kubernetes import compare, facts, observation, pods, raycluster, settings
 from rayplane.gateway.backends.kubernetes.api import KubeApi
 from rayplane.gateway.backends.kubernetes.cache import Cache
-from rayplane.gateway.backends.kubernetes.evidence import evidence
-from rayplane.gateway.backends.kubernetes.kinds import EVENT, POD, QUOTA, RAYCLUSTER, SECRET, UID, Object
+from rayplane.gateway.backends.kubernetes.kinds import POD, RAYCLUSTER, SECRET, UID, Object
 from rayplane.gateway.backends.kubernetes.place import Places
 from rayplane.nouns.cluster import ClusterSpec
 from rayplane.nouns.environment import Environment
@@ -104,16 +103,8 @@ class KubernetesBackend:
         return Observation(**{**fields, "environment": self.environment(spec)})
 
     def evidence(self, ref: ClusterRef) -> list[Evidence]:
-        """Events and quota of the team's namespace are asked for; the rest is known."""
-        self._cache.require(RAYCLUSTER, POD)
-        namespace = self._settings.namespace(ref.team)
-        return evidence(
-            self._held(ref),
-            self._cache[POD].of(ref.uid),
-            self.api.list(EVENT, namespace).items,
-            self.api.list(QUOTA, namespace).items,
-            None,
-        )
+        """Asked for anew: a person wants to know, and what is held is no more than what reconciling needs."""
+        return facts.gather(self.api, self._settings, ref, token=self._token_path(ref))
 
     def ensure(self, ref: ClusterRef, spec: ClusterSpec, launch: LaunchContext) -> None:
         """Apply it if it is missing, drifted, suspended, or asked for otherwise. A head that died KubeRay replaces."""
