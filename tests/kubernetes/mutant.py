@@ -88,13 +88,9 @@ class Deaf:
         """There is none."""
         raise NotFound("There is none.")
 
-    def list(self, *_: Any, **__: Any) -> Any:
-        """There are none."""
-        return importlib.import_module(f"{PACKAGE}.api").Listing([], "0")
-
     def pages(self, *_: Any, **__: Any) -> Iterator[Any]:
         """There are none."""
-        yield self.list()
+        yield importlib.import_module(f"{PACKAGE}.api").Listing([], "0")
 
     def watch(self, *_: Any, **__: Any) -> Iterator[Any]:
         """Nothing happens."""

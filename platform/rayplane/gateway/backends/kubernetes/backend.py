@@ -11,6 +11,7 @@ import base64
 import logging
 import secrets
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -31,8 +32,9 @@ from rayplane.gateway.backends.base import (
 from rayplane.gateway.backends.kubernetes import compare, facts, observation, pods, raycluster, settings
 from rayplane.gateway.backends.kubernetes.api import KubeApi
 from rayplane.gateway.backends.kubernetes.cache import Cache
-from rayplane.gateway.backends.kubernetes.kinds import POD, RAYCLUSTER, SECRET, UID, Object
+from rayplane.gateway.backends.kubernetes.kinds import DEFINITION, POD, RAYCLUSTER, SECRET, UID, Object
 from rayplane.gateway.backends.kubernetes.place import Places
+from rayplane.gateway.backends.kubernetes.preflight.check import preflight
 from rayplane.nouns.cluster import ClusterSpec
 from rayplane.nouns.environment import Environment
 from rayplane.nouns.team import Size, TeamSpec
@@ -40,6 +42,8 @@ from rayplane.settings import GatewaySettings, read_secret, write_secret
 
 log = logging.getLogger(__name__)
 
+_DEFINITION_HOLDS = 600.0
+"""Seconds for which a definition that was read counts."""
 _ATTEMPTS = 4
 """How often a change is tried while others change the same object."""
 _GONE_NODES = 64
@@ -63,6 +67,7 @@ class KubernetesBackend:
         self._cache.add(POD, trim=observation.trim_pod, told=self._told_pod)
         self._places = Places(self.api, self._cache, self._settings, self._root)
         self._lock = threading.Lock()
+        self._known: tuple[float, dict[str, Object]] = (-_DEFINITION_HOLDS, {})
         self._falls: dict[str, observation.Fall] = {}
         self._gone: dict[str, deque[Node]] = {}
         self._subscribers: list[Callable[[str], None]] = []
@@ -71,7 +76,8 @@ class KubernetesBackend:
         """What Kubernetes would refuse, or accept and never start."""
         if not ref.name[0].isalpha():
             return [f"The name '{ref.name}' begins with a digit, a RayCluster's can't. Choose another name."]
-        return []
+        manifest = raycluster.render(ref, spec, LaunchContext(size=size), self._settings, self._root)
+        return preflight([manifest], self._definitions())
 
     def environment(self, spec: ClusterSpec) -> Environment | None:
         """The image's, as the settings tell it."""
@@ -152,6 +158,20 @@ class KubernetesBackend:
         self._cache.stop()
         self.api.close()
         self._cache.close()
+
+    def _definitions(self) -> dict[str, Object]:
+        """The RayCluster's definition, read anew when it is old: KubeRay may be upgraded at any time."""
+        with self._lock:
+            read_at, known = self._known
+        if time.monotonic() - read_at < _DEFINITION_HOLDS:
+            return known
+        try:
+            known = {RAYCLUSTER.name: self.api.get(DEFINITION, str(RAYCLUSTER))}
+        except NotFound:
+            return {}
+        with self._lock:
+            self._known = (time.monotonic(), known)
+        return known
 
     def _apply(self, ref: ClusterRef, spec: ClusterSpec, launch: LaunchContext, *, suspended: bool) -> None:
         namespace = self._settings.namespace(ref.team)
