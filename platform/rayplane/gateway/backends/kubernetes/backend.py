@@ -11,13 +11,15 @@ import base64
 import logging
 import secrets
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
 
-from rayplane.errors import NotFound, Unavailable
+from rayplane.errors import Conflict, NotFound, Unavailable
 from rayplane.gateway.backends.base import (
     Capability,
     ClusterRef,
@@ -30,8 +32,9 @@ from rayplane.gateway.backends.base import (
 from rayplane.gateway.backends.kubernetes import compare, facts, observation, pods, raycluster, settings
 from rayplane.gateway.backends.kubernetes.api import KubeApi
 from rayplane.gateway.backends.kubernetes.cache import Cache
-from rayplane.gateway.backends.kubernetes.kinds import POD, RAYCLUSTER, SECRET, UID, Object
+from rayplane.gateway.backends.kubernetes.kinds import DEFINITION, POD, RAYCLUSTER, SECRET, UID, Object
 from rayplane.gateway.backends.kubernetes.place import Places
+from rayplane.gateway.backends.kubernetes.preflight.check import preflight
 from rayplane.nouns.cluster import ClusterSpec
 from rayplane.nouns.environment import Environment
 from rayplane.nouns.team import Size, TeamSpec
@@ -39,6 +42,10 @@ from rayplane.settings import GatewaySettings, read_secret, write_secret
 
 log = logging.getLogger(__name__)
 
+_DEFINITION_HOLDS = 600.0
+"""Seconds for which a definition that was read counts."""
+_ATTEMPTS = 4
+"""How often a change is tried while others change the same object."""
 _GONE_NODES = 64
 _GONE_FOR = timedelta(minutes=15)
 """How many nodes of a cluster that gave their place back are remembered, and for how long."""
@@ -60,6 +67,7 @@ class KubernetesBackend:
         self._cache.add(POD, trim=observation.trim_pod, told=self._told_pod)
         self._places = Places(self.api, self._cache, self._settings, self._root)
         self._lock = threading.Lock()
+        self._known: tuple[float, dict[str, Object]] = (-_DEFINITION_HOLDS, {})
         self._falls: dict[str, observation.Fall] = {}
         self._gone: dict[str, deque[Node]] = {}
         self._subscribers: list[Callable[[str], None]] = []
@@ -68,7 +76,8 @@ class KubernetesBackend:
         """What Kubernetes would refuse, or accept and never start."""
         if not ref.name[0].isalpha():
             return [f"The name '{ref.name}' begins with a digit, a RayCluster's can't. Choose another name."]
-        return []
+        manifest = raycluster.render(ref, spec, LaunchContext(size=size), self._settings, self._root)
+        return preflight([manifest], self._definitions())
 
     def environment(self, spec: ClusterSpec) -> Environment | None:
         """The image's, as the settings tell it."""
@@ -150,6 +159,20 @@ class KubernetesBackend:
         self.api.close()
         self._cache.close()
 
+    def _definitions(self) -> dict[str, Object]:
+        """The RayCluster's definition, read anew when it is old: KubeRay may be upgraded at any time."""
+        with self._lock:
+            read_at, known = self._known
+        if time.monotonic() - read_at < _DEFINITION_HOLDS:
+            return known
+        try:
+            known = {RAYCLUSTER.name: self.api.get(DEFINITION, str(RAYCLUSTER))}
+        except NotFound:
+            return {}
+        with self._lock:
+            self._known = (time.monotonic(), known)
+        return known
+
     def _apply(self, ref: ClusterRef, spec: ClusterSpec, launch: LaunchContext, *, suspended: bool) -> None:
         namespace = self._settings.namespace(ref.team)
         there = self._cache[RAYCLUSTER].get(namespace, ref.name)
@@ -159,23 +182,40 @@ class KubernetesBackend:
             self._delete(there)
             return
         manifest = raycluster.render(ref, spec, launch, self._settings, self._root, suspended=suspended)
+        current = there
         if there is None or there["drift"] or not _same(there, manifest, raycluster.ASKED_HASH):
-            if there is not None and not suspended:
-                manifest = raycluster.keeping_scale(manifest, there)
-            try:
-                # Whoever made one of that name by hand keeps it: only what is ours already is taken by force.
-                answer = self.api.apply(RAYCLUSTER, manifest, force=there is not None)
-            except NotFound as exc:
-                raise Unavailable(
-                    f"Namespace '{namespace}' of cluster '{ref}' is not there: {exc.detail}",
-                    remedy="It is made when the team is onboarded.",
-                ) from exc
-            log.info("cluster %s is applied: %s", ref, there["drift"] if there else "it was missing")
+            log.info("cluster %s is applied: %s", ref, there["drift"] or "it is changed" if there else "it is missing")
+            answer = self._create(ref, manifest) if there is None else self._change(ref, manifest, suspended=suspended)
             self._cache[RAYCLUSTER].learn(answer)
             current = raycluster.trim(answer)
-        else:
-            current = there
+        assert current is not None  # it was there, or was made
         self._put_secrets(ref, launch, current, new=there is None)
+
+    def _create(self, ref: ClusterRef, manifest: Object) -> Object:
+        try:
+            # Not by force: whoever made one of that name by hand keeps it.
+            return self.api.apply(RAYCLUSTER, manifest, force=False)
+        except NotFound as exc:
+            raise Unavailable(
+                f"The namespace of cluster '{ref}' is not there: {exc.detail}",
+                remedy="It is made when the team is onboarded.",
+            ) from exc
+
+    def _change(self, ref: ClusterRef, manifest: Object, *, suspended: bool) -> Object:
+        """Apply it over what is there. Where workers stay, so does their number, which is the autoscaler's."""
+        if suspended:
+            return self.api.apply(RAYCLUSTER, manifest)
+        for _ in range(_ATTEMPTS - 1):
+            with suppress(Conflict):
+                return self._change_once(ref, manifest)
+        return self._change_once(ref, manifest)
+
+    def _change_once(self, ref: ClusterRef, manifest: Object) -> Object:
+        # Its version changes with its status, faster than a watch tells.
+        now = self.api.get(RAYCLUSTER, ref.name, manifest["metadata"]["namespace"])
+        if not raycluster.is_of(now, ref) or now["metadata"].get("deletionTimestamp"):
+            raise Conflict(f"The RayCluster of '{ref}' is being replaced.", remedy="Look again, and repeat.")
+        return self.api.apply(RAYCLUSTER, raycluster.keeping_scale(manifest, now))
 
     def _put_secrets(self, ref: ClusterRef, launch: LaunchContext, cluster: Object, *, new: bool) -> None:
         """Give a RayCluster its Secret, and note on it that it has it: what is not noted is put right later."""
