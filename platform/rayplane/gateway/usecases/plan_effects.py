@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from rayplane.gateway.admission import quota
+from rayplane.gateway.admission.lifetime import Terms
 from rayplane.gateway.usecases.platform import Platform, team_spec
 from rayplane.nouns.base import Object
 from rayplane.nouns.cluster import ClusterSpec
@@ -18,12 +19,12 @@ _HOUR = 3600.0
 _ROLLS_OUT = ("model", "app", "package", "feature_service", "max_ongoing_requests")
 
 
-def cost(spec: ClusterSpec, size: Size) -> Cost | None:
+def cost(spec: ClusterSpec, size: Size, terms: Terms) -> Cost | None:
     """The most that a cluster may hold, and for how long; None for one that holds nothing of ours."""
     held = quota.demand(spec, size)
     if not (held.cpu or held.memory or held.gpu):
         return None
-    hours = None if spec.max_lifetime is None else spec.max_lifetime / _HOUR
+    hours = None if terms.max_lifetime is None else terms.max_lifetime.total_seconds() / _HOUR
     return Cost(cpu=held.cpu, memory=held.memory, gpu=held.gpu, hours=hours)
 
 
