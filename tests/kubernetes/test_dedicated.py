@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rayplane.errors import Unavailable
 from rayplane.gateway.backends.base import TeamRef
 from rayplane.gateway.backends.kubernetes import pods, rayjob, rayservice
 from rayplane.gateway.backends.kubernetes.backend import KubernetesBackend
@@ -212,11 +211,6 @@ def test_while_the_operator_is_down_it_is_said_that_nobody_looked(level_a: Level
         case.ensure_service()
         assert case.backend.observe_job(case.job).reason == "NotSeen"
         assert case.backend.observe_service(case.service).reason == "NotSeen"
-
-
-def test_a_job_for_a_team_without_its_place_is_told_so(case: DedicatedCase) -> None:
-    with pytest.raises(Unavailable, match="is made when the team is onboarded"):
-        case.ensure_job(replace(case.job, team="nobody"))
 
 
 def test_what_kuberay_would_pass_over_is_refused_beforehand(case: DedicatedCase) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from rayplane.errors import NotFound, Unavailable
+from rayplane.errors import NotFound
 from rayplane.gateway.backends.base import LaunchContext, Node, Observation
 from rayplane.gateway.backends.kubernetes import compare, observation, pods
 from rayplane.gateway.backends.kubernetes.api import KubeApi
@@ -76,15 +76,8 @@ def endpoint_of(shared: Shared, held: list[Object], token: Path, owner: Owner, n
 
 
 def apply(shared: Shared, kind: Kind, manifest: Object, *, force: bool) -> Object:
-    """Apply an object into a team's namespace and take in the answer; raises Unavailable before the team has one."""
-    meta = manifest["metadata"]
-    try:
-        answer = shared.api.apply(kind, manifest, force=force)
-    except NotFound as exc:
-        raise Unavailable(
-            f"Namespace '{meta['namespace']}' of {kind.name} '{meta['name']}' is not there: {exc.detail}",
-            remedy="It is made when the team is onboarded.",
-        ) from exc
+    """Apply an object and take in the answer."""
+    answer = shared.api.apply(kind, manifest, force=force)
     shared.cache[kind].learn(answer)
     return answer
 

@@ -1,7 +1,7 @@
 """Translate a service with nodes of its own into a RayService of KubeRay 1.6, and read back how it goes. Pure.
 
-Another application alone changes ``serveConfigV2``, which KubeRay rolls out on the nodes that are there. Other nodes are
-a second RayCluster, to which the traffic moves once it serves.
+Another application changes ``serveConfigV2`` alone, which KubeRay rolls out on the nodes that are there. Other nodes
+are a second RayCluster, to which the traffic moves once it serves.
 """
 
 from __future__ import annotations
