@@ -18,7 +18,7 @@ from rayplane.nouns.cluster import Nodes, Workers
 from rayplane.nouns.job import JobSpec, Resources
 from rayplane.testing.dedicated_contract import DedicatedCase, JobContract, ServiceContract, application
 from tests.kubernetes import dedicated, gateway
-from tests.kubernetes.bed.api import wait_for
+from tests.kubernetes.bed.api import condition, wait_for
 from tests.kubernetes.bed.level_a import LevelA
 
 RAY = gateway.RAY
@@ -249,10 +249,11 @@ def test_another_version_changes_the_configuration_and_no_node(level_a: LevelA, 
     case.ensure_service("1")
     cluster = dedicated.one(level_a.api, "RayCluster", case.service)["metadata"]["uid"]
     serve(level_a, case)
+    before = dedicated.one(level_a.api, "RayService", case.service)["metadata"]["generation"]
     case.ensure_service("2")
     service = dedicated.one(level_a.api, "RayService", case.service)
     assert yaml.safe_load(service["spec"]["serveConfigV2"])["applications"] == [application("2")]
-    assert service["metadata"]["generation"] == 2
+    assert service["metadata"]["generation"] == before + 1
     case.service_until(lambda seen: seen.phase == "ready")
     assert dedicated.one(level_a.api, "RayCluster", case.service)["metadata"]["uid"] == cluster
 
@@ -286,7 +287,13 @@ def test_an_application_that_serve_could_not_deploy_is_failed_with_its_words(
 
 def serve(level_a: LevelA, case: DedicatedCase) -> None:
     """What the operator says of a service once its Serve answers, which no fake node's does."""
-    cluster = dedicated.one(level_a.api, "RayCluster", case.service)["metadata"]["name"]
+
+    def up() -> str | None:
+        cluster = dedicated.one(level_a.api, "RayCluster", case.service)
+        return str(cluster["metadata"]["name"]) if condition(cluster, "HeadPodReady") == "True" else None
+
+    # From here on the operator asks Serve first, and writes nothing while that does not answer.
+    cluster = wait_for("the head is ready", up, seconds=20)
     status = {
         "conditions": [
             dedicated.condition("Ready", "True", "NonZeroServeEndpoints"),

@@ -122,7 +122,8 @@ class JobContract:
         case.backend.delete_job(second)
         assert time.monotonic() - began < 1, "delete_job must return soon"
         case.job_until(lambda seen: seen.phase == "absent" and _none_held(seen), second)
-        assert list(case.leftovers(second)) == []
+        left = list(case.leftovers(second))
+        assert left == []
         case.backend.delete_job(second)
 
 
@@ -168,7 +169,8 @@ class ServiceContract:
         case.backend.delete_service(case.service)
         assert time.monotonic() - began < 1, "delete_service must return soon"
         case.service_until(lambda seen: seen.phase == "absent" and _none_held(seen))
-        assert list(case.leftovers(case.service)) == []
+        left = list(case.leftovers(case.service))
+        assert left == []
         case.backend.delete_service(case.service)
 
 

@@ -32,7 +32,7 @@ class Jobs:
         shared = self._shared
         shared.cache.require(*KINDS)
         held = self._held(ref)
-        if held is not None and held["metadata"].get("deletionTimestamp"):
+        if held is not None and own.is_leaving(held):
             return
         if held is None:
             manifest = rayjob.render(ref, nodes, submission, launch, shared.settings, shared.root)
@@ -48,7 +48,7 @@ class Jobs:
         name = str(job["status"].get("rayClusterName") or "") if job is not None else self._left_over(ref)
         cluster, held = own.look_at_cluster(shared, name, namespace, ref.uid, shared.fall_of(ref.uid))
         endpoint = None
-        if job is not None and cluster.phase == "ready":
+        if job is not None and not own.is_leaving(job) and cluster.phase == "ready":
             endpoint = own.endpoint_of(shared, held, self._token(ref), rayjob.owner_of(ref), namespace)
         environment = shared.environment() if endpoint is not None else None
         return rayjob.look(job, cluster, own.nodes_of(shared, ref.uid), endpoint, environment)

@@ -82,11 +82,16 @@ def apply(shared: Shared, kind: Kind, manifest: Object, *, force: bool) -> Objec
     return answer
 
 
+def is_leaving(obj: Object) -> bool:
+    """Whether an object's deletion was asked for."""
+    return bool(obj["metadata"].get("deletionTimestamp"))
+
+
 def delete(shared: Shared, kind: Kind, held: Object) -> None:
     """Delete an object, which is gone only when all that belongs to it is."""
-    meta = held["metadata"]
-    if meta.get("deletionTimestamp"):
+    if is_leaving(held):
         return
+    meta = held["metadata"]
     shared.api.delete(kind, meta["name"], meta["namespace"], uid=meta["uid"], propagation="Foreground")
     shared.cache[kind].learn_deletion(held)
 

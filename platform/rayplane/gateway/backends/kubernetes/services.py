@@ -34,7 +34,7 @@ class Services:
         shared = self._shared
         shared.cache.require(*KINDS)
         held = self._held(ref)
-        if held is not None and held["metadata"].get("deletionTimestamp"):
+        if held is not None and own.is_leaving(held):
             return  # it must be gone before another takes its name
         manifest = rayservice.render(ref, nodes, application, launch, shared.settings, shared.root)
         asked = manifest["metadata"]["annotations"][ASKED_HASH]
@@ -53,7 +53,8 @@ class Services:
         newest_name = rayservice.newest_cluster(service) if service is not None else self._left_over(ref)
         newest, held = own.look_at_cluster(shared, newest_name, namespace, ref.uid)
         endpoint = None
-        if service is not None and (serving := rayservice.active_cluster(service)):
+        serving = "" if service is None or own.is_leaving(service) else rayservice.active_cluster(service)
+        if serving:
             active, pods = (
                 (newest, held) if serving == newest_name else own.look_at_cluster(shared, serving, namespace, ref.uid)
             )
