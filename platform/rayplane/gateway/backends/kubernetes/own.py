@@ -43,6 +43,8 @@ class Shared:
     """Deal with that."""
     with_gone: Callable[[str, tuple[Node, ...]], tuple[Node, ...]]
     """The nodes that there are of the object with this uid, and those that it gave back lately."""
+    wrong: Callable[[Object], list[str]]
+    """What is wrong with an object for its definition, and for KubeRay, each with its remedy."""
 
 
 def look_at_cluster(

@@ -13,6 +13,8 @@ from rayplane.gateway.backends.kubernetes.kinds import POD, RAYCLUSTER, RAYSERVI
 from rayplane.gateway.backends.kubernetes.own import Shared
 from rayplane.gateway.backends.kubernetes.raycluster import ASKED_HASH
 from rayplane.nouns.cluster import Endpoint, Nodes
+from rayplane.nouns.service import ServiceSpec
+from rayplane.nouns.team import Size
 
 log = logging.getLogger(__name__)
 
@@ -25,9 +27,13 @@ class Services:
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
 
-    def preflight(self, ref: ServiceRef) -> list[str]:
-        """What KubeRay would refuse once it is there."""
-        return rayservice.refusals(ref)
+    def preflight(self, ref: ServiceRef, spec: ServiceSpec, size: Size) -> list[str]:
+        """What KubeRay would refuse, or accept and not act on. What it is to serve is not known before its model is."""
+        assert spec.nodes is not None  # there is nothing to check of a service on a cluster
+        application = {"name": ref.name, "route_prefix": f"/{ref.name}", "import_path": spec.app}
+        shared = self._shared
+        launch = LaunchContext(size=size)
+        return shared.wrong(rayservice.render(ref, spec.nodes, application, launch, shared.settings, shared.root))
 
     def ensure(self, ref: ServiceRef, nodes: Nodes, application: Mapping[str, Any], launch: LaunchContext) -> None:
         """Apply its RayService if it is missing, drifted, or asked for otherwise."""
