@@ -117,8 +117,6 @@ class _Explainer:
     def _on_cluster(self, facts: Facts, link: str) -> Facts:
         """Add why the cluster that the object names is not as wanted."""
         name, team = facts.obj.spec.get("cluster"), facts.obj.metadata.team or ""
-        if name is None:
-            return facts  # on nodes of its own: its status says what holds them up
         if not name:
             return self._own_nodes(facts)
         try:

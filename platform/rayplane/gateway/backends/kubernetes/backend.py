@@ -247,7 +247,7 @@ class KubernetesBackend:
         return preflight([manifest], self._definition(manifest["kind"]))
 
     def _definition(self, kind: str) -> dict[str, Object]:
-        """A kind's definition, read anew when it is old: KubeRay may be upgraded at any time. Empty if there is none."""
+        """A kind's definition, read anew when it is old: KubeRay may be upgraded at any time. Empty without any."""
         with self._lock:
             read_at, known = self._known.get(kind, (-_DEFINITION_HOLDS, {}))
         if time.monotonic() - read_at < _DEFINITION_HOLDS:
