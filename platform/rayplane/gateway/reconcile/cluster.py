@@ -8,12 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from rayplane import plugins
 from rayplane.gateway import metrics
 from rayplane.gateway.admission.roles import SYSTEM
 from rayplane.gateway.admission.sizes import size_of
 from rayplane.gateway.backends.base import Backend, Capability, ClusterRef, LaunchContext, Observation
 from rayplane.gateway.ray_rest import RayRest
+from rayplane.gateway.reconcile import launch
 from rayplane.gateway.reconcile.activity import ActivityProbe
 from rayplane.gateway.reconcile.idleness import Activity, Verdict, judge, period
 from rayplane.gateway.reconcile.leases import entries, lease_id
@@ -26,8 +26,8 @@ from rayplane.gateway.usecases import objects
 from rayplane.gateway.usecases.platform import Platform, team_spec
 from rayplane.nouns.base import Object, utcnow
 from rayplane.nouns.cluster import ClusterSpec, ClusterStatus, Endpoint, Suspension
+from rayplane.nouns.job import UNFINISHED
 from rayplane.nouns.team import Size, TeamSpec, TeamStatus
-from rayplane.settings import GatewaySettings, read_secret
 
 log = logging.getLogger(__name__)
 
@@ -42,23 +42,6 @@ UNDER_WAY, AT_REST = 15.0, 300.0
 """Seconds between two looks where the backend tells by itself of every change."""
 _FOR_ROOM = 15.0
 """Seconds between two looks whether something that was lacking (quota, room on a host) is there."""
-
-
-def launch_environment(ref: ClusterRef, settings: GatewaySettings) -> dict[str, str]:
-    """What the head's environment tells drivers and workers: URLs, names and paths of secrets. Pure."""
-    env = {
-        "RAYPLANE_GATEWAY_URL": settings.url,
-        "RAYPLANE_TEAM": ref.team,
-        "RAYPLANE_CLUSTER": ref.name,
-    }
-    if settings.mlflow_url:
-        env |= {
-            "MLFLOW_TRACKING_URI": settings.mlflow_url,
-            "MLFLOW_WORKSPACE": ref.team,
-            "MLFLOW_TRACKING_AUTH": plugins.MLFLOW_AUTH_PROVIDER,
-            "RAY_TRAIN_CALLBACKS": plugins.TRAIN_CALLBACK,
-        }
-    return env
 
 
 @dataclass(frozen=True)
@@ -395,12 +378,7 @@ class ClusterReconciler:
         return f"{onboarding} {missing}" if missing else ""
 
     def _launch(self, look: _Look) -> LaunchContext:
-        ref, settings = look.ref, self._platform.settings
-        secrets = {"RAYPLANE_TOKEN_PATH": self._platform.signer.cluster_token(ref.team, ref.uid)}
-        credentials = credentials_path(settings.home_paths, ref.team)
-        if settings.mlflow_url and credentials.exists():
-            secrets["RAYPLANE_MLFLOW_CREDENTIALS"] = read_secret(credentials)
-        return LaunchContext(size=look.size, env=launch_environment(ref, settings), secrets=secrets)
+        return launch.context(self._platform, look.ref.team, look.ref.uid, look.size, cluster=look.ref.name)
 
     def _note_failure(self, look: _Look, seen: Observation) -> None:
         """Record that there is no head. Why the last one ended stays readable while the next one starts."""
@@ -467,7 +445,7 @@ class ClusterReconciler:
 
     def _stop_jobs(self, ref: ClusterRef) -> int:
         """Ask every job that is left on the cluster to stop; how many there are."""
-        unfinished = self._platform.store.each("Job", ref.team, phases=clusters.UNFINISHED)
+        unfinished = self._platform.store.each("Job", ref.team, phases=UNFINISHED)
         left = [job for job in unfinished if job.spec.get("cluster") == ref.name]
         for job in left:
             if not job.spec.get("stop_requested"):
