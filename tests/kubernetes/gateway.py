@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +22,8 @@ from rayplane.nouns.team import Quota, Size, TeamSpec
 from rayplane.settings import GatewaySettings
 from rayplane.testing.backend_contract import BackendCase
 from tests.kubernetes.bed.access import Access
-from tests.kubernetes.bed.api import Api, Object, wait_for
+from tests.kubernetes.bed.api import Api, Object
+from tests.kubernetes.bed.level_a import HOLD
 
 ROLE = Path(__file__).parents[2] / "deploy" / "kubernetes" / "gateway-role.yaml"
 RAY = "ray.io/v1"
@@ -56,14 +59,16 @@ def install(bed: Access) -> Path:
 
 
 @contextmanager
-def backend_on(kubeconfig: Path, home: Path, **settings: Any) -> Iterator[KubernetesBackend]:
-    """The backend of a gateway with this home. ``settings`` are of RAYPLANE_KUBERNETES_*."""
+def backend_on(
+    kubeconfig: Path, home: Path, *, root: str = "s3://bucket/root", **settings: Any
+) -> Iterator[KubernetesBackend]:
+    """The backend of a gateway with this home and storage root. ``settings`` are of RAYPLANE_KUBERNETES_*."""
     with pytest.MonkeyPatch.context() as environment:
         given = {"kubeconfig": str(kubeconfig), "operator_namespace": "kuberay", "watch_patience": "3", **settings}
         for key, value in given.items():
             text = value if isinstance(value, str) else json.dumps(value)
             environment.setenv(f"RAYPLANE_KUBERNETES_{key.upper()}", text)
-        backend = KubernetesBackend(GatewaySettings(home=home, storage_root="s3://bucket/root"))
+        backend = KubernetesBackend(GatewaySettings(home=home, storage_root=root))
     try:
         yield backend
     finally:
@@ -76,7 +81,7 @@ def refs(team: str | None = None) -> tuple[TeamRef, ClusterRef]:
     return TeamRef(name, secrets.token_hex(16)), ClusterRef(name, "dev", secrets.token_hex(16))
 
 
-def case_on(bed: Any, backend: KubernetesBackend, home: Path, **more: Any) -> BackendCase:
+def case_on(bed: Access, backend: KubernetesBackend, home: Path, **more: Any) -> BackendCase:
     """A case of the contract on a bed of level A, where the test plays the autoscaler."""
     team, ref = refs()
     namespace = f"rayplane-{team.name}"
@@ -84,10 +89,12 @@ def case_on(bed: Any, backend: KubernetesBackend, home: Path, **more: Any) -> Ba
 
     def crash(ref: ClusterRef) -> None:
         (head,) = pods_of(api, ref, "head")
-        state = {"terminated": {"exitCode": 137, "reason": "OOMKilled", "finishedAt": "2026-01-01T00:00:00Z"}}
+        state = {"terminated": {"exitCode": 137, "reason": "OOMKilled", "finishedAt": _now()}}
         status = {"name": "ray-head", "image": "x", "imageID": "", "ready": False, "restartCount": 0, "state": state}
         failed = {"phase": "Failed", "containerStatuses": [status]}
-        bed.set_pod_status(head["metadata"]["name"], namespace, failed)
+        name = head["metadata"]["name"]
+        api.patch("v1", "Pod", name, {"metadata": {"annotations": {HOLD: "yes"}}}, namespace)
+        api.patch_status("v1", "Pod", name, failed, namespace)
 
     def scale(ref: ClusterRef, workers: int) -> None:
         autoscale(api, ref, workers)
@@ -118,7 +125,7 @@ def case_on(bed: Any, backend: KubernetesBackend, home: Path, **more: Any) -> Ba
         team_spec=TEAM_SPEC,
         disturb_team=disturb_team,
         team_leftovers=lambda team: place_of(api, team),
-        **{"patience": 30.0, **more},
+        **{"patience": float(os.environ.get("RAYPLANE_TEST_PATIENCE", "30")), **more},
     )
 
 
@@ -189,10 +196,13 @@ def named(obj: Mapping[str, Any]) -> str:
     return f"{obj['kind']}/{obj['metadata']['name']}"
 
 
-def gone(api: Api, team: TeamRef) -> None:
-    """Have a team's namespace go, whatever is in it, and wait until it has."""
+def remove(api: Api, team: TeamRef) -> None:
+    """Ask for a team's namespace to go, whatever is in it."""
     api.delete("v1", "Namespace", f"rayplane-{team.name}")
-    wait_for("namespace gone", lambda: api.get("v1", "Namespace", f"rayplane-{team.name}") is None, seconds=60)
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def _labels(obj: Mapping[str, Any]) -> dict[str, Any]:

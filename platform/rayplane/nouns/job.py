@@ -11,6 +11,8 @@ from rayplane.nouns.cluster import Endpoint, Nodes, require_one_place
 from rayplane.nouns.environment import Environment
 
 TERMINAL = frozenset({"Succeeded", "Failed", "Stopped"})
+UNFINISHED = frozenset({"", "Pending", "Starting", "Running"})
+"""Phases of a job that has not ended."""
 
 
 class Resources(Spec):

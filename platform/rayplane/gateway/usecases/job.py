@@ -14,7 +14,7 @@ from rayplane.gateway.admission.versions import declared_by, require_match
 from rayplane.gateway.backends.base import Capability
 from rayplane.gateway.store.objects import Change
 from rayplane.gateway.usecases import nodes, packages
-from rayplane.gateway.usecases.cluster import backend_of
+from rayplane.gateway.usecases.cluster import backend_of, note_work
 from rayplane.gateway.usecases.platform import Platform, team_spec
 from rayplane.nouns.base import MAX_NAME, Object, check_name
 from rayplane.nouns.cluster import ClusterSpec, ClusterStatus
@@ -73,9 +73,10 @@ def place(
             return known, "unchanged"
         name = name or _new_name(spec, team, platform)
         if spec.cluster is not None:
-            platform.cluster(team, spec.cluster)
+            note_work(platform.cluster(team, spec.cluster), platform)
         elif spec.nodes is not None:
-            nodes.check_quota(owner, "Job", name, spec.nodes.as_cluster(), None, platform)
+            wanted = nodes.demand(spec.nodes.as_cluster(), team_spec(owner))
+            nodes.check_quota(owner, "Job", name, wanted, None, platform)
         return _write(
             spec, team, name, {**_pipeline_labels(spec), **labels}, status, principal, platform, if_match
         ), "created"

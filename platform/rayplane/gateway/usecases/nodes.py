@@ -13,9 +13,9 @@ from rayplane.gateway.usecases.team import check_backend
 from rayplane.nouns.base import Object
 from rayplane.nouns.cluster import ClusterSpec, Nodes
 from rayplane.nouns.environment import Environment
-from rayplane.nouns.job import TERMINAL, JobSpec
+from rayplane.nouns.job import UNFINISHED, JobSpec
 from rayplane.nouns.service import ServiceSpec
-from rayplane.nouns.team import TeamSpec, Usage
+from rayplane.nouns.team import Quota, TeamSpec, Usage
 
 
 def backend_of(nodes: Nodes, team: TeamSpec) -> str:
@@ -44,35 +44,42 @@ def check_service(team: Object, name: str, spec: ServiceSpec, nodes: Nodes, plat
     _refuse(f"Service '{ref}'", reader.preflight_service(ref, spec, size))
 
 
-def check_quota(
-    team: Object, kind: str, name: str, wanted: ClusterSpec, before: ClusterSpec | None, platform: Platform
-) -> None:
+def check_quota(team: Object, kind: str, name: str, wanted: Usage, held: Usage | None, platform: Platform) -> None:
     """Raise Refused if it does not fit into what the team's other clusters, services and jobs leave of its quota.
 
-    ``wanted`` is the cluster that it is, or that its nodes make up; ``before`` what it was. To be called in the
-    transaction that writes it, so that two at once can't both take the last of it.
+    ``held`` is what it was granted before. To be called in the transaction that writes it, so that two at once can't
+    both take the last of it.
     """
     spec = team_spec(team)
+    if spec.quota == Quota():
+        return
     others = quota.total(
-        _demand(cluster, spec)
-        for obj, cluster in _holders(team.metadata.name, platform)
+        usage
+        for obj, usage in _holders(team.metadata.name, spec, platform)
         if (obj.kind, obj.metadata.name) != (kind, name)
     )
-    held = None if before is None else _demand(before, spec)
-    quota.require(spec.quota, others, _demand(wanted, spec), held, what=f"{kind} '{team.metadata.name}/{name}'")
+    quota.require(spec.quota, others, wanted, held, what=f"{kind} '{team.metadata.name}/{name}'")
 
 
-def _holders(team: str, platform: Platform) -> Iterator[tuple[Object, ClusterSpec]]:
-    """Whatever of the team holds nodes or may come to, with the cluster that these make up."""
+def demand(spec: ClusterSpec, team: TeamSpec, *, suspended: bool = False) -> Usage:
+    """The most that a cluster may come to hold, or the nodes that make one up; ``suspended``: by the platform."""
+    # A size that an admin took away since: what was granted under it is not known any more, so only the cluster counts.
+    size = team.sizes.get(spec.size)
+    return Usage(clusters=1) if size is None else quota.demand(spec, size, suspended=suspended)
+
+
+def _holders(team: str, spec: TeamSpec, platform: Platform) -> Iterator[tuple[Object, Usage]]:
+    """Whatever of the team holds nodes or may come to, with the most that it may."""
     for cluster in platform.store.each("Cluster", team):
-        yield cluster, ClusterSpec.model_validate(cluster.spec)
+        suspended = cluster.status.get("suspension") is not None
+        yield cluster, demand(ClusterSpec.model_validate(cluster.spec), spec, suspended=suspended)
     for service in platform.store.each("Service", team):
         if (nodes := service.spec.get("nodes")) is not None:
-            yield service, Nodes.model_validate(nodes).as_cluster()
-    for job in platform.store.each("Job", team):
+            yield service, demand(Nodes.model_validate(nodes).as_cluster(), spec)
+    for job in platform.store.each("Job", team, phases=UNFINISHED):
         # A job ends only after its nodes are freed.
-        if (nodes := job.spec.get("nodes")) is not None and job.status.get("phase") not in TERMINAL:
-            yield job, Nodes.model_validate(nodes).as_cluster()
+        if (nodes := job.spec.get("nodes")) is not None:
+            yield job, demand(Nodes.model_validate(nodes).as_cluster(), spec)
 
 
 def _reader(team: Object, noun: str, capability: Capability, nodes: Nodes, platform: Platform) -> Reader:
@@ -90,9 +97,3 @@ def _reader(team: Object, noun: str, capability: Capability, nodes: Nodes, platf
 def _refuse(what: str, reasons: list[str]) -> None:
     if reasons:
         raise Refused(f"{what} can't have nodes of its own: {' '.join(reasons)}")
-
-
-def _demand(spec: ClusterSpec, team: TeamSpec) -> Usage:
-    # A size that an admin took away since: what was granted under it is not known any more, so only the cluster counts.
-    size = team.sizes.get(spec.size)
-    return Usage(clusters=1) if size is None else quota.demand(spec, size)

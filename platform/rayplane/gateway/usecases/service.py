@@ -28,8 +28,8 @@ def check_place(team: Object, name: str, spec: ServiceSpec, before: Object | Non
         return
     assert spec.nodes is not None
     old = None if before is None else ServiceSpec.model_validate(before.spec).nodes
-    held = None if old is None else old.as_cluster()
-    nodes.check_quota(team, "Service", name, spec.nodes.as_cluster(), held, platform)
+    held = None if old is None else nodes.demand(old.as_cluster(), team_spec(team))
+    nodes.check_quota(team, "Service", name, nodes.demand(spec.nodes.as_cluster(), team_spec(team)), held, platform)
 
 
 def check_change(team: Object, before: Object, spec: ServiceSpec) -> None:

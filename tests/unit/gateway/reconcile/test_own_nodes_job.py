@@ -1,4 +1,4 @@
-"""A job with nodes of its own: made for each attempt, freed once its log is in, and in the ledger for exactly that time."""
+"""A job with nodes of its own: made for each attempt, freed once its log is in, in the ledger for just that time."""
 
 from __future__ import annotations
 
@@ -182,14 +182,14 @@ def test_while_its_nodes_come_it_says_what_holds_them_up(bench: Bench) -> None:
     bench.world.backend.at_once = False
     job = bench.job()
     bench.look(job, 2)
-    bench.made(job).reason, bench.made(job).message = "Unschedulable", "0/3 nodes are available."
+    bench.made(job).reason, bench.made(job).message = "Unschedulable", "0/3 nodes are free."
     status = bench.look(job)
     scheduled = status.condition("Scheduled")
     assert scheduled is not None
     assert (status.phase, scheduled.reason, scheduled.message) == (
         "Starting",
         "Unschedulable",
-        "0/3 nodes are available.",
+        "0/3 nodes are free.",
     )
     assert bench.world.ray.jobs == {}
 

@@ -11,14 +11,16 @@ import base64
 import logging
 import secrets
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from rayplane.errors import NotFound, Unavailable
+from rayplane.errors import Conflict, NotFound, Unavailable
 from rayplane.gateway.backends.base import (
     Capability,
     ClusterRef,
@@ -35,6 +37,7 @@ from rayplane.gateway.backends.base import (
 )
 from rayplane.gateway.backends.kubernetes import (
     compare,
+    facts,
     observation,
     pods,
     raycluster,
@@ -44,12 +47,10 @@ from rayplane.gateway.backends.kubernetes import (
 )
 from rayplane.gateway.backends.kubernetes.api import KubeApi
 from rayplane.gateway.backends.kubernetes.cache import Cache
-from rayplane.gateway.backends.kubernetes.evidence import evidence
 from rayplane.gateway.backends.kubernetes.jobs import Jobs
 from rayplane.gateway.backends.kubernetes.kinds import (
-    EVENT,
+    DEFINITION,
     POD,
-    QUOTA,
     RAYCLUSTER,
     RAYJOB,
     RAYSERVICE,
@@ -59,6 +60,7 @@ from rayplane.gateway.backends.kubernetes.kinds import (
 )
 from rayplane.gateway.backends.kubernetes.own import Shared
 from rayplane.gateway.backends.kubernetes.place import Places
+from rayplane.gateway.backends.kubernetes.preflight.check import preflight
 from rayplane.gateway.backends.kubernetes.services import Services
 from rayplane.nouns.cluster import ClusterSpec, Nodes
 from rayplane.nouns.environment import Environment
@@ -69,9 +71,14 @@ from rayplane.settings import GatewaySettings, read_secret, write_secret
 
 log = logging.getLogger(__name__)
 
+_DEFINITION_HOLDS = 600.0
+"""Seconds for which a definition that was read counts."""
+_ATTEMPTS = 4
+"""How often a change is tried while others change the same object."""
 _GONE_NODES = 64
 _GONE_FOR = timedelta(minutes=15)
 """How many nodes of a cluster that gave their place back are remembered, and for how long."""
+_CHECKED = {kind.name: kind for kind in (RAYCLUSTER, RAYJOB, RAYSERVICE)}
 
 
 class KubernetesBackend:
@@ -92,6 +99,7 @@ class KubernetesBackend:
         self._cache.add(RAYSERVICE, trim=rayservice.trim, told=self._told)
         self._places = Places(self.api, self._cache, self._settings, self._root)
         self._lock = threading.Lock()
+        self._known: dict[str, tuple[float, dict[str, Object]]] = {}
         self._falls: dict[str, observation.Fall] = {}
         self._gone: dict[str, deque[Node]] = {}
         self._subscribers: list[Callable[[str], None]] = []
@@ -105,6 +113,7 @@ class KubernetesBackend:
             fall_of=self._fall_of,
             forgive=self._forgive,
             with_gone=self._with_gone,
+            wrong=self._wrong,
         )
         self._jobs = Jobs(shared)
         self._services = Services(shared)
@@ -113,7 +122,8 @@ class KubernetesBackend:
         """What Kubernetes would refuse, or accept and never start."""
         if not ref.name[0].isalpha():
             return [f"The name '{ref.name}' begins with a digit, a RayCluster's can't. Choose another name."]
-        return []
+        manifest = raycluster.render(ref, spec, LaunchContext(size=size), self._settings, self._root)
+        return self._wrong(manifest)
 
     def environment(self, spec: ClusterSpec) -> Environment | None:
         """The image's, as the settings tell it."""
@@ -148,16 +158,8 @@ class KubernetesBackend:
         return Observation(**{**fields, "environment": self.environment(spec)})
 
     def evidence(self, ref: ClusterRef) -> list[Evidence]:
-        """Events and quota of the team's namespace are asked for; the rest is known."""
-        self._cache.require(RAYCLUSTER, POD)
-        namespace = self._settings.namespace(ref.team)
-        return evidence(
-            self._held(ref),
-            self._cache[POD].of(ref.uid),
-            self.api.list(EVENT, namespace).items,
-            self.api.list(QUOTA, namespace).items,
-            None,
-        )
+        """Asked for anew: a person wants to know, and what is held is no more than what reconciling needs."""
+        return facts.gather(self.api, self._settings, ref, token=self._token_path(ref))
 
     def ensure(self, ref: ClusterRef, spec: ClusterSpec, launch: LaunchContext) -> None:
         """Apply it if it is missing, drifted, suspended, or asked for otherwise. A head that died KubeRay replaces."""
@@ -185,7 +187,7 @@ class KubernetesBackend:
 
     def preflight_job(self, ref: JobRef, spec: JobSpec, size: Size) -> list[str]:
         """What KubeRay would refuse of a RayJob, or accept and not act on."""
-        return self._jobs.preflight(ref, spec)
+        return self._jobs.preflight(ref, spec, size)
 
     def ensure_job(self, ref: JobRef, nodes: Nodes, submission: Submission, launch: LaunchContext) -> None:
         """Apply the attempt's RayJob, once."""
@@ -201,7 +203,7 @@ class KubernetesBackend:
 
     def preflight_service(self, ref: ServiceRef, spec: ServiceSpec, size: Size) -> list[str]:
         """What KubeRay would refuse of a RayService."""
-        return self._services.preflight(ref)
+        return self._services.preflight(ref, spec, size)
 
     def ensure_service(
         self, ref: ServiceRef, nodes: Nodes, application: Mapping[str, Any], launch: LaunchContext
@@ -240,6 +242,24 @@ class KubernetesBackend:
         self.api.close()
         self._cache.close()
 
+    def _wrong(self, manifest: Object) -> list[str]:
+        """What is wrong with an object for its definition, and for KubeRay."""
+        return preflight([manifest], self._definition(manifest["kind"]))
+
+    def _definition(self, kind: str) -> dict[str, Object]:
+        """A kind's definition, read anew when it is old: KubeRay may be upgraded at any time. Empty without any."""
+        with self._lock:
+            read_at, known = self._known.get(kind, (-_DEFINITION_HOLDS, {}))
+        if time.monotonic() - read_at < _DEFINITION_HOLDS:
+            return known
+        try:
+            known = {kind: self.api.get(DEFINITION, str(_CHECKED[kind]))}
+        except NotFound:
+            return {}
+        with self._lock:
+            self._known[kind] = (time.monotonic(), known)
+        return known
+
     def _apply(self, ref: ClusterRef, spec: ClusterSpec, launch: LaunchContext, *, suspended: bool) -> None:
         namespace = self._settings.namespace(ref.team)
         there = self._cache[RAYCLUSTER].get(namespace, ref.name)
@@ -249,23 +269,40 @@ class KubernetesBackend:
             self._delete(there)
             return
         manifest = raycluster.render(ref, spec, launch, self._settings, self._root, suspended=suspended)
+        current = there
         if there is None or there["drift"] or not _same(there, manifest, raycluster.ASKED_HASH):
-            if there is not None and not suspended:
-                manifest = raycluster.keeping_scale(manifest, there)
-            try:
-                # Whoever made one of that name by hand keeps it: only what is ours already is taken by force.
-                answer = self.api.apply(RAYCLUSTER, manifest, force=there is not None)
-            except NotFound as exc:
-                raise Unavailable(
-                    f"Namespace '{namespace}' of cluster '{ref}' is not there: {exc.detail}",
-                    remedy="It is made when the team is onboarded.",
-                ) from exc
-            log.info("cluster %s is applied: %s", ref, there["drift"] if there else "it was missing")
+            log.info("cluster %s is applied: %s", ref, there["drift"] or "it is changed" if there else "it is missing")
+            answer = self._create(ref, manifest) if there is None else self._change(ref, manifest, suspended=suspended)
             self._cache[RAYCLUSTER].learn(answer)
             current = raycluster.trim(answer)
-        else:
-            current = there
+        assert current is not None  # it was there, or was made
         self._put_secrets(ref, launch, current, new=there is None)
+
+    def _create(self, ref: ClusterRef, manifest: Object) -> Object:
+        try:
+            # Not by force: whoever made one of that name by hand keeps it.
+            return self.api.apply(RAYCLUSTER, manifest, force=False)
+        except NotFound as exc:
+            raise Unavailable(
+                f"The namespace of cluster '{ref}' is not there: {exc.detail}",
+                remedy="It is made when the team is onboarded.",
+            ) from exc
+
+    def _change(self, ref: ClusterRef, manifest: Object, *, suspended: bool) -> Object:
+        """Apply it over what is there. Where workers stay, so does their number, which is the autoscaler's."""
+        if suspended:
+            return self.api.apply(RAYCLUSTER, manifest)
+        for _ in range(_ATTEMPTS - 1):
+            with suppress(Conflict):
+                return self._change_once(ref, manifest)
+        return self._change_once(ref, manifest)
+
+    def _change_once(self, ref: ClusterRef, manifest: Object) -> Object:
+        # Its version changes with its status, faster than a watch tells.
+        now = self.api.get(RAYCLUSTER, ref.name, manifest["metadata"]["namespace"])
+        if not raycluster.is_of(now, ref) or now["metadata"].get("deletionTimestamp"):
+            raise Conflict(f"The RayCluster of '{ref}' is being replaced.", remedy="Look again, and repeat.")
+        return self.api.apply(RAYCLUSTER, raycluster.keeping_scale(manifest, now))
 
     def _put_secrets(self, ref: ClusterRef, launch: LaunchContext, cluster: Object, *, new: bool) -> None:
         """Give a RayCluster its Secret, and note on it that it has it: what is not noted is put right later."""

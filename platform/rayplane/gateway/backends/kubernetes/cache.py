@@ -89,10 +89,10 @@ class Informer:
             self._synced.wait(max(0.0, down + patience - time.monotonic()))
         with self._lock:
             down, error = self._down_since, self._error
-        if isinstance(error, Forbidden | InvalidInput):
-            raise error
         if self._synced.is_set() and (down is None or time.monotonic() - down <= patience) and self._alive():
             return
+        if isinstance(error, Forbidden | InvalidInput):
+            raise error
         seconds = f"{time.monotonic() - down:.0f} s" if down is not None else "a while"
         raise Unavailable(
             f"Kubernetes' API server has not told of its {self.kind} for {seconds}"
@@ -150,10 +150,11 @@ class Informer:
             except RayplaneError as exc:
                 if self._closed.is_set():
                     return
-                log.warning("the watch of %s broke off: %s", self.kind, exc)
                 with self._lock:
+                    is_news = type(self._error) is not type(exc)
                     self._error = exc
                     self._down_since = self._down_since or time.monotonic()
+                log.log(logging.WARNING if is_news else logging.DEBUG, "the watch of %s broke off: %s", self.kind, exc)
             self._closed.wait(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 

@@ -11,6 +11,7 @@ from rayplane.gateway.backends.kubernetes.kinds import POD, RAYCLUSTER, RAYJOB, 
 from rayplane.gateway.backends.kubernetes.own import Shared
 from rayplane.nouns.cluster import Nodes
 from rayplane.nouns.job import JobSpec
+from rayplane.nouns.team import Size
 
 log = logging.getLogger(__name__)
 
@@ -23,16 +24,21 @@ class Jobs:
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
 
-    def preflight(self, ref: JobRef, spec: JobSpec) -> list[str]:
+    def preflight(self, ref: JobRef, spec: JobSpec, size: Size) -> list[str]:
         """What KubeRay would refuse, or accept and not act on."""
-        return rayjob.refusals(ref, spec.resources.memory)
+        assert spec.nodes is not None  # there is nothing to check of a job on a cluster
+        env = {"env_vars": spec.env} if spec.env else {}
+        submission = Submission(spec.entrypoint, env, spec.metadata, spec.resources, spec.timeout)
+        shared = self._shared
+        manifest = rayjob.render(ref, spec.nodes, submission, LaunchContext(size=size), shared.settings, shared.root)
+        return [*rayjob.refusals(spec.resources), *shared.wrong(manifest)]
 
     def ensure(self, ref: JobRef, nodes: Nodes, submission: Submission, launch: LaunchContext) -> None:
         """Apply its RayJob if there is none; one that is there stays as it is."""
         shared = self._shared
         shared.cache.require(*KINDS)
         held = self._held(ref)
-        if held is not None and held["metadata"].get("deletionTimestamp"):
+        if held is not None and own.is_leaving(held):
             return
         if held is None:
             manifest = rayjob.render(ref, nodes, submission, launch, shared.settings, shared.root)
@@ -48,7 +54,7 @@ class Jobs:
         name = str(job["status"].get("rayClusterName") or "") if job is not None else self._left_over(ref)
         cluster, held = own.look_at_cluster(shared, name, namespace, ref.uid, shared.fall_of(ref.uid))
         endpoint = None
-        if job is not None and cluster.phase == "ready":
+        if job is not None and not own.is_leaving(job) and cluster.phase == "ready":
             endpoint = own.endpoint_of(shared, held, self._token(ref), rayjob.owner_of(ref), namespace)
         environment = shared.environment() if endpoint is not None else None
         return rayjob.look(job, cluster, own.nodes_of(shared, ref.uid), endpoint, environment)

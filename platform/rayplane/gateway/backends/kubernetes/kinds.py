@@ -53,6 +53,9 @@ class Kind:
 
 NAMESPACE = Kind("", "v1", "Namespace", "namespaces", namespaced=False)
 VOLUME = Kind("", "v1", "PersistentVolume", "persistentvolumes", namespaced=False)
+DEFINITION = Kind(
+    "apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions", namespaced=False
+)
 POD = Kind("", "v1", "Pod", "pods")
 SECRET = Kind("", "v1", "Secret", "secrets")
 EVENT = Kind("", "v1", "Event", "events")
@@ -62,6 +65,8 @@ ACCOUNT = Kind("", "v1", "ServiceAccount", "serviceaccounts")
 CLAIM = Kind("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims")
 NETWORK_POLICY = Kind("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies")
 ROLE_BINDING = Kind("rbac.authorization.k8s.io", "v1", "RoleBinding", "rolebindings")
+LEASE = Kind("coordination.k8s.io", "v1", "Lease", "leases")
+WORKLOAD = Kind("kueue.x-k8s.io", "v1beta1", "Workload", "workloads")
 RAYCLUSTER = Kind("ray.io", "v1", "RayCluster", "rayclusters")
 RAYJOB = Kind("ray.io", "v1", "RayJob", "rayjobs")
 RAYSERVICE = Kind("ray.io", "v1", "RayService", "rayservices")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from rayplane.errors import NotFound, Unavailable
+from rayplane.errors import NotFound
 from rayplane.gateway.backends.base import LaunchContext, Node, Observation
 from rayplane.gateway.backends.kubernetes import compare, observation, pods
 from rayplane.gateway.backends.kubernetes.api import KubeApi
@@ -43,6 +43,8 @@ class Shared:
     """Deal with that."""
     with_gone: Callable[[str, tuple[Node, ...]], tuple[Node, ...]]
     """The nodes that there are of the object with this uid, and those that it gave back lately."""
+    wrong: Callable[[Object], list[str]]
+    """What is wrong with an object for its definition, and for KubeRay, each with its remedy."""
 
 
 def look_at_cluster(
@@ -76,24 +78,22 @@ def endpoint_of(shared: Shared, held: list[Object], token: Path, owner: Owner, n
 
 
 def apply(shared: Shared, kind: Kind, manifest: Object, *, force: bool) -> Object:
-    """Apply an object into a team's namespace and take in the answer; raises Unavailable before the team has one."""
-    meta = manifest["metadata"]
-    try:
-        answer = shared.api.apply(kind, manifest, force=force)
-    except NotFound as exc:
-        raise Unavailable(
-            f"Namespace '{meta['namespace']}' of {kind.name} '{meta['name']}' is not there: {exc.detail}",
-            remedy="It is made when the team is onboarded.",
-        ) from exc
+    """Apply an object and take in the answer."""
+    answer = shared.api.apply(kind, manifest, force=force)
     shared.cache[kind].learn(answer)
     return answer
 
 
+def is_leaving(obj: Object) -> bool:
+    """Whether an object's deletion was asked for."""
+    return bool(obj["metadata"].get("deletionTimestamp"))
+
+
 def delete(shared: Shared, kind: Kind, held: Object) -> None:
     """Delete an object, which is gone only when all that belongs to it is."""
-    meta = held["metadata"]
-    if meta.get("deletionTimestamp"):
+    if is_leaving(held):
         return
+    meta = held["metadata"]
     shared.api.delete(kind, meta["name"], meta["namespace"], uid=meta["uid"], propagation="Foreground")
     shared.cache[kind].learn_deletion(held)
 

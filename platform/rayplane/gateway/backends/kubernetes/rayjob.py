@@ -18,11 +18,10 @@ from rayplane.gateway.backends.kubernetes.kinds import MANAGED_BY, MANAGER, RAYJ
 from rayplane.gateway.backends.kubernetes.settings import KubernetesSettings
 from rayplane.nouns.cluster import Endpoint, Nodes
 from rayplane.nouns.environment import Environment
+from rayplane.nouns.job import Resources
 
 JOB = "rayplane.dev/job"
 """Label: the name of the job."""
-LONGEST_NAME = 47
-"""Characters of a RayJob's or RayService's name: KubeRay 1.6 derives others from it."""
 TTL = 1800
 """Seconds after its end at which KubeRay frees an attempt's nodes, if the platform has not."""
 GRACE = 300
@@ -146,17 +145,12 @@ def look(
     return JobObservation("starting", *_why_not_yet(deployment, cluster), nodes=nodes)
 
 
-def refusals(ref: JobRef, memory: float) -> list[str]:
-    """What of a job KubeRay accepts, or can't be told, and does not act on."""
-    reasons = []
-    if memory:
-        reasons.append(
-            "job.resources.memory: KubeRay tells Ray of no memory for an entrypoint. Leave it out, or take a larger "
-            "size."
-        )
-    if len(name_of(ref)) > LONGEST_NAME:
-        reasons.append(f"The RayJob's name '{name_of(ref)}' has more than {LONGEST_NAME} characters.")
-    return reasons
+def refusals(resources: Resources) -> list[str]:
+    """What of a job KubeRay can't be told."""
+    if not resources.memory:
+        return []
+    what = "job.resources.memory: KubeRay tells Ray of no memory for an entrypoint."
+    return [f"{what} Leave it out, or take a larger size."]
 
 
 def _ended(deployment: str, reason: str, job: str) -> _Ended | None:

@@ -1,7 +1,7 @@
 """Translate a service with nodes of its own into a RayService of KubeRay 1.6, and read back how it goes. Pure.
 
-Another application alone changes ``serveConfigV2``, which KubeRay rolls out on the nodes that are there; other nodes are
-a second RayCluster, to which the traffic moves once it serves.
+Another application changes ``serveConfigV2`` alone, which KubeRay rolls out on the nodes that are there. Other nodes
+are a second RayCluster, to which the traffic moves once it serves.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from rayplane.gateway.backends.base import LaunchContext, Node, Observation, ServiceObservation, ServiceRef
 from rayplane.gateway.backends.kubernetes import compare, pods, raycluster
 from rayplane.gateway.backends.kubernetes.kinds import MANAGED_BY, MANAGER, RAYSERVICE, TEAM, UID, Object
-from rayplane.gateway.backends.kubernetes.rayjob import LONGEST_NAME, embedded
+from rayplane.gateway.backends.kubernetes.rayjob import embedded
 from rayplane.gateway.backends.kubernetes.settings import KubernetesSettings
 from rayplane.nouns.cluster import Endpoint, Nodes
 from rayplane.nouns.environment import Environment
@@ -140,15 +140,6 @@ def look(
         return ServiceObservation("failed", "DEPLOY_FAILED", failure, nodes=nodes, drift=drift)
     reason, message = _why_not_yet(service, newest, reason, message)
     return ServiceObservation("starting", reason, message, nodes=nodes, drift=drift)
-
-
-def refusals(ref: ServiceRef) -> list[str]:
-    """What of a service KubeRay would refuse once it is there."""
-    if len(name_of(ref)) > LONGEST_NAME:
-        return [
-            f"The RayService's name '{name_of(ref)}' has more than {LONGEST_NAME} characters. Choose a shorter name."
-        ]
-    return []
 
 
 def _configuration(application: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from rayplane.gateway.backends.kubernetes.kinds import POD, RAYCLUSTER, RAYSERVI
 from rayplane.gateway.backends.kubernetes.own import Shared
 from rayplane.gateway.backends.kubernetes.raycluster import ASKED_HASH
 from rayplane.nouns.cluster import Endpoint, Nodes
+from rayplane.nouns.service import ServiceSpec
+from rayplane.nouns.team import Size
 
 log = logging.getLogger(__name__)
 
@@ -25,16 +27,20 @@ class Services:
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
 
-    def preflight(self, ref: ServiceRef) -> list[str]:
-        """What KubeRay would refuse once it is there."""
-        return rayservice.refusals(ref)
+    def preflight(self, ref: ServiceRef, spec: ServiceSpec, size: Size) -> list[str]:
+        """What KubeRay would refuse, or accept and not act on. What it is to serve is not known before its model is."""
+        assert spec.nodes is not None  # there is nothing to check of a service on a cluster
+        application = {"name": ref.name, "route_prefix": f"/{ref.name}", "import_path": spec.app}
+        shared = self._shared
+        launch = LaunchContext(size=size)
+        return shared.wrong(rayservice.render(ref, spec.nodes, application, launch, shared.settings, shared.root))
 
     def ensure(self, ref: ServiceRef, nodes: Nodes, application: Mapping[str, Any], launch: LaunchContext) -> None:
         """Apply its RayService if it is missing, drifted, or asked for otherwise."""
         shared = self._shared
         shared.cache.require(*KINDS)
         held = self._held(ref)
-        if held is not None and held["metadata"].get("deletionTimestamp"):
+        if held is not None and own.is_leaving(held):
             return  # it must be gone before another takes its name
         manifest = rayservice.render(ref, nodes, application, launch, shared.settings, shared.root)
         asked = manifest["metadata"]["annotations"][ASKED_HASH]
@@ -53,7 +59,8 @@ class Services:
         newest_name = rayservice.newest_cluster(service) if service is not None else self._left_over(ref)
         newest, held = own.look_at_cluster(shared, newest_name, namespace, ref.uid)
         endpoint = None
-        if service is not None and (serving := rayservice.active_cluster(service)):
+        serving = "" if service is None or own.is_leaving(service) else rayservice.active_cluster(service)
+        if serving:
             active, pods = (
                 (newest, held) if serving == newest_name else own.look_at_cluster(shared, serving, namespace, ref.uid)
             )

@@ -1,0 +1,61 @@
+"""What pre-flight finds: where, which rule, what is wrong, what to do. Pure values, and the words they are said in."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+
+_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong with an object."""
+
+    path: str
+    """Where, as Kubernetes writes it: ``spec.workerGroupSpecs[0].minReplicas``. Empty for the object as a whole."""
+    rule: str
+    """Which rule it breaks, the same for every object that breaks it: ``schema.type``, ``ray.min-over-max``."""
+    message: str
+    """What is wrong, without path and without full stop."""
+    remedy: str
+    """What to do about it, one sentence."""
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}. {self.remedy}" if self.path else f"{self.message}. {self.remedy}"
+
+
+def child(path: str, name: str) -> str:
+    """The path of a field below a path; a name that is no identifier goes into brackets, as Kubernetes writes it."""
+    if not _PLAIN.match(name):
+        return f"{path}[{name}]"
+    return f"{path}.{name}" if path else name
+
+
+def below(path: str, names: str) -> str:
+    """The path of a field further down: plain names, with dots between them."""
+    return f"{path}.{names}" if path else names
+
+
+def item(path: str, index: int) -> str:
+    """The path of a list's item."""
+    return f"{path}[{index}]"
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+    """The sentence that helps with an unknown name: the name that was likely meant, else those that there are."""
+    lowered = {each.lower(): each for each in known}
+    near = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.6)
+    if near:
+        return f"Did you mean '{lowered[near[0]]}'?"
+    if not known:
+        return "Remove it: nothing goes here."
+    return f"Known here: {', '.join(sorted(known))}." if len(known) <= 12 else "Remove it, or see 'kubectl explain'."
+
+
+def shown(value: object, *, most: int = 60) -> str:
+    """A value as a message shows it: short, however long it is."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[: most - 3]}..."

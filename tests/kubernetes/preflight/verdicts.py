@@ -1,0 +1,184 @@
+"""What the real API server and the real operator say of an object: the other side of the differential table."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from tests.kubernetes.bed.api import Api, ApiError, Object
+
+_REFUSED = re.compile(r"Invalid.*(Spec|Metadata|Status)$|FailedToCreate.*|.*ValidationFailed$")
+"""Reasons of the operator's Warning events that mean that nothing will come of the object as it is."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was said, by whom. ``refused`` is None where nobody said anything within the time."""
+
+    refused: bool | None
+    by: str
+    """api: the request is refused. operator: the object is taken and then refused. pods: no pod can be made of it."""
+    said: str = ""
+
+
+class Server:
+    """A namespace of a real API server with a real operator, to ask."""
+
+    def __init__(self, api: Api, namespace: str) -> None:
+        self.api = api
+        self.namespace = namespace
+
+    def prepare(self, manifests: list[Object]) -> None:
+        """Make what templates name and admission looks for before it takes a pod: it is not the specs' fault."""
+        for kind, group, key, body in (
+            ("ServiceAccount", "v1", "serviceAccountName", {}),
+            ("PriorityClass", "scheduling.k8s.io/v1", "priorityClassName", {"value": 1}),
+            ("RuntimeClass", "node.k8s.io/v1", "runtimeClassName", {"handler": "x"}),
+        ):
+            for name in sorted({value for each in manifests for value in _values(each, key)}):
+                if re.fullmatch(r"[a-z0-9.-]+", name) and not name.startswith("system-"):
+                    metadata = {"name": name} | ({"namespace": self.namespace} if kind == "ServiceAccount" else {})
+                    self.api.apply({"apiVersion": group, "kind": kind, "metadata": metadata, **body})
+
+    def ask(self, manifest: Object) -> tuple[Verdict, Verdict]:
+        """What the API server says to it: applied, and created; by dry runs that refuse unknown fields."""
+        thing = self._placed(manifest)
+        name = thing["metadata"].get("name", "")
+        collection = self.api.path(thing["apiVersion"], thing["kind"], namespace=self.namespace)
+        strict = {"dryRun": "All", "fieldValidation": "Strict"}
+        applied = self._try(
+            "PATCH",
+            f"{collection}/{name}",
+            params={**strict, "fieldManager": "table", "force": "true"},
+            headers={"Content-Type": "application/apply-patch+yaml"},
+            content=json.dumps(thing),
+        )
+        return applied, self._try("POST", collection, params=strict, json=thing)
+
+    def ask_change(self, old: Object, manifest: Object) -> Verdict:
+        """What the API server says to a change of an object that is there, applied by the same manager."""
+        self.send(old)
+        return self.ask(manifest)[0]
+
+    def send(self, manifest: Object) -> Object:
+        """Apply an object for good; the operator sees it."""
+        return self.api.apply(self._placed(manifest), manager="table")
+
+    def settle(self, sent: dict[str, Object], *, seconds: float) -> dict[str, Verdict]:
+        """The operator's verdict on objects that were sent, by the names of their cases."""
+        left, found = dict(sent), {}
+        deadline = time.monotonic() + seconds
+        while left and time.monotonic() < deadline:
+            view = _View(self.api, self.namespace)
+            for case, thing in list(left.items()):
+                verdict = view.verdict(thing)
+                if verdict is not None:
+                    found[case] = verdict
+                    del left[case]
+            time.sleep(0.5)
+        return found | {case: Verdict(None, "operator", "said nothing") for case in left}
+
+    def _placed(self, manifest: Object) -> Object:
+        thing = copy.deepcopy(manifest)
+        thing["metadata"]["namespace"] = self.namespace
+        return thing
+
+    def _try(self, method: str, path: str, **options: Any) -> Verdict:
+        try:
+            self.api.request(method, path, **options)
+        except ApiError as error:
+            if error.status >= 500 and "typed patch" not in str(error):
+                raise
+            return Verdict(True, "api", str(error)[:600])
+        return Verdict(False, "api")
+
+
+class _View:
+    """All that the operator did in a namespace so far, read once."""
+
+    def __init__(self, api: Api, namespace: str) -> None:
+        self.things = {
+            (kind, each["metadata"]["name"]): each
+            for kind in ("RayCluster", "RayJob", "RayService")
+            for each in api.list("ray.io/v1", kind, namespace)
+        }
+        self.warnings: dict[str, list[tuple[str, str]]] = {}
+        for event in api.list("v1", "Event", namespace):
+            if event.get("type") == "Warning" and _REFUSED.fullmatch(event.get("reason", "")):
+                said = (event["reason"], event.get("message", ""))
+                self.warnings.setdefault(event["involvedObject"].get("uid", ""), []).append(said)
+        self.pods: dict[tuple[str, str], int] = {}
+        for pod in api.list("v1", "Pod", namespace):
+            labels = pod["metadata"].get("labels") or {}
+            key = (labels.get("ray.io/cluster", ""), labels.get("ray.io/node-type", ""))
+            self.pods[key] = self.pods.get(key, 0) + 1
+
+    def verdict(self, sent: Object) -> Verdict | None:
+        """What the operator says of an object; None while it has not."""
+        thing = self.things.get((sent["kind"], sent["metadata"]["name"]))
+        if thing is None:
+            return Verdict(None, "operator", "is gone")
+        for reason, message in self.warnings.get(thing["metadata"]["uid"], []):
+            return Verdict(True, "operator" if reason.startswith("Invalid") else "pods", f"{reason}: {message}"[:600])
+        spec, status = thing.get("spec") or {}, thing.get("status") or {}
+        if spec.get("managedBy") == "kueue.x-k8s.io/multikueue":
+            return Verdict(False, "operator", "another controller's")
+        of = {"RayCluster": self._cluster, "RayJob": self._job, "RayService": self._service}
+        return of[thing["kind"]](thing, spec, status)
+
+    def _cluster(self, thing: Object, spec: Object, status: Object) -> Verdict | None:
+        if spec.get("suspend"):
+            done = status.get("state") == "suspended"
+            return Verdict(False, "operator", "suspended") if done else None
+        name = thing["metadata"]["name"]
+        if status.get("observedGeneration") != thing["metadata"]["generation"]:
+            return None
+        wanted = sum(_workers(group) for group in spec.get("workerGroupSpecs") or [])
+        if self.pods.get((name, "head")) and (not wanted or self.pods.get((name, "worker"))):
+            return Verdict(False, "pods", f"{wanted} workers wanted")
+        return None
+
+    def _job(self, thing: Object, spec: Object, status: Object) -> Verdict | None:
+        state = status.get("jobDeploymentStatus")
+        if state == "ValidationFailed" or status.get("reason") == "ValidationFailed":
+            return Verdict(True, "operator", f"{state}: {status.get('message', '')}"[:600])
+        if state in ("Suspended", "Suspending"):
+            return Verdict(False, "operator", state)
+        if spec.get("clusterSelector") and state:
+            return Verdict(False, "operator", state)
+        return self._child(status.get("rayClusterName"))
+
+    def _service(self, thing: Object, spec: Object, status: Object) -> Verdict | None:
+        del thing, spec
+        for condition in status.get("conditions") or []:
+            if condition.get("reason") == "ValidationFailed":
+                return Verdict(True, "operator", f"ValidationFailed: {condition.get('message', '')}"[:600])
+        pending = (status.get("pendingServiceStatus") or {}).get("rayClusterName")
+        return self._child(pending or (status.get("activeServiceStatus") or {}).get("rayClusterName"))
+
+    def _child(self, name: str | None) -> Verdict | None:
+        child = self.things.get(("RayCluster", name or ""))
+        return self.verdict(child) if child is not None else None
+
+
+def _workers(group: Object) -> int:
+    if group.get("suspend"):
+        return 0
+    replicas = max(int(group.get("replicas") or 0), int(group.get("minReplicas") or 0))
+    return min(replicas, int(group.get("maxReplicas", replicas))) * int(group.get("numOfHosts", 1))
+
+
+def _values(thing: Any, key: str) -> Iterator[str]:
+    if isinstance(thing, dict):
+        for name, value in thing.items():
+            if name == key and isinstance(value, str) and value:
+                yield value
+            yield from _values(value, key)
+    elif isinstance(thing, list):
+        for value in thing:
+            yield from _values(value, key)
