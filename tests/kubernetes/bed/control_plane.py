@@ -108,7 +108,7 @@ class ControlPlane(Access):
 
     def install_kuberay(self) -> None:
         """KubeRay's CRDs, and the role that its operator has; returns once the CRDs are established."""
-        crds = [self.api.apply(_manifest(path)) for path in sorted(self.tools["crds"].glob("*.yaml"))]
+        crds = [self.api.create(_manifest(path)) for path in sorted(self.tools["crds"].glob("*.yaml"))]
         role = _manifest(self.tools["rbac"] / "role.yaml")
         account = {"name": OPERATOR, "namespace": OPERATOR_NAMESPACE}
         for manifest in (
