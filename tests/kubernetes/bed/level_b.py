@@ -157,7 +157,7 @@ def _bring_up(bed: LevelB, made: Image, *, audit: bool) -> None:
     bed.make_keys()
     bed.start_machine()
     bed.start_api(real_nodes=True, audit=audit)
-    bed.start_controllers()
+    bed.start_controllers(real_nodes=True)
     bed.start_node()
     bed.install_kuberay()
     bed.start_operator(prefix=node.with_its_dns(bed.folder))
