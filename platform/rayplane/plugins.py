@@ -12,6 +12,7 @@ TABLE: dict[str, dict[str, str]] = {
     "backends": {
         "local": "rayplane.gateway.backends.local:LocalBackend",
         "existing": "rayplane.gateway.backends.existing:ExistingBackend",
+        "kubernetes": "rayplane.gateway.backends.kubernetes.backend:KubernetesBackend",
     },
     "storage": {
         "file": "rayplane.storage.file:FileStorage",

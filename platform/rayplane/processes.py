@@ -10,6 +10,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -110,6 +111,13 @@ def forget(name: str, records: Path) -> None:
 def alive(record: ProcessRecord) -> bool:
     """Whether the very process that was started still runs (a zombie does not)."""
     return record.boot == _boot() and _start_time(record.pid) == record.started
+
+
+def started_at(record: ProcessRecord) -> datetime:
+    """When the child was started, by the host's clock; the record's start time must be of this boot."""
+    ticks = os.sysconf("SC_CLK_TCK")
+    since = time.clock_gettime(time.CLOCK_BOOTTIME) - record.started / ticks
+    return datetime.now(UTC) - timedelta(seconds=max(0.0, since))
 
 
 def marked(mark: str) -> list[int]:

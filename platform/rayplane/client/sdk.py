@@ -24,6 +24,8 @@ from rayplane.nouns.cluster import Lease
 from rayplane.nouns.dataset import DatasetVersion
 from rayplane.nouns.events import Edge
 from rayplane.nouns.job import TERMINAL
+from rayplane.nouns.plan import Plan
+from rayplane.nouns.why import Explanation
 from rayplane.processes import read_json
 from rayplane.settings import Home, find_home, read_secret
 
@@ -149,6 +151,22 @@ class Client:
             return planned
         return [self._put(item, self._uploaded_spec(item), dry_run=False) for item in wanted]
 
+    def plan(self, documents: list[Document], *, team: str | None = None) -> Plan:
+        """What applying the documents together would change, what forbids it, what it may cost; nothing is written.
+
+        ``team`` is for those that name none. A ``package`` that is a folder's path counts as uploaded.
+        """
+        wanted = [_Wanted.of(by_kind(document.kind), document, team) for document in documents]
+        sent = [
+            {
+                "kind": item.noun.kind,
+                "metadata": {"name": item.name, "labels": item.labels, **({"team": item.team} if item.team else {})},
+                "spec": self._known_spec(item),
+            }
+            for item in wanted
+        ]
+        return Plan.model_validate(self.json("POST", "/v1/plan", json_body={"documents": sent}))
+
     def lineage(self, team: str, node: str, direction: Literal["up", "down"] = "up") -> list[Edge]:
         """Edges reachable from a node."""
         found = self.json("GET", f"/v1/teams/{_q(team)}/lineage", params={"node": node, "direction": direction})
@@ -269,6 +287,10 @@ class Noun:
         """One object; raises NotFound."""
         return Object.model_validate(self._client.json("GET", self._path(team, name)))
 
+    def why(self, team: str, name: str) -> Explanation:
+        """What holds the object up, ranked; no causes if it is as wanted. Raises NotFound."""
+        return Explanation.model_validate(self._client.json("GET", f"{self._path(team, name)}/why"))
+
     def list(self, team: str, *, labels: Mapping[str, str] | None = None) -> list[Object]:
         """All objects of the team, oldest first."""
         params = {"label": [f"{k}={v}" for k, v in labels.items()]} if labels else {}
@@ -327,6 +349,10 @@ class Teams(Noun):
     def get(self, team: str, name: str | None = None) -> Object:
         """One team."""
         return super().get("", name or team)
+
+    def why(self, team: str, name: str | None = None) -> Explanation:
+        """What holds the team up."""
+        return super().why("", name or team)
 
     def list(self, team: str = "", *, labels: Mapping[str, str] | None = None) -> list[Object]:
         """All teams."""

@@ -68,6 +68,12 @@ LEADER = Gauge(
     "1 on the replica that reconciles, else 0.",
     registry=REGISTRY,
 )
+KUBERNETES_CALLS = Counter(
+    "rayplane_kubernetes_api_calls_total",
+    "Requests to Kubernetes' API server, by verb and resource; a watch counts when it is opened.",
+    ["verb", "resource"],
+    registry=REGISTRY,
+)
 BUILD = Gauge(
     "rayplane_build_info",
     "Always 1; the labels tell the version that runs.",

@@ -126,6 +126,17 @@ class RayRest:
         answer: dict[str, Any] = self._call("GET", "/api/component_activities").json()
         return answer
 
+    def demands(self) -> list[str]:
+        """What work waits for, as Ray's autoscaler reports it, a line each: ``{'CPU': 1.0}: 5+ pending tasks/actors``.
+
+        Empty where nothing waits, and where no autoscaler has reported yet.
+        """
+        answer = self._call("GET", "/api/cluster_status", params={"format": "1"}).json()
+        report = str((answer.get("data") or {}).get("clusterStatus") or "")
+        # The report is text alone (2.60); its last part is headed "Pending Demands:", or "Demands:" by autoscaler v1.
+        lines = report.partition("Demands:")[2].splitlines()
+        return [line.strip() for line in lines if line.strip() and "(no resource demands)" not in line]
+
     def put_serve(self, config: Mapping[str, Any]) -> None:
         """Replace Serve's whole configuration: applications that it does not list are removed.
 

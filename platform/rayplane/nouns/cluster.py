@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+import re
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
 
 from rayplane.nouns.base import Instant, Name, Record, Seconds, Spec, Status
 from rayplane.nouns.environment import Environment
 
+_RANGE = re.compile(r"\s*(\d+)\s*(?:\.\.\s*(\d+)\s*)?")
+
+
+def parse_workers(value: Any) -> Any:
+    """``4`` or ``"0..4"`` as ``{"min": ..., "max": ...}``; anything that is no such text or number stays as it is."""
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        return value
+    match = _RANGE.fullmatch(str(value))
+    if match is None:
+        raise ValueError(
+            f"'{value}' is no number of workers: write 4 for that many always, or 0..4 for as many as the work needs"
+        )
+    least, most = match[1], match[2] or match[1]
+    return {"min": int(least), "max": int(most)}
+
 
 class Workers(Spec):
-    """How many worker nodes beside the head, at least and at most."""
+    """How many worker nodes beside the head, at least and at most; ``4`` and ``0..4`` are short for both."""
 
     min: int = Field(default=0, ge=0)
     max: int = Field(default=0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        return parse_workers(value)
 
     @model_validator(mode="after")
     def _ordered(self) -> Workers:
@@ -32,8 +55,20 @@ class ClusterSpec(Spec):
     address: str | None = None
     """The dashboard's URL of a Ray cluster that already runs (backend `existing`)."""
     idle_timeout: Seconds | None = None
+    """Seconds without a job, client or Serve application after which it is suspended; default: the team's."""
+    delete_after_idle: Seconds | None = None
+    """Seconds for which it stays suspended for idleness before it is deleted whole; default: the team's."""
     max_lifetime: Seconds | None = None
+    """Seconds after it was made at which it is suspended and deleted, whatever it does; default: the team's."""
     suspended: bool = False
+    """Whether a person wants it to hold no compute. One that is idle is suspended by its status, not by this."""
+
+    @field_validator("idle_timeout", "max_lifetime")
+    @classmethod
+    def _takes_time(cls, value: float | None) -> float | None:
+        if value == 0:
+            raise ValueError("0s would end it at once: write a time, such as 30m, or leave it out for none")
+        return value
 
 
 class Endpoint(Record):
@@ -50,6 +85,18 @@ class Endpoint(Record):
     """``host:port`` of every Ray node's (and Serve's) exporter."""
 
 
+class Suspension(Record):
+    """Why the platform, not a person, took a cluster's compute back."""
+
+    reason: Literal["Idle", "Lifetime"]
+    """Idle: it was not used; the next job, client or service resumes it. Lifetime: its time is over; it is deleted."""
+    message: str = ""
+    at: Instant
+    """When that was decided."""
+    delete_at: Instant | None = None
+    """When it is deleted whole, unless it is resumed or extended before; None: it stays."""
+
+
 class ClusterStatus(Status):
     """Phases: Pending, Starting, Ready, Failed, Suspended, Deleting."""
 
@@ -58,6 +105,14 @@ class ClusterStatus(Status):
     ready_at: Instant | None = None
     incarnation: str | None = None
     """Changes with every new head: a job of an earlier incarnation is lost."""
+    suspension: Suspension | None = None
+    """Set while the platform itself keeps it suspended; a person's wish is ``spec.suspended``."""
+    idle_since: Instant | None = None
+    """Since when it is known that nobody uses it; None while somebody does, or while that is not known."""
+    kept_until: Instant | None = None
+    """Until when somebody asked that it not be suspended for idleness."""
+    lives_until: Instant | None = None
+    """Until when somebody asked that it live, where that is longer than its lifetime."""
 
 
 class Lease(Record):
@@ -72,3 +127,17 @@ class Lease(Record):
     gpu: float
     started_at: Instant
     ended_at: Instant | None = None
+
+
+class ClusterUsage(Record):
+    """What one cluster held over a time, in resource-seconds: amount held times seconds held."""
+
+    cluster: str
+    cluster_uid: str
+    node_seconds: float = 0
+    core_seconds: float = 0
+    gib_seconds: float = 0
+    """GiB of memory times seconds."""
+    gpu_seconds: float = 0
+    open: int = 0
+    """How many of its nodes are held now."""

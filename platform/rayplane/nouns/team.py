@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from rayplane.nouns.base import Name, Quantity, Record, Spec, Status
+from rayplane.nouns.base import Name, Quantity, Record, Seconds, Spec, Status
 
 Role = Literal["viewer", "member", "admin"]
 
@@ -40,6 +40,14 @@ class TeamSpec(Spec):
     members: dict[str, Role] = Field(default_factory=dict)
     quota: Quota = Field(default_factory=Quota)
     sizes: dict[Name, Size] = Field(default_factory=_default_sizes)
+    idle_timeout: Seconds | None = Field(default=None, gt=0)
+    """What a cluster that says none has, in seconds, and the most that one may say; None: no limit."""
+    delete_after_idle: Seconds | None = None
+    """The same for how long a cluster stays suspended for idleness before it is deleted."""
+    max_lifetime: Seconds | None = Field(default=None, gt=0)
+    """The same for how long a cluster may live."""
+    max_extension: Seconds = 24 * 3600
+    """By how many seconds from now `extend` may put a cluster's end off, and its life beyond ``max_lifetime``."""
 
     @model_validator(mode="after")
     def _has_a_size(self) -> TeamSpec:
@@ -53,6 +61,8 @@ class TeamStatus(Status):
 
     mlflow_workspace: str | None = None
     feast_project: str | None = None
+    places: dict[str, str] = Field(default_factory=dict)
+    """Backend -> what its place for the team still lacks; empty once the place is there."""
 
 
 class Usage(Record):

@@ -1,19 +1,26 @@
-"""What every backend owes the reconciler, as one suite: subclass it in a test module and bring a ``case`` fixture."""
+"""What every backend owes the reconciler, as one suite: subclass it in a test module and bring a ``case`` fixture.
+
+What a backend declares is tried; what it does not declare must be refused by ``Unsupported``, never ignored.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 
 import pytest
 
 from rayplane.errors import Unsupported
-from rayplane.gateway.backends.base import Backend, Capability, ClusterRef, LaunchContext, Observation
-from rayplane.nouns.cluster import ClusterSpec
-from rayplane.nouns.team import Size
+from rayplane.gateway.backends.base import Backend, Capability, ClusterRef, LaunchContext, Node, Observation, TeamRef
+from rayplane.nouns.base import utcnow
+from rayplane.nouns.cluster import ClusterSpec, Workers
+from rayplane.nouns.team import Size, TeamSpec
 
 SIZE = Size(cpu=2, memory=2**30)
+CLOCKS = timedelta(seconds=2)
+"""By how much the clock of a node may differ from ours: the API of Kubernetes tells whole seconds."""
 
 
 @dataclass
@@ -26,10 +33,30 @@ class BackendCase:
     launch: LaunchContext = field(default_factory=lambda: LaunchContext(size=SIZE, env={"RAYPLANE_TEAM": "alpha"}))
     crash: Callable[[ClusterRef], None] | None = None
     """Kills the head of a ready cluster."""
+    heals: bool = False
+    """Whether somebody else (an operator) replaces a head that died, so that it may never be seen as failed."""
+    scale: Callable[[ClusterRef, int], None] | None = None
+    """Makes a ready cluster have so many workers, as far as the test must help. Needed with WORKERS."""
+    disturb: Callable[[ClusterRef], None] | None = None
+    """Changes what is there of a ready cluster behind the backend's back, so that it drifts."""
     leftovers: Callable[[ClusterRef], Sequence[object]] = lambda ref: ()
-    """What is still there of a cluster: processes, folders, files."""
+    """What is still there of a cluster: processes, folders, files, objects."""
+    team: TeamRef = field(default_factory=lambda: TeamRef("alpha", "1123456789abcdef0123456789abcdef"))
+    team_spec: TeamSpec = field(default_factory=TeamSpec)
+    disturb_team: Callable[[TeamRef], None] | None = None
+    """Takes something away from a team's place behind the backend's back. Needed with TEAM."""
+    team_leftovers: Callable[[TeamRef], Sequence[object]] = lambda team: ()
+    """What is still there of a team's place. Not empty while the place is there, with TEAM."""
+    clock: Callable[[], datetime] = utcnow
+    """What the backend takes for the time."""
     patience: float = 5.0
-    """Seconds that a cluster may take to come or go."""
+    """Seconds that a cluster, or a team's place, may take to come or go."""
+    told: list[str] = field(default_factory=list)
+    """The uids that the backend told of, once it was subscribed to."""
+
+    def can(self, capability: Capability) -> bool:
+        """Whether the backend declares it."""
+        return capability in self.backend.capabilities
 
     def observe(self) -> Observation:
         """What the backend sees."""
@@ -39,20 +66,80 @@ class BackendCase:
         """Ask for the cluster."""
         self.backend.ensure(self.ref, self.spec, self.launch)
 
-    def until(self, phase: str) -> Observation:
-        """Wait for a phase."""
+    def suspend(self) -> None:
+        """Ask for its compute to be released."""
+        self.backend.suspend(self.ref, self.spec, self.launch)
+
+    def until(self, *phases: str) -> Observation:
+        """Wait for one of these phases."""
+        return self.until_seen(lambda seen: seen.phase in phases, " or ".join(phases))
+
+    def until_seen(self, wanted: Callable[[Observation], bool], what: str) -> Observation:
+        """Wait for an observation that is as wanted."""
         deadline = time.monotonic() + self.patience
-        while (seen := self.observe()).phase != phase:
-            assert time.monotonic() < deadline, f"not {phase} after {self.patience:g} s, but {seen}"
+        while not wanted(seen := self.observe()):
+            assert time.monotonic() < deadline, f"not {what} after {self.patience:g} s, but {seen}"
             time.sleep(0.1)
         return seen
 
+    def until_nothing_is_missing(self, act: Callable[[], str]) -> None:
+        """Repeat what answers with what is still missing, or left, until that is nothing."""
+        deadline = time.monotonic() + self.patience
+        while rest := act():
+            assert time.monotonic() < deadline, f"after {self.patience:g} s: {rest}"
+            time.sleep(0.1)
 
-class CreatingBackendContract:
-    """For backends with CREATE. The tests share one cluster in the order of its life, since a start may take long."""
+
+class BackendContract:
+    """Of every backend."""
 
     def test_a_cluster_that_nobody_asked_for_is_absent(self, case: BackendCase) -> None:
         assert case.observe() == Observation(phase="absent")
+
+    def test_what_it_does_not_declare_is_unsupported(self, case: BackendCase) -> None:
+        backend = case.backend
+        with_workers = case.spec.model_copy(update={"workers": Workers(min=0, max=2)})
+        calls: dict[Capability, list[Callable[[], object]]] = {
+            Capability.CREATE: [case.ensure, lambda: backend.delete(case.ref)],
+            Capability.SUSPEND: [case.suspend],
+            Capability.WORKERS: [lambda: backend.ensure(case.ref, with_workers, case.launch)],
+            Capability.WATCH: [lambda: backend.subscribe(case.told.append)],
+            Capability.TEAM: [
+                lambda: backend.ensure_team(case.team, case.team_spec),
+                lambda: backend.delete_team(case.team),
+            ],
+            # That these are missing shows in the endpoint of a cluster that is ready: there is nothing to call.
+            Capability.SERVE: [],
+            Capability.CLIENT: [],
+        }
+        assert set(calls) == set(Capability)
+        for capability in set(Capability) - backend.capabilities:
+            for call in calls[capability]:
+                with pytest.raises(Unsupported) as refusal:
+                    call()
+                assert refusal.value.remedy, f"the refusal of {capability} says no remedy"
+        assert case.observe().phase == "absent"
+
+
+class CreatingBackendContract(BackendContract):
+    """For backends with CREATE. The tests share one cluster in the order of its life, since a start may take long."""
+
+    def test_a_team_gets_its_place_and_may_be_given_it_again(self, case: BackendCase) -> None:
+        if not case.can(Capability.TEAM):
+            return
+        case.until_nothing_is_missing(lambda: case.backend.ensure_team(case.team, case.team_spec))
+        assert case.backend.ensure_team(case.team, case.team_spec) == ""
+        assert list(case.team_leftovers(case.team)) != []
+
+    def test_a_teams_place_that_was_disturbed_is_put_right(self, case: BackendCase) -> None:
+        if not case.can(Capability.TEAM):
+            return
+        assert case.disturb_team is not None
+        before = sorted(map(str, case.team_leftovers(case.team)))
+        case.disturb_team(case.team)
+        assert sorted(map(str, case.team_leftovers(case.team))) != before
+        case.until_nothing_is_missing(lambda: case.backend.ensure_team(case.team, case.team_spec))
+        assert sorted(map(str, case.team_leftovers(case.team))) == before
 
     def test_deleting_a_missing_cluster_succeeds(self, case: BackendCase) -> None:
         case.backend.delete(case.ref)
@@ -62,6 +149,8 @@ class CreatingBackendContract:
         assert case.backend.preflight(case.ref, case.spec, case.launch.size) == []
 
     def test_a_cluster_that_is_asked_for_becomes_ready_with_an_endpoint(self, case: BackendCase) -> None:
+        if case.can(Capability.WATCH):
+            case.backend.subscribe(case.told.append)
         began = time.monotonic()
         case.ensure()
         assert time.monotonic() - began < 1, "ensure must return at once"
@@ -69,24 +158,97 @@ class CreatingBackendContract:
         assert seen.incarnation
         assert seen.endpoint is not None
         assert seen.endpoint.dashboard_url.startswith("http")
-        assert (seen.endpoint.serve_url is not None) == (Capability.SERVE in case.backend.capabilities)
-        assert (seen.endpoint.client_address is not None) == (Capability.CLIENT in case.backend.capabilities)
+        assert (seen.endpoint.serve_url is not None) == case.can(Capability.SERVE)
+        assert (seen.endpoint.client_address is not None) == case.can(Capability.CLIENT)
         assert seen.environment == case.backend.environment(case.spec)
 
-    def test_asking_again_changes_nothing(self, case: BackendCase) -> None:
+    def test_it_tells_of_the_cluster_that_changed(self, case: BackendCase) -> None:
+        if case.can(Capability.WATCH):
+            case.until_seen(lambda _: case.ref.uid in case.told, "told of the cluster that became ready")
+
+    def test_a_ready_cluster_holds_one_head_of_the_size_that_was_asked_for(self, case: BackendCase) -> None:
+        seen = case.until("ready")
+        (head,) = _held(seen, "head")
+        size = case.launch.size
+        assert (head.cpu, head.gpu) == (pytest.approx(size.cpu), pytest.approx(size.gpu))
+        assert head.memory == pytest.approx(size.memory, rel=0.01)
+        assert head.started_at <= case.clock() + CLOCKS
+        assert case.clock() - head.started_at < timedelta(seconds=2 * case.patience)
+        assert len(_held(seen, "worker")) >= case.spec.workers.min
+
+    def test_asking_again_changes_nothing_and_a_cluster_at_rest_does_not_drift(self, case: BackendCase) -> None:
         before = case.until("ready")
+        assert before.drift == ""
         case.ensure()
-        assert case.until("ready") == before
+        deadline = time.monotonic() + min(2.0, case.patience)
+        while time.monotonic() < deadline:
+            assert case.observe() == before
+            time.sleep(0.1)
+
+    def test_workers_come_and_go_and_none_is_another(self, case: BackendCase) -> None:
+        if not case.can(Capability.WORKERS):
+            return
+        assert case.scale is not None
+        case.until("ready")
+        least, ids = case.spec.workers.min, set()
+        for _ in range(2):
+            case.scale(case.ref, least + 1)
+            seen = case.until_seen(lambda seen: len(_held(seen, "worker")) == least + 1, "one more worker")
+            came = {node.id for node in _held(seen, "worker")}
+            assert len(came) == least + 1
+            case.scale(case.ref, least)
+            seen = case.until_seen(lambda seen: len(_held(seen, "worker")) == least, "one worker less")
+            assert seen.phase == "ready"
+            gone = came - {node.id for node in _held(seen, "worker")}
+            assert gone
+            assert not gone & ids, "the id of a node was given twice"
+            ids |= gone
+
+    def test_a_cluster_that_drifted_is_seen_and_put_right_without_a_new_head(self, case: BackendCase) -> None:
+        if case.disturb is None:
+            return
+        before = case.until("ready")
+        case.disturb(case.ref)
+        seen = case.until_seen(lambda seen: seen.drift != "", "drifted")
+        assert seen.phase == "ready"
+        case.ensure()
+        after = case.until_seen(lambda seen: seen.drift == "" and seen.phase == "ready", "put right")
+        assert after.incarnation == before.incarnation
 
     def test_a_head_that_died_is_seen_and_started_anew_as_another_incarnation(self, case: BackendCase) -> None:
         assert case.crash is not None
         before = case.until("ready")
         case.crash(case.ref)
-        seen = case.until("failed")
-        assert seen.message
+        seen = case.until_seen(
+            lambda seen: seen.phase == "failed" or (case.heals and seen.incarnation != before.incarnation), "failed"
+        )
+        assert seen.message or case.heals
+        case.ensure()
+        after = case.until_seen(
+            lambda seen: seen.phase == "ready" and seen.incarnation != before.incarnation, "ready with another head"
+        )
+        (old,), (new,) = _held(before, "head"), _held(after, "head")
+        assert new.id != old.id
+        assert new.started_at >= old.started_at
+
+    def test_a_suspended_cluster_holds_no_node_and_comes_back(self, case: BackendCase) -> None:
+        if not case.can(Capability.SUSPEND):
+            return
+        before = case.until("ready")
+        began = time.monotonic()
+        case.suspend()
+        case.suspend()
+        assert time.monotonic() - began < 1, "suspend must return at once"
+        seen = case.until("suspended", "absent")
+        assert [node for node in seen.nodes if node.ended_at is None] == []
+        assert seen.endpoint is None
+        case.suspend()
+        assert case.until("suspended", "absent").phase == seen.phase
         case.ensure()
         after = case.until("ready")
         assert after.incarnation != before.incarnation
+        assert after.drift == ""
+        assert not {n.id for n in _held(before)} & {n.id for n in _held(after)}
 
     def test_a_deleted_cluster_goes_and_leaves_nothing(self, case: BackendCase) -> None:
         case.until("ready")
@@ -94,18 +256,28 @@ class CreatingBackendContract:
         case.backend.delete(case.ref)
         case.backend.delete(case.ref)
         assert time.monotonic() - began < 1, "delete must return soon"
-        case.until("absent")
+        seen = case.until("absent")
+        assert [node for node in seen.nodes if node.ended_at is None] == []
         assert list(case.leftovers(case.ref)) == []
         case.backend.delete(case.ref)
         case.until("absent")
 
+    def test_a_teams_place_goes_and_leaves_nothing(self, case: BackendCase) -> None:
+        if not case.can(Capability.TEAM):
+            return
+        case.until_nothing_is_missing(lambda: case.backend.delete_team(case.team))
+        assert list(case.team_leftovers(case.team)) == []
+        assert case.backend.delete_team(case.team) == ""
 
-class ReadingBackendContract:
+
+class ReadingBackendContract(BackendContract):
     """For backends without CREATE: what they lack is refused, never ignored."""
 
-    def test_making_and_deleting_are_unsupported(self, case: BackendCase) -> None:
-        assert Capability.CREATE not in case.backend.capabilities
-        with pytest.raises(Unsupported):
-            case.ensure()
-        with pytest.raises(Unsupported):
-            case.backend.delete(case.ref)
+    def test_it_makes_nothing(self, case: BackendCase) -> None:
+        assert not case.can(Capability.CREATE)
+        assert not case.can(Capability.SUSPEND)
+
+
+def _held(seen: Observation, kind: str | None = None) -> list[Node]:
+    """The nodes that the cluster holds now."""
+    return [node for node in seen.nodes if node.ended_at is None and kind in (None, node.kind)]

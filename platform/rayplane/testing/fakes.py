@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Literal
 
 from rayplane.errors import Unsupported
-from rayplane.gateway.backends.base import Capability, ClusterRef, Evidence, LaunchContext, Observation, TeamRef
+from rayplane.gateway.backends.base import Capability, ClusterRef, Evidence, LaunchContext, Node, Observation, TeamRef
+from rayplane.nouns.base import utcnow
 from rayplane.nouns.cluster import ClusterSpec, Endpoint
 from rayplane.nouns.environment import Environment
 from rayplane.nouns.team import Size, TeamSpec
@@ -19,8 +22,10 @@ ENVIRONMENT = Environment(interpreter="local", ray="2.60.0", python="3.11", lock
 class _Head:
     launch: LaunchContext
     number: int
+    spec: ClusterSpec
     phase: str = "starting"
     message: str = ""
+    drift: str = ""
 
 
 @dataclass
@@ -37,10 +42,20 @@ class FakeBackend:
     """What evidence answers."""
     teams: dict[TeamRef, TeamSpec] = field(default_factory=dict)
     """The places that were made."""
+    clock: Callable[[], datetime] = utcnow
+    forgetful: bool = False
+    """Whether a node that went is known no more, as where only what runs can be seen."""
+    missing: str = ""
+    """What ensure_team and delete_team answer: what is missing, or left."""
+    observed: int = 0
+    """How often a cluster was looked at."""
     _subscribers: list[Callable[[str], None]] = field(default_factory=list)
     _heads: dict[ClusterRef, _Head] = field(default_factory=dict)
+    _suspended: set[ClusterRef] = field(default_factory=set)
+    _nodes: dict[ClusterRef, list[Node]] = field(default_factory=dict)
+    """All that a cluster ever held."""
     _started: int = 0
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def preflight(self, ref: ClusterRef, spec: ClusterSpec, size: Size) -> list[str]:
         """The reasons that the test set."""
@@ -53,52 +68,79 @@ class FakeBackend:
     def observe(self, ref: ClusterRef, spec: ClusterSpec) -> Observation:
         """What became of the cluster; absent if nobody asked for it."""
         with self._lock:
+            self.observed += 1
+            nodes = tuple(n for n in self._nodes.get(ref, ()) if not (self.forgetful and n.ended_at))
             head = self._heads.get(ref)
             if head is None:
-                return Observation(phase="absent")
+                return Observation(phase="suspended" if ref in self._suspended else "absent", nodes=nodes)
             incarnation = f"{ref.uid}-{head.number}"
             if head.phase == "failed":
-                return Observation(phase="failed", reason="Died", message=head.message, incarnation=incarnation)
+                return Observation(
+                    phase="failed", reason="Died", message=head.message, incarnation=incarnation, nodes=nodes
+                )
             if head.phase == "starting":
-                return Observation(phase="starting", incarnation=incarnation)
+                return Observation(phase="starting", incarnation=incarnation, nodes=nodes)
+            can = self.capabilities
             endpoint = Endpoint(
                 dashboard_url=f"http://127.0.0.1:{20000 + head.number}",
-                client_address=f"ray://127.0.0.1:{30000 + head.number}",
-                serve_url=f"http://127.0.0.1:{40000 + head.number}",
+                client_address=f"ray://127.0.0.1:{30000 + head.number}" if Capability.CLIENT in can else None,
+                serve_url=f"http://127.0.0.1:{40000 + head.number}" if Capability.SERVE in can else None,
                 metrics_targets=[f"127.0.0.1:{50000 + head.number}"],
             )
-            return Observation(phase="ready", incarnation=incarnation, endpoint=endpoint, environment=ENVIRONMENT)
+            return Observation(
+                phase="ready",
+                incarnation=incarnation,
+                endpoint=endpoint,
+                environment=ENVIRONMENT,
+                nodes=nodes,
+                drift=head.drift,
+            )
 
     def ensure(self, ref: ClusterRef, spec: ClusterSpec, launch: LaunchContext) -> None:
-        """Start a head, unless one starts or is there; one that failed is started anew."""
+        """Start a head, unless one starts or is there; one that failed is started anew. Workers are as many as least."""
         self._require(Capability.CREATE)
+        if spec.workers.max:
+            self._require(Capability.WORKERS)
         with self._lock:
             head = self._heads.get(ref)
             if head is None or head.phase == "failed":
+                self._end(ref)
                 self._started += 1
-                self._heads[ref] = _Head(launch, self._started, "ready" if self.at_once else "starting")
+                self._heads[ref] = _Head(launch, self._started, spec, "ready" if self.at_once else "starting")
+                self._begin(ref, "head", launch.size)
+                self._scale(ref, spec.workers.min)
+            else:
+                head.spec, head.drift = spec, ""
+                workers = len(self._held(ref, "worker"))
+                self._scale(ref, min(max(workers, spec.workers.min), spec.workers.max))
+            self._suspended.discard(ref)
         self._tell(ref)
 
     def suspend(self, ref: ClusterRef, spec: ClusterSpec, launch: LaunchContext) -> None:
-        """Forget the head; nothing needs to stay."""
+        """End every node; that it was asked for stays known."""
         self._require(Capability.SUSPEND)
-        self.delete(ref)
+        with self._lock:
+            self._heads.pop(ref, None)
+            self._suspended.add(ref)
+            self._end(ref)
+        self._tell(ref)
 
     def evidence(self, ref: ClusterRef) -> list[Evidence]:
         """What the test set."""
         return list(self.facts.get(ref, ()))
 
     def ensure_team(self, team: TeamRef, spec: TeamSpec) -> str:
-        """Note the team's place; it is there at once."""
+        """Note the team's place; it is there at once, unless the test says what is missing."""
         self._require(Capability.TEAM)
         self.teams[team] = spec
-        return ""
+        return self.missing
 
     def delete_team(self, team: TeamRef) -> str:
         """Forget the team's place; one already gone is success."""
         self._require(Capability.TEAM)
-        self.teams.pop(team, None)
-        return ""
+        if not self.missing:
+            self.teams.pop(team, None)
+        return self.missing
 
     def subscribe(self, changed: Callable[[str], None]) -> None:
         """Tell of every change from now on."""
@@ -110,9 +152,12 @@ class FakeBackend:
         self._subscribers.clear()
 
     def delete(self, ref: ClusterRef) -> None:
-        """Forget the cluster; one already gone is success."""
+        """Forget the cluster; one already gone is success. Which nodes it held stays known."""
+        self._require(Capability.CREATE)
         with self._lock:
             self._heads.pop(ref, None)
+            self._suspended.discard(ref)
+            self._end(ref)
         self._tell(ref)
 
     def become_ready(self, ref: ClusterRef) -> None:
@@ -122,20 +167,72 @@ class FakeBackend:
         self._tell(ref)
 
     def crash(self, ref: ClusterRef, message: str = "The head died.") -> None:
-        """For tests: the cluster's head died."""
+        """For tests: the cluster's head died, and its workers with it."""
         with self._lock:
             self._heads[ref].phase, self._heads[ref].message = "failed", message
+            self._end(ref)
         self._tell(ref)
+
+    def scale(self, ref: ClusterRef, workers: int) -> None:
+        """For tests: the autoscaler brings the cluster to so many workers."""
+        with self._lock:
+            self._scale(ref, workers)
+        self._tell(ref)
+
+    def disturb(self, ref: ClusterRef, drift: str = "Somebody changed it.") -> None:
+        """For tests: what is there is no longer what was asked for."""
+        with self._lock:
+            self._heads[ref].drift = drift
+        self._tell(ref)
+
+    def disturb_team(self, team: TeamRef) -> None:
+        """For tests: somebody took the team's place away."""
+        del self.teams[team]
 
     def launched(self, ref: ClusterRef) -> LaunchContext:
         """For tests: with what the cluster was started."""
         with self._lock:
             return self._heads[ref].launch
 
+    def nodes(self, ref: ClusterRef) -> list[Node]:
+        """For tests: every node that the cluster ever held, whatever ``observe`` tells of it."""
+        with self._lock:
+            return list(self._nodes.get(ref, ()))
+
+    def _scale(self, ref: ClusterRef, workers: int) -> None:
+        held = self._held(ref, "worker")
+        for node in held[workers:]:
+            self._end(ref, node)
+        for _ in range(workers - len(held)):
+            self._begin(ref, "worker", self._heads[ref].launch.size)
+
+    def _held(self, ref: ClusterRef, kind: str) -> list[Node]:
+        return [n for n in self._nodes.get(ref, ()) if n.kind == kind and n.ended_at is None]
+
+    def _begin(self, ref: ClusterRef, kind: Literal["head", "worker"], size: Size) -> None:
+        nodes = self._nodes.setdefault(ref, [])
+        nodes.append(
+            Node(
+                id=f"{kind}-{len(nodes) + 1}",
+                kind=kind,
+                cpu=size.cpu,
+                memory=size.memory,
+                gpu=size.gpu,
+                started_at=self.clock(),
+            )
+        )
+
+    def _end(self, ref: ClusterRef, only: Node | None = None) -> None:
+        now = self.clock()
+        self._nodes[ref] = [
+            replace(n, ended_at=now) if n.ended_at is None and only in (None, n) else n
+            for n in self._nodes.get(ref, ())
+        ]
+
     def _require(self, capability: Capability) -> None:
         if capability not in self.capabilities:
             raise Unsupported(f"Backend '{self.name}' lacks '{capability}'.", remedy="Use a backend that declares it.")
 
     def _tell(self, ref: ClusterRef) -> None:
-        for changed in self._subscribers:
+        for changed in list(self._subscribers):
             changed(ref.uid)

@@ -25,9 +25,9 @@ def apply(
 
     In pipelines, jobs and services, `package: <folder>` (relative to the file) is uploaded and replaced by its address.
     """
-    documents = [_from_its_file(document, base) for name in file for document, base in load(name)]
+    documents = [from_its_file(document, base) for name in file for document, base in load(name)]
     with client() as api:
-        default = team or defaults.team or _only_team(api, documents)
+        default = team or defaults.team or only_team(api, documents)
         changes = api.apply_documents(documents, team=default, dry_run=dry_run)
     if output is Format.JSON:
         print_json([vars(change) for change in changes])
@@ -62,13 +62,15 @@ def load(name: str) -> list[tuple[Document, Path]]:
     return [(parse(Document, value, f"{name}[{place}]"), base) for place, value in enumerate(found)]
 
 
-def _only_team(api: Client, documents: list[Document]) -> str | None:
+def only_team(api: Client, documents: list[Document]) -> str | None:
+    """The team that documents without one mean: the only one that there is, or that these documents make."""
     names = {team.metadata.name for team in api.teams.list()}
     names |= {document.metadata.name for document in documents if document.kind == "Team"}
     return names.pop() if len(names) == 1 else None
 
 
-def _from_its_file(document: Document, base: Path) -> Document:
+def from_its_file(document: Document, base: Path) -> Document:
+    """The document with its package's folder, which is relative to its file, as an absolute path."""
     from rayplane.client import packaging
 
     package: Any = document.spec.get("package")

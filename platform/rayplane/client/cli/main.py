@@ -21,6 +21,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "down": (f"{_HERE}.up:down", "Stop the local platform; leave no process behind."),
     "quickstart": (f"{_HERE}.quickstart:quickstart", "Go from raw data to a served model on the flights example."),
     "apply": (f"{_HERE}.apply:apply", "Make the platform as YAML documents say."),
+    "plan": (f"{_HERE}.plan:plan", "Say what applying YAML documents would change, forbid and cost."),
+    "why": (f"{_HERE}.why:why", "Say why something is not as wanted, and what to do."),
     "team": (f"{_HERE}.team:app", "Who owns and pays."),
     "cluster": (f"{_HERE}.cluster:app", "Ray clusters of a team."),
     "job": (f"{_HERE}.job:app", "Runs of an entrypoint."),

@@ -1,4 +1,4 @@
-"""The common verbs of a noun's group: list, get, delete."""
+"""The common verbs of a noun's group: list, get, why, delete."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rayplane.client.cli.output import (
     client,
     note,
     pairs,
+    print_explanation,
     print_json,
     print_object,
     print_objects,
@@ -27,6 +28,7 @@ def group(plural: str, help_: str) -> typer.Typer:
     app = typer.Typer(help=help_, no_args_is_help=True)
     _add_list(app, plural)
     _add_get(app, plural)
+    _add_why(app, plural)
     _add_delete(app, plural)
     return app
 
@@ -54,6 +56,15 @@ def _add_get(app: typer.Typer, plural: str) -> None:
             noun = getattr(api, plural)
             of = team_of(api, team) if noun.type.team_scoped else ""
             print_object(noun.get(of, name), output or Format.TABLE)
+
+
+def _add_why(app: typer.Typer, plural: str) -> None:
+    @app.command("why", help="Say why it is not as wanted, and what to do.")
+    def why(name: NameArgument, team: TeamOption = None, output: Output = None) -> None:
+        with client() as api:
+            noun = getattr(api, plural)
+            of = team_of(api, team) if noun.type.team_scoped else ""
+            print_explanation(noun.why(of, name), output or Format.TABLE)
 
 
 def _add_delete(app: typer.Typer, plural: str) -> None:

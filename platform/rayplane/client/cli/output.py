@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rayplane.client.sdk import Client
     from rayplane.errors import RayplaneError
     from rayplane.nouns.base import NounType, Object
+    from rayplane.nouns.why import Cause, Explanation
 
 
 class Format(StrEnum):
@@ -93,6 +94,35 @@ def print_object(obj: Object, output: Format) -> None:
     import yaml
 
     print(yaml.safe_dump(obj.model_dump(mode="json"), sort_keys=False, allow_unicode=True), end="")
+
+
+def print_explanation(explanation: Explanation, output: Format) -> None:
+    """Why an object is not as wanted: the answer first, then what to do, what it was concluded from, and what else."""
+    if output is Format.JSON:
+        print_json(explanation.model_dump(mode="json"))
+        return
+    print(explanation.sentence)
+    for place, cause in enumerate(explanation.causes):
+        if place:
+            print(f"Also: {cause.sentence}")
+        print(f"  do:   {cause.remedy}")
+        if cause.certainty == "likely":
+            print("  This is likely, not certain.")
+        for line in clues(cause):
+            print(f"  seen: {line}")
+
+
+def clues(cause: Cause) -> list[str]:
+    """The facts behind a cause, one a line, each cut to what a line holds."""
+    from rayplane.nouns.base import utcnow
+
+    lines = []
+    for clue in cause.evidence[:4]:
+        often = f", {clue.count} times" if clue.count > 1 else ""
+        ago = f", {seconds((utcnow() - clue.at).total_seconds())} ago" if clue.at is not None else ""
+        text = " ".join(clue.message.split())
+        lines.append(f"{clue.about} {clue.reason}{often}{ago}: {text[:200]}{'...' if len(text) > 200 else ''}")
+    return lines
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

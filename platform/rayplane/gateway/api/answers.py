@@ -48,7 +48,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 """Documentation of the problems that any route may answer with."""
 
 
-class _Described:
+class Described:
     """Keeps a value plain and documents it as ``model``: our own parser names the wrong field and the right one."""
 
     def __init__(self, model: type[BaseModel]) -> None:
@@ -72,8 +72,8 @@ def document_model(noun: NounType, *, named: bool = True) -> type[BaseModel]:
         __config__=ConfigDict(extra="forbid"),
         __doc__=f"A {noun.singular} as it is asked for.",
         kind=(_literal(noun.kind) | None, None),
-        metadata=(Annotated[dict[str, Any], _Described(Metadata)], Field(default_factory=dict)),
-        spec=(Annotated[dict[str, Any], _Described(noun.spec)], Field(default_factory=dict)),
+        metadata=(Annotated[dict[str, Any], Described(Metadata)], Field(default_factory=dict)),
+        spec=(Annotated[dict[str, Any], Described(noun.spec)], Field(default_factory=dict)),
     )
 
 

@@ -24,9 +24,10 @@ from rayplane.gateway.api.answers import (
     written,
 )
 from rayplane.gateway.api.auth import Caller
-from rayplane.gateway.usecases import objects
+from rayplane.gateway.usecases import objects, why
 from rayplane.nouns import NOUNS
 from rayplane.nouns.base import NounType
+from rayplane.nouns.why import Explanation
 
 OBJECT_MODELS = {noun.kind: object_model(noun) for noun in NOUNS}
 """Kind -> the model of its answers, for the routes of a noun's own verbs."""
@@ -68,6 +69,16 @@ def _add(made: APIRouter, noun: NounType) -> None:
         summary=f"Get one {noun.singular}",
         tags=[noun.plural],
         responses={200: {"model": answer}},
+    )
+    made.add_api_route(
+        f"{item}/why",
+        _explainer(noun),
+        methods=["GET"],
+        name=f"why_{noun.singular}",
+        operation_id=f"why_{noun.singular}",
+        summary=f"Why a {noun.singular} is not as wanted",
+        tags=[noun.plural],
+        responses={200: {"model": Explanation, "description": "Causes, ranked; none for one that is as wanted."}},
     )
     made.add_api_route(
         item,
@@ -124,6 +135,16 @@ def _getter(noun: NounType) -> Any:
 
     def of_all(team: str, caller: Caller, here: Here) -> JSONResponse:
         return shown(objects.get(noun.kind, "", team, principal=caller, platform=here))
+
+    return of_team if noun.team_scoped else of_all
+
+
+def _explainer(noun: NounType) -> Any:
+    def of_team(team: str, name: str, caller: Caller, here: Here) -> JSONResponse:
+        return JSONResponse(why.explain(noun.kind, team, name, principal=caller, platform=here).model_dump(mode="json"))
+
+    def of_all(team: str, caller: Caller, here: Here) -> JSONResponse:
+        return JSONResponse(why.explain(noun.kind, "", team, principal=caller, platform=here).model_dump(mode="json"))
 
     return of_team if noun.team_scoped else of_all
 

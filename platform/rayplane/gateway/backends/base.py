@@ -99,6 +99,8 @@ class Evidence:
     at: datetime | None = None
     count: int = 1
     """How often it was said."""
+    node: Literal["head", "worker"] | None = None
+    """The kind of node that it is said of, where it is one's."""
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,8 @@ import secrets
 import shutil
 import sys
 import threading
-import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import metadata, util
 from pathlib import Path
@@ -27,9 +26,10 @@ from pydantic import ValidationError
 from rayplane import processes
 from rayplane.errors import RayplaneError, Unauthenticated, Unavailable, Unsupported
 from rayplane.gateway.backends import local_head
-from rayplane.gateway.backends.base import Capability, ClusterRef, Evidence, LaunchContext, Observation, TeamRef
+from rayplane.gateway.backends.base import Capability, ClusterRef, Evidence, LaunchContext, Node, Observation, TeamRef
 from rayplane.gateway.backends.local_head import HeadRecord
 from rayplane.gateway.ray_rest import RayRest
+from rayplane.nouns.base import utcnow
 from rayplane.nouns.cluster import ClusterSpec, Endpoint
 from rayplane.nouns.environment import Environment
 from rayplane.nouns.team import Size, TeamSpec
@@ -37,8 +37,12 @@ from rayplane.settings import GatewaySettings, read_secret, write_secret
 
 log = logging.getLogger(__name__)
 
+Phase = Literal["absent", "starting", "ready", "failed", "stopping", "suspended"]
+
 _LEAST_DISK = 2 * 2**30
 _GRACE = 5.0
+_REMEMBERED = 16
+"""How many ended heads of a cluster are told of: each look takes the last ones into the ledger."""
 _SHM = "/dev/shm"  # noqa: S108  where Ray keeps its object store
 
 
@@ -56,6 +60,8 @@ class LocalBackend:
         self._lock = threading.Lock()
         self._work: dict[str, _Work] = {}
         self._attempts: dict[str, int] = {}
+        self._gone: dict[str, dict[str, Node]] = {}
+        """uid -> heads that were seen to have ended, for as long as this process knows of the cluster."""
         self._rest: dict[str, RayRest] = {}
 
     def preflight(self, ref: ClusterRef, spec: ClusterSpec, size: Size) -> list[str]:
@@ -90,18 +96,17 @@ class LocalBackend:
         with self._lock:
             work = self._work.get(ref.uid)
         if work is not None and work.running:
-            return Observation(phase="starting" if work.kind == "start" else "stopping")
+            return self._seen(ref, "starting" if work.kind == "start" else "stopping")
         if work is not None and work.error is not None:
-            phase: Literal["failed", "stopping"] = "failed" if work.kind == "start" else "stopping"
-            return Observation(phase=phase, reason=type(work.error).__name__, message=str(work.error))
+            phase: Phase = "failed" if work.kind == "start" else "stopping"
+            return self._seen(ref, phase, type(work.error).__name__, str(work.error))
         record = self._record(ref.uid)
         if record is None:
-            return Observation(phase="absent")
+            return self._seen(ref, "absent")
         if not processes.alive(record):
-            message = f"The Ray head of '{ref}' ended. {_last_words(record)}"
-            return Observation(phase="failed", reason="HeadDied", message=message)
+            return self._seen(ref, "failed", "HeadDied", f"The Ray head of '{ref}' ended. {_last_words(record)}")
         if not record.ports:
-            return Observation(phase="failed", reason="Unrecorded", message=f"The start of '{ref}' was interrupted.")
+            return self._seen(ref, "failed", "Unrecorded", f"The start of '{ref}' was interrupted.")
         return self._probe(ref, spec, record)
 
     def evidence(self, ref: ClusterRef) -> list[Evidence]:
@@ -109,14 +114,19 @@ class LocalBackend:
         return []
 
     def ensure(self, ref: ClusterRef, spec: ClusterSpec, launch: LaunchContext) -> None:
-        """Start the head behind, unless it runs, starts, or is being stopped (then ask again)."""
+        """Start the head behind, unless it runs, starts, or is being stopped (then ask again). Workers: Unsupported."""
+        if spec.workers.max:
+            raise Unsupported(
+                f"The backend 'local' gives cluster '{ref}' no worker nodes.",
+                remedy="Leave 'workers' out: a local cluster is one node.",
+            )
         record = self._record(ref.uid)
         if record is not None and record.ports and processes.alive(record):
             return
         self._begin(ref, "start", lambda: self._start(ref, launch))
 
     def suspend(self, ref: ClusterRef, spec: ClusterSpec, launch: LaunchContext) -> None:
-        """Take the head down: nothing of it needs to stay."""
+        """Take the head down: nothing of it needs to stay, so it is then seen as absent."""
         self.delete(ref)
 
     def delete(self, ref: ClusterRef) -> None:
@@ -209,7 +219,7 @@ class LocalBackend:
             ports=ports,
             temp_dir=str(folder),
             token_path=str(token_path),
-            launched_at=time.time(),
+            launched_at=processes.started_at(record).timestamp(),
         )
         processes.save(head, self._records)
         log.info("started the Ray head of %s", ref, extra={"pid": head.pid, "temp_dir": str(folder)})
@@ -229,21 +239,46 @@ class LocalBackend:
         record = self._record(ref.uid)
         if record is not None:
             processes.stop(record, grace=_GRACE)
+            self._note_end(ref, record)
         processes.stop_marked(local_head.mark(self._home.id, ref.uid), grace=_GRACE)
 
     def _probe(self, ref: ClusterRef, spec: ClusterSpec, record: HeadRecord) -> Observation:
-        incarnation = f"{record.pid}-{record.started}"
+        incarnation = local_head.incarnation(record)
         endpoint = _endpoint(record)
         try:
             self._client(endpoint, incarnation).version()
         except Unauthenticated as exc:
-            return Observation(phase="failed", reason="TokenRefused", message=str(exc), incarnation=incarnation)
+            return self._seen(ref, "failed", "TokenRefused", str(exc), incarnation)
         except RayplaneError as exc:
             # Its process runs: it starts, or is busy. For how long that may be so is not for a backend to judge.
-            return Observation(phase="starting", reason="NotAnswering", message=str(exc), incarnation=incarnation)
-        return Observation(
-            phase="ready", incarnation=incarnation, endpoint=endpoint, environment=self.environment(spec)
+            return self._seen(ref, "starting", "NotAnswering", str(exc), incarnation)
+        return replace(
+            self._seen(ref, "ready", incarnation=incarnation),
+            endpoint=endpoint,
+            environment=self.environment(spec),
         )
+
+    def _seen(
+        self, ref: ClusterRef, phase: Phase, reason: str = "", message: str = "", incarnation: str | None = None
+    ) -> Observation:
+        """An observation with the head that runs, whatever else is so, and those that are known to have ended."""
+        record = self._record(ref.uid)
+        held = ()
+        if record is not None and processes.alive(record):
+            held = (local_head.node(record),)
+        elif record is not None:
+            self._note_end(ref, record)
+        with self._lock:
+            gone = tuple(self._gone.get(ref.uid, {}).values())
+        return Observation(phase=phase, reason=reason, message=message, incarnation=incarnation, nodes=(*gone, *held))
+
+    def _note_end(self, ref: ClusterRef, record: HeadRecord) -> None:
+        node = local_head.node(record)
+        with self._lock:
+            gone = self._gone.setdefault(ref.uid, {})
+            gone.setdefault(node.id, replace(node, ended_at=max(utcnow(), node.started_at)))
+            while len(gone) > _REMEMBERED:
+                del gone[next(iter(gone))]
 
     def _client(self, endpoint: Endpoint, incarnation: str) -> RayRest:
         with self._lock:

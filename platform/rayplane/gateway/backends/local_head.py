@@ -8,12 +8,14 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable, Collection, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import Field
 
+from rayplane import processes
 from rayplane.errors import PortTaken
-from rayplane.gateway.backends.base import LaunchContext
+from rayplane.gateway.backends.base import LaunchContext, Node
 from rayplane.processes import ProcessRecord
 
 # Ray replaces 127.0.0.1 by the host's own address, which others can reach; any other loopback address stays.
@@ -49,6 +51,25 @@ class HeadRecord(ProcessRecord):
     token_path: str = ""
     launched_at: float = 0
     """Seconds since the epoch."""
+
+
+def incarnation(record: ProcessRecord) -> str:
+    """What tells this head from any other."""
+    return f"{record.pid}-{record.started}"
+
+
+def node(record: HeadRecord) -> Node:
+    """The head as the node that it is: from its process's own start, with what its command line gives Ray."""
+    given = dict(part.removeprefix("--").split("=", 1) for part in record.argv if part.startswith("--") and "=" in part)
+    began = datetime.fromtimestamp(record.launched_at, UTC) if record.launched_at else processes.started_at(record)
+    return Node(
+        id=incarnation(record),
+        kind="head",
+        cpu=float(given.get("num-cpus", 0)),
+        memory=float(given.get("memory", 0)),
+        gpu=float(given.get("num-gpus", 0)),
+        started_at=began,
+    )
 
 
 def mark(home_id: str, uid: str) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import Row, insert, select, update
+from sqlalchemy import Row, insert, or_, select, update
 
 from rayplane.errors import NotFound
 from rayplane.gateway.store.database import Database
@@ -71,6 +71,29 @@ class Ledger(Database):
             query = query.where(leases.c.team == team)
         if open_only:
             query = query.where(leases.c.ended_at.is_(None))
+        with self._read() as connection:
+            return [_lease(row) for row in connection.execute(query)]
+
+    def leases_of(self, cluster_uid: str, *, ids: Collection[str] = ()) -> list[Lease]:
+        """A cluster's leases that are open or have one of these ids, in the order in which they were opened."""
+        chosen = leases.c.ended_at.is_(None)
+        if ids:
+            chosen = or_(chosen, leases.c.id.in_(sorted(ids)))
+        query = select(leases).where(leases.c.cluster_uid == cluster_uid, chosen).order_by(leases.c.seq)
+        with self._read() as connection:
+            return [_lease(row) for row in connection.execute(query)]
+
+    def leases_between(self, team: str, since: datetime, until: datetime) -> list[Lease]:
+        """The team's leases that were open at some instant from ``since`` until ``until``."""
+        query = (
+            select(leases)
+            .where(
+                leases.c.team == team,
+                leases.c.started_at < until,
+                or_(leases.c.ended_at.is_(None), leases.c.ended_at > since),
+            )
+            .order_by(leases.c.seq)
+        )
         with self._read() as connection:
             return [_lease(row) for row in connection.execute(query)]
 

@@ -6,6 +6,7 @@ import difflib
 import json
 import uuid
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, TypeAlias
 
@@ -14,11 +15,29 @@ from sqlalchemy import ColumnElement, Connection, Row, func, insert, select, tup
 from rayplane.errors import Conflict, InvalidInput, NotFound, PreconditionFailed
 from rayplane.gateway.store.database import Database, to_json
 from rayplane.gateway.store.paging import Page, check_limit, decode_cursor, encode_cursor
-from rayplane.gateway.store.tables import objects
+from rayplane.gateway.store.tables import objects, revision
 from rayplane.nouns.base import Metadata, Object, Status
 
 Change = Literal["created", "changed", "unchanged"]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a reconciler must know of an object to tell whether it is to be looked at; cheap to read by the thousand."""
+
+    uid: str
+    kind: str
+    phase: str
+    version: int
+    """Resource version of the last write."""
+    wanted: tuple[int, datetime | None]
+    """(generation, when it was deleted): changes with what is wanted, not with what was seen."""
+    gone: bool
+    """Whether it was removed, and is history."""
+
+
 Names: TypeAlias = list[str]  # in the class below, `list` is its method
+Changes: TypeAlias = list[Written]
 
 
 class Objects(Database):
@@ -147,10 +166,39 @@ class Objects(Database):
         with self._read() as connection:
             return {(kind, phase): int(count) for kind, phase, count in connection.execute(query)}
 
-    def set_status(self, uid: str, status: Status | Mapping[str, Any], *, expect: int | None = None) -> Object:
+    def written(self, after: int | None) -> tuple[Changes, int]:
+        """(what was written after this resource version, the newest version); None: all that is there now.
+
+        Versions are committed in their order: whoever asks again with the newest one misses nothing.
+        """
+        columns = (
+            *(objects.c.uid, objects.c.kind, objects.c.phase, objects.c.resource_version),
+            *(objects.c.generation, objects.c.deleted_at, objects.c.removed_at),
+        )
+        query = select(*columns)
+        if after is None:
+            query = query.where(objects.c.removed_at.is_(None))
+        else:
+            query = query.where(objects.c.resource_version > after).order_by(objects.c.resource_version)
+        with self._read() as connection:
+            # Asked first: what is committed between the two questions is told again, rather than never.
+            newest = int(connection.execute(select(revision.c.value)).scalar_one()) if after is None else after
+            rows = connection.execute(query).all()
+        found = [Written(row[0], row[1], row[2], row[3], (row[4], row[5]), row[6] is not None) for row in rows]
+        return found, max([newest, *(item.version for item in found)])
+
+    def set_status(
+        self,
+        uid: str,
+        status: Status | Mapping[str, Any],
+        *,
+        expect: int | None = None,
+        wanted: bool = False,
+    ) -> Object:
         """Replace the status; an equal one changes nothing. Raises Conflict if the resource version is not ``expect``.
 
-        To change a part of it without losing another's change, read and write in one ``transaction()``.
+        To change a part of it without losing another's change, read and write in one ``transaction()``. ``wanted``: it
+        tells what somebody wants, as a spec does, so the generation rises.
         """
         plain = _plain(status)
         with self._write() as connection:
@@ -162,7 +210,8 @@ class Objects(Database):
                 )
             if row.status == plain:
                 return _object(row)
-            return self._update(connection, uid, status=plain, phase=str(plain.get("phase", "")))
+            values = {"status": plain, "phase": str(plain.get("phase", ""))}
+            return self._update(connection, uid, **values, generation=row.generation + wanted)
 
     def update_spec(self, uid: str, spec: Mapping[str, Any]) -> Object:
         """Replace the spec and raise the generation; an equal one changes nothing."""

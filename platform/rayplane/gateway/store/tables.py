@@ -95,6 +95,7 @@ Index("uq_objects_live_external_id", objects.c.kind, objects.c.team, objects.c.e
       sqlite_where=_LIVE, postgresql_where=_LIVE)  # fmt: skip
 Index("ix_objects_page", objects.c.kind, objects.c.team, objects.c.created_at, objects.c.uid)
 Index("ix_objects_phase", objects.c.kind, objects.c.phase)
+Index("ix_objects_version", objects.c.resource_version)
 
 audit = Table(
     "audit",
@@ -127,6 +128,7 @@ leases = Table(
     UniqueConstraint("id"),
     CheckConstraint("ended_at IS NULL OR ended_at >= started_at", name="ends_after_start"),
     Index(None, "team", "seq"),
+    Index("ix_leases_cluster", "cluster_uid", "seq"),
     sqlite_autoincrement=True,
 )
 

@@ -23,7 +23,7 @@ def check(team: Object, name: str, spec: ClusterSpec, platform: Platform) -> Non
     size = size_of(spec_of_team, spec.size, team_name=team.metadata.name)
     backend = backend_of(spec, spec_of_team)
     check_backend(backend, "cluster.backend")
-    _check_acted_on(spec, backend)
+    check_acted_on(spec, backend)
     ref = ClusterRef(team=team.metadata.name, name=name, uid="")
     reasons = platform.readers(backend).preflight(ref, spec, size)
     if reasons:
@@ -91,7 +91,7 @@ def backend_of(spec: ClusterSpec, team: TeamSpec) -> str:
     return spec.backend or team.backend
 
 
-def _check_acted_on(spec: ClusterSpec, backend: str) -> None:
+def check_acted_on(spec: ClusterSpec, backend: str) -> None:
     """Raise InvalidSpec for what would be accepted and then ignored."""
     if backend not in _FIXED_SIZE:
         return

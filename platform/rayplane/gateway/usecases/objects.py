@@ -45,7 +45,7 @@ def apply(
     """
     noun = _noun(kind)
     team = team if noun.team_scoped else ""
-    _authorize_write(noun, team, name, principal)
+    authorize_write(noun, team, name, principal)
     _check_name(noun, name)
     spec = parse(noun.spec, doc_spec, noun.singular)
     if isinstance(spec, JobSpec):
@@ -111,7 +111,7 @@ def delete(
     """
     noun = by_kind(kind)
     team = team if noun.team_scoped else ""
-    _authorize_write(noun, team, name, principal)
+    authorize_write(noun, team, name, principal)
     store = platform.store
     with store.transaction():
         found = store.get(kind, team, name)
@@ -149,7 +149,8 @@ def _noun(kind: str) -> NounType:
     return noun
 
 
-def _authorize_write(noun: NounType, team: str, name: str, principal: Principal) -> None:
+def authorize_write(noun: NounType, team: str, name: str, principal: Principal) -> None:
+    """Raise Forbidden unless the principal may make, change and delete the object: a team is an admin's."""
     if noun.team_scoped:
         authorize(principal, "write", team)
     else:

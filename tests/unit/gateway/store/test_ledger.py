@@ -132,6 +132,27 @@ def test_a_lease_that_a_clock_set_back_would_end_before_it_began_lasted_no_time(
     assert store.leases()[0].ended_at == clock.now
 
 
+def test_a_clusters_leases_are_those_that_are_open_and_those_that_are_named(store: Store, clock: Any) -> None:
+    first, second, third = lease(clock), lease(clock, "l2"), lease(clock, "l3")
+    for one in (first, second, third):
+        store.open_lease(one)
+    ended = [store.close_lease(id, clock.now + timedelta(hours=1)) for id in ("l1", "l2")]
+    assert len(ended) == 2
+    uid = first.cluster_uid
+    assert [found.id for found in store.leases_of(uid)] == ["l3"]
+    assert [found.id for found in store.leases_of(uid, ids=["l1"])] == ["l1", "l3"]
+    assert store.leases_of("another") == []
+
+
+def test_leases_are_found_by_the_time_that_they_were_open(store: Store, clock: Any) -> None:
+    store.open_lease(lease(clock))
+    store.close_lease("l1", clock.now + timedelta(hours=1))
+    store.open_lease(lease(clock, "l2").model_copy(update={"started_at": clock.now + timedelta(hours=2)}))
+    hours = [clock.now + timedelta(hours=n) for n in range(4)]
+    found = [[x.id for x in store.leases_between("growth", a, b)] for a, b in zip(hours, hours[1:], strict=False)]
+    assert found == [["l1"], [], ["l2"]]
+
+
 def test_the_ledger_is_paged(store: Store, clock: Any) -> None:
     for number in range(5):
         store.open_lease(lease(clock, f"l{number}"))

@@ -94,4 +94,5 @@ def test_sqlite_runs_in_wal_mode(tmp_path: Path) -> None:
 def test_the_migrations_are_files_of_the_package() -> None:
     folder = files("rayplane.gateway.store") / "migrations"
     assert (folder / "env.py").is_file()
-    assert [p.name for p in (folder / "versions").iterdir() if p.name.startswith("r")] == ["r0001_first.py"]
+    found = sorted(p.name for p in (folder / "versions").iterdir() if p.name.startswith("r"))
+    assert found == ["r0001_first.py", "r0002_changes_and_leases.py"]

@@ -236,3 +236,33 @@ def test_a_cursor_that_is_none_of_ours_is_refused(store: Store, cursor: str) -> 
 def test_a_limit_out_of_range_is_refused(store: Store, limit: int) -> None:
     with pytest.raises(InvalidInput, match="1 to 1000"):
         store.list("Cluster", limit=limit)
+
+
+def test_what_was_written_since_a_version_is_told_once_in_order(store: Store) -> None:
+    first, second = put(store), put(store, "other")
+    found, newest = store.written(None)
+    assert [(w.uid, w.kind, w.wanted, w.gone) for w in found] == [
+        (o.metadata.uid, "Cluster", (1, None), False) for o in (first, second)
+    ]
+    assert newest == second.metadata.resource_version
+    assert store.written(newest) == ([], newest)
+    store.set_status(second.metadata.uid, Status(phase="Ready"))
+    store.update_spec(first.metadata.uid, {"size": "big"})
+    found, newest = store.written(newest)
+    assert [(w.uid, w.phase, w.wanted[0]) for w in found] == [
+        (second.metadata.uid, "Ready", 1),
+        (first.metadata.uid, "", 2),
+    ]
+    store.remove(first.metadata.uid)
+    ((gone,), newest) = store.written(newest)
+    assert (gone.uid, gone.gone) == (first.metadata.uid, True)
+    assert [w.uid for w in store.written(None)[0]] == [second.metadata.uid]
+    assert store.written(None)[1] == newest, "what was removed counts as written"
+
+
+def test_a_status_that_tells_a_wish_raises_the_generation(store: Store) -> None:
+    made = put(store)
+    seen = store.set_status(made.metadata.uid, Status(phase="Ready"))
+    assert seen.metadata.generation == 1
+    asked = store.set_status(made.metadata.uid, Status(phase="Suspended"), wanted=True)
+    assert asked.metadata.generation == 2

@@ -1,0 +1,359 @@
+"""The API server, as the gateway's identity: a thin shell over lightkube, which brings credentials and transport.
+
+One level below lightkube's client, since that has neither preconditions on deletion, nor bookmarks, nor an end to the
+wait on a watch that died. Every foreign error is translated here, once. Nothing here decides anything.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import socket
+import ssl
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, NoReturn
+
+import httpx2
+from lightkube.config.client_adapter import Client, ConnectionParams, verify_cluster
+from lightkube.config.kubeconfig import KubeConfig
+from lightkube.core.exceptions import ConfigError
+
+from rayplane.errors import (
+    Conflict,
+    Failed,
+    Forbidden,
+    InvalidInput,
+    InvalidSpec,
+    NotFound,
+    RayplaneError,
+    Refused,
+    Timeout,
+    Unavailable,
+)
+from rayplane.gateway import metrics
+from rayplane.gateway.backends.kubernetes.kinds import MANAGER, Kind, Object
+
+CHUNK = 250
+"""Objects that one answer to a list holds at most: what bounds the memory that a list takes."""
+
+_WATCH_SECONDS = 240
+_SILENCE = 150.0
+"""Seconds without a word after which a watch is dead: the API server sends a bookmark about every minute."""
+
+_ROLE = "deploy/kubernetes/gateway-role.yaml"
+
+# A peer that vanished without a word (a node that lost power) is noticed after about 30 s, not after hours.
+_KEEP_ALIVE = [
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    *(
+        (socket.IPPROTO_TCP, getattr(socket, option), value)
+        for option, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
+        if hasattr(socket, option)
+    ),
+]
+
+
+class Expired(Exception):
+    """A watch can't resume from its resource version: list anew. Never leaves this package."""
+
+
+class Change(NamedTuple):
+    """One event of a watch."""
+
+    type: Literal["ADDED", "MODIFIED", "DELETED", "BOOKMARK"]
+    object: Object
+
+
+class Listing(NamedTuple):
+    """A whole list, and the resource version from which a watch goes on."""
+
+    items: list[Object]
+    resource_version: str
+
+
+class KubeApi:
+    """Thread-safe; connects on the first call. Every call raises Unavailable while the API server does not answer,
+    and Forbidden, naming verb and resource, where the gateway's role lacks something."""
+
+    def __init__(self, kubeconfig: Path | None = None, *, timeout: float = 10.0) -> None:
+        self.calls: Counter[tuple[str, str]] = Counter()
+        """How often each (verb, kind) was asked; a watch counts when it is opened."""
+        self._kubeconfig = kubeconfig
+        self._timeout = timeout
+        self._lock = threading.Lock()
+        self._client: httpx2.Client | None = None
+        self._watches: set[socket.socket] = set()
+
+    def close(self) -> None:
+        """Close the connections; what is under way on them ends with Unavailable."""
+        with self._lock:
+            client, self._client = self._client, None
+            watches = list(self._watches)
+        for watched in watches:
+            with suppress(OSError):  # the other side was faster
+                watched.shutdown(socket.SHUT_RDWR)  # closing it would not wake the thread that waits on it
+        if client is not None:
+            client.close()
+
+    def get(self, kind: Kind, name: str, namespace: str | None = None) -> Object:
+        """One object; raises NotFound."""
+        return self._ask("get", "GET", kind, namespace, name)
+
+    def list(self, kind: Kind, namespace: str | None = None, *, labels: str = "", fields: str = "") -> Listing:
+        """Every object of a kind that matches, in one namespace or in all, as of one instant."""
+        items: list[Object] = []
+        version = ""
+        try:
+            for page in self.pages(kind, namespace, labels=labels, fields=fields):
+                items, version = items + page.items, page.resource_version
+        except Expired as exc:
+            raise Unavailable(f"The list of {kind} took too long: {exc}", remedy=_WAIT) from exc
+        return Listing(items, version)
+
+    def pages(
+        self, kind: Kind, namespace: str | None = None, *, labels: str = "", fields: str = ""
+    ) -> Iterator[Listing]:
+        """The same a part at a time, so that no more need be held. Raises Expired if reading is too slow."""
+        params = {"labelSelector": labels, "fieldSelector": fields, "limit": str(CHUNK), "continue": ""}
+        while True:
+            answer = self._ask("list", "GET", kind, namespace, params=params, expiring=True)
+            params["continue"] = answer["metadata"].get("continue", "")
+            yield Listing(answer.get("items") or [], answer["metadata"]["resourceVersion"])
+            if not params["continue"]:
+                return
+
+    def watch(self, kind: Kind, resource_version: str, *, labels: str = "") -> Iterator[Change]:
+        """What changes in all namespaces from a resource version on. It ends by itself after some minutes.
+
+        Raises Expired when the version is too old, Timeout when nothing was heard for too long.
+        """
+        params = {
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": resource_version,
+            "labelSelector": labels,
+            # Not all at once: every kind has a watch of its own.
+            "timeoutSeconds": str(_WATCH_SECONDS + random.randrange(60)),  # noqa: S311
+        }
+        self._count("watch", kind)
+        timeout = httpx2.Timeout(self._timeout, read=_SILENCE)
+        try:
+            with (
+                self._connection().stream("GET", kind.path(), params=params, timeout=timeout) as answer,
+                self._interruptible(answer),
+            ):
+                if answer.status_code != 200:
+                    answer.read()
+                    _refuse(answer, "watch", kind, None, None, expiring=True)
+                # It is open, which is worth knowing: where nothing changes, the first word comes a minute later.
+                yield Change("BOOKMARK", {"metadata": {"resourceVersion": resource_version}})
+                for line in answer.iter_lines():
+                    yield _change(line, kind)
+        except httpx2.HTTPError as exc:
+            raise _unreachable(exc, f"watch {kind}") from exc
+
+    def apply(self, kind: Kind, manifest: Object, *, force: bool = True) -> Object:
+        """Make an object so by server-side apply; what the manifest leaves out that was applied before goes away.
+
+        ``force`` takes fields from whoever else set them; without it that is a Conflict. A ``resourceVersion`` in the
+        manifest makes it a Conflict when the object changed since.
+        """
+        meta = manifest["metadata"]
+        return self._ask(
+            "patch",
+            "PATCH",
+            kind,
+            meta.get("namespace"),
+            meta["name"],
+            params={"fieldManager": MANAGER, "force": "true" if force else "false"},
+            headers={"Content-Type": "application/apply-patch+yaml"},
+            body=manifest,
+        )
+
+    def merge(self, kind: Kind, name: str, namespace: str | None, change: Object) -> Object:
+        """Merge a change into an object that another manager owns; raises NotFound."""
+        return self._ask(
+            "patch",
+            "PATCH",
+            kind,
+            namespace,
+            name,
+            params={"fieldManager": MANAGER},
+            headers={"Content-Type": "application/merge-patch+json"},
+            body=change,
+        )
+
+    def delete(
+        self,
+        kind: Kind,
+        name: str,
+        namespace: str | None = None,
+        *,
+        uid: str,
+        propagation: Literal["Background", "Foreground"] = "Background",
+    ) -> None:
+        """Ask for the deletion of the very object with this uid; one already gone is success."""
+        body = {"propagationPolicy": propagation, "preconditions": {"uid": uid}}
+        try:
+            self._ask("delete", "DELETE", kind, namespace, name, body=body)
+        except (NotFound, Conflict):
+            return  # it is gone, or another one has its name
+
+    def create(self, kind: Kind, manifest: Object) -> Object:
+        """Ask the API server a question that is an object (a SelfSubjectAccessReview); nothing is kept of it."""
+        return self._ask("create", "POST", kind, manifest["metadata"].get("namespace"), body=manifest)
+
+    def _ask(
+        self,
+        verb: str,
+        method: str,
+        kind: Kind,
+        namespace: str | None,
+        name: str | None = None,
+        *,
+        params: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        body: Object | None = None,
+        expiring: bool = False,
+    ) -> Object:
+        self._count(verb, kind)
+        content = None if body is None else json.dumps(body).encode()
+        typed = {"Content-Type": "application/json"} if body is not None else {}
+        given = {key: value for key, value in (params or {}).items() if value}
+        try:
+            answer = self._connection().request(
+                method, kind.path(namespace, name), params=given, headers={**typed, **(headers or {})}, content=content
+            )
+        except httpx2.HTTPError as exc:
+            raise _unreachable(exc, f"{verb} {kind}") from exc
+        if not answer.is_success:
+            _refuse(answer, verb, kind, namespace, name, expiring=expiring)
+        return _parsed(answer.content, f"{verb} {kind}")
+
+    @contextmanager
+    def _interruptible(self, answer: httpx2.Response) -> Iterator[None]:
+        """Let ``close`` end the wait for what comes next on an open answer."""
+        connection: socket.socket = answer.extensions["network_stream"].get_extra_info("socket")
+        with self._lock:
+            self._watches.add(connection)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._watches.discard(connection)
+
+    def _count(self, verb: str, kind: Kind) -> None:
+        with self._lock:
+            self.calls[verb, str(kind)] += 1
+        metrics.KUBERNETES_CALLS.labels(verb, str(kind)).inc()
+
+    def _connection(self) -> httpx2.Client:
+        with self._lock:
+            if self._client is None:
+                self._client = _connect(self._kubeconfig, self._timeout)
+            return self._client
+
+
+def _connect(kubeconfig: Path | None, timeout: float) -> httpx2.Client:
+    source = "its service account" if kubeconfig is None else f"'{kubeconfig}'"
+    try:
+        whole = KubeConfig.from_service_account() if kubeconfig is None else KubeConfig.from_file(kubeconfig)
+        config = whole.get()
+        assert config is not None  # get() without a default raises instead
+        trust = verify_cluster(config.cluster, config.user, config.abs_file)  # type: ignore[arg-type]  # None is taken
+    except (ConfigError, KeyError, OSError, ssl.SSLError) as exc:
+        raise InvalidInput(
+            f"The gateway can't tell from {source} how to reach Kubernetes: {exc}.",
+            remedy="Set RAYPLANE_KUBERNETES_KUBECONFIG to a kubeconfig, or run the gateway in a pod.",
+        ) from exc
+    # Kubernetes' own CAs need not carry what Python 3.13 asks for.
+    trust.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    transport = httpx2.HTTPTransport(
+        verify=trust,
+        trust_env=False,
+        socket_options=_KEEP_ALIVE,
+        limits=httpx2.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=60.0),
+    )
+    # Not the environment's proxies: the API server's address is the platform's own.
+    params = ConnectionParams(timeout=httpx2.Timeout(timeout), trust_env=False, transport=transport)
+    return Client(config, params)
+
+
+def _change(line: str, kind: Kind) -> Change:
+    event = _parsed(line.encode(), f"watch {kind}")
+    if event["type"] != "ERROR":
+        return Change(event["type"], event["object"])
+    status = event["object"]
+    if status.get("code") == 410:
+        raise Expired(str(status.get("message")))
+    raise Unavailable(f"The watch of {kind} broke off: {status.get('message')}", remedy=_WAIT)
+
+
+_WAIT = "It is tried again; look at the API server if this lasts."
+
+
+def _unreachable(exc: httpx2.HTTPError, what: str) -> RayplaneError:
+    kind = Timeout if isinstance(exc, httpx2.TimeoutException) else Unavailable
+    why = str(exc) or type(exc).__name__
+    return kind(f"Kubernetes' API server did not answer ({what}): {why}.", remedy=_WAIT)
+
+
+def _parsed(content: bytes, what: str) -> Object:
+    try:
+        parsed: Object = json.loads(content)
+    except ValueError as exc:
+        raise Unavailable(f"Kubernetes' API server answered no JSON ({what}).", remedy=_WAIT) from exc
+    return parsed
+
+
+def _refuse(
+    answer: httpx2.Response, verb: str, kind: Kind, namespace: str | None, name: str | None, *, expiring: bool
+) -> NoReturn:
+    """Raise what an answer that is no success means."""
+    status = _status(answer)
+    message, reason = str(status.get("message") or answer.text[:500] or answer.reason_phrase), status.get("reason")
+    causes = {str(cause.get("reason")) for cause in (status.get("details") or {}).get("causes") or []}
+    where = f" in namespace '{namespace}'" if namespace else ""
+    what = f"{kind.name} '{name}'{where}" if name else f"{kind}{where}"
+    code = answer.status_code
+    if code == 410 and expiring:
+        raise Expired(message)
+    if code == 401:
+        raise Forbidden(
+            f"Kubernetes does not know the gateway's credentials ({verb} {what}).",
+            remedy="Give it a valid token or kubeconfig.",
+        )
+    if code == 403 and "NamespaceTerminating" in causes:
+        raise Unavailable(f"{what} can't be made: its namespace is being deleted.", remedy="Wait until it is gone.")
+    if code == 403 and ("exceeded quota" in message or "violates PodSecurity" in message):
+        raise Refused(f"Kubernetes refuses {what}: {message}.", remedy="Mend it, or ask an admin for more.")
+    if code == 403:
+        raise Forbidden(
+            f"The gateway may not {verb} {kind}{where}: {message}",
+            remedy=f"Apply {_ROLE}.",
+            verb=verb,
+            resource=str(kind),
+        )
+    if code == 404:
+        raise NotFound(f"There is no {what}: {message}.", remedy="Make it, or what it belongs to, first.")
+    if code in (409, 412):
+        raise Conflict(f"{what} is in the way or has changed: {message}", remedy="Look again, and repeat.")
+    if code in (400, 422) or (code == 500 and "failed to create" in message):
+        raise InvalidSpec(f"Kubernetes refuses {what}: {message}", remedy="Mend what it names.")
+    if code == 429 or code >= 500 or code == 410:
+        raise Unavailable(
+            f"Kubernetes' API server can't {verb} {what} now ({code} {reason or ''}): {message}", remedy=_WAIT
+        )
+    raise Failed(f"Kubernetes answered {code} to {verb} {what}: {message}")
+
+
+def _status(answer: httpx2.Response) -> dict[str, Any]:
+    try:
+        status = answer.json()
+    except ValueError:
+        return {}
+    return status if isinstance(status, dict) else {}

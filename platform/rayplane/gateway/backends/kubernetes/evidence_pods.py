@@ -1,0 +1,145 @@
+"""What holds up one pod of a Ray cluster: scheduling, images, configuration, crashes, probes. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from rayplane.gateway.backends.base import Evidence
+from rayplane.gateway.backends.kubernetes.evidence_events import Said, instant
+from rayplane.nouns.base import parse_quantity
+
+Resource = Mapping[str, Any]
+
+_USUAL = ("ContainerCreating", "PodInitializing", "")
+_ENDED_LATELY = timedelta(minutes=10)
+"""How long ago a container that runs again may have crashed for it to matter."""
+_LEAVING = timedelta(seconds=60)
+_BEFORE_START = ("FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox", "FailedPodSandBoxStatus")
+_ALWAYS = ("Evicted", "Preempted", "TaintManagerEviction", "NodeNotReady", "FailedBinding", "ProvisioningFailed")
+_LONGEST = 600
+
+
+def evidence(pod: Resource, events: Sequence[Said], now: datetime) -> list[Evidence]:
+    """Facts about a pod that is there; nothing for one that is well, or that is on its way as it should be."""
+    say = _Speaker(pod)
+    going = instant(pod["metadata"].get("deletionTimestamp"))
+    if going is not None:
+        if now - going <= _LEAVING:
+            return []
+        return [say("Terminating", f"It has been going for {(now - going).total_seconds():.0f} s.", going)]
+    found = _of_scheduling(pod, events, say) + _of_phase(pod, say)
+    for container in _statuses(pod):
+        found += _of_container(container, events, say, now)
+    if not _has_started(pod):
+        found += [say(e.reason, e.message, e.at, e.count) for e in events if e.reason in _BEFORE_START]
+    found += [say(e.reason, e.message, e.at, e.count) for e in events if e.is_warning and e.reason in _ALWAYS]
+    return found + _of_readiness(pod, events, say, found)
+
+
+def ray_resources(group: Resource | None) -> dict[str, float]:
+    """What Ray offers on a node of a group: its container's limits, unless its start parameters say otherwise."""
+    containers = ((group or {}).get("template") or {}).get("spec", {}).get("containers") or [{}]
+    limits = containers[0].get("resources", {}).get("limits") or {}
+    found = {"CPU": limits.get("cpu"), "memory": limits.get("memory"), "GPU": limits.get("nvidia.com/gpu", 0)}
+    told = (group or {}).get("rayStartParams") or {}
+    found |= {name: told[key] for name, key in (("CPU", "num-cpus"), ("GPU", "num-gpus")) if key in told}
+    return {name: float(parse_quantity(value)) for name, value in found.items() if value is not None}
+
+
+def is_ready(pod: Resource) -> bool:
+    """Whether a pod's probes say that it answers."""
+    return bool(_condition(pod, "Ready").get("status") == "True")
+
+
+class _Speaker:
+    """Makes facts about one pod."""
+
+    def __init__(self, pod: Resource) -> None:
+        self._about = f"pod/{pod['metadata']['name']}"
+        kind = pod["metadata"].get("labels", {}).get("ray.io/node-type")
+        self._node: Literal["head", "worker"] | None = kind if kind in ("head", "worker") else None
+
+    def __call__(self, reason: str, message: str, at: datetime | None, count: int = 1) -> Evidence:
+        return Evidence("pod", self._about, reason, message[:_LONGEST], at, count, self._node)
+
+
+def _of_scheduling(pod: Resource, events: Sequence[Said], say: _Speaker) -> list[Evidence]:
+    condition = _condition(pod, "PodScheduled")
+    if pod.get("spec", {}).get("nodeName") or condition.get("status") != "False":
+        return []
+    told = next((e for e in events if e.reason == "FailedScheduling"), None)
+    message = str(condition.get("message") or (told.message if told else ""))
+    at = instant(condition.get("lastTransitionTime"))
+    return [say(str(condition.get("reason") or "Unschedulable"), message, at, told.count if told else 1)]
+
+
+def _of_phase(pod: Resource, say: _Speaker) -> list[Evidence]:
+    status = pod.get("status", {})
+    if status.get("phase") != "Failed" or not status.get("reason"):
+        return []
+    return [say(str(status["reason"]), str(status.get("message") or ""), instant(status.get("startTime")))]
+
+
+def _of_container(container: Resource, events: Sequence[Said], say: _Speaker, now: datetime) -> list[Evidence]:
+    name = str(container.get("name", ""))
+    state, last = container.get("state") or {}, container.get("lastState") or {}
+    ended = state.get("terminated") or last.get("terminated") or {}
+    restarts = int(container.get("restartCount") or 0)
+    waiting = state.get("waiting")
+    if waiting is not None and waiting.get("reason", "") not in (*_USUAL, "CrashLoopBackOff"):
+        reason = str(waiting["reason"])
+        words, at, count = _detail(str(waiting.get("message") or ""), events, name)
+        return [say(reason, f"container '{name}': {words}", at, count)]
+    if not ended or (ended.get("exitCode") == 0 and not restarts):
+        return []
+    finished = instant(ended.get("finishedAt"))
+    if "running" in state and (finished is None or now - finished > _ENDED_LATELY or container.get("ready")):
+        return []  # it runs again
+    words = str(ended.get("message") or "").strip()[-_LONGEST // 2 :]
+    message = f"container '{name}' ended with exit code {ended.get('exitCode')}" + (f": {words}" if words else "")
+    reason = "OOMKilled" if ended.get("reason") == "OOMKilled" else "CrashLoopBackOff" if restarts else "Terminated"
+    return [say(reason, message, finished, restarts + ("terminated" in state))]
+
+
+def _detail(message: str, events: Sequence[Said], container: str) -> tuple[str, datetime | None, int]:
+    """The most telling words about a container that waits (its own, or an event's), when, and how often."""
+    told = [e for e in events if e.is_warning and f"{{{container}}}" in e.field and e.reason == "Failed"]
+    # Beside what went wrong there is an event that only names it again: "Error: ErrImagePull".
+    words = max(told, key=lambda e: len(e.message), default=None)
+    if words is None:
+        return message, None, 1
+    if len(words.message) <= len(message):
+        return message, words.at, words.count
+    return words.message, words.at, words.count
+
+
+def _of_readiness(pod: Resource, events: Sequence[Said], say: _Speaker, found: Sequence[Evidence]) -> list[Evidence]:
+    """Why a pod whose containers run is not ready: what its probes say."""
+    if found or is_ready(pod):
+        return []
+    # A worker waits for its head in an init container, whose probe tells nothing of its own.
+    unready = [c for c in _statuses(pod) if not c.get("ready") and "running" in (c.get("state") or {})]
+    names = {str(c["name"]) for c in unready}
+    probes = [e for e in events if e.reason == "Unhealthy" and any(f"{{{name}}}" in e.field for name in names)]
+    if not probes:
+        return []
+    return [say("Unhealthy", probes[0].message, probes[0].at, sum(e.count for e in probes))]
+
+
+def _statuses(pod: Resource) -> list[Resource]:
+    status = pod.get("status", {})
+    return [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
+
+
+def _has_started(pod: Resource) -> bool:
+    return any(
+        "running" in (c.get("state") or {}) or "terminated" in (c.get("state") or {}) or c.get("restartCount")
+        for c in _statuses(pod)
+    )
+
+
+def _condition(pod: Resource, type_: str) -> Resource:
+    conditions = pod.get("status", {}).get("conditions") or []
+    return next((c for c in conditions if c.get("type") == type_), {})

@@ -1,0 +1,107 @@
+"""Ask the API server, and the cluster's own Ray, for all that may tell why a cluster is not as wanted. A few calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rayplane.errors import NotFound, RayplaneError
+from rayplane.gateway.backends.base import ClusterRef, Evidence
+from rayplane.gateway.backends.kubernetes import pods as templates
+from rayplane.gateway.backends.kubernetes.api import KubeApi
+from rayplane.gateway.backends.kubernetes.evidence import evidence
+from rayplane.gateway.backends.kubernetes.evidence_pods import is_ready
+from rayplane.gateway.backends.kubernetes.kinds import (
+    EVENT,
+    LEASE,
+    NAMESPACE,
+    POD,
+    QUOTA,
+    RAYCLUSTER,
+    RAYJOB,
+    RAYSERVICE,
+    UID,
+    WORKLOAD,
+    Object,
+)
+from rayplane.gateway.backends.kubernetes.settings import KubernetesSettings
+from rayplane.gateway.ray_rest import RayRest
+from rayplane.settings import read_secret
+
+_QUEUE = "kueue.x-k8s.io/queue-name"
+_PATIENCE = 3.0
+"""Seconds that a cluster's dashboard may take to answer."""
+
+
+def gather(api: KubeApi, settings: KubernetesSettings, ref: ClusterRef, *, token: Path) -> list[Evidence]:
+    """What is known of the nodes of a cluster, a job or a service, newest first. Raises Unavailable, Forbidden.
+
+    ``token`` is the file with its Ray's own token.
+    """
+    namespace, mine = settings.namespace(ref.team), f"{UID}={ref.uid}"
+    try:
+        place = api.get(NAMESPACE, namespace)
+    except NotFound as exc:
+        return [Evidence("cluster", f"namespace/{namespace}", "NamespaceMissing", exc.detail)]
+    pods = api.list(POD, namespace, labels=mine).items
+    cluster = _newest(api.list(RAYCLUSTER, namespace, labels=mine).items)
+    owners = [] if cluster is not None and _is_plain(cluster) else _owners(api, namespace, mine)
+    now = datetime.now(UTC)
+    found = evidence(
+        cluster,
+        pods,
+        api.list(EVENT, namespace).items,
+        api.list(QUOTA, namespace).items,
+        owner=_newest(owners),
+        workloads=_workloads(api, namespace, cluster),
+        namespace=place,
+        leases=api.list(LEASE, settings.operator_namespace).items,
+        demands=(asked := _demands(cluster, pods, token))[0],
+        now=now,
+    )
+    return [*asked[1], *found]
+
+
+def _owners(api: KubeApi, namespace: str, mine: str) -> list[Object]:
+    """The RayJobs and RayServices that are the platform's object's own."""
+    return [thing for kind in (RAYJOB, RAYSERVICE) for thing in api.list(kind, namespace, labels=mine).items]
+
+
+def _workloads(api: KubeApi, namespace: str, cluster: Object | None) -> list[Object]:
+    """Kueue's of the cluster, where Kueue has it."""
+    if cluster is None or _QUEUE not in (cluster["metadata"].get("labels") or {}):
+        return []
+    try:
+        found = api.list(WORKLOAD, namespace).items
+    except NotFound:
+        return []  # no Kueue is installed: nothing holds the cluster
+    uid = cluster["metadata"]["uid"]
+    return [w for w in found if any(o.get("uid") == uid for o in w["metadata"].get("ownerReferences") or [])]
+
+
+def _demands(cluster: Object | None, pods: Sequence[Object], token: Path) -> tuple[list[str], list[Evidence]]:
+    """(what Ray's work waits for, that Ray does not tell) of a cluster that may have more workers."""
+    groups = ((cluster or {}).get("spec") or {}).get("workerGroupSpecs") or []
+    heads = [p for p in pods if p["metadata"]["labels"].get("ray.io/node-type") == "head" and is_ready(p)]
+    if not heads or not token.exists() or not any(group.get("maxReplicas") for group in groups):
+        return [], []
+    host = str(heads[0]["status"]["podIP"])
+    host = f"[{host}]" if ":" in host else host
+    ray = RayRest(f"http://{host}:{templates.DASHBOARD}", read_secret(token), timeout=_PATIENCE)
+    try:
+        return ray.demands(), []
+    except RayplaneError as exc:
+        about = f"pod/{heads[0]['metadata']['name']}"
+        return [], [Evidence("cluster", about, "DashboardSilent", exc.detail, datetime.now(UTC), node="head")]
+    finally:
+        ray.close()
+
+
+def _newest(found: Sequence[Object]) -> Object | None:
+    return max(found, key=lambda obj: str(obj["metadata"].get("creationTimestamp")), default=None)
+
+
+def _is_plain(cluster: Object) -> bool:
+    """Whether the cluster is nobody's: no RayJob's, no RayService's."""
+    return not cluster["metadata"].get("ownerReferences")

@@ -1,0 +1,239 @@
+"""What the objects of a cluster mean: its phase, its incarnation, its nodes, and why a head ended. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+from rayplane.gateway.backends.base import Node, Observation
+from rayplane.gateway.backends.kubernetes import pods
+from rayplane.gateway.backends.kubernetes.kinds import UID, Object, instant
+from rayplane.gateway.backends.kubernetes.raycluster import SECRETS_HASH
+from rayplane.nouns.base import parse_quantity
+from rayplane.nouns.cluster import Endpoint
+
+NODE_TYPE = "ray.io/node-type"
+
+_KEPT_META = ("name", "namespace", "uid", "resourceVersion", "creationTimestamp", "deletionTimestamp")
+_KEPT_LABELS = (UID, NODE_TYPE, "ray.io/group", "ray.io/cluster", "rayplane.dev/team", "rayplane.dev/cluster")
+_KEPT_STATUS = ("phase", "reason", "message", "podIP", "startTime", "conditions")
+_KEPT_CONTAINER = ("name", "ready", "restartCount", "state", "lastState")
+
+
+class Fall(NamedTuple):
+    """How a head ended, kept until it is dealt with: KubeRay removes its pod within moments."""
+
+    incarnation: str
+    reason: str
+    message: str
+
+
+def trim_pod(pod: Object) -> Object:
+    """What is kept of a pod: whose it is, what it asks for, how it is."""
+    meta, spec, status = pod["metadata"], pod["spec"], pod.get("status") or {}
+    labels = meta.get("labels") or {}
+    containers = [{"name": c["name"], "resources": c.get("resources") or {}} for c in spec.get("containers") or []]
+    statuses = {
+        key: [{name: entry[name] for name in _KEPT_CONTAINER if name in entry} for entry in status[key]]
+        for key in ("containerStatuses", "initContainerStatuses")
+        if key in status
+    }
+    return {
+        "kind": "Pod",
+        "metadata": {
+            **{key: meta[key] for key in _KEPT_META if key in meta},
+            "labels": {key: labels[key] for key in _KEPT_LABELS if key in labels},
+        },
+        "spec": {"nodeName": spec.get("nodeName"), "containers": containers},
+        "status": {**{key: status[key] for key in _KEPT_STATUS if key in status}, **statuses},
+    }
+
+
+def look(cluster: Object | None, held: Sequence[Object], fall: Fall | None) -> Observation:
+    """What there is of a cluster: its RayCluster, if it is this cluster's own, and its pods. No endpoint yet."""
+    nodes = tuple(node for pod in held if (node := node_of(pod)) is not None)
+    if cluster is None:
+        if held:
+            return Observation(phase="stopping", message=f"{_counted(held)} still there.", nodes=nodes)
+        return Observation(phase="absent")
+    if _leaving(cluster):
+        return Observation(phase="stopping", message=_what_holds(cluster, held), nodes=nodes)
+    drift = cluster["drift"] or _lacking(cluster)
+    if cluster["spec"]["suspend"]:
+        if held:
+            message = f"It is being suspended: {_counted(held)} still there."
+            return Observation(phase="stopping", message=message, nodes=nodes, drift=drift)
+        return Observation(phase="suspended", drift=drift)
+    if fall is not None:
+        return Observation(phase="failed", reason=fall.reason, message=fall.message, nodes=nodes, drift=drift)
+    pod = head(held)
+    if pod is None:
+        reason, message = _why_no_head(cluster)
+        return Observation(phase="starting", reason=reason, message=message, nodes=nodes, drift=drift)
+    if ended(pod):
+        reason, message = how_it_ended(pod)
+        return Observation(phase="failed", reason=reason, message=message, nodes=nodes, drift=drift)
+    incarnation = str(pod["metadata"]["uid"])
+    if not is_ready(pod):
+        reason, message = _why_not_ready(pod)
+        return Observation("starting", reason, message, incarnation=incarnation, nodes=nodes, drift=drift)
+    return Observation(phase="ready", incarnation=incarnation, nodes=nodes, drift=drift)
+
+
+def endpoint(held: Sequence[Object], token_path: str) -> Endpoint:
+    """Where a ready cluster is reached: by its head pod's address."""
+    pod = head(held)
+    assert pod is not None  # the cluster is ready
+    at = _host(pod)
+    running = [p for p in held if p["status"].get("podIP") and not ended(p)]
+    return Endpoint(
+        dashboard_url=f"http://{at}:{pods.DASHBOARD}",
+        client_address=f"ray://{at}:{pods.CLIENT}",
+        token_path=token_path,
+        serve_url=f"http://{at}:{pods.SERVE}",
+        metrics_targets=sorted(f"{_host(p)}:{pods.METRICS}" for p in running),
+    )
+
+
+def node_of(pod: Object, *, gone_at: datetime | None = None) -> Node | None:
+    """The node that a pod is or was; None for one that never held a place. ``gone_at``: when it was seen no more.
+
+    It holds what its Ray container asks for: an autoscaler beside it is the platform's, not the team's.
+    """
+    kind = pod["metadata"]["labels"].get(NODE_TYPE)
+    if kind not in ("head", "worker") or not pod["spec"].get("nodeName"):
+        return None
+    containers = [c for c in pod["spec"]["containers"] if c["name"] in (pods.HEAD, pods.WORKER)]
+    asked = containers[0]["resources"].get("requests") or {} if containers else {}
+    return Node(
+        id=pod["metadata"]["uid"],
+        kind=kind,
+        cpu=parse_quantity(asked.get("cpu", 0)),
+        memory=parse_quantity(asked.get("memory", 0)),
+        gpu=sum(parse_quantity(value) for key, value in asked.items() if key.endswith("/gpu")),
+        started_at=_started(pod),
+        ended_at=_ended_at(pod) or gone_at,
+    )
+
+
+def fell(before: Object | None, after: Object | None) -> Fall | None:
+    """Whether a change of a pod is the end of a head: it failed, or one that served was taken away."""
+    if before is None or before["metadata"]["labels"].get(NODE_TYPE) != "head" or _over(before):
+        return None
+    if after is not None and ended(after):
+        return Fall(after["metadata"]["uid"], *how_it_ended(after))
+    if is_ready(before) and (after is None or _leaving(after)):
+        message = f"The head pod '{before['metadata']['name']}' was deleted, with all that it ran."
+        return Fall(before["metadata"]["uid"], "HeadGone", message)
+    return None
+
+
+def head(held: Sequence[Object]) -> Object | None:
+    """The newest head pod that is not being taken away."""
+    heads = [p for p in held if p["metadata"]["labels"].get(NODE_TYPE) == "head" and not _leaving(p)]
+    return max(heads, key=lambda pod: str(pod["metadata"].get("creationTimestamp")), default=None)
+
+
+def is_ready(pod: Object) -> bool:
+    """Whether a pod's probes say that Ray answers in it."""
+    condition = _condition(pod, "Ready")
+    return condition is not None and condition["status"] == "True" and not ended(pod)
+
+
+def ended(pod: Object) -> bool:
+    """Whether nothing runs in a pod any more, or its Ray does not; it is never started again."""
+    return pod["status"].get("phase") in ("Failed", "Succeeded") or _terminated(pod) is not None
+
+
+def how_it_ended(pod: Object) -> tuple[str, str]:
+    """(reason, message) of a head pod that ended."""
+    name, status, last = pod["metadata"]["name"], pod["status"], _terminated(pod) or {}
+    said = str(status.get("message") or last.get("message") or "").strip()
+    reason = str(last.get("reason") or status.get("reason") or "HeadDied")
+    how = f" with exit code {last['exitCode']}" if "exitCode" in last else ""
+    if reason == "OOMKilled":
+        said = said or "It used more memory than its size has. Choose a larger size."
+    return _word(reason), f"The head pod '{name}' ended{how} ({reason}). {said}".strip()
+
+
+def _over(pod: Object) -> bool:
+    return ended(pod) or _leaving(pod)
+
+
+def _leaving(obj: Object) -> bool:
+    return bool(obj["metadata"].get("deletionTimestamp"))
+
+
+def _lacking(cluster: Object) -> str:
+    return "" if SECRETS_HASH in cluster["metadata"]["annotations"] else "its Secret: not known to be there"
+
+
+def _what_holds(cluster: Object, held: Sequence[Object]) -> str:
+    finalizers = [f for f in cluster["metadata"].get("finalizers") or [] if f != "foregroundDeletion"]
+    if held:
+        return f"It is being deleted: {_counted(held)} still there."
+    return f"It is being deleted and waits for {', '.join(finalizers)}." if finalizers else "It is being deleted."
+
+
+def _why_no_head(cluster: Object) -> tuple[str, str]:
+    for condition in cluster["status"].get("conditions") or []:
+        if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
+            return _word(str(condition.get("reason"))), str(condition.get("message"))
+    if not cluster["status"]:
+        return "NotSeen", "The KubeRay operator has not looked at it yet."
+    return "NoHead", "KubeRay has made no head pod yet."
+
+
+def _why_not_ready(pod: Object) -> tuple[str, str]:
+    name = pod["metadata"]["name"]
+    scheduled = _condition(pod, "PodScheduled")
+    if scheduled is not None and scheduled["status"] == "False":
+        return _word(str(scheduled.get("reason"))), f"No node takes the head pod '{name}': {scheduled.get('message')}"
+    for entry in pod["status"].get("containerStatuses") or []:
+        waiting = (entry.get("state") or {}).get("waiting")
+        if waiting and waiting.get("reason") not in (None, "ContainerCreating", "PodInitializing"):
+            return _word(str(waiting["reason"])), f"Container '{entry['name']}' of '{name}': {waiting.get('message')}"
+    return "Starting", f"The head pod '{name}' is {str(pod['status'].get('phase') or 'Pending').lower()}, not ready."
+
+
+def _condition(pod: Object, kind: str) -> Object | None:
+    return next((c for c in pod["status"].get("conditions") or [] if c["type"] == kind), None)
+
+
+def _terminated(pod: Object) -> Object | None:
+    for entry in pod["status"].get("containerStatuses") or []:
+        if entry["name"] in (pods.HEAD, pods.WORKER) and (entry.get("state") or {}).get("terminated"):
+            found: Object = entry["state"]["terminated"]
+            return found
+    return None
+
+
+def _started(pod: Object) -> datetime:
+    scheduled = _condition(pod, "PodScheduled")
+    at = scheduled.get("lastTransitionTime") if scheduled is not None and scheduled["status"] == "True" else None
+    return instant(at or pod["status"].get("startTime") or pod["metadata"]["creationTimestamp"])
+
+
+def _ended_at(pod: Object) -> datetime | None:
+    """When a pod that ended did: it holds its place until its last container has."""
+    if pod["status"].get("phase") not in ("Failed", "Succeeded"):
+        return None
+    states = [(entry.get("state") or {}).get("terminated") for entry in pod["status"].get("containerStatuses") or []]
+    times = [instant(state["finishedAt"]) for state in states if state and state.get("finishedAt")]
+    times += [instant(c["lastTransitionTime"]) for c in [_condition(pod, "Ready")] if c and c["status"] == "False"]
+    return max(times, default=None)
+
+
+def _host(pod: Object) -> str:
+    address = str(pod["status"]["podIP"])
+    return f"[{address}]" if ":" in address else address
+
+
+def _counted(held: Sequence[Object]) -> str:
+    names = [f"'{pod['metadata']['name']}'" for pod in held]
+    return f"pod {names[0]} is" if len(names) == 1 else f"{len(names)} pods are"
+
+
+def _word(reason: str) -> str:
+    return reason if reason.isidentifier() else "HeadDied"

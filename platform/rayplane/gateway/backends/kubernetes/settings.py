@@ -1,0 +1,108 @@
+"""What the backend needs to know of the Kubernetes cluster that it works on: RAYPLANE_KUBERNETES_*."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from rayplane.errors import InvalidInput
+
+PREFIX = "RAYPLANE_KUBERNETES_"
+
+
+class KubernetesSettings(BaseSettings):
+    """One Kubernetes cluster, and the image that Ray runs from on it. Every secret is named by the path of a file."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore")
+
+    kubeconfig: Path | None = None
+    """A kubeconfig, whose current context counts; without it the pod's own service account."""
+    namespace_prefix: str = Field(default="rayplane-", pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?-$", max_length=20)
+    """A team's namespace is this and its name."""
+    gateway_namespace: str = "rayplane"
+    """Where the gateway itself runs: its pods may reach the clusters' ports."""
+    gateway_service_account: str = "rayplane-gateway"
+    """The gateway's service account in ``gateway_namespace``; each team's namespace gives it its rights there."""
+    monitoring_namespace: str | None = None
+    """Where Prometheus runs, if in another namespace: its pods may reach the clusters' metrics."""
+
+    operator_namespace: str = "kuberay-operator"
+    """Where the KubeRay operator runs: it looks after jobs and services at the clusters' dashboards."""
+    ingress_namespace: str | None = None
+    """Where the serving ingress runs: its pods may reach the clusters' models."""
+
+    image: str = "rayplane/ray:2.60.0"
+    """What head and workers run, best by digest (``name@sha256:...``). It holds Ray and the wheel of rayplane."""
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    """When a node fetches the image."""
+    image_pull_secret: str | None = None
+    """Name of a Secret in each team's namespace with the registry's credentials."""
+    ray_version: str = Field(default="2.60.0", pattern=r"^\d+\.\d+\.\d+$")
+    """The image's Ray. KubeRay's token authentication needs 2.52 or later."""
+    python_version: str = Field(default="3.11", pattern=r"^3\.\d+$")
+    """The image's Python, minor version."""
+    lock_hash: str = "unknown"
+    """SHA-256 (hex) of the lock that the image was made from."""
+    run_as_user: int = Field(default=1000, ge=1)
+    """User and group id of everything in a cluster's pods; never root."""
+
+    autoscaler_cpu: float = Field(default=0.25, gt=0)
+    """Cores of the autoscaler beside a head whose workers come and go."""
+    autoscaler_memory: int = Field(default=512 * 2**20, gt=0)
+    """Bytes of memory of that autoscaler."""
+    worker_idle_seconds: int = Field(default=60, ge=0)
+    """How long a worker may be without work before the autoscaler takes it away."""
+    node_selector: dict[str, str] = Field(default_factory=dict)
+    """Labels of the nodes that clusters may run on, as JSON."""
+    tolerations: list[dict[str, Any]] = Field(default_factory=list)
+    """Taints that clusters' pods tolerate, as JSON."""
+    gpu_resource: str = "nvidia.com/gpu"
+    """The resource by which nodes offer GPUs."""
+
+    storage_claim: str = "rayplane-storage"
+    """Name of the PersistentVolumeClaim of a team's namespace that holds the storage root, where that is a folder."""
+    storage_volume: dict[str, Any] | None = None
+    """The volume that holds the storage root, as JSON of a PersistentVolume's source: ``{"nfs": {...}}``. Each team
+    gets a volume and a claim made from it; without it every team's namespace needs the claim beforehand."""
+
+    redis_address: str | None = None
+    """``host:port`` of a Redis that keeps a head's tables, so that workers outlive the head."""
+    redis_password_path: Path | None = None
+    """0600 file with that Redis' password."""
+
+    egress: list[str] = Field(default_factory=lambda: ["0.0.0.0/0"])
+    """CIDRs outside that clusters may reach (stores, registries, MLflow), as JSON; an empty list closes them in."""
+    egress_except: list[str] = Field(default_factory=lambda: ["169.254.0.0/16"])
+    """CIDRs cut out of ``egress``; by default the cloud's metadata addresses, which give away a node's identity."""
+    dns_namespace: str = "kube-system"
+    """Where the cluster's DNS runs."""
+
+    user_prefix: str = ""
+    """What Kubernetes puts before the name of a team's member (the API server's --oidc-username-prefix)."""
+
+    watch_patience: float = Field(default=15.0, gt=0)
+    """Seconds for which what was last seen still counts while the API server can't be watched."""
+    request_timeout: float = Field(default=10.0, gt=0)
+    """Seconds that one request may take."""
+
+    @model_validator(mode="after")
+    def _redis_password_needs_redis(self) -> KubernetesSettings:
+        if self.redis_password_path is not None and self.redis_address is None:
+            raise ValueError("redis_password_path is set, but redis_address is not")
+        return self
+
+    def namespace(self, team: str) -> str:
+        """The namespace of a team."""
+        return f"{self.namespace_prefix}{team}"
+
+
+def load() -> KubernetesSettings:
+    """The settings of the environment; raises InvalidInput naming each wrong variable."""
+    try:
+        return KubernetesSettings()
+    except ValidationError as exc:
+        wrong = "; ".join(f"{PREFIX}{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in exc.errors())
+        raise InvalidInput(f"Settings are wrong: {wrong}.", remedy="Mend these environment variables.") from exc

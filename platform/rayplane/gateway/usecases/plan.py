@@ -1,0 +1,222 @@
+"""Plan: what documents would change, all that forbids it, what it may cost. Writes nothing: what it tries is undone.
+
+The documents are tried together, in the order in which they would be applied, in one transaction that is rolled back:
+so a cluster counts against the quota of its neighbours, and a job finds the cluster that the same file makes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel
+
+from rayplane.errors import Conflict, InvalidSpec, NotFound, RayplaneError
+from rayplane.gateway.admission.roles import Principal, authorize
+from rayplane.gateway.admission.sizes import size_of
+from rayplane.gateway.backends.base import ClusterRef
+from rayplane.gateway.usecases import cluster as clusters
+from rayplane.gateway.usecases import job as jobs
+from rayplane.gateway.usecases import pipeline, plan_effects, service
+from rayplane.gateway.usecases import team as teams
+from rayplane.gateway.usecases.objects import authorize_write
+from rayplane.gateway.usecases.platform import Platform, team_spec
+from rayplane.nouns import NOUNS, RUN, by_kind
+from rayplane.nouns.base import Document, NounType, Object, parse
+from rayplane.nouns.cluster import ClusterSpec
+from rayplane.nouns.job import JobSpec
+from rayplane.nouns.pipeline import PipelineSpec
+from rayplane.nouns.plan import Plan, PlannedDocument, Refusal
+from rayplane.nouns.service import ServiceSpec
+from rayplane.nouns.team import TeamSpec
+
+
+def plan(documents: list[Document], *, team: str | None, principal: Principal, platform: Platform) -> Plan:
+    """What applying the documents would do. ``team`` is for those that name none.
+
+    Raises InvalidSpec for a kind that is not known or a document without a team; all else that is wrong with a document
+    is told in its place.
+    """
+    items = [_Item.of(document, team) for document in documents]
+    order = {noun.kind: place for place, noun in enumerate(NOUNS)}
+    items.sort(key=lambda item: order[item.noun.kind])
+    _refuse_twins(items)
+    for item in items:
+        _parse(item, principal)
+    made = {item.name: item.object(principal) for item in items if item.noun.kind == "Team" and item.readable}
+    for item in items:
+        # May ask where compute comes from, which takes time: not while the writers' turn is held.
+        if isinstance(item.spec, ClusterSpec) and item.readable:
+            _preflight(item, item.spec, made.get(item.team), platform)
+    with platform.store.transaction(commit=False):
+        for item in items:
+            if item.readable:
+                _try(item, principal, platform)
+    found = [item.result for item in items]
+    costs = (d.cost for d in found if d.change in ("created", "changed"))
+    return Plan(documents=found, allowed=not any(d.forbidden for d in found), cost=plan_effects.total(costs))
+
+
+@dataclass
+class _Item:
+    """One document, and what has been found out about it."""
+
+    noun: NounType
+    team: str
+    name: str
+    document: Document
+    spec: BaseModel | None = None
+    """None if it can't be parsed."""
+    readable: bool = False
+    before: Object | None = None
+    result: PlannedDocument = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.result = PlannedDocument(kind=self.noun.kind, team=self.team, name=self.name, change="unknown")
+
+    @classmethod
+    def of(cls, document: Document, team: str | None) -> _Item:
+        noun = by_kind(document.kind)
+        name = document.metadata.name
+        if noun is RUN:
+            raise InvalidSpec("kind: a PipelineRun is not applied.", remedy="Run 'rayplane pipeline run'.")
+        of = (document.metadata.team or team) if noun.team_scoped else ""
+        if of is None:
+            raise InvalidSpec(f"{noun.kind} '{name}' names no team.", remedy="Set metadata.team, or say --team.")
+        return cls(noun, of, name, document)
+
+    def object(self, principal: Principal) -> Object:
+        """The object as it would be made; of a spec that can't be parsed, what there is if one says nothing."""
+        spec = self.spec if self.spec is not None else self.noun.spec()
+        meta = self.document.metadata.model_copy(update={"team": self.team or None, "owner": principal.name})
+        return Object(kind=self.noun.kind, metadata=meta, spec=spec.model_dump(mode="json"))
+
+    def refuse(self, error: RayplaneError) -> None:
+        """Note an error against it, once."""
+        refusal = Refusal(code=error.code, message=error.detail, remedy=error.remedy)
+        if all(refusal.message != known.message for known in self.result.forbidden):
+            self.result.forbidden.append(refusal)
+
+    def check(self, act: Callable[[], Any]) -> Any:
+        """The answer of a check; None if it refuses, which is noted."""
+        try:
+            return act()
+        except RayplaneError as exc:
+            self.refuse(exc)
+            return None
+
+
+def _refuse_twins(items: list[_Item]) -> None:
+    seen: set[tuple[str, str, str]] = set()
+    for item in items:
+        key = (item.noun.kind, item.team, item.name)
+        if key in seen:
+            title = f"{item.noun.kind} '{f'{item.team}/' if item.team else ''}{item.name}'"
+            item.refuse(Conflict(f"{title} is there twice in these documents.", remedy="Keep one of them."))
+        seen.add(key)
+
+
+def _parse(item: _Item, principal: Principal) -> None:
+    """Whether the principal may, and what the spec says."""
+    try:
+        authorize(principal, "read", item.team or None)
+        if not item.noun.team_scoped and principal.team is not None:
+            authorize(principal, "read", item.name)
+        item.readable = True
+    except RayplaneError as exc:
+        item.refuse(exc)
+        return
+    item.check(lambda: authorize_write(item.noun, item.team, item.name, principal))
+    item.spec = item.check(lambda: parse(item.noun.spec, item.document.spec, item.noun.singular))
+
+
+def _preflight(item: _Item, spec: ClusterSpec, team: Object | None, platform: Platform) -> None:
+    """All reasons why the team can't have such a cluster, whatever else it has."""
+    owner = team if team is not None else item.check(lambda: platform.team(item.team))
+    if owner is None:
+        return
+    of_team = team_spec(owner)
+    size = item.check(lambda: size_of(of_team, spec.size, team_name=item.team))
+    backend = clusters.backend_of(spec, of_team)
+    known = len(item.result.forbidden)
+    item.check(lambda: teams.check_backend(backend, "cluster.backend"))
+    if len(item.result.forbidden) > known:
+        return
+    item.check(lambda: clusters.check_acted_on(spec, backend))
+    if size is None:
+        return
+    item.result.cost = plan_effects.cost(spec, size)
+    ref = ClusterRef(team=item.team, name=item.name, uid="")
+    for reason in item.check(lambda: platform.readers(backend).preflight(ref, spec, size)) or ():
+        item.result.forbidden.append(Refusal(code="refused", message=reason))
+
+
+def _try(item: _Item, principal: Principal, platform: Platform) -> None:
+    """Do what applying it would do to the store, noting all that refuses it and what changes."""
+    store, kind = platform.store, item.noun.kind
+    item.before = next((o for o in store.each(kind, item.team) if o.metadata.name == item.name), None)
+    if item.spec is None:
+        item.result.change = "created" if item.before is None else "changed"
+        if item.before is None and kind in ("Team", "Cluster"):
+            _put(item, principal, platform)  # what needs it is not to be refused for that
+        return
+    owner = item.check(lambda: platform.team(item.team)) if item.noun.team_scoped else None
+    if owner is None and item.noun.team_scoped:
+        item.result.change = "created"
+        return
+    if isinstance(item.spec, JobSpec):
+        _try_job(item, item.spec, principal, platform)
+    else:
+        _check(item, item.spec, owner, platform)
+        _put(item, principal, platform)
+    plan_effects.describe(item.result, item.before, item.object(principal), owner, platform)
+
+
+def _check(item: _Item, spec: BaseModel, owner: Object | None, platform: Platform) -> None:
+    before = item.before
+    if isinstance(spec, TeamSpec):
+        item.check(lambda: teams.check(spec))
+    elif isinstance(spec, ClusterSpec):
+        assert owner is not None
+        item.check(lambda: clusters.check_quota(owner, item.name, spec, before, platform))
+        if before is not None:
+            item.check(lambda: clusters.check_change(owner, before, spec))
+    elif isinstance(spec, PipelineSpec):
+        item.check(lambda: pipeline.check(item.team, spec, platform))
+    elif isinstance(spec, ServiceSpec):
+        item.check(lambda: service.check(item.team, spec, platform))
+        if before is not None:
+            item.check(lambda: service.check_change(before, spec))
+
+
+def _try_job(item: _Item, spec: JobSpec, principal: Principal, platform: Platform) -> None:
+    item.check(lambda: jobs.check_content(spec, item.team, platform))
+    placed = item.check(
+        lambda: jobs.place(
+            spec,
+            team=item.team,
+            name=item.name,
+            labels=item.document.metadata.labels,
+            principal=principal,
+            platform=platform,
+        )
+    )
+    item.result.change = placed[1] if placed is not None else "created" if item.before is None else "changed"
+
+
+def _put(item: _Item, principal: Principal, platform: Platform) -> None:
+    wanted = item.object(principal)
+    try:
+        _, item.result.change = platform.store.put(
+            item.noun.kind,
+            item.team,
+            item.name,
+            wanted.spec,
+            labels=wanted.metadata.labels,
+            owner=principal.name,
+            status=item.noun.status(),
+        )
+    except (Conflict, NotFound) as exc:
+        item.result.change = "changed"
+        item.refuse(exc)

@@ -1,0 +1,153 @@
+"""What a planned document would change, cost, and bring about beside what it says. Reads the store, writes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from rayplane.gateway.admission import quota
+from rayplane.gateway.usecases.platform import Platform, team_spec
+from rayplane.nouns.base import Object
+from rayplane.nouns.cluster import ClusterSpec
+from rayplane.nouns.job import TERMINAL
+from rayplane.nouns.plan import Cost, FieldChange, PlannedDocument, TotalCost
+from rayplane.nouns.team import Size, TeamSpec, Usage
+
+_GIB = 2**30
+_HOUR = 3600.0
+_ROLLS_OUT = ("model", "app", "package", "feature_service", "max_ongoing_requests")
+
+
+def cost(spec: ClusterSpec, size: Size) -> Cost | None:
+    """The most that a cluster may hold, and for how long; None for one that holds nothing of ours."""
+    held = quota.demand(spec, size)
+    if not (held.cpu or held.memory or held.gpu):
+        return None
+    hours = None if spec.max_lifetime is None else spec.max_lifetime / _HOUR
+    return Cost(cpu=held.cpu, memory=held.memory, gpu=held.gpu, hours=hours)
+
+
+def total(costs: Iterable[Cost | None]) -> TotalCost:
+    """What has an end, in resource-hours, and beside it what has none."""
+    found, endless = TotalCost(), Cost()
+    for one in costs:
+        if one is None:
+            continue
+        if one.hours is None:
+            endless = Cost(cpu=endless.cpu + one.cpu, memory=endless.memory + one.memory, gpu=endless.gpu + one.gpu)
+            continue
+        found.core_hours += one.cpu * one.hours
+        found.gib_hours += one.memory / _GIB * one.hours
+        found.gpu_hours += one.gpu * one.hours
+    return found.model_copy(update={"endless": endless if endless != Cost() else None})
+
+
+def describe(
+    planned: PlannedDocument, before: Object | None, after: Object, owner: Object | None, platform: Platform
+) -> None:
+    """Add to a planned document which fields change and what to be warned of."""
+    planned.fields = list(_differences(before, after))
+    if before is None:
+        planned.warnings += _of_a_new(after, platform)
+        return
+    changed = {change.field: change for change in planned.fields}
+    warn = {"Cluster": _of_a_cluster, "Team": _of_a_team, "Service": _of_a_service}.get(after.kind)
+    if warn is not None and changed:
+        planned.warnings += warn(before, after, changed, platform)
+    if after.kind == "Job" and planned.change == "unchanged":
+        planned.warnings.append("It is there already, and is not run again.")
+
+
+def _differences(before: Object | None, after: Object) -> Iterator[FieldChange]:
+    new = {**_flat("spec", after.spec), **_flat("metadata.labels", after.metadata.labels)}
+    if before is None:
+        yield from (FieldChange(field=path, new=value) for path, value in new.items() if value not in (None, {}, []))
+        return
+    old = {**_flat("spec", before.spec), **_flat("metadata.labels", before.metadata.labels)}
+    for path in dict.fromkeys([*old, *new]):
+        if old.get(path) != new.get(path):
+            yield FieldChange(field=path, old=old.get(path), new=new.get(path))
+
+
+def _flat(path: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict) or not value:
+        return {} if value == {} else {path: value}
+    found: dict[str, Any] = {}
+    for key, inner in value.items():
+        found |= _flat(f"{path}.{key}", inner)
+    return found
+
+
+def _of_a_new(after: Object, platform: Platform) -> list[str]:
+    name, team = after.spec.get("cluster"), after.metadata.team or ""
+    if after.kind == "Pipeline" and name and not _there("Cluster", team, str(name), platform):
+        return [f"Its cluster '{team}/{name}' is not there yet: a run of it needs one."]
+    return []
+
+
+def _of_a_cluster(before: Object, after: Object, changed: dict[str, FieldChange], platform: Platform) -> list[str]:
+    team, name = after.metadata.team or "", after.metadata.name
+    warnings = []
+    if "spec.suspended" in changed and after.spec["suspended"]:
+        work = [*_work_on("Job", team, name, platform), *_work_on("Service", team, name, platform)]
+        ends = f" {', '.join(work[:5])}{' and more' if len(work) > 5 else ''} end{'s' if len(work) == 1 else ''}."
+        warnings.append(f"Its compute is given back: what runs there ends.{ends if work else ''}")
+    elif "spec.size" in changed or "spec.backend" in changed:
+        warnings.append("Its head starts anew, with the other size: what runs there ends.")
+    most = changed.get("spec.workers.max")
+    if most is not None and most.new < most.old:
+        warnings.append(f"It may have {most.new:g} workers instead of {most.old:g}: what runs on more of them is lost.")
+    life = changed.get("spec.max_lifetime")
+    if life is not None and life.new is not None and (life.old is None or life.new < life.old):
+        warnings.append(f"It ends sooner: {life.new / _HOUR:g} h after its start, whatever runs there then.")
+    return warnings
+
+
+def _of_a_team(before: Object, after: Object, changed: dict[str, FieldChange], platform: Platform) -> list[str]:
+    old, new = team_spec(before), team_spec(after)
+    warnings = []
+    used = quota.total(_demands(after.metadata.name, old, platform))
+    for reason in quota.exceeded(new.quota, Usage(), used):
+        warnings.append(f"Its clusters ask for more than that already: {reason}. They stay, but none can grow.")
+    for size in sorted(set(old.sizes) | set(new.sizes)):
+        if old.sizes.get(size) == new.sizes.get(size):
+            continue
+        users = [c for c in _clusters(after.metadata.name, platform) if c.spec.get("size", "small") == size]
+        if users and size in new.sizes:
+            names = ", ".join(f"'{c.metadata.name}'" for c in users[:3])
+            warnings.append(f"Size '{size}' changes: cluster {names} has it with its next head.")
+        elif users:
+            warnings.append(f"Size '{size}' goes, but cluster '{users[0].metadata.name}' has it, and can't start anew.")
+    moved = [c for c in _clusters(after.metadata.name, platform) if not c.spec.get("backend")]
+    if "spec.backend" in changed and moved:
+        warnings.append(f"Cluster '{moved[0].metadata.name}' would be looked for on '{new.backend}', where it is not.")
+    return warnings
+
+
+def _of_a_service(before: Object, after: Object, changed: dict[str, FieldChange], platform: Platform) -> list[str]:
+    if any(f"spec.{field}" in changed for field in _ROLLS_OUT):
+        return ["A new revision is rolled out."]
+    return []
+
+
+def _work_on(kind: str, team: str, cluster: str, platform: Platform) -> list[str]:
+    return [
+        f"{kind.lower()} '{obj.metadata.name}'"
+        for obj in platform.store.each(kind, team)
+        if obj.spec.get("cluster") == cluster and obj.status.get("phase") not in TERMINAL
+    ]
+
+
+def _clusters(team: str, platform: Platform) -> list[Object]:
+    return list(platform.store.each("Cluster", team))
+
+
+def _demands(team: str, spec: TeamSpec, platform: Platform) -> Iterator[Usage]:
+    for cluster in _clusters(team, platform):
+        wanted = ClusterSpec.model_validate(cluster.spec)
+        size = spec.sizes.get(wanted.size)
+        yield Usage(clusters=1) if size is None else quota.demand(wanted, size)
+
+
+def _there(kind: str, team: str, name: str, platform: Platform) -> bool:
+    return any(obj.metadata.name == name for obj in platform.store.each(kind, team))

@@ -1,0 +1,176 @@
+"""Why an object is not as wanted: gathers the facts (store, admission, backend) and has them explained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+
+from rayplane.errors import NotFound, RayplaneError, Refused
+from rayplane.gateway.admission.roles import Principal, authorize
+from rayplane.gateway.admission.sizes import size_of
+from rayplane.gateway.backends.base import ClusterRef, Reader
+from rayplane.gateway.usecases import cluster as clusters
+from rayplane.gateway.usecases.platform import Platform, team_spec
+from rayplane.gateway.why.explain import explain as explained
+from rayplane.gateway.why.facts import Facts, Verdict, title
+from rayplane.nouns import by_kind
+from rayplane.nouns.base import Object, utcnow
+from rayplane.nouns.cluster import ClusterSpec
+from rayplane.nouns.pipeline import RunStatus
+from rayplane.nouns.why import Explanation
+from rayplane.storage import layout
+
+_TAIL = 4096
+"""Bytes of a failed job's log that are looked at for its last words."""
+_LAST_LINES = 5
+
+
+def explain(
+    kind: str,
+    team: str,
+    name: str,
+    *,
+    principal: Principal,
+    platform: Platform,
+    clock: Callable[[], datetime] = utcnow,
+) -> Explanation:
+    """What holds the object up, ranked; no causes for one that is as wanted. Raises NotFound with the nearest name."""
+    noun = by_kind(kind)
+    authorize(principal, "read", team if noun.team_scoped else name)
+    obj = platform.store.get(kind, team if noun.team_scoped else "", name)
+    return _Explainer(platform, clock()).explain(obj)
+
+
+class _Explainer:
+    """Explains objects as they are at one instant."""
+
+    def __init__(self, platform: Platform, now: datetime) -> None:
+        self._platform = platform
+        self._now = now
+
+    def explain(self, obj: Object) -> Explanation:
+        facts = Facts(obj, self._now)
+        gather = {
+            "Cluster": self._cluster,
+            "Job": self._job,
+            "Service": self._service,
+            "Pipeline": self._pipeline,
+            "PipelineRun": self._run,
+        }.get(obj.kind)
+        return explained(gather(facts) if gather is not None else facts)
+
+    def _cluster(self, facts: Facts) -> Facts:
+        spec, meta = ClusterSpec.model_validate(facts.obj.spec), facts.obj.metadata
+        try:
+            owner = self._platform.store.get("Team", "", meta.team or "")
+        except NotFound:
+            return facts
+        try:
+            reader = self._platform.readers(clusters.backend_of(spec, team_spec(owner)))
+            ref = ClusterRef(team=meta.team or "", name=meta.name, uid=meta.uid)
+            facts = replace(facts, evidence=reader.evidence(ref))
+        except RayplaneError as exc:
+            # That it can't be asked is the answer.
+            return replace(facts, silence=str(exc), verdicts=self._quota(owner, facts.obj, spec))
+        if meta.deleted_at is not None or spec.suspended or facts.obj.status.get("phase") == "Ready":
+            return facts
+        return replace(
+            facts, verdicts=[*self._admission(owner, ref, spec, reader), *self._quota(owner, facts.obj, spec)]
+        )
+
+    def _admission(self, owner: Object, ref: ClusterRef, spec: ClusterSpec, reader: Reader) -> list[Verdict]:
+        """What forbids to make the cluster now."""
+        try:
+            size = size_of(team_spec(owner), spec.size, team_name=ref.team)
+        except Refused as exc:
+            return [Verdict("size-gone", exc.detail, exc.remedy or "")]
+        reasons = [Verdict("preflight", reason) for reason in reader.preflight(ref, spec, size)]
+        if owner.status.get("phase") != "Ready":
+            remedy = f"Wait; if it goes on: rayplane why team/{ref.team}."
+            # Only where jobs are tracked does a cluster wait for its team; the reconciler says so then.
+            reasons.append(
+                Verdict("team-not-onboarded", f"team '{ref.team}' is not onboarded yet", remedy, likely=True)
+            )
+        return reasons
+
+    def _quota(self, owner: Object, obj: Object, spec: ClusterSpec) -> list[Verdict]:
+        """Whether the team's clusters ask for more than its quota is by now: an admin may have lowered it."""
+        try:
+            clusters.check_quota(owner, obj.metadata.name, spec, None, self._platform)
+        except Refused as exc:
+            return [Verdict("quota", exc.detail, exc.remedy or "", likely=True)]
+        return []
+
+    def _job(self, facts: Facts) -> Facts:
+        phase = facts.obj.status.get("phase", "Pending")
+        if phase == "Failed":
+            return replace(facts, last_words=self._last_words(facts.obj))
+        if phase in ("Pending", "Starting", "Running"):
+            return self._on_cluster(facts, "waits for" if phase == "Pending" else "runs on")
+        return facts
+
+    def _service(self, facts: Facts) -> Facts:
+        ready = facts.obj.status.get("phase") == "Ready"
+        return self._on_cluster(facts, "runs on" if ready else "waits for")
+
+    def _on_cluster(self, facts: Facts, link: str) -> Facts:
+        """Add why the cluster that the object names is not as wanted."""
+        name, team = facts.obj.spec.get("cluster"), facts.obj.metadata.team or ""
+        if not name:
+            return self._own_nodes(facts)
+        try:
+            cluster = self._platform.store.get("Cluster", team, str(name))
+        except NotFound:
+            return facts  # its own status says so
+        return self._depends(facts, cluster, link)
+
+    def _own_nodes(self, facts: Facts) -> Facts:
+        """Add what is known of nodes that the object has for itself."""
+        meta = facts.obj.metadata
+        owner = self._platform.store.get("Team", "", meta.team or "")
+        backend = (facts.obj.spec.get("nodes") or {}).get("backend") or team_spec(owner).backend
+        try:
+            ref = ClusterRef(team=meta.team or "", name=meta.name, uid=meta.uid)
+            return replace(facts, evidence=self._platform.readers(backend).evidence(ref))
+        except RayplaneError as exc:
+            return replace(facts, silence=str(exc))
+
+    def _pipeline(self, facts: Facts) -> Facts:
+        name = facts.obj.status.get("last_run")
+        if not name:
+            return facts
+        try:
+            run = self._platform.store.get("PipelineRun", facts.obj.metadata.team or "", str(name))
+        except NotFound:
+            return facts
+        return self._depends(facts, run, "last ran as" if run.status.get("phase") == "Failed" else "runs as")
+
+    def _run(self, facts: Facts) -> Facts:
+        for step in RunStatus.model_validate(facts.obj.status).steps:
+            if step.phase == "Running" and step.job is not None:
+                try:
+                    job = self._platform.store.get("Job", facts.obj.metadata.team or "", step.job)
+                except NotFound:
+                    continue
+                found = self._depends(facts, job, "waits for")
+                if found.depends:
+                    return found
+        return facts
+
+    def _depends(self, facts: Facts, other: Object, link: str) -> Facts:
+        causes = self.explain(other).causes
+        if not causes:
+            return facts
+        return replace(facts, depends=causes, depends_on=title(other), link=link)
+
+    def _last_words(self, job: Object) -> str:
+        path = layout.job_log(job.metadata.team or "", job.metadata.uid)
+        storage = self._platform.storage
+        try:
+            size = storage.size(path)
+            data = storage.read_from(path, max(0, size - _TAIL), _TAIL)
+        except NotFound:
+            return ""
+        lines = [line for line in data.decode(errors="replace").splitlines() if line.strip()]
+        return "\n".join(lines[-_LAST_LINES:])

@@ -1,0 +1,1 @@
+"""Why an object is not as wanted: facts in, ranked causes with remedies out. Pure."""

@@ -1,0 +1,130 @@
+"""What an object's own status tells of why it is not as wanted. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+from rayplane.gateway.why.facts import Facts
+from rayplane.gateway.why.words import clip
+from rayplane.nouns.base import Condition, Status
+from rayplane.nouns.why import Cause, Clue
+
+UNSEEN = timedelta(seconds=20)
+"""How long the reconcilers may take to look at what was written; it takes a second."""
+GOOD = frozenset({"Ready", "Succeeded", "Suspended", "Stopped"})
+
+_LOGS = "See the gateway's log; it tries again by itself."
+_HEAD = "It is started anew by itself. If it goes on, see the log that is named."
+
+# Reason of a condition -> (code, remedy). What is not here is told in the condition's own words.
+_REASONS: dict[str, tuple[str, str]] = {
+    "Starting": ("starting", "Wait: a head takes 6 to 30 s to start."),
+    "Stopping": ("stopping", "Wait."),
+    "Deleting": ("deleting", "Wait."),
+    "Deploying": ("deploying", "Wait: a replica takes seconds to start, and longer for a large model."),
+    "TeamNotReady": ("team-not-onboarded", "Wait; if it goes on: rayplane why team/{team}."),
+    "Quota": ("quota", "Suspend or delete another cluster of the team, or ask for a smaller size or fewer workers."),
+    "Preflight": ("preflight", "Change it as the reason says."),
+    "Unsupported": ("unsupported", "Leave it out, or use another backend."),
+    "PortTaken": ("port-taken", "Free the port, or wait: another block of ports is tried."),
+    "StorageFull": ("disk-full", "Free some space; it goes on by itself."),
+    "HeadDied": ("head-died", _HEAD),
+    "HeadGone": ("head-died", _HEAD),
+    "Unrecorded": ("head-died", _HEAD),
+    "NotAnswering": ("head-not-answering", "It may be busy. It is started anew by itself if it goes on."),
+    "TokenRefused": ("token-refused", "Give the platform the cluster's own token, as the reason says."),
+    "Unreachable": ("unreachable", "See that Ray runs at this address and that the gateway may reach it."),
+    "Unavailable": ("backend-unreachable", "See that it runs; the gateway tries again by itself."),
+    "Timeout": ("backend-unreachable", "See that it runs; the gateway tries again by itself."),
+    "ClusterNotReady": ("waiting", "See why: rayplane why {team}/{cluster}."),
+    "ClusterGone": ("cluster-missing", "Apply the cluster again, or delete this."),
+    "NoModel": ("model-missing", "Register the model, or give the alias to one of its versions; it goes on by itself."),
+    "Refused": ("serve-refused", "Correct 'app' or its package, then apply it again."),
+    "DEPLOY_FAILED": ("deploy-failed", "Correct the model or the application, then move the alias or apply it again."),
+    "UNHEALTHY": ("deploy-failed", "See the replicas' log; Ray Serve starts them anew by itself."),
+    "StartupTimeout": ("startup-timeout", "Give it longer with 'startup_timeout', or see the replicas' log."),
+}
+
+
+def of_conditions(facts: Facts) -> Iterator[Cause]:
+    """The causes that its false conditions tell, and the reconcilers' silence."""
+    status = Status.model_validate(facts.obj.status)
+    yield from _unseen(facts, status)
+    for condition in status.conditions:
+        if condition.status == "True" or not condition.reason:
+            continue
+        if condition.type in ("Ready", "Scheduled") and not _is_over(status, condition):
+            yield _told(facts, condition, "")
+        elif condition.type == "Reconciled":
+            yield _failed_look(facts, condition)
+        elif condition.type == "Reachable":
+            yield _told(facts, condition, "head-not-answering")
+    failure = status.condition("LastFailure")
+    # Why the last head ended, while the next one starts.
+    if failure is not None and failure.status == "True" and status.phase in ("Failed", "Starting"):
+        yield _told(facts, failure, "head-died")
+
+
+def clue_of(condition: Condition, facts: Facts) -> Clue:
+    """A condition as a clue."""
+    return Clue(
+        source="condition",
+        about=f"{facts.obj.kind.lower()}/{facts.obj.metadata.name}",
+        reason=condition.reason,
+        message=condition.message,
+        at=condition.last_transition_time,
+    )
+
+
+def _told(facts: Facts, condition: Condition, default: str) -> Cause:
+    code, remedy = _REASONS.get(condition.reason, (default or "other", "See its status: -o json."))
+    if condition.reason == "OSError" and "No space left" in condition.message:
+        code, remedy = _REASONS["StorageFull"]
+    told = clip(condition.message, 600) or f"it is {facts.obj.status.get('phase', 'Pending')} ({condition.reason})"
+    name = f"'{facts.obj.metadata.team}/{facts.obj.metadata.name}'"
+    names = {"team": facts.obj.metadata.team or facts.obj.metadata.name, "cluster": facts.obj.spec.get("cluster") or ""}
+    return Cause(
+        code=code,
+        sentence=f"{told}." if name in told else f"{_capital(facts.where)}: {told}.",
+        remedy=remedy.format(**names),
+        evidence=[clue_of(condition, facts)],
+    )
+
+
+def _failed_look(facts: Facts, condition: Condition) -> Cause:
+    """The reconciler's last look ended in an error."""
+    code, remedy = _REASONS.get(condition.reason, ("reconcile-error", _LOGS))
+    return Cause(
+        code=code,
+        sentence=f"The last look at {facts.where} failed: {clip(condition.message, 600)}.",
+        remedy=remedy,
+        evidence=[clue_of(condition, facts)],
+    )
+
+
+def _unseen(facts: Facts, status: Status) -> Iterator[Cause]:
+    meta = facts.obj.metadata
+    written = meta.updated_at or facts.now
+    if status.observed_generation >= meta.generation or facts.now - written <= UNSEEN:
+        return
+    if status.phase in GOOD and facts.obj.kind == "Job":
+        return
+    if any(c.type == "Reconciled" and c.status == "False" for c in status.conditions):
+        return  # it was looked at: the error is the answer
+    seconds = (facts.now - written).total_seconds()
+    yield Cause(
+        code="not-looked-at",
+        sentence=f"No gateway has looked at {facts.where} since it was written {seconds:.0f} s ago.",
+        remedy="See that a gateway runs and leads: rayplane status, and its log.",
+        certainty="likely",
+    )
+
+
+def _is_over(status: Status, condition: Condition) -> bool:
+    """Whether a false condition says nothing any more: what it was about has begun or ended."""
+    return condition.type == "Scheduled" and status.phase not in ("Pending", "")
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]

@@ -1,0 +1,74 @@
+"""Why a job, a service, a pipeline or its run is not as wanted. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rayplane.gateway.why.clusters import node_causes, silence, verdict_causes
+from rayplane.gateway.why.conditions import of_conditions
+from rayplane.gateway.why.facts import Facts
+from rayplane.gateway.why.rank import ranked
+from rayplane.gateway.why.words import clip
+from rayplane.nouns.why import Cause, Clue
+
+_WAITING = ("waiting", "starting", "deploying", "other")
+"""What gives way to why that which it waits for is not ready."""
+
+
+def work_causes(facts: Facts) -> list[Cause]:
+    """Ranked; nothing for work that goes on or has succeeded."""
+    phase = str(facts.obj.status.get("phase", "Pending"))
+    if phase == "Succeeded" or (phase == "Stopped" and facts.obj.metadata.deleted_at is None):
+        return []
+    if phase == "Failed" and facts.obj.kind in ("Job", "PipelineRun"):
+        return [_failed(facts)]
+    if facts.obj.metadata.deleted_at is not None:
+        return ranked([_deleting(facts)])
+    own = [*of_conditions(facts), *verdict_causes(facts.verdicts, facts.where), *silence(facts)]
+    own += node_causes(facts.evidence, facts.where)
+    if facts.depends:
+        own = [cause for cause in own if cause.code not in _WAITING]
+    return [*ranked(own), *_handed_on(facts)]
+
+
+def _handed_on(facts: Facts) -> Iterator[Cause]:
+    """What holds up that which it needs, in that one's own order; the first says who waits for whom."""
+    for place, cause in enumerate(facts.depends):
+        if place:
+            yield cause
+            continue
+        lead = f"{facts.where[0].upper()}{facts.where[1:]} {facts.link} {facts.depends_on}: "
+        yield cause.model_copy(update={"sentence": lead + cause.sentence[0].lower() + cause.sentence[1:]})
+
+
+def _failed(facts: Facts) -> Cause:
+    status = facts.obj.status
+    code = status.get("exit_code")
+    ended = f" with exit code {code}" if code is not None else ""
+    message = clip(str(status.get("message") or ""), 600)
+    clues = [Clue(source="condition", about=facts.where, reason="Failed", message=str(status.get("message") or ""))]
+    if facts.last_words:
+        clues.append(Clue(source="log", about=facts.where, reason="LastWords", message=facts.last_words))
+    name, team = facts.obj.metadata.name, facts.obj.metadata.team
+    if facts.obj.kind == "Job":
+        remedy = f"See its log: rayplane job logs {name} --team {team}; correct it, and submit it again."
+        return Cause(
+            code="job-failed",
+            sentence=f"{facts.where[0].upper()}{facts.where[1:]} failed{ended}{': ' + message if message else ''}.",
+            remedy=remedy,
+            evidence=clues,
+        )
+    return Cause(
+        code="run-failed",
+        sentence=f"{facts.where[0].upper()}{facts.where[1:]} failed{': ' + message if message else ''}.",
+        remedy=f"Correct it, and run it again: rayplane pipeline run {facts.obj.spec.get('pipeline')} --team {team}",
+        evidence=clues,
+    )
+
+
+def _deleting(facts: Facts) -> Cause:
+    return Cause(
+        code="deleting",
+        sentence=f"{facts.where[0].upper()}{facts.where[1:]} is being deleted.",
+        remedy="Wait until it is gone; then its name is free again.",
+    )

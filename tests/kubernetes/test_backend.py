@@ -1,0 +1,469 @@
+"""The backend `kubernetes` beyond the contract: what it costs, survives, may, and whom it keeps apart."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rayplane.errors import Conflict, Forbidden, Unavailable
+from rayplane.gateway.backends.base import ClusterRef, TeamRef
+from rayplane.gateway.backends.kubernetes import kinds, raycluster
+from rayplane.gateway.backends.kubernetes.api import KubeApi
+from rayplane.gateway.backends.kubernetes.backend import KubernetesBackend
+from rayplane.nouns.cluster import Workers
+from rayplane.testing.backend_contract import BackendCase
+from tests.kubernetes import gateway
+from tests.kubernetes.bed.api import Api, ApiError, wait_for
+from tests.kubernetes.bed.level_a import LevelA
+
+RAY = gateway.RAY
+
+
+@pytest.fixture(scope="module")
+def kubeconfig(level_a: LevelA) -> Path:
+    return gateway.install(level_a)
+
+
+@pytest.fixture(scope="module")
+def shared(level_a: LevelA, kubeconfig: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BackendCase]:
+    """One backend and one team for this module."""
+    home = tmp_path_factory.mktemp("home")
+    with gateway.backend_on(kubeconfig, home) as backend:
+        case = gateway.case_on(level_a, backend, home)
+        case.until_nothing_is_missing(lambda: backend.ensure_team(case.team, case.team_spec))
+        yield case
+        gateway.remove(level_a.api, case.team)
+
+
+@pytest.fixture
+def case(level_a: LevelA, shared: BackendCase, request: pytest.FixtureRequest) -> Iterator[BackendCase]:
+    """A cluster of its own for each test, in that team; ready, and deleted after it."""
+    shared.ref = ClusterRef(shared.team.name, f"c{os.urandom(3).hex()}", os.urandom(16).hex())
+    shared.ensure()
+    shared.until("ready")
+    yield shared
+    shared.backend.delete(shared.ref)
+    shared.until("absent")
+    # The garbage collector needs a while to look around again after the API server was away.
+    wait_for("nothing left", lambda: not shared.leftovers(shared.ref), seconds=60)
+
+
+def backend_of(case: BackendCase) -> KubernetesBackend:
+    assert isinstance(case.backend, KubernetesBackend)
+    return case.backend
+
+
+def namespace_of(case: BackendCase) -> str:
+    return f"rayplane-{case.team.name}"
+
+
+def other_than_watches(backend: KubernetesBackend) -> int:
+    """How much was asked so far but the opening of watches, which time alone brings."""
+    return sum(count for (verb, _), count in backend.api.calls.items() if verb != "watch")
+
+
+# What it costs
+
+
+def test_fifty_looks_at_clusters_and_a_team_at_rest_cost_no_call(case: BackendCase) -> None:
+    backend = backend_of(case)
+    case.ensure()
+    before = other_than_watches(backend)
+    for _ in range(50):
+        assert case.observe().phase == "ready"
+        case.ensure()
+        assert backend.ensure_team(case.team, case.team_spec) == ""
+    assert other_than_watches(backend) == before
+
+
+def test_a_new_cluster_costs_three_calls(shared: BackendCase) -> None:
+    backend = backend_of(shared)
+    shared.ref = ClusterRef(shared.team.name, "counted", os.urandom(16).hex())
+    shared.observe()
+    before = other_than_watches(backend)
+    shared.ensure()
+    assert other_than_watches(backend) == before + 3
+    shared.until("ready")
+    assert other_than_watches(backend) == before + 3
+    backend.delete(shared.ref)
+    shared.until("absent")
+    assert other_than_watches(backend) == before + 4
+
+
+# What it puts right
+
+
+def test_a_quota_that_somebody_raised_is_put_right(level_a: LevelA, case: BackendCase) -> None:
+    namespace = namespace_of(case)
+    before = level_a.api.get("v1", "ResourceQuota", "rayplane", namespace)
+    level_a.api.patch("v1", "ResourceQuota", "rayplane", {"spec": {"hard": {"requests.cpu": "9999"}}}, namespace)
+
+    def repaired() -> bool:
+        assert case.backend.ensure_team(case.team, case.team_spec) == ""
+        now = level_a.api.get("v1", "ResourceQuota", "rayplane", namespace)
+        return bool(now and before and now["spec"] == before["spec"])
+
+    wait_for("the quota put right", repaired, seconds=10)
+
+
+def test_a_secret_that_was_lost_is_seen_when_another_gateway_looks_and_made_again(
+    level_a: LevelA, kubeconfig: Path, case: BackendCase, tmp_path: Path
+) -> None:
+    level_a.api.delete("v1", "Secret", raycluster.secret_name(case.ref.name), namespace_of(case))
+    with gateway.backend_on(kubeconfig, tmp_path) as successor:
+        seen = successor.observe(case.ref, case.spec)
+        assert "Secret" in seen.drift
+        assert seen.endpoint is None
+
+
+def test_the_autoscalers_choice_survives_a_change_of_the_spec_whoever_is_first(
+    level_a: LevelA, case: BackendCase
+) -> None:
+    case.spec = gateway.SPEC
+    for workers in (1, 2, 3, 2, 1):
+        gateway.autoscale(level_a.api, case.ref, workers)
+        case.spec = case.spec.model_copy(update={"workers": Workers(min=0, max=3 + workers)})
+        for _ in range(20):
+            try:
+                case.ensure()
+                break
+            except Conflict:  # the autoscaler was faster than the watch: look again
+                time.sleep(0.05)
+        found = level_a.api.get(RAY, "RayCluster", case.ref.name, namespace_of(case))
+        assert found is not None
+        (group,) = found["spec"]["workerGroupSpecs"]
+        assert (group["replicas"], group["maxReplicas"]) == (workers, 3 + workers)
+    case.spec = gateway.SPEC
+    case.until_seen(lambda seen: seen.phase == "ready", "ready")
+
+
+def test_a_raycluster_that_somebody_else_made_is_not_taken_over(level_a: LevelA, shared: BackendCase) -> None:
+    namespace = namespace_of(shared)
+    strange = {
+        "apiVersion": RAY,
+        "kind": "RayCluster",
+        "metadata": {"name": "strange", "namespace": namespace},
+        "spec": {
+            "rayVersion": "2.50.0",
+            "headGroupSpec": {
+                "rayStartParams": {},
+                "template": {"spec": {"containers": [{"name": "x", "image": "y"}]}},
+            },
+        },
+    }
+    level_a.api.create(strange)
+    shared.ref = ClusterRef(shared.team.name, "strange", os.urandom(16).hex())
+    with pytest.raises(Conflict, match="strange"):
+        shared.ensure()
+    level_a.api.delete(RAY, "RayCluster", "strange", namespace)
+
+
+def test_a_predecessor_of_the_same_name_goes_first(level_a: LevelA, case: BackendCase) -> None:
+    backend, old = backend_of(case), case.ref
+    new = ClusterRef(old.team, old.name, os.urandom(16).hex())
+    assert backend.observe(new, case.spec).phase == "absent"
+
+    def came() -> bool:
+        backend.ensure(new, case.spec, case.launch)
+        return backend.observe(new, case.spec).phase == "ready"
+
+    wait_for("the successor ready", came, seconds=30, every=0.2)
+    assert backend.observe(old, case.spec).phase == "absent"
+    assert {obj["metadata"]["labels"][kinds.UID] for obj in gateway.pods_of(level_a.api, new, "head")} == {new.uid}
+    case.ref = new
+
+
+def test_the_end_of_a_head_is_told_though_the_operator_replaced_it(level_a: LevelA, case: BackendCase) -> None:
+    before = case.until("ready")
+    assert case.crash is not None
+    case.crash(case.ref)
+    wait_for("another head", lambda: _another_head(level_a.api, case, before.incarnation), seconds=20)
+    seen = case.until("failed")
+    assert seen.reason == "OOMKilled"
+    assert "exit code 137" in seen.message
+    case.ensure()
+    after = case.until("ready")
+    assert after.incarnation != before.incarnation
+    gone = [node for node in after.nodes if node.id == before.incarnation]
+    assert [node.ended_at is not None for node in gone] == [True]
+
+
+# What it survives
+
+
+def test_a_watch_that_expired_starts_over_and_nothing_is_missed(level_a: LevelA, case: BackendCase) -> None:
+    before = case.until("ready")
+    level_a.expire_watches()
+    assert case.crash is not None
+    case.crash(case.ref)
+    seen = case.until_seen(lambda seen: seen.phase == "failed" or seen.incarnation != before.incarnation, "noticed")
+    assert seen.phase == "failed"
+    case.ensure()
+    case.until("ready")
+
+
+def test_while_the_api_server_is_away_nothing_is_claimed_and_then_it_goes_on(
+    level_a: LevelA, case: BackendCase
+) -> None:
+    before = case.until("ready")
+    with level_a.without("kube-apiserver"):
+        assert case.observe() == before, "for a moment what was last seen still counts"
+        wait_for("what was seen is too old", lambda: not _seen(case), seconds=20)
+        with pytest.raises(Unavailable, match="rayclusters"):
+            case.observe()
+        for act in (lambda: case.backend.delete(case.ref), case.ensure, case.suspend):
+            with pytest.raises(Unavailable):
+                act()
+        with pytest.raises(Unavailable):
+            case.backend.ensure_team(case.team, case.team_spec)
+    wait_for("seen again", lambda: _seen(case), seconds=30)
+    assert case.until("ready").incarnation == before.incarnation
+
+
+def test_etcd_may_restart(level_a: LevelA, case: BackendCase) -> None:
+    before = case.until("ready")
+    level_a.restart("etcd")
+    wait_for("seen again", lambda: _seen(case), seconds=30)
+    assert case.until("ready").incarnation == before.incarnation
+    gateway.change_json(level_a.api, case.ref, [{"op": "replace", "path": "/spec/rayVersion", "value": "2.61.0"}])
+    case.until_seen(lambda seen: seen.drift != "", "drifted")
+    case.ensure()
+    case.until_seen(lambda seen: seen.drift == "", "put right")
+
+
+def test_without_the_operator_a_cluster_starts_as_soon_as_there_is_one(level_a: LevelA, shared: BackendCase) -> None:
+    shared.ref = ClusterRef(shared.team.name, "waits", os.urandom(16).hex())
+    with level_a.without("ray-operator"):
+        shared.ensure()
+        time.sleep(1)
+        seen = shared.observe()
+        assert (seen.phase, seen.reason) == ("starting", "NotSeen")
+        assert "operator" in seen.message
+    shared.until("ready")
+    shared.backend.delete(shared.ref)
+    shared.until("absent")
+
+
+def test_a_gateway_that_freezes_between_any_two_calls_leaves_nothing_half_made(
+    level_a: LevelA, kubeconfig: Path, shared: BackendCase, tmp_path: Path
+) -> None:
+    """It is killed before its n-th call, then before every later one; its successor finishes, and then deletes."""
+    for act in ("ensure", "suspend", "delete"):
+        for calls in range(5):
+            ref = ClusterRef(shared.team.name, f"k{act[0]}{calls}", os.urandom(16).hex())
+            shared.ref = ref
+            if act != "ensure":
+                shared.ensure()
+                shared.until("ready")
+            finished = _killed_after(calls, kubeconfig, tmp_path / f"{act}{calls}", shared, ref, act)
+            with gateway.backend_on(kubeconfig, tmp_path / f"{act}{calls}") as successor:
+                other = BackendCase(successor, ref, spec=shared.spec, launch=shared.launch, patience=30)
+                if act == "ensure":
+                    other.ensure()
+                    seen = other.until_seen(lambda seen: seen.phase == "ready" and not seen.drift, "ready, whole")
+                    assert seen.endpoint is not None
+                elif act == "suspend":
+                    other.suspend()
+                    other.until("suspended")
+                other.backend.delete(ref)
+                other.until("absent")
+            assert list(shared.leftovers(ref)) == [*_files(shared, ref)]
+            if finished:
+                break
+        else:
+            pytest.fail(f"{act} makes more calls than were tried")
+
+
+# What it may, and whom it keeps apart
+
+
+def test_the_gateway_may_not_do_what_it_does_not_do(level_a: LevelA, kubeconfig: Path, case: BackendCase) -> None:
+    with Api(kubeconfig) as mine:
+        for forbidden in (
+            lambda: mine.list("v1", "Secret"),
+            lambda: mine.list("v1", "Secret", "kube-system"),
+            lambda: mine.get("v1", "Secret", "any", "kuberay"),
+            lambda: mine.delete("v1", "Pod", "any", namespace_of(case)),
+            lambda: mine.create(_binding(namespace_of(case), "cluster-admin")),
+            lambda: mine.create(_binding("kube-system", "rayplane-gateway-team")),
+            lambda: mine.create(_namespace("kube-mine")),
+            lambda: mine.delete("v1", "Namespace", "kuberay"),
+        ):
+            with pytest.raises(ApiError) as refusal:
+                forbidden()
+            assert refusal.value.status in (403, 422), refusal.value
+
+
+def test_a_right_that_the_gateway_lacks_is_named_with_the_remedy(level_a: LevelA) -> None:
+    level_a.api.apply(
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "nobody", "namespace": "default"}}
+    )
+    api = KubeApi(level_a.kubeconfig_for("nobody", "default"))
+    with pytest.raises(Forbidden, match=r"may not list rayclusters\.ray\.io.*deploy/kubernetes/gateway-role\.yaml"):
+        api.list(kinds.RAYCLUSTER)
+    api.close()
+
+
+def test_a_privileged_pod_is_refused_in_a_teams_namespace(level_a: LevelA, case: BackendCase) -> None:
+    container = {"name": "bad", "image": "x", "securityContext": {"privileged": True}}
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "bad", "namespace": namespace_of(case)},
+        "spec": {"containers": [container]},
+    }
+    with pytest.raises(ApiError) as refusal:
+        level_a.api.create(pod)
+    assert refusal.value.status == 403
+    assert "violates PodSecurity" in str(refusal.value)
+
+
+def test_a_teams_accounts_reach_nothing_of_another_team(level_a: LevelA, case: BackendCase) -> None:
+    backend = backend_of(case)
+    other, _ = gateway.refs()
+    case.until_nothing_is_missing(lambda: backend.ensure_team(other, case.team_spec))
+    mine, theirs = namespace_of(case), f"rayplane-{other.name}"
+    for account in ("rayplane-team", case.ref.name):  # the pods', and the autoscaler's, which KubeRay makes
+        with Api(level_a.kubeconfig_for(account, mine)) as theirs_api:
+            for verb, group, resource in (
+                ("list", "", "pods"),
+                ("get", "", "secrets"),
+                ("create", "", "pods"),
+                ("patch", "ray.io", "rayclusters"),
+                ("get", "ray.io", "rayclusters"),
+                ("list", "", "services"),
+            ):
+                assert not _allowed(theirs_api, verb, group, resource, theirs), f"{account}: {verb} {resource}"
+            for attempt in _attempts(theirs_api, theirs):
+                with pytest.raises(ApiError) as refusal:
+                    attempt()
+                assert refusal.value.status == 403
+            # That the question is asked rightly shows in what the autoscaler's account may at home.
+            assert _allowed(theirs_api, "patch", "ray.io", "rayclusters", mine) is (account == case.ref.name)
+    case.until_nothing_is_missing(lambda: backend.delete_team(other))
+
+
+def test_a_members_identity_may_look_at_its_team_and_change_nothing(level_a: LevelA, case: BackendCase) -> None:
+    mine = namespace_of(case)
+    review = {"user": "ada", "resourceAttributes": {"namespace": mine, "group": "ray.io", "resource": "rayclusters"}}
+    for verb, allowed in (("get", True), ("patch", False), ("delete", False)):
+        asked = {**review, "resourceAttributes": {**review["resourceAttributes"], "verb": verb}}  # type: ignore[dict-item]
+        answer = level_a.api.request(
+            "POST",
+            "/apis/authorization.k8s.io/v1/subjectaccessreviews",
+            json={"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": asked},
+        )
+        assert answer["status"].get("allowed", False) is allowed
+
+
+def test_a_strangers_namespace_is_not_taken_over(level_a: LevelA, shared: BackendCase) -> None:
+    team, _ = gateway.refs()
+    level_a.api.create(_namespace(f"rayplane-{team.name}"))
+    with pytest.raises(Conflict, match="is not the platform's"):
+        shared.backend.ensure_team(team, shared.team_spec)
+    assert shared.backend.delete_team(team) == ""
+    assert level_a.api.get("v1", "Namespace", f"rayplane-{team.name}") is not None
+    gateway.remove(level_a.api, team)
+
+
+def test_a_team_of_the_same_name_waits_until_its_predecessors_place_is_gone(
+    level_a: LevelA, shared: BackendCase
+) -> None:
+    old, _ = gateway.refs()
+    new = TeamRef(old.name, os.urandom(16).hex())
+    backend = shared.backend
+    shared.until_nothing_is_missing(lambda: backend.ensure_team(old, shared.team_spec))
+    assert "earlier team" in backend.ensure_team(new, shared.team_spec)
+    shared.until_nothing_is_missing(lambda: backend.ensure_team(new, shared.team_spec))
+    assert gateway.place_of(level_a.api, new)
+    shared.until_nothing_is_missing(lambda: backend.delete_team(new))
+
+
+class _KilledError(BaseException):
+    """Not an Exception: nothing on the way may catch it."""
+
+
+def _killed_after(calls: int, kubeconfig: Path, home: Path, shared: BackendCase, ref: ClusterRef, act: str) -> bool:
+    """Have a gateway of its own do it and be killed before a call; whether it got through."""
+    with gateway.backend_on(kubeconfig, home) as doomed:
+        doomed.observe(ref, shared.spec)
+        left = [calls]
+
+        def counted(real: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*args: Any, **options: Any) -> Any:
+                if left[0] == 0:
+                    raise _KilledError
+                left[0] -= 1
+                return real(*args, **options)
+
+            return call
+
+        with pytest.MonkeyPatch.context() as patch:
+            for verb in ("apply", "merge", "delete", "get", "list"):
+                patch.setattr(doomed.api, verb, counted(getattr(doomed.api, verb)))
+            try:
+                if act == "delete":
+                    doomed.delete(ref)
+                else:
+                    getattr(doomed, act)(ref, shared.spec, shared.launch)
+            except _KilledError:
+                return False
+    return True
+
+
+def _files(case: BackendCase, ref: ClusterRef) -> list[object]:
+    """What the module's own gateway keeps of a cluster that another gateway deleted: its token."""
+    return [leftover for leftover in case.leftovers(ref) if isinstance(leftover, Path)]
+
+
+def _another_head(api: Api, case: BackendCase, incarnation: str | None) -> bool:
+    return any(pod["metadata"]["uid"] != incarnation for pod in gateway.pods_of(api, case.ref, "head"))
+
+
+def _seen(case: BackendCase) -> bool:
+    try:
+        return bool(case.observe())
+    except Unavailable:
+        return False
+
+
+def _allowed(api: Api, verb: str, group: str, resource: str, namespace: str) -> bool:
+    asked = {"verb": verb, "group": group, "resource": resource, "namespace": namespace}
+    answer = api.request(
+        "POST",
+        "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
+        json={
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": asked},
+        },
+    )
+    return bool(answer["status"]["allowed"])
+
+
+def _attempts(api: Api, namespace: str) -> list[Callable[[], object]]:
+    return [
+        lambda: api.list("v1", "Pod", namespace),
+        lambda: api.list("v1", "Secret", namespace),
+        lambda: api.get(RAY, "RayCluster", "dev", namespace),
+        lambda: api.delete(RAY, "RayCluster", "dev", namespace),
+    ]
+
+
+def _binding(namespace: str, role: str) -> dict[str, Any]:
+    return {
+        "apiVersion": gateway.RBAC,
+        "kind": "RoleBinding",
+        "metadata": {"name": "more", "namespace": namespace},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+        "subjects": [{"kind": "ServiceAccount", "name": "rayplane-gateway", "namespace": "rayplane"}],
+    }
+
+
+def _namespace(name: str) -> dict[str, Any]:
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}

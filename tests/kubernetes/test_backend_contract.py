@@ -1,0 +1,104 @@
+"""The backend `kubernetes` against the contract of every backend, and what only it owes.
+
+On a real API server with the real operator, as the gateway's own service account. Each call that the backend makes is
+needed by a test here: test_mutations.py takes one away at a time and wants this module red.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rayplane.errors import Conflict
+from rayplane.gateway.backends.kubernetes.backend import KubernetesBackend
+from rayplane.testing.backend_contract import BackendCase, CreatingBackendContract
+from tests.kubernetes import gateway
+from tests.kubernetes.bed.api import wait_for
+from tests.kubernetes.bed.level_a import LevelA
+
+
+class TestKubernetes(CreatingBackendContract):
+    @pytest.fixture(scope="class")
+    def case(self, level_a: LevelA, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BackendCase]:
+        home = tmp_path_factory.mktemp("home")
+        with gateway.backend_on(gateway.install(level_a), home) as backend:
+            case = gateway.case_on(level_a, backend, home)
+            yield case
+            gateway.remove(level_a.api, case.team)
+
+
+@pytest.fixture(scope="module")
+def kubeconfig(level_a: LevelA) -> Path:
+    return gateway.install(level_a)
+
+
+def test_a_namespace_that_is_a_strangers_is_refused(level_a: LevelA, kubeconfig: Path, tmp_path: Path) -> None:
+    team, _ = gateway.refs()
+    name = f"rayplane-{team.name}"
+    level_a.api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    with gateway.backend_on(kubeconfig, tmp_path) as backend, pytest.raises(Conflict, match="is not the platform's"):
+        backend.ensure_team(team, gateway.TEAM_SPEC)
+    gateway.remove(level_a.api, team)
+
+
+def test_another_gateway_reaches_a_cluster_by_its_token(level_a: LevelA, kubeconfig: Path, tmp_path: Path) -> None:
+    with gateway.backend_on(kubeconfig, tmp_path / "one") as backend:
+        case = gateway.case_on(level_a, backend, tmp_path / "one")
+        case.until_nothing_is_missing(lambda: backend.ensure_team(case.team, case.team_spec))
+        case.ensure()
+        before = case.until("ready")
+        with gateway.backend_on(kubeconfig, tmp_path / "two") as other:
+            seen = other.observe(case.ref, case.spec)
+            assert (seen.phase, seen.incarnation) == ("ready", before.incarnation)
+            assert seen.endpoint is not None
+            assert before.endpoint is not None
+            assert _text(seen.endpoint.token_path) == _text(before.endpoint.token_path)
+        gateway.remove(level_a.api, case.team)
+
+
+def test_a_team_gets_a_volume_where_the_storage_root_is_a_folder(
+    level_a: LevelA, kubeconfig: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "root"
+    volume = {"hostPath": {"path": str(root)}}
+    with gateway.backend_on(kubeconfig, tmp_path, root=root.as_uri(), storage_volume=volume) as backend:
+        case = gateway.case_on(level_a, backend, tmp_path)
+        case.until_nothing_is_missing(lambda: backend.ensure_team(case.team, case.team_spec))
+        assert (root / case.team.name).is_dir()
+        name = f"rayplane-{case.team.name}-storage"
+        assert level_a.api.get("v1", "PersistentVolume", name) is not None
+        case.ensure()
+        case.until("ready")
+        (head,) = gateway.pods_of(level_a.api, case.ref, "head")
+        (mount,) = [m for m in head["spec"]["containers"][0]["volumeMounts"] if m["name"] == "storage"]
+        assert mount["mountPath"] == f"{root}/{case.team.name}"
+        backend.delete(case.ref)
+        case.until("absent")
+        case.until_nothing_is_missing(lambda: backend.delete_team(case.team))
+        assert level_a.api.get("v1", "PersistentVolume", name) is None
+
+
+def test_a_team_whose_claim_an_admin_makes_waits_for_it(level_a: LevelA, kubeconfig: Path, tmp_path: Path) -> None:
+    with gateway.backend_on(kubeconfig, tmp_path, root=(tmp_path / "root").as_uri()) as backend:
+        case = gateway.case_on(level_a, backend, tmp_path)
+        assert isinstance(backend, KubernetesBackend)
+        wait_for("all but the claim", lambda: "PersistentVolumeClaim" in _missing(case), seconds=20)
+        claim = {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {"name": "rayplane-storage", "namespace": f"rayplane-{case.team.name}"},
+            "spec": {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}},
+        }
+        level_a.api.create(claim)
+        case.until_nothing_is_missing(lambda: _missing(case))
+        gateway.remove(level_a.api, case.team)
+
+
+def _missing(case: BackendCase) -> str:
+    return case.backend.ensure_team(case.team, case.team_spec)
+
+
+def _text(path: str | None) -> str:
+    return Path(path or "").read_text()

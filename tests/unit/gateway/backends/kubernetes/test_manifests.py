@@ -1,0 +1,233 @@
+"""RayClusters and their pods as they are rendered: what each member says, and Pod Security's profile `restricted`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from rayplane.gateway.backends.base import ClusterRef, LaunchContext
+from rayplane.gateway.backends.kubernetes import compare, pods, raycluster
+from rayplane.gateway.backends.kubernetes.settings import KubernetesSettings
+from rayplane.nouns.cluster import ClusterSpec, Workers
+from rayplane.nouns.team import Size
+
+REF = ClusterRef(team="growth", name="dev", uid="0123456789abcdef0123456789abcdef")
+SETTINGS = KubernetesSettings(image="registry.test/ray@sha256:" + "0" * 64)
+LAUNCH = LaunchContext(
+    size=Size(cpu=4, memory=8 * 2**30, gpu=1),
+    env={"RAYPLANE_TEAM": "growth"},
+    secrets={"RAYPLANE_TOKEN_PATH": "a-secret-text"},
+)
+ROOT = "s3://bucket/root"
+
+
+def rendered(workers: Workers | None = None, *, settings: KubernetesSettings = SETTINGS, **more: Any) -> dict[str, Any]:
+    spec = ClusterSpec(workers=workers or Workers())
+    return raycluster.render(REF, spec, LAUNCH, settings, more.pop("root", ROOT), **more)
+
+
+def templates(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    spec = manifest["spec"]
+    return [spec["headGroupSpec"]["template"], *(group["template"] for group in spec["workerGroupSpecs"])]
+
+
+def container(template: dict[str, Any]) -> dict[str, Any]:
+    (only,) = template["spec"]["containers"]
+    found: dict[str, Any] = only
+    return found
+
+
+def environment(template: dict[str, Any]) -> dict[str, str]:
+    return {entry["name"]: entry["value"] for entry in container(template)["env"]}
+
+
+def test_no_secret_is_in_the_raycluster() -> None:
+    assert "a-secret-text" not in json.dumps(rendered(Workers(min=0, max=2)))
+
+
+def test_every_pod_finds_its_secrets_as_files_of_the_clusters_own_secret() -> None:
+    for template in templates(rendered(Workers(min=1, max=2))):
+        assert environment(template)["RAYPLANE_TOKEN_PATH"] == f"{pods.SECRETS}/RAYPLANE_TOKEN_PATH"
+        volume = next(v for v in template["spec"]["volumes"] if v["name"] == "secrets")
+        assert volume["secret"] == {"secretName": "dev-secrets", "defaultMode": 0o400}
+
+
+def test_ray_asks_for_its_token_which_is_in_the_same_secret() -> None:
+    manifest = rendered()
+    assert manifest["spec"]["authOptions"] == {"mode": "token", "secretName": "dev-secrets"}
+
+
+@pytest.mark.parametrize("workers", [Workers(), Workers(min=1, max=1), Workers(min=0, max=4)])
+def test_every_pod_satisfies_the_profile_restricted(workers: Workers) -> None:
+    manifest = rendered(workers, root="file:///srv/root")
+    for template in templates(manifest):
+        spec = template["spec"]
+        assert not spec.keys() & {"hostNetwork", "hostPID", "hostIPC"}
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        assert spec["securityContext"]["runAsUser"] > 0
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        kinds = {kind for volume in spec["volumes"] for kind in volume if kind != "name"}
+        assert kinds <= {"secret", "projected", "persistentVolumeClaim", "emptyDir"}
+        assert not any("hostPort" in port for port in container(template)["ports"])
+    contexts = [container(template)["securityContext"] for template in templates(manifest)]
+    if "autoscalerOptions" in manifest["spec"]:
+        contexts.append(manifest["spec"]["autoscalerOptions"]["securityContext"])
+    for context in contexts:
+        assert context["allowPrivilegeEscalation"] is False
+        assert context["capabilities"] == {"drop": ["ALL"]}
+        assert not context.get("privileged")
+
+
+def test_only_the_autoscaler_may_speak_to_kubernetes() -> None:
+    manifest = rendered(Workers(min=0, max=2))
+    for template in templates(manifest):
+        assert template["spec"]["automountServiceAccountToken"] is False
+        mounted = {mount["name"] for mount in container(template)["volumeMounts"]}
+        assert mounted == {"secrets"}
+    (mount,) = manifest["spec"]["autoscalerOptions"]["volumeMounts"]
+    assert mount["name"] in {volume["name"] for volume in templates(manifest)[0]["spec"]["volumes"]}
+    assert mount["mountPath"] == "/var/run/secrets/kubernetes.io/serviceaccount"
+
+
+def test_workers_that_come_and_go_have_autoscaler_v2_and_fixed_ones_none() -> None:
+    moving, fixed, none = rendered(Workers(min=0, max=4)), rendered(Workers(min=2, max=2)), rendered()
+    assert moving["spec"]["enableInTreeAutoscaling"] is True
+    assert moving["spec"]["autoscalerOptions"]["version"] == "v2"
+    (group,) = moving["spec"]["workerGroupSpecs"]
+    assert (group["groupName"], group["minReplicas"], group["maxReplicas"]) == ("workers", 0, 4)
+    assert group["idleTimeoutSeconds"] == SETTINGS.worker_idle_seconds
+    assert fixed["spec"]["enableInTreeAutoscaling"] is False
+    assert "autoscalerOptions" not in fixed["spec"]
+    assert fixed["spec"]["workerGroupSpecs"][0]["replicas"] == 2
+    assert "idleTimeoutSeconds" not in fixed["spec"]["workerGroupSpecs"][0]
+    assert none["spec"]["workerGroupSpecs"] == []
+
+
+def test_pods_ask_for_the_size_and_ray_hands_out_its_cores() -> None:
+    manifest = rendered(Workers(min=1, max=1))
+    for template in templates(manifest):
+        room = container(template)["resources"]
+        assert room["requests"] == {"cpu": "4", "memory": "8Gi", "nvidia.com/gpu": "1"}
+        assert room["limits"] == {"memory": "8Gi", "nvidia.com/gpu": "1"}
+    assert manifest["spec"]["headGroupSpec"]["rayStartParams"]["num-cpus"] == "4"
+
+
+def test_the_head_has_rays_ports_by_name() -> None:
+    ports = {p["name"]: p["containerPort"] for p in container(templates(rendered())[0])["ports"]}
+    assert ports == {"gcs-server": 6379, "client": 10001, "dashboard": 8265, "serve": 8000, "metrics": 8080}
+
+
+def test_a_storage_root_that_is_a_folder_is_mounted_at_its_own_path_and_shows_one_team_alone() -> None:
+    for template in templates(rendered(Workers(min=1, max=1), root="file:///srv/the%20root/")):
+        mount = next(m for m in container(template)["volumeMounts"] if m["name"] == "storage")
+        assert mount == {"name": "storage", "mountPath": "/srv/the root/growth", "subPath": "growth"}
+        volume = next(v for v in template["spec"]["volumes"] if v["name"] == "storage")
+        assert volume["persistentVolumeClaim"] == {"claimName": "rayplane-storage"}
+    assert not any(v["name"] == "storage" for v in templates(rendered())[0]["spec"]["volumes"])
+
+
+def test_a_pod_is_never_started_again_in_place_so_that_one_head_is_one_pod() -> None:
+    assert {t["spec"]["restartPolicy"] for t in templates(rendered(Workers(min=1, max=2)))} == {"Never"}
+
+
+def test_gcs_fault_tolerance_is_there_when_a_redis_is(tmp_path: Any) -> None:
+    password = tmp_path / "redis"
+    with_redis = KubernetesSettings(redis_address="redis:6379", redis_password_path=password)
+    options = rendered(settings=with_redis)["spec"]["gcsFaultToleranceOptions"]
+    reference = {"secretKeyRef": {"name": "dev-secrets", "key": raycluster.REDIS_PASSWORD}}
+    assert options == {"redisAddress": "redis:6379", "redisPassword": {"valueFrom": reference}}
+    assert "gcsFaultToleranceOptions" not in rendered()["spec"]
+
+
+def test_a_redis_password_without_a_redis_is_refused(tmp_path: Any) -> None:
+    with pytest.raises(ValueError, match="redis_address is not"):
+        KubernetesSettings(redis_password_path=tmp_path / "redis")
+
+
+def test_names_of_forty_characters_fit_every_derived_name() -> None:
+    name = "n" * 40
+    assert len(SETTINGS.namespace(name)) <= 63
+    assert len(raycluster.secret_name(name)) <= 63
+    assert len(f"{name}-head-svc") <= 63
+
+
+def test_the_same_question_gives_the_same_hash_and_another_one_another() -> None:
+    def asked(manifest: dict[str, Any]) -> str:
+        found: str = manifest["metadata"]["annotations"][raycluster.ASKED_HASH]
+        return found
+
+    assert asked(rendered()) == asked(rendered())
+    different = [rendered(Workers(min=0, max=1)), rendered(suspended=True), rendered(root="file:///srv")]
+    assert len({asked(m) for m in [rendered(), *different]}) == 4
+
+
+def test_a_raycluster_as_it_was_applied_does_not_drift_whatever_the_autoscaler_and_the_operator_add() -> None:
+    seen = json.loads(json.dumps(rendered(Workers(min=0, max=4))))
+    seen["spec"]["workerGroupSpecs"][0] |= {"replicas": 3, "scaleStrategy": {"workersToDelete": ["a"]}}
+    seen["spec"]["headGroupSpec"]["template"]["spec"]["dnsPolicy"] = "ClusterFirst"
+    seen["metadata"]["finalizers"] = ["ray.io/gcs-ft-redis-cleanup-finalizer"]
+    assert raycluster.drift(seen) == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda spec: spec.update(suspend=True), "spec.suspend"),
+        (lambda spec: spec["workerGroupSpecs"][0].update(maxReplicas=99), "maxReplicas"),
+        (lambda spec: spec["workerGroupSpecs"].append({"groupName": "more"}), "workerGroupSpecs: 2 items, not 1"),
+        (lambda spec: spec["headGroupSpec"]["template"]["spec"]["containers"][0].update(image="x"), "[ray-head].image"),
+        (lambda spec: spec["headGroupSpec"]["template"]["spec"]["containers"][0]["env"].clear(), "missing"),
+        (lambda spec: spec.pop("authOptions"), "spec.authOptions"),
+    ],
+)
+def test_what_somebody_changed_shows_as_drift(change: Any, named: str) -> None:
+    seen = json.loads(json.dumps(rendered(Workers(min=0, max=4))))
+    change(seen["spec"])
+    assert named in raycluster.drift(seen)
+
+
+def test_the_question_itself_can_not_be_changed_unseen() -> None:
+    seen = rendered()
+    seen["metadata"]["annotations"][raycluster.ASKED] = "{}"
+    assert "changed" in raycluster.drift(seen)
+    del seen["metadata"]["annotations"][raycluster.ASKED]
+    assert "missing" in raycluster.drift(seen)
+
+
+def test_applying_again_keeps_what_the_autoscaler_chose_within_the_new_bounds_and_only_under_that_version() -> None:
+    held = json.loads(json.dumps(rendered(Workers(min=0, max=8))))
+    held["metadata"]["resourceVersion"] = "17"
+    held["spec"]["workerGroupSpecs"][0] |= {"replicas": 5, "scaleStrategy": {"workersToDelete": ["a"]}}
+    again = raycluster.keeping_scale(rendered(Workers(min=0, max=3)), raycluster.trim(held | {"status": {}}))
+    (group,) = again["spec"]["workerGroupSpecs"]
+    assert (group["replicas"], group["scaleStrategy"]) == (3, {"workersToDelete": ["a"]})
+    assert again["metadata"]["resourceVersion"] == "17"
+
+
+def test_the_secret_goes_with_its_raycluster() -> None:
+    cluster = {"metadata": {"name": "dev", "uid": "u-1", "namespace": "rayplane-growth"}}
+    made = raycluster.secret(REF, "rayplane-growth", {"A": "text"}, cluster)
+    (owner,) = made["metadata"]["ownerReferences"]
+    assert (owner["kind"], owner["uid"], owner["blockOwnerDeletion"]) == ("RayCluster", "u-1", True)
+    assert made["data"] == {"A": "dGV4dA=="}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "seen", "differs"),
+    [
+        ({"a": 1}, {"a": 1, "b": 2}, False),
+        ({"cpu": "1000m"}, {"cpu": "1"}, False),
+        ({"memory": "1Gi"}, {"memory": "1024Mi"}, False),
+        ({"memory": "1Gi"}, {"memory": "1G"}, True),
+        ({"a": True}, {"a": 1}, True),
+        ({"a": []}, {}, False),
+        ({"a": [1]}, {}, True),
+        ({"a": ["x", "y"]}, {"a": ["y", "x"]}, True),
+        ({"subjects": [{"name": "a"}]}, {"subjects": [{"name": "a"}, {"name": "b"}]}, True),
+        ({"env": [{"name": "A", "value": "1"}]}, {"env": [{"name": "B"}, {"name": "A", "value": "1"}]}, False),
+    ],
+)
+def test_what_counts_as_a_difference(wanted: Any, seen: Any, differs: bool) -> None:
+    assert bool(compare.drift(wanted, seen)) is differs

@@ -1,0 +1,177 @@
+"""What a RayCluster and its pods mean, state by state."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from rayplane.gateway.backends.kubernetes import observation
+from rayplane.gateway.backends.kubernetes.raycluster import SECRETS_HASH
+
+AT = "2026-01-02T03:04:05Z"
+
+
+def cluster(*, deleting: bool = False, suspend: bool = False, drift: str = "", status: Any = None) -> dict[str, Any]:
+    meta: dict[str, Any] = {"name": "dev", "uid": "rc", "annotations": {SECRETS_HASH: "h"}}
+    return {
+        "metadata": meta | ({"deletionTimestamp": AT} if deleting else {}),
+        "spec": {"suspend": suspend},
+        "status": status if status is not None else {"state": "ready"},
+        "drift": drift,
+    }
+
+
+def pod(uid: str = "p1", kind: str = "head", **status: Any) -> dict[str, Any]:
+    room = {"requests": {"cpu": "1500m", "memory": "2Gi", "nvidia.com/gpu": "1"}}
+    beside = {"name": "autoscaler", "resources": {"requests": {"cpu": "250m", "memory": "512Mi"}}}
+    ray = {"name": f"ray-{kind}", "resources": room}
+    return {
+        "metadata": {"name": f"dev-{uid}", "uid": uid, "creationTimestamp": AT, "labels": {"ray.io/node-type": kind}},
+        "spec": {"nodeName": "node", "containers": [beside, ray] if kind == "head" else [ray]},
+        "status": {"phase": "Running", "podIP": "10.0.0.7", **status},
+    }
+
+
+def ready(uid: str = "p1", kind: str = "head") -> dict[str, Any]:
+    return pod(uid, kind, conditions=[{"type": "Ready", "status": "True", "lastTransitionTime": AT}])
+
+
+def leaving(some: dict[str, Any]) -> dict[str, Any]:
+    return {**some, "metadata": {**some["metadata"], "deletionTimestamp": AT}}
+
+
+def dead(uid: str = "p1", reason: str = "Error", code: int = 1) -> dict[str, Any]:
+    state = {"terminated": {"exitCode": code, "reason": reason, "finishedAt": "2026-01-02T03:05:00Z"}}
+    return pod(uid, phase="Failed", containerStatuses=[{"name": "ray-head", "state": state}])
+
+
+def test_nothing_at_all_is_absent() -> None:
+    assert observation.look(None, [], None).phase == "absent"
+
+
+def test_pods_without_their_raycluster_are_still_stopping() -> None:
+    seen = observation.look(None, [ready()], None)
+    assert (seen.phase, len(seen.nodes)) == ("stopping", 1)
+
+
+def test_a_raycluster_that_is_being_deleted_is_stopping_and_says_what_holds_it() -> None:
+    held = cluster(deleting=True)
+    held["metadata"]["finalizers"] = ["ray.io/gcs-ft-redis-cleanup-finalizer", "foregroundDeletion"]
+    assert observation.look(held, [], None).message.endswith("waits for ray.io/gcs-ft-redis-cleanup-finalizer.")
+
+
+def test_suspended_means_that_no_pod_is_left() -> None:
+    assert observation.look(cluster(suspend=True), [leaving(ready())], None).phase == "stopping"
+    assert observation.look(cluster(suspend=True), [], None).phase == "suspended"
+
+
+def test_a_head_whose_probes_pass_is_ready_as_one_incarnation() -> None:
+    seen = observation.look(cluster(), [ready("p1"), ready("w1", "worker")], None)
+    assert (seen.phase, seen.incarnation) == ("ready", "p1")
+    assert [(n.kind, n.cpu, n.memory, n.gpu) for n in seen.nodes] == [
+        ("head", 1.5, 2 * 2**30, 1),
+        ("worker", 1.5, 2 * 2**30, 1),
+    ]
+
+
+def test_a_head_that_is_being_taken_away_is_none() -> None:
+    seen = observation.look(cluster(), [leaving(ready())], None)
+    assert (seen.phase, seen.incarnation) == ("starting", None)
+
+
+def test_a_fault_that_somebody_already_mended_is_told_until_it_is_dealt_with() -> None:
+    fall = observation.Fall("p1", "OOMKilled", "It used more memory than its size has.")
+    seen = observation.look(cluster(), [ready("p2")], fall)
+    assert (seen.phase, seen.reason, seen.incarnation) == ("failed", "OOMKilled", None)
+
+
+def test_why_it_is_not_ready_is_said() -> None:
+    unschedulable = pod(
+        conditions=[{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1"}]
+    )
+    unschedulable["spec"]["nodeName"] = None
+    image = {"name": "ray-head", "state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}}
+    failure = {
+        "conditions": [{"type": "ReplicaFailure", "status": "True", "reason": "FailedCreateHeadPod", "message": "q"}]
+    }
+    cases = {
+        "Unschedulable": observation.look(cluster(), [unschedulable], None),
+        "ImagePullBackOff": observation.look(cluster(), [pod(phase="Pending", containerStatuses=[image])], None),
+        "FailedCreateHeadPod": observation.look(cluster(status=failure), [], None),
+        "NotSeen": observation.look(cluster(status={}), [], None),
+        "NoHead": observation.look(cluster(), [], None),
+        "Starting": observation.look(cluster(), [pod()], None),
+    }
+    for reason, seen in cases.items():
+        assert (seen.phase, seen.reason) == ("starting", reason)
+        assert seen.message
+    assert cases["Unschedulable"].nodes == ()
+
+
+def test_drift_and_a_missing_secret_are_said_in_every_state_that_can_be_put_right() -> None:
+    lacking = cluster()
+    lacking["metadata"]["annotations"] = {}
+    for held in (cluster(drift="spec.x: 1, not 2"), lacking):
+        assert observation.look(held, [ready()], None).drift
+        assert observation.look(held, [], None).drift
+    assert observation.look(cluster(), [ready()], None).drift == ""
+
+
+def test_a_head_that_fails_falls_and_its_last_words_are_kept() -> None:
+    fall = observation.fell(ready(), dead(reason="OOMKilled", code=137))
+    assert fall is not None
+    assert (fall.incarnation, fall.reason) == ("p1", "OOMKilled")
+    assert "137" in fall.message
+    assert "more memory" in fall.message
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "falls"),
+    [
+        (None, ready(), False),
+        (pod(), ready(), False),
+        (ready(), ready(), False),
+        (ready(), None, True),
+        (ready(), leaving(ready()), True),
+        (leaving(ready()), None, False),
+        (pod(), None, False),
+        (pod(), dead(), True),
+        (dead(), leaving(dead()), False),
+        (ready("w", "worker"), None, False),
+    ],
+)
+def test_when_a_head_falls(before: Any, after: Any, falls: bool) -> None:
+    assert (observation.fell(before, after) is not None) is falls
+
+
+def test_a_node_that_ended_says_when_or_when_it_was_seen_no_more() -> None:
+    ended = observation.node_of(dead())
+    assert ended is not None
+    assert ended.ended_at == datetime(2026, 1, 2, 3, 5, tzinfo=UTC)
+    seen_gone = datetime(2026, 1, 2, 4, tzinfo=UTC)
+    gone = observation.node_of(ready(), gone_at=seen_gone)
+    assert gone is not None
+    assert gone.ended_at == seen_gone
+    here = observation.node_of(ready())
+    assert here is not None
+    assert here.ended_at is None
+
+
+def test_an_endpoint_is_the_heads_address_and_every_pod_is_scraped() -> None:
+    six = ready("w1", "worker")
+    six["status"]["podIP"] = "fd00::7"
+    found = observation.endpoint([ready(), six], "/token")
+    assert found.dashboard_url == "http://10.0.0.7:8265"
+    assert found.client_address == "ray://10.0.0.7:10001"
+    assert found.serve_url == "http://10.0.0.7:8000"
+    assert found.metrics_targets == ["10.0.0.7:8080", "[fd00::7]:8080"]
+
+
+def test_a_trimmed_pod_means_the_same() -> None:
+    for whole in (ready(), dead(), pod()):
+        bare = {**whole, "spec": {**whole["spec"], "volumes": ["x"] * 10}}
+        assert observation.look(cluster(), [observation.trim_pod(bare)], None) == observation.look(
+            cluster(), [whole], None
+        )

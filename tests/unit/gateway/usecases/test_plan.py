@@ -1,0 +1,248 @@
+"""Plan: documents weighed together, every reason told, nothing written."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rayplane.errors import InvalidSpec
+from rayplane.gateway.admission.roles import Principal
+from rayplane.gateway.usecases.plan import plan
+from rayplane.nouns.base import Document, Metadata
+from rayplane.nouns.plan import Cost, Plan, PlannedDocument
+from tests.unit.gateway.usecases.conftest import ADA
+
+GIB = 2**30
+SIZES = {"small": {"cpu": 2, "memory": "4Gi"}, "large": {"cpu": 8, "memory": "16Gi", "gpu": 1}}
+
+
+def doc(kind: str, name: str, spec: dict[str, Any], team: str | None = "growth", **labels: str) -> Document:
+    return Document(kind=kind, metadata=Metadata(name=name, team=team, labels=labels), spec=spec)
+
+
+def planned(bench: Any, *documents: Document, principal: Principal = ADA, team: str | None = None) -> Plan:
+    return plan(list(documents), team=team, principal=principal, platform=bench.platform)
+
+
+def only(bench: Any, document: Document, **more: Any) -> PlannedDocument:
+    (found,) = planned(bench, document, **more).documents
+    return found
+
+
+def messages(document: PlannedDocument) -> list[str]:
+    return [refusal.message for refusal in document.forbidden]
+
+
+def contents(bench: Any) -> dict[str, list[Any]]:
+    """Every row of every table of the store."""
+    path = str(bench.store._url.database)
+    with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as database:
+        tables = [row[0] for row in database.execute("select name from sqlite_master where type = 'table'")]
+        return {table: database.execute(f"select * from {table} order by rowid").fetchall() for table in tables}
+
+
+def test_a_plan_writes_nothing_and_wakes_nobody(bench: Any, tmp_path: Path) -> None:
+    before = contents(bench)
+    found = planned(
+        bench,
+        doc("Team", "ads", {"sizes": SIZES}, team=None),
+        doc("Cluster", "dev", {"suspended": True}),
+        doc("Cluster", "new", {}),
+        doc("Job", "train", {"entrypoint": "true", "cluster": "new"}),
+        doc("Pipeline", "p", {"cluster": "dev", "steps": {"a": {"entrypoint": "true"}}}),
+        doc("Dataset", "d", {}),
+        doc("Service", "s", {"model": "models:/m@champion", "cluster": "new"}),
+        doc("Cluster", "wrong", {"sice": "x"}),
+    )
+    assert [d.change for d in found.documents].count("created") >= 6
+    assert contents(bench) == before
+    assert bench.woken == []
+    assert not list((tmp_path / "storage").rglob("*"))
+
+
+def test_what_is_made_is_told_with_its_fields(bench: Any) -> None:
+    found = only(bench, doc("Cluster", "train", {"size": "small"}, stage="dev"))
+    assert (found.change, found.forbidden) == ("created", [])
+    fields = {change.field: change.new for change in found.fields}
+    assert fields["spec.size"] == "small"
+    assert fields["metadata.labels.stage"] == "dev"
+    assert all(change.old is None for change in found.fields)
+
+
+def test_a_change_is_told_field_by_field(bench: Any) -> None:
+    bench.apply("Team", "growth", {"quota": {"cpu": 32}}, team="")
+    found = only(
+        bench, doc("Team", "growth", {"quota": {"cpu": "16", "clusters": 2}, "members": {"bo": "viewer"}}, None)
+    )
+    assert found.change == "changed"
+    assert {(c.field, c.old, c.new) for c in found.fields} == {
+        ("spec.quota.cpu", 32.0, 16.0),
+        ("spec.quota.clusters", None, 2),
+        ("spec.members.bo", None, "viewer"),
+    }
+
+
+def test_what_is_there_already_is_unchanged(bench: Any) -> None:
+    found = only(bench, doc("Cluster", "dev", {"size": "small"}))
+    assert (found.change, found.fields, found.forbidden) == ("unchanged", [], [])
+
+
+def test_the_plan_agrees_with_what_apply_then_does(bench: Any) -> None:
+    documents = [
+        doc("Cluster", "dev", {"suspended": True}),
+        doc("Cluster", "new", {}),
+        doc("Dataset", "d", {"description": "x"}),
+        doc("Team", "growth", {}, None),
+    ]
+    said = {(d.kind, d.name): d.change for d in planned(bench, *documents).documents}
+    did = {}
+    for document in documents:
+        _, change, _ = bench.apply(document.kind, document.metadata.name, document.spec)
+        did[document.kind, document.metadata.name] = change
+    assert said == did
+
+
+def test_documents_are_in_the_order_in_which_they_would_be_applied(bench: Any) -> None:
+    found = planned(bench, doc("Job", "j", {"entrypoint": "x", "cluster": "c"}), doc("Cluster", "c", {}))
+    assert [d.kind for d in found.documents] == ["Cluster", "Job"]
+    assert found.allowed
+
+
+def test_what_the_same_documents_make_is_there_for_the_rest(bench: Any) -> None:
+    found = planned(
+        bench,
+        doc("Service", "s", {"model": "models:/m@champion", "cluster": "c"}, team="ads"),
+        doc("Job", "j", {"entrypoint": "true", "cluster": "c"}, team="ads"),
+        doc("Cluster", "c", {"size": "large"}, team="ads"),
+        doc("Team", "ads", {"sizes": SIZES}, team=None),
+    )
+    assert [(d.kind, d.change, messages(d)) for d in found.documents] == [
+        ("Team", "created", []),
+        ("Cluster", "created", []),
+        ("Job", "created", []),
+        ("Service", "created", []),
+    ]
+
+
+def test_what_nothing_makes_is_missed(bench: Any) -> None:
+    found = planned(
+        bench,
+        doc("Service", "s", {"model": "models:/m@champion", "cluster": "no"}),
+        doc("Job", "j", {"entrypoint": "true", "cluster": "no"}),
+        doc("Cluster", "c", {}, team="nobody"),
+    )
+    assert not found.allowed
+    assert [messages(d)[0] for d in found.documents] == [
+        "Team 'nobody' is not there.",
+        "Cluster 'growth/no' is not there.",
+        "Cluster 'growth/no' is not there.",
+    ]
+    assert all(len(d.forbidden) == 1 for d in found.documents)
+
+
+def test_the_quota_weighs_the_documents_together(bench: Any) -> None:
+    bench.apply("Team", "growth", {"quota": {"cpu": 16, "clusters": 2}}, team="")
+    found = planned(bench, doc("Cluster", "a", {}), doc("Cluster", "b", {}))
+    one, two = found.documents
+    assert one.forbidden == []
+    assert "quota 'clusters' is exceeded (2 used + 1 wanted of 2)" in messages(two)[0]
+    assert "quota 'cpu' is exceeded (16 used + 8 wanted of 16 cores)" in messages(two)[0]
+    with_more = planned(
+        bench,
+        doc("Cluster", "a", {}),
+        doc("Cluster", "b", {}),
+        doc("Team", "growth", {"quota": {"cpu": 64}}, None),
+    )
+    assert with_more.allowed
+
+
+def test_every_reason_is_told_not_the_first_alone(bench: Any) -> None:
+    bench.apply("Team", "growth", {"quota": {"cpu": 8}}, team="")
+    bench.backend.reasons = ["No disk. Free some.", "No GPU. Choose another size."]
+    viewer = Principal(name="vi", role="viewer", team="growth")
+    found = only(bench, doc("Cluster", "more", {}), principal=viewer)
+    assert [refusal.code for refusal in found.forbidden] == ["forbidden", "refused", "refused", "refused"]
+    assert messages(found)[1:3] == ["No disk. Free some.", "No GPU. Choose another size."]
+    assert "does not fit: quota 'cpu' is exceeded" in messages(found)[3]
+
+
+def test_a_wrong_size_and_a_wrong_backend_are_both_told_with_the_nearest_right_one(bench: Any) -> None:
+    found = only(bench, doc("Cluster", "c", {"size": "smal", "backend": "locl"}))
+    assert [refusal.remedy for refusal in found.forbidden] == ["Did you mean 'small'?", "Did you mean 'local'?"]
+
+
+def test_a_spec_that_can_not_be_parsed_is_told_in_its_place_and_hides_no_other(bench: Any) -> None:
+    found = planned(
+        bench,
+        doc("Cluster", "c", {"sice": "small"}),
+        doc("Job", "j", {"entrypoint": "true", "cluster": "c"}),
+        doc("Job", "k", {"entrypoint": "", "cluster": "c"}),
+    )
+    assert messages(found.documents[0]) == ["cluster.sice: unknown field. Did you mean 'size'?"]
+    assert found.documents[1].forbidden == []
+    assert "job.entrypoint" in messages(found.documents[2])[0]
+
+
+def test_a_change_that_is_refused_is_told(bench: Any) -> None:
+    found = only(bench, doc("Cluster", "dev", {"size": "medium"}))
+    assert found.change == "changed"
+    assert "which can't become 'medium'" in messages(found)[0]
+    bench.delete("Cluster", "dev")
+    assert "is being deleted" in messages(only(bench, doc("Cluster", "dev", {"suspended": True})))[0]
+
+
+def test_the_same_document_twice_is_refused(bench: Any) -> None:
+    found = planned(bench, doc("Dataset", "d", {}), doc("Dataset", "d", {"description": "x"}))
+    assert [bool(d.forbidden) for d in found.documents] == [False, True]
+
+
+def test_a_stranger_is_told_nothing_of_another_teams_objects(bench: Any) -> None:
+    stranger = Principal(name="eve", role="admin", team="ads")
+    for document in (doc("Cluster", "dev", {"suspended": True}), doc("Team", "growth", {}, None)):
+        found = only(bench, document, principal=stranger)
+        assert (found.change, found.fields, found.cost) == ("unknown", [], None)
+        assert [refusal.code for refusal in found.forbidden] == ["forbidden"]
+
+
+def test_a_document_without_a_team_or_of_no_noun_is_refused(bench: Any) -> None:
+    with pytest.raises(InvalidSpec, match="names no team"):
+        planned(bench, doc("Cluster", "c", {}, team=None))
+    assert planned(bench, doc("Cluster", "c", {}, team=None), team="growth").documents[0].team == "growth"
+    with pytest.raises(InvalidSpec, match="'Custer' is unknown"):
+        planned(bench, doc("Custer", "c", {}))
+
+
+def test_the_most_that_it_may_cost_is_told(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rayplane.gateway.usecases.cluster._FIXED_SIZE", frozenset(), raising=False)
+    bench.apply("Team", "growth", {"sizes": SIZES}, team="")
+    found = planned(
+        bench,
+        doc("Cluster", "a", {"size": "large", "workers": {"max": 2}, "max_lifetime": "30m"}),
+        doc("Cluster", "b", {"size": "small"}),
+        doc("Cluster", "c", {"size": "small", "suspended": True}),
+        doc("Cluster", "dev", {}),
+    )
+    costs = {d.name: d.cost for d in found.documents}
+    assert costs["a"] == Cost(cpu=24, memory=48 * GIB, gpu=3, hours=0.5)
+    assert costs["b"] == Cost(cpu=2, memory=4 * GIB, hours=None)
+    assert costs["c"] is None
+    assert (found.cost.core_hours, found.cost.gib_hours, found.cost.gpu_hours) == (12, 24, 1.5)
+    assert found.cost.endless == Cost(cpu=2, memory=4 * GIB)
+
+
+def test_what_would_end_is_warned_of(bench: Any) -> None:
+    bench.apply("Job", "train", {"entrypoint": "true", "cluster": "dev"})
+    (warning,) = only(bench, doc("Cluster", "dev", {"suspended": True})).warnings
+    assert "job 'train' ends" in warning
+    warnings = only(
+        bench, doc("Team", "growth", {"quota": {"cpu": 4}, "sizes": {"tiny": SIZES["small"]}}, None)
+    ).warnings
+    assert any("Its clusters ask for more than that already: quota 'cpu'" in w for w in warnings)
+    assert any("Size 'small' goes, but cluster 'dev' has it" in w for w in warnings)
+    (rerun,) = only(bench, doc("Job", "train", {"entrypoint": "true", "cluster": "dev"})).warnings
+    assert rerun == "It is there already, and is not run again."
+    missing = only(bench, doc("Pipeline", "p", {"cluster": "no", "steps": {"a": {"entrypoint": "true"}}}))
+    assert "'growth/no' is not there yet" in missing.warnings[0]
