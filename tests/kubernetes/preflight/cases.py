@@ -35,7 +35,7 @@ Change = tuple[str, Any]
 
 def cases() -> list[Case]:
     """All of them, numbered; objects are called by the number where a case does not need a name of its own."""
-    made = [*own_cases(), *_updates(), *_sample_cases()]
+    made = [*own_cases(), *updates(), *_sample_cases()]
     for number, case in enumerate(made):
         case.name = f"{number:03d} {case.name}"
         for thing in filter(None, (case.manifest, case.old)):
@@ -65,14 +65,15 @@ def _case(shape: str, rule: str, *changes: Change) -> Case:
 
 def own_cases() -> Iterator[Case]:
     """The mutations of our own shapes, which need nothing but this folder."""
-    for shape in ("cluster", "fixed", "job", "rules", "borrowing", "service", "cron"):
+    for shape in ("rendered", "cluster", "fixed", "job", "rules", "borrowing", "service", "cron"):
         yield Case(f"{shape}: as it is", own(shape), FINE)
-    for table in (_SCHEMA, _METADATA, _CLUSTER, _PODS, _JOB, _SERVICE):
+    for table in (_RENDERED, _SCHEMA, _METADATA, _CLUSTER, _PODS, _JOB, _SERVICE):
         for shape, rule, *changes in table:
             yield _case(shape, rule, *changes)
 
 
-def _updates() -> Iterator[Case]:
+def updates() -> Iterator[Case]:
+    """Changes of objects that are there."""
     operator, multi = "ray.io/kuberay-operator", "kueue.x-k8s.io/multikueue"
     for shape, rule, before, after in (
         ("cluster", "cel", [("spec.managedBy", operator)], [("spec.managedBy", multi)]),
@@ -220,6 +221,33 @@ _SCHEMA: tuple[tuple[Any, ...], ...] = (
     ("cluster", FINE, ("spec.managedBy", "kueue.x-k8s.io/multikueue")),
     ("job", "schema.null", ("spec.deletionStrategy", None)),
     ("job", FINE, ("spec.preRunningDeadlineSeconds", 600)),
+)
+
+_RENDERED: tuple[tuple[Any, ...], ...] = (
+    ("rendered", "ray.name-length", ("metadata.name", "n" * 54)),
+    ("rendered", "ray.name", ("metadata.name", "2nd")),
+    ("rendered", "metadata.label-value", (f"{HEAD}.spec.nodeSelector['zone']", "a b")),
+    ("rendered", "pod.toleration", (f"{HEAD}.spec.tolerations", [{"key": "gpu", "operator": "Is"}])),
+    ("rendered", FINE, (f"{HEAD}.spec.tolerations", [{"key": "gpu", "operator": "Exists"}])),
+    ("rendered", "pod.image", (f"{MAIN}.image", "")),
+    ("rendered", "ray.min-over-max", (f"{WORKER}.minReplicas", 3)),
+    ("rendered", "ray.negative-minReplicas", (f"{WORKER}.minReplicas", -1)),
+    ("rendered", "ray.idle-negative", (f"{WORKER}.idleTimeoutSeconds", -1)),
+    ("rendered", "ray.auth-version", ("spec.rayVersion", "2.51.0")),
+    ("rendered", "pod.env-name", (f"{MAIN}.env[0].name", "A=B")),
+    (
+        "rendered",
+        "schema.duplicate",
+        (f"{MAIN}.env[1].name", "RAYPLANE_TEAM"),
+        (f"{MAIN}.env[0].name", "RAYPLANE_TEAM"),
+    ),
+    ("rendered", "pod.mount", (f"{HEAD}.spec.volumes", [])),
+    ("rendered", "pod.resource-name", (f"{MAIN}.resources.limits", {"cpu": "2", "memory": "4Gi", "gpus": 1})),
+    ("rendered", "ray.containers", (f"{WORKER}.template.spec.containers", [])),
+    ("rendered", "schema.unknown-field", ("spec.workers", {"min": 0, "max": 2})),
+    ("rendered", FINE, ("spec.suspend", True)),
+    ("rendered", FINE, (f"{WORKER}.maxReplicas", 0), (f"{WORKER}.minReplicas", 0)),
+    ("rendered", FINE, ("spec.workerGroupSpecs", [])),
 )
 
 _METADATA: tuple[tuple[Any, ...], ...] = (

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ import pytest
 
 from rayplane.errors import Unavailable
 from rayplane.gateway.backends.kubernetes.preflight.check import check
+from rayplane.gateway.backends.kubernetes.preflight.finding import Finding
 from tests.kubernetes.bed.api import Object
 from tests.kubernetes.bed.level_a import LevelA
 from tests.kubernetes.preflight.cases import Case, cases
@@ -61,9 +63,11 @@ def test_preflight_agrees_with_the_api_server_and_the_operator(level_a: LevelA) 
         table = cases()
     except Unavailable as error:
         pytest.skip(str(error))
-    ours = {case.name: check(case.manifest, crds()[case.manifest["kind"]], old=case.old) for case in table}
+    times: list[float] = []
+    ours = {case.name: _timed(case, times) for case in table}
     missed = [case.name for case in table if case.rule and case.rule not in {each.rule for each in ours[case.name]}]
     assert missed == [], "cases that do not break the rule that they are meant for"
+    print(f"\none check takes {statistics.median(times) * 1e3:.1f} ms (median), {max(times) * 1e3:.0f} ms at most")
     with namespace(level_a.api) as name:
         real = _real(Server(level_a.api, name), table)
     rows = [_row(case, ours[case.name], real[case.name]) for case in table]
@@ -81,10 +85,18 @@ def test_preflight_agrees_with_the_api_server_and_the_operator(level_a: LevelA) 
     unexplained = [row for row in rows if row["disagrees"] and not row["explained"]]
     assert unexplained == [], json.dumps(unexplained, indent=1)
     assert used == set(EXPLAINED), "an explanation is not needed any more"
+    assert statistics.median(times) < 0.02
     assert len(rows) >= 150
     assert len(refused) >= 60
     assert len(broken) >= 25
     assert len(from_samples) >= 30
+
+
+def _timed(case: Case, times: list[float]) -> list[Finding]:
+    began = time.perf_counter()
+    found = check(case.manifest, crds()[case.manifest["kind"]], old=case.old)
+    times.append(time.perf_counter() - began)
+    return found
 
 
 def _real(server: Server, table: list[Case]) -> dict[str, Verdict]:
@@ -116,7 +128,7 @@ def _asked(server: Server, case: Case) -> tuple[Case, Verdict, Object | None]:
     return case, verdict, None if silent else server.send(case.manifest)
 
 
-def _row(case: Case, ours: list[Any], real: Verdict) -> dict[str, Any]:
+def _row(case: Case, ours: list[Finding], real: Verdict) -> dict[str, Any]:
     rules = sorted({finding.rule for finding in ours})
     disagrees = bool(ours) != real.refused
     return {
