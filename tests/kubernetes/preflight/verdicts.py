@@ -70,16 +70,20 @@ class Server:
         return self.api.apply(self._placed(manifest), manager="table")
 
     def settle(self, sent: dict[str, Object], *, seconds: float) -> dict[str, Verdict]:
-        """The operator's verdict on objects that were sent, by the names of their cases."""
+        """The operator's verdict on objects that were sent, by the names of their cases.
+
+        It waits until none has come for that many seconds.
+        """
         left, found = dict(sent), {}
-        deadline = time.monotonic() + seconds
-        while left and time.monotonic() < deadline:
+        latest = time.monotonic()
+        while left and time.monotonic() < latest + seconds:
             view = _View(self.api, self.namespace)
             for case, thing in list(left.items()):
                 verdict = view.verdict(thing)
                 if verdict is not None:
                     found[case] = verdict
                     del left[case]
+                    latest = time.monotonic()
             time.sleep(0.5)
         return found | {case: Verdict(None, "operator", "said nothing") for case in left}
 
@@ -109,6 +113,8 @@ class _View:
         }
         self.warnings: dict[str, list[tuple[str, str]]] = {}
         for event in api.list("v1", "Event", namespace):
+            if "already exists" in event.get("message", ""):
+                continue  # the operator looked at what it knew before it made it, and tries again
             if event.get("type") == "Warning" and _REFUSED.fullmatch(event.get("reason", "")):
                 said = (event["reason"], event.get("message", ""))
                 self.warnings.setdefault(event["involvedObject"].get("uid", ""), []).append(said)
