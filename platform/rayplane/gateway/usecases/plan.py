@@ -185,6 +185,8 @@ def _try(item: _Item, principal: Principal, platform: Platform) -> None:
     else:
         _check(item, item.spec, owner, platform)
         _put(item, principal, platform)
+    if isinstance(item.spec, JobSpec | ServiceSpec) and owner is not None:
+        item.result.cost = plan_effects.cost_of_nodes(item.spec, team_spec(owner))
     plan_effects.describe(item.result, item.before, item.object(principal), owner, platform)
 
 

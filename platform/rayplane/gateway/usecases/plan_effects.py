@@ -10,8 +10,9 @@ from rayplane.gateway.admission.lifetime import Terms
 from rayplane.gateway.usecases.platform import Platform, team_spec
 from rayplane.nouns.base import Object
 from rayplane.nouns.cluster import ClusterSpec
-from rayplane.nouns.job import TERMINAL
+from rayplane.nouns.job import TERMINAL, JobSpec
 from rayplane.nouns.plan import Cost, FieldChange, PlannedDocument, TotalCost
+from rayplane.nouns.service import ServiceSpec
 from rayplane.nouns.team import Size, TeamSpec, Usage
 
 _GIB = 2**30
@@ -25,6 +26,18 @@ def cost(spec: ClusterSpec, size: Size, terms: Terms) -> Cost | None:
     if not (held.cpu or held.memory or held.gpu):
         return None
     hours = None if terms.max_lifetime is None else terms.max_lifetime.total_seconds() / _HOUR
+    return Cost(cpu=held.cpu, memory=held.memory, gpu=held.gpu, hours=hours)
+
+
+def cost_of_nodes(spec: JobSpec | ServiceSpec, team: TeamSpec) -> Cost | None:
+    """The most that a job or a service may hold for itself alone; None where it is on a cluster, which costs anyway."""
+    size = team.sizes.get(spec.nodes.size) if spec.nodes is not None else None
+    if spec.nodes is None or size is None:
+        return None
+    held = quota.demand(spec.nodes.as_cluster(), size)
+    hours = None
+    if isinstance(spec, JobSpec) and spec.timeout is not None:
+        hours = spec.timeout / _HOUR  # of all its attempts together
     return Cost(cpu=held.cpu, memory=held.memory, gpu=held.gpu, hours=hours)
 
 

@@ -20,6 +20,9 @@ _HEAD = "It is started anew by itself. If it goes on, see the log that is named.
 # Reason of a condition -> (code, remedy). What is not here is told in the condition's own words.
 _REASONS: dict[str, tuple[str, str]] = {
     "Starting": ("starting", "Wait: a head takes 6 to 30 s to start."),
+    "NodesStarting": ("starting", "Wait: its nodes take 6 to 30 s to start."),
+    "NodesStopping": ("stopping", "Wait: nodes of an earlier time must be gone first."),
+    "Onboarding": ("team-not-onboarded", "Wait; what it still lacks is made, or must be made as the reason says."),
     "Stopping": ("stopping", "Wait."),
     "Deleting": ("deleting", "Wait."),
     "Deploying": ("deploying", "Wait: a replica takes seconds to start, and longer for a large model."),
@@ -131,7 +134,7 @@ def _unseen(facts: Facts, status: Status) -> Iterator[Cause]:
 
 def _is_over(status: Status, condition: Condition) -> bool:
     """Whether a false condition says nothing any more: what it was about has begun or ended."""
-    return condition.type == "Scheduled" and status.phase not in ("Pending", "")
+    return condition.type == "Scheduled" and status.phase not in ("Pending", "Starting", "")
 
 
 def _capital(text: str) -> str:

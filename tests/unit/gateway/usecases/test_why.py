@@ -134,6 +134,29 @@ def test_a_failed_job_tells_the_end_of_its_log(bench: Any) -> None:
     assert len(cause.evidence[-1].message.splitlines()) == 5
 
 
+def test_a_job_with_nodes_of_its_own_tells_what_holds_them_up(bench: Any) -> None:
+    bench.apply("Job", "train", {"entrypoint": "true", "nodes": {"size": "small"}})
+    job = bench.store.get("Job", "growth", "train")
+    condition(bench, "Job", "train", "Starting", "NodesStarting", "The job's nodes are starting.", "Scheduled")
+    assert codes(why(bench, "Job", "train")) == ["starting"]
+    bench.backend.facts[ClusterRef("growth", "train", job.metadata.uid)] = [PULL]
+    answer = why(bench, "Job", "train")
+    assert codes(answer) == ["image-not-found"]
+    assert answer.sentence == "The head of job 'growth/train' can't start: its image 'r/x:1' is not there."
+
+
+def test_a_cluster_that_was_given_back_tells_why_and_what_it_lacks_to_come_back(bench: Any) -> None:
+    suspension = {"reason": "Idle", "message": "It was not used for 30m.", "at": "2026-11-25T12:00:00Z"}
+    bench.settle("Cluster", "dev", "Suspended", suspension=suspension)
+    answer = why(bench, "Cluster", "dev")
+    assert codes(answer) == ["suspended-idle"]
+    assert "because nothing used it (It was not used for 30m)" in answer.sentence
+    said = {"type": "Ready", "status": "False", "reason": "Quota", "message": "It is needed by job 'j', but: full."}
+    bench.settle("Cluster", "dev", "Suspended", suspension=suspension, conditions=[said])
+    answer = why(bench, "Cluster", "dev")
+    assert (codes(answer), answer.sentence) == (["quota"], "Cluster 'growth/dev': It is needed by job 'j', but: full.")
+
+
 def test_a_service_tells_its_model_or_its_cluster(bench: Any) -> None:
     bench.settle("Cluster", "dev", "Ready")
     bench.apply("Service", "delay", {"model": "models:/delay@champion", "cluster": "dev"})
