@@ -73,7 +73,7 @@ class TeamReconciler:
         return AT_REST if kept else None
 
     def _wanted(self, team: str, spec: TeamSpec) -> list[str]:
-        """The backends that keep a place for each team, of those that the team, a cluster, or nodes of their own are on."""
+        """The backends that keep a place for each team, of those that the team or something of it is on."""
         store = self._platform.store
         asked = [cluster.spec for cluster in store.each("Cluster", team)]
         asked += [service.spec.get("nodes") or {} for service in store.each("Service", team)]
