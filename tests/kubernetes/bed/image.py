@@ -17,7 +17,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -54,8 +54,8 @@ class Image:
     digest: str
     blobs: dict[str, Path | bytes]
 
-    def write(self, stream: IO[bytes]) -> None:
-        """Write it as an OCI archive, such as `ctr images import` reads."""
+    def write(self, stream: IO[bytes], *, without: Collection[str] = ()) -> None:
+        """Write it as an OCI archive, such as `ctr images import` reads; ``without`` the blobs that the reader has."""
         manifest = self.blobs[self.digest]
         assert isinstance(manifest, bytes)
         annotations = {"io.containerd.image.name": self.reference, "org.opencontainers.image.ref.name": self.reference}
@@ -63,23 +63,30 @@ class Image:
         files: dict[str, Path | bytes] = {
             "oci-layout": b'{"imageLayoutVersion":"1.0.0"}',
             "index.json": json.dumps({"schemaVersion": 2, "manifests": [entry]}).encode(),
-            **{f"blobs/{digest.replace(':', '/')}": blob for digest, blob in self.blobs.items()},
+            **{
+                f"blobs/{digest.replace(':', '/')}": blob
+                for digest, blob in self.blobs.items()
+                if digest not in without
+            },
         }
         with tarfile.open(fileobj=stream, mode="w|") as archive:
             for name, content in files.items():
                 _add(archive, name, content)
 
 
-def ray_image(cache: Path, *, debootstrap: Path, say: Say) -> Image:
-    """The image of this tree, made as far as the cache lacks it. Its tag is named by its content."""
-    layers = [_base(cache, debootstrap, say), _rayplane(cache)]
+def ray_image(cache: Path, *, debootstrap: Path, say: Say) -> tuple[Image, Image]:
+    """The image of this tree and the one below it, without rayplane, made as far as the cache lacks them.
+
+    Their tags are named by their content.
+    """
+    base = _base(cache, debootstrap, say)
     config = {
         "User": "1000:1000",
         "WorkingDir": "/home/ray",
         "Env": ["PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/home/ray", "LANG=C.UTF-8"],
         "Cmd": ["/bin/bash"],
     }
-    return _image(REPOSITORY, layers, config)
+    return _image(REPOSITORY, [base, _rayplane(cache)], config), _image(f"{REPOSITORY}-base", [base], config)
 
 
 def pause_image(cache: Path, program: Path) -> Image:
