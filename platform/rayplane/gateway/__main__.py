@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 import sys
-from functools import cache
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +58,14 @@ def run(settings: GatewaySettings) -> None:
     rays = RayClients()
     mlflow = connect_mlflow(settings)
 
-    @cache
+    backends: dict[str, Any] = {}
+    opening = threading.Lock()
+
     def backend(name: str) -> Any:  # one object for each name: it holds what is under way
-        return plugins.load("backends", name)(settings)
+        with opening:
+            if name not in backends:
+                backends[name] = plugins.load("backends", name)(settings)
+            return backends[name]
 
     platform = Platform(
         store=store,
@@ -100,6 +105,8 @@ def run(settings: GatewaySettings) -> None:
         server.run()
     finally:
         loop.stop()
+        for opened in backends.values():
+            opened.close()
         rays.close()
         if mlflow is not None:
             mlflow.close()

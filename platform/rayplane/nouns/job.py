@@ -97,12 +97,10 @@ class Output(Record):
 
 
 class MlflowAccess(Record):
-    """How a worker reaches MLflow: never the secret itself, only its path."""
+    """How a worker reaches MLflow. Where its credentials lie, its environment says (RAYPLANE_MLFLOW_CREDENTIALS)."""
 
     tracking_uri: str
     workspace: str
-    credentials_path: str
-    """A 0600 file with two lines: user name, password."""
 
 
 class FeastAccess(Record):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from rayplane.errors import Unsupported
-from rayplane.gateway.backends.base import Capability, ClusterRef, LaunchContext, Observation
+from rayplane.gateway.backends.base import Capability, ClusterRef, Evidence, LaunchContext, Observation, TeamRef
 from rayplane.nouns.cluster import ClusterSpec, Endpoint
 from rayplane.nouns.environment import Environment
-from rayplane.nouns.team import Size
+from rayplane.nouns.team import Size, TeamSpec
 
 ENVIRONMENT = Environment(interpreter="local", ray="2.60.0", python="3.11", lock_hash="0" * 64, rayplane="0.1.0")
 
@@ -32,6 +33,11 @@ class FakeBackend:
     """Whether a cluster is ready as soon as it was asked for."""
     reasons: list[str] = field(default_factory=list)
     """What preflight answers."""
+    facts: dict[ClusterRef, list[Evidence]] = field(default_factory=dict)
+    """What evidence answers."""
+    teams: dict[TeamRef, TeamSpec] = field(default_factory=dict)
+    """The places that were made."""
+    _subscribers: list[Callable[[str], None]] = field(default_factory=list)
     _heads: dict[ClusterRef, _Head] = field(default_factory=dict)
     _started: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -65,32 +71,71 @@ class FakeBackend:
 
     def ensure(self, ref: ClusterRef, spec: ClusterSpec, launch: LaunchContext) -> None:
         """Start a head, unless one starts or is there; one that failed is started anew."""
-        if Capability.CREATE not in self.capabilities:
-            raise Unsupported(
-                f"Backend '{self.name}' can't make clusters.", remedy="Give the address of one that runs."
-            )
+        self._require(Capability.CREATE)
         with self._lock:
             head = self._heads.get(ref)
             if head is None or head.phase == "failed":
                 self._started += 1
                 self._heads[ref] = _Head(launch, self._started, "ready" if self.at_once else "starting")
+        self._tell(ref)
+
+    def suspend(self, ref: ClusterRef, spec: ClusterSpec, launch: LaunchContext) -> None:
+        """Forget the head; nothing needs to stay."""
+        self._require(Capability.SUSPEND)
+        self.delete(ref)
+
+    def evidence(self, ref: ClusterRef) -> list[Evidence]:
+        """What the test set."""
+        return list(self.facts.get(ref, ()))
+
+    def ensure_team(self, team: TeamRef, spec: TeamSpec) -> str:
+        """Note the team's place; it is there at once."""
+        self._require(Capability.TEAM)
+        self.teams[team] = spec
+        return ""
+
+    def delete_team(self, team: TeamRef) -> str:
+        """Forget the team's place; one already gone is success."""
+        self._require(Capability.TEAM)
+        self.teams.pop(team, None)
+        return ""
+
+    def subscribe(self, changed: Callable[[str], None]) -> None:
+        """Tell of every change from now on."""
+        self._require(Capability.WATCH)
+        self._subscribers.append(changed)
+
+    def close(self) -> None:
+        """Tell of nothing any more."""
+        self._subscribers.clear()
 
     def delete(self, ref: ClusterRef) -> None:
         """Forget the cluster; one already gone is success."""
         with self._lock:
             self._heads.pop(ref, None)
+        self._tell(ref)
 
     def become_ready(self, ref: ClusterRef) -> None:
         """For tests: the cluster's head is up."""
         with self._lock:
             self._heads[ref].phase = "ready"
+        self._tell(ref)
 
     def crash(self, ref: ClusterRef, message: str = "The head died.") -> None:
         """For tests: the cluster's head died."""
         with self._lock:
             self._heads[ref].phase, self._heads[ref].message = "failed", message
+        self._tell(ref)
 
     def launched(self, ref: ClusterRef) -> LaunchContext:
         """For tests: with what the cluster was started."""
         with self._lock:
             return self._heads[ref].launch
+
+    def _require(self, capability: Capability) -> None:
+        if capability not in self.capabilities:
+            raise Unsupported(f"Backend '{self.name}' lacks '{capability}'.", remedy="Use a backend that declares it.")
+
+    def _tell(self, ref: ClusterRef) -> None:
+        for changed in self._subscribers:
+            changed(ref.uid)

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from typing import Literal, Protocol, runtime_checkable
 
 from rayplane.nouns.cluster import ClusterSpec, Endpoint
 from rayplane.nouns.environment import Environment
-from rayplane.nouns.team import Size
+from rayplane.nouns.team import Size, TeamSpec
 
 
 class Capability(StrEnum):
     """What a backend may be able to do; asking for one it lacks raises Unsupported."""
 
     CREATE = "create"
+    """Makes and deletes clusters."""
     SUSPEND = "suspend"
+    """Releases a cluster's compute and gives it back."""
     SERVE = "serve"
+    """Its clusters serve models over HTTP."""
     CLIENT = "client"
+    """Its clusters take Ray clients."""
+    WORKERS = "workers"
+    """Its clusters have worker nodes that come and go between a least and a most number."""
+    WATCH = "watch"
+    """It tells by itself which cluster changed, so that a cluster at rest need not be looked at often."""
+    TEAM = "team"
+    """It keeps a place of its own for each team."""
 
 
 @dataclass(frozen=True)
@@ -34,25 +45,77 @@ class ClusterRef:
 
 
 @dataclass(frozen=True)
+class TeamRef:
+    """Which team is meant. The uid tells a recreated team from its predecessor."""
+
+    name: str
+    uid: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
 class LaunchContext:
     """What the platform puts into a new cluster."""
 
     size: Size
     env: Mapping[str, str] = field(default_factory=dict)
-    """Environment of the head; holds paths of secrets, never secrets."""
+    """Environment of every node; never a secret."""
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Name of an environment variable -> secret text. The backend keeps the text where only the cluster can read it (a
+    0600 file, a mounted Secret) and gives the variable the *path* that the cluster's processes find it at."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node that a cluster holds, or held until lately."""
+
+    id: str
+    """Never given twice."""
+    kind: Literal["head", "worker"]
+    cpu: float
+    """Cores."""
+    memory: float
+    """Bytes."""
+    gpu: float
+    """Devices."""
+    started_at: datetime
+    """When it began to hold them."""
+    ended_at: datetime | None = None
+    """When it gave them back, where the backend still knows of a node that did."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A fact from below that bears on why a cluster is not as wanted: an event, a pod's state, a full quota."""
+
+    source: Literal["event", "pod", "node", "quota", "operator", "cluster", "autoscaler"]
+    about: str
+    """What it is said of, such as ``pod/dev-head``."""
+    reason: str
+    """One word in the source's own terms, such as ``FailedScheduling``."""
+    message: str
+    at: datetime | None = None
+    count: int = 1
+    """How often it was said."""
 
 
 @dataclass(frozen=True)
 class Observation:
     """What a backend sees of a cluster now."""
 
-    phase: Literal["absent", "starting", "ready", "failed", "stopping"]
+    phase: Literal["absent", "starting", "ready", "failed", "stopping", "suspended"]
     reason: str = ""
     message: str = ""
     incarnation: str | None = None
     """Changes with every new head."""
     endpoint: Endpoint | None = None
     environment: Environment | None = None
+    nodes: tuple[Node, ...] = ()
+    """What it holds now, and what it gave back as far as that is still known: the ledger's source."""
+    drift: str = ""
+    """How what is there differs from what was last asked for; ``ensure`` repairs it. Empty where nothing does."""
 
 
 class Reader(Protocol):
@@ -73,16 +136,45 @@ class Reader(Protocol):
         """What is there now. Never raises for a cluster that is absent or broken: that is an answer."""
         ...
 
+    def evidence(self, ref: ClusterRef) -> list[Evidence]:
+        """What the backend knows that bears on the cluster's state, newest first; for people, through ``why``."""
+        ...
+
 
 @runtime_checkable
 class Backend(Reader, Protocol):
-    """What the reconciler alone may ask."""
+    """What the reconciler alone may ask. All raise Unavailable while where compute comes from can't be reached."""
 
     def ensure(self, ref: ClusterRef, spec: ClusterSpec, launch: LaunchContext) -> None:
-        """Ask for the cluster to be there and return at once. One already there or starting is success; one whose head
-        died is started anew (another incarnation). Raises Unsupported without CREATE."""
+        """Ask for the cluster to be there as ``spec`` says and return at once. One already there or starting is
+        success; one whose head died is started anew (another incarnation); a suspended one is resumed; one that
+        drifted is put right without a new head where that is possible. Raises Unsupported without CREATE."""
+        ...
+
+    def suspend(self, ref: ClusterRef, spec: ClusterSpec, launch: LaunchContext) -> None:
+        """Ask for its compute to be released and return at once. A cluster that holds none is success. It is observed
+        as ``suspended``, or as ``absent`` where nothing needs to stay. Raises Unsupported without SUSPEND."""
         ...
 
     def delete(self, ref: ClusterRef) -> None:
         """Ask for deletion and return soon. A cluster already gone is success; nothing of it is left behind."""
+        ...
+
+    def ensure_team(self, team: TeamRef, spec: TeamSpec) -> str:
+        """Make the team's place as ``spec`` says, put right what drifted, and return what is still missing of it (one
+        sentence), empty once it is there. Raises Unsupported without TEAM."""
+        ...
+
+    def delete_team(self, team: TeamRef) -> str:
+        """Ask for the team's place to go, with all in it, and return what is left of it (one sentence), empty once
+        nothing is. A place already gone is success. Raises Unsupported without TEAM."""
+        ...
+
+    def subscribe(self, changed: Callable[[str], None]) -> None:
+        """Call ``changed`` with a cluster's uid, soon and from any thread, whenever what ``observe`` would say of it
+        may have changed, for as long as the backend is open. Raises Unsupported without WATCH."""
+        ...
+
+    def close(self) -> None:
+        """Give back threads and connections. What was asked for goes on."""
         ...

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from rayplane.errors import RayplaneError, Unauthenticated, Unsupported
-from rayplane.gateway.backends.base import Capability, ClusterRef, LaunchContext, Observation
+from rayplane.gateway.backends.base import Capability, ClusterRef, Evidence, LaunchContext, Observation, TeamRef
 from rayplane.gateway.ray_rest import RayRest
 from rayplane.nouns.cluster import ClusterSpec, Endpoint
 from rayplane.nouns.environment import Environment
-from rayplane.nouns.team import Size
+from rayplane.nouns.team import Size, TeamSpec
 from rayplane.settings import GatewaySettings, read_secret
 
 UNKNOWN = "unknown"
@@ -72,9 +73,32 @@ class ExistingBackend:
             f"The backend 'existing' can't make cluster '{ref}'.", remedy="Start it yourself, or use another backend."
         )
 
-    def delete(self, ref: ClusterRef) -> None:
+    def suspend(self, ref: ClusterRef, spec: ClusterSpec, launch: LaunchContext) -> None:
         """Raises Unsupported: what somebody else runs is not ours to stop."""
+        raise Unsupported(f"The backend 'existing' can't suspend cluster '{ref}'.", remedy="Stop it yourself.")
+
+    def delete(self, ref: ClusterRef) -> None:
+        """Raises Unsupported."""
         raise Unsupported(f"The backend 'existing' can't delete cluster '{ref}'.", remedy="Stop it yourself.")
+
+    def evidence(self, ref: ClusterRef) -> list[Evidence]:
+        """Nothing beyond what ``observe`` says."""
+        return []
+
+    def ensure_team(self, team: TeamRef, spec: TeamSpec) -> str:
+        """Raises Unsupported."""
+        raise Unsupported(f"The backend 'existing' keeps no place for team '{team}'.", remedy="None is needed.")
+
+    def delete_team(self, team: TeamRef) -> str:
+        """Raises Unsupported."""
+        raise Unsupported(f"The backend 'existing' keeps no place for team '{team}'.", remedy="None is needed.")
+
+    def subscribe(self, changed: Callable[[str], None]) -> None:
+        """Raises Unsupported: clusters are looked at."""
+        raise Unsupported("The backend 'existing' tells of no changes.", remedy="Look at its clusters.")
+
+    def close(self) -> None:
+        """Nothing is held between two calls."""
 
     def _ask(self, address: str, token_path: Path | None) -> dict[str, str]:
         token = read_secret(token_path) if token_path is not None and token_path.exists() else None

@@ -25,14 +25,14 @@ from typing import Literal
 from pydantic import ValidationError
 
 from rayplane import processes
-from rayplane.errors import RayplaneError, Unauthenticated, Unavailable
+from rayplane.errors import RayplaneError, Unauthenticated, Unavailable, Unsupported
 from rayplane.gateway.backends import local_head
-from rayplane.gateway.backends.base import Capability, ClusterRef, LaunchContext, Observation
+from rayplane.gateway.backends.base import Capability, ClusterRef, Evidence, LaunchContext, Observation, TeamRef
 from rayplane.gateway.backends.local_head import HeadRecord
 from rayplane.gateway.ray_rest import RayRest
 from rayplane.nouns.cluster import ClusterSpec, Endpoint
 from rayplane.nouns.environment import Environment
-from rayplane.nouns.team import Size
+from rayplane.nouns.team import Size, TeamSpec
 from rayplane.settings import GatewaySettings, read_secret, write_secret
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,9 @@ class LocalBackend:
     """Ray heads as processes of this host. One node each; cores are logical."""
 
     name = "local"
-    capabilities: frozenset[Capability] = frozenset(Capability)
+    capabilities: frozenset[Capability] = frozenset(
+        {Capability.CREATE, Capability.SUSPEND, Capability.SERVE, Capability.CLIENT}
+    )
 
     def __init__(self, settings: GatewaySettings) -> None:
         self._home = settings.home_paths
@@ -102,6 +104,10 @@ class LocalBackend:
             return Observation(phase="failed", reason="Unrecorded", message=f"The start of '{ref}' was interrupted.")
         return self._probe(ref, spec, record)
 
+    def evidence(self, ref: ClusterRef) -> list[Evidence]:
+        """Nothing beyond what ``observe`` says: a head is one process, whose last words are in its observation."""
+        return []
+
     def ensure(self, ref: ClusterRef, spec: ClusterSpec, launch: LaunchContext) -> None:
         """Start the head behind, unless it runs, starts, or is being stopped (then ask again)."""
         record = self._record(ref.uid)
@@ -109,9 +115,32 @@ class LocalBackend:
             return
         self._begin(ref, "start", lambda: self._start(ref, launch))
 
+    def suspend(self, ref: ClusterRef, spec: ClusterSpec, launch: LaunchContext) -> None:
+        """Take the head down: nothing of it needs to stay."""
+        self.delete(ref)
+
     def delete(self, ref: ClusterRef) -> None:
         """Stop the head and remove its folder, token, log and record behind."""
         self._begin(ref, "delete", lambda: self._remove(ref))
+
+    def ensure_team(self, team: TeamRef, spec: TeamSpec) -> str:
+        """Raises Unsupported: all teams share this host."""
+        raise _no_places(team)
+
+    def delete_team(self, team: TeamRef) -> str:
+        """Raises Unsupported."""
+        raise _no_places(team)
+
+    def subscribe(self, changed: Callable[[str], None]) -> None:
+        """Raises Unsupported: heads are looked at."""
+        raise Unsupported("The backend 'local' tells of no changes.", remedy="Look at its clusters.")
+
+    def close(self) -> None:
+        """Close the connections to the heads; threads end with what they do."""
+        with self._lock:
+            for client in self._rest.values():
+                client.close()
+            self._rest.clear()
 
     def _begin(self, ref: ClusterRef, kind: Literal["start", "delete"], act: Callable[[], None]) -> None:
         with self._lock:
@@ -152,6 +181,10 @@ class LocalBackend:
         head_log = self._log(ref.uid)
         if head_log.exists():
             head_log.replace(head_log.with_suffix(".previous.log"))
+        secret_paths = {}
+        for variable, text in launch.secrets.items():
+            path = secret_paths[variable] = self._secret_path(ref.uid, variable)
+            write_secret(path, text)
         record = processes.start(
             ref.uid,
             local_head.command(ports, launch, folder, store_bytes),
@@ -159,7 +192,12 @@ class LocalBackend:
             log=head_log,
             records=self._records,
             env=local_head.environment(
-                ports, launch, token_path, slow_store=slow, inherited=os.environ, cores=os.cpu_count() or 1
+                ports,
+                launch,
+                {**secret_paths, "RAY_AUTH_TOKEN_PATH": token_path},
+                slow_store=slow,
+                inherited=os.environ,
+                cores=os.cpu_count() or 1,
             ),
             port=ports["dashboard"],
             cwd=folder,
@@ -179,7 +217,8 @@ class LocalBackend:
     def _remove(self, ref: ClusterRef) -> None:
         self._stop(ref)
         _remove_tree(local_head.temp_dir(self._home.id, ref.uid))
-        self._token_path(ref.uid).unlink(missing_ok=True)
+        for path in self._token_path(ref.uid).parent.glob(f"{ref.uid}.*"):
+            path.unlink(missing_ok=True)
         head_log = self._log(ref.uid)
         for path in (head_log, head_log.with_suffix(".previous.log")):
             path.unlink(missing_ok=True)
@@ -235,6 +274,9 @@ class LocalBackend:
     def _token_path(self, uid: str) -> Path:
         return self._home.secrets / "clusters" / f"{uid}.ray"
 
+    def _secret_path(self, uid: str, variable: str) -> Path:
+        return self._home.secrets / "clusters" / f"{uid}.{variable.lower()}"
+
     def _log(self, uid: str) -> Path:
         return self._home.logs / f"ray-{uid}.log"
 
@@ -251,6 +293,12 @@ class _Work:
     @property
     def running(self) -> bool:
         return not self.done
+
+
+def _no_places(team: TeamRef) -> Unsupported:
+    return Unsupported(
+        f"The backend 'local' keeps no place for team '{team}'.", remedy="Its clusters need none: they share this host."
+    )
 
 
 def _endpoint(record: HeadRecord) -> Endpoint:

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
-from pathlib import Path
 
 from rayplane import plugins
 from rayplane.gateway.admission.roles import SYSTEM
@@ -20,7 +19,7 @@ from rayplane.nouns.base import Object, utcnow
 from rayplane.nouns.cluster import ClusterSpec, ClusterStatus, Lease
 from rayplane.nouns.job import TERMINAL
 from rayplane.nouns.team import Size
-from rayplane.settings import GatewaySettings, Home, write_secret
+from rayplane.settings import GatewaySettings, read_secret
 
 log = logging.getLogger(__name__)
 
@@ -34,26 +33,18 @@ WATCH, HURRY = 2.0, 0.5
 _LONGEST_PAUSE = 60.0
 
 
-def token_path(home: Home, uid: str) -> Path:
-    """The 0600 file with the cluster's own gateway token."""
-    return home.secrets / "clusters" / f"{uid}.token"
-
-
 def launch_environment(ref: ClusterRef, settings: GatewaySettings) -> dict[str, str]:
     """What the head's environment tells drivers and workers: URLs, names and paths of secrets. Pure."""
-    home = settings.home_paths
     env = {
         "RAYPLANE_GATEWAY_URL": settings.url,
         "RAYPLANE_TEAM": ref.team,
         "RAYPLANE_CLUSTER": ref.name,
-        "RAYPLANE_TOKEN_PATH": str(token_path(home, ref.uid)),
     }
     if settings.mlflow_url:
         env |= {
             "MLFLOW_TRACKING_URI": settings.mlflow_url,
             "MLFLOW_WORKSPACE": ref.team,
             "MLFLOW_TRACKING_AUTH": plugins.MLFLOW_AUTH_PROVIDER,
-            "RAYPLANE_MLFLOW_CREDENTIALS": str(credentials_path(home, ref.team)),
             "RAY_TRAIN_CALLBACKS": plugins.TRAIN_CALLBACK,
         }
     return env
@@ -84,7 +75,7 @@ class ClusterReconciler:
         size = size_of(team, spec.size, team_name=ref.team)
         seen = backend.observe(ref, spec)
         if spec.suspended:
-            return self._suspend(obj, ref, backend, seen)
+            return self._suspend(obj, ref, spec, size, backend, seen)
         if seen.phase == "ready":
             return self._ready(obj, ref, size, seen)
         if seen.phase == "stopping" and seen.reason:
@@ -138,18 +129,28 @@ class ClusterReconciler:
             return 15.0
         if Capability.CREATE not in backend.capabilities:
             return WATCH
+        settings = self._platform.settings
+        if settings.mlflow_url and not credentials_path(settings.home_paths, ref.team).exists():
+            with editing(self._platform.store, ref.uid, ClusterStatus) as status:
+                status.phase = "Pending"
+                self._say(status, obj, False, "TeamNotReady", f"Team '{ref.team}' is being onboarded.")
+            return HURRY
         wait = self._pause_before_start(ref.uid)
         if wait > 0:
             return wait
-        write_secret(
-            token_path(self._platform.settings.home_paths, ref.uid),
-            self._platform.signer.cluster_token(ref.team, ref.uid) + "\n",
-        )
-        backend.ensure(ref, spec, LaunchContext(size=size, env=launch_environment(ref, self._platform.settings)))
+        backend.ensure(ref, spec, self._launch(ref, size))
         with editing(self._platform.store, ref.uid, ClusterStatus) as status:
             status.phase = "Starting"
             self._say(status, obj, False, "Starting", "The Ray head is starting.")
         return HURRY
+
+    def _launch(self, ref: ClusterRef, size: Size) -> LaunchContext:
+        settings = self._platform.settings
+        secrets = {"RAYPLANE_TOKEN_PATH": self._platform.signer.cluster_token(ref.team, ref.uid)}
+        credentials = credentials_path(settings.home_paths, ref.team)
+        if settings.mlflow_url and credentials.exists():
+            secrets["RAYPLANE_MLFLOW_CREDENTIALS"] = read_secret(credentials)
+        return LaunchContext(size=size, env=launch_environment(ref, settings), secrets=secrets)
 
     def _note_failure(self, obj: Object, ref: ClusterRef, seen: Observation, *, lost: bool) -> None:
         """Record that there is no head. Why the last one ended stays readable while the next one starts."""
@@ -199,14 +200,16 @@ class ClusterReconciler:
         message = f"The Ray head of '{ref}' runs but has not answered for {seconds:g} s. {seen.message}"
         return replace(seen, phase="failed", reason="NotAnswering", message=message.strip())
 
-    def _suspend(self, obj: Object, ref: ClusterRef, backend: Backend, seen: Observation) -> float | None:
+    def _suspend(
+        self, obj: Object, ref: ClusterRef, spec: ClusterSpec, size: Size, backend: Backend, seen: Observation
+    ) -> float | None:
         if Capability.SUSPEND not in backend.capabilities:
             with editing(self._platform.store, ref.uid, ClusterStatus) as status:
                 message = f"The backend '{backend.name}' can't suspend a cluster."
                 self._say(status, obj, False, "Unsupported", message)
             return None
-        if seen.phase != "absent":
-            backend.delete(ref)
+        if seen.phase not in ("absent", "suspended"):
+            backend.suspend(ref, spec, self._launch(ref, size))
             return HURRY
         self._close_leases(ref, but=None)
         self._starts.pop(ref.uid, None)
@@ -227,7 +230,6 @@ class ClusterReconciler:
             return HURRY
         self._close_leases(ref, but=None)
         self._starts.pop(ref.uid, None)
-        token_path(self._platform.settings.home_paths, ref.uid).unlink(missing_ok=True)
         self._platform.store.remove(ref.uid)
         log.info("cluster %s is gone", ref)
         return None

@@ -333,11 +333,7 @@ def _context(cluster: Object, platform: Platform) -> RunContext:
     home = settings.home_paths
     mlflow = None
     if settings.mlflow_url is not None:
-        mlflow = MlflowAccess(
-            tracking_uri=settings.mlflow_url,
-            workspace=team,
-            credentials_path=str(home.secrets / "teams" / f"{team}.mlflow"),
-        )
+        mlflow = MlflowAccess(tracking_uri=settings.mlflow_url, workspace=team)
     return RunContext(
         team=team,
         cluster=cluster.metadata.name,

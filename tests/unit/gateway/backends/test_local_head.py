@@ -85,7 +85,7 @@ def test_the_environment_passes_on_nothing_foreign_and_pins_threads() -> None:
         "no_proxy": "example.org",
     }
     env = local_head.environment(
-        ports(), LAUNCH, Path("/users/me/token"), slow_store=True, inherited=inherited, cores=2
+        ports(), LAUNCH, {"RAY_AUTH_TOKEN_PATH": Path("/users/me/token")}, slow_store=True, inherited=inherited, cores=2
     )
     assert not {"RAY_ADDRESS", "MLFLOW_TRACKING_URI", "RAYPLANE_MLFLOW_ADMIN_PATH", "AWS_SECRET_ACCESS_KEY"} & set(env)
     assert env["HOME"] == "/users/me"

@@ -11,6 +11,7 @@ from typing import Any
 from rayplane.errors import NotFound, Unavailable
 from rayplane.gateway.admission import tokens
 from rayplane.gateway.admission.roles import SYSTEM
+from rayplane.gateway.reconcile.team import credentials_path
 from rayplane.gateway.store import Store
 from rayplane.gateway.usecases import job as jobs
 from rayplane.gateway.usecases.platform import Platform
@@ -18,7 +19,7 @@ from rayplane.nouns.base import Object
 from rayplane.nouns.cluster import ClusterSpec, ClusterStatus
 from rayplane.nouns.job import JobSpec, JobStatus
 from rayplane.nouns.team import TeamSpec, TeamStatus
-from rayplane.settings import GatewaySettings
+from rayplane.settings import GatewaySettings, write_secret
 from rayplane.storage.root import open_root
 from rayplane.testing.fakes import FakeBackend
 
@@ -60,6 +61,8 @@ class World:
         )
 
     def team(self, phase: str = "Ready") -> Object:
+        if phase == "Ready":
+            write_secret(credentials_path(self.settings.home_paths, TEAM), "rayplane-alpha\npassword\n")
         obj, _ = self.store.put(
             "Team", "", TEAM, TeamSpec().model_dump(mode="json"), owner="test", status=TeamStatus(phase=phase)
         )

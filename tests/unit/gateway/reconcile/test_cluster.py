@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rayplane.gateway.backends.base import Capability, ClusterRef, Observation
-from rayplane.gateway.reconcile.cluster import DRAIN, HURRY, WATCH, ClusterReconciler, token_path
+from rayplane.gateway.reconcile.cluster import DRAIN, HURRY, WATCH, ClusterReconciler
 from rayplane.nouns.base import Object
 from rayplane.nouns.cluster import ClusterStatus
 from tests.unit.gateway.reconcile.doubles import TEAM, World
@@ -51,16 +51,25 @@ def test_a_cluster_that_was_applied_becomes_ready(world: World, reconciler: Clus
 def test_the_head_is_told_paths_and_never_secrets(world: World, reconciler: ClusterReconciler) -> None:
     cluster = world.cluster()
     look(reconciler, world, cluster)
-    env = world.backend.launched(ref(cluster)).env
-    path = token_path(world.settings.home_paths, cluster.metadata.uid)
-    assert env["RAYPLANE_TOKEN_PATH"] == str(path)
-    assert path.stat().st_mode & 0o077 == 0
-    token = path.read_text().strip()
+    launched = world.backend.launched(ref(cluster))
+    env, token = launched.env, launched.secrets["RAYPLANE_TOKEN_PATH"]
+    assert token not in repr(launched)
     principal = world.platform.signer.verify(token)
     assert principal is not None
     assert (principal.role, principal.team, principal.cluster_uid) == ("cluster", TEAM, cluster.metadata.uid)
     assert token not in env.values()
     assert (env["MLFLOW_WORKSPACE"], env["MLFLOW_TRACKING_AUTH"]) == (TEAM, "rayplane")
+
+
+def test_a_cluster_waits_until_its_team_can_track_its_jobs(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.team(phase="Pending")
+    reconciler = ClusterReconciler(world.platform, lambda name: world.backend, clock=world.clock)
+    cluster = world.cluster()
+    status = look(reconciler, world, cluster)
+    ready = status.condition("Ready")
+    assert (status.phase, ready.reason if ready else None) == ("Pending", "TeamNotReady")
+    assert world.backend.observe(ref(cluster), None).phase == "absent"  # type: ignore[arg-type]
 
 
 def test_a_head_that_died_is_started_anew_and_the_reason_stays_readable(
@@ -182,7 +191,6 @@ def test_deleting_stops_jobs_first_but_does_not_wait_for_ever(world: World, reco
     reconciler.reconcile(world.get(cluster))
     reconciler.reconcile(world.get(cluster))
     assert world.store.count("Cluster", TEAM) == 0
-    assert not token_path(world.settings.home_paths, cluster.metadata.uid).exists()
 
 
 def test_a_cluster_of_somebody_else_is_watched_and_never_started_or_deleted(

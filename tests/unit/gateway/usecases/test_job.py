@@ -224,7 +224,6 @@ def test_a_worker_is_told_all_of_its_job_and_the_same_each_time(bench: Any, ada:
     assert told.environment == ENVIRONMENT
     assert told.mlflow is not None
     assert told.mlflow.workspace == "growth"
-    assert told.mlflow.credentials_path == str(home / "secrets" / "teams" / "growth.mlflow")
     assert told.feast is not None
     assert told.feast.online_path == str(home / "feast" / "online" / "growth.db")
     assert job.run_context(f"{uid}-2", principal=principal, platform=bench.platform) == told
