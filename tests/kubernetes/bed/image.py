@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import tomllib
 import zipfile
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -100,12 +101,11 @@ def pause_image(cache: Path, program: Path) -> Image:
 
 
 def _base(cache: Path, debootstrap: Path, say: Say) -> Path:
-    recipe = json.dumps([_SUITE, _PYTHON, _PACKAGES, _DEBIAN, _UNNEEDED, _EXTRAS, sys.version_info[:2]])
-    asked = re.findall(
-        r"^(?:runtime|flights) = \[.*?\]", (_SOURCE / "pyproject.toml").read_text(), re.DOTALL | re.MULTILINE
-    )
-    lock = (_SOURCE / "requirements.lock").read_text()
-    key = hashlib.sha256("\n".join([recipe, *asked, lock]).encode()).hexdigest()[:16]
+    project = tomllib.loads((_SOURCE / "pyproject.toml").read_text())["project"]
+    asked = [*project["dependencies"], *(line for extra in _EXTRAS for line in project["optional-dependencies"][extra])]
+    pinned = needed((_SOURCE / "requirements.lock").read_text(), asked)
+    recipe = json.dumps([_SUITE, _PYTHON, _PACKAGES, _DEBIAN, _UNNEEDED, sys.version_info[:2]])
+    key = hashlib.sha256(f"{recipe}\n{pinned}".encode()).hexdigest()[:16]
 
     def fill(archive: tarfile.TarFile) -> None:
         with tempfile.TemporaryDirectory(dir=cache, prefix=".root-") as made:
@@ -113,7 +113,7 @@ def _base(cache: Path, debootstrap: Path, say: Say) -> Path:
             say("image: Debian's Python (about a minute)")
             _run([str(debootstrap), "--variant=minbase", f"--include={_DEBIAN}", _SUITE, str(root)])
             say("image: the locked packages (about a minute)")
-            _install(root, lock)
+            _install(root, pinned)
             _finish(root)
             say("image: its base layer")
             archive.add(root, arcname=".", filter=_owned)
@@ -121,25 +121,32 @@ def _base(cache: Path, debootstrap: Path, say: Say) -> Path:
     return _layer(cache, f"base-{key}", fill)
 
 
-def _install(root: Path, lock: str) -> None:
-    """What the extras need, in the lock's versions and by its hashes, for the Python of the image."""
-    uv = [sys.executable, "-m", "uv", "pip"]
-    extras = [f"--extra={extra}" for extra in _EXTRAS]
-    quiet = ["--quiet", "--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links"]
-    python = f"--python-version={_PYTHON}"
-    names = _run([*uv, "compile", *quiet, python, "--constraint=requirements.lock", *extras, "pyproject.toml"])
-    wanted = {line.partition("==")[0].strip() for line in names.splitlines() if "==" in line}
-    # A line that begins in the first column begins a package; its hashes are indented.
-    blocks = re.split(r"\n(?=\S)", lock)
-    pinned = [block for block in blocks if re.split(r"[=\[ ]", block, maxsplit=1)[0] in wanted]
+def needed(lock: str, asked: list[str]) -> str:
+    """The part of a lock for some requirements: their packages and, by its comments on who asked, what these need."""
+    # A line that begins in the first column begins a package; hashes and comments are indented.
+    blocks = {_name(block): block for block in re.split(r"\n(?=\S)", lock.strip())}
+    parents = {name: set(re.findall(r"^ +#(?: via)? +(\S+)", block, re.MULTILINE)) for name, block in blocks.items()}
+    found = {_name(requirement) for requirement in asked} & blocks.keys()
+    while more := {name for name in blocks.keys() - found if parents[name] & found}:
+        found |= more
+    return "\n".join(blocks[name] for name in sorted(found)) + "\n"
+
+
+def _name(requirement: str) -> str:
+    return re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0].lower().replace("_", "-").replace(".", "-")
+
+
+def _install(root: Path, pinned: str) -> None:
+    """What is pinned, by its hashes, for the Python of the image."""
     target = root / _PACKAGES.lstrip("/")
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as requirements:
-        requirements.write("\n".join(pinned))
+        requirements.write(pinned)
         requirements.flush()
         # Whoever runs in a pod can't write there: without bytecode each process would compile anew.
         bytecode = ["--compile-bytecode"] if sys.version_info[:2] == (3, 11) else []
         checked = ["--quiet", "--no-deps", "--require-hashes", f"--requirements={requirements.name}"]
-        _run([*uv, "install", *checked, python, *bytecode, f"--target={target}"])
+        uv = [sys.executable, "-m", "uv", "pip", "install", f"--python-version={_PYTHON}", f"--target={target}"]
+        _run([*uv, *checked, *bytecode])
     for script in (target / "bin").iterdir():
         content = script.read_bytes()
         if content.startswith(b"#!") and b"python" in content.partition(b"\n")[0]:
