@@ -6,6 +6,7 @@ minutes; what a change of the code makes anew is the small one on top. Both are 
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import json
@@ -181,21 +182,21 @@ def _rayplane(cache: Path) -> Path:
 
 
 def _layer(cache: Path, name: str, fill: Callable[[tarfile.TarFile], None]) -> Path:
-    """The tar of a layer, made if it is not there; named once it is whole."""
+    """The tar of a layer, made if it is not there; named once it is whole. Two that want it make it once."""
     path = cache / f"{name}.tar"
-    if not path.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=cache, prefix=".partial-", delete=False) as partial:
-            try:
-                with tarfile.open(fileobj=partial, mode="w") as archive:
-                    fill(archive)
-            except BaseException:
-                os.unlink(partial.name)
-                raise
-        path.with_suffix(".sha256").write_text(_digest(Path(partial.name)))
-        os.replace(partial.name, path)
-    path.touch()
-    _forget_old(cache, name.partition("-")[0])
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            for left in (*cache.glob(".partial-*"), *cache.glob(".root-*")):  # by one that was killed
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            partial = cache / f".partial-{name}"
+            with tarfile.open(partial, mode="w") as archive:
+                fill(archive)
+            path.with_suffix(".sha256").write_text(_digest(partial))
+            os.replace(partial, path)
+        path.touch()
+        _forget_old(cache, name.partition("-")[0])
     return path
 
 
