@@ -16,7 +16,7 @@ from tests.kubernetes import mutant
 from tests.kubernetes.bed.level_a import LevelA
 
 CONTRACT = Path(__file__).parent / "test_backend_contract.py"
-PATIENCE = "12"
+PATIENCE = "20"
 """Seconds for which the contract waits: what is taken away does not come."""
 
 
@@ -57,7 +57,7 @@ def test_without_any_one_call_the_contract_turns_red(level_a: LevelA) -> None:
 
 def _run(kubeconfig: Path, site: mutant.Site | None) -> Outcome:
     began = time.monotonic()
-    environment = {**os.environ, "KUBECONFIG": str(kubeconfig), "RAYPLANE_TEST_PATIENCE": PATIENCE}
+    environment = {**os.environ, "KUBECONFIG": str(kubeconfig), "TEST_PATIENCE": PATIENCE}
     if site is not None:
         environment[mutant.VARIABLE] = site.id
     done = subprocess.run(
