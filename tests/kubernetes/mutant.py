@@ -18,7 +18,7 @@ import rayplane
 from rayplane.errors import NotFound
 
 PACKAGE = "rayplane.gateway.backends.kubernetes"
-MODULES = ("backend", "place", "cache")
+MODULES = ("backend", "place", "cache", "own")
 VARIABLE = "MUTANT_OF_THE_ADAPTER"
 
 _FOLDER = Path(str(rayplane.__file__)).parent / "gateway" / "backends" / "kubernetes"

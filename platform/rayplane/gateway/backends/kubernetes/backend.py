@@ -13,30 +13,59 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from rayplane.errors import Conflict, NotFound, Unavailable
 from rayplane.gateway.backends.base import (
     Capability,
     ClusterRef,
     Evidence,
+    JobObservation,
+    JobRef,
     LaunchContext,
     Node,
     Observation,
+    ServiceObservation,
+    ServiceRef,
+    Submission,
     TeamRef,
 )
-from rayplane.gateway.backends.kubernetes import compare, facts, observation, pods, raycluster, settings
+from rayplane.gateway.backends.kubernetes import (
+    compare,
+    facts,
+    observation,
+    pods,
+    raycluster,
+    rayjob,
+    rayservice,
+    settings,
+)
 from rayplane.gateway.backends.kubernetes.api import KubeApi
 from rayplane.gateway.backends.kubernetes.cache import Cache
-from rayplane.gateway.backends.kubernetes.kinds import DEFINITION, POD, RAYCLUSTER, SECRET, UID, Object
+from rayplane.gateway.backends.kubernetes.jobs import Jobs
+from rayplane.gateway.backends.kubernetes.kinds import (
+    DEFINITION,
+    POD,
+    RAYCLUSTER,
+    RAYJOB,
+    RAYSERVICE,
+    SECRET,
+    UID,
+    Object,
+)
+from rayplane.gateway.backends.kubernetes.own import Shared
 from rayplane.gateway.backends.kubernetes.place import Places
 from rayplane.gateway.backends.kubernetes.preflight.check import preflight
-from rayplane.nouns.cluster import ClusterSpec
+from rayplane.gateway.backends.kubernetes.services import Services
+from rayplane.nouns.cluster import ClusterSpec, Nodes
 from rayplane.nouns.environment import Environment
+from rayplane.nouns.job import JobSpec
+from rayplane.nouns.service import ServiceSpec
 from rayplane.nouns.team import Size, TeamSpec
 from rayplane.settings import GatewaySettings, read_secret, write_secret
 
@@ -49,6 +78,7 @@ _ATTEMPTS = 4
 _GONE_NODES = 64
 _GONE_FOR = timedelta(minutes=15)
 """How many nodes of a cluster that gave their place back are remembered, and for how long."""
+_CHECKED = {kind.name: kind for kind in (RAYCLUSTER, RAYJOB, RAYSERVICE)}
 
 
 class KubernetesBackend:
@@ -65,22 +95,41 @@ class KubernetesBackend:
         self._cache = Cache(self.api, patience=self._settings.watch_patience)
         self._cache.add(RAYCLUSTER, trim=raycluster.trim, told=self._told)
         self._cache.add(POD, trim=observation.trim_pod, told=self._told_pod)
+        self._cache.add(RAYJOB, trim=rayjob.trim, told=self._told)
+        self._cache.add(RAYSERVICE, trim=rayservice.trim, told=self._told)
         self._places = Places(self.api, self._cache, self._settings, self._root)
         self._lock = threading.Lock()
-        self._known: tuple[float, dict[str, Object]] = (-_DEFINITION_HOLDS, {})
+        self._known: dict[str, tuple[float, dict[str, Object]]] = {}
         self._falls: dict[str, observation.Fall] = {}
         self._gone: dict[str, deque[Node]] = {}
         self._subscribers: list[Callable[[str], None]] = []
+        shared = Shared(
+            api=self.api,
+            cache=self._cache,
+            settings=self._settings,
+            root=self._root,
+            tokens=self._tokens,
+            environment=self._environment,
+            fall_of=self._fall_of,
+            forgive=self._forgive,
+            with_gone=self._with_gone,
+            wrong=self._wrong,
+        )
+        self._jobs = Jobs(shared)
+        self._services = Services(shared)
 
     def preflight(self, ref: ClusterRef, spec: ClusterSpec, size: Size) -> list[str]:
         """What Kubernetes would refuse, or accept and never start."""
         if not ref.name[0].isalpha():
             return [f"The name '{ref.name}' begins with a digit, a RayCluster's can't. Choose another name."]
         manifest = raycluster.render(ref, spec, LaunchContext(size=size), self._settings, self._root)
-        return preflight([manifest], self._definitions())
+        return self._wrong(manifest)
 
     def environment(self, spec: ClusterSpec) -> Environment | None:
         """The image's, as the settings tell it."""
+        return self._environment()
+
+    def _environment(self) -> Environment:
         return Environment(
             interpreter=self._settings.image,
             ray=self._settings.ray_version,
@@ -115,26 +164,60 @@ class KubernetesBackend:
     def ensure(self, ref: ClusterRef, spec: ClusterSpec, launch: LaunchContext) -> None:
         """Apply it if it is missing, drifted, suspended, or asked for otherwise. A head that died KubeRay replaces."""
         self._cache.require(RAYCLUSTER, POD)
-        self._forgive(ref)
+        self._forgive(ref.uid)
         self._apply(ref, spec, launch, suspended=False)
 
     def suspend(self, ref: ClusterRef, spec: ClusterSpec, launch: LaunchContext) -> None:
         """Have KubeRay take all of its pods down; the RayCluster stays."""
         self._cache.require(RAYCLUSTER, POD)
-        self._forgive(ref)
+        self._forgive(ref.uid)
         if self._held(ref) is not None:
             self._apply(ref, spec, launch, suspended=True)
 
     def delete(self, ref: ClusterRef) -> None:
         """Delete the RayCluster, which is gone only when all that belongs to it is."""
         self._cache.require(RAYCLUSTER, POD)
-        self._forgive(ref)
+        self._forgive(ref.uid)
         self._token_path(ref).unlink(missing_ok=True)
         held = self._held(ref)
         if held is not None:
             self._delete(held)
         with self._lock:
             self._gone.pop(ref.uid, None)
+
+    def preflight_job(self, ref: JobRef, spec: JobSpec, size: Size) -> list[str]:
+        """What KubeRay would refuse of a RayJob, or accept and not act on."""
+        return self._jobs.preflight(ref, spec, size)
+
+    def ensure_job(self, ref: JobRef, nodes: Nodes, submission: Submission, launch: LaunchContext) -> None:
+        """Apply the attempt's RayJob, once."""
+        self._jobs.ensure(ref, nodes, submission, launch)
+
+    def observe_job(self, ref: JobRef) -> JobObservation:
+        """What the watch told last of its RayJob and that one's cluster. Raises Unavailable once that is too old."""
+        return self._jobs.observe(ref)
+
+    def delete_job(self, ref: JobRef) -> None:
+        """Delete the attempt's RayJob, which is gone only when all that belongs to it is."""
+        self._jobs.delete(ref)
+
+    def preflight_service(self, ref: ServiceRef, spec: ServiceSpec, size: Size) -> list[str]:
+        """What KubeRay would refuse of a RayService."""
+        return self._services.preflight(ref, spec, size)
+
+    def ensure_service(
+        self, ref: ServiceRef, nodes: Nodes, application: Mapping[str, Any], launch: LaunchContext
+    ) -> None:
+        """Apply the service's RayService if it is missing, drifted, or asked for otherwise."""
+        self._services.ensure(ref, nodes, application, launch)
+
+    def observe_service(self, ref: ServiceRef) -> ServiceObservation:
+        """What the watch told last of its RayService and its clusters. Raises Unavailable once that is too old."""
+        return self._services.observe(ref)
+
+    def delete_service(self, ref: ServiceRef) -> None:
+        """Delete the service's RayService, which is gone only when all that belongs to it is."""
+        self._services.delete(ref)
 
     def ensure_team(self, team: TeamRef, spec: TeamSpec) -> str:
         """Its namespace, with all that belongs into it."""
@@ -148,7 +231,7 @@ class KubernetesBackend:
         """Tell of clusters; begins to follow them."""
         with self._lock:
             self._subscribers.append(changed)
-        for kind in (RAYCLUSTER, POD):
+        for kind in (RAYCLUSTER, RAYJOB, RAYSERVICE, POD):
             self._cache[kind].start()
 
     def close(self) -> None:
@@ -159,18 +242,22 @@ class KubernetesBackend:
         self.api.close()
         self._cache.close()
 
-    def _definitions(self) -> dict[str, Object]:
-        """The RayCluster's definition, read anew when it is old: KubeRay may be upgraded at any time."""
+    def _wrong(self, manifest: Object) -> list[str]:
+        """What is wrong with an object for its definition, and for KubeRay."""
+        return preflight([manifest], self._definition(manifest["kind"]))
+
+    def _definition(self, kind: str) -> dict[str, Object]:
+        """A kind's definition, read anew when it is old: KubeRay may be upgraded at any time. Empty without any."""
         with self._lock:
-            read_at, known = self._known
+            read_at, known = self._known.get(kind, (-_DEFINITION_HOLDS, {}))
         if time.monotonic() - read_at < _DEFINITION_HOLDS:
             return known
         try:
-            known = {RAYCLUSTER.name: self.api.get(DEFINITION, str(RAYCLUSTER))}
+            known = {kind: self.api.get(DEFINITION, str(_CHECKED[kind]))}
         except NotFound:
             return {}
         with self._lock:
-            self._known = (time.monotonic(), known)
+            self._known[kind] = (time.monotonic(), known)
         return known
 
     def _apply(self, ref: ClusterRef, spec: ClusterSpec, launch: LaunchContext, *, suspended: bool) -> None:
@@ -253,9 +340,13 @@ class KubernetesBackend:
         there = self._cache[RAYCLUSTER].get(self._settings.namespace(ref.team), ref.name)
         return there if there is not None and raycluster.is_of(there, ref) else None
 
-    def _forgive(self, ref: ClusterRef) -> None:
+    def _forgive(self, uid: str) -> None:
         with self._lock:
-            self._falls.pop(ref.uid, None)
+            self._falls.pop(uid, None)
+
+    def _fall_of(self, uid: str) -> observation.Fall | None:
+        with self._lock:
+            return self._falls.get(uid)
 
     def _token_path(self, ref: ClusterRef) -> Path:
         return self._tokens / f"{ref.uid}.ray"
