@@ -19,7 +19,7 @@ _HERE = Path(__file__).parent
 CONTRACT = [str(_HERE / "test_backend_contract.py")]
 OF_OWN_NODES = [str(_HERE / "test_dedicated.py"), "-k", "TestJobs or TestServices or secrets or another_gateway"]
 """What asks for the calls that jobs' and services' own nodes need."""
-PATIENCE = "12"
+PATIENCE = "20"
 """Seconds for which the contract waits: what is taken away does not come."""
 
 
@@ -65,7 +65,7 @@ def _contract_of(site: mutant.Site | None) -> list[str]:
 
 def _run(kubeconfig: Path, site: mutant.Site | None, contract: list[str]) -> Outcome:
     began = time.monotonic()
-    environment = {**os.environ, "KUBECONFIG": str(kubeconfig), "RAYPLANE_TEST_PATIENCE": PATIENCE}
+    environment = {**os.environ, "KUBECONFIG": str(kubeconfig), "TEST_PATIENCE": PATIENCE}
     if site is not None:
         environment[mutant.VARIABLE] = site.id
     done = subprocess.run(
