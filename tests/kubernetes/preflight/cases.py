@@ -224,7 +224,7 @@ _SCHEMA: tuple[tuple[Any, ...], ...] = (
 )
 
 _RENDERED: tuple[tuple[Any, ...], ...] = (
-    ("rendered", "ray.name-length", ("metadata.name", "n" * 54)),
+    ("rendered", "ray.name-length", ("metadata.name", "r" * 54)),
     ("rendered", "ray.name", ("metadata.name", "2nd")),
     ("rendered", "metadata.label-value", (f"{HEAD}.spec.nodeSelector['zone']", "a b")),
     ("rendered", "pod.toleration", (f"{HEAD}.spec.tolerations", [{"key": "gpu", "operator": "Is"}])),
