@@ -78,8 +78,8 @@ def run(settings: GatewaySettings) -> None:
     loop = Loop(
         platform,
         [
-            TeamReconciler(platform, mlflow),
-            ClusterReconciler(platform, backend),
+            TeamReconciler(platform, mlflow, backend),
+            ClusterReconciler(platform, backend, rays, wake=lambda uid: loop.wake(uid)),
             JobReconciler(platform, rays, mlflow),
             ServiceReconciler(platform, rays, mlflow),
             PipelineReconciler(platform, dbos_url=settings.dbos_url, mlflow=mlflow),

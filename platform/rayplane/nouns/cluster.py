@@ -98,7 +98,7 @@ class Suspension(Record):
 
 
 class ClusterStatus(Status):
-    """Phases: Pending, Starting, Ready, Failed, Suspended, Deleting."""
+    """Phases: Pending, Starting, Ready, Failed, Suspending, Suspended, Deleting."""
 
     endpoint: Endpoint | None = None
     environment: Environment | None = None

@@ -170,7 +170,8 @@ class CreatingBackendContract(BackendContract):
         seen = case.until("ready")
         (head,) = _held(seen, "head")
         size = case.launch.size
-        assert (head.cpu, head.gpu) == (pytest.approx(size.cpu), pytest.approx(size.gpu))
+        assert head.cpu == pytest.approx(size.cpu)
+        assert head.gpu == pytest.approx(size.gpu)
         assert head.memory == pytest.approx(size.memory, rel=0.01)
         assert head.started_at <= case.clock() + CLOCKS
         assert case.clock() - head.started_at < timedelta(seconds=2 * case.patience)
@@ -190,7 +191,8 @@ class CreatingBackendContract(BackendContract):
             return
         assert case.scale is not None
         case.until("ready")
-        least, ids = case.spec.workers.min, set()
+        least = case.spec.workers.min
+        ids: set[str] = set()
         for _ in range(2):
             case.scale(case.ref, least + 1)
             seen = case.until_seen(lambda seen: len(_held(seen, "worker")) == least + 1, "one more worker")

@@ -97,7 +97,7 @@ class FakeBackend:
             )
 
     def ensure(self, ref: ClusterRef, spec: ClusterSpec, launch: LaunchContext) -> None:
-        """Start a head, unless one starts or is there; one that failed is started anew. Workers are as many as least."""
+        """Start a head, unless one starts or is there; one that failed is started anew. Workers: the least number."""
         self._require(Capability.CREATE)
         if spec.workers.max:
             self._require(Capability.WORKERS)

@@ -263,7 +263,7 @@ class LocalBackend:
     ) -> Observation:
         """An observation with the head that runs, whatever else is so, and those that are known to have ended."""
         record = self._record(ref.uid)
-        held = ()
+        held: tuple[Node, ...] = ()
         if record is not None and processes.alive(record):
             held = (local_head.node(record),)
         elif record is not None:

@@ -196,7 +196,7 @@ class JobReconciler:
         if cluster.incarnation == attempt.incarnation and cluster.endpoint is not None:
             return None
         failure = cluster.condition("LastFailure")
-        if cluster.phase == "Suspended":
+        if cluster.phase in ("Suspending", "Suspended"):
             return f"The job's {where} was suspended while it ran."
         reason = f" {failure.message}" if failure is not None and failure.message else ""
         return f"The Ray head of {where} died while the job ran.{reason}"
@@ -381,8 +381,9 @@ def _default(end: End) -> str:
 
 def _why_not_ready(look: _Look, cluster: ClusterStatus) -> str:
     where = f"Cluster '{look.team}/{look.spec.cluster}'"
-    if cluster.phase == "Suspended":
-        return f"{where} is suspended. Apply it with 'suspended: false'."
+    if cluster.phase == "Suspended" and cluster.suspension is None:
+        command = f"rayplane cluster resume {look.spec.cluster} --team {look.team}"
+        return f"{where} was suspended by a person, who alone resumes it: {command}"
     ready = cluster.condition("Ready")
     reason = ready.message if ready is not None else ""
     return f"{where} is {cluster.phase or 'Pending'}. {reason}".strip()

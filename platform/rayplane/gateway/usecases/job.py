@@ -12,7 +12,7 @@ from rayplane.gateway.admission.roles import Principal, authorize
 from rayplane.gateway.admission.versions import declared_by, require_match
 from rayplane.gateway.store.objects import Change
 from rayplane.gateway.usecases import packages
-from rayplane.gateway.usecases.cluster import backend_of
+from rayplane.gateway.usecases.cluster import backend_of, note_work
 from rayplane.gateway.usecases.platform import Platform, team_spec
 from rayplane.nouns.base import MAX_NAME, Object, check_name
 from rayplane.nouns.cluster import ClusterSpec, ClusterStatus
@@ -70,7 +70,7 @@ def place(
         # Once more, now that nobody else writes: the same request may have come twice at once.
         if (known := _known(spec, team, name, platform)) is not None:
             return known, "unchanged"
-        platform.cluster(team, spec.cluster)
+        note_work(platform.cluster(team, spec.cluster), platform)
         return _write(
             spec, team, name, {**_pipeline_labels(spec), **labels}, status, principal, platform, if_match
         ), "created"

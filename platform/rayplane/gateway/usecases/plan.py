@@ -143,7 +143,7 @@ def _preflight(item: _Item, spec: ClusterSpec, team: Object | None, platform: Pl
     item.check(lambda: teams.check_backend(backend, "cluster.backend"))
     if len(item.result.forbidden) > known:
         return
-    item.check(lambda: clusters.check_acted_on(spec, backend))
+    item.check(lambda: clusters.check_acted_on(spec, platform.readers(backend)))
     if size is None:
         return
     item.result.cost = plan_effects.cost(spec, size)

@@ -215,8 +215,7 @@ def test_a_document_without_a_team_or_of_no_noun_is_refused(bench: Any) -> None:
         planned(bench, doc("Custer", "c", {}))
 
 
-def test_the_most_that_it_may_cost_is_told(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rayplane.gateway.usecases.cluster._FIXED_SIZE", frozenset(), raising=False)
+def test_the_most_that_it_may_cost_is_told(bench: Any) -> None:
     bench.apply("Team", "growth", {"sizes": SIZES}, team="")
     found = planned(
         bench,
