@@ -1,0 +1,134 @@
+"""What the platform costs on Kubernetes: how much later a cluster is ready, and how many clusters one gateway holds.
+
+python -m benchmarks.kubernetes [--part create|operator|kwok ...] [--clusters N] [--repeat N] [--steady SECONDS]
+
+Prints JSON. Parts:
+
+- create: on a real node (the test bed's level B, as root), `cluster create` until it is Ready against a bare apply of
+  the very same RayCluster and Secret until its head is ready, in turns; the difference of the medians.
+- operator: 200 clusters on fake nodes (level A) that the real KubeRay operator looks after.
+- kwok: 2,000 clusters without the operator: each gets a head pod, which kwok lets run, and nothing else acts on it.
+
+A change of desired state is one more worker allowed, so no pod comes or goes. ``changes_in_store`` counts from the
+commit of all of them to the last one's arrival at the API server; ``changes_by_http`` from the first PUT on; ``bare`` is
+what the API server takes of the same changes when nobody but an applier asks. All that is measured runs on one machine:
+``cpu_ms_each`` tells who used it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from benchmarks.on_kubernetes import create
+from benchmarks.on_kubernetes.fleet import Fleet, say
+from benchmarks.on_kubernetes.gateway import gateway_on
+from benchmarks.on_kubernetes.watching import played_operator, watching
+from rayplane.errors import RayplaneError
+from tests.kubernetes.bed.level_a import level_a
+from tests.kubernetes.bed.level_b import level_b
+
+PARTS = ("create", "operator", "kwok")
+CLUSTERS = {"operator": 200, "kwok": 2000}
+PER_TEAM = 100
+"""Clusters of one team."""
+WANTED = {
+    "adds_seconds": 2.4,
+    "changes_per_second": 50.0,
+    "calls_per_cluster_minute": 0.1,
+    "gateway_rss_mb": 300.0,
+    "seconds_to_converged": 30.0,
+}
+
+
+def measure_create(repeat: int) -> dict[str, Any]:
+    """The part on a real node."""
+    with level_b(say=say) as bed, tempfile.TemporaryDirectory(prefix="rp-bench-") as folder:
+        with gateway_on(bed, Path(folder), host=bed.host_address, image=bed.image) as gateway:
+            gateway.start()
+            found = create.measure(bed, gateway, repeat)
+    return {**found, "met": {"adds_seconds": found["adds_seconds"] <= WANTED["adds_seconds"]}}
+
+
+def measure_fleet(part: str, clusters: int, repeat: int, steady: float, patience: float) -> dict[str, Any]:
+    """A part on fake nodes: with the operator, or played without one."""
+    teams = -(-clusters // PER_TEAM)
+    with ExitStack() as stack:
+        bed = stack.enter_context(level_a(audit=True, say=say))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rp-bench-")))
+        gateway = stack.enter_context(gateway_on(bed, folder))
+        watch = stack.enter_context(watching(bed.kubeconfig))
+        if part == "kwok":
+            bed.stop("ray-operator")
+            stack.enter_context(played_operator(watch, bed.kubeconfig, "fake-0"))
+        fleet = Fleet(bed, gateway, watch, clusters, teams, patience)
+        started = gateway.start()
+        say(f"the gateway serves after {started:.1f} s: pid {gateway.pid}, {gateway.url}")
+        few = min(clusters, 200)
+        found: dict[str, Any] = {"clusters": clusters, "teams": teams, "made": fleet.make()}
+        found["changes_in_store"] = fleet.change_in_store(repeat)
+        found["changes_by_http"] = fleet.change_by_http(few, repeat)
+        found["steady"] = fleet.steady(steady)
+        found["stopped"] = fleet.restart(kill=False, changed=few // 10)
+        found["killed"] = fleet.restart(kill=True, changed=few // 10)
+        found["bare"] = fleet.bare_changes(few)
+    found["ratio_to_bare"] = round(found["changes_in_store"]["per_second"] / found["bare"]["changes_per_second"], 2)
+    return {**found, "met": met(found)}
+
+
+def met(found: dict[str, Any]) -> dict[str, bool]:
+    """Which of the wanted figures a fleet reaches."""
+    converged = max(found[how]["seconds_to_converged"] for how in ("stopped", "killed"))
+    return {
+        "changes_per_second": found["changes_in_store"]["per_second"] >= WANTED["changes_per_second"],
+        "calls_per_cluster_minute": found["steady"]["calls_per_cluster_minute"] <= WANTED["calls_per_cluster_minute"],
+        "gateway_rss_mb": found["steady"]["gateway_rss_mb"] <= WANTED["gateway_rss_mb"],
+        "seconds_to_converged": converged <= WANTED["seconds_to_converged"],
+    }
+
+
+def with_load(measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """A measurement with the machine's load before it, which it adds to itself, and after."""
+    before = os.getloadavg()[0]
+    return {**measure(), "load": round(before, 2), "load_after": round(os.getloadavg()[0], 2)}
+
+
+def main() -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description="Measure the platform on Kubernetes.")
+    parser.add_argument("--part", choices=PARTS, action="append", help="A part to measure; all if none is named.")
+    parser.add_argument("--clusters", type=int, help="Clusters of a fleet, instead of 200 and 2,000.")
+    parser.add_argument("--repeat", type=int, default=5, help="Turns of each way to create; the figure is the median.")
+    parser.add_argument("--changes", type=int, default=3, help="Rounds of changes; the figure is their median.")
+    parser.add_argument("--steady", type=float, default=300.0, help="Seconds in which nothing changes.")
+    parser.add_argument("--patience", type=float, default=900.0, help="Seconds after which it gives up waiting.")
+    asked = parser.parse_args()
+    if min(asked.repeat, asked.changes) < 1 or (asked.clusters is not None and asked.clusters < 10) or asked.steady <= 0:
+        parser.error("--repeat and --changes must be at least 1, --clusters at least 10, --steady above 0")
+    parts: dict[str, Any] = {}
+    try:
+        for part in asked.part or PARTS:
+            say(f"part {part}")
+            if part == "create":
+                parts[part] = with_load(lambda: measure_create(asked.repeat))
+                continue
+            count = asked.clusters or CLUSTERS[part]
+            parts[part] = with_load(
+                lambda p=part, n=count: measure_fleet(p, n, asked.changes, asked.steady, asked.patience)
+            )
+    except RayplaneError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return error.exit_code
+    print(json.dumps({"figure": "the platform on Kubernetes", "wanted": WANTED, "parts": parts}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,268 @@
+"""Many clusters of several teams: made, changed, left alone, looked after by a gateway that was away."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from benchmarks.on_kubernetes.gateway import USER, Gateway, cpu_seconds
+from benchmarks.on_kubernetes.watching import Key, Watching
+from rayplane.gateway.backends.kubernetes.api import KubeApi
+from rayplane.gateway.backends.kubernetes.kinds import NAMESPACE, RAYCLUSTER, Object
+from rayplane.gateway.store import Store
+from tests.kubernetes.bed.api import wait_for
+from tests.kubernetes.bed.control_plane import ControlPlane
+
+T = TypeVar("T")
+
+TEAM = {
+    "backend": "kubernetes",
+    "sizes": {"small": {"cpu": "100m", "memory": "1Gi"}},
+}
+WRITERS = 4
+"""Clients that write to the gateway at once."""
+APPLIERS = 16
+"""Threads of a bare apply: as many as a gateway reconciles with."""
+COMPONENTS = ("kube-apiserver", "etcd", "kwok", "ray-operator", "kube-controller-manager")
+
+
+def say(line: str) -> None:
+    """Progress."""
+    print(f"bench: {line}", file=sys.stderr, flush=True)
+
+
+@dataclass
+class Fleet:
+    """Clusters ``c-0`` ... of the teams ``fleet-0`` ..., dealt out in turn."""
+
+    bed: ControlPlane
+    gateway: Gateway
+    watch: Watching
+    clusters: int
+    teams: int
+    patience: float
+    """Seconds for which anything is waited for."""
+    _most: int = field(default=2, init=False)
+    """The most workers that each cluster may have; a change is one more."""
+
+    def names(self, count: int | None = None) -> list[tuple[str, str]]:
+        """(team, cluster) of the first ``count``."""
+        return [(f"fleet-{n % self.teams}", f"c-{n}") for n in range(self.clusters if count is None else count)]
+
+    def keys(self, count: int | None = None) -> list[Key]:
+        """(namespace, RayCluster) of the first ``count``."""
+        return [(f"rayplane-{team}", name) for team, name in self.names(count)]
+
+    def make(self) -> dict[str, Any]:
+        """Teams first, then clusters by HTTP PUTs; waits until all are Ready."""
+        with self.gateway.client() as client:
+            for number in range(self.teams):
+                client.teams.apply(f"fleet-{number}", spec=TEAM)
+            for number in range(self.teams):
+                client.teams.wait("", f"fleet-{number}", timeout=self.patience)
+        say(f"{self.teams} teams are onboarded")
+        began, used = time.monotonic(), self._used()
+        self._put(self.names())
+        written = time.monotonic()
+        applied = self.watch.wait_for(self.keys(), self.patience)
+        say(f"{self.clusters} RayClusters are there after {applied - began:.1f} s")
+        self.wait_ready()
+        ready = time.monotonic()
+        return {
+            "clusters_per_second_written": self._rate(self.clusters, written - began),
+            "clusters_per_second_applied": self._rate(self.clusters, applied - began),
+            "seconds_to_all_ready": round(ready - began, 1),
+            "cpu_ms_each": self._cpu_since(used, self.clusters),
+        }
+
+    def change_in_store(self, repeat: int) -> dict[str, Any]:
+        """From a commit of one changed spec for each cluster until the last of them is applied: what reconciling does."""
+        return self._changes(self.clusters, repeat, self._write_to_store)
+
+    def change_by_http(self, count: int, repeat: int) -> dict[str, Any]:
+        """The same with a PUT for each, from the first request: what writing and reconciling at once do."""
+        return self._changes(count, repeat, self._put)
+
+    def steady(self, seconds: float) -> dict[str, Any]:
+        """Calls to the API server while nothing changes, by the gateway's count and by the API server's audit log."""
+        self.settle()
+        offset, counted, used = self.bed.audit_log.stat().st_size, self.gateway.calls(), self._used()
+        began = time.monotonic()
+        time.sleep(seconds)
+        minutes = (time.monotonic() - began) / 60
+        mine, audited = self.gateway.calls() - counted, _audited(self.bed.audit_log, offset)
+        per_minute = {"gateway": mine / minutes, "audit_log": audited / minutes}
+        rss, peak = self.gateway.memory()
+        return {
+            "seconds": round(minutes * 60),
+            "calls_per_minute": {who: round(calls, 2) for who, calls in per_minute.items()},
+            "calls_per_cluster_minute": round(max(per_minute.values()) / self.clusters, 5),
+            "gateway_cpu_percent": round(self._cpu_since(used, 1)["gateway"] / (minutes * 60) / 10, 2),
+            "gateway_rss_mb": round(rss),
+            "gateway_peak_rss_mb": round(peak),
+        }
+
+    def restart(self, *, kill: bool, changed: int) -> dict[str, Any]:
+        """From the start of a gateway until all is as wanted again.
+
+        While it is away a RayCluster is tampered with, and ``changed`` specs become others in its store.
+        """
+        before = self.watch.generations()
+        tampered, written = self.keys()[-1], self.names(changed)
+        self.gateway.stop(kill=kill)
+        self._tamper(tampered)
+        self._most += 1
+        self._write_to_store(written)
+        wanted = {key: before[key] for key in self.keys(changed)} | {tampered: before[tampered] + 1}
+        began = time.monotonic()
+        serving = self.gateway.start()
+        applied = self.watch.wait_beyond(wanted, self.patience)
+        wait_for("every cluster looked at", lambda: self._looks() >= self.clusters, seconds=self.patience, every=0.2)
+        self.wait_ready()
+        converged = time.monotonic() - began
+        say(f"a gateway that was {'killed' if kill else 'stopped'} has all as wanted {converged:.1f} s after its start")
+        return {
+            "seconds_to_serving": round(serving, 1),
+            "seconds_to_repaired": round(applied - began, 1),
+            "seconds_to_converged": round(converged, 1),
+        }
+
+    def bare_changes(self, count: int) -> dict[str, Any]:
+        """The same changes by server-side apply and nothing else: what this machine's API server takes."""
+        api = KubeApi(self.bed.kubeconfig, timeout=60.0)
+        api.apply(NAMESPACE, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "bare"}})
+        model = api.get(RAYCLUSTER, *reversed(self.keys()[0]))
+        with ThreadPoolExecutor(APPLIERS) as pool:
+
+            def apply(most: int) -> float:
+                began = time.monotonic()
+                list(pool.map(lambda n: api.apply(RAYCLUSTER, bare(model, f"c-{n}", "bare", most)), range(count)))
+                return time.monotonic() - began
+
+            created, used = apply(0), self._used()
+            changed = apply(1)
+        cpu = self._cpu_since(used, count)
+        api.close()
+        return {
+            "changes_per_second": self._rate(count, changed),
+            "creations_per_second": self._rate(count, created),
+            "cpu_ms_each": cpu,
+        }
+
+    def wait_ready(self) -> None:
+        """Return once every cluster is Ready for what is wanted of it."""
+
+        def ready() -> bool:
+            return self.gateway.metric("rayplane_objects", kind="Cluster", phase="Ready") >= self.clusters
+
+        wait_for(f"{self.clusters} clusters Ready", ready, seconds=self.patience, every=0.5)
+
+    def settle(self) -> None:
+        """Return once no cluster has been looked at for a few seconds."""
+        looks, quiet = -1.0, time.monotonic()
+        while time.monotonic() - quiet < 5.0:
+            now = self._looks()
+            if now != looks:
+                looks, quiet = now, time.monotonic()
+            time.sleep(0.5)
+
+    def _looks(self) -> float:
+        """How often the gateway has looked at a cluster since it started."""
+        return self.gateway.metric("rayplane_reconcile_duration_seconds_count", kind="Cluster")
+
+    def _changes(self, count: int, repeat: int, write: Callable[[Sequence[tuple[str, str]]], None]) -> dict[str, Any]:
+        rates, used = [], self._used()
+        for _ in range(repeat):
+            self.settle()
+            self._most += 1
+            seen = self.watch.generations()
+            before = {key: seen[key] for key in self.keys(count)}
+            began = time.monotonic()
+            write(self.names(count))
+            written = time.monotonic()
+            applied = self.watch.wait_beyond(before, self.patience)
+            rates.append(count / (applied - (began if write == self._put else written)))
+            say(f"{count} changes are applied, {rates[-1]:.1f} a second")
+        return {
+            "changes": count,
+            "per_second": round(statistics.median(rates), 1),
+            "of": [round(rate, 1) for rate in rates],
+            "cpu_ms_each": self._cpu_since(used, count * repeat),
+        }
+
+    def _spec(self) -> dict[str, Any]:
+        return {"workers": {"min": 0, "max": self._most}}
+
+    def _put(self, names: Sequence[tuple[str, str]]) -> None:
+        def several(mine: Sequence[tuple[str, str]]) -> None:
+            with self.gateway.client() as client:
+                for team, name in mine:
+                    client.clusters.apply(team, name, self._spec())
+
+        with ThreadPoolExecutor(WRITERS) as pool:
+            list(pool.map(several, [names[n::WRITERS] for n in range(WRITERS)]))
+
+    def _write_to_store(self, names: Sequence[tuple[str, str]]) -> None:
+        store = Store(self.gateway.database)
+        try:
+            with store.transaction():
+                for team, name in names:
+                    found = store.get("Cluster", team, name)
+                    store.update_spec(found.metadata.uid, {**found.spec, **self._spec()})
+        finally:
+            store.close()
+
+    def _tamper(self, key: Key) -> None:
+        change = [{"op": "replace", "path": "/spec/workerGroupSpecs/0/maxReplicas", "value": 99}]
+        namespace, name = key
+        self.bed.api.request(
+            "PATCH",
+            self.bed.api.path("ray.io/v1", "RayCluster", name=name, namespace=namespace),
+            headers={"Content-Type": "application/json-patch+json"},
+            content=json.dumps(change),
+        )
+
+    def _used(self) -> dict[str, float]:
+        components = {name: cpu_seconds(self.bed.pid(name)) for name in COMPONENTS}
+        return {"gateway": self.gateway.cpu_seconds(), **components}
+
+    def _cpu_since(self, before: dict[str, float], count: int) -> dict[str, float]:
+        """Milliseconds of CPU for each of ``count``, by process: what a busy machine does not change much."""
+        spent = {name: 1000 * (used - before[name]) / count for name, used in self._used().items()}
+        return {name: round(ms, 1) for name, ms in spent.items() if ms >= 0.1 or name == "gateway"}
+
+    @staticmethod
+    def _rate(count: int, seconds: float) -> float:
+        return round(count / seconds, 1)
+
+
+def bare(model: Object, name: str, namespace: str, most: int) -> Object:
+    """A RayCluster like another, as somebody without the platform would apply it."""
+    annotations = {key: value for key, value in model["metadata"]["annotations"].items() if key.startswith("rayplane")}
+    group = {**model["spec"]["workerGroupSpecs"][0], "maxReplicas": most + 2}
+    return {
+        "apiVersion": "ray.io/v1",
+        "kind": "RayCluster",
+        "metadata": {"name": name, "namespace": namespace, "annotations": {**annotations, "asked": str(most)}},
+        "spec": {**model["spec"], "workerGroupSpecs": [group]},
+    }
+
+
+def _audited(log: Path, offset: int) -> int:
+    """Requests of the gateway in what was added to the audit log."""
+    with log.open() as file:
+        file.seek(offset)
+        entries = [json.loads(line) for line in file if USER in line and line.endswith("\n")]
+    return len({entry["auditID"] for entry in entries if entry["user"]["username"] == USER and _begins(entry)})
+
+
+def _begins(entry: dict[str, Any]) -> bool:
+    """Whether an entry is of a request that began, so that a watch counts when it is opened."""
+    return bool(entry["stage"] == "ResponseStarted" or entry["verb"] != "watch")
