@@ -110,7 +110,11 @@ def main() -> int:
     parser.add_argument("--steady", type=float, default=300.0, help="Seconds in which nothing changes.")
     parser.add_argument("--patience", type=float, default=900.0, help="Seconds after which it gives up waiting.")
     asked = parser.parse_args()
-    if min(asked.repeat, asked.changes) < 1 or (asked.clusters is not None and asked.clusters < 10) or asked.steady <= 0:
+    if (
+        min(asked.repeat, asked.changes) < 1
+        or (asked.clusters is not None and asked.clusters < 10)
+        or asked.steady <= 0
+    ):
         parser.error("--repeat and --changes must be at least 1, --clusters at least 10, --steady above 0")
     parts: dict[str, Any] = {}
     try:
