@@ -122,7 +122,7 @@ def running(level_b: LevelB, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             signer=tokens.load(settings.home_paths),
         )
         known = {"wake": lambda uid: loop.wake(uid)}
-        loop = Loop(
+        loop: Loop = Loop(
             platform,
             [
                 TeamReconciler(platform, None, lambda name: backend),
@@ -215,7 +215,8 @@ def test_a_service_answers_over_http_and_rolls_to_another_version_on_the_same_no
     [head] = pods(level_b)
 
     running.registry.champion = "2"
-    began, answers = time.monotonic(), []
+    began = time.monotonic()
+    answers: list[dict[str, Any]] = []
     while not answers or answers[-1]["model"] != "models:/delay/2":
         assert time.monotonic() - began < 120, answers[-5:]
         answers.append(ask(url, 2))
