@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from rayplane.errors import NotFound
 from rayplane.gateway.backends.base import LaunchContext, Node, Observation
@@ -15,11 +16,11 @@ from rayplane.gateway.backends.kubernetes.api import KubeApi
 from rayplane.gateway.backends.kubernetes.cache import Cache
 from rayplane.gateway.backends.kubernetes.kinds import POD, RAYCLUSTER, SECRET, UID, Kind, Object
 from rayplane.gateway.backends.kubernetes.pods import Owner
-from rayplane.gateway.backends.kubernetes.raycluster import SECRETS_HASH
+from rayplane.gateway.backends.kubernetes.raycluster import REDIS_PASSWORD, SECRETS_HASH
 from rayplane.gateway.backends.kubernetes.settings import KubernetesSettings
 from rayplane.nouns.cluster import Endpoint
 from rayplane.nouns.environment import Environment
-from rayplane.settings import write_secret
+from rayplane.settings import read_secret, write_secret
 
 RAY_CLUSTER = "ray.io/cluster"
 """KubeRay's label on pods: the RayCluster that they are of."""
@@ -89,24 +90,31 @@ def is_leaving(obj: Object) -> bool:
     return bool(obj["metadata"].get("deletionTimestamp"))
 
 
-def delete(shared: Shared, kind: Kind, held: Object) -> None:
-    """Delete an object, which is gone only when all that belongs to it is."""
+def delete(shared: Shared, kind: Kind, held: Object, *, empties_redis: bool = False) -> None:
+    """Delete an object, which is gone only when all that belongs to it is.
+
+    ``empties_redis``: KubeRay does that by a job of the object's, which must not be taken away before it has.
+    """
     if is_leaving(held):
         return
     meta = held["metadata"]
-    shared.api.delete(kind, meta["name"], meta["namespace"], uid=meta["uid"], propagation="Foreground")
+    propagation: Literal["Background", "Foreground"] = "Background" if empties_redis else "Foreground"
+    shared.api.delete(kind, meta["name"], meta["namespace"], uid=meta["uid"], propagation=propagation)
     shared.cache[kind].learn_deletion(held)
 
 
 def put_secrets(shared: Shared, kind: Kind, obj: Object, owner: Owner, launch: LaunchContext, token: Path) -> None:
     """Give an object its Secret, which goes when it goes, and note on it that it has it."""
-    noted = {SECRETS_HASH: compare.digest(dict(launch.secrets))}
+    texts = dict(launch.secrets)
+    if shared.settings.redis_password_path is not None:
+        texts[REDIS_PASSWORD] = read_secret(shared.settings.redis_password_path)
+    noted = {SECRETS_HASH: compare.digest(texts)}
     meta = obj["metadata"]
     if (meta.get("annotations") or {}).get(SECRETS_HASH) == noted[SECRETS_HASH]:
         return
     namespace = meta["namespace"]
     ray = read_token(shared, owner, namespace) or secrets.token_urlsafe(32)  # one that its pods know already stays
-    shared.api.apply(SECRET, _secret(kind, meta, owner, {**launch.secrets, pods.AUTH_TOKEN: ray}))
+    shared.api.apply(SECRET, _secret(kind, meta, owner, {**texts, pods.AUTH_TOKEN: ray}))
     write_secret(token, ray)
     shared.cache[kind].learn(shared.api.merge(kind, meta["name"], namespace, {"metadata": {"annotations": noted}}))
 

@@ -77,7 +77,7 @@ class Services:
         self._token(ref).unlink(missing_ok=True)
         held = self._held(ref)
         if held is not None:
-            own.delete(self._shared, RAYSERVICE, held)
+            own.delete(self._shared, RAYSERVICE, held, empties_redis=self._shared.settings.redis_address is not None)
 
     def _endpoint(self, ref: ServiceRef, pods: list[Object], namespace: str) -> Endpoint | None:
         found = own.endpoint_of(self._shared, pods, self._token(ref), rayservice.owner_of(ref), namespace)
