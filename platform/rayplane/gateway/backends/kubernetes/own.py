@@ -1,15 +1,16 @@
-"""What jobs and services with nodes of their own share of the backend, and the Secret beside each of their objects."""
+"""What clusters, jobs and services share of the backend: its parts, and the Secret beside each of their objects."""
 
 from __future__ import annotations
 
 import base64
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from rayplane.errors import NotFound
-from rayplane.gateway.backends.base import LaunchContext, Node, Observation
+from rayplane.gateway.backends.base import Node, Observation
 from rayplane.gateway.backends.kubernetes import compare, observation, pods
 from rayplane.gateway.backends.kubernetes.api import KubeApi
 from rayplane.gateway.backends.kubernetes.cache import Cache
@@ -27,7 +28,7 @@ RAY_CLUSTER = "ray.io/cluster"
 
 @dataclass(frozen=True)
 class Shared:
-    """Parts of the backend that jobs and services use."""
+    """Parts of the backend that those who act on objects use."""
 
     api: KubeApi
     cache: Cache
@@ -89,24 +90,32 @@ def is_leaving(obj: Object) -> bool:
     return bool(obj["metadata"].get("deletionTimestamp"))
 
 
-def delete(shared: Shared, kind: Kind, held: Object) -> None:
-    """Delete an object, which is gone only when all that belongs to it is."""
+def delete(
+    shared: Shared, kind: Kind, held: Object, *, propagation: Literal["Background", "Foreground"] = "Foreground"
+) -> None:
+    """Delete an object. In the foreground it is gone only when all that belongs to it is."""
     if is_leaving(held):
         return
     meta = held["metadata"]
-    shared.api.delete(kind, meta["name"], meta["namespace"], uid=meta["uid"], propagation="Foreground")
+    shared.api.delete(kind, meta["name"], meta["namespace"], uid=meta["uid"], propagation=propagation)
     shared.cache[kind].learn_deletion(held)
 
 
-def put_secrets(shared: Shared, kind: Kind, obj: Object, owner: Owner, launch: LaunchContext, token: Path) -> None:
-    """Give an object its Secret, which goes when it goes, and note on it that it has it."""
-    noted = {SECRETS_HASH: compare.digest(dict(launch.secrets))}
+def put_secrets(
+    shared: Shared, kind: Kind, obj: Object, owner: Owner, texts: Mapping[str, str], token: Path, *, new: bool = False
+) -> None:
+    """Give an object its Secret, which goes when it goes, and note on it that it has it.
+
+    What is not noted is put right later. ``new``: the object was just made, so that no pod knows a token of Ray's yet.
+    """
+    noted = {SECRETS_HASH: compare.digest(dict(texts))}
     meta = obj["metadata"]
     if (meta.get("annotations") or {}).get(SECRETS_HASH) == noted[SECRETS_HASH]:
         return
     namespace = meta["namespace"]
-    ray = read_token(shared, owner, namespace) or secrets.token_urlsafe(32)  # one that its pods know already stays
-    shared.api.apply(SECRET, _secret(kind, meta, owner, {**launch.secrets, pods.AUTH_TOKEN: ray}))
+    ray = None if new else read_token(shared, owner, namespace)  # one that its pods know already stays
+    ray = ray or secrets.token_urlsafe(32)
+    shared.api.apply(SECRET, _secret(kind, meta, owner, {**texts, pods.AUTH_TOKEN: ray}))
     write_secret(token, ray)
     shared.cache[kind].learn(shared.api.merge(kind, meta["name"], namespace, {"metadata": {"annotations": noted}}))
 
