@@ -61,7 +61,7 @@ def test_without_any_one_call_the_contract_turns_red(level_a: LevelA) -> None:
 
 
 def _contract_of(site: mutant.Site | None) -> list[str]:
-    return OF_OWN_NODES if site is not None and site.module == "own" else CONTRACT
+    return OF_OWN_NODES if site is not None and site.module in ("jobs", "services") else CONTRACT
 
 
 def _run(kubeconfig: Path, site: mutant.Site | None, contract: list[str]) -> Outcome:

@@ -1,16 +1,16 @@
-"""What jobs and services with nodes of their own share of the backend, and the Secret beside each of their objects."""
+"""What clusters, jobs and services share of the backend: its parts, and the Secret beside each of their objects."""
 
 from __future__ import annotations
 
 import base64
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from rayplane.errors import NotFound
-from rayplane.gateway.backends.base import LaunchContext, Node, Observation
+from rayplane.gateway.backends.base import Node, Observation
 from rayplane.gateway.backends.kubernetes import compare, observation, pods
 from rayplane.gateway.backends.kubernetes.api import KubeApi
 from rayplane.gateway.backends.kubernetes.cache import Cache
@@ -28,7 +28,7 @@ RAY_CLUSTER = "ray.io/cluster"
 
 @dataclass(frozen=True)
 class Shared:
-    """Parts of the backend that jobs and services use."""
+    """Parts of the backend that those who act on objects use."""
 
     api: KubeApi
     cache: Cache
@@ -103,9 +103,14 @@ def delete(shared: Shared, kind: Kind, held: Object, *, empties_redis: bool = Fa
     shared.cache[kind].learn_deletion(held)
 
 
-def put_secrets(shared: Shared, kind: Kind, obj: Object, owner: Owner, launch: LaunchContext, token: Path) -> None:
-    """Give an object its Secret, which goes when it goes, and note on it that it has it."""
-    texts = dict(launch.secrets)
+def put_secrets(
+    shared: Shared, kind: Kind, obj: Object, owner: Owner, given: Mapping[str, str], token: Path, *, new: bool = False
+) -> None:
+    """Give an object its Secret, which goes when it goes, and note on it that it has it.
+
+    What is not noted is put right later. ``new``: the object was just made, so that no pod knows a token of Ray's yet.
+    """
+    texts = dict(given)
     if shared.settings.redis_password_path is not None:
         texts[REDIS_PASSWORD] = read_secret(shared.settings.redis_password_path)
     noted = {SECRETS_HASH: compare.digest(texts)}
@@ -113,7 +118,8 @@ def put_secrets(shared: Shared, kind: Kind, obj: Object, owner: Owner, launch: L
     if (meta.get("annotations") or {}).get(SECRETS_HASH) == noted[SECRETS_HASH]:
         return
     namespace = meta["namespace"]
-    ray = read_token(shared, owner, namespace) or secrets.token_urlsafe(32)  # one that its pods know already stays
+    ray = None if new else read_token(shared, owner, namespace)  # one that its pods know already stays
+    ray = ray or secrets.token_urlsafe(32)
     shared.api.apply(SECRET, _secret(kind, meta, owner, {**texts, pods.AUTH_TOKEN: ray}))
     write_secret(token, ray)
     shared.cache[kind].learn(shared.api.merge(kind, meta["name"], namespace, {"metadata": {"annotations": noted}}))
