@@ -6,6 +6,8 @@ import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+import httpx
+
 from tests.kubernetes.bed.api import Api, Object
 
 _POD_SECURITY = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
@@ -19,8 +21,13 @@ def namespace(api: Api, *, labels: Mapping[str, str] | None = None) -> Iterator[
     api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": dict(labels or {})}})
     try:
         yield name
-    finally:
-        api.delete("v1", "Namespace", name)
+    except BaseException as error:
+        try:
+            api.delete("v1", "Namespace", name)
+        except httpx.TransportError as another:
+            error.add_note(f"Nor can namespace {name} be deleted: {another}")
+        raise
+    api.delete("v1", "Namespace", name)
 
 
 def head_and_workers(name: str, where: str, *, image: str, workers: int) -> Object:
