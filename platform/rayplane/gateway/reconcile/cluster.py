@@ -40,6 +40,8 @@ PATIENCE = timedelta(seconds=60)
 NOW, HURRY, WATCH = 0.0, 0.5, 2.0
 UNDER_WAY, AT_REST = 15.0, 300.0
 """Seconds between two looks where the backend tells by itself of every change."""
+_FOR_ITS_WORK = 60.0
+"""Seconds between two looks whether what keeps a cluster from being deleted is gone."""
 _FOR_ROOM = 15.0
 """Seconds between two looks whether something that was lacking (quota, room on a host) is there."""
 
@@ -282,7 +284,7 @@ class ClusterReconciler:
         if now < suspension.delete_at:
             return max(HURRY, min(AT_REST, (suspension.delete_at - now).total_seconds()))
         if work:
-            return _FOR_ROOM
+            return _FOR_ITS_WORK
         log.info("cluster %s is deleted: %s", look.ref, suspension.message)
         objects.delete("Cluster", team, name, principal=SYSTEM, platform=self._platform)
         return NOW
