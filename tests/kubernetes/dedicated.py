@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def case_on(bed: Access, backend: KubernetesBackend, home: Path, team: str) -> D
         disturb=disturb,
         take_away=take_away,
         leftovers=leftovers,
-        patience=40.0,
+        patience=float(os.environ.get("RAYPLANE_TEST_PATIENCE", "40")),
     )
 
 

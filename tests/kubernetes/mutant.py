@@ -1,4 +1,4 @@
-"""A pytest plug-in that takes one call to the API server out of the adapter: RAYPLANE_MUTANT=<module>:<n>.
+"""A pytest plug-in that takes one call to the API server out of the adapter: MUTANT_OF_THE_ADAPTER=<module>:<n>.
 
 The n-th call becomes one to something deaf, which does nothing and answers as plausibly as it can.
 """
@@ -18,8 +18,8 @@ import rayplane
 from rayplane.errors import NotFound
 
 PACKAGE = "rayplane.gateway.backends.kubernetes"
-MODULES = ("backend", "place", "cache")
-VARIABLE = "RAYPLANE_MUTANT"
+MODULES = ("backend", "place", "cache", "own")
+VARIABLE = "MUTANT_OF_THE_ADAPTER"
 
 _FOLDER = Path(str(rayplane.__file__)).parent / "gateway" / "backends" / "kubernetes"
 _CALLS = {"apply", "merge", "get", "list", "delete", "pages", "watch", "create"}

@@ -51,8 +51,18 @@ def create_app(platform: Platform, *, loop: Wakeable | None = None) -> FastAPI:
     app.state.platform, app.state.loop = platform, loop
     problems.install(app)
     # A noun's own routes come before the common ones, and Ray's last: its two free path parts would match anything.
-    own = (info.router, cluster.router, job.router, pipeline.router, dataset.router, packages.router, events.router)
-    for router in (*own, records.router, plan.router, prometheus.router, noun.router(), ray_proxy.router()):
+    own = (
+        info.router,
+        cluster.router,
+        job.router,
+        pipeline.router,
+        dataset.router,
+        packages.router,
+        events.router,
+        records.router,
+        plan.router,
+    )
+    for router in (*own, prometheus.router, noun.router(), ray_proxy.router()):
         app.include_router(router)
     app.add_middleware(Authenticate, platform=platform)
     app.add_middleware(Measure)

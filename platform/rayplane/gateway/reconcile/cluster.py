@@ -19,7 +19,6 @@ from rayplane.gateway.reconcile.idleness import Activity, Verdict, judge, period
 from rayplane.gateway.reconcile.leases import entries, lease_id
 from rayplane.gateway.reconcile.pace import Pace
 from rayplane.gateway.reconcile.status import editing
-from rayplane.gateway.reconcile.team import credentials_path
 from rayplane.gateway.usecases import cluster as clusters
 from rayplane.gateway.usecases import job as jobs
 from rayplane.gateway.usecases import objects
@@ -27,7 +26,7 @@ from rayplane.gateway.usecases.platform import Platform, team_spec
 from rayplane.nouns.base import Object, utcnow
 from rayplane.nouns.cluster import ClusterSpec, ClusterStatus, Endpoint, Suspension
 from rayplane.nouns.job import UNFINISHED
-from rayplane.nouns.team import Size, TeamSpec, TeamStatus
+from rayplane.nouns.team import Size, TeamSpec
 
 log = logging.getLogger(__name__)
 
@@ -367,17 +366,7 @@ class ClusterReconciler:
 
     def _team_lacks(self, look: _Look) -> str:
         """What the team must get before a cluster of it can start; empty if it has all."""
-        settings = self._platform.settings
-        onboarding = f"Team '{look.ref.team}' is being onboarded."
-        if settings.mlflow_url and not credentials_path(settings.home_paths, look.ref.team).exists():
-            return onboarding
-        if not look.can(Capability.TEAM):
-            return ""
-        missing = TeamStatus.model_validate(look.team.status).places.get(look.place)
-        if missing is None:
-            self._wake(look.team.metadata.uid)  # the first cluster of the team on this backend
-            return onboarding
-        return f"{onboarding} {missing}" if missing else ""
+        return launch.team_lacks(self._platform, look.team, look.place, look.backend, self._wake)
 
     def _launch(self, look: _Look) -> LaunchContext:
         return launch.context(self._platform, look.ref.team, look.ref.uid, look.size, cluster=look.ref.name)

@@ -169,20 +169,25 @@ class OnOwnNodes:
         nodes: Nodes,
         platform: Platform,
         backends: Callable[[str], Backend],
+        *,
+        wake: Callable[[str], None],
     ) -> None:
+        self._wake = wake
         self._obj = obj
         self._spec = spec
         self._nodes = nodes
         self._platform = platform
         team = obj.metadata.team or ""
         self._team = platform.store.get("Team", "", team)
-        self._backend = backends(own_nodes.backend_of(nodes, team_spec(self._team)))
+        self._place = own_nodes.backend_of(nodes, team_spec(self._team))
+        self._backend = backends(self._place)
         self._ref = ServiceRef(team=team, name=obj.metadata.name, uid=obj.metadata.uid)
 
     def footing(self) -> Footing:
         """Always to be deployed on once the team has its place: the nodes come with the application."""
-        if self._team.status.get("phase") != "Ready":
-            return Footing(False, "TeamNotReady", f"Team '{self._ref.team}' is being onboarded.")
+        lacking = launch.team_lacks(self._platform, self._team, self._place, self._backend, self._wake)
+        if lacking:
+            return Footing(False, "TeamNotReady", lacking)
         seen = self._observe()
         if seen.phase == "stopping":
             return Footing(False, "NodesStopping", seen.message or "Nodes of an earlier time are being taken away.")

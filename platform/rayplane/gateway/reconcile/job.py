@@ -54,9 +54,12 @@ class JobReconciler:
         rays: Callable[[Endpoint], RayRest],
         mlflow: MlflowRest | None,
         *,
+        wake: Callable[[str], None] = lambda uid: None,
         clock: Callable[[], datetime] = utcnow,
     ) -> None:
         self._platform = platform
+        self._wake = wake
+        """Asks for a look at the object with this uid."""
         self._backends = backends
         self._rays = rays
         self._mlflow = mlflow
@@ -94,7 +97,7 @@ class JobReconciler:
 
     def _place(self, look: Look) -> Place:
         if look.spec.nodes is not None:
-            return OnOwnNodes(look, look.spec.nodes, self._platform, self._backends, self._rays)
+            return OnOwnNodes(look, look.spec.nodes, self._platform, self._backends, self._rays, wake=self._wake)
         return OnCluster(look, self._platform, self._rays)
 
     def _launch(self, look: Look, place: Place) -> float:

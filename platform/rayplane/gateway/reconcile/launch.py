@@ -1,12 +1,15 @@
-"""What the platform puts into the nodes that it asks for: URLs, names, and secrets as paths. One for all who ask."""
+"""What a team must have before nodes are asked for, and what is put into them: URLs, names, secrets as paths."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from rayplane import plugins
-from rayplane.gateway.backends.base import LaunchContext
+from rayplane.gateway.backends.base import Backend, Capability, LaunchContext
 from rayplane.gateway.reconcile.team import credentials_path
 from rayplane.gateway.usecases.platform import Platform
-from rayplane.nouns.team import Size
+from rayplane.nouns.base import Object
+from rayplane.nouns.team import Size, TeamStatus
 from rayplane.settings import GatewaySettings, read_secret
 
 
@@ -24,6 +27,24 @@ def environment(team: str, cluster: str | None, settings: GatewaySettings) -> di
             "RAY_TRAIN_CALLBACKS": plugins.TRAIN_CALLBACK,
         }
     return env
+
+
+def team_lacks(platform: Platform, team: Object, place: str, backend: Backend, wake: Callable[[str], None]) -> str:
+    """What the team must get before anything of it can start on a backend (``place``: its name); empty if it has all.
+
+    ``wake`` asks for a look at the object with a uid: at the team, where this is the first that it has there.
+    """
+    settings, name = platform.settings, team.metadata.name
+    onboarding = f"Team '{name}' is being onboarded."
+    if settings.mlflow_url and not credentials_path(settings.home_paths, name).exists():
+        return onboarding
+    if Capability.TEAM not in backend.capabilities:
+        return ""
+    missing = TeamStatus.model_validate(team.status).places.get(place)
+    if missing is None:
+        wake(team.metadata.uid)
+        return onboarding
+    return f"{onboarding} {missing}" if missing else ""
 
 
 def context(platform: Platform, team: str, uid: str, size: Size, *, cluster: str | None = None) -> LaunchContext:

@@ -159,18 +159,30 @@ class OnCluster:
 class OnOwnNodes:
     """On nodes made for one attempt and freed after it; the ledger has a lease for each of them."""
 
-    def __init__(self, look: Look, nodes: Nodes, platform: Platform, backends: Callable[[str], Backend], rays: Rays):
+    def __init__(
+        self,
+        look: Look,
+        nodes: Nodes,
+        platform: Platform,
+        backends: Callable[[str], Backend],
+        rays: Rays,
+        *,
+        wake: Callable[[str], None],
+    ) -> None:
         self._look = look
         self._nodes = nodes
         self._platform = platform
         self._rays = rays
+        self._wake = wake
         self._team = platform.store.get("Team", "", look.team)
-        self._backend = backends(own_nodes.backend_of(nodes, team_spec(self._team)))
+        self._place = own_nodes.backend_of(nodes, team_spec(self._team))
+        self._backend = backends(self._place)
 
     def ground(self) -> Ground | NotNow:
         """Anywhere, once the team has its place and its credentials."""
-        if self._team.status.get("phase") != "Ready":
-            return NotNow("TeamNotReady", f"Team '{self._look.team}' is being onboarded.")
+        lacking = launch.team_lacks(self._platform, self._team, self._place, self._backend, self._wake)
+        if lacking:
+            return NotNow("TeamNotReady", lacking)
         return Ground(environment=self._backend.environment(self._nodes.as_cluster()))
 
     def sight(self, attempt: Attempt) -> Sight:

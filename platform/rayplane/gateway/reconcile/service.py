@@ -56,9 +56,12 @@ class ServiceReconciler:
         rays: Callable[[Endpoint], RayRest],
         mlflow: MlflowRest | None,
         *,
+        wake: Callable[[str], None] = lambda uid: None,
         clock: Callable[[], datetime] = utcnow,
     ) -> None:
         self._platform = platform
+        self._wake = wake
+        """Asks for a look at the object with this uid."""
         self._backends = backends
         self._rays = rays
         self._mlflow = mlflow
@@ -97,7 +100,7 @@ class ServiceReconciler:
 
     def _host(self, obj: Object, spec: ServiceSpec) -> Host:
         if spec.nodes is not None:
-            return OnOwnNodes(obj, spec, spec.nodes, self._platform, self._backends)
+            return OnOwnNodes(obj, spec, spec.nodes, self._platform, self._backends, wake=self._wake)
         turn = self._turns[f"{obj.metadata.team}/{spec.cluster}"]
         return OnCluster(obj, spec, self._platform, self._rays, turn)
 

@@ -26,6 +26,7 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         self.world = World(folder)
         self.world.team()
+        self.woken: list[str] = []
         self.jobs = self.reconciler()
 
     def reconciler(self) -> JobReconciler:
@@ -34,6 +35,7 @@ class Bench:
             lambda name: self.world.backend,
             lambda endpoint: self.world.ray,  # type: ignore[arg-type, return-value]
             self.world.mlflow,  # type: ignore[arg-type]
+            wake=self.woken.append,
             clock=self.world.clock,
         )
 
@@ -324,12 +326,17 @@ def test_what_ray_refuses_fails_the_job_with_rays_words(bench: Bench, monkeypatc
     assert bench.world.backend.attempts == {}
 
 
-def test_a_job_of_a_team_that_is_being_onboarded_waits(bench: Bench, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("places", "woken"), [({"local": "Its namespace is being made."}, 0), ({}, 1)])
+def test_a_job_waits_for_its_teams_place_and_has_the_first_one_made(
+    bench: Bench, places: dict[str, str], woken: int
+) -> None:
     job = bench.job()
     team = bench.world.store.get("Team", "", TEAM)
-    bench.world.store.set_status(team.metadata.uid, {**team.status, "phase": "Pending"})
+    bench.world.store.set_status(team.metadata.uid, {**team.status, "places": places})
     status = bench.look(job)
     scheduled = status.condition("Scheduled")
     assert scheduled is not None
     assert (status.phase, scheduled.reason) == ("Pending", "TeamNotReady")
+    assert scheduled.message == " ".join(["Team 'alpha' is being onboarded.", *places.values()])
+    assert bench.woken == [team.metadata.uid] * woken
     assert bench.world.backend.asked == []
