@@ -46,7 +46,7 @@ def team(level_a: LevelA, backend: KubernetesBackend) -> Iterator[TeamRef]:
     ref, _ = gateway.refs()
     wait_for("the team's place", lambda: backend.ensure_team(ref, gateway.TEAM_SPEC) == "", seconds=30)
     yield ref
-    gateway.gone(level_a.api, ref)
+    gateway.remove(level_a.api, ref)
 
 
 class TestJobs(JobContract):
