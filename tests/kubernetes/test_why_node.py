@@ -21,7 +21,7 @@ from tests.kubernetes.asked import Asked, Change, asked
 from tests.kubernetes.bed.api import Object, wait_for
 from tests.kubernetes.bed.level_b import LevelB
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1500)
 
 MIB = 2**20
 SIZES = {
