@@ -289,6 +289,7 @@ _CLUSTER: tuple[tuple[Any, ...], ...] = (
     ("cluster", FINE, (f"{WORKER}.groupName", "g" * 63)),
     ("cluster", "ray.service-type", ("spec.headGroupSpec.serviceType", "Headless")),
     ("cluster", "ray.name", ("spec.headGroupSpec.headService", {"metadata": {"name": "Head"}})),
+    ("cluster", FINE, ("spec.headGroupSpec.headService", {"metadata": {"name": "1st-head"}})),
     ("cluster", "ray.resources-twice", ("spec.headGroupSpec.resources", {"CPU": "1"})),
     (
         "cluster",

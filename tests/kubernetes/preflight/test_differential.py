@@ -7,6 +7,7 @@ PREFLIGHT_TABLE names a file for the table as JSON.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import statistics
@@ -57,8 +58,9 @@ EXPLAINED: dict[str, str] = {
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_preflight_agrees_with_the_api_server_and_the_operator(level_a: LevelA) -> None:
+    assert level_a.pods_held is not None  # a bed of our own: hundreds of clusters are not for somebody else's
     try:
         table = cases()
     except Unavailable as error:
@@ -69,7 +71,11 @@ def test_preflight_agrees_with_the_api_server_and_the_operator(level_a: LevelA) 
     assert missed == [], "cases that do not break the rule that they are meant for"
     print(f"\none check takes {statistics.median(times) * 1e3:.1f} ms (median), {max(times) * 1e3:.0f} ms at most")
     with namespace(level_a.api) as name:
-        real = _real(Server(level_a.api, name), table)
+        server = Server(level_a.api, name)
+        try:
+            real = _real(server, table)
+        finally:
+            server.clear(seconds=180)
     rows = [_row(case, ours[case.name], real[case.name]) for case in table]
     _write(rows)
     broken = {rule for row in rows if row["refused"] for rule in row["rules"]}
@@ -82,6 +88,8 @@ def test_preflight_agrees_with_the_api_server_and_the_operator(level_a: LevelA) 
     )
     used = {f"{row['kind']} {rule}" for row in rows if row["explained"] for rule in row["rules"]}
     print(f"{sum(row['explained'] for row in rows)} disagreements are explained, by {sorted(used)}")
+    strays = [row for row in rows if row["refused"] and row["rules"] and row["by"] not in _who(row["findings"])]
+    assert strays == [], json.dumps(strays, indent=1)
     unexplained = [row for row in rows if row["disagrees"] and not row["explained"]]
     assert unexplained == [], json.dumps(unexplained, indent=1)
     assert used == set(EXPLAINED), "an explanation is not needed any more"
@@ -94,9 +102,9 @@ def test_preflight_agrees_with_the_api_server_and_the_operator(level_a: LevelA) 
 
 def _timed(case: Case, times: list[float]) -> list[Finding]:
     crd = crds()[case.manifest["kind"]]
-    began = time.perf_counter()
+    began = time.thread_time()
     found = check(case.manifest, crd, old=case.old)
-    times.append(time.perf_counter() - began)
+    times.append(time.thread_time() - began)
     return found
 
 
@@ -137,7 +145,7 @@ def _row(case: Case, ours: list[Finding], real: Verdict) -> dict[str, Any]:
         "kind": case.manifest["kind"],
         "sample": case.sample,
         "rules": rules,
-        "findings": [str(finding) for finding in ours],
+        "findings": [dataclasses.asdict(finding) for finding in ours],
         "refused": real.refused,
         "by": real.by,
         "said": real.said,
@@ -148,6 +156,17 @@ def _row(case: Case, ours: list[Finding], real: Verdict) -> dict[str, Any]:
         and real.refused is False
         and all(f"{case.manifest['kind']} {rule}" in EXPLAINED for rule in rules),
     }
+
+
+def _who(findings: list[dict[str, str]]) -> set[str]:
+    """Who should refuse an object with these findings: what the API server sees it refuses before anyone acts on it."""
+    for finding in findings:
+        about_pods = ".template." in finding["path"]
+        if finding["rule"].startswith(("schema.", "cel")) or (
+            finding["rule"].startswith("metadata.") and not about_pods
+        ):
+            return {"api"}
+    return {"operator", "pods"}
 
 
 def _write(rows: list[dict[str, Any]]) -> None:

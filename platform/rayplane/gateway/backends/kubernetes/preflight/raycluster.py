@@ -91,9 +91,9 @@ def _head(spec: Object, path: str) -> Iterator[Finding]:
         message = f"{shown(kind)} is none of {', '.join(_SERVICE_TYPES)}"
         yield Finding(child(path, "serviceType"), "ray.service-type", message, nearest(kind, _SERVICE_TYPES))
     name = ((head.get("headService") or {}).get("metadata") or {}).get("name")
-    if name and (said := names.label_1035(name)):
+    if name and (said := names.label_1123(name)):
         message = f"the name {shown(name)} {said}"
-        yield Finding(below(path, "headService.metadata.name"), "ray.name", message, names.LABEL_1035_REMEDY)
+        yield Finding(below(path, "headService.metadata.name"), "ray.name", message, names.LABEL_1123_REMEDY)
     yield from _head_ports(
         first_container(head["template"]).get("ports") or [], below(path, "template.spec.containers[0].ports")
     )
