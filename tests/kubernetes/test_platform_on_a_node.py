@@ -103,7 +103,7 @@ def test_stock_ray_submits_through_the_gateway(
     began = time.monotonic()
     done = stock_ray.run(
         platform, TEAM, "job", "submit", "--working-dir", str(code), "--submission-id", "by-stock-ray",
-        "--", "python work.py 0 0", cluster="auto",
+        "--", "python", "work.py", "0", "0", cluster="auto",
     )  # fmt: skip
     assert "ray 2.60.0" in done.stdout
     say(f"stock `ray job submit` took {seconds(began)} on {pods(level_b)}")
