@@ -102,7 +102,10 @@ def test_a_new_cluster_costs_three_calls(shared: BackendCase) -> None:
 def test_a_quota_that_somebody_raised_is_put_right(level_a: LevelA, case: BackendCase) -> None:
     namespace = namespace_of(case)
     before = level_a.api.get("v1", "ResourceQuota", "rayplane", namespace)
+    told: list[str] = []
+    case.backend.subscribe(told.append)
     level_a.api.patch("v1", "ResourceQuota", "rayplane", {"spec": {"hard": {"requests.cpu": "9999"}}}, namespace)
+    wait_for("told of the team", lambda: case.team.uid in told, seconds=10)
 
     def repaired() -> bool:
         assert case.backend.ensure_team(case.team, case.team_spec) == ""
