@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
@@ -36,7 +37,7 @@ def test_every_module_that_calls_the_api_server_is_mutated() -> None:
     calling = {
         path.stem
         for path in mutant._FOLDER.glob("*.py")
-        if path.stem != "api" and list(mutant._calls(mutant.ast.parse(path.read_text())))
+        if path.stem != "api" and list(mutant._calls(ast.parse(path.read_text())))
     }
     assert calling == set(mutant.MODULES)
 
