@@ -78,10 +78,10 @@ def run(settings: GatewaySettings) -> None:
     loop = Loop(
         platform,
         [
-            TeamReconciler(platform, mlflow),
-            ClusterReconciler(platform, backend),
-            JobReconciler(platform, rays, mlflow),
-            ServiceReconciler(platform, rays, mlflow),
+            TeamReconciler(platform, mlflow, backend),
+            ClusterReconciler(platform, backend, rays, wake=lambda uid: loop.wake(uid)),
+            JobReconciler(platform, backend, rays, mlflow, wake=lambda uid: loop.wake(uid)),
+            ServiceReconciler(platform, backend, rays, mlflow, wake=lambda uid: loop.wake(uid)),
             PipelineReconciler(platform, dbos_url=settings.dbos_url, mlflow=mlflow),
         ],
         # A gateway that is started anew is another holder: its predecessor may still be at work.

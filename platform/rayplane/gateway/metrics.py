@@ -63,6 +63,18 @@ RECONCILE_LAG = Gauge(
     ["kind"],
     registry=REGISTRY,
 )
+DRIFT_REPAIRS = Counter(
+    "rayplane_drift_repairs_total",
+    "Clusters that differed from what was asked for and were put right, by backend.",
+    ["backend"],
+    registry=REGISTRY,
+)
+RECLAIMED = Counter(
+    "rayplane_clusters_reclaimed_total",
+    "Clusters that the platform suspended by itself, by reason: Idle or Lifetime.",
+    ["reason"],
+    registry=REGISTRY,
+)
 LEADER = Gauge(
     "rayplane_leader",
     "1 on the replica that reconciles, else 0.",

@@ -57,7 +57,7 @@ class Operation(Record):
     name: str
     uid: str
     generation: int
-    action: Literal["apply", "delete", "run", "stop"]
+    action: Literal["apply", "delete", "run", "stop", "suspend", "resume", "extend"]
     state: Literal["running", "succeeded", "failed"] = "running"
     message: str = ""
     created_at: Instant = Field(default_factory=utcnow)

@@ -13,7 +13,17 @@ from datetime import datetime, timedelta
 import pytest
 
 from rayplane.errors import Unsupported
-from rayplane.gateway.backends.base import Backend, Capability, ClusterRef, LaunchContext, Node, Observation, TeamRef
+from rayplane.gateway.backends.base import (
+    Backend,
+    Capability,
+    ClusterRef,
+    JobRef,
+    LaunchContext,
+    Node,
+    Observation,
+    ServiceRef,
+    TeamRef,
+)
 from rayplane.nouns.base import utcnow
 from rayplane.nouns.cluster import ClusterSpec, Workers
 from rayplane.nouns.team import Size, TeamSpec
@@ -108,6 +118,9 @@ class BackendContract:
                 lambda: backend.ensure_team(case.team, case.team_spec),
                 lambda: backend.delete_team(case.team),
             ],
+            # What else there is of these is in the contract of jobs' and services' own nodes.
+            Capability.JOB: [lambda: backend.delete_job(JobRef(case.ref.team, "task", case.ref.uid, 1))],
+            Capability.SERVICE: [lambda: backend.delete_service(ServiceRef(case.ref.team, "model", case.ref.uid))],
             # That these are missing shows in the endpoint of a cluster that is ready: there is nothing to call.
             Capability.SERVE: [],
             Capability.CLIENT: [],
@@ -170,7 +183,8 @@ class CreatingBackendContract(BackendContract):
         seen = case.until("ready")
         (head,) = _held(seen, "head")
         size = case.launch.size
-        assert (head.cpu, head.gpu) == (pytest.approx(size.cpu), pytest.approx(size.gpu))
+        assert head.cpu == pytest.approx(size.cpu)
+        assert head.gpu == pytest.approx(size.gpu)
         assert head.memory == pytest.approx(size.memory, rel=0.01)
         assert head.started_at <= case.clock() + CLOCKS
         assert case.clock() - head.started_at < timedelta(seconds=2 * case.patience)
@@ -190,7 +204,8 @@ class CreatingBackendContract(BackendContract):
             return
         assert case.scale is not None
         case.until("ready")
-        least, ids = case.spec.workers.min, set()
+        least = case.spec.workers.min
+        ids: set[str] = set()
         for _ in range(2):
             case.scale(case.ref, least + 1)
             seen = case.until_seen(lambda seen: len(_held(seen, "worker")) == least + 1, "one more worker")

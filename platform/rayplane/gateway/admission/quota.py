@@ -13,13 +13,13 @@ _UNIT = {"clusters": "", "cpu": " cores", "memory": " GiB", "gpu": " GPUs"}
 _SLACK = 1e-9
 
 
-def demand(spec: ClusterSpec, size: Size) -> Usage:
+def demand(spec: ClusterSpec, size: Size, *, suspended: bool = False) -> Usage:
     """The most that a cluster may come to hold: its head and all of its workers.
 
-    A suspended cluster holds nothing, and of one that runs elsewhere (``address``) nothing is ours: both only count as
-    clusters.
+    A suspended cluster, by whomever (``suspended``: by the platform), holds nothing, and of one that runs elsewhere
+    (``address``) nothing is ours: these only count as clusters.
     """
-    if spec.suspended or spec.address is not None:
+    if suspended or spec.suspended or spec.address is not None:
         return Usage(clusters=1)
     nodes = 1 + spec.workers.max
     return Usage(clusters=1, cpu=nodes * size.cpu, memory=nodes * size.memory, gpu=nodes * size.gpu)
@@ -61,7 +61,7 @@ def require(quota: Quota, others: Usage, wanted: Usage, before: Usage | None = N
     if reasons:
         raise Refused(
             f"{what} does not fit: {'; '.join(reasons)}.",
-            remedy="Free some with 'rayplane cluster delete', or ask for a smaller size or fewer workers.",
+            remedy="Free some with 'rayplane cluster suspend' or 'delete', or ask for a smaller size or fewer workers.",
         )
 
 

@@ -1,11 +1,17 @@
-"""The leader's one loop: looks at objects that are under way, each in a thread of a pool, with back-off for each."""
+"""The leader's one loop: looks at what is due, each object in a thread of a pool, with back-off for each.
+
+An object is due when it was written to, when its reconciler asked for it, or when somebody below says that it changed.
+Those that are at rest cost nothing: what was written is asked for by version, and the nearest due time is a heap's top.
+"""
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import logging
 import threading
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,20 +20,20 @@ from typing import Protocol, runtime_checkable
 from rayplane.errors import NotFound, RayplaneError, Unavailable
 from rayplane.gateway import metrics
 from rayplane.gateway.reconcile.leader import Leader
+from rayplane.gateway.store.objects import Written
 from rayplane.gateway.usecases.platform import Platform
 from rayplane.nouns import by_kind
 from rayplane.nouns.base import Object
 
 log = logging.getLogger(__name__)
 
-FULL_SCAN = 30.0
-"""Seconds between two looks at every object, whatever its phase; a write brings the next one forward."""
-LEAST_BETWEEN_FULL_SCANS = 1.0
+FULL_SCAN = 60.0
+"""Seconds between two looks at the list of all objects, in case that something was missed; it reads no spec."""
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.5, 60.0
 LONGEST_WAIT_FOR_OTHERS = 5.0
 """The longest back-off, in seconds, where something that is down may be up again at any moment."""
 
-# Kinds that leave many ended objects behind: between full scans only these phases are looked at.
+# Kinds that leave many ended objects behind: in other phases they are at rest until they are written to.
 _ACTIVE: dict[str, Collection[str]] = {
     "Job": ("", "Pending", "Starting", "Running"),
     "PipelineRun": ("", "Pending", "Running"),
@@ -65,9 +71,16 @@ class Stateful(Protocol):
 class _Entry:
     """What the loop knows of one object."""
 
-    due: float = 0.0
-    seen: tuple[int, datetime | None] | None = None
+    reconciler: Reconciler
+    due: float = float("inf")
+    """When to look at it, on the monotonic clock."""
+    wanted: tuple[int, datetime | None] | None = None
+    """What was wanted (generation, deletion) when it was last looked at, or is about to be."""
     running: bool = False
+    written: bool = False
+    """Whether it was written to while it was being looked at."""
+    woken: bool = False
+    """Whether it changed below while it was being looked at."""
     failures: int = 0
     recorded: bool = False
     """Whether the object's status tells of the failures."""
@@ -87,16 +100,22 @@ class Loop:
     ) -> None:
         self._platform = platform
         self._reconcilers = list(reconcilers)
+        self._by_kind = {reconciler.kind: reconciler for reconciler in reconcilers}
         self._leader = leader
         self._interval = interval
         self._workers = workers
         self._entries: dict[str, _Entry] = {}
+        self._heap: list[tuple[float, int, str]] = []
+        """(due, a number that keeps their order, uid). An item counts only if it is its entry's due time."""
+        self._order = itertools.count()
         self._lock = threading.Lock()
         self._nudge = threading.Event()
         self._written = threading.Event()
         self._stopping = threading.Event()
         self._leading = False
-        self._last_full = float("-inf")
+        self._version: int | None = None
+        """The newest version that was seen of the store; None: nothing of it was seen yet."""
+        self._last_full = self._last_asked = float("-inf")
         self._thread: threading.Thread | None = None
         self._pool: ThreadPoolExecutor | None = None
 
@@ -125,9 +144,22 @@ class Loop:
         except RayplaneError as exc:
             log.warning("leadership was not given up, it ends by itself: %s", exc)
 
-    def wake(self) -> None:
-        """Something was written: look now."""
-        self._written.set()
+    def wake(self, uid: str | None = None) -> None:
+        """Something was written: look now. ``uid``: what is there of this object changed, look at it. Any thread may.
+
+        An object that the loop does not know, or while another gateway leads, is none of its business.
+        """
+        if uid is not None:
+            with self._lock:
+                entry = self._entries.get(uid)
+                if entry is None:
+                    return
+                if entry.running:
+                    entry.woken = True
+                elif entry.failures == 0:  # else it is tried again soon enough: its own doing may be what woke it
+                    self._schedule(uid, entry, time.monotonic())
+        else:
+            self._written.set()
         self._nudge.set()
 
     def _run(self) -> None:
@@ -150,10 +182,15 @@ class Loop:
         stateful = [r for r in self._reconcilers if isinstance(r, Stateful)]
         if leading:
             self._start_all(stateful)
-            self._last_full = float("-inf")
+            self._version, self._last_asked = None, float("-inf")
         self._leading = leading
         metrics.LEADER.set(leading)
         if not leading:
+            with self._lock:  # what is being looked at stays known: it must not be looked at twice at once
+                self._entries = {uid: entry for uid, entry in self._entries.items() if entry.running}
+                for entry in self._entries.values():
+                    entry.wanted = None
+                self._heap.clear()
             for reconciler in stateful:
                 reconciler.stop()
 
@@ -170,48 +207,78 @@ class Loop:
             raise
 
     def _look(self) -> float:
-        """Hand every object that is due to the pool; the seconds until the next one will be."""
+        """Take in what was written, hand what is due to the pool; the seconds until the next one will be."""
         now = time.monotonic()
-        since = now - self._last_full
-        full = since >= FULL_SCAN or (self._written.is_set() and since >= LEAST_BETWEEN_FULL_SCANS)
-        if full:
+        if self._written.is_set() or now - self._last_asked >= self._interval:
             self._written.clear()
-            self._last_full = now
-        present: set[str] = set()
-        for reconciler in self._reconcilers:
-            for obj in self._objects(reconciler.kind, full):
-                present.add(obj.metadata.uid)
-                self._consider(reconciler, obj, now)
+            self._last_asked = now
+            self._take_in(now)
         with self._lock:
+            while self._heap and self._heap[0][0] <= now:
+                due, _, uid = heapq.heappop(self._heap)
+                entry = self._entries.get(uid)
+                if entry is not None and entry.due == due and not entry.running:
+                    self._hand_over(uid, entry, now)
+            nearest = self._heap[0][0] if self._heap else float("inf")
+        return min(self._interval, max(0.0, nearest - time.monotonic()))
+
+    def _take_in(self, now: float) -> None:
+        full = self._version is None or now - self._last_full >= FULL_SCAN
+        written, version = self._platform.store.written(None if full else self._version)
+        with self._lock:
+            for item in written:
+                self._consider(item, now)
             if full:
-                gone = [uid for uid, entry in self._entries.items() if uid not in present and not entry.running]
-                for uid in gone:
-                    del self._entries[uid]
-            waiting = [entry.due for entry in self._entries.values() if not entry.running]
-        if self._written.is_set():
-            waiting.append(self._last_full + LEAST_BETWEEN_FULL_SCANS)
-        nearest = min(waiting, default=float("inf")) - time.monotonic()
-        return min(self._interval, max(0.05, nearest))
+                self._last_full = now
+                present = {item.uid for item in written}
+                for uid in [uid for uid in self._entries if uid not in present]:
+                    self._forget(uid)
+        self._version = version
 
-    def _objects(self, kind: str, full: bool) -> Iterator[Object]:
-        return self._platform.store.each(kind, phases=None if full else _ACTIVE.get(kind))
+    def _consider(self, item: Written, now: float) -> None:
+        """Look at what is wanted otherwise than it was; a status that was written changes nothing of that."""
+        reconciler = self._by_kind.get(item.kind)
+        if reconciler is None:
+            return
+        if item.gone:
+            self._forget(item.uid)
+            return
+        entry = self._entries.get(item.uid)
+        active = _ACTIVE.get(item.kind)
+        ended = active is not None and item.phase not in active and item.wanted[1] is None
+        if ended and (entry is None or entry.due == float("inf")):
+            self._forget(item.uid)
+            return
+        if entry is None:
+            entry = self._entries[item.uid] = _Entry(reconciler)
+        if entry.wanted != item.wanted:
+            entry.wanted = item.wanted
+            self._schedule(item.uid, entry, now)
 
-    def _consider(self, reconciler: Reconciler, obj: Object, now: float) -> None:
-        seen = (obj.metadata.generation, obj.metadata.deleted_at)
-        with self._lock:
-            entry = self._entries.setdefault(obj.metadata.uid, _Entry(due=now))
-            if entry.running or (now < entry.due and entry.seen == seen):
-                return
-            metrics.RECONCILE_LAG.labels(obj.kind).set(max(0.0, now - entry.due) if entry.due != float("inf") else 0.0)
-            entry.running, entry.seen = True, seen
+    def _forget(self, uid: str) -> None:
+        entry = self._entries.get(uid)
+        if entry is not None and not entry.running:
+            del self._entries[uid]
+
+    def _schedule(self, uid: str, entry: _Entry, due: float) -> None:
+        """Look at it no later than ``due``. The lock is held."""
+        if entry.running:
+            entry.written = True
+        elif due < entry.due:
+            entry.due = due
+            heapq.heappush(self._heap, (due, next(self._order), uid))
+
+    def _hand_over(self, uid: str, entry: _Entry, now: float) -> None:
+        metrics.RECONCILE_LAG.labels(entry.reconciler.kind).set(max(0.0, now - entry.due))
+        entry.running, entry.written, entry.woken = True, False, False
         assert self._pool is not None
-        self._pool.submit(self._reconcile, reconciler, obj.metadata.uid, entry)
+        self._pool.submit(self._reconcile, entry.reconciler, uid, entry)
 
     def _reconcile(self, reconciler: Reconciler, uid: str, entry: _Entry) -> None:
         started = time.monotonic()
-        due = started + LONGEST_BACKOFF  # whatever goes wrong below: forgotten is only what is gone or settled
+        due, gone = started + LONGEST_BACKOFF, False  # whatever goes wrong below: forgotten is only what is gone
         try:
-            # Read again: the listed object may be older than what the last look at it wrote.
+            # Read now: it may have been written to since it became due.
             obj = self._platform.store.get_by_uid(uid)
             again = reconciler.reconcile(obj)
             if entry.recorded:
@@ -219,15 +286,31 @@ class Loop:
             entry.failures, entry.recorded = 0, False
             due = float("inf") if again is None else time.monotonic() + again
         except NotFound as exc:
-            due = self._failed(reconciler.kind, uid, entry, exc) if self._exists(uid) else float("inf")
+            if self._exists(uid):
+                due = self._failed(reconciler.kind, uid, entry, exc)
+            else:
+                gone = True
         except Exception as exc:  # noqa: BLE001  logged with its traceback where it is not one of ours
             due = self._failed(reconciler.kind, uid, entry, exc)
         finally:
             metrics.RECONCILE_SECONDS.labels(reconciler.kind).observe(time.monotonic() - started)
-            with self._lock:
-                entry.due, entry.running = due, False
-            if due <= time.monotonic() + self._interval:
-                self._nudge.set()
+            self._done(uid, entry, due, gone)
+
+    def _done(self, uid: str, entry: _Entry, due: float, gone: bool) -> None:
+        with self._lock:
+            entry.running, entry.due = False, float("inf")
+            if gone:
+                self._entries.pop(uid, None)
+                return
+            if entry.written or (entry.woken and entry.failures == 0):
+                due = time.monotonic()
+            if due != float("inf"):
+                self._schedule(uid, entry, due)
+            soonest = bool(self._heap) and self._heap[0][2] == uid
+            if not self._leading:
+                entry.wanted = None
+        if soonest:
+            self._nudge.set()
 
     def _failed(self, kind: str, uid: str, entry: _Entry, exc: Exception) -> float:
         metrics.RECONCILE_ERRORS.labels(kind).inc()

@@ -1,20 +1,29 @@
-"""Onboard a team (MLflow workspace, user and credentials) and take its access away when it goes."""
+"""Onboard a team (its place on each backend, MLflow workspace and credentials) and take all of it away again."""
 
 from __future__ import annotations
 
+import logging
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 
+from rayplane.gateway.backends.base import Backend, Capability, TeamRef
 from rayplane.gateway.mlflow_rest import MlflowRest
 from rayplane.gateway.reconcile.status import editing
-from rayplane.gateway.usecases.platform import Platform
+from rayplane.gateway.usecases.platform import Platform, team_spec
 from rayplane.nouns.base import Object
-from rayplane.nouns.team import TeamStatus
+from rayplane.nouns.job import UNFINISHED
+from rayplane.nouns.team import TeamSpec, TeamStatus
 from rayplane.settings import Home, read_secret, write_secret
+
+log = logging.getLogger(__name__)
+
+UNDER_WAY, AT_REST = 2.0, 300.0
+"""Seconds between two looks at a team whose places are being made or taken away; at one whose places are there."""
 
 
 def credentials_path(home: Home, team: str) -> Path:
-    """The 0600 file with the team's MLflow user name and password, one a line. Workers are told its path."""
+    """The 0600 file with the team's MLflow user name and password, one a line. The backend hands them to workers."""
     return home.secrets / "teams" / f"{team}.mlflow"
 
 
@@ -24,31 +33,62 @@ def user_of(team: str) -> str:
 
 
 class TeamReconciler:
-    """A team is Ready once its jobs can be tracked; without an MLflow server there is nothing to make."""
+    """A team is Ready once its jobs can be tracked and its place is there, on each backend that keeps one."""
 
     kind = "Team"
 
-    def __init__(self, platform: Platform, mlflow: MlflowRest | None) -> None:
+    def __init__(self, platform: Platform, mlflow: MlflowRest | None, backends: Callable[[str], Backend]) -> None:
         self._platform = platform
         self._mlflow = mlflow
+        self._backends = backends
 
     def reconcile(self, obj: Object) -> float | None:
-        """Make workspace, user and role; each is made once and may be asked for again."""
+        """Make what the team needs; each is made once, may be asked for again, and is put right where it drifted."""
         if obj.metadata.deleted_at is not None:
-            self._remove(obj)
-            return None
+            return self._remove(obj)
         team = obj.metadata.name
         if self._mlflow is not None:
             self._mlflow.ensure_workspace(team)
             self._mlflow.ensure_user(team, *self._credentials(team))
+        spec, ref = team_spec(obj), TeamRef(team, obj.metadata.uid)
+        wanted = self._wanted(team, spec)
+        places = self._note(obj, wanted)
+        for name in places:
+            backend = self._backends(name)
+            # A place that nothing of the team needs any more goes.
+            places[name] = backend.ensure_team(ref, spec) if name in wanted else backend.delete_team(ref)
+        kept = {name: rest for name, rest in places.items() if name in wanted or rest}
+        lacking = [kept[name] for name in wanted if kept[name]]
         with editing(self._platform.store, obj.metadata.uid, TeamStatus) as status:
-            status.phase = "Ready"
+            status.phase = "Pending" if lacking else "Ready"
             status.observed_generation = obj.metadata.generation
             status.mlflow_workspace = team if self._mlflow is not None else None
             status.feast_project = team
+            status.places = kept
             message = "" if self._mlflow is not None else "No MLflow server is set: jobs are not tracked."
-            status.set_condition("Ready", True, "Onboarded", message, obj.metadata.generation)
-        return None
+            reason = "Onboarding" if lacking else "Onboarded"
+            status.set_condition("Ready", not lacking, reason, " ".join(lacking) or message, obj.metadata.generation)
+        if any(kept.values()):
+            return UNDER_WAY
+        return AT_REST if kept else None
+
+    def _wanted(self, team: str, spec: TeamSpec) -> list[str]:
+        """The backends that keep a place for each team, of those that the team or something of it is on."""
+        store = self._platform.store
+        asked = [cluster.spec for cluster in store.each("Cluster", team)]
+        asked += [service.spec.get("nodes") or {} for service in store.each("Service", team)]
+        asked += [job.spec.get("nodes") or {} for job in store.each("Job", team, phases=UNFINISHED)]
+        named = {place.get("backend") or spec.backend for place in asked}
+        return sorted(n for n in {spec.backend, *named} if Capability.TEAM in self._backends(n).capabilities)
+
+    def _note(self, obj: Object, wanted: list[str]) -> dict[str, str]:
+        """The team's places, the new ones noted before they are made: whatever was made is taken away in the end."""
+        known = TeamStatus.model_validate(obj.status).places
+        new = {name: f"Its place on '{name}' is being made." for name in wanted if name not in known}
+        if new:
+            with editing(self._platform.store, obj.metadata.uid, TeamStatus) as status:
+                status.places = {**new, **status.places}
+        return {**new, **known}
 
     def _credentials(self, team: str) -> tuple[str, str]:
         path = credentials_path(self._platform.settings.home_paths, team)
@@ -57,9 +97,19 @@ class TeamReconciler:
         user, password = read_secret(path).splitlines()[:2]
         return user, password
 
-    def _remove(self, obj: Object) -> None:
+    def _remove(self, obj: Object) -> float | None:
+        team, places = TeamRef(obj.metadata.name, obj.metadata.uid), TeamStatus.model_validate(obj.status).places
+        left = {name: rest for name in places if (rest := self._backends(name).delete_team(team))}
+        if left:
+            with editing(self._platform.store, obj.metadata.uid, TeamStatus) as status:
+                status.phase, status.places = "Deleting", left
+                status.observed_generation = obj.metadata.generation
+                status.set_condition("Ready", False, "Deleting", " ".join(left.values()), obj.metadata.generation)
+            return UNDER_WAY
         # The workspace stays: runs and models are evidence. Access to it does not.
         if self._mlflow is not None:
-            self._mlflow.delete_user(user_of(obj.metadata.name))
-        credentials_path(self._platform.settings.home_paths, obj.metadata.name).unlink(missing_ok=True)
+            self._mlflow.delete_user(user_of(team.name))
+        credentials_path(self._platform.settings.home_paths, team.name).unlink(missing_ok=True)
         self._platform.store.remove(obj.metadata.uid)
+        log.info("team %s is gone", team)
+        return None

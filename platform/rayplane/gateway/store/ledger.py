@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import Row, insert, or_, select, update
+from sqlalchemy import ColumnElement, Row, insert, or_, select, update
 
 from rayplane.errors import NotFound
 from rayplane.gateway.store.database import Database
@@ -76,7 +76,7 @@ class Ledger(Database):
 
     def leases_of(self, cluster_uid: str, *, ids: Collection[str] = ()) -> list[Lease]:
         """A cluster's leases that are open or have one of these ids, in the order in which they were opened."""
-        chosen = leases.c.ended_at.is_(None)
+        chosen: ColumnElement[bool] = leases.c.ended_at.is_(None)
         if ids:
             chosen = or_(chosen, leases.c.id.in_(sorted(ids)))
         query = select(leases).where(leases.c.cluster_uid == cluster_uid, chosen).order_by(leases.c.seq)

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from rayplane.errors import InvalidSpec, PreconditionFailed
+from rayplane.errors import InvalidSpec, NotFound, PreconditionFailed
 from rayplane.gateway.admission.roles import Principal, authorize
 from rayplane.gateway.store import Page
 from rayplane.gateway.store.objects import Change
@@ -59,7 +59,7 @@ def apply(
             platform.wake()
         return found, change, operation
     owner = platform.team(team) if noun.team_scoped else None
-    _check(owner, name, spec, platform)
+    _check(owner, name, spec, _before(noun, team, name, platform), platform)
     with platform.store.transaction(commit=not dry_run):
         found, change, operation = _write(noun, team, name, spec, labels, principal, platform, if_match)
     if dry_run:
@@ -164,18 +164,26 @@ def _check_name(noun: NounType, name: str) -> None:
         raise InvalidSpec(f"{noun.singular}.metadata.name: {exc}.") from exc
 
 
-def _check(team: Object | None, name: str, spec: BaseModel, platform: Platform) -> None:
+def _before(noun: NounType, team: str, name: str, platform: Platform) -> Object | None:
+    """The object as it is, if it is there."""
+    try:
+        return platform.store.get(noun.kind, team, name)
+    except NotFound:
+        return None
+
+
+def _check(team: Object | None, name: str, spec: BaseModel, before: Object | None, platform: Platform) -> None:
     """What a spec must meet before it is written; may ask a backend's reader, so it is outside of the transaction."""
     if isinstance(spec, TeamSpec):
         teams.check(spec)
         return
     assert team is not None
     if isinstance(spec, ClusterSpec):
-        cluster.check(team, name, spec, platform)
+        cluster.check(team, name, spec, before, platform)
     elif isinstance(spec, PipelineSpec):
         pipeline.check(team.metadata.name, spec, platform)
     elif isinstance(spec, ServiceSpec):
-        service.check(team.metadata.name, spec, platform)
+        service.check(team, name, spec, platform)
 
 
 def _write(
@@ -192,12 +200,13 @@ def _write(
     owner = platform.team(team) if noun.team_scoped else None
     before = None
     if isinstance(spec, ClusterSpec | ServiceSpec):
-        before = next((o for o in store.each(noun.kind, team) if o.metadata.name == name), None)
+        before = _before(noun, team, name, platform)
     if isinstance(spec, ClusterSpec):
         assert owner is not None
         cluster.check_quota(owner, name, spec, before, platform)
     elif isinstance(spec, ServiceSpec):
-        platform.cluster(team, spec.cluster)
+        assert owner is not None
+        service.check_place(owner, name, spec, before, platform)
     found, change = store.put(
         noun.kind,
         team,
@@ -214,8 +223,12 @@ def _write(
     if before is not None and isinstance(spec, ClusterSpec):
         assert owner is not None
         cluster.check_change(owner, before, spec)
-    elif before is not None and isinstance(spec, ServiceSpec):
-        service.check_change(before, spec)
+    elif isinstance(spec, ServiceSpec):
+        assert owner is not None
+        if before is not None:
+            service.check_change(owner, before, spec)
+        if spec.cluster is not None:
+            cluster.note_work(store.get("Cluster", team, spec.cluster), platform)
     detail = {"change": change, "generation": found.metadata.generation}
     store.audit(principal.name, "apply", kind=noun.kind, team=team or name, name=name, detail=detail)
     if noun.kind in RECONCILED:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from rayplane.errors import NotFound
 from rayplane.gateway.store import Store
@@ -12,9 +12,11 @@ from rayplane.nouns.events import Operation
 
 GOOD = frozenset({"Ready", "Succeeded", "Suspended"})
 ENDED = frozenset({"Succeeded", "Failed", "Stopped"})
+_WANTED = {"suspend": "Suspended", "resume": "Ready"}
+Verb: TypeAlias = Literal["apply", "delete", "run", "stop", "suspend", "resume", "extend"]
 
 
-def begin(store: Store, obj: Object, action: Literal["apply", "delete", "run", "stop"]) -> Operation:
+def begin(store: Store, obj: Object, action: Verb) -> Operation:
     """Keep a new operation about the object as it is now."""
     operation = Operation(
         id=uuid.uuid4().hex,
@@ -54,7 +56,9 @@ def judge(operation: Operation, obj: Object | None) -> tuple[Literal["running", 
         return "failed", f"{title} is being deleted."
     if status.observed_generation < operation.generation:
         return "running", f"{title} has not been looked at yet."
-    if status.phase in GOOD:
+    if operation.action == "extend":
+        return "succeeded", ""
+    if status.phase in GOOD and status.phase == _WANTED.get(operation.action, status.phase):
         return "succeeded", ""
     if status.phase in ("Failed", "Stopped"):
         return "failed", _reason(obj, status) or f"{title} is {status.phase}."

@@ -143,7 +143,7 @@ def _preflight(item: _Item, spec: ClusterSpec, team: Object | None, platform: Pl
     item.check(lambda: teams.check_backend(backend, "cluster.backend"))
     if len(item.result.forbidden) > known:
         return
-    item.check(lambda: clusters.check_acted_on(spec, backend))
+    item.check(lambda: clusters.check_acted_on(spec, platform.readers(backend)))
     if size is None:
         return
     item.result.cost = plan_effects.cost(spec, size)
@@ -185,9 +185,12 @@ def _check(item: _Item, spec: BaseModel, owner: Object | None, platform: Platfor
     elif isinstance(spec, PipelineSpec):
         item.check(lambda: pipeline.check(item.team, spec, platform))
     elif isinstance(spec, ServiceSpec):
-        item.check(lambda: service.check(item.team, spec, platform))
+        assert owner is not None
+        item.check(lambda: service.check(owner, item.name, spec, platform))
+        if spec.nodes is not None:
+            item.check(lambda: service.check_place(owner, item.name, spec, before, platform))
         if before is not None:
-            item.check(lambda: service.check_change(before, spec))
+            item.check(lambda: service.check_change(owner, before, spec))
 
 
 def _try_job(item: _Item, spec: JobSpec, principal: Principal, platform: Platform) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 from rayplane.errors import NotFound, Unavailable
 from rayplane.gateway.admission import tokens
 from rayplane.gateway.admission.roles import SYSTEM
+from rayplane.gateway.backends.base import Capability
+from rayplane.gateway.reconcile.cluster import ClusterReconciler
 from rayplane.gateway.reconcile.team import credentials_path
 from rayplane.gateway.store import Store
 from rayplane.gateway.usecases import job as jobs
@@ -47,7 +49,9 @@ class World:
         self.clock = Clock()
         self.store = Store(self.settings.store_url)
         self.store.migrate()
-        self.backend = FakeBackend()
+        # As on a host of one's own: a cluster is looked at again and again, and a team needs no place.
+        able = frozenset(set(Capability) - {Capability.WATCH, Capability.TEAM})
+        self.backend = FakeBackend(capabilities=able, clock=self.clock)
         self.ray = FakeRay()
         self.mlflow = FakeMlflow()
         self.woken = 0
@@ -67,6 +71,15 @@ class World:
             "Team", "", TEAM, TeamSpec().model_dump(mode="json"), owner="test", status=TeamStatus(phase=phase)
         )
         return obj
+
+    def clusters(self, **more: Any) -> ClusterReconciler:
+        return ClusterReconciler(
+            self.platform,
+            lambda name: self.backend,
+            lambda endpoint: self.ray,  # type: ignore[arg-type, return-value]
+            clock=self.clock,
+            **more,
+        )
 
     def cluster(self, name: str = "dev", **spec: Any) -> Object:
         wanted = ClusterSpec(**spec).model_dump(mode="json")
@@ -113,6 +126,12 @@ class FakeRay:
     down: bool = False
     configurations: list[Mapping[str, Any]] = field(default_factory=list)
     applications: dict[str, dict[str, Any]] = field(default_factory=dict)
+    components: dict[str, dict[str, Any]] = field(
+        default_factory=lambda: {"driver": {"is_active": "INACTIVE", "reason": None, "last_activity_at": None}}
+    )
+    """What Ray says is active, by component."""
+    asked: int = 0
+    """How often it was asked for that."""
 
     def submit(self, entrypoint: str, submission_id: str, **request: Any) -> None:
         self._check()
@@ -145,6 +164,11 @@ class FakeRay:
             sent = len(text)
             if ended:
                 return
+
+    def activities(self) -> dict[str, Any]:
+        self._check()
+        self.asked += 1
+        return self.components
 
     def put_serve(self, config: Mapping[str, Any]) -> None:
         self._check()

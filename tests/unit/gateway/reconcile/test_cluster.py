@@ -23,7 +23,7 @@ def world(tmp_path: Path) -> World:
 
 @pytest.fixture
 def reconciler(world: World) -> ClusterReconciler:
-    return ClusterReconciler(world.platform, lambda name: world.backend, clock=world.clock)
+    return world.clusters()
 
 
 def ref(obj: Object) -> ClusterRef:
@@ -64,7 +64,7 @@ def test_the_head_is_told_paths_and_never_secrets(world: World, reconciler: Clus
 def test_a_cluster_waits_until_its_team_can_track_its_jobs(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.team(phase="Pending")
-    reconciler = ClusterReconciler(world.platform, lambda name: world.backend, clock=world.clock)
+    reconciler = world.clusters()
     cluster = world.cluster()
     status = look(reconciler, world, cluster)
     ready = status.condition("Ready")

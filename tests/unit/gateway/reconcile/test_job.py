@@ -12,7 +12,6 @@ import pytest
 
 from rayplane.errors import InvalidInput, Unavailable
 from rayplane.gateway.backends.base import ClusterRef
-from rayplane.gateway.reconcile.cluster import ClusterReconciler
 from rayplane.gateway.reconcile.job import JobReconciler
 from rayplane.nouns.base import Object
 from rayplane.nouns.events import Event
@@ -28,7 +27,7 @@ class Bench:
         self.world = World(folder)
         self.world.team()
         self.cluster = self.world.cluster()
-        self.clusters = ClusterReconciler(self.world.platform, lambda name: self.world.backend, clock=self.world.clock)
+        self.clusters = self.world.clusters()
         self.jobs = self.reconciler()
         self.clusters.reconcile(self.world.get(self.cluster))
         self.clusters.reconcile(self.world.get(self.cluster))
@@ -36,6 +35,7 @@ class Bench:
     def reconciler(self) -> JobReconciler:
         return JobReconciler(
             self.world.platform,
+            lambda name: self.world.backend,
             lambda endpoint: self.world.ray,  # type: ignore[arg-type, return-value]
             self.world.mlflow,  # type: ignore[arg-type]
             clock=self.world.clock,

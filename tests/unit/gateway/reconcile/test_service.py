@@ -14,8 +14,8 @@ import pytest
 from rayplane.errors import InvalidInput
 from rayplane.gateway.backends.base import ClusterRef
 from rayplane.gateway.reconcile import service as module
-from rayplane.gateway.reconcile.cluster import ClusterReconciler
-from rayplane.gateway.reconcile.service import SETTLE, ServiceReconciler, model_of
+from rayplane.gateway.reconcile.serve_config import model_of
+from rayplane.gateway.reconcile.service import SETTLE, ServiceReconciler
 from rayplane.gateway.reconcile.status import editing
 from rayplane.nouns.base import Object
 from rayplane.nouns.service import ServiceSpec, ServiceStatus
@@ -29,9 +29,10 @@ class Bench:
         self.world = World(folder)
         self.world.team()
         self.cluster = self.world.cluster()
-        self.clusters = ClusterReconciler(self.world.platform, lambda name: self.world.backend, clock=self.world.clock)
+        self.clusters = self.world.clusters()
         self.services = ServiceReconciler(
             self.world.platform,
+            lambda name: self.world.backend,
             lambda endpoint: self.world.ray,  # type: ignore[arg-type, return-value]
             self.world.mlflow,  # type: ignore[arg-type]
             clock=self.world.clock,

@@ -60,15 +60,9 @@ def test_a_dry_run_checks_and_answers_the_same_and_writes_nothing(bench: Any) ->
         ("Cluster", "x" * 41, {}, "at most 40"),
         ("Cluster", "train", {"backend": "locl"}, "cluster.backend: 'locl' is unknown. Did you mean 'local'?"),
         ("Cluster", "train", {"workers": {"min": 3, "max": 1}}, "above max"),
-        ("Cluster", "train", {"workers": {"max": 1}}, "cluster.workers: not acted on yet by backend 'local'. Leave it"),
-        ("Cluster", "train", {"workers": {"min": 1, "max": 1}}, "cluster.workers: not acted on yet"),
-        ("Cluster", "train", {"idle_timeout": "1h"}, "cluster.idle_timeout: not acted on yet by backend 'local'."),
-        (
-            "Cluster",
-            "train",
-            {"max_lifetime": "1h", "backend": "existing", "address": "http://ray:8265"},
-            "cluster.max_lifetime: not acted on yet by backend 'existing'.",
-        ),
+        ("Cluster", "train", {"workers": "3..1"}, "cluster.workers: min (3) is above max (1)"),
+        ("Cluster", "train", {"workers": "a few"}, "cluster.workers: 'a few' is no number of workers: write 4 for"),
+        ("Cluster", "train", {"idle_timeout": "0s"}, "cluster.idle_timeout: 0s would end it at once"),
         (
             "Service",
             "delay",

@@ -1,0 +1,33 @@
+"""Ask whether a cluster is used: the platform's own work on it, then Ray. Decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rayplane.errors import RayplaneError
+from rayplane.gateway.ray_rest import RayRest
+from rayplane.gateway.reconcile.idleness import Activity, from_ray
+from rayplane.gateway.usecases import cluster as clusters
+from rayplane.gateway.usecases.platform import Platform
+from rayplane.nouns.cluster import Endpoint
+
+
+class ActivityProbe:
+    """Asks about one cluster at a time; two short calls to its dashboard at most. Thread-safe."""
+
+    def __init__(self, platform: Platform, rays: Callable[[Endpoint], RayRest]) -> None:
+        self._platform = platform
+        self._rays = rays
+
+    def ask(self, team: str, cluster: str, endpoint: Endpoint | None) -> Activity:
+        """What is known of the cluster's use now. A head that does not answer makes it unknown, with the reason."""
+        work = clusters.work_of(team, cluster, self._platform)
+        if work:
+            return Activity("active", work)
+        if endpoint is None:
+            return Activity("unknown", "Its address is not known.")
+        try:
+            ray = self._rays(endpoint)
+            return from_ray(ray.activities(), ray.serve_status().get("applications") or {})
+        except RayplaneError as exc:
+            return Activity("unknown", str(exc))

@@ -1,0 +1,59 @@
+"""The ledger follows the nodes that a backend tells of: one lease for each, from its start to its end. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from rayplane.gateway.backends.base import ClusterRef, Node
+from rayplane.nouns.cluster import Lease
+
+
+@dataclass(frozen=True)
+class Entries:
+    """What is to be written; empty at rest."""
+
+    opened: tuple[Lease, ...] = ()
+    """Leases to open. One whose node is gone already has its end, and is closed in the same breath."""
+    closed: tuple[tuple[str, datetime], ...] = ()
+    """(id, end) of known leases to close."""
+
+    def __bool__(self) -> bool:
+        return bool(self.opened or self.closed)
+
+
+def lease_id(ref: ClusterRef, node: Node) -> str:
+    """A node's lease: the same however often, and by whichever gateway, it is written."""
+    return f"{ref.uid}-{node.id}"
+
+
+def entries(ref: ClusterRef, nodes: Sequence[Node], known: Iterable[Lease], *, now: datetime) -> Entries:
+    """What the ledger lacks. ``known``: the cluster's leases that are open, and those of ``nodes``.
+
+    A node that is gone without the backend knowing since when ends ``now``: when its absence was found.
+    """
+    by_id = {lease.id: lease for lease in known}
+    by_node = {lease_id(ref, node): node for node in nodes}
+    opened = tuple(
+        Lease(
+            id=id,
+            team=ref.team,
+            cluster_uid=ref.uid,
+            cluster=ref.name,
+            cpu=node.cpu,
+            memory=node.memory,
+            gpu=node.gpu,
+            started_at=node.started_at,
+            ended_at=node.ended_at,
+        )
+        for id, node in by_node.items()
+        if id not in by_id
+    )
+    closed = []
+    for id, lease in by_id.items():
+        node = by_node.get(id)
+        if lease.ended_at is not None or (node is not None and node.ended_at is None):
+            continue
+        closed.append((id, now if node is None or node.ended_at is None else node.ended_at))
+    return Entries(opened, tuple(closed))
