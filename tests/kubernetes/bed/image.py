@@ -50,10 +50,13 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Image:
-    """An image in the cache: its reference, the digest of its manifest, and all of its blobs."""
+    """An image in the cache."""
 
     reference: str
     digest: str
+    """Of its manifest."""
+    id: str
+    """The digest of its configuration: what a node says of a container's image that was not pulled."""
     blobs: dict[str, Path | bytes]
 
     def write(self, stream: IO[bytes], *, without: Collection[str] = ()) -> None:
@@ -232,7 +235,7 @@ def _image(repository: str, layers: list[Path], config: dict[str, Any]) -> Image
     blobs: dict[str, Path | bytes] = {digest: manifest, _digest(described): described}
     blobs |= dict(zip(digests, layers, strict=True))
     tagged = repository if ":" in repository else f"{repository}:{digest.removeprefix('sha256:')[:12]}"
-    return Image(tagged, digest, blobs)
+    return Image(tagged, digest, _digest(described), blobs)
 
 
 def _descriptor(kind: str, content: bytes) -> dict[str, Any]:
