@@ -84,7 +84,7 @@ def autoscaled(name: str, where: str, *, image: str, most: int, idle_seconds: in
     """A RayCluster with token authentication whose workers come and go, from zero; nothing runs on its head."""
 
     def template(container: str, memory: str) -> Object:
-        room = {"requests": {"cpu": "200m", "memory": memory}, "limits": {"cpu": "1", "memory": memory}}
+        room = {"requests": {"cpu": "200m", "memory": memory}, "limits": {"cpu": "2", "memory": memory}}
         described = {"name": container, "image": image, "resources": room, "securityContext": _CONTAINER_SECURITY}
         return {"spec": {"securityContext": _POD_SECURITY, "containers": [described]}}
 

@@ -22,6 +22,10 @@ beta[extra]==2 ; sys_platform == 'linux' \\
 gamma-ray==3 \\
     --hash=sha256:cc
     # via beta
+alpha==0 ; python_full_version < '3.12' \\
+    --hash=sha256:ee
+    # via
+    #   rayplane (pyproject.toml)
 other==4 \\
     --hash=sha256:dd
     # via rayplane (pyproject.toml)
@@ -34,6 +38,7 @@ def test_the_image_holds_what_was_asked_for_and_what_that_needs_and_no_more() ->
         "alpha==1 \\",
         "beta[extra]==2 ; sys_platform == 'linux' \\",
         "gamma-ray==3 \\",
+        "alpha==0 ; python_full_version < '3.12' \\",
     ]
     assert "sha256:cc" in needed
     assert image.needed(LOCK, ["Gamma_Ray"]).startswith("gamma-ray==3")

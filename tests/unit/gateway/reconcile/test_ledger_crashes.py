@@ -32,7 +32,7 @@ from rayplane.testing.fakes import FakeBackend
 from tests.unit.gateway.reconcile.doubles import TEAM, Clock
 
 HISTORIES = 200
-STEPS = 14
+STEPS = 9
 
 
 class Killed(BaseException):
@@ -245,7 +245,7 @@ def test_leases_sum_to_the_nodes_time_alive_exactly_through_crashes(
 def test_where_only_what_runs_is_seen_a_lease_ends_when_the_absence_is_found(
     made: tuple[Platform, CountingStore],
 ) -> None:
-    for seed in range(10_000, 10_025):
+    for seed in range(10_000, 10_010):
         history = History(*made, seed, forgetful=True)
         history.live(seed)
         leases, nodes = check_shape(history)

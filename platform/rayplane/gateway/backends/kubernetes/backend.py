@@ -90,7 +90,7 @@ class KubernetesBackend:
         self._cache.add(POD, trim=observation.trim_pod, told=self._told_pod)
         self._cache.add(RAYJOB, trim=rayjob.trim, told=self._told)
         self._cache.add(RAYSERVICE, trim=rayservice.trim, told=self._told)
-        self._places = Places(self.api, self._cache, self._settings, self._root)
+        self._places = Places(self.api, self._cache, self._settings, self._root, changed=self._announce)
         self._lock = threading.Lock()
         self._known: dict[str, tuple[float, dict[str, Object]]] = {}
         self._falls: dict[str, observation.Fall] = {}
@@ -192,7 +192,7 @@ class KubernetesBackend:
         return self._places.delete(team)
 
     def subscribe(self, changed: Callable[[str], None]) -> None:
-        """Tell of clusters; begins to follow them."""
+        """Tell of clusters, jobs and services, and of teams whose place somebody changed; begins to follow them."""
         with self._lock:
             self._subscribers.append(changed)
         for kind in (RAYCLUSTER, RAYJOB, RAYSERVICE, POD):

@@ -89,8 +89,8 @@ class Clusters:
             answer = self._create(ref, manifest) if there is None else self._change(ref, manifest, suspended=suspended)
             current = raycluster.trim(answer)
         assert current is not None  # it was there, or was made
-        owner = raycluster.owner_of(ref)
-        own.put_secrets(shared, RAYCLUSTER, current, owner, launch.secrets, self._token(ref), new=there is None)
+        token, owner = self._token(ref), raycluster.owner_of(ref)
+        own.put_secrets(shared, RAYCLUSTER, current, owner, launch, token, new=there is None)
 
     def _create(self, ref: ClusterRef, manifest: Object) -> Object:
         try:

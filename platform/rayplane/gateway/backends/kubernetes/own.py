@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from rayplane.errors import NotFound
-from rayplane.gateway.backends.base import Node, Observation
+from rayplane.gateway.backends.base import LaunchContext, Node, Observation
 from rayplane.gateway.backends.kubernetes import compare, observation, pods
 from rayplane.gateway.backends.kubernetes.api import KubeApi
 from rayplane.gateway.backends.kubernetes.cache import Cache
@@ -104,13 +104,13 @@ def delete(shared: Shared, kind: Kind, held: Object, *, empties_redis: bool = Fa
 
 
 def put_secrets(
-    shared: Shared, kind: Kind, obj: Object, owner: Owner, given: Mapping[str, str], token: Path, *, new: bool = False
+    shared: Shared, kind: Kind, obj: Object, owner: Owner, launch: LaunchContext, token: Path, *, new: bool = False
 ) -> None:
     """Give an object its Secret, which goes when it goes, and note on it that it has it.
 
     What is not noted is put right later. ``new``: the object was just made, so that no pod knows a token of Ray's yet.
     """
-    texts = dict(given)
+    texts = dict(launch.secrets)
     if shared.settings.redis_password_path is not None:
         texts[REDIS_PASSWORD] = read_secret(shared.settings.redis_password_path)
     noted = {SECRETS_HASH: compare.digest(texts)}

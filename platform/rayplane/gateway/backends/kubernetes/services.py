@@ -49,7 +49,7 @@ class Services:
             why = held["drift"] or "it is asked for otherwise" if held is not None else "it was missing"
             held = rayservice.trim(own.apply(shared, RAYSERVICE, manifest, force=held is not None))
             log.info("service %s is applied: %s", ref, why)
-        own.put_secrets(shared, RAYSERVICE, held, rayservice.owner_of(ref), launch.secrets, self._token(ref))
+        own.put_secrets(shared, RAYSERVICE, held, rayservice.owner_of(ref), launch, self._token(ref))
 
     def observe(self, ref: ServiceRef) -> ServiceObservation:
         """What the watch told last."""
