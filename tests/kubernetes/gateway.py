@@ -22,7 +22,7 @@ from rayplane.nouns.team import Quota, Size, TeamSpec
 from rayplane.settings import GatewaySettings
 from rayplane.testing.backend_contract import BackendCase
 from tests.kubernetes.bed.access import Access
-from tests.kubernetes.bed.api import Api, Object, wait_for
+from tests.kubernetes.bed.api import Api, Object
 from tests.kubernetes.bed.level_a import HOLD
 
 ROLE = Path(__file__).parents[2] / "deploy" / "kubernetes" / "gateway-role.yaml"
@@ -125,7 +125,7 @@ def case_on(bed: Access, backend: KubernetesBackend, home: Path, **more: Any) ->
         team_spec=TEAM_SPEC,
         disturb_team=disturb_team,
         team_leftovers=lambda team: place_of(api, team),
-        **{"patience": float(os.environ.get("RAYPLANE_TEST_PATIENCE", "30")), **more},
+        **{"patience": float(os.environ.get("TEST_PATIENCE", "30")), **more},
     )
 
 
@@ -196,10 +196,9 @@ def named(obj: Mapping[str, Any]) -> str:
     return f"{obj['kind']}/{obj['metadata']['name']}"
 
 
-def gone(api: Api, team: TeamRef) -> None:
-    """Have a team's namespace go, whatever is in it, and wait until it has."""
+def remove(api: Api, team: TeamRef) -> None:
+    """Ask for a team's namespace to go, whatever is in it."""
     api.delete("v1", "Namespace", f"rayplane-{team.name}")
-    wait_for("namespace gone", lambda: api.get("v1", "Namespace", f"rayplane-{team.name}") is None, seconds=60)
 
 
 def _now() -> str:

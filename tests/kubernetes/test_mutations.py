@@ -15,8 +15,11 @@ import pytest
 from tests.kubernetes import mutant
 from tests.kubernetes.bed.level_a import LevelA
 
-CONTRACT = Path(__file__).parent / "test_backend_contract.py"
-PATIENCE = "12"
+_HERE = Path(__file__).parent
+CONTRACT = [str(_HERE / "test_backend_contract.py")]
+OF_OWN_NODES = [str(_HERE / "test_dedicated.py"), "-k", "TestJobs or TestServices or secrets or another_gateway"]
+"""What asks for the calls that jobs' and services' own nodes need."""
+PATIENCE = "20"
 """Seconds for which the contract waits: what is taken away does not come."""
 
 
@@ -41,9 +44,10 @@ def test_every_module_that_calls_the_api_server_is_mutated() -> None:
 @pytest.mark.timeout(900)
 def test_without_any_one_call_the_contract_turns_red(level_a: LevelA) -> None:
     sites: list[mutant.Site | None] = [None, *mutant.sites()]
+    assert _run(level_a.kubeconfig, None, OF_OWN_NODES).code == 0
     assert len(sites) > 10
     with ThreadPoolExecutor(max_workers=3) as pool:  # they wait for most of the time
-        outcomes = list(pool.map(lambda site: _run(level_a.kubeconfig, site), sites))
+        outcomes = list(pool.map(lambda site: _run(level_a.kubeconfig, site, _contract_of(site)), sites))
     for outcome in outcomes:
         what = "nothing taken out" if outcome.site is None else f"{outcome.site.id} line {outcome.site.line}"
         verdict = {0: "green", 1: "red"}.get(outcome.code, f"exit code {outcome.code}")
@@ -55,13 +59,17 @@ def test_without_any_one_call_the_contract_turns_red(level_a: LevelA) -> None:
     assert {o.code for o in mutants} == {1}, [o.said[-2000:] for o in mutants if o.code != 1]
 
 
-def _run(kubeconfig: Path, site: mutant.Site | None) -> Outcome:
+def _contract_of(site: mutant.Site | None) -> list[str]:
+    return OF_OWN_NODES if site is not None and site.module in ("jobs", "services") else CONTRACT
+
+
+def _run(kubeconfig: Path, site: mutant.Site | None, contract: list[str]) -> Outcome:
     began = time.monotonic()
-    environment = {**os.environ, "KUBECONFIG": str(kubeconfig), "RAYPLANE_TEST_PATIENCE": PATIENCE}
+    environment = {**os.environ, "KUBECONFIG": str(kubeconfig), "TEST_PATIENCE": PATIENCE}
     if site is not None:
         environment[mutant.VARIABLE] = site.id
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-x", "-q", "-p", "tests.kubernetes.mutant", "--no-header", str(CONTRACT)],
+        [sys.executable, "-m", "pytest", "-x", "-q", "-p", "tests.kubernetes.mutant", "--no-header", *contract],
         env=environment,
         capture_output=True,
         text=True,

@@ -59,7 +59,7 @@ class ClientBuilder(_RayClientBuilder):
             # Before anything is made: a cluster that we could not talk to would be of no use.
             require_match(_environment(client), f"The platform at {client.url}")
             _ensure(client, team, name, create=True)
-            cluster = client.clusters.wait(team, name, timeout=START_TIMEOUT)
+            cluster = client.clusters.reach(team, name, timeout=START_TIMEOUT)
         self.address = _client_address(cluster)
         return super().connect()
 

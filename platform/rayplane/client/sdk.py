@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -20,7 +21,7 @@ from rayplane import errors
 from rayplane.client import packaging
 from rayplane.nouns import NOUNS, RUN, by_kind
 from rayplane.nouns.base import Document, NounType, Object, parse
-from rayplane.nouns.cluster import Lease
+from rayplane.nouns.cluster import ClusterStatus, ClusterUsage, Lease
 from rayplane.nouns.dataset import DatasetVersion
 from rayplane.nouns.events import Edge
 from rayplane.nouns.job import TERMINAL
@@ -67,7 +68,7 @@ class Client:
         self._given_url, self._given_token = url, token_path
         self._http: httpx.Client | None = None
         self.teams = Teams(self, by_kind("Team"))
-        self.clusters = Noun(self, by_kind("Cluster"))
+        self.clusters = Clusters(self, by_kind("Cluster"))
         self.jobs = Jobs(self, by_kind("Job"))
         self.pipelines = Pipelines(self, by_kind("Pipeline"))
         self.datasets = Datasets(self, by_kind("Dataset"))
@@ -176,6 +177,12 @@ class Client:
         """The ledger: compute that the team held or holds."""
         path = f"/v1/teams/{_q(team)}/leases"
         return [Lease.model_validate(item) for item in self.pages(path, {"open_only": str(open_only).lower()})]
+
+    def usage(self, team: str, *, since: datetime | None = None, until: datetime | None = None) -> list[ClusterUsage]:
+        """What each cluster of the team held between two instants, in resource-seconds, also of those that are gone."""
+        span = {key: at.isoformat() for key, at in (("since", since), ("until", until)) if at is not None}
+        found = self.json("GET", f"/v1/teams/{_q(team)}/usage", params=span)
+        return [ClusterUsage.model_validate(item) for item in found["items"]]
 
     def audit(self, team: str) -> list[dict[str, Any]]:
         """The audit log."""
@@ -361,6 +368,42 @@ class Teams(Noun):
     def delete(self, team: str, name: str | None = None) -> Object:
         """Ask for deletion."""
         return super().delete("", name or team)
+
+
+class Clusters(Noun):
+    """Clusters, with their own verbs."""
+
+    def suspend(self, team: str, name: str) -> Object:
+        """Take its compute back until somebody resumes it; returns at once."""
+        return self._post(team, name, "suspend")
+
+    def resume(self, team: str, name: str) -> Object:
+        """Give it its compute again, whoever suspended it; returns at once."""
+        return self._post(team, name, "resume")
+
+    def extend(self, team: str, name: str, duration: str | float) -> Object:
+        """Keep it for so long from now (``"2h"``, or seconds), however idle or old it is."""
+        return self._post(team, name, "extend", {"duration": duration})
+
+    def reach(self, team: str, name: str, *, timeout: float = 600.0, progress: Progress | None = None) -> Object:
+        """Wait until it is ready, resuming it if the platform suspended it for idleness.
+
+        Raises Refused for one that a person suspended, Failed if it fails, Timeout after ``timeout`` seconds.
+        """
+        found = self.get(team, name)
+        status = ClusterStatus.model_validate(found.status)
+        if found.spec.get("suspended"):
+            raise errors.Refused(
+                f"Cluster '{team}/{name}' was suspended by a person.",
+                remedy=f"Resume it: rayplane cluster resume {name} --team {team}",
+            )
+        if status.suspension is not None:
+            self.resume(team, name)
+        return self.wait(team, name, phases=("Ready",), timeout=timeout, progress=progress)
+
+    def _post(self, team: str, name: str, verb: str, body: Mapping[str, Any] | None = None) -> Object:
+        path = f"{self._path(team, name)}/{verb}"
+        return Object.model_validate(self._client.json("POST", path, json_body=body))
 
 
 class Jobs(Noun):

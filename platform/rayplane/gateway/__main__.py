@@ -80,8 +80,8 @@ def run(settings: GatewaySettings) -> None:
         [
             TeamReconciler(platform, mlflow, backend),
             ClusterReconciler(platform, backend, rays, wake=lambda uid: loop.wake(uid)),
-            JobReconciler(platform, rays, mlflow),
-            ServiceReconciler(platform, rays, mlflow),
+            JobReconciler(platform, backend, rays, mlflow, wake=lambda uid: loop.wake(uid)),
+            ServiceReconciler(platform, backend, rays, mlflow, wake=lambda uid: loop.wake(uid)),
             PipelineReconciler(platform, dbos_url=settings.dbos_url, mlflow=mlflow),
         ],
         # A gateway that is started anew is another holder: its predecessor may still be at work.

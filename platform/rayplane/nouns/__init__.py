@@ -38,7 +38,13 @@ JOB = NounType(
     plural="jobs",
     spec=JobSpec,
     status=JobStatus,
-    columns=(_PHASE, ("CLUSTER", "spec.cluster"), ("RUN", "status.run_id"), ("ENTRYPOINT", "spec.entrypoint")),
+    columns=(
+        _PHASE,
+        ("CLUSTER", "spec.cluster"),
+        ("NODES", "spec.nodes.size"),
+        ("RUN", "status.run_id"),
+        ("ENTRYPOINT", "spec.entrypoint"),
+    ),
 )
 PIPELINE = NounType(
     kind="Pipeline",
@@ -86,7 +92,14 @@ SERVICE = NounType(
     plural="services",
     spec=ServiceSpec,
     status=ServiceStatus,
-    columns=(_PHASE, ("MODEL", "spec.model"), ("VERSION", "status.revision.version"), ("URL", "status.url")),
+    columns=(
+        _PHASE,
+        ("MODEL", "spec.model"),
+        ("VERSION", "status.revision.version"),
+        ("CLUSTER", "spec.cluster"),
+        ("NODES", "spec.nodes.size"),
+        ("URL", "status.url"),
+    ),
 )
 
 NOUNS: tuple[NounType, ...] = (TEAM, CLUSTER, JOB, PIPELINE, DATASET, FEATURE, MODEL, SERVICE)

@@ -44,6 +44,20 @@ class Workers(Spec):
         return self
 
 
+class Nodes(Spec):
+    """Nodes that a job or a service gets for itself: a head and its workers, gone when it is."""
+
+    size: Name = "small"
+    """A size of the team, for the head and for each worker."""
+    workers: Workers = Field(default_factory=Workers)
+    backend: str | None = None
+    """Overrides the team's backend."""
+
+    def as_cluster(self) -> ClusterSpec:
+        """The cluster that such nodes make up."""
+        return ClusterSpec(size=self.size, workers=self.workers, backend=self.backend)
+
+
 class ClusterSpec(Spec):
     """What a cluster is to be."""
 
@@ -69,6 +83,16 @@ class ClusterSpec(Spec):
         if value == 0:
             raise ValueError("0s would end it at once: write a time, such as 30m, or leave it out for none")
         return value
+
+
+def require_one_place(cluster: str | None, nodes: Nodes | None) -> None:
+    """Raise ValueError unless exactly one is given: the cluster to be on, or nodes of its own."""
+    if cluster is not None and nodes is not None:
+        raise ValueError(
+            "'cluster' and 'nodes' exclude each other: name a cluster to be on, or ask for nodes of its own"
+        )
+    if cluster is None and nodes is None:
+        raise ValueError("say where: name a 'cluster', or ask for 'nodes' of its own, such as nodes: {size: small}")
 
 
 class Endpoint(Record):
@@ -121,7 +145,9 @@ class Lease(Record):
     id: str
     team: str
     cluster_uid: str
+    """The uid of what held it: a cluster, or a job or service with nodes of its own."""
     cluster: str
+    """Its name; ``job/<name>`` or ``service/<name>`` where it is no cluster."""
     cpu: float
     memory: float
     gpu: float

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from rayplane.nouns.base import Instant, Name, Quantity, Record, Seconds, Spec, Status
+from rayplane.nouns.cluster import Endpoint, Nodes, require_one_place
 from rayplane.nouns.environment import Environment
 
 TERMINAL = frozenset({"Succeeded", "Failed", "Stopped"})
+UNFINISHED = frozenset({"", "Pending", "Starting", "Running"})
+"""Phases of a job that has not ended."""
 
 
 class Resources(Spec):
@@ -24,7 +27,10 @@ class JobSpec(Spec):
     """What to run, where, with which code."""
 
     entrypoint: str = Field(min_length=1)
-    cluster: Name
+    cluster: Name | None = None
+    """The team's cluster to run on; None with ``nodes``."""
+    nodes: Nodes | None = None
+    """Nodes of its own, made for each attempt and freed when its log is kept; None on a cluster."""
     package: str | None = None
     """Content address (``sha256:<hex>``) of an uploaded code package; None runs with no code of its own."""
     env: dict[str, str] = Field(default_factory=dict)
@@ -57,14 +63,22 @@ class JobSpec(Spec):
             raise ValueError("the entrypoint is blank")
         return value
 
+    @model_validator(mode="after")
+    def _has_one_place(self) -> JobSpec:
+        require_one_place(self.cluster, self.nodes)
+        return self
+
 
 class Attempt(Record):
     """One submission of the job to Ray."""
 
     number: int
     submission_id: str
-    """Ray's id on the cluster: ``<job uid>-<number>``."""
+    """Ray's id of it: ``<job uid>-<number>``."""
     incarnation: str | None = None
+    """The head that it runs on; None until that is known."""
+    log_kept: bool = False
+    """Whether its log was taken in, so that nodes of its own may go."""
     started_at: Instant | None = None
     ended_at: Instant | None = None
     status: str = "Pending"
@@ -83,6 +97,8 @@ class JobStatus(Status):
     ended_at: Instant | None = None
     log_uri: str | None = None
     environment: Environment | None = None
+    endpoint: Endpoint | None = None
+    """Its own Ray, while it has nodes of its own."""
     outputs: list[Output] = Field(default_factory=list)
     git_commit: str | None = None
 
@@ -117,7 +133,8 @@ class RunContext(Record):
     """All that a worker is told. Exchanged at the gateway for the submission id; the same answer every time."""
 
     team: str
-    cluster: str
+    cluster: str | None = None
+    """The cluster that this runs on; None on nodes of a job's or a service's own."""
     gateway_url: str
     storage_root: str
     job: str | None = None

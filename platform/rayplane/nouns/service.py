@@ -7,6 +7,7 @@ import re
 from pydantic import Field, field_validator, model_validator
 
 from rayplane.nouns.base import Instant, Name, Record, Seconds, Spec, Status
+from rayplane.nouns.cluster import Endpoint, Nodes, require_one_place
 from rayplane.nouns.environment import Environment
 
 _MODEL_URI = re.compile(r"^models:/[A-Za-z0-9_.\-]+(@[A-Za-z0-9_\-]+|/[0-9]+)$")
@@ -31,7 +32,10 @@ class ServiceSpec(Spec):
 
     model: str
     """``models:/<name>@<alias>`` (followed) or ``models:/<name>/<version>`` (fixed)."""
-    cluster: Name
+    cluster: Name | None = None
+    """The team's cluster that hosts it; None with ``nodes``."""
+    nodes: Nodes | None = None
+    """Nodes of its own; None on a cluster."""
     app: str = "rayplane.runtime.serving.app:build"
     """``module:callable`` of the Serve application builder."""
     package: str | None = None
@@ -56,6 +60,11 @@ class ServiceSpec(Spec):
             raise ValueError(f"'{value}' is not an application: write module:callable, as in my_app.serving:build")
         return value
 
+    @model_validator(mode="after")
+    def _has_one_place(self) -> ServiceSpec:
+        require_one_place(self.cluster, self.nodes)
+        return self
+
 
 class Revision(Record):
     """One rolled-out model version."""
@@ -75,3 +84,5 @@ class ServiceStatus(Status):
     revision: Revision | None = None
     incarnation: str | None = None
     environment: Environment | None = None
+    endpoint: Endpoint | None = None
+    """Its own Ray, while it has nodes of its own."""

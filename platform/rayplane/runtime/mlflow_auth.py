@@ -42,11 +42,12 @@ class _BasicFromFile(AuthBase):
 
     def _read(self) -> tuple[str, str]:
         try:
-            mode = self._path.stat().st_mode
+            found = self._path.stat()
             lines = self._path.read_text().splitlines()
         except OSError as exc:
             raise MlflowException(f"MLflow credentials '{self._path}' can't be read: {exc.strerror}.") from exc
-        if mode & 0o077:
+        # A Secret that Kubernetes mounts is root's, and its pod reads it through its group.
+        if found.st_mode & (0o077 if found.st_uid == os.geteuid() else 0o007):
             raise MlflowException(
                 f"MLflow credentials '{self._path}' may be read by others. Run: chmod 600 {self._path}"
             )

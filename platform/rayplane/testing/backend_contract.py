@@ -13,7 +13,17 @@ from datetime import datetime, timedelta
 import pytest
 
 from rayplane.errors import Unsupported
-from rayplane.gateway.backends.base import Backend, Capability, ClusterRef, LaunchContext, Node, Observation, TeamRef
+from rayplane.gateway.backends.base import (
+    Backend,
+    Capability,
+    ClusterRef,
+    JobRef,
+    LaunchContext,
+    Node,
+    Observation,
+    ServiceRef,
+    TeamRef,
+)
 from rayplane.nouns.base import utcnow
 from rayplane.nouns.cluster import ClusterSpec, Workers
 from rayplane.nouns.team import Size, TeamSpec
@@ -108,6 +118,9 @@ class BackendContract:
                 lambda: backend.ensure_team(case.team, case.team_spec),
                 lambda: backend.delete_team(case.team),
             ],
+            # What else there is of these is in the contract of jobs' and services' own nodes.
+            Capability.JOB: [lambda: backend.delete_job(JobRef(case.ref.team, "task", case.ref.uid, 1))],
+            Capability.SERVICE: [lambda: backend.delete_service(ServiceRef(case.ref.team, "model", case.ref.uid))],
             # That these are missing shows in the endpoint of a cluster that is ready: there is nothing to call.
             Capability.SERVE: [],
             Capability.CLIENT: [],

@@ -14,6 +14,7 @@ from rayplane.nouns.base import utcnow
 from rayplane.nouns.cluster import ClusterSpec, Endpoint
 from rayplane.nouns.environment import Environment
 from rayplane.nouns.team import Size, TeamSpec
+from rayplane.testing.fake_dedicated import FakeDedicated
 
 ENVIRONMENT = Environment(interpreter="local", ray="2.60.0", python="3.11", lock_hash="0" * 64, rayplane="0.1.0")
 
@@ -29,7 +30,7 @@ class _Head:
 
 
 @dataclass
-class FakeBackend:
+class FakeBackend(FakeDedicated):
     """A backend without compute. A cluster that is asked for is ready at once, or when the test says so."""
 
     name: str = "local"

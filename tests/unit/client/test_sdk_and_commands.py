@@ -207,6 +207,37 @@ def test_job_submit_prints_the_log_and_ends_as_the_job_does(
     assert job.spec["package"].startswith("sha256:")
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ([], "Neither --cluster nor --size is given"),
+        (["--cluster", "dev", "--size", "small"], "Both --cluster and --size are given"),
+        (["--size", "small", "--workers", "0..x"], "--workers: '0..x' is no number"),
+        (["--size", "small", "--workers", ".."], "--workers: '..' is no number"),
+    ],
+)
+def test_job_submit_wants_one_place(
+    growth: Client, platform: Platform, capsys: pytest.CaptureFixture[str], given: list[str], said: str
+) -> None:
+    exit_code, _, err = _run(capsys, "job", "submit", *given, "--", "true")
+    assert exit_code == 2
+    assert said in err
+    assert platform.store.count("Job", "growth") == 0
+
+
+def test_job_submit_asks_for_nodes_of_its_own(
+    growth: Client, platform: Platform, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["job", "submit", "--size", "small", "--workers", "0..2", "--no-wait"]
+    exit_code, out, err = _run(capsys, *command, "--", "true")
+    assert (exit_code, err.count("submitted")) == (0, 1)
+    job = platform.store.get("Job", "growth", out.strip())
+    assert (job.spec["cluster"], job.spec["nodes"]["workers"]) == (None, {"min": 0, "max": 2})
+    exit_code, out, _ = _run(capsys, "job", "list")
+    assert out.splitlines()[0].split()[:4] == ["NAME", "PHASE", "CLUSTER", "NODES"]
+    assert "small" in out.splitlines()[1].split()
+
+
 def test_job_submit_as_json_prints_only_the_job(
     growth: Client, platform: Platform, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -21,7 +21,11 @@ app = group("jobs", "Runs of an entrypoint.")
 @app.command(context_settings={"ignore_unknown_options": True})
 def submit(
     entrypoint: Annotated[list[str], typer.Argument(help="The command, after '--'.", show_default=False)],
-    cluster: Annotated[str, typer.Option(help="The cluster to run on.", show_default=False)],
+    cluster: Annotated[str | None, typer.Option(help="The cluster to run on.", show_default=False)] = None,
+    size: Annotated[str | None, typer.Option(help="Nodes of its own instead: their size.", show_default=False)] = None,
+    workers: Annotated[
+        str, typer.Option(help="Of nodes of its own, how many beside the head: 2, or 0..4 as the work needs.")
+    ] = "0",
     name: Annotated[str | None, typer.Option(help="The job's name; default: one is made.")] = None,
     working_dir: Annotated[
         Path | None, typer.Option(help="Folder of code to upload and run in.", show_default=False)
@@ -39,11 +43,11 @@ def submit(
 ) -> None:
     """Run an entrypoint on a cluster: rayplane job submit --cluster dev --working-dir . -- python -m jobs.train
 
-    Ends with the job's own exit code.
+    With --size it gets nodes of its own, which go when it has ended. Ends with the job's own exit code.
     """
     spec: dict[str, Any] = {
         "entrypoint": shlex.join(entrypoint),
-        "cluster": cluster,
+        **_place(cluster, size, workers),
         "env": pairs(env or [], "--env"),
         "parameters": pairs(param or [], "--param"),
         "pip": pip or [],
@@ -106,6 +110,24 @@ def git_commit(folder: Path) -> str | None:
     if not commit:
         return None
     return f"{commit}-dirty" if git("status", "--porcelain", "--", ".") else commit
+
+
+def _place(cluster: str | None, size: str | None, workers: str) -> dict[str, Any]:
+    """Where the job is to run; raises InvalidInput unless exactly one place is named."""
+    from rayplane.errors import InvalidInput
+
+    if (cluster is None) == (size is None):
+        what = "Both --cluster and --size are given" if cluster else "Neither --cluster nor --size is given"
+        raise InvalidInput(
+            f"{what}: a job runs on a cluster, or on nodes of its own.",
+            remedy="Say --cluster NAME, or --size SIZE and --workers.",
+        )
+    if cluster is not None:
+        return {"cluster": cluster}
+    least, _, most = workers.partition("..")
+    if not least.isdecimal() or not (most or least).isdecimal():
+        raise InvalidInput(f"--workers: '{workers}' is no number.", remedy="Write 2, or 0..4 for as many as needed.")
+    return {"nodes": {"size": size, "workers": {"min": int(least), "max": int(most or least)}}}
 
 
 def _follow(api: Client, team: str, name: str, output: Format) -> int:

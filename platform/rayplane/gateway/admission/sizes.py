@@ -8,11 +8,11 @@ from rayplane.errors import Refused
 from rayplane.nouns.team import Size, TeamSpec
 
 
-def size_of(team: TeamSpec, name: str, *, team_name: str) -> Size:
-    """The team's size of this name; raises Refused naming the nearest, or all."""
+def size_of(team: TeamSpec, name: str, *, team_name: str, where: str = "cluster.size") -> Size:
+    """The team's size of this name; raises Refused naming the nearest, or all. ``where`` is the field that names it."""
     size = team.sizes.get(name)
     if size is not None:
         return size
     near = difflib.get_close_matches(name, team.sizes, n=1, cutoff=0.6)
     remedy = f"Did you mean '{near[0]}'?" if near else f"It may use: {', '.join(sorted(team.sizes))}."
-    raise Refused(f"cluster.size: team '{team_name}' has no size '{name}'.", remedy=remedy)
+    raise Refused(f"{where}: team '{team_name}' has no size '{name}'.", remedy=remedy)

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rayplane.gateway import metrics
 from rayplane.gateway.api import (
+    cluster,
     dataset,
     events,
     info,
@@ -52,6 +53,7 @@ def create_app(platform: Platform, *, loop: Wakeable | None = None) -> FastAPI:
     # A noun's own routes come before the common ones, and Ray's last: its two free path parts would match anything.
     own = (
         info.router,
+        cluster.router,
         job.router,
         pipeline.router,
         dataset.router,

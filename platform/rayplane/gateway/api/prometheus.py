@@ -16,7 +16,7 @@ from rayplane.gateway.api.answers import PROBLEMS, Here
 from rayplane.gateway.api.auth import Caller
 from rayplane.gateway.usecases.platform import Platform
 from rayplane.nouns.base import Object
-from rayplane.nouns.cluster import ClusterStatus
+from rayplane.nouns.cluster import Endpoint
 
 router = APIRouter(tags=["platform"], responses=PROBLEMS)
 
@@ -44,18 +44,21 @@ def targets(
         Literal["gateway", "ray"] | None, Query(description="Only these: the gateway's need a token, Ray's do not.")
     ] = None,
 ) -> list[TargetGroup]:
-    """The gateway, and every node of every ready cluster; follows clusters as they come and go."""
+    """The gateway, and every node of every ready cluster, job and service; follows them as they come and go."""
     authorize(caller, "metrics")
     groups = [TargetGroup(targets=[urlsplit(here.settings.url).netloc], labels={"component": "gateway"})]
-    groups += [group for cluster in here.store.each("Cluster", phases={"Ready"}) if (group := _group(cluster))]
+    for kind, phases in (("Cluster", {"Ready"}), ("Job", {"Running"}), ("Service", {"Ready"})):
+        groups += [group for obj in here.store.each(kind, phases=phases) if (group := _group(obj))]
     return [group for group in groups if component in (None, group.labels["component"])]
 
 
-def _group(cluster: Object) -> TargetGroup | None:
-    endpoint = ClusterStatus.model_validate(cluster.status).endpoint
+def _group(obj: Object) -> TargetGroup | None:
+    """The nodes of a cluster, or of a job or service that has its own (only such a one has an endpoint)."""
+    known = obj.status.get("endpoint")
+    endpoint = None if known is None else Endpoint.model_validate(known)
     if endpoint is None or not endpoint.metrics_targets:
         return None
-    labels = {"team": cluster.metadata.team or "", "cluster": cluster.metadata.name, "component": "ray"}
+    labels = {"team": obj.metadata.team or "", obj.kind.lower(): obj.metadata.name, "component": "ray"}
     return TargetGroup(targets=endpoint.metrics_targets, labels=labels)
 
 

@@ -6,10 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, NoReturn, Protocol, runtime_checkable
 
-from rayplane.nouns.cluster import ClusterSpec, Endpoint
+from rayplane.errors import Unsupported
+from rayplane.nouns.cluster import ClusterSpec, Endpoint, Nodes
 from rayplane.nouns.environment import Environment
+from rayplane.nouns.job import JobSpec, Resources
+from rayplane.nouns.service import ServiceSpec
 from rayplane.nouns.team import Size, TeamSpec
 
 
@@ -30,6 +33,10 @@ class Capability(StrEnum):
     """It tells by itself which cluster changed, so that a cluster at rest need not be looked at often."""
     TEAM = "team"
     """It keeps a place of its own for each team."""
+    JOB = "job"
+    """It runs a job on nodes of the job's own."""
+    SERVICE = "service"
+    """It serves a service from nodes of the service's own."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +63,51 @@ class TeamRef:
 
 
 @dataclass(frozen=True)
+class JobRef:
+    """Which attempt of which job with nodes of its own is meant."""
+
+    team: str
+    name: str
+    uid: str
+    attempt: int
+
+    @property
+    def submission_id(self) -> str:
+        """The id under which Ray knows the attempt."""
+        return f"{self.uid}-{self.attempt}"
+
+    def __str__(self) -> str:
+        return f"{self.team}/{self.name}"
+
+
+@dataclass(frozen=True)
+class ServiceRef:
+    """Which service with nodes of its own is meant. The uid tells a recreated service from its predecessor."""
+
+    team: str
+    name: str
+    uid: str
+
+    def __str__(self) -> str:
+        return f"{self.team}/{self.name}"
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What Ray is asked to run as a job, under the id of its attempt."""
+
+    entrypoint: str
+    runtime_env: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    resources: Resources = field(default_factory=Resources)
+    """What the entrypoint's own process reserves."""
+    timeout: float | None = None
+    """Seconds after which the platform stops the attempt; the backend ends it somewhat later if nobody did."""
+
+
+@dataclass(frozen=True)
 class LaunchContext:
-    """What the platform puts into a new cluster."""
+    """What the platform puts into a new cluster, and into the nodes of a job or a service."""
 
     size: Size
     env: Mapping[str, str] = field(default_factory=dict)
@@ -120,6 +170,40 @@ class Observation:
     """How what is there differs from what was last asked for; ``ensure`` repairs it. Empty where nothing does."""
 
 
+@dataclass(frozen=True)
+class JobObservation:
+    """What a backend sees of an attempt with nodes of its own."""
+
+    phase: Literal["absent", "starting", "running", "succeeded", "failed", "stopped", "timed_out", "lost", "stopping"]
+    """``absent`` once all of its nodes are gone; ``lost`` when its head died under it."""
+    reason: str = ""
+    message: str = ""
+    incarnation: str | None = None
+    """Changes with every new head."""
+    endpoint: Endpoint | None = None
+    """Its own Ray, once that may be asked."""
+    environment: Environment | None = None
+    nodes: tuple[Node, ...] = ()
+    """What it holds now, and what it gave back as far as that is still known: the ledger's source."""
+
+
+@dataclass(frozen=True)
+class ServiceObservation:
+    """What a backend sees of a service with nodes of its own."""
+
+    phase: Literal["absent", "starting", "ready", "failed", "stopping"]
+    """``starting`` also while new nodes come that are to take over; the old ones serve until then."""
+    reason: str = ""
+    message: str = ""
+    endpoint: Endpoint | None = None
+    """The Ray that serves; its ``serve_url`` stays the same for the service's life."""
+    environment: Environment | None = None
+    nodes: tuple[Node, ...] = ()
+    """What it holds now, and what it gave back as far as that is still known: the ledger's source."""
+    drift: str = ""
+    """How what is there differs from what was last asked for; ``ensure_service`` repairs it."""
+
+
 class Reader(Protocol):
     """What use cases may ask: nothing here changes compute."""
 
@@ -136,6 +220,25 @@ class Reader(Protocol):
 
     def observe(self, ref: ClusterRef, spec: ClusterSpec) -> Observation:
         """What is there now. Never raises for a cluster that is absent or broken: that is an answer."""
+        ...
+
+    def preflight_job(self, ref: JobRef, spec: JobSpec, size: Size) -> list[str]:
+        """Every reason why the job can't have its nodes, each with its remedy. Raises Unsupported without JOB."""
+        ...
+
+    def preflight_service(self, ref: ServiceRef, spec: ServiceSpec, size: Size) -> list[str]:
+        """Every reason why the service can't have its nodes, each with its remedy. Raises Unsupported without
+        SERVICE."""
+        ...
+
+    def observe_job(self, ref: JobRef) -> JobObservation:
+        """What is there now of the attempt; never raises for one that is absent or broken. Raises Unsupported without
+        JOB."""
+        ...
+
+    def observe_service(self, ref: ServiceRef) -> ServiceObservation:
+        """What is there now of the service; never raises for one that is absent or broken. Raises Unsupported without
+        SERVICE."""
         ...
 
     def evidence(self, ref: ClusterRef) -> list[Evidence]:
@@ -162,6 +265,30 @@ class Backend(Reader, Protocol):
         """Ask for deletion and return soon. A cluster already gone is success; nothing of it is left behind."""
         ...
 
+    def ensure_job(self, ref: JobRef, nodes: Nodes, submission: Submission, launch: LaunchContext) -> None:
+        """Ask for nodes of the attempt's own, on which Ray runs the submission once; return at once. An attempt that is
+        there already, ended ones too, is success and stays as it is: an attempt that was lost is not begun again.
+        Raises InvalidInput for what is refused, Unsupported without JOB."""
+        ...
+
+    def delete_job(self, ref: JobRef) -> None:
+        """Ask for the attempt and its nodes to go, whatever it is doing; return soon. One already gone is success.
+        Raises Unsupported without JOB."""
+        ...
+
+    def ensure_service(
+        self, ref: ServiceRef, nodes: Nodes, application: Mapping[str, Any], launch: LaunchContext
+    ) -> None:
+        """Ask for nodes of the service's own that serve this application of Serve's configuration; return at once.
+        Another application is rolled out on the nodes that are there; other nodes take over before the old ones go.
+        What drifted is put right. Raises InvalidInput for what is refused, Unsupported without SERVICE."""
+        ...
+
+    def delete_service(self, ref: ServiceRef) -> None:
+        """Ask for the service and its nodes to go; return soon. One already gone is success. Raises Unsupported without
+        SERVICE."""
+        ...
+
     def ensure_team(self, team: TeamRef, spec: TeamSpec) -> str:
         """Make the team's place as ``spec`` says, put right what drifted, and return what is still missing of it (one
         sentence), empty once it is there. Raises Unsupported without TEAM."""
@@ -173,10 +300,57 @@ class Backend(Reader, Protocol):
         ...
 
     def subscribe(self, changed: Callable[[str], None]) -> None:
-        """Call ``changed`` with a cluster's uid, soon and from any thread, whenever what ``observe`` would say of it
-        may have changed, for as long as the backend is open. Raises Unsupported without WATCH."""
+        """Call ``changed`` with a cluster's uid (or that of a job or service with nodes of its own), soon and from any
+        thread, whenever what ``observe`` would say of it may have changed, for as long as the backend is open; with a
+        team's when its place did. Raises Unsupported without WATCH."""
         ...
 
     def close(self) -> None:
         """Give back threads and connections. What was asked for goes on."""
         ...
+
+
+class SharedNodesOnly:
+    """Mixed into a backend without JOB and SERVICE: whatever is asked of jobs' and services' own nodes is refused."""
+
+    name: str
+
+    def preflight_job(self, ref: JobRef, spec: JobSpec, size: Size) -> list[str]:
+        """Raises Unsupported."""
+        self._refuse("job", ref)
+
+    def observe_job(self, ref: JobRef) -> JobObservation:
+        """Raises Unsupported."""
+        self._refuse("job", ref)
+
+    def ensure_job(self, ref: JobRef, nodes: Nodes, submission: Submission, launch: LaunchContext) -> None:
+        """Raises Unsupported."""
+        self._refuse("job", ref)
+
+    def delete_job(self, ref: JobRef) -> None:
+        """Raises Unsupported."""
+        self._refuse("job", ref)
+
+    def preflight_service(self, ref: ServiceRef, spec: ServiceSpec, size: Size) -> list[str]:
+        """Raises Unsupported."""
+        self._refuse("service", ref)
+
+    def observe_service(self, ref: ServiceRef) -> ServiceObservation:
+        """Raises Unsupported."""
+        self._refuse("service", ref)
+
+    def ensure_service(
+        self, ref: ServiceRef, nodes: Nodes, application: Mapping[str, Any], launch: LaunchContext
+    ) -> None:
+        """Raises Unsupported."""
+        self._refuse("service", ref)
+
+    def delete_service(self, ref: ServiceRef) -> None:
+        """Raises Unsupported."""
+        self._refuse("service", ref)
+
+    def _refuse(self, noun: str, ref: JobRef | ServiceRef) -> NoReturn:
+        raise Unsupported(
+            f"The backend '{self.name}' has no nodes for {noun} '{ref}' alone.",
+            remedy=f"Name a cluster of the team: {noun}.cluster.",
+        )

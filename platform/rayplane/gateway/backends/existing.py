@@ -7,7 +7,15 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from rayplane.errors import RayplaneError, Unauthenticated, Unsupported
-from rayplane.gateway.backends.base import Capability, ClusterRef, Evidence, LaunchContext, Observation, TeamRef
+from rayplane.gateway.backends.base import (
+    Capability,
+    ClusterRef,
+    Evidence,
+    LaunchContext,
+    Observation,
+    SharedNodesOnly,
+    TeamRef,
+)
 from rayplane.gateway.ray_rest import RayRest
 from rayplane.nouns.cluster import ClusterSpec, Endpoint
 from rayplane.nouns.environment import Environment
@@ -17,7 +25,7 @@ from rayplane.settings import GatewaySettings, read_secret
 UNKNOWN = "unknown"
 
 
-class ExistingBackend:
+class ExistingBackend(SharedNodesOnly):
     """Clusters known by ``spec.address``, the URL of their dashboard. Their token is a 0600 file of the home."""
 
     name = "existing"

@@ -26,7 +26,16 @@ from pydantic import ValidationError
 from rayplane import processes
 from rayplane.errors import RayplaneError, Unauthenticated, Unavailable, Unsupported
 from rayplane.gateway.backends import local_head
-from rayplane.gateway.backends.base import Capability, ClusterRef, Evidence, LaunchContext, Node, Observation, TeamRef
+from rayplane.gateway.backends.base import (
+    Capability,
+    ClusterRef,
+    Evidence,
+    LaunchContext,
+    Node,
+    Observation,
+    SharedNodesOnly,
+    TeamRef,
+)
 from rayplane.gateway.backends.local_head import HeadRecord
 from rayplane.gateway.ray_rest import RayRest
 from rayplane.nouns.base import utcnow
@@ -46,7 +55,7 @@ _REMEMBERED = 16
 _SHM = "/dev/shm"  # noqa: S108  where Ray keeps its object store
 
 
-class LocalBackend:
+class LocalBackend(SharedNodesOnly):
     """Ray heads as processes of this host. One node each; cores are logical."""
 
     name = "local"

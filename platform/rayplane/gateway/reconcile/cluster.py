@@ -8,26 +8,25 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from rayplane import plugins
 from rayplane.gateway import metrics
 from rayplane.gateway.admission.roles import SYSTEM
 from rayplane.gateway.admission.sizes import size_of
 from rayplane.gateway.backends.base import Backend, Capability, ClusterRef, LaunchContext, Observation
 from rayplane.gateway.ray_rest import RayRest
+from rayplane.gateway.reconcile import launch
 from rayplane.gateway.reconcile.activity import ActivityProbe
 from rayplane.gateway.reconcile.idleness import Activity, Verdict, judge, period
 from rayplane.gateway.reconcile.leases import entries, lease_id
 from rayplane.gateway.reconcile.pace import Pace
 from rayplane.gateway.reconcile.status import editing
-from rayplane.gateway.reconcile.team import credentials_path
 from rayplane.gateway.usecases import cluster as clusters
 from rayplane.gateway.usecases import job as jobs
 from rayplane.gateway.usecases import objects
 from rayplane.gateway.usecases.platform import Platform, team_spec
 from rayplane.nouns.base import Object, utcnow
 from rayplane.nouns.cluster import ClusterSpec, ClusterStatus, Endpoint, Suspension
-from rayplane.nouns.team import Size, TeamSpec, TeamStatus
-from rayplane.settings import GatewaySettings, read_secret
+from rayplane.nouns.job import UNFINISHED
+from rayplane.nouns.team import Size, TeamSpec
 
 log = logging.getLogger(__name__)
 
@@ -40,25 +39,10 @@ PATIENCE = timedelta(seconds=60)
 NOW, HURRY, WATCH = 0.0, 0.5, 2.0
 UNDER_WAY, AT_REST = 15.0, 300.0
 """Seconds between two looks where the backend tells by itself of every change."""
+_FOR_ITS_WORK = 60.0
+"""Seconds between two looks whether what keeps a cluster from being deleted is gone."""
 _FOR_ROOM = 15.0
 """Seconds between two looks whether something that was lacking (quota, room on a host) is there."""
-
-
-def launch_environment(ref: ClusterRef, settings: GatewaySettings) -> dict[str, str]:
-    """What the head's environment tells drivers and workers: URLs, names and paths of secrets. Pure."""
-    env = {
-        "RAYPLANE_GATEWAY_URL": settings.url,
-        "RAYPLANE_TEAM": ref.team,
-        "RAYPLANE_CLUSTER": ref.name,
-    }
-    if settings.mlflow_url:
-        env |= {
-            "MLFLOW_TRACKING_URI": settings.mlflow_url,
-            "MLFLOW_WORKSPACE": ref.team,
-            "MLFLOW_TRACKING_AUTH": plugins.MLFLOW_AUTH_PROVIDER,
-            "RAY_TRAIN_CALLBACKS": plugins.TRAIN_CALLBACK,
-        }
-    return env
 
 
 @dataclass(frozen=True)
@@ -299,7 +283,7 @@ class ClusterReconciler:
         if now < suspension.delete_at:
             return max(HURRY, min(AT_REST, (suspension.delete_at - now).total_seconds()))
         if work:
-            return _FOR_ROOM
+            return _FOR_ITS_WORK
         log.info("cluster %s is deleted: %s", look.ref, suspension.message)
         objects.delete("Cluster", team, name, principal=SYSTEM, platform=self._platform)
         return NOW
@@ -382,25 +366,10 @@ class ClusterReconciler:
 
     def _team_lacks(self, look: _Look) -> str:
         """What the team must get before a cluster of it can start; empty if it has all."""
-        settings = self._platform.settings
-        onboarding = f"Team '{look.ref.team}' is being onboarded."
-        if settings.mlflow_url and not credentials_path(settings.home_paths, look.ref.team).exists():
-            return onboarding
-        if not look.can(Capability.TEAM):
-            return ""
-        missing = TeamStatus.model_validate(look.team.status).places.get(look.place)
-        if missing is None:
-            self._wake(look.team.metadata.uid)  # the first cluster of the team on this backend
-            return onboarding
-        return f"{onboarding} {missing}" if missing else ""
+        return launch.team_lacks(self._platform, look.team, look.place, look.backend, self._wake)
 
     def _launch(self, look: _Look) -> LaunchContext:
-        ref, settings = look.ref, self._platform.settings
-        secrets = {"RAYPLANE_TOKEN_PATH": self._platform.signer.cluster_token(ref.team, ref.uid)}
-        credentials = credentials_path(settings.home_paths, ref.team)
-        if settings.mlflow_url and credentials.exists():
-            secrets["RAYPLANE_MLFLOW_CREDENTIALS"] = read_secret(credentials)
-        return LaunchContext(size=look.size, env=launch_environment(ref, settings), secrets=secrets)
+        return launch.context(self._platform, look.ref.team, look.ref.uid, look.size, cluster=look.ref.name)
 
     def _note_failure(self, look: _Look, seen: Observation) -> None:
         """Record that there is no head. Why the last one ended stays readable while the next one starts."""
@@ -467,7 +436,7 @@ class ClusterReconciler:
 
     def _stop_jobs(self, ref: ClusterRef) -> int:
         """Ask every job that is left on the cluster to stop; how many there are."""
-        unfinished = self._platform.store.each("Job", ref.team, phases=clusters.UNFINISHED)
+        unfinished = self._platform.store.each("Job", ref.team, phases=UNFINISHED)
         left = [job for job in unfinished if job.spec.get("cluster") == ref.name]
         for job in left:
             if not job.spec.get("stop_requested"):

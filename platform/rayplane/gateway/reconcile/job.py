@@ -1,4 +1,7 @@
-"""Run a job: allocate its MLflow run once, submit attempts to Ray, follow them, take in log and events, then end it."""
+"""Run a job: allocate its MLflow run once, have its attempts run by Ray, follow them, take in log and events, end it.
+
+Where an attempt runs, on a cluster of the team or on nodes of its own, is what ``places`` knows.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +13,23 @@ from pydantic import ValidationError
 
 from rayplane.errors import InvalidInput, NotFound, RayplaneError
 from rayplane.gateway.admission.roles import SYSTEM
+from rayplane.gateway.backends.base import Backend, Submission
 from rayplane.gateway.mlflow_rest import MlflowRest, RunEnd
 from rayplane.gateway.ray_rest import RayRest
 from rayplane.gateway.reconcile import runtime_env
-from rayplane.gateway.reconcile.attempts import End, end_of, message_of, verdict
+from rayplane.gateway.reconcile.attempts import End, message_of, verdict
 from rayplane.gateway.reconcile.logs import LogFollowers
+from rayplane.gateway.reconcile.look import Look
+from rayplane.gateway.reconcile.places import NotNow, OnCluster, OnOwnNodes, Place, Sight
 from rayplane.gateway.reconcile.status import editing
 from rayplane.gateway.usecases import events
 from rayplane.gateway.usecases.job import experiment_of
 from rayplane.gateway.usecases.platform import Platform
 from rayplane.nouns.base import Object, utcnow
-from rayplane.nouns.cluster import ClusterStatus, Endpoint
+from rayplane.nouns.cluster import Endpoint
+from rayplane.nouns.environment import Environment
 from rayplane.nouns.events import Event
-from rayplane.nouns.job import TERMINAL, Attempt, JobSpec, JobStatus
+from rayplane.nouns.job import TERMINAL, Attempt, JobStatus
 from rayplane.storage import layout
 
 log = logging.getLogger(__name__)
@@ -43,12 +50,17 @@ class JobReconciler:
     def __init__(
         self,
         platform: Platform,
+        backends: Callable[[str], Backend],
         rays: Callable[[Endpoint], RayRest],
         mlflow: MlflowRest | None,
         *,
+        wake: Callable[[str], None] = lambda uid: None,
         clock: Callable[[], datetime] = utcnow,
     ) -> None:
         self._platform = platform
+        self._wake = wake
+        """Asks for a look at the object with this uid."""
+        self._backends = backends
         self._rays = rays
         self._mlflow = mlflow
         self._clock = clock
@@ -64,50 +76,55 @@ class JobReconciler:
 
     def reconcile(self, obj: Object) -> float | None:
         """Do the job's next thing."""
-        look = _Look(obj, self._clock())
+        look = Look(obj, self._clock())
         if look.status.phase in TERMINAL:
             if obj.metadata.deleted_at is not None:
                 self._platform.store.remove(look.uid)
             return None
-        cluster, going = self._cluster(look)
-        last = look.last
+        place, last = self._place(look), look.last
         if last is not None and last.ended_at is None:
-            return self._follow(look, last, cluster)
+            return self._follow(look, last, place)
         if last is not None:
             decision = verdict(look.status.attempts, retries=look.spec.retries, may_go_on=look.stop_reason is None)
-            if not self._log_is_in(look, last, cluster):
+            if not self._let_go(look, last, place):
                 return SOON
             if decision != "again":
                 message = "" if decision == "Succeeded" else message_of(look.status.attempts)
                 return self._finish(look, decision, message)
         if look.stop_reason is not None:
             return self._finish(look, "Failed" if look.timed_out else "Stopped", look.stop_reason)
-        return self._launch(look, None if going else cluster)
+        return self._launch(look, place)
 
-    def _launch(self, look: _Look, cluster: ClusterStatus | None) -> float:
-        """Record the next attempt, to be handed to Ray; wait where something that it needs is not there yet."""
-        if cluster is None:
-            return self._finish(look, "Failed", f"Cluster '{look.team}/{look.spec.cluster}' was deleted.")
-        if cluster.phase != "Ready" or cluster.endpoint is None or cluster.incarnation is None:
-            return self._wait(look, "ClusterNotReady", _why_not_ready(look, cluster))
+    def _place(self, look: Look) -> Place:
+        if look.spec.nodes is not None:
+            return OnOwnNodes(look, look.spec.nodes, self._platform, self._backends, self._rays, wake=self._wake)
+        return OnCluster(look, self._platform, self._rays)
+
+    def _launch(self, look: Look, place: Place) -> float:
+        """Record the next attempt, to be begun; wait where something that it needs is not there yet."""
+        ground = place.ground()
+        if isinstance(ground, NotNow):
+            if ground.never:
+                return self._finish(look, "Failed", ground.message)
+            return self._wait(look, ground.reason, ground.message)
         if look.spec.tracked and look.status.run_id is None:
             team = self._platform.store.get("Team", "", look.team)
             if team.status.get("phase") != "Ready":
                 return self._wait(look, "TeamNotReady", f"Team '{look.team}' is being onboarded.")
-            self._allocate_run(look, cluster)
+            self._allocate_run(look, ground.environment)
         number = len(look.status.attempts) + 1
         attempt = Attempt(
             number=number,
             submission_id=f"{look.uid}-{number}",
-            incarnation=cluster.incarnation,
+            incarnation=ground.incarnation,
             started_at=self._clock(),  # now: the run was allocated since this look began
         )
-        # Recorded before Ray hears of it: whatever happens now, this attempt is looked up again under this id.
+        # Recorded before anybody hears of it: whatever happens now, this attempt is looked up again under this id.
         with editing(self._platform.store, look.uid, JobStatus) as status:
             status.attempts.append(attempt)
             status.phase = "Starting"
             status.started_at = status.started_at or look.now
-            status.environment = cluster.environment or status.environment
+            status.environment = ground.environment or status.environment
             status.observed_generation = look.obj.metadata.generation
             status.set_condition("Scheduled", True, "Submitted", "", look.obj.metadata.generation)
         if look.last is not None:
@@ -115,54 +132,59 @@ class JobReconciler:
         log.info("job %s/%s: attempt %d", look.team, look.name, number, extra={"submission_id": attempt.submission_id})
         return NOW
 
-    def _follow(self, look: _Look, attempt: Attempt, cluster: ClusterStatus | None) -> float:
+    def _follow(self, look: Look, attempt: Attempt, place: Place) -> float:
         """The attempt is under way, as far as is known."""
-        lost = self._loss(look, attempt, cluster)
-        if lost is not None:
-            return self._end_attempt(look, attempt, End("Lost", lost))
-        assert cluster is not None
-        assert cluster.endpoint is not None
-        ray = self._rays(cluster.endpoint)
-        info = ray.job(attempt.submission_id)
-        if info is None:
-            if attempt.status != "Pending":
-                return self._end_attempt(look, attempt, End("Lost", "Ray does not know the job any more."))
+        sight = place.sight(attempt)
+        if sight.state == "lost":
+            return self._end_attempt(look, attempt, End("Lost", sight.message))
+        attempt.incarnation = attempt.incarnation or sight.incarnation
+        if sight.state != "known":
             if look.stop_reason is not None:
                 ended_as = "TimedOut" if look.timed_out else "Stopped"
                 return self._end_attempt(look, attempt, End(ended_as, look.stop_reason))
-            return self._submit(look, attempt, ray)
-        end = end_of(info, timed_out=look.timed_out)
-        if end is not None:
+            return self._begin(look, attempt, place, sight)
+        if sight.end is not None:
+            end = sight.end
             message = end.message or (look.stop_reason or "") if end.status != "Succeeded" else ""
             return self._end_attempt(look, attempt, End(end.status, message or _default(end), end.exit_code))
-        self._keep_log(look, attempt, ray)
+        assert sight.ray is not None
+        self._keep_log(look, attempt, sight.ray)
         if look.stop_reason is not None:
-            ray.stop(attempt.submission_id)
-        running = info.get("status") == "RUNNING"
-        phase = "Running" if running else "Starting"
+            sight.ray.stop(attempt.submission_id)
+        phase = "Running" if sight.running else "Starting"
         if look.status.phase != phase or attempt.status != "Running" or self._log_problem_changed(look, attempt):
             with editing(self._platform.store, look.uid, JobStatus) as status:
                 status.phase = phase
                 status.attempts[-1].status = "Running"
+                status.attempts[-1].incarnation = attempt.incarnation
+                status.endpoint, status.environment = sight.endpoint, sight.environment or status.environment
                 status.observed_generation = look.obj.metadata.generation
+                status.set_condition("Scheduled", True, "Submitted", "", look.obj.metadata.generation)
                 self._say_log(look, status, self._logs.problem(attempt.submission_id))
-        return WATCH if running else SOON
+        return WATCH if sight.running else SOON
 
-    def _submit(self, look: _Look, attempt: Attempt, ray: RayRest) -> float:
-        spec = look.spec
-        if spec.tracked and look.status.run_id and attempt.number > 1 and self._mlflow is not None:
-            self._mlflow.resume_run(look.team, look.status.run_id)
+    def _begin(self, look: Look, attempt: Attempt, place: Place, sight: Sight) -> float:
+        """Have made what the attempt needs, then tell Ray of it; both may be done again."""
+        if sight.state == "coming":
+            return self._await_nodes(look, attempt, sight)
         try:
-            ray.submit(
-                spec.entrypoint,
+            submission = self._submission(look, attempt)
+            if sight.ray is None:
+                self._resume_run(look, attempt)
+                place.make(attempt, submission)
+                return SOON
+            # On nodes of its own the backend tells Ray too. Ray takes an id once, whoever is first; and its reason for
+            # taking none is told to us alone.
+            if look.spec.nodes is None:
+                self._resume_run(look, attempt)
+            sight.ray.submit(
+                submission.entrypoint,
                 attempt.submission_id,
-                runtime_env=runtime_env.build(
-                    self._platform.storage, look.team, spec.package, env=self._variables(look, attempt), pip=spec.pip
-                ),
-                metadata={**spec.metadata, "rayplane.job": look.name, "rayplane.team": look.team},
-                num_cpus=spec.resources.cpu,
-                num_gpus=spec.resources.gpu,
-                memory=int(spec.resources.memory),
+                runtime_env=submission.runtime_env,
+                metadata=submission.metadata,
+                num_cpus=submission.resources.cpu,
+                num_gpus=submission.resources.gpu,
+                memory=int(submission.resources.memory),
             )
         except InvalidInput as exc:
             return self._end_attempt(look, attempt, End("Failed", f"Ray refuses the job: {exc}"))
@@ -170,45 +192,72 @@ class JobReconciler:
             return self._end_attempt(look, attempt, End("Failed", f"The job's code package is gone: {exc}"))
         return SOON
 
-    def _variables(self, look: _Look, attempt: Attempt) -> dict[str, str]:
+    def _await_nodes(self, look: Look, attempt: Attempt, sight: Sight) -> float:
+        message = sight.message or "The job's nodes are starting."
+        told = look.status.condition("Scheduled")
+        if attempt.status == "Pending" or told is None or (told.reason, told.message) != (sight.reason, message):
+            with editing(self._platform.store, look.uid, JobStatus) as status:
+                if attempt.status == "Pending":  # else it runs, and its head is silent for a while
+                    status.phase, status.attempts[-1].status = "Starting", "Starting"
+                status.set_condition("Scheduled", False, sight.reason, message, look.obj.metadata.generation)
+        return WATCH
+
+    def _submission(self, look: Look, attempt: Attempt) -> Submission:
+        spec = look.spec
+        return Submission(
+            entrypoint=spec.entrypoint,
+            runtime_env=runtime_env.build(
+                self._platform.storage, look.team, spec.package, env=self._variables(look, attempt), pip=spec.pip
+            ),
+            metadata={**spec.metadata, "rayplane.job": look.name, "rayplane.team": look.team},
+            resources=spec.resources,
+            timeout=look.seconds_left,
+        )
+
+    def _resume_run(self, look: Look, attempt: Attempt) -> None:
+        if look.spec.tracked and look.status.run_id and attempt.number > 1 and self._mlflow is not None:
+            self._mlflow.resume_run(look.team, look.status.run_id)
+
+    def _variables(self, look: Look, attempt: Attempt) -> dict[str, str]:
         env = {**look.spec.env, "RAYPLANE_SUBMISSION_ID": attempt.submission_id}
         if look.status.run_id is not None:
             env["MLFLOW_RUN_ID"] = look.status.run_id
         return env
 
-    def _end_attempt(self, look: _Look, attempt: Attempt, end: End) -> float:
+    def _end_attempt(self, look: Look, attempt: Attempt, end: End) -> float:
         if end.status == "Lost":
             self._logs.abandon(attempt.submission_id)
         with editing(self._platform.store, look.uid, JobStatus) as status:
             record = status.attempts[-1]
             record.status, record.message, record.ended_at = end.status, end.message, self._clock()
-            status.exit_code = end.exit_code
+            record.incarnation = attempt.incarnation
+            status.exit_code, status.endpoint = end.exit_code, None
         log.info(
             "job %s/%s: attempt %d %s: %s", look.team, look.name, attempt.number, end.status, end.message or "well"
         )
         return NOW
 
-    def _loss(self, look: _Look, attempt: Attempt, cluster: ClusterStatus | None) -> str | None:
-        """Why the attempt's head is gone; None while it is there."""
-        where = f"cluster '{look.team}/{look.spec.cluster}'"
-        if cluster is None:
-            return f"The job's {where} was deleted while it ran."
-        if cluster.incarnation == attempt.incarnation and cluster.endpoint is not None:
-            return None
-        failure = cluster.condition("LastFailure")
-        if cluster.phase in ("Suspending", "Suspended"):
-            return f"The job's {where} was suspended while it ran."
-        reason = f" {failure.message}" if failure is not None and failure.message else ""
-        return f"The Ray head of {where} died while the job ran.{reason}"
+    def _let_go(self, look: Look, attempt: Attempt, place: Place) -> bool:
+        """Take in the ended attempt's log, then give back what was made for it alone; whether both are done."""
+        if look.spec.nodes is None:
+            return self._log_is_in(look, attempt, place)
+        if not attempt.log_kept:
+            # An attempt that was never seen on a head was not known to Ray: it has no log.
+            if attempt.incarnation is not None and not self._log_is_in(look, attempt, place):
+                return False
+            with editing(self._platform.store, look.uid, JobStatus) as status:
+                status.attempts[-1].log_kept = True
+        return place.free(attempt)
 
-    def _log_is_in(self, look: _Look, attempt: Attempt, cluster: ClusterStatus | None) -> bool:
+    def _log_is_in(self, look: Look, attempt: Attempt, place: Place) -> bool:
         """Whether the ended attempt's log is kept, or can't be had any more."""
         if attempt.status == "Lost" or self._logs.finished(attempt.submission_id):
             return True
         problem = "its cluster is gone"
-        if cluster is not None and cluster.endpoint is not None and cluster.incarnation == attempt.incarnation:
+        ray = place.ray(attempt)
+        if ray is not None:
             try:
-                if self._complete_log(look, attempt, cluster.endpoint):
+                if self._complete_log(look, attempt, ray):
                     return True
                 problem = "it does not come to its end"
             except NotFound:
@@ -223,25 +272,24 @@ class JobReconciler:
             self._say_log(look, status, f"The end of the log is missing: {problem}.")
         return True
 
-    def _complete_log(self, look: _Look, attempt: Attempt, endpoint: Endpoint) -> bool:
+    def _complete_log(self, look: Look, attempt: Attempt, ray: RayRest) -> bool:
         path = layout.job_log(look.team, look.uid)
-        ray = self._rays(endpoint)
         return self._logs.complete(ray, path=path, number=attempt.number, submission_id=attempt.submission_id)
 
-    def _keep_log(self, look: _Look, attempt: Attempt, ray: RayRest) -> None:
+    def _keep_log(self, look: Look, attempt: Attempt, ray: RayRest) -> None:
         path = layout.job_log(look.team, look.uid)
         self._logs.follow(ray, path=path, number=attempt.number, submission_id=attempt.submission_id)
 
-    def _log_problem_changed(self, look: _Look, attempt: Attempt) -> bool:
+    def _log_problem_changed(self, look: Look, attempt: Attempt) -> bool:
         told = look.status.condition("LogKept")
         return (told.message if told else "") != self._logs.problem(attempt.submission_id)
 
-    def _say_log(self, look: _Look, status: JobStatus, problem: str) -> None:
+    def _say_log(self, look: Look, status: JobStatus, problem: str) -> None:
         if problem or status.condition("LogKept") is not None:
             reason = "Problem" if problem else "Kept"
             status.set_condition("LogKept", not problem, reason, problem, look.obj.metadata.generation)
 
-    def _finish(self, look: _Look, phase: str, message: str) -> float:
+    def _finish(self, look: Look, phase: str, message: str) -> float:
         """Take in what the job left, end its run, keep the record; the phase comes last. All may be done again."""
         refused = self._ingest(look)
         final = self._final(look, phase, message, refused)
@@ -258,7 +306,7 @@ class JobReconciler:
         log.info("job %s/%s ended: %s", look.team, look.name, phase, extra={"detail": message})
         return NOW
 
-    def _final(self, look: _Look, phase: str, message: str, refused: list[str]) -> JobStatus:
+    def _final(self, look: Look, phase: str, message: str, refused: list[str]) -> JobStatus:
         status = JobStatus.model_validate(self._platform.store.get_by_uid(look.uid).status)
         generation = look.obj.metadata.generation
         last = look.last
@@ -269,7 +317,7 @@ class JobReconciler:
             status.set_condition("EventsIn", False, "Refused", "; ".join(refused)[:2000], generation)
         return status
 
-    def _ingest(self, look: _Look) -> list[str]:
+    def _ingest(self, look: Look) -> list[str]:
         """Take in the events that the job wrote to its folder; why some were refused. Known ones are success."""
         storage = self._platform.storage
         folder = f"{layout.job(look.team, look.uid)}/{layout.EVENTS}"
@@ -299,7 +347,7 @@ class JobReconciler:
             return [reason for event in batch for reason in self._ingest_batch(team, [event])]
         return []
 
-    def _allocate_run(self, look: _Look, cluster: ClusterStatus) -> None:
+    def _allocate_run(self, look: Look, environment: Environment | None) -> None:
         """Make the job's MLflow run, or find the one that an interrupted look made: there is one for each job uid."""
         if self._mlflow is None:
             raise InvalidInput(
@@ -309,12 +357,12 @@ class JobReconciler:
         experiment_id = self._mlflow.ensure_experiment(look.team, experiment_of(look.spec))
         run_id = self._mlflow.find_run(look.team, experiment_id, UID_TAG, look.uid)
         if run_id is None:
-            tags = _tags(look, cluster)
+            tags = _tags(look, environment or look.status.environment)
             run_id = self._mlflow.create_run(look.team, experiment_id, tags=tags, name=look.name)
         with editing(self._platform.store, look.uid, JobStatus) as status:
             status.run_id, status.experiment_id = run_id, experiment_id
 
-    def _end_run(self, look: _Look, final: JobStatus) -> None:
+    def _end_run(self, look: Look, final: JobStatus) -> None:
         run_id = look.status.run_id
         if run_id is None or self._mlflow is None:
             return
@@ -331,71 +379,26 @@ class JobReconciler:
         self._mlflow.set_tags(look.team, run_id, tags)
         self._mlflow.end_run(look.team, run_id, _RUN_END[final.phase])
 
-    def _wait(self, look: _Look, reason: str, message: str) -> float:
+    def _wait(self, look: Look, reason: str, message: str) -> float:
         with editing(self._platform.store, look.uid, JobStatus) as status:
             status.phase = "Pending"
             status.observed_generation = look.obj.metadata.generation
             status.set_condition("Scheduled", False, reason, message, look.obj.metadata.generation)
         return SOON
 
-    def _cluster(self, look: _Look) -> tuple[ClusterStatus | None, bool]:
-        """(the state of the job's cluster, None once it is gone; whether it is being deleted)."""
-        try:
-            cluster = self._platform.store.get("Cluster", look.team, look.spec.cluster)
-        except NotFound:
-            return None, False
-        return ClusterStatus.model_validate(cluster.status), cluster.metadata.deleted_at is not None
-
-
-class _Look:
-    """One look at a job: its object read as what it is, at one instant."""
-
-    def __init__(self, obj: Object, now: datetime) -> None:
-        self.obj = obj
-        self.now = now
-        self.uid = obj.metadata.uid
-        self.team = obj.metadata.team or ""
-        self.name = obj.metadata.name
-        self.spec = JobSpec.model_validate(obj.spec)
-        self.status = JobStatus.model_validate(obj.status)
-        self.last = self.status.attempts[-1] if self.status.attempts else None
-        started = self.status.started_at
-        timeout = self.spec.timeout
-        self.timed_out = bool(timeout and started and (now - started).total_seconds() > timeout)
-        self.stop_reason = self._stop_reason()
-
-    def _stop_reason(self) -> str | None:
-        """Why the job is not to go on; None while it is."""
-        if self.timed_out:
-            return f"The job took longer than its timeout of {self.spec.timeout:g} s."
-        if self.spec.stop_requested:
-            return "Stopped on request."
-        if self.obj.metadata.deleted_at is not None:
-            return "The job was deleted."
-        return None
-
 
 def _default(end: End) -> str:
     return {"Stopped": "Stopped through Ray.", "Failed": "It failed."}.get(end.status, "")
 
 
-def _why_not_ready(look: _Look, cluster: ClusterStatus) -> str:
-    where = f"Cluster '{look.team}/{look.spec.cluster}'"
-    if cluster.phase == "Suspended" and cluster.suspension is None:
-        command = f"rayplane cluster resume {look.spec.cluster} --team {look.team}"
-        return f"{where} was suspended by a person, who alone resumes it: {command}"
-    ready = cluster.condition("Ready")
-    reason = ready.message if ready is not None else ""
-    return f"{where} is {cluster.phase or 'Pending'}. {reason}".strip()
-
-
-def _tags(look: _Look, cluster: ClusterStatus) -> dict[str, str]:
+def _tags(look: Look, environment: Environment | None) -> dict[str, str]:
     """What the job's run says of the job, from its first instant."""
-    environment = cluster.environment or look.status.environment
+    nodes = look.spec.nodes
     tags = {
         UID_TAG: look.uid,
         "rayplane.team": look.team,
         "rayplane.cluster": look.spec.cluster,
+        "rayplane.nodes": nodes.size if nodes is not None else None,
         "rayplane.job": look.name,
         "rayplane.package": look.spec.package,
         "rayplane.pipeline": look.spec.pipeline,

@@ -1,4 +1,7 @@
-"""Deploy services on their clusters' Ray Serve: follow the alias, roll out what it points to, watch, take down."""
+"""Deploy services: follow the alias, roll out what it points to, watch, take down.
+
+What a service is deployed on, a cluster's Serve or nodes of its own, is what ``hosts`` knows.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +12,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
-from urllib.parse import urlsplit
 
-from pydantic import ValidationError
-
-from rayplane.errors import InvalidInput, NotFound
+from rayplane.errors import InvalidInput
+from rayplane.gateway.backends.base import Backend
 from rayplane.gateway.mlflow_rest import MlflowRest
 from rayplane.gateway.ray_rest import RayRest
-from rayplane.gateway.reconcile import runtime_env
+from rayplane.gateway.reconcile.hosts import Footing, Host, OnCluster, OnOwnNodes, is_refused
+from rayplane.gateway.reconcile.serve_config import model_of
 from rayplane.gateway.reconcile.status import editing
 from rayplane.gateway.usecases.platform import Platform
 from rayplane.nouns.base import Object, utcnow
-from rayplane.nouns.cluster import ClusterStatus, Endpoint
+from rayplane.nouns.cluster import Endpoint
 from rayplane.nouns.events import Edge
 from rayplane.nouns.service import Revision, ServiceSpec, ServiceStatus
 
@@ -42,60 +44,25 @@ class Target:
     run_id: str | None
 
 
-def application(name: str, spec: ServiceSpec, version: str, environment: dict[str, Any]) -> dict[str, Any]:
-    """One application of Serve's configuration. Pure."""
-    args: dict[str, Any] = {
-        "model_uri": f"models:/{model_of(spec)[0]}/{version}",
-        "service": name,
-        "min_replicas": spec.replicas.min,
-        "max_replicas": spec.replicas.max,
-        "max_ongoing_requests": spec.max_ongoing_requests,
-    }
-    if spec.feature_service is not None:
-        args["feature_service"] = spec.feature_service
-    return {
-        "name": name,
-        "route_prefix": f"/{name}",
-        "import_path": spec.app,
-        "args": args,
-        "runtime_env": environment,
-    }
-
-
-def configuration(endpoint: Endpoint, applications: list[dict[str, Any]]) -> dict[str, Any]:
-    """Serve's whole configuration; its HTTP listens where the endpoint says. Pure."""
-    parts = urlsplit(endpoint.serve_url or "")
-    return {
-        "proxy_location": "HeadOnly",
-        "http_options": {"host": parts.hostname, "port": parts.port},
-        "applications": sorted(applications, key=lambda a: str(a["name"])),
-    }
-
-
-def model_of(spec: ServiceSpec) -> tuple[str, str | None, str | None]:
-    """(model, alias, version) of a service's URI; one of the latter two is None. Pure."""
-    rest = spec.model.removeprefix("models:/")
-    if "@" in rest:
-        model, _, alias = rest.partition("@")
-        return model, alias, None
-    model, _, version = rest.rpartition("/")
-    return model, None, version
-
-
 class ServiceReconciler:
-    """Serve drops the applications that a configuration does not list: this is the one writer of all of a cluster's."""
+    """A service serves what its URI stands for, for as long as it is wanted."""
 
     kind = "Service"
 
     def __init__(
         self,
         platform: Platform,
+        backends: Callable[[str], Backend],
         rays: Callable[[Endpoint], RayRest],
         mlflow: MlflowRest | None,
         *,
+        wake: Callable[[str], None] = lambda uid: None,
         clock: Callable[[], datetime] = utcnow,
     ) -> None:
         self._platform = platform
+        self._wake = wake
+        """Asks for a look at the object with this uid."""
+        self._backends = backends
         self._rays = rays
         self._mlflow = mlflow
         self._clock = clock
@@ -104,35 +71,38 @@ class ServiceReconciler:
     def reconcile(self, obj: Object) -> float | None:
         """Deploy what is wanted, or look how the deployment goes."""
         spec, status = ServiceSpec.model_validate(obj.spec), ServiceStatus.model_validate(obj.status)
-        cluster = self._cluster(obj, spec)
+        host = self._host(obj, spec)
         if obj.metadata.deleted_at is not None:
-            return self._delete(obj, spec, status, cluster)
-        if cluster is None:
-            return self._say(obj, "Failed", "ClusterGone", f"Cluster '{spec.cluster}' was deleted.", IDLE)
-        if cluster.phase != "Ready" or cluster.endpoint is None or cluster.endpoint.serve_url is None:
-            if _is_refused(status):
+            return self._delete(obj, host)
+        footing = host.footing()
+        if not footing.deployable:
+            if is_refused(status) and not footing.failed:
                 return POLL  # stays known as such, so that it is in no neighbour's way on the next head
-            message = f"Cluster '{spec.cluster}' is {cluster.phase or 'Pending'}."
-            if cluster.phase == "Ready":
-                message = f"Cluster '{spec.cluster}' is of a backend that serves nothing."
-            return self._say(obj, "Pending", "ClusterNotReady", message, POLL)
-        current = status.incarnation == cluster.incarnation and status.observed_generation == obj.metadata.generation
+            phase, again = ("Failed", IDLE) if footing.failed else ("Pending", POLL)
+            return self._say(obj, phase, footing.reason, footing.message, again)
+        current = status.incarnation == footing.incarnation and status.observed_generation == obj.metadata.generation
         if current and status.phase == "Deploying":
-            return self._watch(obj, spec, cluster)
+            return self._watch(obj, spec, host, footing)
         target = self._resolve(obj, spec)
         if target is None and status.revision is None:
             message = f"Model '{spec.model}' is not there. It is deployed as soon as it is registered."
             return self._say(obj, "Pending", "NoModel", message, IDLE)
         deployed = status.revision.version if status.revision is not None else None
         if target is not None and not (current and deployed == target.version):
-            return self._roll_out(obj, spec, status, cluster, target)
+            return self._roll_out(obj, status, host, footing, target)
         if target is None and not current and status.revision is not None:
             # The alias is gone, the head is new: what was served goes on being served.
             kept = Target(status.revision.model, status.revision.version, status.revision.run_id)
-            return self._roll_out(obj, spec, status, cluster, kept)
-        if _is_refused(status):
+            return self._roll_out(obj, status, host, footing, kept)
+        if is_refused(status):
             return FOLLOW  # until the spec or the alias changes
-        return self._watch(obj, spec, cluster)
+        return self._watch(obj, spec, host, footing)
+
+    def _host(self, obj: Object, spec: ServiceSpec) -> Host:
+        if spec.nodes is not None:
+            return OnOwnNodes(obj, spec, spec.nodes, self._platform, self._backends, wake=self._wake)
+        turn = self._turns[f"{obj.metadata.team}/{spec.cluster}"]
+        return OnCluster(obj, spec, self._platform, self._rays, turn)
 
     def _resolve(self, obj: Object, spec: ServiceSpec) -> Target | None:
         if self._mlflow is None:
@@ -149,10 +119,7 @@ class ServiceReconciler:
         found = self._mlflow.model_version(team, model, version)
         return Target(model, version, found.get("run_id") or None) if found is not None else None
 
-    def _roll_out(
-        self, obj: Object, spec: ServiceSpec, status: ServiceStatus, cluster: ClusterStatus, target: Target
-    ) -> float:
-        assert cluster.endpoint is not None
+    def _roll_out(self, obj: Object, status: ServiceStatus, host: Host, footing: Footing, target: Target) -> float:
         old = status.revision
         same = (
             old is not None
@@ -161,8 +128,7 @@ class ServiceReconciler:
         )
         number = (old.number if old else 0) + (0 if same else 1)
         refused = ""
-        # The turn lasts until the revision is stored: a neighbour's rollout lists what it reads there.
-        with self._turn(obj, spec):
+        with host.turn():
             revision = Revision(
                 number=number,
                 model=target.model,
@@ -170,14 +136,14 @@ class ServiceReconciler:
                 run_id=target.run_id,
                 deployed_at=self._clock(),
             )
-            applications = self._others(obj, spec)
-            applications.append(self._application(obj, spec, target.version))
             try:
-                self._rays(cluster.endpoint).put_serve(configuration(cluster.endpoint, applications))
+                host.put(target.version)
             except InvalidInput as exc:
                 refused = f"Serve refuses the application: {exc}"
+            footing = footing if footing.incarnation is not None else host.footing()  # it came with the application
             with editing(self._platform.store, obj.metadata.uid, ServiceStatus) as new:
-                new.revision, new.incarnation, new.environment = revision, cluster.incarnation, cluster.environment
+                new.revision, new.incarnation = revision, footing.incarnation
+                new.environment = footing.environment or new.environment
                 new.phase = "Failed" if refused else "Deploying"
                 new.observed_generation = obj.metadata.generation
                 message = refused or f"Version {target.version} of '{target.model}' is being deployed."
@@ -189,24 +155,27 @@ class ServiceReconciler:
         )
         return FOLLOW if refused else HURRY
 
-    def _watch(self, obj: Object, spec: ServiceSpec, cluster: ClusterStatus) -> float:
+    def _watch(self, obj: Object, spec: ServiceSpec, host: Host, footing: Footing) -> float:
         """Take over what Serve says of the application."""
-        assert cluster.endpoint is not None
         status = ServiceStatus.model_validate(obj.status)
         assert status.revision is not None
-        found = self._rays(cluster.endpoint).serve_status().get("applications", {}).get(obj.metadata.name)
         age = (self._clock() - status.revision.deployed_at).total_seconds()
-        if found is None:
+        if footing.endpoint is None:
+            return self._await_nodes(obj, spec, footing, age)
+        found = self._rays(footing.endpoint).serve_status().get("applications", {}).get(obj.metadata.name)
+        if found is None and host.redeploys:
             return POLL if age < SETTLE else self._deploy_again(obj)  # somebody took it off Serve
-        state = str(found.get("status"))
-        config = found.get("deployed_app_config") or {}
+        state = "NOT_STARTED" if found is None else str(found.get("status"))
+        config = (found or {}).get("deployed_app_config") or {}
         wanted_uri = f"models:/{status.revision.model}/{status.revision.version}"
         if config.get("args", {}).get("model_uri", wanted_uri) != wanted_uri:
             # The state is still that of the revision before, or somebody brought that back.
-            return HURRY if age <= SETTLE else self._deploy_again(obj)
+            if age <= SETTLE or host.redeploys:
+                return HURRY if age <= SETTLE else self._deploy_again(obj)
+            state = "NOT_STARTED"
         if state == "RUNNING":
-            return self._ready(obj, cluster.endpoint, status.revision)
-        reason = _reason(found)
+            return self._ready(obj, spec, footing.endpoint, status.revision)
+        reason = _reason(found or {})
         if state in ("DEPLOY_FAILED", "UNHEALTHY"):
             return self._say(obj, "Failed", state, reason or f"Serve says {state}.", FOLLOW)
         if age > spec.startup_timeout:
@@ -214,13 +183,22 @@ class ServiceReconciler:
             return self._say(obj, "Failed", "StartupTimeout", message, FOLLOW)
         return self._say(obj, "Deploying", "Deploying", reason or f"Serve says {state}.", POLL)
 
+    def _await_nodes(self, obj: Object, spec: ServiceSpec, footing: Footing, age: float) -> float:
+        """Nodes of its own are not there yet, or not any more; what they were served by before goes on."""
+        if footing.failed:
+            return self._say(obj, "Failed", footing.reason, footing.message, FOLLOW)
+        if age > spec.startup_timeout:
+            message = f"It does not serve {spec.startup_timeout:g} s after it was deployed. {footing.message}"
+            return self._say(obj, "Failed", footing.reason, message, FOLLOW)
+        return self._say(obj, "Deploying", footing.reason, footing.message, POLL)
+
     def _deploy_again(self, obj: Object) -> float:
         """Serve has lost the rollout: it is done again at the next look."""
         with editing(self._platform.store, obj.metadata.uid, ServiceStatus) as new:
             new.incarnation = None
         return HURRY
 
-    def _ready(self, obj: Object, endpoint: Endpoint, revision: Revision) -> float:
+    def _ready(self, obj: Object, spec: ServiceSpec, endpoint: Endpoint, revision: Revision) -> float:
         name = obj.metadata.name
         with editing(self._platform.store, obj.metadata.uid, ServiceStatus) as new:
             if new.phase != "Ready":
@@ -229,55 +207,15 @@ class ServiceReconciler:
                 source = f"model:{revision.model}/{revision.version}"
                 self._platform.store.add_edges(obj.metadata.team or "", [Edge(source=source, target=node)])
             new.phase, new.url = "Ready", f"{(endpoint.serve_url or '').rstrip('/')}/{name}"
+            new.endpoint = endpoint if spec.nodes is not None else None
             new.set_condition("Ready", True, "Running", "", obj.metadata.generation)
         return FOLLOW
 
-    def _delete(
-        self, obj: Object, spec: ServiceSpec, status: ServiceStatus, cluster: ClusterStatus | None
-    ) -> float | None:
-        # On a head that is not the one it was deployed on there is nothing to take down.
-        there = cluster is not None and cluster.endpoint is not None and cluster.incarnation == status.incarnation
-        if there and status.revision is not None and cluster is not None and cluster.endpoint is not None:
-            ray = self._rays(cluster.endpoint)
-            if obj.metadata.name in ray.serve_status().get("applications", {}):
-                if status.phase != "Deleting":
-                    with self._turn(obj, spec):
-                        ray.put_serve(configuration(cluster.endpoint, self._others(obj, spec)))
-                return self._say(obj, "Deleting", "Deleting", "The application is being taken down.", HURRY)
+    def _delete(self, obj: Object, host: Host) -> float | None:
+        if not host.take_down():
+            return self._say(obj, "Deleting", "Deleting", "The application is being taken down.", HURRY)
         self._platform.store.remove(obj.metadata.uid)
         return None
-
-    def _others(self, obj: Object, spec: ServiceSpec) -> list[dict[str, Any]]:
-        """The cluster's other applications as they are deployed: a rollout changes its own service alone."""
-        kept = []
-        for other in self._platform.store.each("Service", obj.metadata.team):
-            if other.metadata.uid == obj.metadata.uid or other.metadata.deleted_at is not None:
-                continue
-            status = ServiceStatus.model_validate(other.status)
-            revision = status.revision
-            # What Serve refuses would have it refuse the whole configuration, with everybody else's rollout.
-            if other.spec.get("cluster") != spec.cluster or revision is None or _is_refused(status):
-                continue
-            try:
-                other_spec = ServiceSpec.model_validate(other.spec)
-                kept.append(self._application(other, other_spec, revision.version))
-            except (NotFound, ValidationError) as exc:
-                log.warning("service %s/%s is left out: %s", other.metadata.team, other.metadata.name, exc)
-        return kept
-
-    def _application(self, obj: Object, spec: ServiceSpec, version: str) -> dict[str, Any]:
-        environment = runtime_env.build(self._platform.storage, obj.metadata.team or "", spec.package, env={})
-        return application(obj.metadata.name, spec, version, environment)
-
-    def _turn(self, obj: Object, spec: ServiceSpec) -> threading.Lock:
-        return self._turns[f"{obj.metadata.team}/{spec.cluster}"]
-
-    def _cluster(self, obj: Object, spec: ServiceSpec) -> ClusterStatus | None:
-        try:
-            cluster = self._platform.store.get("Cluster", obj.metadata.team or "", spec.cluster)
-        except NotFound:
-            return None
-        return ClusterStatus.model_validate(cluster.status)
 
     def _say(self, obj: Object, phase: str, reason: str, message: str, again: float) -> float:
         with editing(self._platform.store, obj.metadata.uid, ServiceStatus) as status:
@@ -285,12 +223,6 @@ class ServiceReconciler:
             if phase != "Ready":
                 status.set_condition("Ready", False, reason, message, obj.metadata.generation)
         return again
-
-
-def _is_refused(status: ServiceStatus) -> bool:
-    """Whether Serve took the service's last rollout for no valid application."""
-    ready = status.condition("Ready")
-    return status.phase == "Failed" and ready is not None and ready.reason == "Refused"
 
 
 def _reason(found: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from rayplane.gateway.mlflow_rest import MlflowRest
 from rayplane.gateway.reconcile.status import editing
 from rayplane.gateway.usecases.platform import Platform, team_spec
 from rayplane.nouns.base import Object
+from rayplane.nouns.job import UNFINISHED
 from rayplane.nouns.team import TeamSpec, TeamStatus
 from rayplane.settings import Home, read_secret, write_secret
 
@@ -54,7 +55,7 @@ class TeamReconciler:
         places = self._note(obj, wanted)
         for name in places:
             backend = self._backends(name)
-            # A place that no cluster of the team needs any more goes.
+            # A place that nothing of the team needs any more goes.
             places[name] = backend.ensure_team(ref, spec) if name in wanted else backend.delete_team(ref)
         kept = {name: rest for name, rest in places.items() if name in wanted or rest}
         lacking = [kept[name] for name in wanted if kept[name]]
@@ -72,8 +73,12 @@ class TeamReconciler:
         return AT_REST if kept else None
 
     def _wanted(self, team: str, spec: TeamSpec) -> list[str]:
-        """The backends that keep a place for each team, of those that the team or one of its clusters is on."""
-        named = {cluster.spec.get("backend") or spec.backend for cluster in self._platform.store.each("Cluster", team)}
+        """The backends that keep a place for each team, of those that the team or something of it is on."""
+        store = self._platform.store
+        asked = [cluster.spec for cluster in store.each("Cluster", team)]
+        asked += [service.spec.get("nodes") or {} for service in store.each("Service", team)]
+        asked += [job.spec.get("nodes") or {} for job in store.each("Job", team, phases=UNFINISHED)]
+        named = {place.get("backend") or spec.backend for place in asked}
         return sorted(n for n in {spec.backend, *named} if Capability.TEAM in self._backends(n).capabilities)
 
     def _note(self, obj: Object, wanted: list[str]) -> dict[str, str]:

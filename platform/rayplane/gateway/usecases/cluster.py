@@ -6,21 +6,18 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 
 from rayplane.errors import Conflict, InvalidInput, InvalidSpec, Refused, Unsupported
-from rayplane.gateway.admission import lifetime, quota
+from rayplane.gateway.admission import lifetime
 from rayplane.gateway.admission.roles import Principal, authorize
 from rayplane.gateway.admission.sizes import size_of
 from rayplane.gateway.backends.base import Capability, ClusterRef, Reader
-from rayplane.gateway.usecases import operations
+from rayplane.gateway.usecases import nodes, operations
 from rayplane.gateway.usecases.platform import Platform, team_spec
 from rayplane.gateway.usecases.team import check_backend
 from rayplane.nouns.base import Object, utcnow
 from rayplane.nouns.cluster import ClusterSpec, ClusterStatus, ClusterUsage, Lease
 from rayplane.nouns.events import Operation
-from rayplane.nouns.job import TERMINAL
-from rayplane.nouns.team import Quota, TeamSpec, Usage
-
-UNFINISHED = frozenset({"", "Pending", "Starting", "Running"})
-"""Phases of a job that has not ended."""
+from rayplane.nouns.job import TERMINAL, UNFINISHED
+from rayplane.nouns.team import TeamSpec, Usage
 
 
 def check(team: Object, name: str, spec: ClusterSpec, before: Object | None, platform: Platform) -> None:
@@ -48,22 +45,15 @@ def check_quota(
     *,
     resuming: bool = False,
 ) -> None:
-    """Raise Refused if the cluster does not fit into what the team's other clusters leave of its quota.
+    """Raise Refused if the cluster does not fit into what all else that the team has leaves of its quota.
 
     To be called in the transaction that writes the cluster, so that two at once can't both take the last of it.
     ``resuming``: it is to hold compute though the platform has suspended it.
     """
     sizes = team_spec(team)
-    if sizes.quota == Quota():
-        return
-    others = quota.total(
-        _demand(other, ClusterSpec.model_validate(other.spec), sizes)
-        for other in platform.store.each("Cluster", team.metadata.name)
-        if other.metadata.name != name
-    )
     held = None if before is None else _demand(before, ClusterSpec.model_validate(before.spec), sizes)
-    what = f"Cluster '{team.metadata.name}/{name}'"
-    quota.require(sizes.quota, others, _demand(None if resuming else before, spec, sizes), held, what=what)
+    wanted = _demand(None if resuming else before, spec, sizes)
+    nodes.check_quota(team, "Cluster", name, wanted, held, platform)
 
 
 def suspend(team: str, name: str, *, principal: Principal, platform: Platform) -> tuple[Object, Operation]:
@@ -351,12 +341,8 @@ def check_acted_on(spec: ClusterSpec, reader: Reader) -> None:
 
 def _demand(cluster: Object | None, spec: ClusterSpec, team: TeamSpec) -> Usage:
     """What a cluster with this spec holds at most; nothing while the platform keeps ``cluster`` suspended."""
-    # A size that an admin took away since: what was granted under it is not known any more, so only the cluster counts.
-    size = team.sizes.get(spec.size)
-    if size is None:
-        return Usage(clusters=1)
     suspended = cluster is not None and cluster.status.get("suspension") is not None
-    return quota.demand(spec, size, suspended=suspended)
+    return nodes.demand(spec, team, suspended=suspended)
 
 
 def _later(one: datetime | None, other: datetime | None) -> datetime | None:

@@ -8,11 +8,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from rayplane.errors import Conflict, Forbidden, InvalidInput, InvalidSpec, NotFound
+from rayplane.errors import Conflict, InvalidInput, InvalidSpec, NotFound
 from rayplane.gateway.admission.roles import Principal, authorize
 from rayplane.gateway.store import Store
 from rayplane.gateway.usecases import lineage
-from rayplane.gateway.usecases.job import job_of_attempt, reporting_cluster
+from rayplane.gateway.usecases.job import job_of_attempt, reporting_cluster, require_on
 from rayplane.gateway.usecases.objects import settle
 from rayplane.gateway.usecases.platform import Platform
 from rayplane.nouns import by_kind
@@ -136,8 +136,8 @@ def _job(team: str, submission_id: str | None, own: Object | None, platform: Pla
         return InvalidInput(exc.detail)
     if job.metadata.team != team:
         return InvalidInput(f"Attempt '{submission_id}' is not of team '{team}'.")
-    if own is not None and job.spec.get("cluster") != own.metadata.name:
-        raise Forbidden(f"Job '{team}/{job.metadata.name}' does not run on cluster '{own.metadata.name}'.")
+    if own is not None:
+        require_on(job, own)
     return job
 
 

@@ -11,7 +11,7 @@ from rayplane.gateway.admission.env import check_env, check_values
 from rayplane.gateway.admission.roles import Principal, authorize
 from rayplane.gateway.admission.versions import declared_by, require_match
 from rayplane.gateway.store.objects import Change
-from rayplane.gateway.usecases import packages
+from rayplane.gateway.usecases import nodes, packages
 from rayplane.gateway.usecases.cluster import backend_of, note_work
 from rayplane.gateway.usecases.platform import Platform, team_spec
 from rayplane.nouns.base import MAX_NAME, Object, check_name
@@ -32,8 +32,8 @@ _ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"  # no character that is taken for 
 def submit(spec: JobSpec, *, team: str, name: str | None, principal: Principal, platform: Platform) -> Object:
     """Want a job. The same spec again, under the same name or Ray-facing id on its cluster, answers with that job.
 
-    Raises NotFound for an unknown team or cluster, InvalidSpec, Refused by admission, Conflict if the name or id is
-    another job's.
+    Raises NotFound for an unknown team or cluster, InvalidSpec, Refused by admission, Unsupported for nodes of its own
+    where there are none, Conflict if the name or id is another job's.
     """
     obj, change = place(spec, team=team, name=name, labels={}, principal=principal, platform=platform)
     if change == "created":
@@ -54,23 +54,27 @@ def place(
 ) -> tuple[Object, Change]:
     """Check a job and write it, once; ``commit=False`` only says what would be. Nobody is woken."""
     authorize(principal, "write", team)
-    platform.team(team)
+    owner = platform.team(team)
     if name is not None:
         _check_name(name)
     spec = _tracking(spec, platform)
     if (known := _known(spec, team, name, platform)) is not None:
         return known, "unchanged"
-    cluster = platform.cluster(team, spec.cluster)
+    environment, what = _check_place(spec, owner, name, platform)
     check_content(spec, team, platform)
-    environment = _environment(cluster, team, platform)
     if environment is not None:
-        require_match(declared_by(spec.metadata), environment, what=f"Cluster '{team}/{spec.cluster}'")
+        require_match(declared_by(spec.metadata), environment, what=what)
     status = JobStatus(environment=environment, git_commit=spec.metadata.get(GIT_COMMIT))
     with platform.store.transaction(commit=commit):
         # Once more, now that nobody else writes: the same request may have come twice at once.
         if (known := _known(spec, team, name, platform)) is not None:
             return known, "unchanged"
-        note_work(platform.cluster(team, spec.cluster), platform)
+        name = name or _new_name(spec, team, platform)
+        if spec.cluster is not None:
+            note_work(platform.cluster(team, spec.cluster), platform)
+        elif spec.nodes is not None:
+            wanted = nodes.demand(spec.nodes.as_cluster(), team_spec(owner))
+            nodes.check_quota(owner, "Job", name, wanted, None, platform)
         return _write(
             spec, team, name, {**_pipeline_labels(spec), **labels}, status, principal, platform, if_match
         ), "created"
@@ -155,11 +159,12 @@ def run_context(submission_id: str | None, *, principal: Principal, platform: Pl
     job, attempt = job_of_attempt(submission_id, platform)
     team = job.metadata.team or ""
     authorize(principal, "read", team)
-    cluster = platform.store.get("Cluster", team, str(job.spec["cluster"]))
-    if own is not None and own.metadata.uid != cluster.metadata.uid:
-        raise Forbidden(f"Job '{team}/{job.metadata.name}' does not run on cluster '{own.metadata.name}'.")
+    if own is not None:
+        require_on(job, own)
+    on = job.spec.get("cluster")
+    holder = job if on is None else platform.store.get("Cluster", team, str(on))
     spec, status = JobSpec.model_validate(job.spec), JobStatus.model_validate(job.status)
-    return _context(cluster, platform).model_copy(
+    return _context(holder, platform).model_copy(
         update={
             "job": job.metadata.name,
             "job_uid": job.metadata.uid,
@@ -200,17 +205,34 @@ def job_of_attempt(submission_id: str, platform: Platform) -> tuple[Object, int]
 
 
 def reporting_cluster(principal: Principal, platform: Platform) -> Object | None:
-    """The cluster that a principal speaks for, None if it is no cluster's; raises Unauthenticated if it is gone."""
+    """What a principal speaks for: a cluster, or a job or service with nodes of its own; None if for none of them.
+
+    Raises Unauthenticated if it is gone, or ended.
+    """
     if principal.cluster_uid is None:
         return None
+    found: Object | None
     try:
-        return platform.store.get_by_uid(principal.cluster_uid)
-    except NotFound as exc:
+        found = platform.store.get_by_uid(principal.cluster_uid)
+    except NotFound:
+        found = None
+    if found is None or (found.kind == "Job" and found.status.get("phase") in TERMINAL):
         raise Unauthenticated(
             "This token's cluster is gone, and the token with it.",
             remedy="Run on a cluster that is there.",
             reason="unknown-token",
-        ) from exc
+        )
+    return found
+
+
+def require_on(job: Object, own: Object) -> None:
+    """Raise Forbidden unless the job runs on ``own``: its cluster, or itself where it has nodes of its own."""
+    here = (
+        job.spec.get("cluster") == own.metadata.name if own.kind == "Cluster" else job.metadata.uid == own.metadata.uid
+    )
+    if not here:
+        title = f"Job '{job.metadata.team}/{job.metadata.name}'"
+        raise Forbidden(f"{title} does not run on {own.kind.lower()} '{own.metadata.name}'.")
 
 
 def _check_name(name: str) -> None:
@@ -263,7 +285,7 @@ def _comparable(spec: dict[str, Any]) -> dict[str, Any]:
 def _write(
     spec: JobSpec,
     team: str,
-    name: str | None,
+    name: str,
     labels: dict[str, str],
     status: JobStatus,
     principal: Principal,
@@ -274,7 +296,7 @@ def _write(
     job, _ = store.put(
         "Job",
         team,
-        name or _new_name(spec, team, platform),
+        name,
         spec.model_dump(mode="json"),
         labels=labels,
         owner=principal.name,
@@ -284,7 +306,9 @@ def _write(
     )
     status.log_uri = platform.storage.uri(layout.job_log(team, job.metadata.uid))
     job = store.set_status(job.metadata.uid, status)
-    detail = {"cluster": spec.cluster, "entrypoint": spec.entrypoint}
+    detail: dict[str, Any] = {"cluster": spec.cluster, "entrypoint": spec.entrypoint}
+    if spec.nodes is not None:
+        detail["nodes"] = spec.nodes.model_dump(mode="json")
     store.audit(principal.name, "submit", kind="Job", team=team, name=job.metadata.name, detail=detail)
     return job
 
@@ -309,14 +333,24 @@ def _stem(entrypoint: str) -> str:
     return slug[: MAX_NAME - 20].strip("-") or "job"
 
 
-def _external_id(cluster: str, submission_id: str) -> str:
-    return f"{cluster}/{submission_id}"
+def _external_id(cluster: str | None, submission_id: str) -> str:
+    return f"{cluster or ''}/{submission_id}"
 
 
 def _pipeline_labels(spec: JobSpec) -> dict[str, str]:
     if spec.pipeline is None:
         return {}
     return dict(zip(("pipeline", "run", "step"), spec.pipeline.split("/", 2), strict=False))
+
+
+def _check_place(spec: JobSpec, team: Object, name: str | None, platform: Platform) -> tuple[Environment | None, str]:
+    """(the environment of where the job is to run, as far as it is known; how messages call that place)."""
+    if spec.nodes is not None:
+        nodes.check_job(team, name or _stem(spec.entrypoint), spec, spec.nodes, platform)
+        return nodes.environment(spec.nodes, team, platform), "The job's own nodes"
+    assert spec.cluster is not None
+    cluster = platform.cluster(team.metadata.name, spec.cluster)
+    return _environment(cluster, team.metadata.name, platform), f"Cluster '{team.metadata.name}/{spec.cluster}'"
 
 
 def _environment(cluster: Object, team: str, platform: Platform) -> Environment | None:
@@ -328,18 +362,20 @@ def _environment(cluster: Object, team: str, platform: Platform) -> Environment 
     return platform.readers(backend).environment(spec)
 
 
-def _context(cluster: Object, platform: Platform) -> RunContext:
-    settings, team = platform.settings, cluster.metadata.team or ""
+def _context(holder: Object, platform: Platform) -> RunContext:
+    """What all on a cluster is told, or all on the nodes of a job's or a service's own."""
+    settings, team = platform.settings, holder.metadata.team or ""
+    known = holder.status.get("environment")
     home = settings.home_paths
     mlflow = None
     if settings.mlflow_url is not None:
         mlflow = MlflowAccess(tracking_uri=settings.mlflow_url, workspace=team)
     return RunContext(
         team=team,
-        cluster=cluster.metadata.name,
+        cluster=holder.metadata.name if holder.kind == "Cluster" else None,
         gateway_url=settings.url,
         storage_root=settings.root_uri,
-        environment=ClusterStatus.model_validate(cluster.status).environment,
+        environment=None if known is None else Environment.model_validate(known),
         mlflow=mlflow,
         feast=FeastAccess(
             project=team.replace("-", "_"),

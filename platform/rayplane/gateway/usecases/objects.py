@@ -183,7 +183,7 @@ def _check(team: Object | None, name: str, spec: BaseModel, before: Object | Non
     elif isinstance(spec, PipelineSpec):
         pipeline.check(team.metadata.name, spec, platform)
     elif isinstance(spec, ServiceSpec):
-        service.check(team.metadata.name, spec, platform)
+        service.check(team, name, spec, platform)
 
 
 def _write(
@@ -205,7 +205,8 @@ def _write(
         assert owner is not None
         cluster.check_quota(owner, name, spec, before, platform)
     elif isinstance(spec, ServiceSpec):
-        platform.cluster(team, spec.cluster)
+        assert owner is not None
+        service.check_place(owner, name, spec, before, platform)
     found, change = store.put(
         noun.kind,
         team,
@@ -223,9 +224,11 @@ def _write(
         assert owner is not None
         cluster.check_change(owner, before, spec)
     elif isinstance(spec, ServiceSpec):
+        assert owner is not None
         if before is not None:
-            service.check_change(before, spec)
-        cluster.note_work(store.get("Cluster", team, spec.cluster), platform)
+            service.check_change(owner, before, spec)
+        if spec.cluster is not None:
+            cluster.note_work(store.get("Cluster", team, spec.cluster), platform)
     detail = {"change": change, "generation": found.metadata.generation}
     store.audit(principal.name, "apply", kind=noun.kind, team=team or name, name=name, detail=detail)
     if noun.kind in RECONCILED:

@@ -185,9 +185,12 @@ def _check(item: _Item, spec: BaseModel, owner: Object | None, platform: Platfor
     elif isinstance(spec, PipelineSpec):
         item.check(lambda: pipeline.check(item.team, spec, platform))
     elif isinstance(spec, ServiceSpec):
-        item.check(lambda: service.check(item.team, spec, platform))
+        assert owner is not None
+        item.check(lambda: service.check(owner, item.name, spec, platform))
+        if spec.nodes is not None:
+            item.check(lambda: service.check_place(owner, item.name, spec, before, platform))
         if before is not None:
-            item.check(lambda: service.check_change(before, spec))
+            item.check(lambda: service.check_change(owner, before, spec))
 
 
 def _try_job(item: _Item, spec: JobSpec, principal: Principal, platform: Platform) -> None:

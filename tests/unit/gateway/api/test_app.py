@@ -318,6 +318,12 @@ def test_service_discovery_follows_clusters(growth: TestClient, platform: Platfo
     assert ray_groups() == [{"targets": ["127.0.0.1:1", "127.0.0.1:2"], "labels": labels}]
     platform.store.set_status(uid, ClusterStatus(phase="Deleting", endpoint=endpoint))
     assert ray_groups() == []
+    job = {"metadata": {"name": "train"}, "spec": {"entrypoint": "true", "nodes": {"size": "small"}}}
+    uid = growth.post("/v1/teams/growth/jobs", json=job).json()["metadata"]["uid"]
+    platform.store.set_status(uid, JobStatus(phase="Running", endpoint=endpoint))
+    labels = {"team": "growth", "job": "train", "component": "ray"}
+    assert ray_groups() == [{"targets": ["127.0.0.1:1", "127.0.0.1:2"], "labels": labels}]
+    platform.store.set_status(uid, JobStatus(phase="Succeeded"))
     everything = growth.get("/sd/prometheus").json()
     assert [group["labels"]["component"] for group in everything] == ["gateway"]
 

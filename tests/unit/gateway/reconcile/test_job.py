@@ -35,6 +35,7 @@ class Bench:
     def reconciler(self) -> JobReconciler:
         return JobReconciler(
             self.world.platform,
+            lambda name: self.world.backend,
             lambda endpoint: self.world.ray,  # type: ignore[arg-type, return-value]
             self.world.mlflow,  # type: ignore[arg-type]
             clock=self.world.clock,

@@ -14,7 +14,8 @@ import pytest
 from rayplane.errors import InvalidInput
 from rayplane.gateway.backends.base import ClusterRef
 from rayplane.gateway.reconcile import service as module
-from rayplane.gateway.reconcile.service import SETTLE, ServiceReconciler, model_of
+from rayplane.gateway.reconcile.serve_config import model_of
+from rayplane.gateway.reconcile.service import SETTLE, ServiceReconciler
 from rayplane.gateway.reconcile.status import editing
 from rayplane.nouns.base import Object
 from rayplane.nouns.service import ServiceSpec, ServiceStatus
@@ -31,6 +32,7 @@ class Bench:
         self.clusters = self.world.clusters()
         self.services = ServiceReconciler(
             self.world.platform,
+            lambda name: self.world.backend,
             lambda endpoint: self.world.ray,  # type: ignore[arg-type, return-value]
             self.world.mlflow,  # type: ignore[arg-type]
             clock=self.world.clock,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -149,7 +150,7 @@ def test_leases_are_found_by_the_time_that_they_were_open(store: Store, clock: A
     store.close_lease("l1", clock.now + timedelta(hours=1))
     store.open_lease(lease(clock, "l2").model_copy(update={"started_at": clock.now + timedelta(hours=2)}))
     hours = [clock.now + timedelta(hours=n) for n in range(4)]
-    found = [[x.id for x in store.leases_between("growth", a, b)] for a, b in zip(hours, hours[1:], strict=False)]
+    found = [[x.id for x in store.leases_between("growth", a, b)] for a, b in pairwise(hours)]
     assert found == [["l1"], [], ["l2"]]
 
 

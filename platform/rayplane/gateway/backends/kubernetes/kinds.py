@@ -53,6 +53,9 @@ class Kind:
 
 NAMESPACE = Kind("", "v1", "Namespace", "namespaces", namespaced=False)
 VOLUME = Kind("", "v1", "PersistentVolume", "persistentvolumes", namespaced=False)
+DEFINITION = Kind(
+    "apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions", namespaced=False
+)
 POD = Kind("", "v1", "Pod", "pods")
 SECRET = Kind("", "v1", "Secret", "secrets")
 EVENT = Kind("", "v1", "Event", "events")

@@ -80,6 +80,9 @@ class KubernetesSettings(BaseSettings):
     dns_namespace: str = "kube-system"
     """Where the cluster's DNS runs."""
 
+    serve_url: str = "http://{service}.{namespace}.svc:8000"
+    """URL at which a service with nodes of its own answers: that of its Service, or of an ingress before it."""
+
     user_prefix: str = ""
     """What Kubernetes puts before the name of a team's member (the API server's --oidc-username-prefix)."""
 

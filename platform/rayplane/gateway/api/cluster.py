@@ -1,0 +1,113 @@
+"""A cluster's own verbs: suspend, resume, extend; and what a team's clusters have held."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel, ConfigDict
+from starlette.responses import JSONResponse
+
+from rayplane.errors import InvalidInput
+from rayplane.gateway.api.answers import PROBLEMS, Here, IdempotencyKey, once, shown
+from rayplane.gateway.api.auth import Caller
+from rayplane.gateway.api.noun import OBJECT_MODELS
+from rayplane.gateway.usecases import cluster
+from rayplane.nouns.base import Object, Seconds
+from rayplane.nouns.cluster import ClusterUsage
+from rayplane.nouns.events import Operation
+
+router = APIRouter(prefix="/v1/teams/{team}", tags=["clusters"], responses=PROBLEMS)
+_WANTED: dict[int | str, dict[str, Any]] = {
+    202: {"model": OBJECT_MODELS["Cluster"], "description": "Wanted; Location names the operation."}
+}
+
+
+class Extension(BaseModel):
+    """For how long from now a cluster is kept."""
+
+    model_config = ConfigDict(extra="forbid")
+    duration: Seconds
+    """Written as in ``1h30m``, or in seconds."""
+
+
+class UsageList(BaseModel):
+    """What each cluster of a team held."""
+
+    items: list[ClusterUsage]
+
+
+@router.post(
+    "/clusters/{name}/suspend",
+    operation_id="suspend_cluster",
+    summary="Take a cluster's compute back",
+    status_code=202,
+    responses=_WANTED,
+)
+def suspend(
+    request: Request, team: str, name: str, caller: Caller, here: Here, key: IdempotencyKey = None
+) -> JSONResponse:
+    """It holds nothing until somebody resumes it. One that is suspended already stays so."""
+
+    def act() -> tuple[Object, Operation]:
+        return cluster.suspend(team, name, principal=caller, platform=here)
+
+    return once(key, request, None, lambda: _answer(act), principal=caller, platform=here)
+
+
+@router.post(
+    "/clusters/{name}/resume",
+    operation_id="resume_cluster",
+    summary="Give a suspended cluster its compute again",
+    status_code=202,
+    responses=_WANTED,
+)
+def resume(
+    request: Request, team: str, name: str, caller: Caller, here: Here, key: IdempotencyKey = None
+) -> JSONResponse:
+    """Whoever suspended it. One that is not suspended stays as it is."""
+
+    def act() -> tuple[Object, Operation]:
+        return cluster.resume(team, name, principal=caller, platform=here)
+
+    return once(key, request, None, lambda: _answer(act), principal=caller, platform=here)
+
+
+@router.post(
+    "/clusters/{name}/extend",
+    operation_id="extend_cluster",
+    summary="Put a cluster's end off",
+    status_code=202,
+    responses=_WANTED,
+)
+def extend(
+    request: Request, team: str, name: str, body: Extension, caller: Caller, here: Here, key: IdempotencyKey = None
+) -> JSONResponse:
+    """It is neither suspended for idleness nor ended before ``duration`` from now; what is later stays."""
+
+    def act() -> tuple[Object, Operation]:
+        return cluster.extend(team, name, body.duration, principal=caller, platform=here)
+
+    return once(key, request, body.model_dump(), lambda: _answer(act), principal=caller, platform=here)
+
+
+@router.get("/usage", operation_id="get_usage", summary="What clusters held, in resource-seconds", tags=["records"])
+def usage(
+    team: str,
+    caller: Caller,
+    here: Here,
+    since: Annotated[datetime | None, Query(description="From when; default: the first lease.")] = None,
+    until: Annotated[datetime | None, Query(description="Until when; default: now.")] = None,
+) -> UsageList:
+    """Core-seconds, GiB-seconds and GPU-seconds of each cluster, also of those that are gone."""
+    for name, instant in (("since", since), ("until", until)):
+        if instant is not None and instant.tzinfo is None:
+            raise InvalidInput(f"{name} '{instant.isoformat()}' has no zone.", remedy="End it with Z for UTC.")
+    return UsageList(items=cluster.usage(team, since=since, until=until, principal=caller, platform=here))
+
+
+def _answer(act: Callable[[], tuple[Object, Operation]]) -> JSONResponse:
+    found, operation = act()
+    return shown(found, status=202, headers={"Location": f"/v1/operations/{operation.id}"})

@@ -1,0 +1,147 @@
+"""What clusters, jobs and services share of the backend: its parts, and the Secret beside each of their objects."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from rayplane.errors import NotFound
+from rayplane.gateway.backends.base import Node, Observation
+from rayplane.gateway.backends.kubernetes import compare, observation, pods
+from rayplane.gateway.backends.kubernetes.api import KubeApi
+from rayplane.gateway.backends.kubernetes.cache import Cache
+from rayplane.gateway.backends.kubernetes.kinds import POD, RAYCLUSTER, SECRET, UID, Kind, Object
+from rayplane.gateway.backends.kubernetes.pods import Owner
+from rayplane.gateway.backends.kubernetes.raycluster import SECRETS_HASH
+from rayplane.gateway.backends.kubernetes.settings import KubernetesSettings
+from rayplane.nouns.cluster import Endpoint
+from rayplane.nouns.environment import Environment
+from rayplane.settings import write_secret
+
+RAY_CLUSTER = "ray.io/cluster"
+"""KubeRay's label on pods: the RayCluster that they are of."""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Parts of the backend that those who act on objects use."""
+
+    api: KubeApi
+    cache: Cache
+    settings: KubernetesSettings
+    root: str
+    """URI of the storage root."""
+    tokens: Path
+    """Folder of the 0600 files with the tokens of Rays."""
+    environment: Callable[[], Environment]
+    fall_of: Callable[[str], observation.Fall | None]
+    """How the head of the object with this uid ended, if it did and nobody dealt with it."""
+    forgive: Callable[[str], None]
+    """Deal with that."""
+    with_gone: Callable[[str, tuple[Node, ...]], tuple[Node, ...]]
+    """The nodes that there are of the object with this uid, and those that it gave back lately."""
+    wrong: Callable[[Object], list[str]]
+    """What is wrong with an object for its definition, and for KubeRay, each with its remedy."""
+
+
+def look_at_cluster(
+    shared: Shared, name: str, namespace: str, uid: str, fall: observation.Fall | None = None
+) -> tuple[Observation, list[Object]]:
+    """(what is seen of one RayCluster that KubeRay made for an object of this uid, its pods). Empty name: none yet."""
+    held = [pod for pod in shared.cache[POD].of(uid) if pod["metadata"]["labels"].get(RAY_CLUSTER) == name]
+    found = shared.cache[RAYCLUSTER].get(namespace, name) if name else None
+    if found is not None and (found["metadata"].get("labels") or {}).get(UID) != uid:
+        found = None
+    if found is not None:
+        # It is KubeRay's: what was asked for, and its Secret, are noted on the object that it belongs to.
+        found = {**found, "drift": "", "metadata": {**found["metadata"], "annotations": {SECRETS_HASH: ""}}}
+    return observation.look(found, held, fall), held
+
+
+def nodes_of(shared: Shared, uid: str) -> tuple[Node, ...]:
+    """Every node that the object with this uid holds, of whichever RayCluster, and those that it gave back lately."""
+    nodes = tuple(node for pod in shared.cache[POD].of(uid) if (node := observation.node_of(pod)) is not None)
+    return shared.with_gone(uid, nodes)
+
+
+def endpoint_of(shared: Shared, held: list[Object], token: Path, owner: Owner, namespace: str) -> Endpoint | None:
+    """Where the Ray of a ready head is; None where its token can't be had any more."""
+    if not token.exists():
+        found = read_token(shared, owner, namespace)
+        if found is None:
+            return None
+        write_secret(token, found)
+    return observation.endpoint(held, str(token))
+
+
+def apply(shared: Shared, kind: Kind, manifest: Object, *, force: bool) -> Object:
+    """Apply an object and take in the answer."""
+    answer = shared.api.apply(kind, manifest, force=force)
+    shared.cache[kind].learn(answer)
+    return answer
+
+
+def is_leaving(obj: Object) -> bool:
+    """Whether an object's deletion was asked for."""
+    return bool(obj["metadata"].get("deletionTimestamp"))
+
+
+def delete(
+    shared: Shared, kind: Kind, held: Object, *, propagation: Literal["Background", "Foreground"] = "Foreground"
+) -> None:
+    """Delete an object. In the foreground it is gone only when all that belongs to it is."""
+    if is_leaving(held):
+        return
+    meta = held["metadata"]
+    shared.api.delete(kind, meta["name"], meta["namespace"], uid=meta["uid"], propagation=propagation)
+    shared.cache[kind].learn_deletion(held)
+
+
+def put_secrets(
+    shared: Shared, kind: Kind, obj: Object, owner: Owner, texts: Mapping[str, str], token: Path, *, new: bool = False
+) -> None:
+    """Give an object its Secret, which goes when it goes, and note on it that it has it.
+
+    What is not noted is put right later. ``new``: the object was just made, so that no pod knows a token of Ray's yet.
+    """
+    noted = {SECRETS_HASH: compare.digest(dict(texts))}
+    meta = obj["metadata"]
+    if (meta.get("annotations") or {}).get(SECRETS_HASH) == noted[SECRETS_HASH]:
+        return
+    namespace = meta["namespace"]
+    ray = None if new else read_token(shared, owner, namespace)  # one that its pods know already stays
+    ray = ray or secrets.token_urlsafe(32)
+    shared.api.apply(SECRET, _secret(kind, meta, owner, {**texts, pods.AUTH_TOKEN: ray}))
+    write_secret(token, ray)
+    shared.cache[kind].learn(shared.api.merge(kind, meta["name"], namespace, {"metadata": {"annotations": noted}}))
+
+
+def read_token(shared: Shared, owner: Owner, namespace: str) -> str | None:
+    """Ray's own token, as the object's Secret has it; None without one."""
+    try:
+        found = shared.api.get(SECRET, owner.secret, namespace)
+    except NotFound:
+        return None
+    if (found["metadata"].get("labels") or {}).get(UID) != owner.uid:
+        return None
+    return base64.b64decode(found.get("data", {}).get(pods.AUTH_TOKEN, "")).decode() or None
+
+
+def _secret(kind: Kind, meta: Object, owner: Owner, texts: dict[str, str]) -> Object:
+    belongs = {"apiVersion": kind.api_version, "kind": kind.name, "name": meta["name"], "uid": meta["uid"]}
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {
+            "name": owner.secret,
+            "namespace": meta["namespace"],
+            "labels": owner.labels,
+            "ownerReferences": [{**belongs, "blockOwnerDeletion": True}],
+        },
+        "type": "Opaque",
+        "data": {key: base64.b64encode(text.encode()).decode() for key, text in sorted(texts.items())},
+    }

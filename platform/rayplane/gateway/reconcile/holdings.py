@@ -1,0 +1,25 @@
+"""The ledger's rows of the nodes that a job or a service has for itself, kept as those of clusters are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from rayplane.gateway.backends.base import ClusterRef, JobRef, Node, ServiceRef
+from rayplane.gateway.reconcile.leases import entries, lease_id
+from rayplane.gateway.store import Store
+
+
+def keep(store: Store, ref: JobRef | ServiceRef, nodes: Sequence[Node], now: datetime) -> None:
+    """Bring the ledger to what is seen. All of it is written at once, and may be written again."""
+    noun = "job" if isinstance(ref, JobRef) else "service"
+    holder = ClusterRef(team=ref.team, name=f"{noun}/{ref.name}", uid=ref.uid)
+    known = store.leases_of(ref.uid, ids=[lease_id(holder, node) for node in nodes])
+    lacking = entries(holder, nodes, known, now=now)
+    if not lacking:
+        return
+    with store.transaction():
+        for lease in lacking.opened:
+            store.open_lease(lease)
+        for id, ended_at in lacking.closed:
+            store.close_lease(id, ended_at)

@@ -1,0 +1,57 @@
+"""What a team must have before nodes are asked for, and what is put into them: URLs, names, secrets as paths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rayplane import plugins
+from rayplane.gateway.backends.base import Backend, Capability, LaunchContext
+from rayplane.gateway.reconcile.team import credentials_path
+from rayplane.gateway.usecases.platform import Platform
+from rayplane.nouns.base import Object
+from rayplane.nouns.team import Size, TeamStatus
+from rayplane.settings import GatewaySettings, read_secret
+
+
+def environment(team: str, cluster: str | None, settings: GatewaySettings) -> dict[str, str]:
+    """What the head's environment tells drivers and workers. ``cluster`` is None on nodes of a job's or a service's
+    own. Pure."""
+    env = {"RAYPLANE_GATEWAY_URL": settings.url, "RAYPLANE_TEAM": team}
+    if cluster is not None:
+        env["RAYPLANE_CLUSTER"] = cluster
+    if settings.mlflow_url:
+        env |= {
+            "MLFLOW_TRACKING_URI": settings.mlflow_url,
+            "MLFLOW_WORKSPACE": team,
+            "MLFLOW_TRACKING_AUTH": plugins.MLFLOW_AUTH_PROVIDER,
+            "RAY_TRAIN_CALLBACKS": plugins.TRAIN_CALLBACK,
+        }
+    return env
+
+
+def team_lacks(platform: Platform, team: Object, place: str, backend: Backend, wake: Callable[[str], None]) -> str:
+    """What the team must get before anything of it can start on a backend (``place``: its name); empty if it has all.
+
+    ``wake`` asks for a look at the object with a uid: at the team, where this is the first that it has there.
+    """
+    settings, name = platform.settings, team.metadata.name
+    onboarding = f"Team '{name}' is being onboarded."
+    if settings.mlflow_url and not credentials_path(settings.home_paths, name).exists():
+        return onboarding
+    if Capability.TEAM not in backend.capabilities:
+        return ""
+    missing = TeamStatus.model_validate(team.status).places.get(place)
+    if missing is None:
+        wake(team.metadata.uid)
+        return onboarding
+    return f"{onboarding} {missing}" if missing else ""
+
+
+def context(platform: Platform, team: str, uid: str, size: Size, *, cluster: str | None = None) -> LaunchContext:
+    """What the nodes of a cluster, a job or a service (``uid``) are started with."""
+    settings = platform.settings
+    secrets = {"RAYPLANE_TOKEN_PATH": platform.signer.cluster_token(team, uid)}
+    credentials = credentials_path(settings.home_paths, team)
+    if settings.mlflow_url and credentials.exists():
+        secrets["RAYPLANE_MLFLOW_CREDENTIALS"] = read_secret(credentials)
+    return LaunchContext(size=size, env=environment(team, cluster, settings), secrets=secrets)

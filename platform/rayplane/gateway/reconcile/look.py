@@ -1,0 +1,42 @@
+"""One look at a job: its object read as what it is, at one instant. Pure."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from rayplane.nouns.base import Object
+from rayplane.nouns.job import JobSpec, JobStatus
+
+
+class Look:
+    """What is known of a job as the reconciler looks at it."""
+
+    def __init__(self, obj: Object, now: datetime) -> None:
+        self.obj = obj
+        self.now = now
+        self.uid = obj.metadata.uid
+        self.team = obj.metadata.team or ""
+        self.name = obj.metadata.name
+        self.spec = JobSpec.model_validate(obj.spec)
+        self.status = JobStatus.model_validate(obj.status)
+        self.last = self.status.attempts[-1] if self.status.attempts else None
+        self.timed_out = (left := self.seconds_left) is not None and left < 0
+        self.stop_reason = self._stop_reason()
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Until the job's timeout; None without one. All of its attempts share it, from the start of the first."""
+        if not self.spec.timeout:
+            return None
+        started = self.status.started_at or self.now
+        return self.spec.timeout - (self.now - started).total_seconds()
+
+    def _stop_reason(self) -> str | None:
+        """Why the job is not to go on; None while it is."""
+        if self.timed_out:
+            return f"The job took longer than its timeout of {self.spec.timeout:g} s."
+        if self.spec.stop_requested:
+            return "Stopped on request."
+        if self.obj.metadata.deleted_at is not None:
+            return "The job was deleted."
+        return None

@@ -1,0 +1,67 @@
+"""Nodes of jobs' and services' own: the fake against the contract, and the refusals of backends that have none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rayplane.errors import Unsupported
+from rayplane.gateway.backends.base import Backend, Capability, JobRef, ServiceRef
+from rayplane.gateway.backends.existing import ExistingBackend
+from rayplane.gateway.backends.local import LocalBackend
+from rayplane.nouns.job import JobSpec
+from rayplane.nouns.service import ServiceSpec
+from rayplane.settings import GatewaySettings
+from rayplane.testing.dedicated_contract import DedicatedCase, JobContract, ServiceContract
+from rayplane.testing.fakes import FakeBackend
+
+UID = "0123456789abcdef0123456789abcdef"
+JOB, SERVICE = JobRef("alpha", "train", UID, 1), ServiceRef("alpha", "delay", UID)
+
+
+class TestFakeJobs(JobContract):
+    @pytest.fixture(scope="class")
+    def case(self) -> DedicatedCase:
+        backend = FakeBackend()
+        return DedicatedCase(backend, JOB, SERVICE, take_away=backend.become_gone)
+
+
+class TestFakeServices(ServiceContract):
+    @pytest.fixture(scope="class")
+    def case(self) -> DedicatedCase:
+        backend = FakeBackend()
+
+        def disturb(ref: ServiceRef) -> None:
+            backend.services[ref].drift = "spec.serveConfigV2: changed"
+
+        return DedicatedCase(backend, JOB, SERVICE, disturb=disturb)
+
+
+@pytest.mark.parametrize("name", ["local", "existing", "fake"])
+def test_a_backend_without_such_nodes_refuses_whatever_is_asked_of_them(name: str, tmp_path: Path) -> None:
+    settings = GatewaySettings(home=tmp_path)
+    backends: dict[str, Backend] = {
+        "local": LocalBackend(settings),
+        "existing": ExistingBackend(settings),
+        "fake": FakeBackend(capabilities=frozenset(Capability) - {Capability.JOB, Capability.SERVICE}),
+    }
+    backend = backends[name]
+    assert not {Capability.JOB, Capability.SERVICE} & backend.capabilities
+    case = DedicatedCase(backend, JOB, SERVICE)
+    size = case.launch.size
+    job = JobSpec(entrypoint="true", nodes=case.nodes)
+    service = ServiceSpec(model="models:/delay/1", nodes=case.nodes)
+    for call in (
+        lambda: backend.preflight_job(JOB, job, size),
+        lambda: backend.preflight_service(SERVICE, service, size),
+        lambda: backend.observe_job(JOB),
+        lambda: backend.observe_service(SERVICE),
+        case.ensure_job,
+        case.ensure_service,
+        lambda: backend.delete_job(JOB),
+        lambda: backend.delete_service(SERVICE),
+    ):
+        with pytest.raises(Unsupported) as refusal:
+            call()
+        assert refusal.value.remedy

@@ -1,0 +1,96 @@
+"""Cases of the contract of jobs' and services' own nodes on a bed of level A, and what a test does to their objects."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+from rayplane.gateway.backends.base import JobRef, LaunchContext, ServiceRef
+from rayplane.gateway.backends.kubernetes import rayjob, rayservice
+from rayplane.gateway.backends.kubernetes.backend import KubernetesBackend
+from rayplane.gateway.backends.kubernetes.kinds import UID
+from rayplane.testing.dedicated_contract import SIZE, DedicatedCase
+from tests.kubernetes import gateway
+from tests.kubernetes.bed.access import Access
+from tests.kubernetes.bed.api import Api, Object, wait_for
+
+RAY = gateway.RAY
+LAUNCH = LaunchContext(
+    size=SIZE, env={"RAYPLANE_TEAM": "alpha"}, secrets={"RAYPLANE_TOKEN_PATH": "the cluster's own token"}
+)
+OWN = [(RAY, "RayJob"), (RAY, "RayService"), (RAY, "RayCluster"), ("v1", "Pod"), ("v1", "Secret")]
+
+
+def case_on(bed: Access, backend: KubernetesBackend, home: Path, team: str) -> DedicatedCase:
+    """A job and a service that nobody has used, of a team that has its place."""
+
+    def disturb(ref: ServiceRef) -> None:
+        change = {"spec": {"serveConfigV2": "applications: []"}}
+        bed.api.patch(RAY, "RayService", rayservice.name_of(ref), change, f"rayplane-{ref.team}")
+
+    def take_away(ref: JobRef) -> None:
+        bed.api.delete(RAY, "RayJob", rayjob.name_of(ref), f"rayplane-{ref.team}")
+
+    def leftovers(ref: JobRef | ServiceRef) -> list[object]:
+        id = ref.submission_id if isinstance(ref, JobRef) else ref.uid
+        return [*map(gateway.named, objects_of(bed.api, ref)), *(home / "secrets").rglob(f"{id}*")]
+
+    return DedicatedCase(
+        backend,
+        JobRef(team, f"j{secrets.token_hex(3)}", secrets.token_hex(16), 1),
+        ServiceRef(team, f"s{secrets.token_hex(3)}", secrets.token_hex(16)),
+        launch=LAUNCH,
+        disturb=disturb,
+        take_away=take_away,
+        leftovers=leftovers,
+        patience=float(os.environ.get("TEST_PATIENCE", "40")),
+    )
+
+
+def name_of(ref: JobRef | ServiceRef) -> str:
+    """The name of what stands for it on Kubernetes."""
+    return rayjob.name_of(ref) if isinstance(ref, JobRef) else rayservice.name_of(ref)
+
+
+def objects_of(api: Api, ref: JobRef | ServiceRef) -> list[Object]:
+    """Every object of an attempt or a service, its own and those that KubeRay made for it."""
+    where = f"rayplane-{ref.team}"
+    own = [obj for version, kind in OWN for obj in gateway.listed(api, version, kind, where, f"{UID}={ref.uid}")]
+    made = [
+        obj
+        for version, kind in gateway.MADE_BY_KUBERAY
+        for obj in gateway.listed(api, version, kind, where, "")
+        if obj["metadata"]["name"].startswith(name_of(ref))
+    ]
+    return [*own, *made]
+
+
+def one(api: Api, kind: str, ref: JobRef | ServiceRef) -> Object:
+    """The one object of a kind that belongs to it, once there is."""
+    version = RAY if kind.startswith("Ray") else "v1"
+
+    def look() -> Object | None:
+        found = api.list(version, kind, f"rayplane-{ref.team}", labels=f"{UID}={ref.uid}")
+        return found[0] if len(found) == 1 else None
+
+    return wait_for(f"one {kind} of {ref}", look, seconds=20)
+
+
+def head_of(api: Api, ref: JobRef | ServiceRef) -> Object:
+    """Its head pod, once there is one and only one."""
+
+    def look() -> Object | None:
+        labels = f"{UID}={ref.uid},ray.io/node-type=head"
+        found = api.list("v1", "Pod", f"rayplane-{ref.team}", labels=labels)
+        found = [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+        return found[0] if len(found) == 1 else None
+
+    return wait_for(f"the head pod of {ref}", look, seconds=20)
+
+
+def condition(kind: str, status: str, reason: str, message: str = "") -> dict[str, Any]:
+    """A condition as KubeRay writes it."""
+    at = "2026-01-01T00:00:00Z"
+    return {"type": kind, "status": status, "reason": reason, "message": message, "lastTransitionTime": at}

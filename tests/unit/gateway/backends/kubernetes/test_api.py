@@ -1,0 +1,181 @@
+"""The client of the API server against a server of this host: what each answer becomes, and what is sent."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rayplane import processes
+from rayplane.errors import (
+    Conflict,
+    Forbidden,
+    InvalidInput,
+    InvalidSpec,
+    NotFound,
+    RayplaneError,
+    Refused,
+    Unavailable,
+)
+from rayplane.gateway.backends.kubernetes import api as module
+from rayplane.gateway.backends.kubernetes.api import Change, Expired, KubeApi
+from rayplane.gateway.backends.kubernetes.kinds import NAMESPACE, POD, RAYCLUSTER
+
+
+class Server(ThreadingHTTPServer):
+    """Answers with what the test says, and keeps what it was asked."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.answers: list[tuple[int, Any]] = []
+        self.asked: list[tuple[str, str, str, Any]] = []
+
+
+class Handler(BaseHTTPRequestHandler):
+    def answer(self) -> None:
+        assert isinstance(self.server, Server)
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        kind = self.headers.get("Content-Type") or ""
+        self.server.asked.append((self.command, self.path, kind, json.loads(body) if body else None))
+        code, said = self.server.answers.pop(0)
+        content = said if isinstance(said, bytes) else json.dumps(said).encode()
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_GET = do_PATCH = do_DELETE = do_POST = answer  # noqa: N815  the names that the base class calls
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as made:
+        thread = threading.Thread(target=made.serve_forever)
+        thread.start()
+        yield made
+        made.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def api(server: Server, tmp_path: Path) -> Iterator[KubeApi]:
+    made = KubeApi(kubeconfig(tmp_path, server.server_address[1]), timeout=5)
+    yield made
+    made.close()
+
+
+def kubeconfig(folder: Path, port: int) -> Path:
+    path = folder / "kubeconfig"
+    config = {
+        "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
+        "users": [{"name": "u", "user": {"token": "t"}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+    }
+    path.write_text(json.dumps(config))
+    return path
+
+
+def status(message: str, *causes: str, reason: str = "Reason") -> dict[str, Any]:
+    return {"message": message, "reason": reason, "details": {"causes": [{"reason": cause} for cause in causes]}}
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "error", "named"),
+    [
+        (401, status("Unauthorized"), Forbidden, "credentials"),
+        (403, status("cannot get"), Forbidden, "may not get pods in namespace 'n'.*gateway-role.yaml"),
+        (403, status("exceeded quota: q"), Refused, "exceeded quota"),
+        (403, status("is being terminated", "NamespaceTerminating"), Unavailable, "being deleted"),
+        (404, status("not found"), NotFound, "Pod 'p' in namespace 'n'"),
+        (409, status("modified"), Conflict, "modified"),
+        (422, status("spec.x: invalid"), InvalidSpec, "spec.x: invalid"),
+        (400, status("bad"), InvalidSpec, "bad"),
+        (500, status("failed to create typed patch object (n/p): field not declared"), InvalidSpec, "not declared"),
+        (500, status("etcdserver: no leader"), Unavailable, "no leader"),
+        (503, b"upstream is away", Unavailable, "upstream is away"),
+        (429, status("too many"), Unavailable, "too many"),
+        (200, b"<html>", Unavailable, "no JSON"),
+    ],
+)
+def test_every_refusal_becomes_an_error_of_the_platforms_own_with_a_remedy(
+    server: Server, api: KubeApi, code: int, said: Any, error: type[RayplaneError], named: str
+) -> None:
+    server.answers.append((code, said))
+    with pytest.raises(error, match=named) as raised:
+        api.get(POD, "p", "n")
+    assert raised.value.remedy
+
+
+def test_a_server_that_is_away_is_unavailable(tmp_path: Path) -> None:
+    api = KubeApi(kubeconfig(tmp_path, processes.free_port()))
+    with pytest.raises(Unavailable, match="did not answer"):
+        api.get(POD, "p", "n")
+
+
+def test_a_kubeconfig_that_is_missing_is_said_when_it_is_needed(tmp_path: Path) -> None:
+    api = KubeApi(tmp_path / "none")
+    with pytest.raises(InvalidInput, match=r"none.*RAYPLANE_KUBERNETES_KUBECONFIG"):
+        api.get(POD, "p", "n")
+
+
+def test_applying_names_the_one_manager_and_creating_does_not_force(server: Server, api: KubeApi) -> None:
+    server.answers += [(200, {}), (200, {})]
+    manifest = {"metadata": {"name": "dev", "namespace": "n"}, "spec": {}}
+    api.apply(RAYCLUSTER, manifest)
+    api.apply(RAYCLUSTER, manifest, force=False)
+    (method, path, kind, body), (_, unforced, _, _) = server.asked
+    assert (method, kind, body) == ("PATCH", "application/apply-patch+yaml", manifest)
+    assert path == "/apis/ray.io/v1/namespaces/n/rayclusters/dev?fieldManager=rayplane&force=true"
+    assert unforced.endswith("force=false")
+
+
+def test_deleting_means_this_very_object_and_one_already_gone_is_success(server: Server, api: KubeApi) -> None:
+    server.answers += [(200, {}), (404, status("gone")), (409, status("another uid"))]
+    for _ in range(3):
+        api.delete(NAMESPACE, "n", uid="u-1")
+    method, path, _, body = server.asked[0]
+    assert (method, path) == ("DELETE", "/api/v1/namespaces/n")
+    assert body["preconditions"] == {"uid": "u-1"}
+
+
+def test_a_list_is_read_in_parts(server: Server, api: KubeApi) -> None:
+    first = {"metadata": {"resourceVersion": "7", "continue": "more"}, "items": [{"a": 1}]}
+    server.answers += [(200, first), (200, {"metadata": {"resourceVersion": "7"}, "items": [{"a": 2}]})]
+    assert api.list(POD, labels="x=y") == ([{"a": 1}, {"a": 2}], "7")
+    assert f"limit={module.CHUNK}" in server.asked[0][1]
+    assert "continue=more" in server.asked[1][1]
+    assert api.calls == {("list", "pods"): 2}
+
+
+def test_a_watch_says_first_that_it_is_open_then_what_changes(server: Server, api: KubeApi) -> None:
+    lines = [{"type": "ADDED", "object": {"metadata": {"resourceVersion": "8"}}}]
+    server.answers.append((200, b"".join(json.dumps(line).encode() + b"\n" for line in lines)))
+    opened, added = api.watch(POD, "7")
+    assert opened == Change("BOOKMARK", {"metadata": {"resourceVersion": "7"}})
+    assert added.type == "ADDED"
+    assert "allowWatchBookmarks=true" in server.asked[0][1]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        (410, status("too old")),
+        (200, json.dumps({"type": "ERROR", "object": {"code": 410, "message": "old"}}).encode()),
+    ],
+)
+def test_a_watch_from_too_old_a_version_is_expired(server: Server, api: KubeApi, answer: tuple[int, Any]) -> None:
+    server.answers.append(answer)
+    with pytest.raises(Expired):
+        list(api.watch(POD, "7"))

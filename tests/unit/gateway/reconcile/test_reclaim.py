@@ -1,0 +1,358 @@
+"""Clusters that nobody uses are suspended, resumed by work, deleted whole; a life that is over ends after a warning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rayplane.gateway.admission.roles import SYSTEM
+from rayplane.gateway.backends.base import Capability, ClusterRef, TeamRef
+from rayplane.gateway.reconcile.cluster import AT_REST, DRAIN, ClusterReconciler
+from rayplane.gateway.reconcile.team import UNDER_WAY, TeamReconciler
+from rayplane.gateway.usecases import cluster as clusters
+from rayplane.gateway.usecases import objects
+from rayplane.nouns.base import Object
+from rayplane.nouns.cluster import ClusterStatus
+from tests.unit.gateway.reconcile.doubles import TEAM, World
+
+
+class Bench:
+    """A cluster, its reconciler, and time that passes as the loop lets it."""
+
+    def __init__(self, folder: Path, **spec: Any) -> None:
+        self.world = World(folder)
+        self.world.team()
+        self.cluster = self.world.cluster(**spec)
+        created = self.cluster.metadata.created_at
+        assert created is not None
+        self.world.clock.now = created  # the store's clock is the host's
+        self.world.backend.capabilities |= {Capability.WATCH}
+        self.woken: list[str] = []
+        self.reconciler = self.restart()
+        self.ref = ClusterRef(TEAM, "dev", self.cluster.metadata.uid)
+
+    def restart(self) -> ClusterReconciler:
+        """As a gateway that knows nothing but what is stored."""
+        self.reconciler = self.world.clusters(wake=self.woken.append)
+        return self.reconciler
+
+    @property
+    def status(self) -> ClusterStatus:
+        return ClusterStatus.model_validate(self.world.status(self.cluster))
+
+    @property
+    def there(self) -> bool:
+        return self.world.store.count("Cluster", TEAM) == 1
+
+    def condition(self, type_: str) -> tuple[str, str]:
+        found = self.status.condition(type_)
+        return ("", "") if found is None else (found.status, found.message)
+
+    def pass_time(self, seconds: float) -> ClusterStatus | None:
+        """What the loop does in so many seconds; None once the cluster is gone."""
+        end = self.world.clock.now.timestamp() + seconds
+        while self.there:
+            self.woken.clear()
+            again = self.reconciler.reconcile(self.world.get(self.cluster))
+            again = 0.0 if self.woken else again
+            left = end - self.world.clock.now.timestamp()
+            if again is None or again > left:
+                self.world.clock.forward(max(0.0, left))
+                return self.status if self.there else None
+            self.world.clock.forward(max(again, 0.01))
+        return None
+
+
+@pytest.fixture
+def idle(tmp_path: Path) -> Bench:
+    return Bench(tmp_path, idle_timeout=600, delete_after_idle=3600)
+
+
+def test_a_cluster_that_nobody_uses_is_suspended_and_then_deleted_whole(idle: Bench) -> None:
+    spec = idle.cluster.spec
+    status = idle.pass_time(300)
+    assert status is not None
+    assert status.phase == "Ready"
+    told, message = idle.condition("Idle")
+    assert told == "True"
+    assert "rayplane cluster extend dev 2h --team alpha" in message
+    status = idle.pass_time(400)
+    assert status is not None
+    assert status.phase == "Suspended"
+    assert status.suspension is not None
+    assert (status.suspension.reason, status.endpoint) == ("Idle", None)
+    assert "Nobody has used it since" in idle.condition("Ready")[1]
+    assert "It is deleted" in idle.condition("Ready")[1]
+    assert idle.world.get(idle.cluster).spec == spec, "applying its file again changes nothing"
+    assert idle.world.store.leases(TEAM, open_only=True) == []
+    assert idle.pass_time(3600) is None
+    rows = [(r["principal"], r["action"]) for r in idle.world.store.audit_log(TEAM).items]
+    assert rows == [("rayplane", "delete"), ("rayplane", "suspend")]
+
+
+def test_it_is_asked_about_seldom_and_never_where_nothing_hangs_on_it(idle: Bench, tmp_path: Path) -> None:
+    idle.world.ray.components = {"driver": {"is_active": "ACTIVE", "reason": "Number of active drivers: 1"}}
+    idle.pass_time(1800)
+    assert 1800 / 60 <= idle.world.ray.asked <= 1800 / 15
+    calm = Bench(tmp_path / "calm")
+    calm.pass_time(1800)
+    assert calm.world.ray.asked == 0
+
+
+@pytest.mark.parametrize("use", ["driver", "application", "job", "service", "doubt"])
+def test_a_cluster_in_use_or_in_doubt_is_kept(idle: Bench, use: str) -> None:
+    ray = idle.world.ray
+    idle.pass_time(10)
+    if use == "driver":
+        ray.components = {"driver": {"is_active": "ACTIVE", "reason": "Number of active drivers: 1"}}
+    elif use == "application":
+        ray.applications = {"delay": {"status": "RUNNING"}}
+    elif use == "job":
+        idle.world.job()
+    elif use == "service":
+        idle.world.store.put("Service", TEAM, "delay", {"cluster": "dev"}, owner="test")
+    else:
+        ray.down = True
+    status = idle.pass_time(2000)
+    assert status is not None
+    assert (status.phase, status.suspension) == ("Ready", None)
+    if use in ("job", "service"):
+        assert ray.asked <= 1, "what the platform knows by itself, Ray is not asked for"
+    if use == "doubt":
+        assert "is not known" in idle.condition("Idle")[1]
+
+
+def test_a_restarted_gateway_goes_on_counting_but_asks_first(idle: Bench) -> None:
+    idle.pass_time(500)
+    idle.restart()
+    idle.world.clock.forward(200)
+    idle.world.ray.applications = {"delay": {"status": "RUNNING"}}
+    status = idle.pass_time(1)
+    assert status is not None
+    assert (status.phase, status.idle_since) == ("Ready", None)
+    idle.world.ray.applications = {}
+    idle.pass_time(300)
+    idle.restart()
+    status = idle.pass_time(330)
+    assert status is not None
+    assert status.phase == "Suspended"
+
+
+def test_a_job_resumes_it_and_runs_on_a_new_head(idle: Bench) -> None:
+    before = idle.pass_time(100)
+    idle.pass_time(700)
+    assert idle.status.phase == "Suspended"
+    idle.world.job()
+    after = idle.pass_time(10)
+    assert before is not None
+    assert after is not None
+    assert after.phase == "Ready"
+    assert after.incarnation != before.incarnation
+    first, second = idle.world.store.leases(TEAM)
+    assert first.ended_at is not None
+    assert first.ended_at < second.started_at
+
+
+def test_a_job_that_waits_for_quota_is_served_once_there_is_room(idle: Bench) -> None:
+    idle.pass_time(700)
+    team = idle.world.store.get("Team", "", TEAM)
+    idle.world.store.update_spec(team.metadata.uid, {**team.spec, "quota": {"cpu": 4}})
+    idle.world.job()
+    idle.pass_time(60)
+    assert idle.status.phase == "Suspended"
+    assert "needed by job 'task', but: " in idle.condition("Ready")[1]
+    assert "quota 'cpu' is exceeded" in idle.condition("Ready")[1]
+    idle.world.store.update_spec(team.metadata.uid, {**team.spec, "quota": {"cpu": 64}})
+    status = idle.pass_time(60)
+    assert status is not None
+    assert status.phase == "Ready"
+
+
+def test_work_that_comes_while_it_is_decided_wins(idle: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    idle.pass_time(590)
+    ask = idle.reconciler._activity.ask
+
+    def ask_and_submit(*args: Any) -> Any:
+        answer = ask(*args)
+        if idle.world.store.count("Job", TEAM) == 0:
+            idle.world.job()
+        return answer
+
+    monkeypatch.setattr(idle.reconciler._activity, "ask", ask_and_submit)
+    status = idle.pass_time(30)
+    assert status is not None
+    assert (status.phase, status.suspension, status.idle_since) == ("Ready", None, None)
+
+
+def test_extending_puts_idleness_off(idle: Bench) -> None:
+    idle.pass_time(500)
+    clusters.extend(TEAM, "dev", 3600, principal=SYSTEM, platform=idle.world.platform, clock=idle.world.clock)
+    status = idle.pass_time(3000)
+    assert status is not None
+    assert status.phase == "Ready"
+    idle.pass_time(700)
+    assert idle.status.phase == "Suspended"
+
+
+def test_a_person_resumes_what_idleness_suspended_and_its_clock_begins_anew(idle: Bench) -> None:
+    idle.pass_time(700)
+    clusters.resume(TEAM, "dev", principal=SYSTEM, platform=idle.world.platform)
+    idle.pass_time(500)
+    assert idle.status.phase == "Ready"
+    idle.pass_time(200)
+    assert idle.status.phase == "Suspended"
+
+
+def test_what_a_person_suspended_is_not_deleted_for_idleness(idle: Bench) -> None:
+    idle.pass_time(700)
+    clusters.suspend(TEAM, "dev", principal=SYSTEM, platform=idle.world.platform)
+    status = idle.pass_time(100_000)
+    assert status is not None
+    assert (status.phase, idle.condition("Ready")[1]) == ("Suspended", "Suspended on request.")
+
+
+def test_without_a_time_to_be_deleted_after_it_stays_suspended(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, idle_timeout=600)
+    status = bench.pass_time(100_000)
+    assert status is not None
+    assert status.phase == "Suspended"
+
+
+def test_a_lifetime_warns_drains_and_deletes(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, max_lifetime=7200)
+    bench.pass_time(6000)
+    assert bench.condition("Expiring") == ("", "")
+    job = bench.world.job()
+    bench.pass_time(600)
+    told, message = bench.condition("Expiring")
+    assert told == "True"
+    assert "it is suspended and deleted then" in message
+    bench.pass_time(605)
+    assert bench.world.get(job).spec["stop_requested"] is True
+    assert bench.status.phase == "Ready", "its job may still end by itself"
+    bench.world.store.set_status(job.metadata.uid, {"phase": "Stopped"})
+    assert bench.pass_time(DRAIN.total_seconds() + 5) is None
+    assert bench.world.backend.observe(bench.ref, None).phase == "absent"  # type: ignore[arg-type]
+
+
+def test_a_lifetime_that_is_over_ends_what_does_not_stop(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, max_lifetime=7200)
+    bench.pass_time(7100)
+    job = bench.world.job()
+    bench.pass_time(200)
+    assert bench.status.phase == "Suspended"
+    bench.world.store.set_status(job.metadata.uid, {"phase": "Failed"})
+    assert bench.pass_time(60) is None
+
+
+def test_a_cluster_that_hosts_a_service_ends_its_lifetime_suspended_and_says_so(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, max_lifetime=7200)
+    bench.world.store.put("Service", TEAM, "delay", {"cluster": "dev"}, owner="test")
+    status = bench.pass_time(7800)
+    assert status is not None
+    assert status.phase == "Suspended"
+    assert "not deleted while service 'delay' is on it" in bench.condition("Ready")[1]
+    clusters.extend(TEAM, "dev", 3600, principal=SYSTEM, platform=bench.world.platform, clock=bench.world.clock)
+    status = bench.pass_time(60)
+    assert status is not None
+    assert status.phase == "Ready"
+
+
+def test_a_teams_terms_hold_for_its_clusters_but_not_where_compute_can_not_be_taken_back(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    team = bench.world.store.get("Team", "", TEAM)
+    bench.world.store.update_spec(team.metadata.uid, {**team.spec, "idle_timeout": 600})
+    able = bench.world.backend.capabilities
+    bench.world.backend.capabilities = able - {Capability.SUSPEND}
+    bench.pass_time(2000)
+    assert bench.status.phase == "Ready"
+    bench.world.backend.capabilities = able
+    bench.pass_time(2000)
+    assert bench.status.phase == "Suspended"
+
+
+def test_drift_is_put_right_at_once_and_then_ever_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(tmp_path)
+    bench.pass_time(10)
+    backend, asked = bench.world.backend, []
+    backend.disturb(bench.ref)
+    bench.pass_time(5)
+    assert backend.observe(bench.ref, None).drift == ""  # type: ignore[arg-type]
+    backend.disturb(bench.ref)
+    monkeypatch.setattr(backend, "ensure", lambda ref, spec, launch: asked.append(ref))
+    bench.pass_time(120)
+    assert 3 <= len(asked) <= 8
+
+
+def test_a_changed_spec_is_asked_for_of_a_cluster_that_runs(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.pass_time(10)
+    bench.world.store.update_spec(bench.cluster.metadata.uid, {**bench.cluster.spec, "workers": {"min": 2, "max": 4}})
+    bench.pass_time(5)
+    assert len([n for n in bench.world.backend.nodes(bench.ref) if n.kind == "worker"]) == 2
+    assert len(bench.world.store.leases(TEAM, open_only=True)) == 3
+    assert bench.status.observed_generation == 2
+
+
+def test_where_the_backend_tells_of_changes_a_cluster_at_rest_is_left_alone(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.pass_time(60)
+    before = bench.world.backend.observed
+    assert bench.reconciler.reconcile(bench.world.get(bench.cluster)) == AT_REST
+    assert bench.world.backend.observed == before + 1
+    version = bench.world.get(bench.cluster).metadata.resource_version
+    bench.reconciler.reconcile(bench.world.get(bench.cluster))
+    assert bench.world.get(bench.cluster).metadata.resource_version == version, "a look at rest writes nothing"
+    bench.woken.clear()
+    bench.world.backend.crash(bench.ref)
+    assert bench.woken == [bench.cluster.metadata.uid]
+
+
+def team_bench(tmp_path: Path) -> tuple[World, TeamReconciler, Object, TeamRef]:
+    world = World(tmp_path, mlflow_url=None)
+    world.backend.capabilities |= {Capability.TEAM}
+    team = world.team(phase="Pending")
+    reconciler = TeamReconciler(world.platform, None, lambda name: world.backend)
+    return world, reconciler, team, TeamRef(TEAM, team.metadata.uid)
+
+
+def test_a_team_is_ready_once_its_place_is_there_and_gone_once_that_is_gone(tmp_path: Path) -> None:
+    world, reconciler, team, ref = team_bench(tmp_path)
+    world.backend.missing = "Its namespace is being made."
+    assert reconciler.reconcile(world.get(team)) == UNDER_WAY
+    assert (world.status(team)["phase"], world.status(team)["places"]) == ("Pending", {"local": world.backend.missing})
+    world.backend.missing = ""
+    assert reconciler.reconcile(world.get(team)) == 300
+    assert (world.status(team)["phase"], world.status(team)["places"]) == ("Ready", {"local": ""})
+    assert ref in world.backend.teams
+    del world.backend.teams[ref]
+    reconciler.reconcile(world.get(team))
+    assert ref in world.backend.teams, "what drifted is put right"
+    world.store.mark_deleted(team.metadata.uid)
+    world.backend.missing = "Its namespace still has 2 pods."
+    assert reconciler.reconcile(world.get(team)) == UNDER_WAY
+    assert world.status(team)["phase"] == "Deleting"
+    world.backend.missing = ""
+    assert reconciler.reconcile(world.get(team)) is None
+    assert (world.store.count("Team"), world.backend.teams) == (0, {})
+
+
+def test_a_cluster_waits_for_its_teams_place_on_the_backend_that_it_is_on(tmp_path: Path) -> None:
+    world, reconciler, team, ref = team_bench(tmp_path)
+    woken: list[str] = []
+    clusters_ = world.clusters(wake=woken.append)
+    cluster = world.cluster(backend="other")
+    clusters_.reconcile(world.get(cluster))
+    assert (world.status(cluster)["phase"], woken) == ("Pending", [team.metadata.uid])
+    reconciler.reconcile(world.get(team))
+    assert world.status(team)["places"] == {"local": "", "other": ""}
+    clusters_.reconcile(world.get(cluster))
+    assert world.status(cluster)["phase"] == "Starting"
+    objects.delete("Cluster", TEAM, "dev", principal=SYSTEM, platform=world.platform)
+    while world.store.count("Cluster", TEAM):
+        clusters_.reconcile(world.get(cluster))
+    reconciler.reconcile(world.get(team))
+    assert world.status(team)["places"] == {"local": ""}
+    assert ref not in world.backend.teams, "one fake stands for both: the place on the other one went"

@@ -1,0 +1,195 @@
+"""Nodes of a job's or a service's own: where they are refused, what they count, and whose their token is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rayplane.errors import Conflict, Forbidden, InvalidSpec, Refused, Unauthenticated, Unsupported
+from rayplane.gateway.admission.roles import Principal
+from rayplane.gateway.backends.base import Capability
+from rayplane.gateway.usecases import events, job
+from rayplane.nouns.base import Object
+from rayplane.nouns.events import Event
+from rayplane.nouns.job import JobSpec
+from rayplane.testing.fakes import ENVIRONMENT
+
+NODES = {"size": "small", "workers": {"min": 0, "max": 1}}
+SERVICE = {"model": "models:/delay@champion", "nodes": NODES}
+
+
+def submit(bench: Any, ada: Principal, name: str = "train", **spec: Any) -> Object:
+    wanted = JobSpec(**{"entrypoint": "python -m jobs.train", "nodes": NODES, **spec})
+    return job.submit(wanted, team="growth", name=name, principal=ada, platform=bench.platform)
+
+
+def own_principal(bench: Any, kind: str, name: str) -> Principal:
+    uid = bench.store.get(kind, "growth", name).metadata.uid
+    principal = bench.platform.signer.verify(bench.platform.signer.cluster_token("growth", uid))
+    assert principal is not None
+    return principal
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [({}, "say where"), ({"cluster": "dev", "nodes": NODES}, "exclude each other")],
+)
+@pytest.mark.parametrize(
+    ("kind", "spec"), [("Job", {"entrypoint": "true"}), ("Service", {"model": "models:/delay@champion"})]
+)
+def test_exactly_one_place_is_named(
+    bench: Any, kind: str, spec: dict[str, Any], place: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InvalidSpec, match=said):
+        bench.apply(kind, "it", {**spec, **place})
+    assert bench.store.count(kind, "growth") == 0
+
+
+def test_a_job_needs_no_cluster_and_knows_the_environment_of_its_nodes(bench: Any, ada: Principal) -> None:
+    made = submit(bench, ada)
+    assert made.status["environment"] == ENVIRONMENT.model_dump()
+    assert made.spec["cluster"] is None
+    audited = bench.store.audit_log("growth").items[0]["detail"]
+    assert audited["nodes"]["size"] == "small"
+    assert submit(bench, ada) == made
+
+
+@pytest.mark.parametrize("kind", ["Job", "Service"])
+def test_a_backend_without_such_nodes_is_told_of_before_anything_is_written(bench: Any, kind: str) -> None:
+    bench.backend.capabilities = frozenset(Capability) - {Capability.JOB, Capability.SERVICE}
+    spec = SERVICE if kind == "Service" else {"entrypoint": "true", "nodes": NODES}
+    with pytest.raises(Unsupported, match=rf"{kind.lower()}\.nodes: the backend 'local'.*{kind.lower()}\.cluster"):
+        bench.apply(kind, "it", spec)
+    assert bench.store.count(kind, "growth") == 0
+
+
+@pytest.mark.parametrize(
+    ("nodes", "error", "said"),
+    [
+        ({"size": "smal"}, Refused, r"nodes\.size: team 'growth' has no size 'smal'\. Did you mean 'small'\?"),
+        ({"backend": "kubernets"}, InvalidSpec, r"nodes\.backend: 'kubernets' is unknown\. Did you mean 'kubernetes'"),
+        ({"wokers": 1}, InvalidSpec, r"nodes\.wokers: unknown field\. Did you mean 'workers'\?"),
+    ],
+)
+def test_what_is_wrong_with_the_nodes_is_named(
+    bench: Any, ada: Principal, nodes: dict[str, Any], error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=rf"job\.{said}"):
+        bench.apply("Job", "train", {"entrypoint": "true", "nodes": {**NODES, **nodes}})
+    with pytest.raises(error, match=rf"service\.{said}"):
+        bench.apply("Service", "delay", {**SERVICE, "nodes": {**NODES, **nodes}})
+
+
+def test_a_backend_that_can_not_give_the_nodes_is_believed(bench: Any, ada: Principal) -> None:
+    bench.backend.reasons = ["No node is large enough."]
+    with pytest.raises(Refused, match="Job 'growth/train' can't have nodes of its own: No node is large enough"):
+        submit(bench, ada)
+    with pytest.raises(Refused, match="Service 'growth/delay' can't have nodes of its own"):
+        bench.apply("Service", "delay", SERVICE)
+
+
+def test_quota_counts_clusters_jobs_and_services_together(bench: Any, ada: Principal) -> None:
+    # dev has 8 cores, the service 16, the job 16.
+    bench.apply("Team", "growth", {"quota": {"cpu": 39}}, team="")
+    bench.apply("Service", "delay", SERVICE)
+    with pytest.raises(Refused, match=r"Job 'growth/train' does not fit: .*24 used \+ 16 wanted of 39 cores"):
+        submit(bench, ada)
+    bench.apply("Team", "growth", {"quota": {"cpu": 40}}, team="")
+    submit(bench, ada)
+    with pytest.raises(Refused, match="quota 'cpu' is exceeded"):
+        bench.apply("Cluster", "more", {})
+
+
+def test_a_job_counts_until_it_has_ended_and_a_service_while_it_is_there(bench: Any, ada: Principal) -> None:
+    bench.apply("Team", "growth", {"quota": {"clusters": 3}}, team="")
+    submit(bench, ada, "first")
+    bench.apply("Service", "delay", SERVICE)
+    bench.settle("Service", "delay", "Failed")
+    with pytest.raises(Refused, match="quota 'clusters' is exceeded"):
+        submit(bench, ada, "second")
+    bench.settle("Job", "first", "Failed")
+    submit(bench, ada, "second")
+
+
+def test_a_service_may_shrink_in_a_quota_that_is_full(bench: Any) -> None:
+    bench.apply("Service", "delay", SERVICE)
+    bench.apply("Team", "growth", {"quota": {"cpu": 10}}, team="")
+    assert bench.apply("Service", "delay", {**SERVICE, "nodes": {"size": "small"}})[1] == "changed"
+    with pytest.raises(Refused, match="quota 'cpu'"):
+        bench.apply("Service", "delay", SERVICE)
+
+
+def test_jobs_and_services_on_a_cluster_count_nothing_of_their_own(bench: Any, ada: Principal) -> None:
+    bench.apply("Team", "growth", {"quota": {"clusters": 1, "cpu": 8}}, team="")
+    submit(bench, ada, nodes=None, cluster="dev")
+    bench.apply("Service", "delay", {"model": "models:/delay@champion", "cluster": "dev"})
+
+
+@pytest.mark.parametrize("change", [{"nodes": None, "cluster": "dev"}, {"nodes": {**NODES, "backend": "existing"}}])
+def test_a_service_does_not_move_off_its_nodes(bench: Any, change: dict[str, Any]) -> None:
+    bench.apply("Service", "delay", SERVICE)
+    with pytest.raises(Refused, match=r"it can't move to .*Delete it and apply it anew\."):
+        bench.apply("Service", "delay", {**SERVICE, **change})
+    bigger = {**SERVICE, "nodes": {"size": "medium"}}
+    assert bench.apply("Service", "delay", bigger)[1] == "changed"
+
+
+def test_a_cluster_is_deleted_whatever_else_has_nodes(bench: Any, ada: Principal) -> None:
+    submit(bench, ada)
+    bench.apply("Service", "delay", SERVICE)
+    bench.delete("Cluster", "dev")
+    with pytest.raises(Conflict, match="Service 'delay'"):
+        bench.delete("Team", "growth", team="")
+
+
+def test_a_worker_on_its_own_nodes_is_told_of_its_job(bench: Any, ada: Principal) -> None:
+    made = submit(bench, ada, parameters={"days": "30"})
+    told = job.run_context(
+        f"{made.metadata.uid}-1", principal=own_principal(bench, "Job", "train"), platform=bench.platform
+    )
+    assert (told.team, told.cluster, told.job, told.parameters) == ("growth", None, "train", {"days": "30"})
+    assert told.environment == ENVIRONMENT
+    alone = job.run_context(None, principal=own_principal(bench, "Job", "train"), platform=bench.platform)
+    assert (alone.team, alone.cluster, alone.job) == ("growth", None, None)
+
+
+def test_a_replica_on_its_services_nodes_is_told_of_the_team(bench: Any) -> None:
+    bench.apply("Service", "delay", SERVICE)
+    told = job.run_context(None, principal=own_principal(bench, "Service", "delay"), platform=bench.platform)
+    assert (told.team, told.cluster, told.job) == ("growth", None, None)
+
+
+def test_nodes_of_one_job_speak_for_no_other(bench: Any, ada: Principal) -> None:
+    submit(bench, ada, "mine")
+    theirs = submit(bench, ada, "theirs")
+    on_dev = submit(bench, ada, "on-dev", nodes=None, cluster="dev")
+    mine = own_principal(bench, "Job", "mine")
+    for other in (theirs, on_dev):
+        with pytest.raises(Forbidden, match="does not run on job 'mine'"):
+            job.run_context(f"{other.metadata.uid}-1", principal=mine, platform=bench.platform)
+        event = Event(id="e", type="output.recorded", submission_id=f"{other.metadata.uid}-1", data={"name": "x"})
+        with pytest.raises(Forbidden):
+            events.ingest("growth", [event], principal=mine, platform=bench.platform)
+    with pytest.raises(Forbidden, match="does not run on cluster 'dev'"):
+        job.run_context(f"{theirs.metadata.uid}-1", principal=bench.cluster_principal(), platform=bench.platform)
+
+
+def test_its_nodes_report_what_the_job_left(bench: Any, ada: Principal) -> None:
+    made = submit(bench, ada)
+    event = Event(
+        id="e", type="output.recorded", submission_id=f"{made.metadata.uid}-1", data={"name": "rows", "value": 3}
+    )
+    assert (
+        events.ingest("growth", [event], principal=own_principal(bench, "Job", "train"), platform=bench.platform) == 1
+    )
+    assert bench.store.get("Job", "growth", "train").status["outputs"][0]["value"] == 3
+
+
+def test_the_token_of_a_job_ends_with_the_job(bench: Any, ada: Principal) -> None:
+    submit(bench, ada)
+    principal = own_principal(bench, "Job", "train")
+    assert job.reporting_cluster(principal, bench.platform) is not None
+    bench.settle("Job", "train", "Succeeded")
+    with pytest.raises(Unauthenticated):
+        job.reporting_cluster(principal, bench.platform)
