@@ -45,7 +45,7 @@ def case_on(bed: Access, backend: KubernetesBackend, home: Path, team: str) -> D
         disturb=disturb,
         take_away=take_away,
         leftovers=leftovers,
-        patience=float(os.environ.get("RAYPLANE_TEST_PATIENCE", "40")),
+        patience=float(os.environ.get("TEST_PATIENCE", "40")),
     )
 
 

@@ -125,7 +125,7 @@ def case_on(bed: Access, backend: KubernetesBackend, home: Path, **more: Any) ->
         team_spec=TEAM_SPEC,
         disturb_team=disturb_team,
         team_leftovers=lambda team: place_of(api, team),
-        **{"patience": float(os.environ.get("RAYPLANE_TEST_PATIENCE", "30")), **more},
+        **{"patience": float(os.environ.get("TEST_PATIENCE", "30")), **more},
     )
 
 

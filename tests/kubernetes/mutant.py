@@ -1,4 +1,4 @@
-"""A pytest plug-in that takes one call to the API server out of the adapter: RAYPLANE_MUTANT=<module>:<n>.
+"""A pytest plug-in that takes one call to the API server out of the adapter: MUTANT_OF_THE_ADAPTER=<module>:<n>.
 
 The n-th call becomes one to something deaf, which does nothing and answers as plausibly as it can.
 """
@@ -18,11 +18,13 @@ import rayplane
 from rayplane.errors import NotFound
 
 PACKAGE = "rayplane.gateway.backends.kubernetes"
-MODULES = ("backend", "place", "cache", "own")
-VARIABLE = "RAYPLANE_MUTANT"
+MODULES = ("backend", "clusters", "jobs", "services", "own", "place", "cache")
+VARIABLE = "MUTANT_OF_THE_ADAPTER"
 
 _FOLDER = Path(str(rayplane.__file__)).parent / "gateway" / "backends" / "kubernetes"
 _CALLS = {"apply", "merge", "get", "list", "delete", "pages", "watch", "create"}
+_SHARED = {"apply", "delete", "put_secrets"}
+"""What own.py calls the API server for, on behalf of others."""
 
 
 class Site(NamedTuple):
@@ -76,8 +78,9 @@ def install(module: str, number: int) -> None:
 class Deaf:
     """What stands for the API server in a call that was taken out."""
 
-    def apply(self, kind: Any, manifest: dict[str, Any], **_: Any) -> dict[str, Any]:
+    def apply(self, *given: Any, **_: Any) -> dict[str, Any]:
         """As if it were applied."""
+        manifest = given[-1]
         return {**manifest, "metadata": {**manifest["metadata"], **_MADE}}
 
     def merge(self, kind: Any, name: str, namespace: str | None, change: dict[str, Any]) -> dict[str, Any]:
@@ -99,6 +102,9 @@ class Deaf:
     def delete(self, *_: Any, **__: Any) -> None:
         """As if it were gone."""
 
+    def put_secrets(self, *_: Any, **__: Any) -> None:
+        """As if they were there."""
+
 
 _MADE = {"uid": "deaf", "resourceVersion": "0", "creationTimestamp": "2026-01-01T00:00:00Z"}
 
@@ -108,14 +114,14 @@ def _source(module: str) -> str:
 
 
 def _calls(tree: ast.AST) -> Iterator[ast.Call]:
-    """The calls of ``self.api`` and ``self._api``, in the order of the text."""
-    found = [
-        node
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Attribute)
-        and node.func.attr in _CALLS
-        and isinstance(node.func.value, ast.Attribute)
-        and node.func.value.attr in ("api", "_api")
-    ]
+    """The calls of an ``api``, and those of ``own`` that stand for one, in the order of the text."""
+    found = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and _asks(node.func)]
     return iter(sorted(found, key=lambda node: (node.lineno, node.col_offset)))
+
+
+def _asks(called: ast.expr) -> bool:
+    if not isinstance(called, ast.Attribute):
+        return False
+    if isinstance(called.value, ast.Name):
+        return called.value.id == "own" and called.attr in _SHARED
+    return isinstance(called.value, ast.Attribute) and called.value.attr in ("api", "_api") and called.attr in _CALLS

@@ -16,6 +16,7 @@ from rayplane.gateway.backends.kubernetes import kinds, raycluster
 from rayplane.gateway.backends.kubernetes.api import KubeApi
 from rayplane.gateway.backends.kubernetes.backend import KubernetesBackend
 from rayplane.nouns.cluster import Workers
+from rayplane.settings import write_secret
 from rayplane.testing.backend_contract import BackendCase
 from tests.kubernetes import gateway
 from tests.kubernetes.bed.api import Api, ApiError, wait_for
@@ -101,7 +102,10 @@ def test_a_new_cluster_costs_three_calls(shared: BackendCase) -> None:
 def test_a_quota_that_somebody_raised_is_put_right(level_a: LevelA, case: BackendCase) -> None:
     namespace = namespace_of(case)
     before = level_a.api.get("v1", "ResourceQuota", "rayplane", namespace)
+    told: list[str] = []
+    case.backend.subscribe(told.append)
     level_a.api.patch("v1", "ResourceQuota", "rayplane", {"spec": {"hard": {"requests.cpu": "9999"}}}, namespace)
+    wait_for("told of the team", lambda: case.team.uid in told, seconds=10)
 
     def repaired() -> bool:
         assert case.backend.ensure_team(case.team, case.team_spec) == ""
@@ -277,6 +281,27 @@ def test_a_gateway_that_freezes_between_any_two_calls_leaves_nothing_half_made(
                 break
         else:
             pytest.fail(f"{act} makes more calls than were tried")
+
+
+def test_a_cluster_that_keeps_its_tables_in_redis_has_it_emptied_before_it_goes(
+    level_a: LevelA, kubeconfig: Path, tmp_path: Path
+) -> None:
+    password = tmp_path / "password"
+    write_secret(password, "redis-secret")
+    redis = {"redis_address": "redis.test:6379", "redis_password_path": str(password)}
+    with gateway.backend_on(kubeconfig, tmp_path, **redis) as backend:
+        case = gateway.case_on(level_a, backend, tmp_path)
+        case.until_nothing_is_missing(lambda: backend.ensure_team(case.team, case.team_spec))
+        case.ensure()
+        case.until("ready")
+        (held,) = level_a.api.list(RAY, "RayCluster", namespace_of(case))
+        assert held["metadata"]["finalizers"] == ["ray.io/gcs-ft-redis-cleanup-finalizer"]
+        assert "redis-secret" not in str(held)
+        backend.delete(case.ref)
+        case.until_seen(lambda seen: "finalizer" in seen.message or seen.phase == "absent", "waiting for Redis")
+        case.until("absent")
+        wait_for("nothing left", lambda: not case.leftovers(case.ref), seconds=60)
+        backend.delete_team(case.team)
 
 
 # What it may, and whom it keeps apart

@@ -19,13 +19,14 @@ def store(folder: Path) -> Iterator[str]:
     """MLflow's store below ``folder``, for this process and those that it starts; answers the id of an
     experiment."""
     uri = f"sqlite:///{folder}/mlflow.db"
-    before, named = mlflow.get_tracking_uri(), os.environ.get(VARIABLE)
+    named = os.environ.get(VARIABLE)
     os.environ[VARIABLE] = uri
     mlflow.set_tracking_uri(uri)
     try:
         yield str(MlflowClient().create_experiment("tests", artifact_location=f"file://{folder}/artifacts"))
     finally:
-        mlflow.set_tracking_uri(before)
+        # None forgets it: what get_tracking_uri() said before may be a default, which, once set, hides the variable.
+        mlflow.set_tracking_uri(named)
         if named is None:
             os.environ.pop(VARIABLE, None)
         else:

@@ -98,16 +98,20 @@ def run(
     *,
     days: int | None,
     say: Say,
+    documents: Path | None = None,
     watching: Callable[[], Any],
     clock: Callable[[], float] = time.monotonic,
 ) -> Report:
     """Do the main job with the code of ``folder``; ``days`` of January only, if given.
 
+    ``documents`` are read instead of the folder's ``jobs/flights.yaml``: the same team on another backend, say.
+
     ``watching`` makes a context manager whose value is called with the run as its steps go on. Raises InvalidInput
     where the folder lacks the documents, Failed with the end of the log where a step fails, and what the SDK raises.
     """
     began = clock()
-    documents, requests = read_documents(folder), read_requests(folder)
+    source = documents or folder / DOCUMENTS
+    wanted, requests = read_documents(source), read_requests(folder)
     stages: list[Stage] = []
 
     @contextmanager
@@ -116,8 +120,8 @@ def run(
         yield
         stages.append(Stage(name=name, seconds=round(clock() - started, 3)))
 
-    say(f"applying {folder / DOCUMENTS} to {api.url}")
-    _apply(api, documents, folder, say)
+    say(f"applying {source} to {api.url}")
+    _apply(api, wanted, folder, say)
     with stage("cluster"):
         say(f"waiting for cluster {TEAM}/{CLUSTER}")
         api.clusters.wait(TEAM, CLUSTER)
@@ -155,9 +159,9 @@ def run(
     )
 
 
-def read_documents(folder: Path) -> list[Document]:
-    """The documents of ``jobs/flights.yaml``. Raises InvalidInput without it, InvalidSpec if it is wrong."""
-    path = folder / DOCUMENTS
+def read_documents(path: Path) -> list[Document]:
+    """The documents of a file such as ``jobs/flights.yaml``. Raises InvalidInput without it, InvalidSpec if it is
+    wrong."""
     try:
         found = list(yaml.safe_load_all(path.read_text()))
     except OSError as exc:

@@ -26,6 +26,13 @@ class Size(Spec):
     cpu: Quantity
     memory: Quantity
     gpu: Quantity = 0
+    logical_cpu: Quantity | None = None
+    """CPUs that Ray's scheduler hands out on such a node, where they are to be more than its cores."""
+
+    @property
+    def ray_cpu(self) -> int:
+        """What Ray is told with ``--num-cpus``: whole CPUs, at least one."""
+        return max(1, round(self.cpu if self.logical_cpu is None else self.logical_cpu))
 
 
 def _default_sizes() -> dict[str, Size]:

@@ -27,7 +27,7 @@ CLONE = Path(__file__).parents[3]
 
 
 def spec(kind: str) -> Spec:
-    document = next(d for d in quickstart.read_documents(CLONE) if d.kind == kind)
+    document = next(d for d in quickstart.read_documents(CLONE / quickstart.DOCUMENTS) if d.kind == kind)
     return parse(by_kind(kind).spec, document.spec, kind)
 
 
@@ -38,7 +38,7 @@ def pipeline() -> PipelineSpec:
 
 
 def test_every_document_of_the_team_is_right() -> None:
-    kinds = [d.kind for d in quickstart.read_documents(CLONE)]
+    kinds = [d.kind for d in quickstart.read_documents(CLONE / quickstart.DOCUMENTS)]
     assert kinds == ["Team", "Cluster", "Pipeline", "Feature", "Model", "Service"]
     for kind in kinds:
         spec(kind)
@@ -73,7 +73,7 @@ def test_the_flights_asked_for_are_known_to_the_reference_team() -> None:
 
 def test_a_folder_without_the_documents_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"jobs/flights\.yaml") as caught:
-        quickstart.read_documents(tmp_path)
+        quickstart.read_documents(tmp_path / quickstart.DOCUMENTS)
     assert caught.value.remedy is not None
     assert "--folder" in caught.value.remedy
 
@@ -82,7 +82,7 @@ def test_a_damaged_document_is_named(tmp_path: Path) -> None:
     (tmp_path / "jobs").mkdir()
     (tmp_path / "jobs" / "flights.yaml").write_text("kind: [")
     with pytest.raises(InvalidSpec, match=r"flights\.yaml"):
-        quickstart.read_documents(tmp_path)
+        quickstart.read_documents(tmp_path / quickstart.DOCUMENTS)
 
 
 def test_without_a_platform_the_command_says_how_to_start_one(tmp_home: Path) -> None:

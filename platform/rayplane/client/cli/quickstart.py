@@ -19,6 +19,12 @@ def quickstart(
         typer.Option(min=1, max=31, help="Only the first so many days of January.", show_default="the whole year"),
     ] = None,
     folder: Annotated[Path, typer.Option(help="The folder with jobs/flights.yaml.")] = Path(),
+    documents: Annotated[
+        Path | None,
+        typer.Option(
+            help="Other documents of the same team, on another backend say.", show_default="jobs/flights.yaml"
+        ),
+    ] = None,
     output: Output = None,
 ) -> None:
     """Go from raw data to a served model: ingest, prepare, features, train, evaluate, register, deploy, predict."""
@@ -26,7 +32,7 @@ def quickstart(
     from rayplane.client.cli.pipeline import progress
 
     with client() as api:
-        report = job.run(api, folder, days=days, say=note, watching=progress)
+        report = job.run(api, folder, days=days, documents=documents, say=note, watching=progress)
     if output is Format.JSON:
         print_json(report.model_dump(mode="json"))
     else:

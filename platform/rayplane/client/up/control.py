@@ -147,7 +147,7 @@ def _choose(settings: GatewaySettings, home: Home, *, with_prometheus: bool) -> 
     return PlatformState(
         home=str(home.path),
         gateway_url=gateway,
-        mlflow_url=plan.local_url("127.0.0.1", chosen[plan.MLFLOW]),
+        mlflow_url=plan.local_url(settings.host, chosen[plan.MLFLOW]),
         prometheus_url=plan.local_url("127.0.0.1", chosen[plan.PROMETHEUS]) if with_prometheus else None,
         ports=chosen,
         pinned=sorted(required),

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from rayplane.client.up import configuration, credentials
 from rayplane.client.up.state import PlatformState
@@ -103,9 +104,10 @@ def _mlflow(settings: GatewaySettings, home: Home, state: PlatformState) -> Chil
         name=MLFLOW,
         argv=(
             *(sys.executable, "-m", "mlflow", "server"),
-            *("--host", "127.0.0.1", "--port", str(port)),
+            # Where the gateway listens: whoever runs jobs reaches both. It asks for a name and a password.
+            *("--host", settings.host, "--port", str(port)),
             # Without this the API answers 403 to a Host that it does not know, while /health says 200.
-            *("--allowed-hosts", f"127.0.0.1:{port},localhost:{port}"),
+            *("--allowed-hosts", ",".join(f"{name}:{port}" for name in _hosts(settings))),
             # One worker, and no job execution (by environment): 2 processes instead of 10.
             *("--workers", "1"),
             *("--backend-store-uri", f"sqlite:///{home.mlflow / 'mlflow.db'}"),
@@ -124,11 +126,18 @@ def _mlflow(settings: GatewaySettings, home: Home, state: PlatformState) -> Chil
         },
         port=port,
         url=state.mlflow_url,
-        health=f"http://127.0.0.1:{port}/health",
+        health=f"{local_url(settings.host, port)}/health",
         log=home.logs / "mlflow.log",
         cwd=home.mlflow,
         configuration=configuration.digest(home.mlflow / "auth.ini"),
     )
+
+
+def _hosts(settings: GatewaySettings) -> list[str]:
+    """The names by which the MLflow server may be asked for."""
+    public = urlsplit(settings.public_url or "").hostname
+    known = ["127.0.0.1", "localhost", settings.host, public]
+    return list(dict.fromkeys(name for name in known if name))
 
 
 def _prometheus(binary: Path, home: Home, state: PlatformState) -> Child:

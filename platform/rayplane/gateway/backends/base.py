@@ -301,8 +301,8 @@ class Backend(Reader, Protocol):
 
     def subscribe(self, changed: Callable[[str], None]) -> None:
         """Call ``changed`` with a cluster's uid (or that of a job or service with nodes of its own), soon and from any
-        thread, whenever what ``observe`` would say of it may have changed, for as long as the backend is open. Raises
-        Unsupported without WATCH."""
+        thread, whenever what ``observe`` would say of it may have changed, for as long as the backend is open; with a
+        team's when its place did. Raises Unsupported without WATCH."""
         ...
 
     def close(self) -> None:

@@ -130,7 +130,7 @@ def command(ports: Mapping[str, int], launch: LaunchContext, folder: Path, store
         f"--min-worker-port={ports['worker_first']}",
         f"--max-worker-port={ports['worker_last']}",
         # Logical: what the scheduler hands out. Train workers, replicas and tasks of one team share the real cores.
-        f"--num-cpus={max(1, round(launch.size.cpu))}",
+        f"--num-cpus={launch.size.ray_cpu}",
         f"--memory={int(launch.size.memory)}",
         f"--num-gpus={round(launch.size.gpu)}",
         f"--object-store-memory={store_bytes}",
@@ -161,6 +161,8 @@ def environment(
         "RAY_USAGE_STATS_ENABLED": "0",
         # Ray 2.60's new Parquet reader waits for tens of seconds on small files.
         "RAY_DATA_USE_DATASOURCE_V2": "0",
+        # A client's own server has 30 s to start unless told otherwise, which is little on a busy host.
+        "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "120",
         # Without these every head exports at the same two ports.
         "AUTOSCALER_METRIC_PORT": str(ports["autoscaler_metrics"]),
         "DASHBOARD_METRIC_PORT": str(ports["dashboard_metrics"]),

@@ -124,35 +124,32 @@ def _register(engine: _Engine) -> Callable[[str], None]:
         if any(result["phase"] not in ("Succeeded", "Cached") for result in done.values()):
             return DBOS.run_step(_RETRY, engine.skip, uid, name, done)
         try:
-            plan = DBOS.run_step(_RETRY, engine.plan, uid, name, done)
-            if plan["cached"] is None:
-                DBOS.run_step(_RETRY, engine.submit, uid, name, plan)
-                outcome = DBOS.run_step(_RETRY, engine.wait, uid, name, plan)
-            else:
-                outcome = plan["cached"]
+            with engine.staying():
+                plan = DBOS.run_step(_RETRY, engine.plan, uid, name, done)
+                if plan["cached"] is None:
+                    DBOS.run_step(_RETRY, engine.submit, uid, name, plan)
+                    outcome = DBOS.run_step(_RETRY, engine.wait, uid, name, plan)
+                else:
+                    outcome = plan["cached"]
         except Exception as exc:  # noqa: BLE001 - whatever it was, the step says it
-            engine.leave_with(exc)
             return DBOS.run_step(_RETRY, engine.fail, uid, name, _sentence(exc))
         return DBOS.run_step(_RETRY, engine.record, uid, name, plan, outcome)
 
     @DBOS.workflow(name="rayplane.run")
     def run_workflow(uid: str) -> None:
         try:
-            order = DBOS.run_step(_RETRY, engine.begin, uid)
-            DBOS.run_step(_RETRY, engine.observe, uid)
+            with engine.staying():
+                order = DBOS.run_step(_RETRY, engine.begin, uid)
+                DBOS.run_step(_RETRY, engine.observe, uid)
         except Exception as exc:  # noqa: BLE001 - whatever it was, the run says it
-            engine.leave_with(exc)
             phase = "Stopped" if isinstance(exc, _Stopped) else "Failed"
             DBOS.run_step(_RETRY, engine.finish, uid, phase, _sentence(exc))
             return
-        try:
+        with engine.staying():
             for name, needs in order:
                 with SetWorkflowID(f"{uid}/{name}"):
                     DBOS.start_workflow(step_workflow, uid, name, needs)
             results = [_result(f"{uid}/{name}") for name, _ in order]
-        except Exception as exc:
-            engine.leave_with(exc)
-            raise
         phase, message = _verdict(results)
         DBOS.run_step(_RETRY, engine.finish, uid, phase, message)
 
@@ -183,10 +180,15 @@ class _Engine:
         self._lock = threading.Lock()
         self.leaving = threading.Event()
 
-    def leave_with(self, exc: Exception) -> None:
-        """No failure of the step while the engine leaves: DBOS was closed under it, and the next leader goes on."""
-        if self.leaving.is_set():
-            raise _Leaving from exc
+    @contextlib.contextmanager
+    def staying(self) -> Iterator[None]:
+        """No failure of the block while the engine leaves: DBOS was closed under it, and the next leader goes on."""
+        try:
+            yield
+        except Exception as exc:
+            if self.leaving.is_set():
+                raise _Leaving from exc
+            raise
 
     def begin(self, uid: str) -> list[tuple[str, list[str]]]:
         """Mark the run as running; its steps with what each needs, in order."""

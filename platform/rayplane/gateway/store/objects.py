@@ -194,14 +194,21 @@ class Objects(Database):
         *,
         expect: int | None = None,
         wanted: bool = False,
+        found: Object | None = None,
     ) -> Object:
         """Replace the status; an equal one changes nothing. Raises Conflict if the resource version is not ``expect``.
 
         To change a part of it without losing another's change, read and write in one ``transaction()``. ``wanted``: it
-        tells what somebody wants, as a spec does, so the generation rises.
+        tells what somebody wants, as a spec does, so the generation rises. ``found``: the object as this very
+        transaction read it, which need not be read again.
         """
         plain = _plain(status)
+        if found is not None and found.status == plain:
+            return found
         with self._write() as connection:
+            if found is not None:
+                values = {"status": plain, "phase": str(plain.get("phase", ""))}
+                return self._update(connection, uid, **values, generation=found.metadata.generation + wanted)
             row = self._by_uid(connection, uid)
             if expect is not None and row.resource_version != expect:
                 raise Conflict(

@@ -29,7 +29,8 @@ def begin(store: Store, obj: Object, action: Verb) -> Operation:
         action=action,
     )
     store.put_operation(operation)
-    return current(store, operation)
+    state, message = judge(operation, obj)
+    return operation.model_copy(update={"state": state, "message": message})
 
 
 def current(store: Store, operation: Operation) -> Operation:

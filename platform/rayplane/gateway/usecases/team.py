@@ -19,6 +19,8 @@ def check(spec: TeamSpec) -> None:
 
 def check_backend(name: str, where: str) -> None:
     """Raise InvalidSpec, with the nearest right one, for a backend that is not known."""
+    if name in plugins.TABLE["backends"]:
+        return  # third parties' are looked for in every distribution that is installed, which takes a while
     known = plugins.names("backends")
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)

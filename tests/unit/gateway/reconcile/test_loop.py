@@ -10,11 +10,14 @@ from pathlib import Path
 import pytest
 
 from rayplane.errors import Failed, NotFound, Unavailable
+from rayplane.gateway.backends.base import Capability, ClusterRef
 from rayplane.gateway.reconcile import loop as module
 from rayplane.gateway.reconcile.leader import Leader
 from rayplane.gateway.reconcile.loop import Loop
+from rayplane.gateway.store.objects import Objects
 from rayplane.nouns.base import Object, Status
-from tests.unit.gateway.reconcile.doubles import World
+from rayplane.nouns.cluster import ClusterSpec
+from tests.unit.gateway.reconcile.doubles import TEAM, World
 
 
 class Recorder:
@@ -210,3 +213,119 @@ def test_a_leader_that_was_overtaken_knows_at_its_next_renewal() -> None:
     store.answer = False
     now[0] = 2.1
     assert not leader.leads()
+
+
+def test_what_changed_below_is_looked_at_alone_and_at_once(world: World, run: Callable[..., Loop]) -> None:
+    calm, changed = world.cluster("calm"), world.cluster("changed")
+    recorder = Recorder()
+    loop = run(recorder)
+    until(lambda: len(recorder.seen) == 2)
+    loop.wake("unknown")
+    loop.wake(changed.metadata.uid)
+    until(lambda: len(recorder.seen) == 3)
+    time.sleep(0.3)
+    assert recorder.seen[2:] == ["changed"]
+    assert calm.metadata.name in recorder.seen[:2]
+
+
+def test_a_change_while_it_is_looked_at_brings_one_more_look(world: World, run: Callable[..., Loop]) -> None:
+    cluster = world.cluster()
+    release = threading.Event()
+    recorder = Recorder(lambda obj: None if release.wait(20) else 0)
+    loop = run(recorder)
+    until(lambda: recorder.seen)
+    for _ in range(3):
+        loop.wake(cluster.metadata.uid)
+    release.set()
+    until(lambda: len(recorder.seen) == 2)
+    time.sleep(0.3)
+    assert len(recorder.seen) == 2
+
+
+def test_a_status_that_is_written_brings_no_look_and_costs_no_reading_of_objects(
+    world: World, run: Callable[..., Loop], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = world.cluster()
+    recorder = Recorder()
+    loop = run(recorder)
+    until(lambda: recorder.seen)
+    time.sleep(0.2)
+    read: list[str] = []
+    monkeypatch.setattr(world.store, "each", lambda kind, *_, **__: read.append(kind))
+    monkeypatch.setattr(world.store, "get_by_uid", lambda uid, **_: read.append(uid))
+    Objects.set_status(world.store, cluster.metadata.uid, Status(phase="Ready"))
+    loop.wake()
+    time.sleep(0.4)
+    assert (recorder.seen, read) == (["dev"], [])
+
+
+def test_an_object_that_fails_is_not_hurried_by_what_its_own_doing_wakes(
+    world: World, run: Callable[..., Loop]
+) -> None:
+    world.cluster()
+    loops: list[Loop] = []
+
+    def act(obj: Object) -> float | None:
+        if loops:
+            loops[0].wake(obj.metadata.uid)
+        raise Failed("It broke.")
+
+    recorder = Recorder(act)
+    loops.append(run(recorder))
+    end = time.monotonic() + 2.2
+    while time.monotonic() < end:
+        loops[0].wake(world.cluster().metadata.uid)
+        time.sleep(0.02)
+    assert 2 <= len(recorder.seen) <= 4
+    seen = len(recorder.seen)
+    obj = world.store.get("Cluster", TEAM, "dev")
+    world.store.update_spec(obj.metadata.uid, {**obj.spec, "suspended": True})
+    loops[0].wake()
+    until(lambda: len(recorder.seen) > seen, 1.0)
+
+
+def test_what_ended_long_ago_is_not_looked_at_until_it_is_deleted(world: World, run: Callable[..., Loop]) -> None:
+    world.cluster()
+    ended, running = world.job("ended"), world.job("running")
+    world.store.set_status(ended.metadata.uid, {"phase": "Succeeded"})
+    recorder = Recorder()
+    recorder.kind = "Job"
+    loop = run(recorder)
+    until(lambda: recorder.seen == [running.metadata.name])
+    time.sleep(0.2)
+    world.store.mark_deleted(ended.metadata.uid)
+    loop.wake()
+    until(lambda: recorder.seen == ["running", "ended"])
+
+
+def test_who_leads_again_looks_at_everything_again(world: World, run: Callable[..., Loop]) -> None:
+    world.cluster()
+    recorder = Recorder()
+    loop = run(recorder, ttl=0.4)
+    until(lambda: recorder.seen)
+    leads = loop._leader.leads
+    loop._leader.leads = lambda: False  # type: ignore[method-assign]
+    until(lambda: recorder.stopped == 1)
+    world.store.remove(world.cluster().metadata.uid)
+    world.cluster("another")
+    loop._leader.leads = leads  # type: ignore[method-assign]
+    until(lambda: recorder.seen == ["dev", "another"])
+
+
+def test_clusters_at_rest_are_left_alone_where_the_backend_tells_of_changes(world: World) -> None:
+    world.backend.capabilities |= {Capability.WATCH}
+    reconciler = world.clusters(wake=lambda uid: loop.wake(uid))
+    loop = Loop(world.platform, [reconciler], Leader(world.store, "one"), interval=0.1)
+    made = [world.cluster(f"c{n}") for n in range(50)]
+    loop.start()
+    try:
+        until(lambda: world.store.count_by_phase().get(("Cluster", "Ready")) == len(made), 60)
+        time.sleep(0.5)
+        looks, version = world.backend.observed, world.store.written(None)[1]
+        time.sleep(1.0)
+        assert (world.backend.observed, world.store.written(None)[1]) == (looks, version)
+        ref = ClusterRef(TEAM, "c7", made[7].metadata.uid)
+        world.backend.crash(ref)
+        until(lambda: world.backend.observe(ref, ClusterSpec()).phase == "ready", 5)
+    finally:
+        loop.stop()

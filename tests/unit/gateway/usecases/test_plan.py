@@ -215,8 +215,7 @@ def test_a_document_without_a_team_or_of_no_noun_is_refused(bench: Any) -> None:
         planned(bench, doc("Custer", "c", {}))
 
 
-def test_the_most_that_it_may_cost_is_told(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rayplane.gateway.usecases.cluster._FIXED_SIZE", frozenset(), raising=False)
+def test_the_most_that_it_may_cost_is_told(bench: Any) -> None:
     bench.apply("Team", "growth", {"sizes": SIZES}, team="")
     found = planned(
         bench,
@@ -231,6 +230,29 @@ def test_the_most_that_it_may_cost_is_told(bench: Any, monkeypatch: pytest.Monke
     assert costs["c"] is None
     assert (found.cost.core_hours, found.cost.gib_hours, found.cost.gpu_hours) == (12, 24, 1.5)
     assert found.cost.endless == Cost(cpu=2, memory=4 * GIB)
+
+
+def test_nodes_of_a_jobs_or_a_services_own_cost_too_and_count_against_the_quota(bench: Any) -> None:
+    bench.apply("Team", "growth", {"sizes": SIZES, "quota": {"cpu": 12}}, team="")
+    nodes = {"size": "large", "workers": {"max": 1}}
+    job = {"entrypoint": "true", "nodes": {"size": "small"}, "timeout": "2h", "retries": 3}
+    found = planned(
+        bench,
+        doc("Job", "j", job),
+        doc("Service", "s", {"model": "models:/m@champion", "nodes": nodes}),
+    )
+    assert found.documents[0].cost == Cost(cpu=2, memory=4 * GIB, hours=2)
+    assert found.documents[1].cost == Cost(cpu=16, memory=32 * GIB, gpu=2, hours=None)
+    assert found.cost.core_hours == 4
+    assert found.documents[0].forbidden == []
+    assert "quota 'cpu' is exceeded" in messages(found.documents[1])[0]
+
+
+def test_the_teams_longest_life_is_the_most_that_a_cluster_may_live(bench: Any) -> None:
+    bench.apply("Team", "growth", {"sizes": SIZES, "max_lifetime": "1h"}, team="")
+    found = planned(bench, doc("Cluster", "a", {}), doc("Cluster", "b", {"max_lifetime": "2h"}))
+    assert found.documents[0].cost == Cost(cpu=2, memory=4 * GIB, hours=1)
+    assert found.documents[1].forbidden[0].message.startswith("cluster.max_lifetime: Cluster 'growth/b' asks for 2h")
 
 
 def test_what_would_end_is_warned_of(bench: Any) -> None:

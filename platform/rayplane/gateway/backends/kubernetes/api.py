@@ -203,10 +203,6 @@ class KubeApi:
         except (NotFound, Conflict):
             return  # it is gone, or another one has its name
 
-    def create(self, kind: Kind, manifest: Object) -> Object:
-        """Ask the API server a question that is an object (a SelfSubjectAccessReview); nothing is kept of it."""
-        return self._ask("create", "POST", kind, manifest["metadata"].get("namespace"), body=manifest)
-
     def _ask(
         self,
         verb: str,

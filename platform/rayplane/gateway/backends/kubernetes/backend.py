@@ -2,25 +2,22 @@
 
 Everything is written by server-side apply under one field manager and read from the watched cache: a cluster at rest
 costs no call. What is written is learned at once, so that the next look sees it. What to write, and what is seen, is
-decided in pure modules (raycluster.py, team.py, observation.py).
+decided in pure modules (raycluster.py, team.py, observation.py). Here the parts are put together, and what changed is
+remembered until somebody has dealt with it.
 """
 
 from __future__ import annotations
 
-import base64
 import logging
-import secrets
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-from rayplane.errors import Conflict, NotFound, Unavailable
+from rayplane.errors import NotFound
 from rayplane.gateway.backends.base import (
     Capability,
     ClusterRef,
@@ -36,10 +33,8 @@ from rayplane.gateway.backends.base import (
     TeamRef,
 )
 from rayplane.gateway.backends.kubernetes import (
-    compare,
     facts,
     observation,
-    pods,
     raycluster,
     rayjob,
     rayservice,
@@ -47,6 +42,7 @@ from rayplane.gateway.backends.kubernetes import (
 )
 from rayplane.gateway.backends.kubernetes.api import KubeApi
 from rayplane.gateway.backends.kubernetes.cache import Cache
+from rayplane.gateway.backends.kubernetes.clusters import Clusters
 from rayplane.gateway.backends.kubernetes.jobs import Jobs
 from rayplane.gateway.backends.kubernetes.kinds import (
     DEFINITION,
@@ -54,7 +50,6 @@ from rayplane.gateway.backends.kubernetes.kinds import (
     RAYCLUSTER,
     RAYJOB,
     RAYSERVICE,
-    SECRET,
     UID,
     Object,
 )
@@ -67,14 +62,12 @@ from rayplane.nouns.environment import Environment
 from rayplane.nouns.job import JobSpec
 from rayplane.nouns.service import ServiceSpec
 from rayplane.nouns.team import Size, TeamSpec
-from rayplane.settings import GatewaySettings, read_secret, write_secret
+from rayplane.settings import GatewaySettings
 
 log = logging.getLogger(__name__)
 
 _DEFINITION_HOLDS = 600.0
 """Seconds for which a definition that was read counts."""
-_ATTEMPTS = 4
-"""How often a change is tried while others change the same object."""
 _GONE_NODES = 64
 _GONE_FOR = timedelta(minutes=15)
 """How many nodes of a cluster that gave their place back are remembered, and for how long."""
@@ -97,7 +90,7 @@ class KubernetesBackend:
         self._cache.add(POD, trim=observation.trim_pod, told=self._told_pod)
         self._cache.add(RAYJOB, trim=rayjob.trim, told=self._told)
         self._cache.add(RAYSERVICE, trim=rayservice.trim, told=self._told)
-        self._places = Places(self.api, self._cache, self._settings, self._root)
+        self._places = Places(self.api, self._cache, self._settings, self._root, changed=self._announce)
         self._lock = threading.Lock()
         self._known: dict[str, tuple[float, dict[str, Object]]] = {}
         self._falls: dict[str, observation.Fall] = {}
@@ -115,15 +108,13 @@ class KubernetesBackend:
             with_gone=self._with_gone,
             wrong=self._wrong,
         )
+        self._clusters = Clusters(shared)
         self._jobs = Jobs(shared)
         self._services = Services(shared)
 
     def preflight(self, ref: ClusterRef, spec: ClusterSpec, size: Size) -> list[str]:
         """What Kubernetes would refuse, or accept and never start."""
-        if not ref.name[0].isalpha():
-            return [f"The name '{ref.name}' begins with a digit, a RayCluster's can't. Choose another name."]
-        manifest = raycluster.render(ref, spec, LaunchContext(size=size), self._settings, self._root)
-        return self._wrong(manifest)
+        return self._clusters.preflight(ref, spec, size)
 
     def environment(self, spec: ClusterSpec) -> Environment | None:
         """The image's, as the settings tell it."""
@@ -140,50 +131,23 @@ class KubernetesBackend:
 
     def observe(self, ref: ClusterRef, spec: ClusterSpec) -> Observation:
         """What the watch told last. Raises Unavailable once that is too old to count."""
-        self._cache.require(RAYCLUSTER, POD)
-        cluster, held = self._held(ref), self._cache[POD].of(ref.uid)
-        with self._lock:
-            fall = self._falls.get(ref.uid)
-        seen = observation.look(cluster, held, fall)
-        fields = {**vars(seen), "nodes": self._with_gone(ref.uid, seen.nodes)}
-        if seen.phase != "ready":
-            return Observation(**fields)
-        token = self._token_path(ref)
-        if not token.exists() and not self._fetch_token(ref, token):
-            drift = f"Secret '{raycluster.secret_name(ref.name)}': missing"
-            return Observation(
-                **{**fields, "phase": "starting", "reason": "NoSecret", "message": drift, "drift": drift}
-            )
-        fields["endpoint"] = observation.endpoint(held, str(token))
-        return Observation(**{**fields, "environment": self.environment(spec)})
+        return self._clusters.observe(ref)
 
     def evidence(self, ref: ClusterRef) -> list[Evidence]:
         """Asked for anew: a person wants to know, and what is held is no more than what reconciling needs."""
-        return facts.gather(self.api, self._settings, ref, token=self._token_path(ref))
+        return facts.gather(self.api, self._settings, ref, token=self._tokens / f"{ref.uid}.ray")
 
     def ensure(self, ref: ClusterRef, spec: ClusterSpec, launch: LaunchContext) -> None:
-        """Apply it if it is missing, drifted, suspended, or asked for otherwise. A head that died KubeRay replaces."""
-        self._cache.require(RAYCLUSTER, POD)
-        self._forgive(ref.uid)
-        self._apply(ref, spec, launch, suspended=False)
+        """Apply its RayCluster if it is missing, drifted, suspended, or asked for otherwise."""
+        self._clusters.ensure(ref, spec, launch)
 
     def suspend(self, ref: ClusterRef, spec: ClusterSpec, launch: LaunchContext) -> None:
         """Have KubeRay take all of its pods down; the RayCluster stays."""
-        self._cache.require(RAYCLUSTER, POD)
-        self._forgive(ref.uid)
-        if self._held(ref) is not None:
-            self._apply(ref, spec, launch, suspended=True)
+        self._clusters.suspend(ref, spec, launch)
 
     def delete(self, ref: ClusterRef) -> None:
-        """Delete the RayCluster, which is gone only when all that belongs to it is."""
-        self._cache.require(RAYCLUSTER, POD)
-        self._forgive(ref.uid)
-        self._token_path(ref).unlink(missing_ok=True)
-        held = self._held(ref)
-        if held is not None:
-            self._delete(held)
-        with self._lock:
-            self._gone.pop(ref.uid, None)
+        """Delete its RayCluster, which is gone only when all that belongs to it is."""
+        self._clusters.delete(ref)
 
     def preflight_job(self, ref: JobRef, spec: JobSpec, size: Size) -> list[str]:
         """What KubeRay would refuse of a RayJob, or accept and not act on."""
@@ -228,7 +192,7 @@ class KubernetesBackend:
         return self._places.delete(team)
 
     def subscribe(self, changed: Callable[[str], None]) -> None:
-        """Tell of clusters; begins to follow them."""
+        """Tell of clusters, jobs and services, and of teams whose place somebody changed; begins to follow them."""
         with self._lock:
             self._subscribers.append(changed)
         for kind in (RAYCLUSTER, RAYJOB, RAYSERVICE, POD):
@@ -260,86 +224,6 @@ class KubernetesBackend:
             self._known[kind] = (time.monotonic(), known)
         return known
 
-    def _apply(self, ref: ClusterRef, spec: ClusterSpec, launch: LaunchContext, *, suspended: bool) -> None:
-        namespace = self._settings.namespace(ref.team)
-        there = self._cache[RAYCLUSTER].get(namespace, ref.name)
-        if there is not None and there["metadata"].get("deletionTimestamp"):
-            return  # it must be gone before another takes its name
-        if there is not None and not raycluster.is_of(there, ref):
-            self._delete(there)
-            return
-        manifest = raycluster.render(ref, spec, launch, self._settings, self._root, suspended=suspended)
-        current = there
-        if there is None or there["drift"] or not _same(there, manifest, raycluster.ASKED_HASH):
-            log.info("cluster %s is applied: %s", ref, there["drift"] or "it is changed" if there else "it is missing")
-            answer = self._create(ref, manifest) if there is None else self._change(ref, manifest, suspended=suspended)
-            self._cache[RAYCLUSTER].learn(answer)
-            current = raycluster.trim(answer)
-        assert current is not None  # it was there, or was made
-        self._put_secrets(ref, launch, current, new=there is None)
-
-    def _create(self, ref: ClusterRef, manifest: Object) -> Object:
-        try:
-            # Not by force: whoever made one of that name by hand keeps it.
-            return self.api.apply(RAYCLUSTER, manifest, force=False)
-        except NotFound as exc:
-            raise Unavailable(
-                f"The namespace of cluster '{ref}' is not there: {exc.detail}",
-                remedy="It is made when the team is onboarded.",
-            ) from exc
-
-    def _change(self, ref: ClusterRef, manifest: Object, *, suspended: bool) -> Object:
-        """Apply it over what is there. Where workers stay, so does their number, which is the autoscaler's."""
-        if suspended:
-            return self.api.apply(RAYCLUSTER, manifest)
-        for _ in range(_ATTEMPTS - 1):
-            with suppress(Conflict):
-                return self._change_once(ref, manifest)
-        return self._change_once(ref, manifest)
-
-    def _change_once(self, ref: ClusterRef, manifest: Object) -> Object:
-        # Its version changes with its status, faster than a watch tells.
-        now = self.api.get(RAYCLUSTER, ref.name, manifest["metadata"]["namespace"])
-        if not raycluster.is_of(now, ref) or now["metadata"].get("deletionTimestamp"):
-            raise Conflict(f"The RayCluster of '{ref}' is being replaced.", remedy="Look again, and repeat.")
-        return self.api.apply(RAYCLUSTER, raycluster.keeping_scale(manifest, now))
-
-    def _put_secrets(self, ref: ClusterRef, launch: LaunchContext, cluster: Object, *, new: bool) -> None:
-        """Give a RayCluster its Secret, and note on it that it has it: what is not noted is put right later."""
-        texts = dict(launch.secrets)
-        if self._settings.redis_password_path is not None:
-            texts[raycluster.REDIS_PASSWORD] = read_secret(self._settings.redis_password_path)
-        noted = {raycluster.SECRETS_HASH: compare.digest(texts)}
-        if cluster["metadata"]["annotations"].get(raycluster.SECRETS_HASH) == noted[raycluster.SECRETS_HASH]:
-            return
-        namespace = cluster["metadata"]["namespace"]
-        token = None if new else self._read_token(ref)  # one that its pods know already stays
-        texts[pods.AUTH_TOKEN] = token or secrets.token_urlsafe(32)
-        self.api.apply(SECRET, raycluster.secret(ref, namespace, texts, cluster))
-        write_secret(self._token_path(ref), texts[pods.AUTH_TOKEN])
-        answer = self.api.merge(RAYCLUSTER, ref.name, namespace, {"metadata": {"annotations": noted}})
-        self._cache[RAYCLUSTER].learn(answer)
-
-    def _delete(self, cluster: Object) -> None:
-        meta = cluster["metadata"]
-        if meta.get("deletionTimestamp"):
-            return
-        # In the foreground the RayCluster outlives all that belongs to it. KubeRay's own finalizer, which empties
-        # Redis, needs a job that would be taken away so: there that finalizer waits for the pods.
-        self.api.delete(
-            RAYCLUSTER,
-            meta["name"],
-            meta["namespace"],
-            uid=meta["uid"],
-            propagation="Background" if cluster["spec"]["gcsFaultTolerance"] else "Foreground",
-        )
-        self._cache[RAYCLUSTER].learn_deletion(cluster)
-
-    def _held(self, ref: ClusterRef) -> Object | None:
-        """The cluster's own RayCluster, not one of a predecessor's."""
-        there = self._cache[RAYCLUSTER].get(self._settings.namespace(ref.team), ref.name)
-        return there if there is not None and raycluster.is_of(there, ref) else None
-
     def _forgive(self, uid: str) -> None:
         with self._lock:
             self._falls.pop(uid, None)
@@ -347,25 +231,6 @@ class KubernetesBackend:
     def _fall_of(self, uid: str) -> observation.Fall | None:
         with self._lock:
             return self._falls.get(uid)
-
-    def _token_path(self, ref: ClusterRef) -> Path:
-        return self._tokens / f"{ref.uid}.ray"
-
-    def _read_token(self, ref: ClusterRef) -> str | None:
-        try:
-            found = self.api.get(SECRET, raycluster.secret_name(ref.name), self._settings.namespace(ref.team))
-        except NotFound:
-            return None
-        if not raycluster.is_of(found, ref):
-            return None
-        return base64.b64decode(found.get("data", {}).get(pods.AUTH_TOKEN, "")).decode() or None
-
-    def _fetch_token(self, ref: ClusterRef, path: Path) -> bool:
-        """Write the file with Ray's token anew, where another gateway had made the cluster; whether there is one."""
-        token = self._read_token(ref)
-        if token is not None:
-            write_secret(path, token)
-        return token is not None
 
     def _with_gone(self, uid: str, nodes: tuple[Node, ...]) -> tuple[Node, ...]:
         after = datetime.now(UTC) - _GONE_FOR
@@ -415,8 +280,3 @@ class KubernetesBackend:
             subscribers = list(self._subscribers)
         for changed in subscribers:
             changed(uid)
-
-
-def _same(there: Object, manifest: Object, annotation: str) -> bool:
-    mine: str = manifest["metadata"]["annotations"][annotation]
-    return bool(there["metadata"]["annotations"].get(annotation) == mine)

@@ -105,11 +105,6 @@ class Informer:
         with self._lock:
             return self._objects.get((namespace, name))
 
-    def all(self) -> list[Object]:
-        """Every object."""
-        with self._lock:
-            return list(self._objects.values())
-
     def of(self, uid: str) -> list[Object]:
         """The objects that belong to the platform's object with this uid, by their label."""
         with self._lock:

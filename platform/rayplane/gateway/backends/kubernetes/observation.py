@@ -118,12 +118,12 @@ def node_of(pod: Object, *, gone_at: datetime | None = None) -> Node | None:
 
 
 def fell(before: Object | None, after: Object | None) -> Fall | None:
-    """Whether a change of a pod is the end of a head: it failed, or one that served was taken away."""
+    """Whether a change of a pod is the end of a head: it failed, or one that ran was taken away."""
     if before is None or before["metadata"]["labels"].get(NODE_TYPE) != "head" or _over(before):
         return None
     if after is not None and ended(after):
         return Fall(after["metadata"]["uid"], *how_it_ended(after))
-    if is_ready(before) and (after is None or _leaving(after)):
+    if before["status"].get("phase") == "Running" and (after is None or _leaving(after)):
         message = f"The head pod '{before['metadata']['name']}' was deleted, with all that it ran."
         return Fall(before["metadata"]["uid"], "HeadGone", message)
     return None

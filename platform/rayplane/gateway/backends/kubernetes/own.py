@@ -1,4 +1,4 @@
-"""What jobs and services with nodes of their own share of the backend, and the Secret beside each of their objects."""
+"""What clusters, jobs and services share of the backend: its parts, and the Secret beside each of their objects."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RAY_CLUSTER = "ray.io/cluster"
 
 @dataclass(frozen=True)
 class Shared:
-    """Parts of the backend that jobs and services use."""
+    """Parts of the backend that those who act on objects use."""
 
     api: KubeApi
     cache: Cache
@@ -103,8 +103,13 @@ def delete(shared: Shared, kind: Kind, held: Object, *, empties_redis: bool = Fa
     shared.cache[kind].learn_deletion(held)
 
 
-def put_secrets(shared: Shared, kind: Kind, obj: Object, owner: Owner, launch: LaunchContext, token: Path) -> None:
-    """Give an object its Secret, which goes when it goes, and note on it that it has it."""
+def put_secrets(
+    shared: Shared, kind: Kind, obj: Object, owner: Owner, launch: LaunchContext, token: Path, *, new: bool = False
+) -> None:
+    """Give an object its Secret, which goes when it goes, and note on it that it has it.
+
+    What is not noted is put right later. ``new``: the object was just made, so that no pod knows a token of Ray's yet.
+    """
     texts = dict(launch.secrets)
     if shared.settings.redis_password_path is not None:
         texts[REDIS_PASSWORD] = read_secret(shared.settings.redis_password_path)
@@ -113,7 +118,8 @@ def put_secrets(shared: Shared, kind: Kind, obj: Object, owner: Owner, launch: L
     if (meta.get("annotations") or {}).get(SECRETS_HASH) == noted[SECRETS_HASH]:
         return
     namespace = meta["namespace"]
-    ray = read_token(shared, owner, namespace) or secrets.token_urlsafe(32)  # one that its pods know already stays
+    ray = None if new else read_token(shared, owner, namespace)  # one that its pods know already stays
+    ray = ray or secrets.token_urlsafe(32)
     shared.api.apply(SECRET, _secret(kind, meta, owner, {**texts, pods.AUTH_TOKEN: ray}))
     write_secret(token, ray)
     shared.cache[kind].learn(shared.api.merge(kind, meta["name"], namespace, {"metadata": {"annotations": noted}}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -38,7 +39,10 @@ KINDS = (NAMESPACE, ROLE_BINDING, QUOTA, LIMITS, ACCOUNT, NETWORK_POLICY)
 class Places:
     """The places of all teams. Thread-safe as long as no two threads act on one team."""
 
-    def __init__(self, api: KubeApi, cache: Cache, settings: KubernetesSettings, root: str) -> None:
+    def __init__(
+        self, api: KubeApi, cache: Cache, settings: KubernetesSettings, root: str, *, changed: Callable[[str], None]
+    ) -> None:
+        """``changed`` is called with a team's uid when somebody changed something of its place."""
         self._api = api
         self._cache = cache
         self._settings = settings
@@ -47,7 +51,8 @@ class Places:
         if pods.folder(root) is not None and settings.storage_volume is not None:
             self._kinds = (*KINDS, VOLUME, CLAIM)
         for kind in self._kinds:
-            cache.add(kind, trim=without_managed_fields)
+            cache.add(kind, trim=without_managed_fields, told=self._told)
+        self._changed = changed
         self._own_claims: set[str] = set()
 
     def ensure(self, ref: TeamRef, spec: TeamSpec) -> str:
@@ -94,6 +99,13 @@ class Places:
                     self._cache[VOLUME].learn_deletion(volume)
                 return f"PersistentVolume '{volume['metadata']['name']}' is being deleted."
         return ""
+
+    def _told(self, before: Object | None, after: Object | None) -> None:
+        """Pass on what is more than status: a quota's use changes with every pod."""
+        if before is None or after is None or _asked(before) != _asked(after):
+            some = after or before
+            assert some is not None  # a change has at least one side
+            self._changed((some["metadata"].get("labels") or {}).get(UID, ""))
 
     def _delete(self, held: Object) -> None:
         self._api.delete(NAMESPACE, held["metadata"]["name"], uid=held["metadata"]["uid"])
@@ -156,6 +168,11 @@ _RIGHTS_TAKE = 30.0
 def _is_of(obj: Object, ref: TeamRef) -> bool:
     labels: dict[str, str] = obj["metadata"].get("labels") or {}
     return labels.get(UID) == ref.uid
+
+
+def _asked(obj: Object) -> Object:
+    meta = {key: value for key, value in obj["metadata"].items() if key != "resourceVersion"}
+    return {**{key: value for key, value in obj.items() if key != "status"}, "metadata": meta}
 
 
 def _what_holds(namespace: Object) -> str:

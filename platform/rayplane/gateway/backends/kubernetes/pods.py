@@ -155,6 +155,8 @@ def _template(
         "resources": room_of(launch.size, settings),
         "securityContext": _confined(),
         "volumeMounts": mounts,
+        # What a process said last is kept with its pod's status: nobody else remembers it once the pod is replaced.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
     }
     spec: Object = {
         "containers": [container],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from typing import Any
 
@@ -131,24 +130,6 @@ def keeping_scale(manifest: Object, held: Object) -> Object:
 
 
 _SCALE = ("replicas", "scaleStrategy")
-
-
-def secret(ref: ClusterRef, namespace: str, texts: dict[str, str], cluster: Object) -> Object:
-    """The Secret of a cluster, which goes when its RayCluster goes."""
-    meta = cluster["metadata"]
-    belongs = {"apiVersion": RAYCLUSTER.api_version, "kind": RAYCLUSTER.name, "name": meta["name"], "uid": meta["uid"]}
-    return {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": {
-            "name": secret_name(ref.name),
-            "namespace": namespace,
-            "labels": owner_of(ref).labels,
-            "ownerReferences": [{**belongs, "blockOwnerDeletion": True}],
-        },
-        "type": "Opaque",
-        "data": {key: base64.b64encode(text.encode()).decode() for key, text in sorted(texts.items())},
-    }
 
 
 def trim(obj: Object) -> Object:

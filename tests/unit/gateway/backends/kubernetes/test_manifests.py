@@ -206,14 +206,6 @@ def test_applying_again_keeps_what_the_autoscaler_chose_within_the_new_bounds_an
     assert again["metadata"]["resourceVersion"] == "17"
 
 
-def test_the_secret_goes_with_its_raycluster() -> None:
-    cluster = {"metadata": {"name": "dev", "uid": "u-1", "namespace": "rayplane-growth"}}
-    made = raycluster.secret(REF, "rayplane-growth", {"A": "text"}, cluster)
-    (owner,) = made["metadata"]["ownerReferences"]
-    assert (owner["kind"], owner["uid"], owner["blockOwnerDeletion"]) == ("RayCluster", "u-1", True)
-    assert made["data"] == {"A": "dGV4dA=="}
-
-
 @pytest.mark.parametrize(
     ("wanted", "seen", "differs"),
     [

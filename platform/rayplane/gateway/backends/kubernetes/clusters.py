@@ -1,0 +1,135 @@
+"""Clusters as RayClusters: what the reconciler asks, turned into few calls. A cluster at rest costs none."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from pathlib import Path
+
+from rayplane.errors import Conflict, NotFound, Unavailable
+from rayplane.gateway.backends.base import ClusterRef, LaunchContext, Observation
+from rayplane.gateway.backends.kubernetes import observation, own, raycluster
+from rayplane.gateway.backends.kubernetes.kinds import POD, RAYCLUSTER, Object
+from rayplane.gateway.backends.kubernetes.own import Shared
+from rayplane.nouns.cluster import ClusterSpec
+from rayplane.nouns.team import Size
+
+log = logging.getLogger(__name__)
+
+KINDS = (RAYCLUSTER, POD)
+
+_ATTEMPTS = 4
+"""How often a change is tried while others change the same object."""
+
+
+class Clusters:
+    """RayClusters of the platform's. Thread-safe as long as no two threads act on one cluster."""
+
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+
+    def preflight(self, ref: ClusterRef, spec: ClusterSpec, size: Size) -> list[str]:
+        """What KubeRay would refuse, or accept and never start."""
+        shared = self._shared
+        if not ref.name[0].isalpha():
+            return [f"The name '{ref.name}' begins with a digit, a RayCluster's can't. Choose another name."]
+        manifest = raycluster.render(ref, spec, LaunchContext(size=size), shared.settings, shared.root)
+        return shared.wrong(manifest)
+
+    def observe(self, ref: ClusterRef) -> Observation:
+        """What the watch told last."""
+        shared = self._shared
+        shared.cache.require(*KINDS)
+        held = shared.cache[POD].of(ref.uid)
+        seen = observation.look(self._held(ref), held, shared.fall_of(ref.uid))
+        fields = {**vars(seen), "nodes": shared.with_gone(ref.uid, seen.nodes)}
+        if seen.phase != "ready":
+            return Observation(**fields)
+        owner, namespace = raycluster.owner_of(ref), shared.settings.namespace(ref.team)
+        endpoint = own.endpoint_of(shared, held, self._token(ref), owner, namespace)
+        if endpoint is None:
+            lost = f"Secret '{owner.secret}': missing"
+            return Observation(**{**fields, "phase": "starting", "reason": "NoSecret", "message": lost, "drift": lost})
+        return Observation(**{**fields, "endpoint": endpoint, "environment": shared.environment()})
+
+    def ensure(self, ref: ClusterRef, spec: ClusterSpec, launch: LaunchContext) -> None:
+        """Apply it if it is missing, drifted, suspended, or asked for otherwise. A head that died KubeRay replaces."""
+        self._shared.cache.require(*KINDS)
+        self._shared.forgive(ref.uid)
+        self._apply(ref, spec, launch, suspended=False)
+
+    def suspend(self, ref: ClusterRef, spec: ClusterSpec, launch: LaunchContext) -> None:
+        """Have KubeRay take all of its pods down; the RayCluster stays."""
+        self._shared.cache.require(*KINDS)
+        self._shared.forgive(ref.uid)
+        if self._held(ref) is not None:
+            self._apply(ref, spec, launch, suspended=True)
+
+    def delete(self, ref: ClusterRef) -> None:
+        """Delete the RayCluster, which is gone only when all that belongs to it is."""
+        self._shared.cache.require(*KINDS)
+        self._shared.forgive(ref.uid)
+        self._token(ref).unlink(missing_ok=True)
+        held = self._held(ref)
+        if held is not None:
+            self._delete(held)
+
+    def _apply(self, ref: ClusterRef, spec: ClusterSpec, launch: LaunchContext, *, suspended: bool) -> None:
+        shared = self._shared
+        there = shared.cache[RAYCLUSTER].get(shared.settings.namespace(ref.team), ref.name)
+        if there is not None and own.is_leaving(there):
+            return  # it must be gone before another takes its name
+        if there is not None and not raycluster.is_of(there, ref):
+            self._delete(there)
+            return
+        manifest = raycluster.render(ref, spec, launch, shared.settings, shared.root, suspended=suspended)
+        current = there
+        if there is None or there["drift"] or not _is_as_asked(there, manifest):
+            log.info("cluster %s is applied: %s", ref, there["drift"] or "it is changed" if there else "it is missing")
+            answer = self._create(ref, manifest) if there is None else self._change(ref, manifest, suspended=suspended)
+            current = raycluster.trim(answer)
+        assert current is not None  # it was there, or was made
+        token, owner = self._token(ref), raycluster.owner_of(ref)
+        own.put_secrets(shared, RAYCLUSTER, current, owner, launch, token, new=there is None)
+
+    def _create(self, ref: ClusterRef, manifest: Object) -> Object:
+        try:
+            # Not by force: whoever made one of that name by hand keeps it.
+            return own.apply(self._shared, RAYCLUSTER, manifest, force=False)
+        except NotFound as exc:
+            raise Unavailable(
+                f"The namespace of cluster '{ref}' is not there: {exc.detail}",
+                remedy="It is made when the team is onboarded.",
+            ) from exc
+
+    def _change(self, ref: ClusterRef, manifest: Object, *, suspended: bool) -> Object:
+        """Apply it over what is there. Where workers stay, so does their number, which is the autoscaler's."""
+        if suspended:
+            return own.apply(self._shared, RAYCLUSTER, manifest, force=True)
+        for _ in range(_ATTEMPTS - 1):
+            with suppress(Conflict):
+                return self._change_once(ref, manifest)
+        return self._change_once(ref, manifest)
+
+    def _change_once(self, ref: ClusterRef, manifest: Object) -> Object:
+        # Its version changes with its status, faster than a watch tells.
+        now = self._shared.api.get(RAYCLUSTER, ref.name, manifest["metadata"]["namespace"])
+        if not raycluster.is_of(now, ref) or own.is_leaving(now):
+            raise Conflict(f"The RayCluster of '{ref}' is being replaced.", remedy="Look again, and repeat.")
+        return own.apply(self._shared, RAYCLUSTER, raycluster.keeping_scale(manifest, now), force=True)
+
+    def _delete(self, held: Object) -> None:
+        own.delete(self._shared, RAYCLUSTER, held, empties_redis=held["spec"]["gcsFaultTolerance"])
+
+    def _held(self, ref: ClusterRef) -> Object | None:
+        """The cluster's own RayCluster, not one of a predecessor's."""
+        there = self._shared.cache[RAYCLUSTER].get(self._shared.settings.namespace(ref.team), ref.name)
+        return there if there is not None and raycluster.is_of(there, ref) else None
+
+    def _token(self, ref: ClusterRef) -> Path:
+        return self._shared.tokens / f"{ref.uid}.ray"
+
+
+def _is_as_asked(there: Object, manifest: Object) -> bool:
+    asked: str = manifest["metadata"]["annotations"][raycluster.ASKED_HASH]
+    return bool(there["metadata"]["annotations"].get(raycluster.ASKED_HASH) == asked)

@@ -1,0 +1,190 @@
+"""A cluster on a real node: real Ray in real pods, as the Pod Security profile and the gateway's role leave them."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rayplane.gateway.backends.base import LaunchContext, Observation
+from rayplane.gateway.ray_rest import RayRest
+from rayplane.nouns.cluster import ClusterSpec, Workers
+from rayplane.nouns.team import Size
+from rayplane.testing.backend_contract import BackendCase
+from tests.kubernetes import gateway
+from tests.kubernetes.bed.api import wait_for
+from tests.kubernetes.bed.level_b import LevelB
+
+pytestmark = pytest.mark.timeout(900)
+
+# The node has two cores, and Ray's head wants more than a gigabyte.
+SIZE = Size(cpu=0.7, memory=3 * 2**30)
+LOOKS_AROUND = """
+import os, pathlib, stat
+token = pathlib.Path(os.environ["RAYPLANE_TOKEN_PATH"])
+others = token.stat().st_mode & stat.S_IRWXO
+print("token", token.read_text(), "others", others)
+print("user", os.getuid(), "kubernetes", pathlib.Path("/var/run/secrets/kubernetes.io").exists())
+folder = pathlib.Path(os.environ["TEST_FOLDER"])
+(folder / "written").write_text("by the job")
+print("teams", sorted(path.name for path in folder.parent.iterdir()))
+"""
+NEEDS_A_WORKER = """
+import ray, time
+ray.init()
+@ray.remote(num_cpus=1)
+def where():
+    time.sleep(5)
+    return ray.get_runtime_context().get_node_id()
+print("nodes", len(set(ray.get([where.remote() for _ in range(4)]))))
+"""
+KILLS_RAY = """
+import os, pathlib, signal
+for path in pathlib.Path("/proc").glob("[0-9]*/comm"):
+    if path.read_text().strip() == "gcs_server":
+        os.kill(int(path.parent.name), signal.SIGKILL)
+"""
+
+
+@pytest.fixture(scope="module")
+def case(level_b: LevelB, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BackendCase]:
+    """A team on the node, with a storage root that its pods see at the same path; its cluster is not made yet."""
+    home, root = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("root")
+    for folder in (root, *root.parents[:3]):  # pytest keeps its folders to itself
+        folder.chmod(folder.stat().st_mode | 0o055)
+    more = {
+        "image": level_b.image,
+        "image_pull_policy": "Never",
+        "storage_volume": {"hostPath": {"path": str(root), "type": "Directory"}},
+        "autoscaler_cpu": "0.2",
+        "worker_idle_seconds": "10",
+    }
+    with gateway.backend_on(gateway.install(level_b), home, root=root.as_uri(), **more) as backend:
+        case = gateway.case_on(level_b, backend, home, patience=300)
+        case.until_nothing_is_missing(lambda: backend.ensure_team(case.team, case.team_spec))
+        mine = root / case.team.name
+        os.chown(mine, 1000, 1000)  # a gateway of user 1000 would have made it so
+        (root / "another-team").mkdir()
+        case.spec = ClusterSpec(workers=Workers(min=0, max=1))
+        case.launch = LaunchContext(
+            size=SIZE, env={"TEST_FOLDER": str(mine)}, secrets={"RAYPLANE_TOKEN_PATH": "secret-text"}
+        )
+        yield case
+        backend.delete(case.ref)
+        case.until("absent")
+        case.until_nothing_is_missing(lambda: backend.delete_team(case.team))
+
+
+def test_a_cluster_of_real_ray_becomes_ready_in_a_restricted_namespace(level_b: LevelB, case: BackendCase) -> None:
+    began = time.monotonic()
+    case.ensure()
+    seen = case.until("ready")
+    ray = client(seen)
+    print(f"head pod {seen.incarnation} is ready after {time.monotonic() - began:.1f} s: {ray.version()}")
+    assert ray.version()["ray_version"] == "2.60.0"
+    (head,) = gateway.pods_of(level_b.api, case.ref, "head")
+    assert head["metadata"]["uid"] == seen.incarnation
+    assert {status["name"]: status["ready"] for status in head["status"]["containerStatuses"]} == {
+        "ray-head": True,
+        "autoscaler": True,
+    }
+    ray.close()
+
+
+def test_a_job_reads_its_secrets_writes_the_storage_root_and_has_no_identity(case: BackendCase) -> None:
+    said = run(case, "looks", LOOKS_AROUND)
+    assert "token secret-text others 0" in said
+    assert "user 1000 kubernetes False" in said
+    assert f"teams ['{case.team.name}']" in said
+    written = Path(case.launch.env["TEST_FOLDER"]) / "written"
+    assert written.read_text() == "by the job"
+
+
+def test_workers_come_when_there_is_work_and_go_when_there_is_none(case: BackendCase) -> None:
+    before = case.until("ready")
+    began = time.monotonic()
+    ray = client(before)
+    ray.submit(f"python -c '{NEEDS_A_WORKER}'", "scales")
+    with_worker = case.until_seen(lambda seen: workers(seen) == 1, "one worker")
+    print(f"a worker after {time.monotonic() - began:.1f} s: {[node.id for node in with_worker.nodes]}")
+    assert "nodes 2" in ended(ray, "scales")
+    without = case.until_seen(lambda seen: workers(seen) == 0, "no worker")
+    print(f"gone again after {time.monotonic() - began:.1f} s")
+    assert without.incarnation == before.incarnation
+    assert without.drift == ""
+    ray.close()
+
+
+def test_it_is_suspended_and_comes_back_with_the_same_token(case: BackendCase) -> None:
+    before = case.until("ready")
+    began = time.monotonic()
+    case.suspend()
+    case.until("suspended")
+    print(f"suspended after {time.monotonic() - began:.1f} s")
+    began = time.monotonic()
+    case.ensure()
+    after = case.until("ready")
+    print(f"resumed after {time.monotonic() - began:.1f} s: head pod {after.incarnation}")
+    assert after.incarnation != before.incarnation
+    client(after).version()
+
+
+def test_a_head_whose_ray_is_killed_is_told_of_and_another_takes_its_place(level_b: LevelB, case: BackendCase) -> None:
+    before = case.until("ready")
+    ray = client(before)
+    ray.submit(f"python -c '{KILLS_RAY}'", "kills")
+    ray.close()
+    seen = case.until("failed")
+    print(f"{seen.reason}: {seen.message}")
+    assert "ended" in seen.message or "deleted" in seen.message
+    case.ensure()
+    after = case.until("ready")
+    assert after.incarnation != before.incarnation
+
+
+def test_it_goes_and_leaves_nothing(level_b: LevelB, case: BackendCase) -> None:
+    began = time.monotonic()
+    case.backend.delete(case.ref)
+    case.until("absent")
+    print(f"deleted after {time.monotonic() - began:.1f} s")
+    assert list(case.leftovers(case.ref)) == []
+    case.until_nothing_is_missing(lambda: case.backend.delete_team(case.team))
+    assert level_b.api.get("v1", "Namespace", f"rayplane-{case.team.name}") is None
+
+
+def client(seen: Observation) -> RayRest:
+    """A ready cluster's Ray, by the token that the backend keeps."""
+    assert seen.endpoint is not None
+    return RayRest(seen.endpoint.dashboard_url, Path(str(seen.endpoint.token_path)).read_text(), timeout=30)
+
+
+def run(case: BackendCase, name: str, code: str) -> str:
+    """Run Python code as a job; what it printed."""
+    ray = client(case.until("ready"))
+    ray.submit(f"python -c '{code}'", name)
+    said = ended(ray, name)
+    ray.close()
+    return said
+
+
+def ended(ray: RayRest, name: str) -> str:
+    """Wait for a job to succeed; what it printed."""
+
+    def over() -> dict[str, Any] | None:
+        job = ray.job(name)
+        assert job is not None
+        return job if job["status"] in ("SUCCEEDED", "FAILED", "STOPPED") else None
+
+    job = wait_for(f"job {name} over", over, seconds=240, every=0.5)
+    said = ray.logs(name)
+    assert job["status"] == "SUCCEEDED", f"{job.get('message')}\n{said}"
+    return said
+
+
+def workers(seen: Observation) -> int:
+    """How many workers it holds."""
+    return len([node for node in seen.nodes if node.kind == "worker" and node.ended_at is None])
