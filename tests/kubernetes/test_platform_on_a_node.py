@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +61,10 @@ def platform(level_b: LevelB, tmp_path_factory: pytest.TempPathFactory) -> Itera
     folder = tmp_path_factory.mktemp("platform")
     storage = folder / "storage"
     (storage / TEAM).mkdir(parents=True)
-    with open_to_pods(storage, storage / TEAM), local_platform(folder / "home", settings_of(level_b, storage)) as up:
-        yield up
+    with open_to_pods(storage, storage / TEAM), ingress(level_b) as url:
+        settings = {**settings_of(level_b, storage), "RAYPLANE_KUBERNETES_SERVE_URL": url}
+        with local_platform(folder / "home", settings) as up:
+            yield up
 
 
 @pytest.fixture(scope="module")
@@ -219,6 +223,35 @@ def settings_of(bed: LevelB, storage: Path) -> dict[str, str]:
         "RAYPLANE_KUBERNETES_AUTOSCALER_CPU": "0.1",
         "RAYPLANE_KUBERNETES_WORKER_IDLE_SECONDS": "5",
     }
+
+
+@contextmanager
+def ingress(bed: LevelB) -> Iterator[str]:
+    """What brings an application's requests to the services: its URLs, with places for namespace and service."""
+
+    class Pass(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            namespace, service, rest = self.path.lstrip("/").split("/", 2)
+            found = bed.api.get("v1", "Service", service, namespace)
+            assert found is not None, self.path
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            to = f"http://{found['spec']['clusterIP']}:8000/{rest}"
+            answer = httpx.post(to, content=body, headers={"Content-Type": self.headers["Content-Type"]}, timeout=60)
+            self.send_response(answer.status_code)
+            self.send_header("Content-Type", answer.headers["Content-Type"])
+            self.send_header("Content-Length", str(len(answer.content)))
+            self.end_headers()
+            self.wfile.write(answer.content)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Keep the tests' output quiet."""
+
+    with ThreadingHTTPServer((bed.host_address, 0), Pass) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://{bed.host_address}:{server.server_port}/{{namespace}}/{{service}}"
+        server.shutdown()
+        thread.join()
 
 
 @contextmanager
