@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from tests.kubernetes.bed.api import Api, ApiError, Object, wait_for
+from tests.kubernetes.bed.api import Api, ApiError, Object
 
 _REFUSED = re.compile(r"Invalid.*(Spec|Metadata|Status)$|FailedToCreate.*|.*ValidationFailed$")
 """Reasons of the operator's Warning events that mean that nothing will come of the object as it is."""
@@ -78,7 +78,7 @@ class Server:
     def settle(self, sent: dict[str, Object], *, seconds: float) -> dict[str, Verdict]:
         """The operator's verdict on objects that were sent, by the names of their cases.
 
-        It waits until none has come for that many seconds.
+        It waits until none has come for that many seconds. An object is deleted once it is judged.
         """
         left, found = dict(sent), {}
         latest = time.monotonic()
@@ -90,6 +90,7 @@ class Server:
                     found[case] = verdict
                     del left[case]
                     latest = time.monotonic()
+                    self._release(thing)
             time.sleep(0.5)
         return found | {case: Verdict(None, "operator", "said nothing") for case in left}
 
@@ -100,18 +101,27 @@ class Server:
         """
         for group, kind, name in self._made:
             self.api.delete(group, kind, name, self.namespace if kind == "ServiceAccount" else None)
-        wait_for("objects of the table gone", lambda: not self._left(), seconds=seconds, every=1.0)
+        deadline = time.monotonic() + seconds
+        while left := self._left():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"Not gone after {seconds:.0f} s: {left}")
+            time.sleep(1.0)
 
-    def _left(self) -> int:
+    def _left(self) -> list[str]:
         left = [(kind, each) for kind in _KINDS for each in self.api.list("ray.io/v1", kind, self.namespace)]
         for kind, each in left:
-            name, metadata = each["metadata"]["name"], each["metadata"]
-            if not metadata.get("deletionTimestamp"):
-                self.api.delete("ray.io/v1", kind, name, self.namespace)
-            elif metadata.get("finalizers"):
-                with suppress(ApiError):  # it went, or changed, meanwhile: the next look tells
-                    self.api.patch("ray.io/v1", kind, name, {"metadata": {"finalizers": None}}, self.namespace)
-        return len(left) + len(self.api.list("v1", "Pod", self.namespace))
+            if not each["metadata"].get("deletionTimestamp") or each["metadata"].get("finalizers"):
+                self._release({"kind": kind, **each})
+        return [each["metadata"]["name"] for _, each in left] + [
+            each["metadata"]["name"] for each in self.api.list("v1", "Pod", self.namespace)
+        ]
+
+    def _release(self, thing: Object) -> None:
+        """Delete an object, whatever its finalizers wait for."""
+        kind, name = thing["kind"], thing["metadata"]["name"]
+        self.api.delete("ray.io/v1", kind, name, self.namespace)
+        with suppress(ApiError):  # it is gone already, which is all that is wanted
+            self.api.patch("ray.io/v1", kind, name, {"metadata": {"finalizers": None}}, self.namespace)
 
     def _placed(self, manifest: Object) -> Object:
         thing = copy.deepcopy(manifest)
@@ -152,7 +162,7 @@ class _View:
         """What the operator says of an object; None while it has not."""
         thing = self.things.get((sent["kind"], sent["metadata"]["name"]))
         if thing is None:
-            return Verdict(None, "operator", "is gone")
+            return None  # a cluster that a job or a service is about to make
         for reason, message in self.warnings.get(thing["metadata"]["uid"], []):
             return Verdict(True, "operator" if reason.startswith("Invalid") else "pods", f"{reason}: {message}"[:600])
         spec, status = thing.get("spec") or {}, thing.get("status") or {}
