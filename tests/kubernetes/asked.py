@@ -16,6 +16,7 @@ from rayplane.gateway.backends.base import ClusterRef, LaunchContext, TeamRef
 from rayplane.gateway.backends.kubernetes import raycluster
 from rayplane.gateway.backends.kubernetes.backend import KubernetesBackend
 from rayplane.gateway.reconcile.cluster import ClusterReconciler
+from rayplane.gateway.reconcile.rays import RayClients
 from rayplane.gateway.store import Store
 from rayplane.gateway.usecases.platform import Platform
 from rayplane.nouns.cluster import ClusterSpec
@@ -37,7 +38,8 @@ class Asked:
         self.bed, self.platform, self.backend, self.team = bed, platform, backend, team
         self.namespace = f"rayplane-{team.name}"
         self._root = root
-        self._reconciler = ClusterReconciler(platform, lambda _: backend)
+        self.rays = RayClients()
+        self._reconciler = ClusterReconciler(platform, lambda _: backend, self.rays)
         token = platform.settings.home_paths.token.read_text().strip()
         self._http = TestClient(create_app(platform), headers={"Authorization": f"Bearer {token}"})
 
@@ -132,8 +134,11 @@ def asked(bed: Access, kubeconfig: Path, home: Path, *, sizes: dict[str, Size], 
         obj, _ = store.put("Team", "", name, spec.model_dump(mode="json"), owner="test", status={"phase": "Ready"})
         team = TeamRef(name, obj.metadata.uid)
         wait_for("team's place", lambda: backend.ensure_team(team, spec) == "", seconds=60)
+        made = Asked(bed, platform, backend, team, given.root_uri)
         try:
-            yield Asked(bed, platform, backend, team, given.root_uri)
+            yield made
         finally:
-            gateway.gone(bed.api, team)
+            gateway.remove(bed.api, team)
+            wait_for("namespace gone", lambda: bed.api.get("v1", "Namespace", made.namespace) is None, seconds=120)
+            made.rays.close()
             store.close()
