@@ -10,6 +10,8 @@ from rayplane.nouns.why import Cause
 
 _PULL = ("ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "RegistryUnavailable", "ImageInspectError")
 _IMAGE = re.compile(r'(?:pull(?:ing)? (?:and unpack )?image|to apply default image tag|image) \\?"([^"\\]+)\\?"')
+_TOLD = r"Message:(.*?)(?:,StartedAt:|$)"
+"""The words of a container that ended, in the operator's note, which may be cut off."""
 _MEMORY = "Choose a larger size, or have the code hold less at once."
 
 
@@ -98,15 +100,26 @@ def _of_end(fact: Evidence, who: str) -> Cause | None:
         sentence = f"{who} ran out of memory and was killed{_times(fact)}."
         return cause("out-of-memory", sentence, _MEMORY, fact)
     if "Reason:StartError" in said or "Reason:ContainerCannotRun" in said:
-        sentence = f"{who} can't start its container: {clip(_after(r'Message:(.*?),StartedAt:', said))}."
+        sentence = f"{who} can't start its container: {clip(_after(_TOLD, said))}."
         return cause("container-start", sentence, "Have the platform's admin correct the image or its command.", fact)
-    words = _after(r"Message:(.*?),StartedAt:", said) if deleted else _after(r"exit code -?\d+: (.*)", said)
-    last = f" Its last words: {clip(words)}." if words else ""
+    words = _after(_TOLD, said) if deleted else _after(r"exit code -?\d+: (.*)", said)
+    last = f" Its last words: {_ending(words)}." if words else ""
     sentence = f"{who} ends with exit code {code[1]}{_times(fact)}.{last}"
     if code[1] == "137" and not words:
         sentence = f"{who} was killed (exit code 137){_times(fact)}: by a probe that failed, or for its memory."
     remedy = "See its log: kubectl logs --previous; then correct what it starts, or its environment."
     return cause("crash-loop", sentence, remedy, fact)
+
+
+def _ending(words: str, most: int = 300) -> str:
+    """The last lines of what a process said, in one, as many as fit: what it died of comes last."""
+    kept = ""
+    for line in reversed([line.strip() for line in words.splitlines() if line.strip()]):
+        longer = f"{line} | {kept}" if kept else line
+        if kept and len(longer) > most:
+            break
+        kept = longer
+    return clip(kept, most)
 
 
 def _times(fact: Evidence) -> str:

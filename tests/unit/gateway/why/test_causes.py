@@ -139,6 +139,11 @@ TOLD: list[tuple[Evidence, str, str]] = [
         "crash-loop",
         "ends with exit code 3 again and again (4 times). Its last words: no such port.",
     ),
+    (
+        head("CrashLoopBackOff", "container 'ray-head' ended with exit code 1: " + "noise\n" * 90 + "Boom: it broke\n"),
+        "crash-loop",
+        "noise | Boom: it broke.",
+    ),
     (head("Terminated", "container 'ray-head' ended with exit code 137"), "crash-loop", "was killed (exit code 137)"),
     (
         head("DeletedHeadPod", "Deleted head Pod; Ray container terminated status: "
