@@ -10,9 +10,9 @@ Prints JSON. Parts:
 - kwok: 2,000 clusters without the operator: each gets a head pod, which kwok lets run, and nothing else acts on it.
 
 A change of desired state is one more worker allowed, so no pod comes or goes. ``changes_in_store`` counts from the
-commit of all of them to the last one's arrival at the API server; ``changes_by_http`` from the first PUT on; ``bare`` is
-what the API server takes of the same changes when nobody but an applier asks. All that is measured runs on one machine:
-``cpu_ms_each`` tells who used it.
+commit of all of them to the last one's arrival at the API server; ``changes_by_http`` from the first PUT on; ``bare``
+is what the API server takes of the same changes when nobody but an applier asks. All that is measured runs on one
+machine: ``cpu_ms_each`` tells who used it.
 """
 
 from __future__ import annotations
@@ -50,10 +50,13 @@ WANTED = {
 
 def measure_create(repeat: int) -> dict[str, Any]:
     """The part on a real node."""
-    with level_b(say=say) as bed, tempfile.TemporaryDirectory(prefix="rp-bench-") as folder:
-        with gateway_on(bed, Path(folder), host=bed.host_address, image=bed.image) as gateway:
-            gateway.start()
-            found = create.measure(bed, gateway, repeat)
+    with (
+        level_b(say=say) as bed,
+        tempfile.TemporaryDirectory(prefix="rp-bench-") as folder,
+        gateway_on(bed, Path(folder), host=bed.host_address, image=bed.image) as gateway,
+    ):
+        gateway.start()
+        found = create.measure(bed, gateway, repeat)
     return {**found, "met": {"adds_seconds": found["adds_seconds"] <= WANTED["adds_seconds"]}}
 
 
@@ -110,7 +113,11 @@ def main() -> int:
     parser.add_argument("--steady", type=float, default=300.0, help="Seconds in which nothing changes.")
     parser.add_argument("--patience", type=float, default=900.0, help="Seconds after which it gives up waiting.")
     asked = parser.parse_args()
-    if min(asked.repeat, asked.changes) < 1 or (asked.clusters is not None and asked.clusters < 10) or asked.steady <= 0:
+    if (
+        min(asked.repeat, asked.changes) < 1
+        or (asked.clusters is not None and asked.clusters < 10)
+        or asked.steady <= 0
+    ):
         parser.error("--repeat and --changes must be at least 1, --clusters at least 10, --steady above 0")
     parts: dict[str, Any] = {}
     try:

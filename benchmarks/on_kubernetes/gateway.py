@@ -114,7 +114,9 @@ class Gateway:
 
 
 @contextmanager
-def gateway_on(bed: Access, folder: Path, *, host: str = "127.0.0.1", image: str = "example/ray:2.60") -> Iterator[Gateway]:
+def gateway_on(
+    bed: Access, folder: Path, *, host: str = "127.0.0.1", image: str = "example/ray:2.60"
+) -> Iterator[Gateway]:
     """A gateway on a bed, not started yet; ended with the block. ``folder`` takes its home and the storage root."""
     for manifest in yaml.safe_load_all(_ROLE.read_text()):
         bed.api.apply(manifest)
