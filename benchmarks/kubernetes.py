@@ -10,9 +10,9 @@ Prints JSON. Parts:
 - kwok: 2,000 clusters without the operator: each gets a head pod, which kwok lets run, and nothing else acts on it.
 
 A change of desired state is one more worker allowed, so no pod comes or goes. ``changes_in_store`` counts from the
-commit of all of them to the last one's arrival at the API server; ``changes_by_http`` from the first PUT on; ``bare`` is
-what the API server takes of the same changes when nobody but an applier asks. All that is measured runs on one machine:
-``cpu_ms_each`` tells who used it.
+commit of all of them to the last one's arrival at the API server; ``changes_by_http`` from the first PUT on; ``bare``
+is what the API server takes of the same changes when nobody but an applier asks. All that is measured runs on one
+machine: ``cpu_ms_each`` tells who used it.
 """
 
 from __future__ import annotations
@@ -50,10 +50,13 @@ WANTED = {
 
 def measure_create(repeat: int) -> dict[str, Any]:
     """The part on a real node."""
-    with level_b(say=say) as bed, tempfile.TemporaryDirectory(prefix="rp-bench-") as folder:
-        with gateway_on(bed, Path(folder), host=bed.host_address, image=bed.image) as gateway:
-            gateway.start()
-            found = create.measure(bed, gateway, repeat)
+    with (
+        level_b(say=say) as bed,
+        tempfile.TemporaryDirectory(prefix="rp-bench-") as folder,
+        gateway_on(bed, Path(folder), host=bed.host_address, image=bed.image) as gateway,
+    ):
+        gateway.start()
+        found = create.measure(bed, gateway, repeat)
     return {**found, "met": {"adds_seconds": found["adds_seconds"] <= WANTED["adds_seconds"]}}
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def measure(bed: LevelB, gateway: Gateway, repeat: int) -> dict[str, Any]:
 
 
 def by_platform(bed: LevelB, client: Client, gateway: Gateway) -> tuple[tuple[float, float, float], list[Object]]:
-    """(seconds until it is Ready, until its RayCluster is there, from its head's readiness on), and what was applied."""
+    """(seconds until it is Ready, until its RayCluster is there, after its head was ready), and what was applied."""
     began = time.monotonic()
     client.clusters.apply(TEAM, NAME, {"size": "small"})
     wait_for("RayCluster", lambda: bed.api.get(RAY, "RayCluster", NAME, NAMESPACE), seconds=PATIENCE, every=0.02)
@@ -67,7 +68,8 @@ def by_platform(bed: LevelB, client: Client, gateway: Gateway) -> tuple[tuple[fl
     answered = head()
     cluster = bed.api.get(RAY, "RayCluster", NAME, NAMESPACE)
     secret = bed.api.get("v1", "Secret", raycluster.secret_name(NAME), NAMESPACE)
-    assert cluster is not None and secret is not None
+    assert cluster is not None
+    assert secret is not None
     client.clusters.delete(TEAM, NAME)
     client.clusters.wait_deleted(TEAM, NAME, timeout=PATIENCE)
     nothing_left(bed)
@@ -122,8 +124,6 @@ def seconds_of_command(gateway: Gateway) -> float:
 
 
 def _in_background(call: Callable[[], float]) -> Callable[[], float]:
-    from concurrent.futures import ThreadPoolExecutor
-
     pool = ThreadPoolExecutor(1)
     future = pool.submit(call)
     pool.shutdown(wait=False)

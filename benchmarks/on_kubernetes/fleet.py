@@ -83,7 +83,7 @@ class Fleet:
         }
 
     def change_in_store(self, repeat: int) -> dict[str, Any]:
-        """From a commit of one changed spec for each cluster until the last of them is applied: what reconciling does."""
+        """From the commit of one changed spec for each cluster until the last is applied: what reconciling does."""
         return self._changes(self.clusters, repeat, self._write_to_store)
 
     def change_by_http(self, count: int, repeat: int) -> dict[str, Any]:

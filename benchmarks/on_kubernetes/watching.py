@@ -103,7 +103,7 @@ def watching(kubeconfig: Path) -> Iterator[Watching]:
 
 @contextmanager
 def played_operator(watch: Watching, kubeconfig: Path, node: str) -> Iterator[None]:
-    """Give every new RayCluster a head pod on a fake node, where kwok lets it run: what an operator would do at least."""
+    """Give every new RayCluster a head pod on a fake node, where kwok lets it run: the least that an operator does."""
     api = KubeApi(kubeconfig, timeout=60.0)
     with ThreadPoolExecutor(4, thread_name_prefix="player") as pool:
         watch.tell(lambda cluster: pool.submit(api.create, POD, head_of(cluster, node)).add_done_callback(_raised))

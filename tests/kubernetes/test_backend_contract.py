@@ -13,6 +13,8 @@ import pytest
 
 from rayplane.errors import Conflict
 from rayplane.gateway.backends.kubernetes.backend import KubernetesBackend
+from rayplane.gateway.backends.kubernetes.kinds import RAYCLUSTER
+from rayplane.nouns.cluster import Workers
 from rayplane.testing.backend_contract import BackendCase, CreatingBackendContract
 from tests.kubernetes import gateway
 from tests.kubernetes.bed.api import wait_for
@@ -93,6 +95,25 @@ def test_a_team_whose_claim_an_admin_makes_waits_for_it(level_a: LevelA, kubecon
         }
         level_a.api.create(claim)
         case.until_nothing_is_missing(lambda: _missing(case))
+        gateway.remove(level_a.api, case.team)
+
+
+def test_what_the_autoscaler_chose_survives_a_change_though_the_watch_has_not_told_of_it(
+    level_a: LevelA, kubeconfig: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with gateway.backend_on(kubeconfig, tmp_path) as backend:
+        case = gateway.case_on(level_a, backend, tmp_path)
+        case.until_nothing_is_missing(lambda: backend.ensure_team(case.team, case.team_spec))
+        case.ensure()
+        case.until("ready")
+        monkeypatch.setattr(backend._cache[RAYCLUSTER], "_put", lambda *_: None)  # it hears of nothing any more
+        gateway.autoscale(level_a.api, case.ref, 2)
+        case.spec = case.spec.model_copy(update={"workers": Workers(min=0, max=5)})
+        case.ensure()
+        found = level_a.api.get(gateway.RAY, "RayCluster", case.ref.name, f"rayplane-{case.team.name}")
+        assert found is not None
+        (group,) = found["spec"]["workerGroupSpecs"]
+        assert (group["replicas"], group["maxReplicas"]) == (2, 5)
         gateway.remove(level_a.api, case.team)
 
 

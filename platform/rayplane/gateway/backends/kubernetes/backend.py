@@ -86,11 +86,12 @@ class KubernetesBackend:
         self._tokens = gateway.home_paths.secrets / "clusters"
         self.api = KubeApi(self._settings.kubeconfig, timeout=self._settings.request_timeout)
         self._cache = Cache(self.api, patience=self._settings.watch_patience)
-        self._cache.add(RAYCLUSTER, trim=raycluster.trim, told=self._told)
+        self._cache.add(RAYCLUSTER, trim=raycluster.trim, told=self._told_cluster)
         self._cache.add(POD, trim=observation.trim_pod, told=self._told_pod)
         self._cache.add(RAYJOB, trim=rayjob.trim, told=self._told)
         self._cache.add(RAYSERVICE, trim=rayservice.trim, told=self._told)
         self._places = Places(self.api, self._cache, self._settings, self._root, changed=self._announce)
+        self._version = version("rayplane")
         self._lock = threading.Lock()
         self._known: dict[str, tuple[float, dict[str, Object]]] = {}
         self._falls: dict[str, observation.Fall] = {}
@@ -126,7 +127,7 @@ class KubernetesBackend:
             ray=self._settings.ray_version,
             python=self._settings.python_version,
             lock_hash=self._settings.lock_hash,
-            rayplane=version("rayplane"),
+            rayplane=self._version,
         )
 
     def observe(self, ref: ClusterRef, spec: ClusterSpec) -> Observation:
@@ -244,6 +245,10 @@ class KubernetesBackend:
             if obj is not None:
                 self._announce(obj["metadata"].get("labels", {}).get(UID, ""))
                 return
+
+    def _told_cluster(self, before: Object | None, after: Object | None) -> None:
+        if observation.is_news(before, after):
+            self._told(before, after)
 
     def _told_pod(self, before: Object | None, after: Object | None) -> None:
         pod = after or before

@@ -110,9 +110,11 @@ class Informer:
         with self._lock:
             return [self._objects[key] for key in sorted(self._owned.get(uid, ()))]
 
-    def learn(self, obj: Object) -> None:
-        """Take in an object that the API server just answered with, ahead of the watch."""
-        self._put(obj)
+    def learn(self, obj: Object) -> Object:
+        """Take in an object that the API server just answered with, ahead of the watch; what is kept of it."""
+        kept = self._trim(obj)
+        self._put(obj, kept)
+        return kept
 
     def learn_deletion(self, obj: Object) -> None:
         """Take in that an object's deletion was asked for: it counts as being deleted until the watch says more."""
@@ -186,21 +188,29 @@ class Informer:
         with self._lock:
             self._down_since = self._error = None
 
-    def _put(self, obj: Object) -> None:
+    def _put(self, obj: Object, trimmed: Object | None = None) -> None:
         # Versions are comparable: Kubernetes promises it since 1.35, and etcd's revisions always were.
         key, version = _key(obj), int(obj["metadata"]["resourceVersion"])
-        trimmed = self._trim(obj)
         with self._lock:
+            if self._is_known(key, version):
+                return
+        trimmed = trimmed or self._trim(obj)  # not under the lock: it takes a while
+        with self._lock:
+            if self._is_known(key, version):
+                return
             before = self._objects.get(key)
-            if before is not None and int(before["metadata"]["resourceVersion"]) >= version:
-                return
-            if self._ended.get(key, (0, 0.0))[0] >= version:
-                return
             self._objects[key] = trimmed
             if before is not None and _owner(before) != _owner(trimmed):
                 self._disown(key, before)
             self._owned.setdefault(_owner(trimmed), set()).add(key)
         self._tell(before, trimmed)
+
+    def _is_known(self, key: Key, version: int) -> bool:
+        """Whether this version, or a later one, or its end, was taken in. The lock is held."""
+        held = self._objects.get(key)
+        if held is not None and int(held["metadata"]["resourceVersion"]) >= version:
+            return True
+        return self._ended.get(key, (0, 0.0))[0] >= version
 
     def _remove(self, obj: Object, version: int) -> None:
         key, now = _key(obj), time.monotonic()

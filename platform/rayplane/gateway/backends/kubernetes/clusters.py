@@ -86,8 +86,10 @@ class Clusters:
         current = there
         if there is None or there["drift"] or not _is_as_asked(there, manifest):
             log.info("cluster %s is applied: %s", ref, there["drift"] or "it is changed" if there else "it is missing")
-            answer = self._create(ref, manifest) if there is None else self._change(ref, manifest, suspended=suspended)
-            current = raycluster.trim(answer)
+            if there is None:
+                current = self._create(ref, manifest)
+            else:
+                current = self._change(ref, manifest, there, suspended=suspended)
         assert current is not None  # it was there, or was made
         token, owner = self._token(ref), raycluster.owner_of(ref)
         own.put_secrets(shared, RAYCLUSTER, current, owner, launch, token, new=there is None)
@@ -102,10 +104,12 @@ class Clusters:
                 remedy="It is made when the team is onboarded.",
             ) from exc
 
-    def _change(self, ref: ClusterRef, manifest: Object, *, suspended: bool) -> Object:
+    def _change(self, ref: ClusterRef, manifest: Object, there: Object, *, suspended: bool) -> Object:
         """Apply it over what is there. Where workers stay, so does their number, which is the autoscaler's."""
         if suspended:
             return own.apply(self._shared, RAYCLUSTER, manifest, force=True)
+        with suppress(Conflict):  # what the watch told last is mostly the newest, and costs no call
+            return own.apply(self._shared, RAYCLUSTER, raycluster.keeping_scale(manifest, there), force=True)
         for _ in range(_ATTEMPTS - 1):
             with suppress(Conflict):
                 return self._change_once(ref, manifest)

@@ -42,7 +42,7 @@ class Jobs:
             return
         if held is None:
             manifest = rayjob.render(ref, nodes, submission, launch, shared.settings, shared.root)
-            held = rayjob.trim(own.apply(shared, RAYJOB, manifest, force=False))
+            held = own.apply(shared, RAYJOB, manifest, force=False)
             log.info("job %s: RayJob '%s' is applied", ref, held["metadata"]["name"])
         own.put_secrets(shared, RAYJOB, held, rayjob.owner_of(ref), launch, self._token(ref))
 

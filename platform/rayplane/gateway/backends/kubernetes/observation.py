@@ -117,6 +117,12 @@ def node_of(pod: Object, *, gone_at: datetime | None = None) -> Node | None:
     )
 
 
+def is_news(before: Object | None, after: Object | None) -> bool:
+    """Whether a look at a RayCluster sees something else after a change. Its version alone, and a spec that was applied
+    as it was asked for, are none: a look would cost much and find nothing."""
+    return before is None or after is None or _looked_at(before) != _looked_at(after)
+
+
 def fell(before: Object | None, after: Object | None) -> Fall | None:
     """Whether a change of a pod is the end of a head: it failed, or one that ran was taken away."""
     if before is None or before["metadata"]["labels"].get(NODE_TYPE) != "head" or _over(before):
@@ -155,6 +161,12 @@ def how_it_ended(pod: Object) -> tuple[str, str]:
     if reason == "OOMKilled":
         said = said or "It used more memory than its size has. Choose a larger size."
     return _word(reason), f"The head pod '{name}' ended{how} ({reason}). {said}".strip()
+
+
+def _looked_at(cluster: Object) -> tuple[object, ...]:
+    meta = cluster["metadata"]
+    whose = meta["uid"], (meta.get("labels") or {}).get(UID), _leaving(cluster), meta.get("finalizers")
+    return *whose, cluster["spec"]["suspend"], cluster["status"], cluster["drift"], _lacking(cluster)
 
 
 def _over(pod: Object) -> bool:

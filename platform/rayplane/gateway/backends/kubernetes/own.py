@@ -79,10 +79,8 @@ def endpoint_of(shared: Shared, held: list[Object], token: Path, owner: Owner, n
 
 
 def apply(shared: Shared, kind: Kind, manifest: Object, *, force: bool) -> Object:
-    """Apply an object and take in the answer."""
-    answer = shared.api.apply(kind, manifest, force=force)
-    shared.cache[kind].learn(answer)
-    return answer
+    """Apply an object and take in the answer; what is kept of it."""
+    return shared.cache[kind].learn(shared.api.apply(kind, manifest, force=force))
 
 
 def is_leaving(obj: Object) -> bool:

@@ -134,9 +134,9 @@ _SCALE = ("replicas", "scaleStrategy")
 
 def trim(obj: Object) -> Object:
     """What is kept of a RayCluster: how it is, how it drifted, and what a re-application must repeat."""
-    meta, spec = obj["metadata"], obj.get("spec") or {}
+    meta, spec, status = obj["metadata"], obj.get("spec") or {}, obj.get("status") or {}
     annotations = meta.get("annotations") or {}
-    kept = ("name", "namespace", "uid", "resourceVersion", "generation", "labels", "creationTimestamp")
+    kept = ("name", "namespace", "uid", "resourceVersion", "labels", "creationTimestamp")
     groups = [
         {key: group[key] for key in ("groupName", "minReplicas", "maxReplicas", *_SCALE) if key in group}
         for group in spec.get("workerGroupSpecs") or []
@@ -153,7 +153,8 @@ def trim(obj: Object) -> Object:
             "gcsFaultTolerance": bool(spec.get("gcsFaultToleranceOptions")),
             "workerGroupSpecs": groups,
         },
-        "status": obj.get("status") or {},
+        # Empty until the operator has looked at it.
+        "status": {"conditions": status.get("conditions") or []} if status else {},
         "drift": drift(obj),
     }
 

@@ -47,7 +47,7 @@ class Services:
         if held is None or held["drift"] or held["metadata"]["annotations"].get(ASKED_HASH) != asked:
             # Whoever made one of that name by hand keeps it: only what is ours already is taken by force.
             why = held["drift"] or "it is asked for otherwise" if held is not None else "it was missing"
-            held = rayservice.trim(own.apply(shared, RAYSERVICE, manifest, force=held is not None))
+            held = own.apply(shared, RAYSERVICE, manifest, force=held is not None)
             log.info("service %s is applied: %s", ref, why)
         own.put_secrets(shared, RAYSERVICE, held, rayservice.owner_of(ref), launch, self._token(ref))
 

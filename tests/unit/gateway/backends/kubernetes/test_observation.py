@@ -176,3 +176,27 @@ def test_a_trimmed_pod_means_the_same() -> None:
         assert observation.look(cluster(), [observation.trim_pod(bare)], None) == observation.look(
             cluster(), [whole], None
         )
+
+
+@pytest.mark.parametrize(
+    ("after", "news"),
+    [
+        (None, True),
+        (cluster(), False),
+        (cluster(suspend=True), True),
+        (cluster(deleting=True), True),
+        (cluster(drift="spec.suspend: True, not False"), True),
+        (cluster(status={}), True),
+    ],
+)
+def test_only_what_a_look_would_see_is_news(after: dict[str, Any] | None, news: bool) -> None:
+    assert observation.is_news(cluster(), after) is news
+    assert observation.is_news(after, cluster()) is news
+
+
+def test_a_later_version_is_no_news_and_a_noted_secret_is() -> None:
+    later, unnoted = cluster(), cluster()
+    later["metadata"] |= {"resourceVersion": "9", "annotations": {SECRETS_HASH: "h", "asked": "other"}}
+    unnoted["metadata"]["annotations"] = {}
+    assert not observation.is_news(cluster(), later)
+    assert observation.is_news(unnoted, cluster())
