@@ -42,9 +42,8 @@ _UNNEEDED = (
     "var/lib/apt/lists",
 )
 _MUST_IMPORT = "duckdb, feast, matplotlib, mlflow, numpy, polars, pyarrow, ray, sklearn, xgboost"
+_HOME = Path("/home", "ray")
 _KEPT = 3
-_HOME = "home/ray"
-"""Of the user in the image, below its root."""
 _LAYER = "application/vnd.oci.image.layer.v1.tar"
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
@@ -90,8 +89,8 @@ def ray_image(cache: Path, *, debootstrap: Path, say: Say) -> tuple[Image, Image
     base = _base(cache, debootstrap, say)
     config = {
         "User": "1000:1000",
-        "WorkingDir": f"/{_HOME}",
-        "Env": ["PATH=/usr/local/bin:/usr/bin:/bin", f"HOME=/{_HOME}", "LANG=C.UTF-8"],
+        "WorkingDir": str(_HOME),
+        "Env": ["PATH=/usr/local/bin:/usr/bin:/bin", f"HOME={_HOME}", "LANG=C.UTF-8"],
         "Cmd": ["/bin/bash"],
     }
     return _image(REPOSITORY, [base, _rayplane(cache)], config), _image(f"{REPOSITORY}-base", [base], config)
@@ -166,10 +165,10 @@ def _install(root: Path, pinned: str) -> None:
 def _finish(root: Path) -> None:
     (root / "usr/local/bin/python").symlink_to("/usr/bin/python3")
     with (root / "etc/passwd").open("a") as users:
-        users.write(f"ray:x:1000:1000::/{_HOME}:/bin/bash\n")
+        users.write(f"ray:x:1000:1000::{_HOME}:/bin/bash\n")
     with (root / "etc/group").open("a") as groups:
         groups.write("ray:x:1000:\n")
-    (root / _HOME).mkdir()
+    (root / _HOME.relative_to("/")).mkdir()
     for name in _UNNEEDED:
         shutil.rmtree(root / name, ignore_errors=True)
 
@@ -275,7 +274,7 @@ def _add(archive: tarfile.TarFile, name: str, content: Path | bytes, *, mode: in
 
 
 def _owned(entry: tarfile.TarInfo) -> tarfile.TarInfo:
-    if entry.name == f"./{_HOME}":
+    if entry.name == f".{_HOME}":
         entry.uid = entry.gid = 1000
         entry.uname = entry.gname = ""
     return entry

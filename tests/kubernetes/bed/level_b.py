@@ -125,6 +125,11 @@ class LevelB(ControlPlane):
             }
         )
 
+    @property
+    def resolving(self) -> list[str]:
+        """What to start a program of the host with, so that it resolves names of pods and Services as a pod does."""
+        return node.with_its_dns(self.folder)
+
     def node_ready(self) -> bool:
         """Whether the node takes pods."""
         return condition(self.api.get("v1", "Node", node.NAME), "Ready") == "True"
@@ -174,7 +179,7 @@ def _bring_up(bed: LevelB, made: Image, base: Image, cache: Path, *, audit: bool
     bed.start_containerd(base, cache)
     bed.start_node()
     bed.install_kuberay()
-    bed.start_operator(prefix=node.with_its_dns(bed.folder))
+    bed.start_operator(prefix=bed.resolving)
     bed.api.apply(
         {
             "apiVersion": "storage.k8s.io/v1",
