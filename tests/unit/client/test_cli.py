@@ -127,8 +127,8 @@ def test_a_list_shows_the_columns_of_its_noun(capsys: pytest.CaptureFixture[str]
     )
     output.print_objects(JOB, [job], output.Format.TABLE)
     heading, line = capsys.readouterr().out.splitlines()
-    assert heading.split() == ["NAME", "PHASE", "CLUSTER", "RUN", "ENTRYPOINT", "AGE"]
-    assert line.split() == ["a", "Running", "dev", "-", "-", "-"]
+    assert heading.split() == ["NAME", "PHASE", "CLUSTER", "NODES", "RUN", "ENTRYPOINT", "AGE"]
+    assert line.split() == ["a", "Running", "dev", "-", "-", "-", "-"]
 
 
 @pytest.mark.parametrize(("value", "text"), [(5, "5s"), (119, "119s"), (300, "5m"), (10800, "3h"), (345600, "4d")])
