@@ -334,7 +334,7 @@ def test_a_cluster_is_suspended_resumed_and_extended_by_command(
     assert growth.clusters.get("growth", "dev").spec["suspended"] is True
     exit_code, _, err = _run(capsys, "cluster", "address", "dev")
     assert exit_code != 0
-    assert "was suspended by a person. Resume it: rayplane cluster resume dev --team growth" in err.replace("\n", " ")
+    assert "was suspended by a person. Resume it: rayplane cluster resume dev --team growth" in " ".join(err.split())
     assert _run(capsys, "cluster", "resume", "dev", "--no-wait")[0] == 0
     assert growth.clusters.get("growth", "dev").spec["suspended"] is False
     growth.clusters.apply("growth", "dev", {"idle_timeout": "30m"})
