@@ -196,6 +196,18 @@ def test_plan_takes_a_package_that_is_a_folder(
     assert growth.jobs.list("growth") == []
 
 
+def test_the_reference_team_is_planned_whole_before_anything_of_it_is_there(
+    growth: Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = run(capsys, "plan", "-f", str(Path(__file__).parents[3] / "jobs" / "flights.yaml"))
+    assert code == 0, out
+    made = [line for line in out.splitlines() if line.startswith("+ ")]
+    assert made[:3] == ["+ team flights", "+ cluster flights/dev", "+ pipeline flights/flights"]
+    assert "+ service flights/flight-delay" in made
+    assert "At most 8 cores, 8 GiB" in out
+    assert [team.metadata.name for team in growth.teams.list()] == ["growth"]
+
+
 def test_a_plan_of_what_can_not_be_understood_is_refused_whole(
     growth: Client, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
