@@ -6,7 +6,7 @@ BIN := .venv/bin
 STAMP := .venv/.set-up
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help setup tools kubernetes-tools demo down check test test-faults test-full test-kubernetes bench lock format clean
+.PHONY: help setup tools kubernetes-tools kubernetes-image demo down check test test-faults test-full test-kubernetes bench lock format clean
 
 help:  ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -21,6 +21,9 @@ tools:  ## Find or fetch prometheus and alertmanager, without root
 
 kubernetes-tools:  ## Build a Kubernetes control plane, a node's parts and KubeRay's operator from Go modules; once
 	@tests/kubernetes/tools/build
+
+kubernetes-image: setup kubernetes-tools
+	@test -n "$$KUBECONFIG" || $(BIN)/python -m tests.kubernetes.bed image
 
 demo: setup  ## Run the main job end to end and leave the platform up
 	@deploy/tools/fetch prometheus || echo "demo: goes on without what is missing"
@@ -49,7 +52,7 @@ test-full: setup  ## The tests on the full data
 	@deploy/tools/fetch prometheus || echo "test: goes on; tests of what is missing are skipped (in CI: fail)"
 	$(PYTEST) -m full
 
-test-kubernetes: setup kubernetes-tools  ## On a real API server, the real operator and, as root, a real node
+test-kubernetes: setup kubernetes-tools kubernetes-image  ## On a real API server, the real operator and, as root, a real node
 	$(PYTEST) -m kubernetes tests/kubernetes
 
 bench: setup  ## Measure every figure; each script prints JSON

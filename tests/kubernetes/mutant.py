@@ -1,6 +1,9 @@
-"""A pytest plug-in that takes one call to the API server out of the adapter: MUTANT_OF_THE_ADAPTER=<module>:<n>.
+"""Take one call to the API server out of the adapter at a time, and run its contract without it.
 
-The n-th call becomes one to something deaf, which does nothing and answers as plausibly as it can.
+    python -m tests.kubernetes.mutant            each site against its contract; one line of JSON for each
+
+The call becomes one to something deaf, which does nothing and answers as plausibly as it can. Importing, which costs
+most of the time, is done once: every run is a fork.
 """
 
 from __future__ import annotations
@@ -8,18 +11,31 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import json
 import os
+import signal
 import sys
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import pytest
 
 import rayplane
 from rayplane.errors import NotFound
 
 PACKAGE = "rayplane.gateway.backends.kubernetes"
 MODULES = ("backend", "clusters", "jobs", "services", "own", "place", "cache")
-VARIABLE = "MUTANT_OF_THE_ADAPTER"
+
+_HERE = Path(__file__).parent
+CONTRACT = [str(_HERE / "test_backend_contract.py")]
+OF_OWN_NODES = [str(_HERE / "test_dedicated.py"), "-k", "TestJobs or TestServices or secrets or another_gateway"]
+"""What asks for the calls that jobs' and services' own nodes need."""
+AT_ONCE = 3
+"""They wait for most of the time."""
+MOST_SECONDS = 300.0
 
 _FOLDER = Path(str(rayplane.__file__)).parent / "gateway" / "backends" / "kubernetes"
 _CALLS = {"apply", "merge", "get", "list", "delete", "pages", "watch", "create"}
@@ -50,12 +66,71 @@ def sites() -> list[Site]:
     ]
 
 
-def pytest_configure() -> None:
-    """Put the mutant where everybody imports it from."""
-    chosen = os.environ.get(VARIABLE)
-    if chosen:
-        module, _, number = chosen.partition(":")
-        install(module, int(number))
+def main() -> int:
+    """Run every mutant, and the adapter as it is, a few at a time; says what became of each as soon as it is known."""
+    importlib.import_module(f"{PACKAGE}.backend")
+    importlib.import_module("rayplane.testing.backend_contract")
+    waiting: list[tuple[Site | None, list[str]]] = [(None, CONTRACT), (None, OF_OWN_NODES)]
+    waiting += [(site, OF_OWN_NODES if site.module in ("jobs", "services") else CONTRACT) for site in sites()]
+    running: dict[int, Run] = {}
+    while waiting or running:
+        while waiting and len(running) < AT_ONCE:
+            run = _start(*waiting.pop(0))
+            running[run.pid] = run
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if pid:
+            print(json.dumps(_outcome(running.pop(pid), status)), flush=True)
+            continue
+        for run in running.values():
+            if time.monotonic() - run.began > MOST_SECONDS:
+                os.kill(run.pid, signal.SIGKILL)
+        time.sleep(0.1)
+    return 0
+
+
+class Run(NamedTuple):
+    """A contract under way in a process of its own."""
+
+    pid: int
+    site: Site | None
+    contract: list[str]
+    output: Path
+    began: float
+
+
+def _start(site: Site | None, contract: list[str]) -> Run:
+    with tempfile.NamedTemporaryFile(prefix="mutant-", delete=False) as file:
+        sys.stdout.flush()
+        pid = os.fork()
+        if pid == 0:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+            os._exit(_run(site, contract))
+    return Run(pid, site, contract, Path(file.name), time.monotonic())
+
+
+def _run(site: Site | None, contract: list[str]) -> int:
+    """In the fork: everything of the adapter and of the tests is imported anew, over the mutant."""
+    for name in [name for name in sys.modules if name.startswith((PACKAGE, "tests."))]:
+        del sys.modules[name]
+    if site is not None:
+        install(site.module, site.number)
+    return int(pytest.main(["-x", "-q", "--no-header", "-p", "no:cacheprovider", *contract]))
+
+
+def _outcome(run: Run, status: int) -> dict[str, Any]:
+    said = run.output.read_text(errors="replace")
+    run.output.unlink()
+    failed = [line for line in said.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    return {
+        "site": run.site.id if run.site is not None else "",
+        "line": run.site.line if run.site is not None else 0,
+        "call": run.site.text if run.site is not None else "nothing taken out",
+        "code": os.waitstatus_to_exitcode(status),
+        "by": failed[0].split(" - ")[0].rpartition("::")[2] if failed else "",
+        "seconds": round(time.monotonic() - run.began, 1),
+        "said": said[-3000:],
+    }
 
 
 def install(module: str, number: int) -> None:
@@ -125,3 +200,7 @@ def _asks(called: ast.expr) -> bool:
     if isinstance(called.value, ast.Name):
         return called.value.id == "own" and called.attr in _SHARED
     return isinstance(called.value, ast.Attribute) and called.value.attr in ("api", "_api") and called.attr in _CALLS
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -6,6 +6,8 @@ import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+import httpx
+
 from tests.kubernetes.bed.api import Api, Object
 
 _POD_SECURITY = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
@@ -19,8 +21,13 @@ def namespace(api: Api, *, labels: Mapping[str, str] | None = None) -> Iterator[
     api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": dict(labels or {})}})
     try:
         yield name
-    finally:
-        api.delete("v1", "Namespace", name)
+    except BaseException as error:
+        try:
+            api.delete("v1", "Namespace", name)
+        except httpx.TransportError as another:
+            error.add_note(f"Nor can namespace {name} be deleted: {another}")
+        raise
+    api.delete("v1", "Namespace", name)
 
 
 def head_and_workers(name: str, where: str, *, image: str, workers: int) -> Object:
@@ -77,7 +84,7 @@ def autoscaled(name: str, where: str, *, image: str, most: int, idle_seconds: in
     """A RayCluster with token authentication whose workers come and go, from zero; nothing runs on its head."""
 
     def template(container: str, memory: str) -> Object:
-        room = {"requests": {"cpu": "200m", "memory": memory}, "limits": {"cpu": "1", "memory": memory}}
+        room = {"requests": {"cpu": "200m", "memory": memory}, "limits": {"cpu": "2", "memory": memory}}
         described = {"name": container, "image": image, "resources": room, "securityContext": _CONTAINER_SECURITY}
         return {"spec": {"securityContext": _POD_SECURITY, "containers": [described]}}
 

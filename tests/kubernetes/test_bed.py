@@ -31,13 +31,13 @@ def test_the_operator_makes_a_ray_cluster_ready_on_fake_nodes(level_a: LevelA) -
     with namespace(level_a.api) as name:
         level_a.api.apply(head_and_workers("one", name, image="example/ray:2.60", workers=3))
         began = time.monotonic()
-        cluster = wait_for("RayCluster provisioned", lambda: provisioned(level_a.api, "one", name), seconds=30)
+        cluster = wait_for("RayCluster provisioned", lambda: provisioned(level_a.api, "one", name), seconds=120)
         print(f"RayCluster {cluster['metadata']['uid']} is provisioned after {time.monotonic() - began:.1f} s")
         pods = level_a.api.list("v1", "Pod", name)
         assert sorted(pod["metadata"]["labels"]["ray.io/node-type"] for pod in pods) == ["head"] + ["worker"] * 3
         assert all(pod["status"]["phase"] == "Running" and pod["status"]["podIP"] for pod in pods)
         level_a.api.delete(RAY, "RayCluster", "one", name)
-        wait_for("its pods gone", lambda: not level_a.api.list("v1", "Pod", name), seconds=30)
+        wait_for("its pods gone", lambda: not level_a.api.list("v1", "Pod", name), seconds=120)
 
 
 def test_a_held_pod_keeps_the_status_that_a_test_gives_it(level_a: LevelA) -> None:
@@ -47,7 +47,7 @@ def test_a_held_pod_keeps_the_status_that_a_test_gives_it(level_a: LevelA) -> No
             wait_for(
                 "pod scheduled",
                 lambda: condition(level_a.api.get("v1", "Pod", "held", name), "PodScheduled"),
-                seconds=20,
+                seconds=120,
             )
             waiting = {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}
             container = {
@@ -60,7 +60,7 @@ def test_a_held_pod_keeps_the_status_that_a_test_gives_it(level_a: LevelA) -> No
             }
             level_a.set_pod_status("held", name, {"phase": "Pending", "containerStatuses": [container]})
         level_a.api.create(pod("free", name))
-        wait_for("the other runs", lambda: phase(level_a.api, "free", name) == "Running", seconds=20)
+        wait_for("the other runs", lambda: phase(level_a.api, "free", name) == "Running", seconds=120)
         held = level_a.api.get("v1", "Pod", "held", name)
         assert held is not None
         assert held["status"]["phase"] == "Pending"
@@ -77,12 +77,14 @@ def test_pod_security_quota_and_roles_are_enforced(level_a: LevelA) -> None:
         quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q", "namespace": name}}
         level_a.api.create(quota | {"spec": {"hard": {"pods": "1"}}})
         wait_for(
-            "quota counted", lambda: (level_a.api.get("v1", "ResourceQuota", "q", name) or {}).get("status"), seconds=20
+            "quota counted",
+            lambda: (level_a.api.get("v1", "ResourceQuota", "q", name) or {}).get("status"),
+            seconds=120,
         )
         level_a.api.create(pod("first", name))
         with pytest.raises(ApiError, match="exceeded quota"):
             level_a.api.create(pod("second", name))
-        wait_for("service account", lambda: level_a.api.get("v1", "ServiceAccount", "default", name), seconds=20)
+        wait_for("service account", lambda: level_a.api.get("v1", "ServiceAccount", "default", name), seconds=120)
         with Api(level_a.kubeconfig_for("default", name)) as stranger, pytest.raises(ApiError) as forbidden:
             stranger.list("v1", "Pod", name)
         assert forbidden.value.status == 403
@@ -93,13 +95,13 @@ def test_pod_security_quota_and_roles_are_enforced(level_a: LevelA) -> None:
 def test_the_bed_works_on_after_a_component_is_killed(level_a: LevelA, component: str) -> None:
     with namespace(level_a.api) as name:
         level_a.api.apply(head_and_workers("before", name, image="example/ray:2.60", workers=1))
-        wait_for("the first is provisioned", lambda: provisioned(level_a.api, "before", name), seconds=30)
+        wait_for("the first is provisioned", lambda: provisioned(level_a.api, "before", name), seconds=120)
         level_a.stop(component, grace=0)
         assert not level_a.running(component)
         level_a.start(component)
         assert provisioned(level_a.api, "before", name)
         level_a.api.apply(head_and_workers("after", name, image="example/ray:2.60", workers=1))
-        wait_for("the second is provisioned", lambda: provisioned(level_a.api, "after", name), seconds=60)
+        wait_for("the second is provisioned", lambda: provisioned(level_a.api, "after", name), seconds=120)
 
 
 def test_an_expired_watch_is_answered_with_410(level_a: LevelA) -> None:

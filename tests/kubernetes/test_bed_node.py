@@ -39,8 +39,7 @@ def test_a_pod_of_the_image_runs_as_nobody_special_and_reports_rays_version(leve
     said = logs(level_b.api, "version", room)
     print(f"pod {pod['metadata']['uid']} on {pod['spec']['nodeName']} with {level_b.image_digest} said: {said.strip()}")
     assert said.split() == ["2.60.0", "1000", "rayplane"]
-    status = pod["status"]["containerStatuses"][0]
-    assert level_b.image_digest in status["imageID"]
+    assert pod["status"]["containerStatuses"][0]["imageID"] == level_b.image_id
 
 
 def test_pods_reach_the_api_server_by_name_and_the_host_by_its_address(level_b: LevelB, room: str) -> None:

@@ -16,6 +16,7 @@ from rayplane.gateway.backends.kubernetes import pods, rayjob, rayservice
 from rayplane.gateway.backends.kubernetes.backend import KubernetesBackend
 from rayplane.nouns.cluster import Nodes, Workers
 from rayplane.nouns.job import JobSpec, Resources
+from rayplane.settings import write_secret
 from rayplane.testing.dedicated_contract import DedicatedCase, JobContract, ServiceContract, application
 from tests.kubernetes import dedicated, gateway
 from tests.kubernetes.bed.api import condition, wait_for
@@ -46,7 +47,7 @@ def team(level_a: LevelA, backend: KubernetesBackend) -> Iterator[TeamRef]:
     ref, _ = gateway.refs()
     wait_for("the team's place", lambda: backend.ensure_team(ref, gateway.TEAM_SPEC) == "", seconds=30)
     yield ref
-    gateway.gone(level_a.api, ref)
+    gateway.remove(level_a.api, ref)
 
 
 class TestJobs(JobContract):
@@ -124,6 +125,21 @@ def test_its_secrets_lie_beside_it_and_go_with_it(level_a: LevelA, case: Dedicat
     assert seen.endpoint.token_path is not None
     assert Path(seen.endpoint.token_path).read_text().strip() == texts[pods.AUTH_TOKEN]
     assert "the cluster's own token" not in json.dumps([job, head])
+
+
+def test_a_head_that_keeps_its_tables_in_redis_finds_the_password(
+    level_a: LevelA, kubeconfig: Path, team: TeamRef, tmp_path: Path
+) -> None:
+    write_secret(tmp_path / "redis", "sesame")
+    more = {"redis_address": "redis:6379", "redis_password_path": str(tmp_path / "redis")}
+    with gateway.backend_on(kubeconfig, tmp_path, **more) as backend:
+        case = dedicated.case_on(level_a, backend, tmp_path, team.name)
+        case.ensure_service()
+        secret = dedicated.one(level_a.api, "Secret", case.service)
+        assert base64.b64decode(secret["data"]["redis_password"]) == b"sesame"
+        case.service_until(lambda seen: bool(seen.nodes))
+        backend.delete_service(case.service)
+        case.service_until(lambda seen: seen.phase == "absent")
 
 
 def test_looks_at_a_job_and_a_service_at_rest_cost_no_call(backend: KubernetesBackend, case: DedicatedCase) -> None:

@@ -8,6 +8,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -94,3 +95,13 @@ def test_a_stranger_of_another_boot_is_left_alone_though_its_numbers_are_the_sam
     processes.stop(record, grace=5)
     time.sleep(0.05)
     assert stranger.poll() is None
+
+
+def test_when_a_child_was_started_is_read_off_the_process_itself(tmp_path: Path, mark: str) -> None:
+    before = datetime.now(UTC)
+    record = start(tmp_path, mark, SLEEP)
+    # The kernel counts in hundredths of a second.
+    assert before - timedelta(seconds=0.05) <= processes.started_at(record) <= datetime.now(UTC)
+    first = processes.started_at(record)
+    time.sleep(0.3)
+    assert abs(processes.started_at(record) - first) < timedelta(seconds=0.1)

@@ -22,6 +22,8 @@ from rayplane.nouns.service import ServiceSpec
 from rayplane.nouns.team import Size
 
 SIZE = Size(cpu=2, memory=2**30)
+AT_ONCE = 5.0
+"""Seconds that a call may take on a busy machine if it waits for no node."""
 
 
 def application(version: str) -> dict[str, Any]:
@@ -88,7 +90,7 @@ class JobContract:
     def test_an_attempt_gets_a_head_of_its_size_and_runs(self, case: DedicatedCase) -> None:
         began = time.monotonic()
         case.ensure_job()
-        assert time.monotonic() - began < 1, "ensure_job must return at once"
+        assert time.monotonic() - began < AT_ONCE, "ensure_job must return at once"
         seen = case.job_until(lambda seen: seen.phase == "running" and seen.endpoint is not None)
         assert seen.incarnation
         assert seen.endpoint is not None
@@ -120,7 +122,7 @@ class JobContract:
         began = time.monotonic()
         case.backend.delete_job(second)
         case.backend.delete_job(second)
-        assert time.monotonic() - began < 1, "delete_job must return soon"
+        assert time.monotonic() - began < AT_ONCE, "delete_job must return soon"
         case.job_until(lambda seen: seen.phase == "absent" and _none_held(seen), second)
         left = list(case.leftovers(second))
         assert left == []
@@ -144,7 +146,7 @@ class ServiceContract:
     def test_a_service_gets_nodes_of_its_size(self, case: DedicatedCase) -> None:
         began = time.monotonic()
         case.ensure_service()
-        assert time.monotonic() - began < 1, "ensure_service must return at once"
+        assert time.monotonic() - began < AT_ONCE, "ensure_service must return at once"
         seen = case.service_until(lambda seen: bool(seen.nodes))
         assert seen.phase in ("starting", "ready")
         assert seen.drift == ""
@@ -167,7 +169,7 @@ class ServiceContract:
         began = time.monotonic()
         case.backend.delete_service(case.service)
         case.backend.delete_service(case.service)
-        assert time.monotonic() - began < 1, "delete_service must return soon"
+        assert time.monotonic() - began < AT_ONCE, "delete_service must return soon"
         case.service_until(lambda seen: seen.phase == "absent" and _none_held(seen))
         left = list(case.leftovers(case.service))
         assert left == []

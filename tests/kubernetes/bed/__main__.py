@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import threading
@@ -10,21 +11,40 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 from rayplane.errors import RayplaneError
+from tests.kubernetes.bed import image, tools
 from tests.kubernetes.bed.control_plane import ControlPlane
 from tests.kubernetes.bed.level_a import level_a
-from tests.kubernetes.bed.level_b import level_b
+from tests.kubernetes.bed.level_b import cache_folder, level_b
 
 _ENDING = (signal.SIGINT, signal.SIGTERM)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Bring a bed up, print its admin's kubeconfig on standard output, wait, take it down."""
+    """Do what the arguments say; ``up`` prints the admin's kubeconfig on standard output. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.kubernetes.bed", description=__doc__)
-    up = parser.add_subparsers(dest="command", required=True).add_parser("up")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("image", help="make the image of level b's pods, as far as it is not there")
+    up = commands.add_parser("up", help="bring a bed up, in the foreground")
     up.add_argument("--level", choices=["a", "b"], default="a")
     up.add_argument("--nodes", type=int, default=2, help="fake nodes (level a)")
     up.add_argument("--audit", action="store_true", help="keep the metadata of every request")
     chosen = parser.parse_args(arguments)
+    if chosen.command == "image":
+        return _image()
+    return _up(chosen)
+
+
+def _image() -> int:
+    if os.geteuid() != 0:
+        _say("no image is made: level b, whose pods run it, needs root")
+        return 0
+    found = tools.find(["debootstrap"])
+    made, _ = image.ray_image(cache_folder(), debootstrap=found["debootstrap"], say=_say)
+    _say(f"image {made.reference} {made.digest}")
+    return 0
+
+
+def _up(chosen: argparse.Namespace) -> int:
     for number in _ENDING:
         signal.signal(number, signal.default_int_handler)
     bed: ControlPlane | None = None

@@ -94,7 +94,7 @@ def api_server(
     return Component("kube-apiserver", argv, f"https://{address}:{ports.api}/readyz", seconds=120.0)
 
 
-def controller_manager(program: Path, keys: Path, ports: Ports) -> Component:
+def controller_manager(program: Path, keys: Path, ports: Ports, *, real_nodes: bool) -> Component:
     """The controllers of Kubernetes: garbage collection, quota, endpoints, jobs, namespaces, tokens."""
     argv = [
         str(program),
@@ -108,6 +108,8 @@ def controller_manager(program: Path, keys: Path, ports: Ports) -> Component:
         f"--root-ca-file={keys}/ca.crt",
         f"--service-account-private-key-file={keys}/service-accounts.key",
         "--use-service-account-credentials=true",
+        # Fake nodes do not beat: they are there for as long as they are not removed.
+        *([] if real_nodes else ["--node-monitor-grace-period=24h"]),
         "--kube-api-qps=300",
         "--kube-api-burst=600",
     ]
@@ -158,7 +160,8 @@ def kwok(program: Path, kubeconfig: Path, stages: Path, ports: Ports) -> Compone
         "--manage-nodes-with-label-selector=rayplane.test/node=fake",
         f"--cidr={FAKE_PODS}",
         "--node-ip=192.0.2.1",
-        "--node-lease-duration-seconds=40",
+        # With leases, one that was restarted waits for those of the killed one to run out.
+        "--node-lease-duration-seconds=0",
         f"--server-address=127.0.0.1:{ports.kwok}",
     ]
     return Component("kwok", argv, f"http://127.0.0.1:{ports.kwok}/healthz")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import random
 import secrets
 import shutil
 import time
@@ -24,7 +25,7 @@ from rayplane import processes
 from rayplane.errors import Unavailable
 from tests.kubernetes.bed import certificates, components
 from tests.kubernetes.bed.access import Access, kubeconfig_of
-from tests.kubernetes.bed.api import Object, tls, wait_for
+from tests.kubernetes.bed.api import ApiError, Object, tls, wait_for
 from tests.kubernetes.bed.components import Component, Ports
 
 OPERATOR_NAMESPACE = "kuberay"
@@ -50,7 +51,7 @@ class ControlPlane(Access):
         self.address = address
         self.say = say
         self.keys = folder / "keys"
-        self.ports = Ports(*processes.free_ports(8))
+        self.ports = Ports(*_free_ports(8))
         self.server = f"https://{address}:{self.ports.api}"
         self.mark = f"bed-{secrets.token_hex(4)}"
         self.audit_log = folder / "audit.log"
@@ -97,16 +98,17 @@ class ControlPlane(Access):
         self._wait("etcd")
         self._wait("kube-apiserver")
 
-    def start_controllers(self) -> None:
+    def start_controllers(self, *, real_nodes: bool) -> None:
         """The controllers and the scheduler; returns at once."""
-        self.add(components.controller_manager(self.tools["kube-controller-manager"], self.keys, self.ports))
+        program = self.tools["kube-controller-manager"]
+        self.add(components.controller_manager(program, self.keys, self.ports, real_nodes=real_nodes))
         self.add(components.scheduler(self.tools["kube-scheduler"], self.keys, self.ports))
         self.launch("kube-controller-manager")
         self.launch("kube-scheduler")
 
     def install_kuberay(self) -> None:
         """KubeRay's CRDs, and the role that its operator has; returns once the CRDs are established."""
-        crds = [self.api.apply(_manifest(path)) for path in sorted(self.tools["crds"].glob("*.yaml"))]
+        crds = [self.api.create(_manifest(path)) for path in sorted(self.tools["crds"].glob("*.yaml"))]
         role = _manifest(self.tools["rbac"] / "role.yaml")
         account = {"name": OPERATOR, "namespace": OPERATOR_NAMESPACE}
         for manifest in (
@@ -251,10 +253,22 @@ class ControlPlane(Access):
         return path.read_text(errors="replace")[-2000:] if path.exists() else "(no log)"
 
     def _ray_kinds(self) -> set[str]:
-        groups = self.api.request("GET", "/apis")["groups"]
-        if not any(group["name"] == "ray.io" for group in groups):
+        # The list of groups may name one before it is served: what is not there yet is a 404.
+        try:
+            return {resource["kind"] for resource in self.api.request("GET", "/apis/ray.io/v1")["resources"]}
+        except ApiError as error:
+            if error.status != 404:
+                raise
             return set()
-        return {resource["kind"] for resource in self.api.request("GET", "/apis/ray.io/v1")["resources"]}
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that no connection takes by chance: a component that is down for a while needs its own again."""
+    offered = random.sample(range(20_000, 32_000), 500)
+    found = [port for port in offered if processes.is_free(port)][:count]
+    if len(found) < count:
+        raise Unavailable("This host has no free ports for a test bed.", remedy="See what listens: ss -ltn")
+    return found
 
 
 def _manifest(path: Path) -> Object:

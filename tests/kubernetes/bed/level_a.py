@@ -68,7 +68,7 @@ def level_a(*, nodes: int = 2, audit: bool = False, say: Say = lambda line: None
     try:
         bed.make_keys()
         bed.start_api(real_nodes=False, audit=audit)
-        bed.start_controllers()
+        bed.start_controllers(real_nodes=False)
         bed.add(components.kwok(found["kwok"], bed.kubeconfig, _STAGES, bed.ports))
         bed.start("kwok")
         names = [f"fake-{number}" for number in range(nodes)]

@@ -10,12 +10,12 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from rayplane.errors import Unavailable
-from tests.kubernetes.bed import image, machine, node, tools
+from tests.kubernetes.bed import image, machine, node, tools, unpacked
 from tests.kubernetes.bed.api import Object, condition, wait_for
 from tests.kubernetes.bed.components import SERVICES
 from tests.kubernetes.bed.control_plane import ControlPlane, Say
@@ -39,33 +39,45 @@ class LevelB(ControlPlane):
         super().__init__(folder, found, address=machine.HOST_ADDRESS, say=say)
         self.image = ""
         self.image_digest = ""
+        self.image_id = ""
         self.machine = Machine(folder / "machine", first_process=found["pause"], routes=[node.PODS, SERVICES])
 
     def start_machine(self) -> None:
         """The machine, with nothing on it."""
         self.machine.start(mark=self.mark, log=self.log("machine"), records=self.records)
 
+    def start_containerd(self, base: Image, cache: Path) -> None:
+        """The container runtime, with the image that all others stand on: kept from an earlier node, else unpacked."""
+        settings = self.folder / "node"
+        settings.mkdir()
+        self.add(node.containerd(self.tools, settings, self.machine.enter))
+        root, kept = self.machine.folder / "var/lib/containerd", cache / "unpacked" / base.digest.partition(":")[2][:16]
+        taken = unpacked.give(kept, root)
+        self.start("containerd")
+        if not taken:
+            self.say("unpacking the image's base, for this node and those to come")
+            self.import_image(base)
+            self.stop("containerd")
+            unpacked.keep(root, kept)
+            self.start("containerd")
+
     def start_node(self) -> None:
-        """containerd, kubelet, kube-proxy and the DNS, on the machine; returns once the node takes pods."""
+        """kubelet, kube-proxy and the DNS, on the machine; returns at once."""
         authority = self.authority
         enter, settings = self.machine.enter, self.folder / "node"
-        settings.mkdir()
         authority.issue("kubelet", user=node.NAME, hosts=[node.NAME, machine.ADDRESS])
         as_node = self.kubeconfig_of_user(
             authority, self.keys / "node.kubeconfig", f"system:node:{node.NAME}", "system:nodes"
         )
         as_proxy = self.kubeconfig_of_user(authority, self.keys / "proxy.kubeconfig", "system:kube-proxy")
-        self.add(node.containerd(self.tools, settings, enter))
         self.add(node.kubelet(self.tools, settings, self.keys, as_node, enter))
         self.add(node.proxy(self.tools, settings, as_proxy, enter))
         self.add(node.dns(self.tools, settings, self.kubeconfig, enter))
-        self.start("containerd")
         for name in ("kubelet", "kube-proxy", "coredns"):
             self.launch(name)
-        self.wait("kubelet", "kube-proxy", "coredns")
 
-    def import_image(self, made: Image) -> None:
-        """Give an image to the node, as a pull would."""
+    def import_image(self, made: Image, *, without: Collection[str] = ()) -> None:
+        """Give an image to the node, as a pull would; ``without`` the blobs that it has."""
         argv = [str(self.tools["ctr"]), f"--address={self.machine.folder}/run/containerd/containerd.sock"]
         argv += ["--namespace=k8s.io", "images", "import", "-"]
         with (
@@ -74,7 +86,7 @@ class LevelB(ControlPlane):
         ):
             assert ctr.stdin is not None
             try:
-                made.write(ctr.stdin)
+                made.write(ctr.stdin, without=without)
                 ctr.stdin.close()
             except BrokenPipeError:
                 pass  # What it says tells more.
@@ -133,13 +145,14 @@ def level_b(*, audit: bool = False, say: Say = lambda line: None) -> Iterator[Le
     """A bed of level B for the time of the block. Raises Unavailable if a part is missing or does not start."""
     machine.require_host()
     found = tools.find(tools.LEVEL_B)
-    made = image.ray_image(cache_folder(), debootstrap=found["debootstrap"], say=say)
+    cache = cache_folder()
+    made, base = image.ray_image(cache, debootstrap=found["debootstrap"], say=say)
     say(f"image {made.reference} {made.digest}")
     bed = LevelB(Path(tempfile.mkdtemp(prefix="rp-bed-")), found, say=say)
     with machine.one_at_a_time(bed.mark, bed.folder, say):
         began = time.monotonic()
         try:
-            _bring_up(bed, made, audit=audit)
+            _bring_up(bed, made, base, cache, audit=audit)
             say(f"level B is up after {time.monotonic() - began:.1f} s: {bed.server}")
             yield bed
         finally:
@@ -153,11 +166,12 @@ def cache_folder() -> Path:
     return base / _CACHE
 
 
-def _bring_up(bed: LevelB, made: Image, *, audit: bool) -> None:
+def _bring_up(bed: LevelB, made: Image, base: Image, cache: Path, *, audit: bool) -> None:
     bed.make_keys()
     bed.start_machine()
     bed.start_api(real_nodes=True, audit=audit)
-    bed.start_controllers()
+    bed.start_controllers(real_nodes=True)
+    bed.start_containerd(base, cache)
     bed.start_node()
     bed.install_kuberay()
     bed.start_operator(prefix=node.with_its_dns(bed.folder))
@@ -169,10 +183,8 @@ def _bring_up(bed: LevelB, made: Image, *, audit: bool) -> None:
             "provisioner": "kubernetes.io/no-provisioner",
         }
     )
-    bed.import_image(image.pause_image(cache_folder(), bed.tools["pause"]))
-    began = time.monotonic()
-    bed.import_image(made)
-    bed.image, bed.image_digest = made.reference, made.digest
-    bed.say(f"the node has the image after {time.monotonic() - began:.1f} s")
-    bed.wait("kube-controller-manager", "kube-scheduler", "ray-operator")
-    wait_for("the node ready", bed.node_ready, seconds=60.0)
+    bed.import_image(image.pause_image(cache, bed.tools["pause"]))
+    bed.import_image(made, without=[digest for digest, blob in base.blobs.items() if isinstance(blob, Path)])
+    bed.image, bed.image_digest, bed.image_id = made.reference, made.digest, made.id
+    bed.wait("kubelet", "kube-proxy", "coredns", "kube-controller-manager", "kube-scheduler", "ray-operator")
+    wait_for("the node ready", bed.node_ready, seconds=120.0)

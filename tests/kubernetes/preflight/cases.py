@@ -34,14 +34,25 @@ Change = tuple[str, Any]
 
 
 def cases() -> list[Case]:
-    """All of them; every name is given once, and is the object's name too where the case does not need its own."""
-    made = [*_own_cases(), *_updates(), *_sample_cases()]
+    """All of them, numbered; objects are called by the number where a case does not need a name of its own."""
+    made = [*own_cases(), *updates(), *_sample_cases()]
     for number, case in enumerate(made):
+        case.name = f"{number:03d} {case.name}"
         for thing in filter(None, (case.manifest, case.old)):
             meta = thing["metadata"]
             if case.sample or meta.get("name") == "shape":
                 meta["name"] = f"c{number:03d}"
+                _own_head_service(thing, meta["name"])
     return made
+
+
+def _own_head_service(thing: Object, name: str) -> None:
+    """Samples that name the Service of their head would name one and the same."""
+    spec = thing["spec"] if isinstance(thing["spec"], dict) else {}
+    cluster = spec.get("rayClusterSpec") or spec.get("rayClusterConfig") or spec
+    service = (cluster.get("headGroupSpec") or {}).get("headService") if isinstance(cluster, dict) else None
+    if service and service["metadata"].get("name", "").startswith("custom"):
+        service["metadata"]["name"] = f"{name}-custom"
 
 
 def _case(shape: str, rule: str, *changes: Change) -> Case:
@@ -52,15 +63,17 @@ def _case(shape: str, rule: str, *changes: Change) -> Case:
     return Case(f"{shape}: {said}", thing, rule)
 
 
-def _own_cases() -> Iterator[Case]:
-    for shape in ("cluster", "fixed", "job", "rules", "borrowing", "service", "cron"):
+def own_cases() -> Iterator[Case]:
+    """The mutations of our own shapes, which need nothing but this folder."""
+    for shape in ("rendered", "cluster", "fixed", "job", "rules", "borrowing", "service", "cron"):
         yield Case(f"{shape}: as it is", own(shape), FINE)
-    for table in (_SCHEMA, _METADATA, _CLUSTER, _PODS, _JOB, _SERVICE):
+    for table in (_RENDERED, _SCHEMA, _METADATA, _CLUSTER, _PODS, _JOB, _SERVICE):
         for shape, rule, *changes in table:
             yield _case(shape, rule, *changes)
 
 
-def _updates() -> Iterator[Case]:
+def updates() -> Iterator[Case]:
+    """Changes of objects that are there."""
     operator, multi = "ray.io/kuberay-operator", "kueue.x-k8s.io/multikueue"
     for shape, rule, before, after in (
         ("cluster", "cel", [("spec.managedBy", operator)], [("spec.managedBy", multi)]),
@@ -185,14 +198,56 @@ _SCHEMA: tuple[tuple[Any, ...], ...] = (
     ("cluster", FINE, (f"{MAIN}.resources.limits", {"cpu": 1, "memory": "1.5e9"})),
     ("cluster", FINE, (f"{MAIN}.resources", {"limits": {"cpu": "1", "memory": "1.5Gi"}})),
     ("cluster", FINE, (f"{MAIN}.resources.limits", {"cpu": ".5", "memory": "1073741824"})),
-    ("cluster", FINE, (f"{MAIN}.ports[2]", {"name": "gcs-udp", "containerPort": 6379, "protocol": "UDP"})),
+    (
+        "cluster",
+        "ray.head-ports",
+        (f"{MAIN}.ports[2]", {"name": "gcs-udp", "containerPort": 6379, "protocol": "UDP"}),
+    ),
+    ("cluster", "ray.head-ports", (f"{MAIN}.ports[0]", {"name": "web", "containerPort": 8080})),
+    ("cluster", FINE, (f"{MAIN}.ports[0]", {"name": "metrics", "containerPort": 8080})),
+    ("cluster", FINE, (f"{MAIN}.ports", DROP)),
+    (
+        "cluster",
+        FINE,
+        (
+            f"{WORKER}.template.spec.containers[0].ports",
+            [{"containerPort": 1}, {"containerPort": 1, "protocol": "UDP"}],
+        ),
+    ),
     ("cluster", FINE, (f"{MAIN}.env[1]", {"name": "my.own-variable", "value": ""})),
     ("cluster", FINE, ("spec.workerGroupSpecs", [])),
     ("cluster", FINE, ("spec.workerGroupSpecs", DROP)),
     ("cluster", FINE, ("status", {"state": "ready"})),
     ("cluster", FINE, ("spec.managedBy", "kueue.x-k8s.io/multikueue")),
     ("job", "schema.null", ("spec.deletionStrategy", None)),
-    ("job", FINE, ("spec.preRunningDeadlineSeconds", 1)),
+    ("job", FINE, ("spec.preRunningDeadlineSeconds", 600)),
+)
+
+_RENDERED: tuple[tuple[Any, ...], ...] = (
+    ("rendered", "ray.name-length", ("metadata.name", "r" * 54)),
+    ("rendered", "ray.name", ("metadata.name", "2nd")),
+    ("rendered", "metadata.label-value", (f"{HEAD}.spec.nodeSelector['zone']", "a b")),
+    ("rendered", "pod.toleration", (f"{HEAD}.spec.tolerations", [{"key": "gpu", "operator": "Is"}])),
+    ("rendered", FINE, (f"{HEAD}.spec.tolerations", [{"key": "gpu", "operator": "Exists"}])),
+    ("rendered", "pod.image", (f"{MAIN}.image", "")),
+    ("rendered", "ray.min-over-max", (f"{WORKER}.minReplicas", 3)),
+    ("rendered", "ray.negative-minReplicas", (f"{WORKER}.minReplicas", -1)),
+    ("rendered", "ray.idle-negative", (f"{WORKER}.idleTimeoutSeconds", -1)),
+    ("rendered", "ray.auth-version", ("spec.rayVersion", "2.51.0")),
+    ("rendered", "pod.env-name", (f"{MAIN}.env[0].name", "A=B")),
+    (
+        "rendered",
+        "schema.duplicate",
+        (f"{MAIN}.env[1].name", "RAYPLANE_TEAM"),
+        (f"{MAIN}.env[0].name", "RAYPLANE_TEAM"),
+    ),
+    ("rendered", "pod.mount", (f"{HEAD}.spec.volumes", [])),
+    ("rendered", "pod.resource-name", (f"{MAIN}.resources.limits", {"cpu": "2", "memory": "4Gi", "gpus": 1})),
+    ("rendered", "ray.containers", (f"{WORKER}.template.spec.containers", [])),
+    ("rendered", "schema.unknown-field", ("spec.workers", {"min": 0, "max": 2})),
+    ("rendered", FINE, ("spec.suspend", True)),
+    ("rendered", FINE, (f"{WORKER}.maxReplicas", 0), (f"{WORKER}.minReplicas", 0)),
+    ("rendered", FINE, ("spec.workerGroupSpecs", [])),
 )
 
 _METADATA: tuple[tuple[Any, ...], ...] = (
@@ -234,6 +289,7 @@ _CLUSTER: tuple[tuple[Any, ...], ...] = (
     ("cluster", FINE, (f"{WORKER}.groupName", "g" * 63)),
     ("cluster", "ray.service-type", ("spec.headGroupSpec.serviceType", "Headless")),
     ("cluster", "ray.name", ("spec.headGroupSpec.headService", {"metadata": {"name": "Head"}})),
+    ("cluster", FINE, ("spec.headGroupSpec.headService", {"metadata": {"name": "1st-head"}})),
     ("cluster", "ray.resources-twice", ("spec.headGroupSpec.resources", {"CPU": "1"})),
     (
         "cluster",
@@ -386,8 +442,9 @@ _PODS: tuple[tuple[Any, ...], ...] = (
     ("cluster", "pod.probe", (f"{MAIN}.readinessProbe", {"periodSeconds": 5})),
     ("cluster", "pod.seconds", (f"{MAIN}.livenessProbe", {"exec": {"command": ["true"]}, "periodSeconds": -5})),
     ("cluster", FINE, (f"{MAIN}.livenessProbe", {"exec": {"command": ["true"]}, "periodSeconds": 5})),
-    ("cluster", "pod.seconds", (f"{HEAD}.spec.terminationGracePeriodSeconds", -1)),
-    ("cluster", "pod.name", (f"{HEAD}.spec.serviceAccountName", "Not_A_Name")),
+    ("cluster", FINE, (f"{HEAD}.spec.terminationGracePeriodSeconds", -1)),
+    ("cluster", "pod.seconds", (f"{HEAD}.spec.activeDeadlineSeconds", 0)),
+    ("fixed", "pod.name", (f"{HEAD}.spec.serviceAccountName", "Not_A_Name")),
     ("cluster", "pod.request-over-limit", (f"{WORKER}.template.spec.containers[0].resources.requests.cpu", 1)),
     ("cluster", "pod.quantity-negative", ("spec.autoscalerOptions.resources", {"limits": {"cpu": "-1"}})),
     ("cluster", FINE, ("spec.autoscalerOptions.resources", {"limits": {"cpu": "1", "memory": "512Mi"}})),
@@ -509,5 +566,13 @@ _SERVICE: tuple[tuple[Any, ...], ...] = (
     ("service", "ray.serve-import-path", (_CONFIG, "applications: [{name: a, import_path: app}]")),
     ("service", "ray.serve-unknown", (_CONFIG, "applications: [{name: a, importPath: a.b}]")),
     ("service", "ray.serve-route", (_CONFIG, "applications: [{import_path: 'a:b', route_prefix: api}]")),
+    ("service", "ray.serve-application", (_CONFIG, "applications: [{import_path: 'a:b', port: 9000}]")),
+    (
+        "service",
+        "ray.serve-deployment",
+        (_CONFIG, "applications: [{import_path: 'a:b', deployments: [{name: M, num_replicas: -1}]}]"),
+    ),
+    ("service", FINE, (_CONFIG, "applications: []")),
+    ("service", FINE, (_CONFIG, "")),
     ("service", "ray.serve-twice", (_CONFIG, "applications: [{import_path: 'a:b'}, {import_path: 'c:d'}]")),
 )

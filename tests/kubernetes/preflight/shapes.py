@@ -16,6 +16,11 @@ from typing import Any
 import yaml
 
 from rayplane.errors import Unavailable
+from rayplane.gateway.backends.base import ClusterRef, LaunchContext
+from rayplane.gateway.backends.kubernetes import raycluster
+from rayplane.gateway.backends.kubernetes.settings import KubernetesSettings
+from rayplane.nouns.cluster import ClusterSpec, Workers
+from rayplane.nouns.team import Size
 from tests.kubernetes.bed.api import Object
 
 OPERATOR = "github.com/ray-project/kuberay/ray-operator"
@@ -147,9 +152,21 @@ def _own() -> dict[str, Object]:
     }
 
 
+def rendered() -> Object:
+    """The RayCluster that the backend applies for a cluster of 0 to 2 workers."""
+    ref = ClusterRef(team="growth", name="shape", uid="0123456789abcdef0123456789abcdef")
+    launch = LaunchContext(
+        size=Size(cpu=2, memory=4 * 2**30),
+        env={"RAYPLANE_TEAM": "growth"},
+        secrets={"RAYPLANE_TOKEN_PATH": "the token"},
+    )
+    spec = ClusterSpec(workers=Workers(min=0, max=2))
+    return raycluster.render(ref, spec, launch, KubernetesSettings(_env_file=None), "s3://bucket/root")
+
+
 def own(name: str) -> Object:
-    """A fresh copy of a shape of our own: cluster, fixed, job, rules, borrowing, service, cron."""
-    return copy.deepcopy(_own()[name])
+    """A fresh copy of a shape of our own: cluster, fixed, job, rules, borrowing, service, cron; or rendered."""
+    return rendered() if name == "rendered" else copy.deepcopy(_own()[name])
 
 
 DROP = ...

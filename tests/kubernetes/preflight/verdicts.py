@@ -7,13 +7,17 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from tests.kubernetes.bed.api import Api, ApiError, Object
+from tests.kubernetes.bed.api import Api, ApiError, Object, wait_for
 
 _REFUSED = re.compile(r"Invalid.*(Spec|Metadata|Status)$|FailedToCreate.*|.*ValidationFailed$")
 """Reasons of the operator's Warning events that mean that nothing will come of the object as it is."""
+
+
+_KINDS = ("RayService", "RayJob", "RayCluster")
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class Server:
     def __init__(self, api: Api, namespace: str) -> None:
         self.api = api
         self.namespace = namespace
+        self._made: list[tuple[str, str, str]] = []
 
     def prepare(self, manifests: list[Object]) -> None:
         """Make what templates name and admission looks for before it takes a pod: it is not the specs' fault."""
@@ -44,6 +49,7 @@ class Server:
                 if re.fullmatch(r"[a-z0-9.-]+", name) and not name.startswith("system-"):
                     metadata = {"name": name} | ({"namespace": self.namespace} if kind == "ServiceAccount" else {})
                     self.api.apply({"apiVersion": group, "kind": kind, "metadata": metadata, **body})
+                    self._made.append((group, kind, name))
 
     def ask(self, manifest: Object) -> tuple[Verdict, Verdict]:
         """What the API server says to it: applied, and created; by dry runs that refuse unknown fields."""
@@ -70,18 +76,42 @@ class Server:
         return self.api.apply(self._placed(manifest), manager="table")
 
     def settle(self, sent: dict[str, Object], *, seconds: float) -> dict[str, Verdict]:
-        """The operator's verdict on objects that were sent, by the names of their cases."""
+        """The operator's verdict on objects that were sent, by the names of their cases.
+
+        It waits until none has come for that many seconds.
+        """
         left, found = dict(sent), {}
-        deadline = time.monotonic() + seconds
-        while left and time.monotonic() < deadline:
+        latest = time.monotonic()
+        while left and time.monotonic() < latest + seconds:
             view = _View(self.api, self.namespace)
             for case, thing in list(left.items()):
                 verdict = view.verdict(thing)
                 if verdict is not None:
                     found[case] = verdict
                     del left[case]
+                    latest = time.monotonic()
             time.sleep(0.5)
         return found | {case: Verdict(None, "operator", "said nothing") for case in left}
+
+    def clear(self, *, seconds: float) -> None:
+        """Delete what was made, and see it gone, so that who comes next finds the operator at leisure.
+
+        Finalizers go by hand: what they wait for (a Redis, a Ray) is not there.
+        """
+        for group, kind, name in self._made:
+            self.api.delete(group, kind, name, self.namespace if kind == "ServiceAccount" else None)
+        wait_for("objects of the table gone", lambda: not self._left(), seconds=seconds, every=1.0)
+
+    def _left(self) -> int:
+        left = [(kind, each) for kind in _KINDS for each in self.api.list("ray.io/v1", kind, self.namespace)]
+        for kind, each in left:
+            name, metadata = each["metadata"]["name"], each["metadata"]
+            if not metadata.get("deletionTimestamp"):
+                self.api.delete("ray.io/v1", kind, name, self.namespace)
+            elif metadata.get("finalizers"):
+                with suppress(ApiError):  # it went, or changed, meanwhile: the next look tells
+                    self.api.patch("ray.io/v1", kind, name, {"metadata": {"finalizers": None}}, self.namespace)
+        return len(left) + len(self.api.list("v1", "Pod", self.namespace))
 
     def _placed(self, manifest: Object) -> Object:
         thing = copy.deepcopy(manifest)
@@ -103,12 +133,12 @@ class _View:
 
     def __init__(self, api: Api, namespace: str) -> None:
         self.things = {
-            (kind, each["metadata"]["name"]): each
-            for kind in ("RayCluster", "RayJob", "RayService")
-            for each in api.list("ray.io/v1", kind, namespace)
+            (kind, each["metadata"]["name"]): each for kind in _KINDS for each in api.list("ray.io/v1", kind, namespace)
         }
         self.warnings: dict[str, list[tuple[str, str]]] = {}
         for event in api.list("v1", "Event", namespace):
+            if "already exists" in event.get("message", ""):
+                continue  # the operator looked at what it knew before it made it, and tries again
             if event.get("type") == "Warning" and _REFUSED.fullmatch(event.get("reason", "")):
                 said = (event["reason"], event.get("message", ""))
                 self.warnings.setdefault(event["involvedObject"].get("uid", ""), []).append(said)

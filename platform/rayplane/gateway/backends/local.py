@@ -229,6 +229,7 @@ class LocalBackend(SharedNodesOnly):
             temp_dir=str(folder),
             token_path=str(token_path),
             launched_at=processes.started_at(record).timestamp(),
+            size=launch.size,
         )
         processes.save(head, self._records)
         log.info("started the Ray head of %s", ref, extra={"pid": head.pid, "temp_dir": str(folder)})

@@ -16,6 +16,7 @@ from pydantic import Field
 from rayplane import processes
 from rayplane.errors import PortTaken
 from rayplane.gateway.backends.base import LaunchContext, Node
+from rayplane.nouns.team import Size
 from rayplane.processes import ProcessRecord
 
 # Ray replaces 127.0.0.1 by the host's own address, which others can reach; any other loopback address stays.
@@ -51,6 +52,8 @@ class HeadRecord(ProcessRecord):
     token_path: str = ""
     launched_at: float = 0
     """Seconds since the epoch."""
+    size: Size | None = None
+    """What it was given."""
 
 
 def incarnation(record: ProcessRecord) -> str:
@@ -59,15 +62,18 @@ def incarnation(record: ProcessRecord) -> str:
 
 
 def node(record: HeadRecord) -> Node:
-    """The head as the node that it is: from its process's own start, with what its command line gives Ray."""
+    """The head as the node that it is, from its process's own start.
+
+    A start that was interrupted left no size on record: what its command line gives Ray stands for it.
+    """
     given = dict(part.removeprefix("--").split("=", 1) for part in record.argv if part.startswith("--") and "=" in part)
     began = datetime.fromtimestamp(record.launched_at, UTC) if record.launched_at else processes.started_at(record)
     return Node(
         id=incarnation(record),
         kind="head",
-        cpu=float(given.get("num-cpus", 0)),
-        memory=float(given.get("memory", 0)),
-        gpu=float(given.get("num-gpus", 0)),
+        cpu=record.size.cpu if record.size else float(given.get("num-cpus", 0)),
+        memory=record.size.memory if record.size else float(given.get("memory", 0)),
+        gpu=record.size.gpu if record.size else float(given.get("num-gpus", 0)),
         started_at=began,
     )
 

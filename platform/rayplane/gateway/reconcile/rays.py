@@ -9,6 +9,9 @@ from rayplane.gateway.ray_rest import RayRest
 from rayplane.nouns.cluster import Endpoint
 from rayplane.settings import read_secret
 
+_KEPT = 512
+"""The most clients that are kept: clusters come and go, and the one made first is the likeliest to be gone."""
+
 
 class RayClients:
     """Callable: an endpoint in, its client out. Thread-safe."""
@@ -27,6 +30,9 @@ class RayClients:
                 return known[1]
             client = RayRest(endpoint.dashboard_url, token)
             self._clients[key] = (token, client)
+            while len(self._clients) > _KEPT:
+                # Not closed, since a thread may be using it: its connections go with its last user.
+                del self._clients[next(iter(self._clients))]
             return client
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from rayplane.errors import Conflict, InvalidSpec, NotFound, RayplaneError
+from rayplane.gateway.admission import lifetime
 from rayplane.gateway.admission.roles import Principal, authorize
 from rayplane.gateway.admission.sizes import size_of
 from rayplane.gateway.backends.base import ClusterRef
@@ -143,19 +144,33 @@ def _preflight(item: _Item, spec: ClusterSpec, team: Object | None, platform: Pl
     item.check(lambda: teams.check_backend(backend, "cluster.backend"))
     if len(item.result.forbidden) > known:
         return
-    item.check(lambda: clusters.check_acted_on(spec, platform.readers(backend)))
+    reader = item.check(lambda: platform.readers(backend))
+    if reader is None:
+        return
+    item.check(lambda: clusters.check_acted_on(spec, reader))
+    before = _before(item, platform)
+    held = None if before is None else ClusterSpec.model_validate(before.spec)
+    ref = ClusterRef(team=item.team, name=item.name, uid=before.metadata.uid if before else "")
+    item.check(lambda: lifetime.require(spec, of_team, what=f"Cluster '{ref}'", before=held))
     if size is None:
         return
-    item.result.cost = plan_effects.cost(spec, size)
-    ref = ClusterRef(team=item.team, name=item.name, uid="")
-    for reason in item.check(lambda: platform.readers(backend).preflight(ref, spec, size)) or ():
+    item.result.cost = plan_effects.cost(spec, size, clusters.terms_of(spec, of_team, reader))
+    for reason in item.check(lambda: reader.preflight(ref, spec, size)) or ():
         item.result.forbidden.append(Refusal(code="refused", message=reason))
+
+
+def _before(item: _Item, platform: Platform) -> Object | None:
+    """The object as it is, if it is there."""
+    try:
+        return platform.store.get(item.noun.kind, item.team, item.name)
+    except NotFound:
+        return None
 
 
 def _try(item: _Item, principal: Principal, platform: Platform) -> None:
     """Do what applying it would do to the store, noting all that refuses it and what changes."""
-    store, kind = platform.store, item.noun.kind
-    item.before = next((o for o in store.each(kind, item.team) if o.metadata.name == item.name), None)
+    kind = item.noun.kind
+    item.before = _before(item, platform)
     if item.spec is None:
         item.result.change = "created" if item.before is None else "changed"
         if item.before is None and kind in ("Team", "Cluster"):
@@ -170,6 +185,8 @@ def _try(item: _Item, principal: Principal, platform: Platform) -> None:
     else:
         _check(item, item.spec, owner, platform)
         _put(item, principal, platform)
+    if isinstance(item.spec, JobSpec | ServiceSpec) and owner is not None:
+        item.result.cost = plan_effects.cost_of_nodes(item.spec, team_spec(owner))
     plan_effects.describe(item.result, item.before, item.object(principal), owner, platform)
 
 

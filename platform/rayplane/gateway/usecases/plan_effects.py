@@ -6,11 +6,13 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from rayplane.gateway.admission import quota
+from rayplane.gateway.admission.lifetime import Terms
 from rayplane.gateway.usecases.platform import Platform, team_spec
 from rayplane.nouns.base import Object
 from rayplane.nouns.cluster import ClusterSpec
-from rayplane.nouns.job import TERMINAL
+from rayplane.nouns.job import TERMINAL, JobSpec
 from rayplane.nouns.plan import Cost, FieldChange, PlannedDocument, TotalCost
+from rayplane.nouns.service import ServiceSpec
 from rayplane.nouns.team import Size, TeamSpec, Usage
 
 _GIB = 2**30
@@ -18,12 +20,24 @@ _HOUR = 3600.0
 _ROLLS_OUT = ("model", "app", "package", "feature_service", "max_ongoing_requests")
 
 
-def cost(spec: ClusterSpec, size: Size) -> Cost | None:
+def cost(spec: ClusterSpec, size: Size, terms: Terms) -> Cost | None:
     """The most that a cluster may hold, and for how long; None for one that holds nothing of ours."""
     held = quota.demand(spec, size)
     if not (held.cpu or held.memory or held.gpu):
         return None
-    hours = None if spec.max_lifetime is None else spec.max_lifetime / _HOUR
+    hours = None if terms.max_lifetime is None else terms.max_lifetime.total_seconds() / _HOUR
+    return Cost(cpu=held.cpu, memory=held.memory, gpu=held.gpu, hours=hours)
+
+
+def cost_of_nodes(spec: JobSpec | ServiceSpec, team: TeamSpec) -> Cost | None:
+    """The most that a job or a service may hold for itself alone; None where it is on a cluster, which costs anyway."""
+    size = team.sizes.get(spec.nodes.size) if spec.nodes is not None else None
+    if spec.nodes is None or size is None:
+        return None
+    held = quota.demand(spec.nodes.as_cluster(), size)
+    hours = None
+    if isinstance(spec, JobSpec) and spec.timeout is not None:
+        hours = spec.timeout / _HOUR  # of all its attempts together
     return Cost(cpu=held.cpu, memory=held.memory, gpu=held.gpu, hours=hours)
 
 

@@ -16,13 +16,13 @@ from rayplane.gateway.why.words import clip, clue
 from rayplane.nouns.cluster import ClusterSpec, ClusterStatus
 from rayplane.nouns.why import Cause, Clue
 
-_RESUME = "Resume it: rayplane cluster apply {name} --team {team}, or any job for it."
+_RESUME = "Resume it: rayplane cluster resume {name} --team {team}"
 _SUSPENSION: dict[str, tuple[str, str, str]] = {
     "Idle": ("suspended-idle", "was suspended because nothing used it", _RESUME),
     "Lifetime": (
         "lifetime-over",
         "has reached its longest life and is being given back",
-        "Put its end off with 'rayplane cluster extend {name} --team {team}', or make another.",
+        "Put its end off: rayplane cluster extend {name} 2h --team {team}",
     ),
 }
 
@@ -95,10 +95,10 @@ def _deleting(facts: Facts) -> Iterator[Cause]:
 
 
 def _suspended(facts: Facts, status: ClusterStatus) -> Cause:
-    why = status.suspension
-    code, words, remedy = (
-        _SUSPENSION[why.reason] if why is not None else ("suspended", "is suspended on request", _RESUME)
-    )
+    ready, why = status.condition("Ready"), status.suspension
+    if ready is not None and ready.reason == "Quota":  # it is needed, and there is no room for it
+        return next(cause for cause in of_conditions(facts) if cause.code == "quota")
+    code, words, remedy = ("suspended", "is suspended on request", _RESUME) if why is None else _SUSPENSION[why.reason]
     message = f" ({clip(why.message)})" if why is not None and why.message else ""
     going = "" if status.phase == "Suspended" else " It is being taken down."
     name, team = facts.obj.metadata.name, facts.obj.metadata.team

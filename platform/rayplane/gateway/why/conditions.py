@@ -20,6 +20,9 @@ _HEAD = "It is started anew by itself. If it goes on, see the log that is named.
 # Reason of a condition -> (code, remedy). What is not here is told in the condition's own words.
 _REASONS: dict[str, tuple[str, str]] = {
     "Starting": ("starting", "Wait: a head takes 6 to 30 s to start."),
+    "NodesStarting": ("starting", "Wait: its nodes take 6 to 30 s to start."),
+    "NodesStopping": ("stopping", "Wait: nodes of an earlier time must be gone first."),
+    "Onboarding": ("team-not-onboarded", "Wait; what it still lacks is made, or must be made as the reason says."),
     "Stopping": ("stopping", "Wait."),
     "Deleting": ("deleting", "Wait."),
     "Deploying": ("deploying", "Wait: a replica takes seconds to start, and longer for a large model."),
@@ -106,7 +109,15 @@ def _failed_look(facts: Facts, condition: Condition) -> Cause:
 def _unseen(facts: Facts, status: Status) -> Iterator[Cause]:
     meta = facts.obj.metadata
     written = meta.updated_at or facts.now
-    if status.observed_generation >= meta.generation or facts.now - written <= UNSEEN:
+    if status.observed_generation >= meta.generation:
+        return
+    if facts.now - written <= UNSEEN:
+        yield Cause(
+            code="starting",
+            sentence=f"{_capital(facts.where)} was written a moment ago and is about to be looked at.",
+            remedy="Wait.",
+            certainty="likely",
+        )
         return
     if status.phase in GOOD and facts.obj.kind == "Job":
         return
@@ -123,7 +134,7 @@ def _unseen(facts: Facts, status: Status) -> Iterator[Cause]:
 
 def _is_over(status: Status, condition: Condition) -> bool:
     """Whether a false condition says nothing any more: what it was about has begun or ended."""
-    return condition.type == "Scheduled" and status.phase not in ("Pending", "")
+    return condition.type == "Scheduled" and status.phase not in ("Pending", "Starting", "")
 
 
 def _capital(text: str) -> str:

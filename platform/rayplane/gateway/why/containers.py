@@ -97,6 +97,9 @@ def _of_end(fact: Evidence, who: str) -> Cause | None:
     if fact.reason == "OOMKilled" or "Reason:OOMKilled" in said:
         sentence = f"{who} ran out of memory and was killed{_times(fact)}."
         return cause("out-of-memory", sentence, _MEMORY, fact)
+    if "Reason:StartError" in said or "Reason:ContainerCannotRun" in said:
+        sentence = f"{who} can't start its container: {clip(_after(r'Message:(.*?),StartedAt:', said))}."
+        return cause("container-start", sentence, "Have the platform's admin correct the image or its command.", fact)
     words = _after(r"Message:(.*?),StartedAt:", said) if deleted else _after(r"exit code -?\d+: (.*)", said)
     last = f" Its last words: {clip(words)}." if words else ""
     sentence = f"{who} ends with exit code {code[1]}{_times(fact)}.{last}"

@@ -76,7 +76,7 @@ def scheduling(fact: Evidence, where: str) -> Cause | None:
 
 def _reasons(said: str) -> list[tuple[int, str, str]]:
     """(how many nodes, code, our words) of each reason, in the order of the scheduler's message."""
-    body = said.partition("nodes are available:")[2].partition(" preemption:")[0]
+    body = said.partition("nodes are available:")[2].partition(". ")[0]
     found = []
     for part in re.split(r", (?=\d+ )", body.strip().rstrip(".")):
         count, _, words = part.strip().partition(" ")

@@ -9,6 +9,7 @@ import pytest
 from rayplane.errors import PortTaken
 from rayplane.gateway.backends import local_head
 from rayplane.gateway.backends.base import LaunchContext
+from rayplane.gateway.backends.local_head import HeadRecord
 from rayplane.nouns.team import Size
 
 UID = "0123456789abcdef0123456789abcdef"
@@ -95,3 +96,15 @@ def test_the_environment_passes_on_nothing_foreign_and_pins_threads() -> None:
     assert env["OMP_NUM_THREADS"] == "1"
     assert env["no_proxy"] == "example.org,localhost,127.0.0.1,127.0.0.2"
     assert env["RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE"] == "1"
+
+
+def test_a_head_is_a_node_with_what_it_was_given_from_its_own_start() -> None:
+    size = Size(cpu=2, memory=4 * 2**30, logical_cpu=8)
+    argv = ["python", "start", "--head", "--num-cpus=8", "--memory=4294967296", "--num-gpus=0"]
+    record = HeadRecord(name="uid", pid=7, session=7, started=1234, mark="home/ray-uid", argv=argv)
+    known = record.model_copy(update={"size": size, "launched_at": 1_700_000_000.25})
+    node = local_head.node(known)
+    assert (node.id, node.kind, node.cpu, node.memory, node.gpu) == ("7-1234", "head", 2, 4 * 2**30, 0)
+    assert node.started_at.timestamp() == 1_700_000_000.25
+    interrupted = local_head.node(record)
+    assert (interrupted.id, interrupted.cpu, interrupted.memory) == ("7-1234", 8, 4 * 2**30)

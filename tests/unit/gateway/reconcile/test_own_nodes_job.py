@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rayplane.errors import InvalidInput, Unavailable
-from rayplane.gateway.backends.base import JobRef
+from rayplane.gateway.backends.base import Capability, JobRef
 from rayplane.gateway.reconcile.job import JobReconciler
 from rayplane.nouns.base import Object
 from rayplane.nouns.cluster import Lease
@@ -330,6 +330,7 @@ def test_what_ray_refuses_fails_the_job_with_rays_words(bench: Bench, monkeypatc
 def test_a_job_waits_for_its_teams_place_and_has_the_first_one_made(
     bench: Bench, places: dict[str, str], woken: int
 ) -> None:
+    bench.world.backend.capabilities = frozenset(Capability)
     job = bench.job()
     team = bench.world.store.get("Team", "", TEAM)
     bench.world.store.set_status(team.metadata.uid, {**team.status, "places": places})

@@ -232,6 +232,29 @@ def test_the_most_that_it_may_cost_is_told(bench: Any) -> None:
     assert found.cost.endless == Cost(cpu=2, memory=4 * GIB)
 
 
+def test_nodes_of_a_jobs_or_a_services_own_cost_too_and_count_against_the_quota(bench: Any) -> None:
+    bench.apply("Team", "growth", {"sizes": SIZES, "quota": {"cpu": 12}}, team="")
+    nodes = {"size": "large", "workers": {"max": 1}}
+    job = {"entrypoint": "true", "nodes": {"size": "small"}, "timeout": "2h", "retries": 3}
+    found = planned(
+        bench,
+        doc("Job", "j", job),
+        doc("Service", "s", {"model": "models:/m@champion", "nodes": nodes}),
+    )
+    assert found.documents[0].cost == Cost(cpu=2, memory=4 * GIB, hours=2)
+    assert found.documents[1].cost == Cost(cpu=16, memory=32 * GIB, gpu=2, hours=None)
+    assert found.cost.core_hours == 4
+    assert found.documents[0].forbidden == []
+    assert "quota 'cpu' is exceeded" in messages(found.documents[1])[0]
+
+
+def test_the_teams_longest_life_is_the_most_that_a_cluster_may_live(bench: Any) -> None:
+    bench.apply("Team", "growth", {"sizes": SIZES, "max_lifetime": "1h"}, team="")
+    found = planned(bench, doc("Cluster", "a", {}), doc("Cluster", "b", {"max_lifetime": "2h"}))
+    assert found.documents[0].cost == Cost(cpu=2, memory=4 * GIB, hours=1)
+    assert found.documents[1].forbidden[0].message.startswith("cluster.max_lifetime: Cluster 'growth/b' asks for 2h")
+
+
 def test_what_would_end_is_warned_of(bench: Any) -> None:
     bench.apply("Job", "train", {"entrypoint": "true", "cluster": "dev"})
     (warning,) = only(bench, doc("Cluster", "dev", {"suspended": True})).warnings

@@ -38,6 +38,7 @@ TOLD: list[tuple[Evidence, str, str]] = [
     (head("Unschedulable", NODES.format(1, "1 Insufficient cpu")), "insufficient-cpu", "of 1 node 1 has too few"),
     (head("Unschedulable", NODES.format(2, "2 Insufficient memory")), "insufficient-memory", "too little memory"),
     (head("Unschedulable", NODES.format(1, "1 Insufficient nvidia.com/gpu")), "insufficient-gpu", "too few GPUs"),
+    (head("Unschedulable", "0/2 nodes are available: 2 Insufficient cpu. not found"), "insufficient-cpu", "2 have too"),
     (head("Unschedulable", NODES.format(1, "1 Too many pods")), "insufficient-other", "no room left"),
     (head("Unschedulable", NODES.format(1, "1 node(s) had untolerated taint(s)")), "untolerated-taint", "a taint"),
     (

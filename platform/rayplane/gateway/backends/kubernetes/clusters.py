@@ -13,7 +13,6 @@ from rayplane.gateway.backends.kubernetes.kinds import POD, RAYCLUSTER, Object
 from rayplane.gateway.backends.kubernetes.own import Shared
 from rayplane.nouns.cluster import ClusterSpec
 from rayplane.nouns.team import Size
-from rayplane.settings import read_secret
 
 log = logging.getLogger(__name__)
 
@@ -92,10 +91,8 @@ class Clusters:
             else:
                 current = self._change(ref, manifest, there, suspended=suspended)
         assert current is not None  # it was there, or was made
-        texts = {**launch.secrets, **self._redis_password()}
-        own.put_secrets(
-            shared, RAYCLUSTER, current, raycluster.owner_of(ref), texts, self._token(ref), new=there is None
-        )
+        token, owner = self._token(ref), raycluster.owner_of(ref)
+        own.put_secrets(shared, RAYCLUSTER, current, owner, launch, token, new=there is None)
 
     def _create(self, ref: ClusterRef, manifest: Object) -> Object:
         try:
@@ -126,14 +123,7 @@ class Clusters:
         return own.apply(self._shared, RAYCLUSTER, raycluster.keeping_scale(manifest, now), force=True)
 
     def _delete(self, held: Object) -> None:
-        # KubeRay's finalizer that empties Redis waits for the pods itself, and needs a job: the foreground would take
-        # that away.
-        emptied = held["spec"]["gcsFaultTolerance"]
-        own.delete(self._shared, RAYCLUSTER, held, propagation="Background" if emptied else "Foreground")
-
-    def _redis_password(self) -> dict[str, str]:
-        path = self._shared.settings.redis_password_path
-        return {raycluster.REDIS_PASSWORD: read_secret(path)} if path is not None else {}
+        own.delete(self._shared, RAYCLUSTER, held, empties_redis=held["spec"]["gcsFaultTolerance"])
 
     def _held(self, ref: ClusterRef) -> Object | None:
         """The cluster's own RayCluster, not one of a predecessor's."""

@@ -18,6 +18,7 @@ _ENDED_LATELY = timedelta(minutes=10)
 _LEAVING = timedelta(seconds=60)
 _BEFORE_START = ("FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox", "FailedPodSandBoxStatus")
 _ALWAYS = ("Evicted", "Preempted", "TaintManagerEviction", "NodeNotReady", "FailedBinding", "ProvisioningFailed")
+_NEVER_BEGAN = ("StartError", "ContainerCannotRun")
 _LONGEST = 600
 
 
@@ -97,6 +98,8 @@ def _of_container(container: Resource, events: Sequence[Said], say: _Speaker, no
     finished = instant(ended.get("finishedAt"))
     if "running" in state and (finished is None or now - finished > _ENDED_LATELY or container.get("ready")):
         return []  # it runs again
+    if ended.get("reason") in _NEVER_BEGAN:
+        return [say(str(ended["reason"]), f"container '{name}': {ended.get('message')}", finished, restarts + 1)]
     words = str(ended.get("message") or "").strip()[-_LONGEST // 2 :]
     message = f"container '{name}' ended with exit code {ended.get('exitCode')}" + (f": {words}" if words else "")
     reason = "OOMKilled" if ended.get("reason") == "OOMKilled" else "CrashLoopBackOff" if restarts else "Terminated"

@@ -46,14 +46,19 @@ def gather(api: KubeApi, settings: KubernetesSettings, ref: ClusterRef, *, token
         return [Evidence("cluster", f"namespace/{namespace}", "NamespaceMissing", exc.detail)]
     pods = api.list(POD, namespace, labels=mine).items
     cluster = _newest(api.list(RAYCLUSTER, namespace, labels=mine).items)
-    owners = [] if cluster is not None and _is_plain(cluster) else _owners(api, namespace, mine)
+    owner = None
+    if cluster is None or cluster["metadata"].get("ownerReferences"):
+        owner = _newest([o for kind in (RAYJOB, RAYSERVICE) for o in api.list(kind, namespace, labels=mine).items])
+        cluster = cluster or _cluster_of(api, namespace, owner)
     now = datetime.now(UTC)
+    # The right to read events goes with the role binding, which is among the first to go with its namespace.
+    going = place["status"].get("phase") == "Terminating"
     found = evidence(
         cluster,
         pods,
-        api.list(EVENT, namespace).items,
+        [] if going else api.list(EVENT, namespace).items,
         api.list(QUOTA, namespace).items,
-        owner=_newest(owners),
+        owner=owner,
         workloads=_workloads(api, namespace, cluster),
         namespace=place,
         leases=api.list(LEASE, settings.operator_namespace).items,
@@ -63,9 +68,13 @@ def gather(api: KubeApi, settings: KubernetesSettings, ref: ClusterRef, *, token
     return [*asked[1], *found]
 
 
-def _owners(api: KubeApi, namespace: str, mine: str) -> list[Object]:
-    """The RayJobs and RayServices that are the platform's object's own."""
-    return [thing for kind in (RAYJOB, RAYSERVICE) for thing in api.list(kind, namespace, labels=mine).items]
+def _cluster_of(api: KubeApi, namespace: str, owner: Object | None) -> Object | None:
+    """The newest RayCluster that KubeRay made for a RayJob or a RayService."""
+    if owner is None:
+        return None
+    uid = owner["metadata"]["uid"]
+    found = api.list(RAYCLUSTER, namespace).items
+    return _newest([c for c in found if any(o.get("uid") == uid for o in c["metadata"].get("ownerReferences") or [])])
 
 
 def _workloads(api: KubeApi, namespace: str, cluster: Object | None) -> list[Object]:
@@ -81,10 +90,10 @@ def _workloads(api: KubeApi, namespace: str, cluster: Object | None) -> list[Obj
 
 
 def _demands(cluster: Object | None, pods: Sequence[Object], token: Path) -> tuple[list[str], list[Evidence]]:
-    """(what Ray's work waits for, that Ray does not tell) of a cluster that may have more workers."""
-    groups = ((cluster or {}).get("spec") or {}).get("workerGroupSpecs") or []
+    """(what Ray's work waits for, that Ray does not tell) of a cluster whose workers come and go."""
+    autoscaled = ((cluster or {}).get("spec") or {}).get("enableInTreeAutoscaling")
     heads = [p for p in pods if p["metadata"]["labels"].get("ray.io/node-type") == "head" and is_ready(p)]
-    if not heads or not token.exists() or not any(group.get("maxReplicas") for group in groups):
+    if not heads or not token.exists() or not autoscaled:
         return [], []
     host = str(heads[0]["status"]["podIP"])
     host = f"[{host}]" if ":" in host else host
@@ -100,8 +109,3 @@ def _demands(cluster: Object | None, pods: Sequence[Object], token: Path) -> tup
 
 def _newest(found: Sequence[Object]) -> Object | None:
     return max(found, key=lambda obj: str(obj["metadata"].get("creationTimestamp")), default=None)
-
-
-def _is_plain(cluster: Object) -> bool:
-    """Whether the cluster is nobody's: no RayJob's, no RayService's."""
-    return not cluster["metadata"].get("ownerReferences")

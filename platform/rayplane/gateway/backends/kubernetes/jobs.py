@@ -44,7 +44,7 @@ class Jobs:
             manifest = rayjob.render(ref, nodes, submission, launch, shared.settings, shared.root)
             held = own.apply(shared, RAYJOB, manifest, force=False)
             log.info("job %s: RayJob '%s' is applied", ref, held["metadata"]["name"])
-        own.put_secrets(shared, RAYJOB, held, rayjob.owner_of(ref), launch.secrets, self._token(ref))
+        own.put_secrets(shared, RAYJOB, held, rayjob.owner_of(ref), launch, self._token(ref))
 
     def observe(self, ref: JobRef) -> JobObservation:
         """What the watch told last."""

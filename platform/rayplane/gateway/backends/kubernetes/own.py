@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import base64
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from rayplane.errors import NotFound
-from rayplane.gateway.backends.base import Node, Observation
+from rayplane.gateway.backends.base import LaunchContext, Node, Observation
 from rayplane.gateway.backends.kubernetes import compare, observation, pods
 from rayplane.gateway.backends.kubernetes.api import KubeApi
 from rayplane.gateway.backends.kubernetes.cache import Cache
 from rayplane.gateway.backends.kubernetes.kinds import POD, RAYCLUSTER, SECRET, UID, Kind, Object
 from rayplane.gateway.backends.kubernetes.pods import Owner
-from rayplane.gateway.backends.kubernetes.raycluster import SECRETS_HASH
+from rayplane.gateway.backends.kubernetes.raycluster import REDIS_PASSWORD, SECRETS_HASH
 from rayplane.gateway.backends.kubernetes.settings import KubernetesSettings
 from rayplane.nouns.cluster import Endpoint
 from rayplane.nouns.environment import Environment
-from rayplane.settings import write_secret
+from rayplane.settings import read_secret, write_secret
 
 RAY_CLUSTER = "ray.io/cluster"
 """KubeRay's label on pods: the RayCluster that they are of."""
@@ -88,25 +88,30 @@ def is_leaving(obj: Object) -> bool:
     return bool(obj["metadata"].get("deletionTimestamp"))
 
 
-def delete(
-    shared: Shared, kind: Kind, held: Object, *, propagation: Literal["Background", "Foreground"] = "Foreground"
-) -> None:
-    """Delete an object. In the foreground it is gone only when all that belongs to it is."""
+def delete(shared: Shared, kind: Kind, held: Object, *, empties_redis: bool = False) -> None:
+    """Delete an object, which is gone only when all that belongs to it is.
+
+    ``empties_redis``: KubeRay does that by a job of the object's, which must not be taken away before it has.
+    """
     if is_leaving(held):
         return
     meta = held["metadata"]
+    propagation: Literal["Background", "Foreground"] = "Background" if empties_redis else "Foreground"
     shared.api.delete(kind, meta["name"], meta["namespace"], uid=meta["uid"], propagation=propagation)
     shared.cache[kind].learn_deletion(held)
 
 
 def put_secrets(
-    shared: Shared, kind: Kind, obj: Object, owner: Owner, texts: Mapping[str, str], token: Path, *, new: bool = False
+    shared: Shared, kind: Kind, obj: Object, owner: Owner, launch: LaunchContext, token: Path, *, new: bool = False
 ) -> None:
     """Give an object its Secret, which goes when it goes, and note on it that it has it.
 
     What is not noted is put right later. ``new``: the object was just made, so that no pod knows a token of Ray's yet.
     """
-    noted = {SECRETS_HASH: compare.digest(dict(texts))}
+    texts = dict(launch.secrets)
+    if shared.settings.redis_password_path is not None:
+        texts[REDIS_PASSWORD] = read_secret(shared.settings.redis_password_path)
+    noted = {SECRETS_HASH: compare.digest(texts)}
     meta = obj["metadata"]
     if (meta.get("annotations") or {}).get(SECRETS_HASH) == noted[SECRETS_HASH]:
         return

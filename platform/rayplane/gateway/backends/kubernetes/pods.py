@@ -85,7 +85,7 @@ def autoscaler(settings: KubernetesSettings) -> Object:
 
 def start_params(size: Size, *, is_head: bool) -> dict[str, str]:
     """What ``ray start`` is told; memory and GPUs KubeRay takes from the container's limits."""
-    params = {"num-cpus": str(max(1, round(size.cpu)))}
+    params = {"num-cpus": str(size.ray_cpu)}
     return {"dashboard-host": "0.0.0.0", **params} if is_head else params  # noqa: S104  the pod's own network
 
 
@@ -155,6 +155,8 @@ def _template(
         "resources": room_of(launch.size, settings),
         "securityContext": _confined(),
         "volumeMounts": mounts,
+        # What a process said last is kept with its pod's status: nobody else remembers it once the pod is replaced.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
     }
     spec: Object = {
         "containers": [container],

@@ -88,9 +88,6 @@ def render(
         "metadata": {"labels": owner.labels},
         "spec": {**cluster_spec(owner, spec, launch, settings, root), "suspend": suspended},
     }
-    # Ray's autoscaler expects both members in every group; what it makes of them is its own.
-    scale: Object = {"scaleStrategy": {"workersToDelete": []}}
-    groups = [{**group, "replicas": group["minReplicas"], **scale} for group in asked["spec"]["workerGroupSpecs"]]
     return {
         "apiVersion": RAYCLUSTER.api_version,
         "kind": RAYCLUSTER.name,
@@ -100,8 +97,16 @@ def render(
             "labels": owner.labels,
             "annotations": {ASKED: compare.compact(asked), ASKED_HASH: compare.digest(asked)},
         },
-        "spec": {**asked["spec"], "workerGroupSpecs": groups},
+        "spec": embedded(asked["spec"]),
     }
+
+
+def embedded(spec: Object) -> Object:
+    """A RayClusterSpec with the number of workers that its cluster begins with, as it is sent."""
+    # Ray's autoscaler expects both members in every group; what it makes of them is its own.
+    scale: Object = {"scaleStrategy": {"workersToDelete": []}}
+    groups = [{**group, "replicas": group["minReplicas"], **scale} for group in spec["workerGroupSpecs"]]
+    return {**spec, "workerGroupSpecs": groups}
 
 
 def keeping_scale(manifest: Object, held: Object) -> Object:

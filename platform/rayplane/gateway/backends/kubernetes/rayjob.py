@@ -65,7 +65,9 @@ def render(
         # Not deletionRules: they pass over a job that was stopped, and Kueue admits none that has them.
         "shutdownAfterJobFinishes": True,
         "ttlSecondsAfterFinished": TTL,
-        "rayClusterSpec": embedded(raycluster.cluster_spec(owner, nodes.as_cluster(), launch, settings, root)),
+        "rayClusterSpec": raycluster.embedded(
+            raycluster.cluster_spec(owner, nodes.as_cluster(), launch, settings, root)
+        ),
     }
     # The tables of a head are worth keeping only for the next one, and there is none.
     spec["rayClusterSpec"].pop("gcsFaultToleranceOptions", None)
@@ -88,14 +90,6 @@ def render(
         },
         "spec": spec,
     }
-
-
-def embedded(spec: Object) -> Object:
-    """A RayClusterSpec as a RayJob or a RayService holds it: with the number of workers that it begins with."""
-    # Ray's autoscaler expects both members in every group; what it makes of them is its own.
-    scale: Object = {"scaleStrategy": {"workersToDelete": []}}
-    groups = [{**group, "replicas": group["minReplicas"], **scale} for group in spec["workerGroupSpecs"]]
-    return {**spec, "workerGroupSpecs": groups}
 
 
 def trim(obj: Object) -> Object:

@@ -14,7 +14,6 @@ from typing import Any
 from rayplane.gateway.backends.base import LaunchContext, Node, Observation, ServiceObservation, ServiceRef
 from rayplane.gateway.backends.kubernetes import compare, pods, raycluster
 from rayplane.gateway.backends.kubernetes.kinds import MANAGED_BY, MANAGER, RAYSERVICE, TEAM, UID, Object
-from rayplane.gateway.backends.kubernetes.rayjob import embedded
 from rayplane.gateway.backends.kubernetes.settings import KubernetesSettings
 from rayplane.nouns.cluster import Endpoint, Nodes
 from rayplane.nouns.environment import Environment
@@ -63,7 +62,9 @@ def render(
         "spec": {
             "serveConfigV2": json.dumps(_configuration(application), sort_keys=True),  # JSON is YAML
             "upgradeStrategy": {"type": "NewCluster"},
-            "rayClusterConfig": embedded(raycluster.cluster_spec(owner, nodes.as_cluster(), launch, settings, root)),
+            "rayClusterConfig": raycluster.embedded(
+                raycluster.cluster_spec(owner, nodes.as_cluster(), launch, settings, root)
+            ),
         },
     }
     return {

@@ -49,7 +49,7 @@ class Services:
             why = held["drift"] or "it is asked for otherwise" if held is not None else "it was missing"
             held = own.apply(shared, RAYSERVICE, manifest, force=held is not None)
             log.info("service %s is applied: %s", ref, why)
-        own.put_secrets(shared, RAYSERVICE, held, rayservice.owner_of(ref), launch.secrets, self._token(ref))
+        own.put_secrets(shared, RAYSERVICE, held, rayservice.owner_of(ref), launch, self._token(ref))
 
     def observe(self, ref: ServiceRef) -> ServiceObservation:
         """What the watch told last."""
@@ -77,7 +77,7 @@ class Services:
         self._token(ref).unlink(missing_ok=True)
         held = self._held(ref)
         if held is not None:
-            own.delete(self._shared, RAYSERVICE, held)
+            own.delete(self._shared, RAYSERVICE, held, empties_redis=self._shared.settings.redis_address is not None)
 
     def _endpoint(self, ref: ServiceRef, pods: list[Object], namespace: str) -> Endpoint | None:
         found = own.endpoint_of(self._shared, pods, self._token(ref), rayservice.owner_of(ref), namespace)

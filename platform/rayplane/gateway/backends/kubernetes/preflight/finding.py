@@ -58,4 +58,6 @@ def nearest(name: str, known: Collection[str]) -> str:
 def shown(value: object, *, most: int = 60) -> str:
     """A value as a message shows it: short, however long it is."""
     text = repr(value)
-    return text if len(text) <= most else f"{text[: most - 3]}..."
+    if len(text) <= most:
+        return text
+    return repr(f"{value[: most - 5]}...") if isinstance(value, str) else f"{text[: most - 3]}…"

@@ -35,10 +35,9 @@ def wrong(template: dict[str, Any], path: str) -> Iterator[Finding]:
     path = child(path, "spec")
     yield from _choice(spec, "restartPolicy", path)
     yield from _choice(spec, "dnsPolicy", path)
-    for key, least in (("terminationGracePeriodSeconds", 0), ("activeDeadlineSeconds", 1)):
-        if (given := spec.get(key)) is not None and given < least:
-            message = f"is {given}, less than {least}"
-            yield Finding(child(path, key), "pod.seconds", message, f"Give at least {least} seconds.")
+    if (given := spec.get("activeDeadlineSeconds")) is not None and given < 1:
+        message = f"{given} is no time to run in"
+        yield Finding(child(path, "activeDeadlineSeconds"), "pod.seconds", message, "Give 1 second or more.")
     for key in ("serviceAccountName", "priorityClassName", "runtimeClassName", "nodeName"):
         if (given := spec.get(key)) and (said := names.subdomain(given)):
             yield Finding(child(path, key), "pod.name", f"{shown(given)} {said}", names.SUBDOMAIN_REMEDY)

@@ -25,6 +25,8 @@ _MADE_FROM = "ray.io/originated-from-crd"
 _V2 = "RAY_enable_autoscaler_v2"
 _AMOUNTS = ("num-cpus", "num-gpus", "memory", "resources")
 _SERVICE_TYPES = ("ClusterIP", "NodePort", "LoadBalancer")
+_METRICS = ("metrics", 8080)
+"""The port that the head's Service gets where no port of that name is given."""
 _VERSION = re.compile(r"\s*v?(\d+)\.(\d+)(?:\.(\d+))?")
 
 
@@ -89,9 +91,26 @@ def _head(spec: Object, path: str) -> Iterator[Finding]:
         message = f"{shown(kind)} is none of {', '.join(_SERVICE_TYPES)}"
         yield Finding(child(path, "serviceType"), "ray.service-type", message, nearest(kind, _SERVICE_TYPES))
     name = ((head.get("headService") or {}).get("metadata") or {}).get("name")
-    if name and (said := names.label_1035(name)):
+    if name and (said := names.label_1123(name)):
         message = f"the name {shown(name)} {said}"
-        yield Finding(below(path, "headService.metadata.name"), "ray.name", message, names.LABEL_1035_REMEDY)
+        yield Finding(below(path, "headService.metadata.name"), "ray.name", message, names.LABEL_1123_REMEDY)
+    yield from _head_ports(
+        first_container(head["template"]).get("ports") or [], below(path, "template.spec.containers[0].ports")
+    )
+
+
+def _head_ports(ports: list[Object], path: str) -> Iterator[Finding]:
+    """All ports of the head's first container go into one Service, over TCP whatever they say."""
+    taken: dict[int, str] = {}
+    if ports and all(port.get("name") != _METRICS[0] for port in ports):
+        taken[_METRICS[1]] = f"'{_METRICS[0]}', which is added"
+    for index, port in enumerate(ports):
+        number, name = port["containerPort"], port.get("name") or ""
+        if number in taken:
+            message = f"{number} is the port of {taken[number]} too: the head's Service can't have it twice"
+            remedy = f"Call it '{_METRICS[0]}', or use another port." if number == _METRICS[1] else "Use another port."
+            yield Finding(child(item(path, index), "containerPort"), "ray.head-ports", message, remedy)
+        taken.setdefault(number, f"'{name}'" if name else "another entry")
 
 
 def _workers(spec: Object, path: str) -> Iterator[Finding]:

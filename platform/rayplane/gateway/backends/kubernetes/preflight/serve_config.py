@@ -94,9 +94,9 @@ def _deployments(deployments: Any, path: str) -> Iterator[Finding]:
             yield Finding(where, "ray.serve-deployment", "does not say which deployment", "Give its name.")
             continue
         replicas, scaling = deployment.get("num_replicas"), deployment.get("autoscaling_config")
-        if replicas not in (None, "auto") and (not isinstance(replicas, int) or replicas < 0):
+        if replicas not in (None, "auto") and (not isinstance(replicas, int) or replicas < 1):
             message = f"{shown(replicas)} is no number of replicas"
-            yield Finding(child(where, "num_replicas"), "ray.serve-deployment", message, "Give 0 or more, or 'auto'.")
+            yield Finding(child(where, "num_replicas"), "ray.serve-deployment", message, "Give 1 or more, or 'auto'.")
         if isinstance(scaling, dict):
             least, most = scaling.get("min_replicas", 1), scaling.get("max_replicas", 1)
             if isinstance(least, int) and isinstance(most, int) and least > most:

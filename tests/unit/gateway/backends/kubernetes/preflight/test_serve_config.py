@@ -1,0 +1,106 @@
+"""serveConfigV2, checked against what Ray's own schema says of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+from ray.serve.schema import ServeDeploySchema
+
+from rayplane.gateway.backends.kubernetes.preflight import serve_config
+
+TAKEN = [
+    {"applications": [{"import_path": "a:b"}]},
+    {"applications": [{"import_path": "a.b.c"}]},
+    {"applications": []},
+    {"applications": [{"import_path": "a:b", "route_prefix": None}, {"name": "c", "import_path": "c:d"}]},
+    {"applications": [{"name": "a", "import_path": "a:b", "route_prefix": "/a"}, {"import_path": "c:d"}]},
+    {"applications": [{"import_path": "a:b", "deployments": [{"name": "M", "num_replicas": "auto"}]}]},
+    {"applications": [{"import_path": "a:b", "deployments": [{"name": "M", "num_replicas": 1}]}]},
+    {"proxy_location": "EveryNode", "http_options": {"port": 8000}, "applications": [{"import_path": "a:b"}]},
+    {"target_capacity": 50, "applications": [{"import_path": "a:b"}]},
+    {"applications": [{"import_path": "a:b", "args": {"x": 1}, "runtime_env": {"env_vars": {"A": "1"}}}]},
+]
+REFUSED = [
+    ({}, "ray.serve-config"),
+    ({"applications": {}}, "ray.serve-config"),
+    ({"applications": [{"import_path": "a:b"}], "target_capacity": 101}, "ray.serve-config"),
+    ({"applications": ["a:b"]}, "ray.serve-application"),
+    ({"applications": [{"name": "", "import_path": "a:b"}]}, "ray.serve-application"),
+    ({"applications": [{"import_path": "a:b", "port": 9000}]}, "ray.serve-application"),
+    ({"applications": [{"import_path": "a:b", "host": "::"}]}, "ray.serve-application"),
+    ({"applications": [{"import_path": "a:b", "deployments": {}}]}, "ray.serve-application"),
+    ({"applications": [{"import_path": "a:b", "args": []}]}, "ray.serve-application"),
+    ({"applications": [{}]}, "ray.serve-import-path"),
+    ({"applications": [{"import_path": "app"}]}, "ray.serve-import-path"),
+    ({"applications": [{"import_path": "a:b:c"}]}, "ray.serve-import-path"),
+    ({"applications": [{"import_path": ":b"}]}, "ray.serve-import-path"),
+    ({"applications": [{"import_path": "a."}]}, "ray.serve-import-path"),
+    ({"applications": [{"import_path": 3}]}, "ray.serve-import-path"),
+    ({"applications": [{"import_path": "a:b", "route_prefix": 3}]}, "ray.serve-route"),
+    ({"applications": [{"import_path": "a:b"}, {"import_path": "c:d"}]}, "ray.serve-twice"),
+    ({"applications": [{"name": "a", "import_path": "a:b"}, {"name": "b", "import_path": "c:d"}]}, "ray.serve-twice"),
+    ({"applications": [{"import_path": "a:b", "deployments": [{}]}]}, "ray.serve-deployment"),
+    (
+        {"applications": [{"import_path": "a:b", "deployments": [{"name": "M", "num_replicas": 0}]}]},
+        "ray.serve-deployment",
+    ),
+]
+
+
+def rules(config: Any) -> set[str]:
+    text = config if isinstance(config, str) else yaml.safe_dump(config)
+    return {finding.rule for finding in serve_config.wrong(text, "spec.serveConfigV2")}
+
+
+@pytest.mark.parametrize("config", TAKEN, ids=str)
+def test_what_ray_takes_is_let_pass(config: dict[str, Any]) -> None:
+    ServeDeploySchema.model_validate(config)
+    assert rules(config) == set()
+
+
+@pytest.mark.parametrize(("config", "rule"), REFUSED, ids=str)
+def test_what_ray_refuses_is_found(config: dict[str, Any], rule: str) -> None:
+    with pytest.raises((ValidationError, ValueError, TypeError)):
+        ServeDeploySchema.model_validate(config)
+    assert rule in rules(config)
+
+
+@pytest.mark.parametrize(
+    ("config", "rule"),
+    [
+        ("applications: [", "ray.serve-config"),
+        ("some words", "ray.serve-config"),
+        ("- a\n- b\n", "ray.serve-config"),
+        ({"application": [], "applications": []}, "ray.serve-unknown"),
+        ({"applications": [{"import_path": "a:b", "route": "/"}]}, "ray.serve-unknown"),
+        ({"applications": [{"import_path": "a:b", "route_prefix": "a"}]}, "ray.serve-route"),
+        ({"applications": [{"import_path": "a:b", "route_prefix": "/a/"}]}, "ray.serve-route"),
+        (
+            {
+                "applications": [
+                    {
+                        "import_path": "a:b",
+                        "deployments": [{"name": "M", "autoscaling_config": {"min_replicas": 3, "max_replicas": 2}}],
+                    }
+                ]
+            },
+            "ray.serve-deployment",
+        ),
+    ],
+    ids=str,
+)
+def test_what_ray_drops_in_silence_or_refuses_only_later_is_found_too(config: Any, rule: str) -> None:
+    assert rule in rules(config)
+
+
+def test_no_configuration_deploys_nothing_and_is_allowed() -> None:
+    assert rules("") == rules("  \n") == set()
+
+
+def test_an_unknown_key_names_the_one_that_was_meant() -> None:
+    [finding] = serve_config.wrong("applications: [{import_path: 'a:b', deployment: []}]", "spec.serveConfigV2")
+    assert finding.path == "spec.serveConfigV2.applications[0].deployment"
+    assert finding.remedy == "Did you mean 'deployments'?"
