@@ -15,8 +15,8 @@ from rayplane.client import sdk
 from rayplane.client.cli import main as cli
 from rayplane.client.sdk import Client
 from rayplane.gateway.usecases.platform import Platform
-from rayplane.nouns.base import Document, Metadata, Object
-from rayplane.nouns.cluster import ClusterStatus, Endpoint
+from rayplane.nouns.base import Document, Metadata, Object, utcnow
+from rayplane.nouns.cluster import ClusterStatus, Endpoint, Suspension
 from rayplane.nouns.job import JobStatus
 from rayplane.nouns.pipeline import RunStatus, StepRun
 from rayplane.storage import layout
@@ -305,6 +305,57 @@ def test_a_clusters_address_is_printed_as_exports(
     assert exit_code == 0
     assert "export RAY_ADDRESS=ray://127.0.0.1:10001\n" in out
     assert "export RAY_AUTH_TOKEN_PATH='/a b/token'\n" in out
+
+
+def test_a_cluster_is_made_with_friendly_parameters_and_errors_that_teach(
+    growth: Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--size", "medium", "--workers", "0..4", "--idle-timeout", "30m", "--max-lifetime", "8h", "--no-wait"]
+    exit_code, _, err = _run(capsys, "cluster", "create", "train", *words)
+    assert (exit_code, err) == (0, "cluster growth/train is Pending\n")
+    spec = growth.clusters.get("growth", "train").spec
+    assert (spec["size"], spec["workers"]) == ("medium", {"min": 0, "max": 4})
+    assert (spec["idle_timeout"], spec["max_lifetime"]) == (1800, 28800)
+    for wrong, taught in (
+        (("--workers", "4-8"), "write 4 for that many always, or 0..4 for as many as the work needs"),
+        (("--workers", "5..2"), "min (5) is above max (2)"),
+        (("--idle-timeout", "half an hour"), "write it as 30s, 10m, 1h30m or 14d"),
+        (("--size", "smal"), "Did you mean 'small'?"),
+    ):
+        exit_code, _, err = _run(capsys, "cluster", "create", "other", *wrong, "--no-wait")
+        assert exit_code != 0
+        assert taught in err
+
+
+def test_a_cluster_is_suspended_resumed_and_extended_by_command(
+    growth: Client, platform: Platform, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run(capsys, "cluster", "suspend", "dev", "--no-wait")[0] == 0
+    assert growth.clusters.get("growth", "dev").spec["suspended"] is True
+    exit_code, _, err = _run(capsys, "cluster", "address", "dev")
+    assert exit_code != 0
+    assert "was suspended by a person. Resume it: rayplane cluster resume dev --team growth" in err.replace("\n", " ")
+    assert _run(capsys, "cluster", "resume", "dev", "--no-wait")[0] == 0
+    assert growth.clusters.get("growth", "dev").spec["suspended"] is False
+    growth.clusters.apply("growth", "dev", {"idle_timeout": "30m"})
+    exit_code, _, err = _run(capsys, "cluster", "extend", "dev", "2h")
+    assert exit_code == 0
+    assert "is not suspended for idleness until" in err
+    assert _run(capsys, "cluster", "extend", "dev", "later")[0] == 2
+    exit_code, out, _ = _run(capsys, "cluster", "usage")
+    assert (exit_code, out.split()[:3]) == (0, ["CLUSTER", "UID", "NODE-HOURS"])
+
+
+def test_reaching_a_cluster_resumes_what_idleness_suspended(growth: Client, platform: Platform) -> None:
+    found = growth.clusters.get("growth", "dev")
+    suspension = Suspension(reason="Idle", at=utcnow())
+    status = ClusterStatus(phase="Suspended", observed_generation=1, suspension=suspension)
+    platform.store.set_status(found.metadata.uid, status)
+    with pytest.raises(errors.Timeout):
+        growth.clusters.reach("growth", "dev", timeout=0.3)
+    after = growth.clusters.get("growth", "dev")
+    assert ClusterStatus.model_validate(after.status).suspension is None
+    assert after.metadata.generation == 2
 
 
 def test_lists_are_tables_or_json(growth: Client, capsys: pytest.CaptureFixture[str]) -> None:
