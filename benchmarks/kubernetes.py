@@ -24,6 +24,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -124,12 +125,11 @@ def main() -> int:
         for part in asked.part or PARTS:
             say(f"part {part}")
             if part == "create":
-                parts[part] = with_load(lambda: measure_create(asked.repeat))
-                continue
-            count = asked.clusters or CLUSTERS[part]
-            parts[part] = with_load(
-                lambda p=part, n=count: measure_fleet(p, n, asked.changes, asked.steady, asked.patience)
-            )
+                measure = partial(measure_create, asked.repeat)
+            else:
+                count = asked.clusters or CLUSTERS[part]
+                measure = partial(measure_fleet, part, count, asked.changes, asked.steady, asked.patience)
+            parts[part] = with_load(measure)
     except RayplaneError as error:
         print(f"bench: {error}", file=sys.stderr)
         return error.exit_code

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,20 +40,21 @@ def measure(bed: LevelB, gateway: Gateway, repeat: int) -> dict[str, Any]:
             bare = by_apply(bed, manifests)
             say(f"turn {number + 1}: ready by a bare apply after {bare[0]:.2f} s")
             turns.append((ours, bare))
-    ours, bare = ([turn[way][0] for turn in turns] for way in range(2))
-    before, after = ([turn[0][part] for turn in turns] for part in (1, 2))
+    ours_seconds = [ours[0] for ours, _ in turns]
+    bare_seconds = [bare[0] for _, bare in turns]
+    adds = statistics.median(ours_seconds) - statistics.median(bare_seconds)
     return {
-        "ours_seconds": [round(seconds, 2) for seconds in ours],
-        "bare_seconds": [round(seconds, 2) for seconds in bare],
-        "ours_median_seconds": round(statistics.median(ours), 2),
-        "bare_median_seconds": round(statistics.median(bare), 2),
-        "adds_seconds": round(statistics.median(ours) - statistics.median(bare), 2),
-        "ratio": round(statistics.median(ours) / statistics.median(bare), 3),
+        "ours_seconds": [round(seconds, 2) for seconds in ours_seconds],
+        "bare_seconds": [round(seconds, 2) for seconds in bare_seconds],
+        "ours_median_seconds": round(statistics.median(ours_seconds), 2),
+        "bare_median_seconds": round(statistics.median(bare_seconds), 2),
+        "adds_seconds": round(adds, 2),
+        "ratio": round(statistics.median(ours_seconds) / statistics.median(bare_seconds), 3),
         # Where it adds: a RayCluster that is not there yet, and a head that is ready and not yet told of.
-        "seconds_to_raycluster": round(statistics.median(before), 2),
-        "seconds_from_head_ready": round(statistics.median(after), 2),
-        "bare_seconds_to_raycluster": round(statistics.median(turn[1][1] for turn in turns), 2),
-        "command_seconds": round(statistics.median(seconds_of_command(gateway) for _ in range(3)), 2),
+        "seconds_to_raycluster": round(statistics.median(ours[1] for ours, _ in turns), 2),
+        "bare_seconds_to_raycluster": round(statistics.median(bare[1] for _, bare in turns), 2),
+        "seconds_from_head_ready": round(statistics.median(ours[2] for ours, _ in turns), 2),
+        "command_seconds": round(statistics.median([seconds_of_command(gateway) for _ in range(3)]), 2),
     }
 
 
@@ -103,7 +105,8 @@ def head_ready(bed: LevelB) -> float:
 def nothing_left(bed: LevelB) -> None:
     """Wait until nothing of the cluster is there, so that the next turn has the node to itself."""
     for version, kind in ((RAY, "RayCluster"), ("v1", "Pod")):
-        wait_for(f"no {kind}", lambda v=version, k=kind: not bed.api.list(v, k, NAMESPACE), seconds=PATIENCE)
+        listed = partial(bed.api.list, version, kind, NAMESPACE)
+        wait_for(f"no {kind}", partial(_none, listed), seconds=PATIENCE)
 
 
 def manifest(obj: Object) -> Object:
@@ -121,6 +124,10 @@ def seconds_of_command(gateway: Gateway) -> float:
     if done.returncode != 0:
         raise RuntimeError(f"rayplane team get: {done.stderr}")
     return time.monotonic() - began
+
+
+def _none(listed: Callable[[], list[Object]]) -> bool:
+    return not listed()
 
 
 def _in_background(call: Callable[[], float]) -> Callable[[], float]:

@@ -68,18 +68,22 @@ class Fleet:
             for number in range(self.teams):
                 client.teams.wait("", f"fleet-{number}", timeout=self.patience)
         say(f"{self.teams} teams are onboarded")
-        began, used = time.monotonic(), self._used()
+        self.settle()
+        began, used, asked = time.monotonic(), self._used(), self._asked()
         self._put(self.names())
         written = time.monotonic()
         applied = self.watch.wait_for(self.keys(), self.patience)
         say(f"{self.clusters} RayClusters are there after {applied - began:.1f} s")
         self.wait_ready()
         ready = time.monotonic()
+        cpu = self._cpu_since(used, self.clusters)
+        self.settle()
         return {
             "clusters_per_second_written": self._rate(self.clusters, written - began),
             "clusters_per_second_applied": self._rate(self.clusters, applied - began),
             "seconds_to_all_ready": round(ready - began, 1),
-            "cpu_ms_each": self._cpu_since(used, self.clusters),
+            "cpu_ms_each": cpu,
+            "calls_each": self._calls_since(asked, self.clusters),
         }
 
     def change_in_store(self, repeat: int) -> dict[str, Any]:
@@ -93,18 +97,16 @@ class Fleet:
     def steady(self, seconds: float) -> dict[str, Any]:
         """Calls to the API server while nothing changes, by the gateway's count and by the API server's audit log."""
         self.settle()
-        offset, counted, used = self.bed.audit_log.stat().st_size, self.gateway.calls(), self._used()
-        began = time.monotonic()
+        asked, used, began = self._asked(), self._used(), time.monotonic()
         time.sleep(seconds)
         minutes = (time.monotonic() - began) / 60
-        mine, audited = self.gateway.calls() - counted, _audited(self.bed.audit_log, offset)
-        per_minute = {"gateway": mine / minutes, "audit_log": audited / minutes}
+        calls = self._calls_since(asked, minutes)
         rss, peak = self.gateway.memory()
         return {
             "seconds": round(minutes * 60),
-            "calls_per_minute": {who: round(calls, 2) for who, calls in per_minute.items()},
-            "calls_per_cluster_minute": round(max(per_minute.values()) / self.clusters, 5),
-            "gateway_cpu_percent": round(self._cpu_since(used, 1)["gateway"] / (minutes * 60) / 10, 2),
+            "calls_per_minute": calls,
+            "calls_per_cluster_minute": round(max(calls.values()) / self.clusters, 5),
+            "gateway_cpu_percent": round(self._cpu_since(used, minutes * 60)["gateway"] / 10, 2),
             "gateway_rss_mb": round(rss),
             "gateway_peak_rss_mb": round(peak),
         }
@@ -178,7 +180,8 @@ class Fleet:
         return self.gateway.metric("rayplane_reconcile_duration_seconds_count", kind="Cluster")
 
     def _changes(self, count: int, repeat: int, write: Callable[[Sequence[tuple[str, str]]], None]) -> dict[str, Any]:
-        rates, used = [], self._used()
+        self.settle()
+        rates, used, asked = [], self._used(), self._asked()
         for _ in range(repeat):
             self.settle()
             self._most += 1
@@ -190,11 +193,14 @@ class Fleet:
             applied = self.watch.wait_beyond(before, self.patience)
             rates.append(count / (applied - (began if write == self._put else written)))
             say(f"{count} changes are applied, {rates[-1]:.1f} a second")
+        cpu = self._cpu_since(used, count * repeat)
+        self.settle()
         return {
             "changes": count,
             "per_second": round(statistics.median(rates), 1),
             "of": [round(rate, 1) for rate in rates],
-            "cpu_ms_each": self._cpu_since(used, count * repeat),
+            "cpu_ms_each": cpu,
+            "calls_each": self._calls_since(asked, count * repeat),
         }
 
     def _spec(self) -> dict[str, Any]:
@@ -233,7 +239,16 @@ class Fleet:
         components = {name: cpu_seconds(self.bed.pid(name)) for name in COMPONENTS}
         return {"gateway": self.gateway.cpu_seconds(), **components}
 
-    def _cpu_since(self, before: dict[str, float], count: int) -> dict[str, float]:
+    def _asked(self) -> tuple[float, int]:
+        return self.gateway.calls(), self.bed.audit_log.stat().st_size
+
+    def _calls_since(self, before: tuple[float, int], count: float) -> dict[str, float]:
+        """The gateway's requests to the API server for each of ``count``: as it counts them, as the audit log does."""
+        counted, offset = before
+        calls = {"gateway": self.gateway.calls() - counted, "audit_log": _audited(self.bed.audit_log, offset)}
+        return {who: round(number / count, 3) for who, number in calls.items()}
+
+    def _cpu_since(self, before: dict[str, float], count: float) -> dict[str, float]:
         """Milliseconds of CPU for each of ``count``, by process: what a busy machine does not change much."""
         spent = {name: 1000 * (used - before[name]) / count for name, used in self._used().items()}
         return {name: round(ms, 1) for name, ms in spent.items() if ms >= 0.1 or name == "gateway"}

@@ -545,7 +545,8 @@ def patient(get: Callable[[], Object], deadline: float) -> Callable[[], Object]:
 def _wait(
     get: Callable[[], Object], phases: Collection[str] | None, timeout: float, progress: Progress | None
 ) -> Object:
-    deadline, pause = time.monotonic() + timeout, 0.2
+    began = time.monotonic()
+    deadline = began + timeout
     look = patient(get, deadline)
     while True:
         obj = look()
@@ -567,8 +568,8 @@ def _wait(
                 f"{where} is {phase} after {timeout:g}s{': ' + why(obj) if why(obj) else ''}.",
                 remedy="Wait on, or delete it.",
             )
-        time.sleep(pause)
-        pause = min(pause * 1.5, 2.0)
+        # A small part of what was waited already, so that knowing it late never counts for much.
+        time.sleep(min(max((time.monotonic() - began) / 40, 0.2), 2.0))
 
 
 def why(obj: Object) -> str:

@@ -24,6 +24,7 @@ BUSY_SECONDS = 30
 """How long a writer waits for another process' turn on SQLite, and a connection for Postgres to answer."""
 
 _WRITES = "rayplane_writes"
+_NEXT_VERSION = update(tables.revision).values(value=tables.revision.c.value + 1).returning(tables.revision.c.value)
 
 
 class Database:
@@ -100,9 +101,7 @@ class Database:
             connection.execute(select(tables.revision.c.value).with_for_update())
 
     def _next_version(self, connection: Connection) -> int:
-        table = tables.revision
-        raised = update(table).values(value=table.c.value + 1).returning(table.c.value)
-        return int(connection.execute(raised).scalar_one())
+        return int(connection.execute(_NEXT_VERSION).scalar_one())
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:

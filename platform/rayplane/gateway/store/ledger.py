@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Row, insert, or_, select, update
+from sqlalchemy import Row, bindparam, insert, or_, select, update
 
 from rayplane.errors import NotFound
 from rayplane.gateway.store.database import Database
@@ -14,6 +14,16 @@ from rayplane.gateway.store.paging import Page, check_limit, decode_cursor, enco
 from rayplane.gateway.store.tables import audit, events, leases, lineage
 from rayplane.nouns.cluster import Lease
 from rayplane.nouns.events import Edge, Event
+
+# Every look at a cluster asks this: it is built once.
+_LEASES_OF = (
+    select(leases)
+    .where(
+        leases.c.cluster_uid == bindparam("cluster_uid"),
+        or_(leases.c.ended_at.is_(None), leases.c.id.in_(bindparam("ids", expanding=True))),
+    )
+    .order_by(leases.c.seq)
+)
 
 
 class Ledger(Database):
@@ -76,12 +86,9 @@ class Ledger(Database):
 
     def leases_of(self, cluster_uid: str, *, ids: Collection[str] = ()) -> list[Lease]:
         """A cluster's leases that are open or have one of these ids, in the order in which they were opened."""
-        chosen: ColumnElement[bool] = leases.c.ended_at.is_(None)
-        if ids:
-            chosen = or_(chosen, leases.c.id.in_(sorted(ids)))
-        query = select(leases).where(leases.c.cluster_uid == cluster_uid, chosen).order_by(leases.c.seq)
         with self._read() as connection:
-            return [_lease(row) for row in connection.execute(query)]
+            found = connection.execute(_LEASES_OF, {"cluster_uid": cluster_uid, "ids": sorted(ids)})
+            return [_lease(row) for row in found]
 
     def leases_between(self, team: str, since: datetime, until: datetime) -> list[Lease]:
         """The team's leases that were open at some instant from ``since`` until ``until``."""

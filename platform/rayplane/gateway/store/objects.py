@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, TypeAlias
 
-from sqlalchemy import ColumnElement, Connection, Row, func, insert, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, Row, bindparam, func, insert, select, tuple_, update
 
 from rayplane.errors import Conflict, InvalidInput, NotFound, PreconditionFailed
 from rayplane.gateway.store.database import Database, to_json
@@ -19,6 +19,21 @@ from rayplane.gateway.store.tables import objects, revision
 from rayplane.nouns.base import Metadata, Object, Status
 
 Change = Literal["created", "changed", "unchanged"]
+
+# Statements that every look and every write need, built once: building one costs more than it takes SQLite to answer.
+_BY_NAME = select(objects).where(
+    objects.c.kind == bindparam("kind"),
+    objects.c.team == bindparam("team"),
+    objects.c.name == bindparam("name"),
+    objects.c.removed_at.is_(None),
+)
+_BY_UID = select(objects).where(objects.c.uid == bindparam("uid"))
+_UPDATE = update(objects).where(objects.c.uid == bindparam("which")).returning(*objects.c)
+_WRITTEN = select(
+    *(objects.c.uid, objects.c.kind, objects.c.phase, objects.c.resource_version),
+    *(objects.c.generation, objects.c.deleted_at, objects.c.removed_at),
+)
+_WRITTEN_AFTER = _WRITTEN.where(objects.c.resource_version > bindparam("after")).order_by(objects.c.resource_version)
 
 
 @dataclass(frozen=True)
@@ -63,7 +78,7 @@ class Objects(Database):
         another object has the external id.
         """
         with self._write() as connection:
-            row = connection.execute(select(objects).where(_live(kind, team, name))).one_or_none()
+            row = _by_name(connection, kind, team, name)
             version = row.resource_version if row else None
             if if_match is not None and version != if_match:
                 raise PreconditionFailed(
@@ -84,7 +99,7 @@ class Objects(Database):
     def get(self, kind: str, team: str, name: str) -> Object:
         """The object, also while it is being deleted; raises NotFound with the nearest existing name."""
         with self._read() as connection:
-            row = connection.execute(select(objects).where(_live(kind, team, name))).one_or_none()
+            row = _by_name(connection, kind, team, name)
             if row is None:
                 raise _not_found(kind, team, name, self._names(connection, kind, team))
             return _object(row)
@@ -171,19 +186,13 @@ class Objects(Database):
 
         Versions are committed in their order: whoever asks again with the newest one misses nothing.
         """
-        columns = (
-            *(objects.c.uid, objects.c.kind, objects.c.phase, objects.c.resource_version),
-            *(objects.c.generation, objects.c.deleted_at, objects.c.removed_at),
-        )
-        query = select(*columns)
-        if after is None:
-            query = query.where(objects.c.removed_at.is_(None))
-        else:
-            query = query.where(objects.c.resource_version > after).order_by(objects.c.resource_version)
         with self._read() as connection:
-            # Asked first: what is committed between the two questions is told again, rather than never.
-            newest = int(connection.execute(select(revision.c.value)).scalar_one()) if after is None else after
-            rows = connection.execute(query).all()
+            if after is None:
+                # Asked first: what is committed between the two questions is told again, rather than never.
+                newest = int(connection.execute(select(revision.c.value)).scalar_one())
+                rows = connection.execute(_WRITTEN.where(objects.c.removed_at.is_(None))).all()
+            else:
+                newest, rows = after, connection.execute(_WRITTEN_AFTER, {"after": after}).all()
         found = [Written(row[0], row[1], row[2], row[3], (row[4], row[5]), row[6] is not None) for row in rows]
         return found, max([newest, *(item.version for item in found)])
 
@@ -295,11 +304,10 @@ class Objects(Database):
     def _update(self, connection: Connection, uid: str, **values: Any) -> Object:
         values["resource_version"] = self._next_version(connection)
         values["updated_at"] = self._clock()
-        query = update(objects).where(objects.c.uid == uid).values(values).returning(*objects.c)
-        return _object(connection.execute(query).one())
+        return _object(connection.execute(_UPDATE, {**values, "which": uid}).one())
 
     def _by_uid(self, connection: Connection, uid: str, *, removed: bool = False) -> Row[Any]:
-        row = connection.execute(select(objects).where(objects.c.uid == uid)).one_or_none()
+        row = connection.execute(_BY_UID, {"uid": uid}).one_or_none()
         if row is None or (row.removed_at is not None and not removed):
             raise NotFound(f"There is no object with uid '{uid}'.", remedy="It was deleted, or never was.")
         return row
@@ -311,10 +319,8 @@ class Objects(Database):
         return [row.name for row in connection.execute(query.limit(1000))]
 
 
-def _live(kind: str, team: str, name: str) -> ColumnElement[bool]:
-    return (
-        (objects.c.kind == kind) & (objects.c.team == team) & (objects.c.name == name) & objects.c.removed_at.is_(None)
-    )
+def _by_name(connection: Connection, kind: str, team: str, name: str) -> Row[Any] | None:
+    return connection.execute(_BY_NAME, {"kind": kind, "team": team, "name": name}).one_or_none()
 
 
 def _filter(
