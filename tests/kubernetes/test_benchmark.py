@@ -26,10 +26,12 @@ def test_a_fleet_is_made_changed_left_alone_and_taken_over() -> None:
     fleet = report["parts"]["kwok"]
     assert fleet["clusters"] == 10
     assert set(fleet["met"]) == set(report["wanted"]) - {"adds_seconds"}
-    # RayCluster, Secret, and the note of it; then one application for each change: both sides count the same.
-    assert fleet["made"]["calls_each"] == {"gateway": 3.0, "audit_log": 3.0}
-    assert fleet["changes_in_store"]["calls_each"] == {"gateway": 1.0, "audit_log": 1.0}
-    assert fleet["steady"]["calls_per_minute"]["gateway"] == fleet["steady"]["calls_per_minute"]["audit_log"]
+    for calls, least in (
+        (fleet["made"]["calls_each"], 3),  # a RayCluster, its Secret, the note of that
+        (fleet["changes_in_store"]["calls_each"], 1),
+        (fleet["steady"]["calls_per_minute"], 0),
+    ):
+        assert calls["gateway"] == calls["audit_log"] >= least
     for how in ("stopped", "killed"):
         assert fleet[how]["seconds_to_converged"] >= fleet[how]["seconds_to_serving"] > 0
 
