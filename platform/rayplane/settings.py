@@ -102,6 +102,10 @@ class GatewaySettings(BaseSettings):
     """SQLAlchemy URL of DBOS' own database; default: SQLite in the home."""
     storage_root: str | None = None
     """Root URI of everything big; default: file:// in the home."""
+    mlflow_port: int | None = Field(default=None, ge=1, le=65535)
+    """Port of the MLflow server that `rayplane up` starts; default: a free one of this home's own."""
+    mlflow_public_url: str | None = None
+    """URL by which clients and workers reach the MLflow server that `rayplane up` starts; default: http://host:port."""
     mlflow_url: str | None = None
     """MLflow tracking server's URL; without it jobs are refused tracking."""
     mlflow_admin_path: Path | None = None

@@ -65,6 +65,7 @@ def case(level_b: LevelB, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     }
     with gateway.backend_on(gateway.install(level_b), home, root=root.as_uri(), **more) as backend:
         case = gateway.case_on(level_b, backend, home, patience=300)
+        case.team_spec = gateway.TEAM_SPEC.model_copy(update={"sizes": {"small": SIZE}})
         case.until_nothing_is_missing(lambda: backend.ensure_team(case.team, case.team_spec))
         mine = root / case.team.name
         os.chown(mine, 1000, 1000)  # a gateway of user 1000 would have made it so

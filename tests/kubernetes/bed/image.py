@@ -28,7 +28,7 @@ REPOSITORY = "rayplane.test/ray"
 PAUSE = "rayplane.test/pause:1"
 
 _SOURCE = Path(__file__).parents[3]
-_EXTRAS = ("runtime", "flights")
+_EXTRAS = ("gateway", "kubernetes", "runtime", "flights")
 _SUITE, _PYTHON = "bookworm", "3.11"
 _PACKAGES = "/usr/local/lib/python3.11/dist-packages"
 # wget is what KubeRay's probes of Serve call; libgomp is what XGBoost and scikit-learn are linked with.
@@ -41,7 +41,7 @@ _UNNEEDED = (
     "var/cache/apt",
     "var/lib/apt/lists",
 )
-_MUST_IMPORT = "duckdb, feast, matplotlib, mlflow, numpy, polars, pyarrow, ray, sklearn, xgboost"
+_MUST_IMPORT = "dbos, duckdb, feast, lightkube, matplotlib, mlflow, numpy, polars, pyarrow, ray, sklearn, xgboost"
 _HOME = Path("/home", "ray")
 _KEPT = 3
 _LAYER = "application/vnd.oci.image.layer.v1.tar"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -24,6 +25,10 @@ def up(
         ),
     ] = None,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds to wait until all is healthy.")] = 240,
+    foreground: Annotated[
+        bool,
+        typer.Option("--foreground", help="Stay, print what it logs, and take it down on SIGTERM or Ctrl-C."),
+    ] = False,
     output: Output = None,
 ) -> None:
     """Start the local platform and wait until it is healthy; after a crash, recover what is left of it."""
@@ -33,7 +38,18 @@ def up(
     settings = load_gateway()
     if port is not None:
         settings = settings.model_copy(update={"port": port})
+    if foreground:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     found = control.up(settings, say=note, timeout=timeout)
+    _print_where(found, output)
+    if foreground:
+        try:
+            control.stay(settings.home_paths)
+        except KeyboardInterrupt:
+            control.down(settings.home_paths, say=note)
+
+
+def _print_where(found: PlatformView, output: Format | None) -> None:
     if output is Format.JSON:
         print_json(found.model_dump(mode="json"))
         return

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rayplane import processes
-from rayplane.client.up import configuration, credentials, health, plan, ports, room, tools
+from rayplane.client.up import configuration, credentials, health, logs, plan, ports, room, tools
 from rayplane.client.up.room import Say
 from rayplane.client.up.state import (
     ChildReport,
@@ -57,6 +57,20 @@ def up(settings: GatewaySettings, *, say: Say, timeout: float = 240.0) -> Platfo
     return look(home)
 
 
+def stay(home: Home) -> None:
+    """Print what the processes log until this one is interrupted, which it raises as KeyboardInterrupt.
+
+    Raises Failed when the supervisor ends by itself.
+    """
+    supervisor = known_records(home).get(plan.SUPERVISOR)
+    tail = logs.Tail([home.logs / f"{name}.log" for name in (plan.SUPERVISOR, plan.GATEWAY, plan.MLFLOW)])
+    while supervisor is not None and processes.alive(supervisor):
+        for line in tail.read():
+            print(line, flush=True)
+        time.sleep(0.5)
+    raise Failed("The supervisor ended.", remedy=_look_at(supervisor.log if supervisor else None, home))
+
+
 def down(home: Home, *, say: Say) -> list[str]:
     """Stop every process of the home, clusters too, and remove their temporary folders; what was stopped.
 
@@ -80,7 +94,7 @@ def _up(settings: GatewaySettings, home: Home, say: Say, deadline: float) -> Non
             _wait(home, supervisor, _names(state), say, deadline)
         except PortTaken as exc:
             # Somebody was faster between the choice and the listener; ports that nobody asked for are chosen again.
-            if plan.GATEWAY in state.pinned or choice == CHOICES:
+            if state.pinned or choice == CHOICES:
                 raise
             say(f"{exc.detail} Other ports are chosen.")
             processes.stop(supervisor, grace=30)
@@ -129,6 +143,8 @@ def _choose(settings: GatewaySettings, home: Home, *, with_prometheus: bool) -> 
     known = read_state(home)
     records = known_records(home)
     required = {plan.GATEWAY: settings.port} if "port" in settings.model_fields_set else {}
+    if settings.mlflow_port is not None:
+        required[plan.MLFLOW] = settings.mlflow_port
     names = [plan.GATEWAY, plan.MLFLOW, *([plan.PROMETHEUS] if with_prometheus else [])]
 
     def ours(name: str, port: int) -> bool:
@@ -147,7 +163,7 @@ def _choose(settings: GatewaySettings, home: Home, *, with_prometheus: bool) -> 
     return PlatformState(
         home=str(home.path),
         gateway_url=gateway,
-        mlflow_url=plan.local_url(settings.host, chosen[plan.MLFLOW]),
+        mlflow_url=settings.mlflow_public_url or plan.local_url(settings.host, chosen[plan.MLFLOW]),
         prometheus_url=plan.local_url("127.0.0.1", chosen[plan.PROMETHEUS]) if with_prometheus else None,
         ports=chosen,
         pinned=sorted(required),

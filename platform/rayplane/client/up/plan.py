@@ -107,7 +107,7 @@ def _mlflow(settings: GatewaySettings, home: Home, state: PlatformState) -> Chil
             # Where the gateway listens: whoever runs jobs reaches both. It asks for a name and a password.
             *("--host", settings.host, "--port", str(port)),
             # Without this the API answers 403 to a Host that it does not know, while /health says 200.
-            *("--allowed-hosts", ",".join(f"{name}:{port}" for name in _hosts(settings))),
+            *("--allowed-hosts", ",".join(_hosts(settings, port))),
             # One worker, and no job execution (by environment): 2 processes instead of 10.
             *("--workers", "1"),
             *("--backend-store-uri", f"sqlite:///{home.mlflow / 'mlflow.db'}"),
@@ -133,11 +133,11 @@ def _mlflow(settings: GatewaySettings, home: Home, state: PlatformState) -> Chil
     )
 
 
-def _hosts(settings: GatewaySettings) -> list[str]:
-    """The names by which the MLflow server may be asked for."""
-    public = urlsplit(settings.public_url or "").hostname
-    known = ["127.0.0.1", "localhost", settings.host, public]
-    return list(dict.fromkeys(name for name in known if name))
+def _hosts(settings: GatewaySettings, port: int) -> list[str]:
+    """What a request to the MLflow server may name as its host."""
+    names = ["127.0.0.1", "localhost", settings.host, urlsplit(settings.public_url or "").hostname]
+    known = [f"{name}:{port}" for name in names if name] + [urlsplit(settings.mlflow_public_url or "").netloc]
+    return list(dict.fromkeys(host for host in known if host))
 
 
 def _prometheus(binary: Path, home: Home, state: PlatformState) -> Child:

@@ -38,7 +38,7 @@ def choose(
                 raise PortTaken(
                     f"Port {required[name]} for {name} is used by another process.",
                     remedy=f"Stop that process (see: ss -ltnp 'sport = :{required[name]}'), or ask for another port; "
-                    "without --port and RAYPLANE_PORT a free one is chosen.",
+                    "where none is asked for (--port, RAYPLANE_PORT, RAYPLANE_MLFLOW_PORT) a free one is chosen.",
                 )
             chosen[name] = required[name]
             continue

@@ -15,7 +15,7 @@ import pytest
 
 from rayplane import processes
 from rayplane.client.up import control, state, tools, view
-from rayplane.errors import PortTaken, Unsupported
+from rayplane.errors import Failed, PortTaken, Unsupported
 from rayplane.processes import ProcessRecord
 from rayplane.settings import GatewaySettings, Home
 
@@ -170,3 +170,19 @@ def test_the_command_ends_with_the_exit_code_of_its_error(home: Home) -> None:
     status = subprocess.run([command[0], "-c", code, "status"], capture_output=True, text=True, check=False)
     assert status.returncode == 8
     assert "is down" in status.stderr
+
+
+def test_staying_prints_what_is_logged_and_ends_with_the_supervisor(
+    home: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = "import sys, time; time.sleep(0.5); print('all is well', flush=True); time.sleep(1); print('I die')"
+    sleeper(home, "supervisor", argv=[sys.executable, "-c", script])
+    with pytest.raises(Failed) as raised:
+        control.stay(home)
+    assert "supervisor: all is well" in capsys.readouterr().out
+    assert "I die" in str(raised.value)
+
+
+def test_staying_with_no_supervisor_fails_at_once(home: Home) -> None:
+    with pytest.raises(Failed, match="supervisor"):
+        control.stay(home)

@@ -1,0 +1,31 @@
+"""Following logs: whole lines, files that come later or begin anew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rayplane.client.up.logs import Tail
+
+
+def test_only_what_is_added_from_now_on_is_told_by_whole_lines(tmp_path: Path) -> None:
+    log = tmp_path / "gateway.log"
+    log.write_text("earlier\n")
+    tail = Tail([log])
+    assert list(tail.read()) == []
+    with log.open("a") as file:
+        file.write("one\ntw")
+    assert list(tail.read()) == ["gateway: one"]
+    with log.open("a") as file:
+        file.write("o\n")
+    assert list(tail.read()) == ["gateway: two"]
+    assert list(tail.read()) == []
+
+
+def test_a_log_may_come_later_and_begin_anew(tmp_path: Path) -> None:
+    log = tmp_path / "mlflow.log"
+    tail = Tail([log])
+    assert list(tail.read()) == []
+    log.write_text("the first, which is long\n")
+    assert list(tail.read()) == ["mlflow: the first, which is long"]
+    log.write_text("anew\n")
+    assert list(tail.read()) == ["mlflow: anew"]
