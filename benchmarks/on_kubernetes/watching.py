@@ -106,7 +106,7 @@ def played_operator(watch: Watching, kubeconfig: Path, node: str) -> Iterator[No
     """Give every new RayCluster a head pod on a fake node, where kwok lets it run: the least that an operator does."""
     api = KubeApi(kubeconfig, timeout=60.0)
     with ThreadPoolExecutor(4, thread_name_prefix="player") as pool:
-        watch.tell(lambda cluster: pool.submit(api.create, POD, head_of(cluster, node)).add_done_callback(_raised))
+        watch.tell(lambda cluster: pool.submit(api.apply, POD, head_of(cluster, node)).add_done_callback(_raised))
         yield
     api.close()
 

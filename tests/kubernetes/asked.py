@@ -131,7 +131,8 @@ def asked(bed: Access, kubeconfig: Path, home: Path, *, sizes: dict[str, Size], 
         )
         name = gateway.refs()[0].name
         spec = TeamSpec(backend="kubernetes", sizes=sizes)
-        obj, _ = store.put("Team", "", name, spec.model_dump(mode="json"), owner="test", status={"phase": "Ready"})
+        onboarded = {"phase": "Ready", "places": {"kubernetes": ""}}
+        obj, _ = store.put("Team", "", name, spec.model_dump(mode="json"), owner="test", status=onboarded)
         team = TeamRef(name, obj.metadata.uid)
         wait_for("team's place", lambda: backend.ensure_team(team, spec) == "", seconds=60)
         made = Asked(bed, platform, backend, team, given.root_uri)

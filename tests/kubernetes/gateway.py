@@ -64,7 +64,13 @@ def backend_on(
 ) -> Iterator[KubernetesBackend]:
     """The backend of a gateway with this home and storage root. ``settings`` are of RAYPLANE_KUBERNETES_*."""
     with pytest.MonkeyPatch.context() as environment:
-        given = {"kubeconfig": str(kubeconfig), "operator_namespace": "kuberay", "watch_patience": "10", **settings}
+        given = {
+            "kubeconfig": str(kubeconfig),
+            "operator_namespace": "kuberay",
+            "watch_patience": "10",
+            "termination_seconds": "1",
+            **settings,
+        }
         for key, value in given.items():
             text = value if isinstance(value, str) else json.dumps(value)
             environment.setenv(f"RAYPLANE_KUBERNETES_{key.upper()}", text)

@@ -86,7 +86,8 @@ def autoscaled(name: str, where: str, *, image: str, most: int, idle_seconds: in
     def template(container: str, memory: str) -> Object:
         room = {"requests": {"cpu": "200m", "memory": memory}, "limits": {"cpu": "2", "memory": memory}}
         described = {"name": container, "image": image, "resources": room, "securityContext": _CONTAINER_SECURITY}
-        return {"spec": {"securityContext": _POD_SECURITY, "containers": [described]}}
+        spec = {"securityContext": _POD_SECURITY, "containers": [described], "terminationGracePeriodSeconds": 1}
+        return {"spec": spec}
 
     return {
         "apiVersion": "ray.io/v1",

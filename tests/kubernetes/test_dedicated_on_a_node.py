@@ -141,7 +141,9 @@ def running(level_b: LevelB, tmp_path_factory: pytest.TempPathFactory) -> Iterat
                 objects.delete(kind, TEAM, left.metadata.name, principal=SYSTEM, platform=platform)
         wait_for("nothing of the team", lambda: not pods(level_b), seconds=120)
         objects.delete("Team", "", TEAM, principal=SYSTEM, platform=platform)
-        wait_for("the namespace gone", lambda: level_b.api.get("v1", "Namespace", NAMESPACE) is None, seconds=120)
+        volume = f"{NAMESPACE}-storage"
+        wait_for("its volume gone", lambda: level_b.api.get("v1", "PersistentVolume", volume) is None, seconds=120)
+        assert level_b.api.get("v1", "Namespace", NAMESPACE) is None
         loop.stop()
         rays.close()
     store.close()

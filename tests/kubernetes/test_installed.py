@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from rayplane.client.sdk import Client
+from tests.kubernetes.bed import tools
 from tests.kubernetes.bed.api import condition, wait_for
 from tests.kubernetes.bed.level_b import STORAGE_CLASS, LevelB
 
@@ -36,10 +37,11 @@ class Installed:
         self.bed = bed
         self.folder = folder
         self.overlay = folder / "overlay"
+        self._kubectl = str(tools.find(["kubectl"])["kubectl"])
 
     def kubectl(self, *arguments: str) -> str:
         """Run kubectl as the bed's admin; what it printed."""
-        argv = [str(self.bed.tools["kubectl"]), f"--kubeconfig={self.bed.kubeconfig}", *arguments]
+        argv = [self._kubectl, f"--kubeconfig={self.bed.kubeconfig}", *arguments]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stdout}{done.stderr}"
         return done.stdout

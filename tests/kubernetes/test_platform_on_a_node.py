@@ -204,7 +204,8 @@ def test_a_team_goes_and_leaves_nothing(level_b: LevelB, api: Client) -> None:
     api.teams.delete("", TEAM)
     api.teams.wait_deleted("", TEAM)
     assert level_b.api.get("v1", "Namespace", NAMESPACE) is None
-    assert [v["metadata"]["name"] for v in level_b.api.list("v1", "PersistentVolume")] == []
+    volumes = [volume["metadata"]["name"] for volume in level_b.api.list("v1", "PersistentVolume")]
+    assert [name for name in volumes if name.startswith(NAMESPACE)] == []
     assert rays(level_b) == []
     assert api.leases(TEAM, open_only=True) == []
 
@@ -222,6 +223,7 @@ def settings_of(bed: LevelB, storage: Path) -> dict[str, str]:
         "RAYPLANE_KUBERNETES_STORAGE_VOLUME": json.dumps(volume),
         "RAYPLANE_KUBERNETES_AUTOSCALER_CPU": "0.1",
         "RAYPLANE_KUBERNETES_WORKER_IDLE_SECONDS": "5",
+        "RAYPLANE_KUBERNETES_TERMINATION_SECONDS": "1",
     }
 
 

@@ -6,6 +6,7 @@ minutes; what a change of the code makes anew is the small one on top. Both are 
 
 from __future__ import annotations
 
+import configparser
 import fcntl
 import hashlib
 import io
@@ -19,7 +20,7 @@ import tarfile
 import tempfile
 import tomllib
 import zipfile
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -156,6 +157,8 @@ def _install(root: Path, pinned: str) -> None:
         uv = [sys.executable, "-m", "uv", "pip", "install", f"--python-version={_PYTHON}", f"--target={target}"]
         _run([*uv, *checked, *bytecode])
     for script in (target / "bin").iterdir():
+        if script.is_dir():  # bytecode of scripts
+            continue
         content = script.read_bytes()
         if content.startswith(b"#!") and b"python" in content.partition(b"\n")[0]:
             script.write_bytes(b"#!/usr/bin/python3\n" + content.partition(b"\n")[2])
@@ -187,13 +190,27 @@ def _rayplane(cache: Path) -> Path:
         [wheel] = Path(folder).glob("*.whl")
         with zipfile.ZipFile(wheel) as packed:
             files = {name: packed.read(name) for name in sorted(packed.namelist()) if not name.endswith("/")}
-    key = hashlib.sha256(b"".join(name.encode() + b"\0" + hashlib.sha256(files[name]).digest() for name in files))
+    key = hashlib.sha256(
+        b"with its commands" + b"".join(name.encode() + b"\0" + hashlib.sha256(files[name]).digest() for name in files)
+    )
 
     def fill(archive: tarfile.TarFile) -> None:
         for name, content in files.items():
             _add(archive, f"{_PACKAGES.lstrip('/')}/{name}", content)
+        for script, text in _scripts(files):
+            _add(archive, f"usr/local/bin/{script}", text.encode(), mode=0o755)
 
     return _layer(cache, f"rayplane-{key.hexdigest()[:16]}", fill)
+
+
+def _scripts(wheel: dict[str, bytes]) -> Iterator[tuple[str, str]]:
+    """The commands that a wheel's installation would make."""
+    [described] = [content for name, content in wheel.items() if name.endswith(".dist-info/entry_points.txt")]
+    listed = configparser.ConfigParser()
+    listed.read_string(described.decode())
+    for script, target in listed["console_scripts"].items():
+        module, _, function = target.partition(":")
+        yield script, f"#!/usr/bin/python3\nimport sys\nfrom {module} import {function}\nsys.exit({function}())\n"
 
 
 def _layer(cache: Path, name: str, fill: Callable[[tarfile.TarFile], None]) -> Path:

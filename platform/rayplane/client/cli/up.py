@@ -40,11 +40,12 @@ def up(
         settings = settings.model_copy(update={"port": port})
     if foreground:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+    log = control.follow(settings.home_paths)
     found = control.up(settings, say=note, timeout=timeout)
     _print_where(found, output)
     if foreground:
         try:
-            control.stay(settings.home_paths)
+            control.stay(settings.home_paths, log)
         except KeyboardInterrupt:
             control.down(settings.home_paths, say=note)
 

@@ -57,13 +57,17 @@ def up(settings: GatewaySettings, *, say: Say, timeout: float = 240.0) -> Platfo
     return look(home)
 
 
-def stay(home: Home) -> None:
+def follow(home: Home) -> logs.Tail:
+    """What the platform's processes log from now on."""
+    return logs.Tail([home.logs / f"{name}.log" for name in (plan.SUPERVISOR, plan.GATEWAY, plan.MLFLOW)])
+
+
+def stay(home: Home, tail: logs.Tail) -> None:
     """Print what the processes log until this one is interrupted, which it raises as KeyboardInterrupt.
 
     Raises Failed when the supervisor ends by itself.
     """
     supervisor = known_records(home).get(plan.SUPERVISOR)
-    tail = logs.Tail([home.logs / f"{name}.log" for name in (plan.SUPERVISOR, plan.GATEWAY, plan.MLFLOW)])
     while supervisor is not None and processes.alive(supervisor):
         for line in tail.read():
             print(line, flush=True)

@@ -163,6 +163,7 @@ def _template(
         "volumes": volumes,
         # One head is one pod: KubeRay replaces one that ended, and its autoscaler v2 wants it so.
         "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": settings.termination_seconds,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "securityContext": {

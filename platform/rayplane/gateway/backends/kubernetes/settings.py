@@ -55,6 +55,9 @@ class KubernetesSettings(BaseSettings):
     """Bytes of memory of that autoscaler."""
     worker_idle_seconds: int = Field(default=60, ge=0)
     """How long a worker may be without work before the autoscaler takes it away."""
+    termination_seconds: int = Field(default=10, ge=1, le=3600)
+    """How long a pod that goes may finish requests. Neither Ray nor its autoscaler ends at SIGTERM as a container's
+    first process, so every pod that goes takes just as long."""
     node_selector: dict[str, str] = Field(default_factory=dict)
     """Labels of the nodes that clusters may run on, as JSON."""
     tolerations: list[dict[str, Any]] = Field(default_factory=list)
