@@ -13,8 +13,10 @@ from fastapi.testclient import TestClient
 from rayplane.gateway.admission import tokens
 from rayplane.gateway.api.app import create_app
 from rayplane.gateway.backends.base import ClusterRef, LaunchContext, TeamRef
-from rayplane.gateway.backends.kubernetes import raycluster
+from rayplane.gateway.backends.kubernetes import own, raycluster
 from rayplane.gateway.backends.kubernetes.backend import KubernetesBackend
+from rayplane.gateway.backends.kubernetes.kinds import RAYCLUSTER
+from rayplane.gateway.backends.kubernetes.pods import AUTH_TOKEN
 from rayplane.gateway.reconcile.cluster import ClusterReconciler
 from rayplane.gateway.reconcile.rays import RayClients
 from rayplane.gateway.store import Store
@@ -69,7 +71,8 @@ class Asked:
         change(manifest)
         made = self.api.apply(manifest)
         if secrets:  # what the pods mount, so that only the change is at fault
-            self.api.apply(raycluster.secret(ref, self.namespace, {"auth_token": "x" * 32}, made))
+            owner = raycluster.owner_of(ref)
+            self.api.apply(own._secret(RAYCLUSTER, made["metadata"], owner, {AUTH_TOKEN: "x" * 32}))
         return made
 
     def why(self, noun: str, name: str) -> Explanation:

@@ -142,7 +142,7 @@ def autoscale(api: Api, ref: ClusterRef, workers: int) -> None:
     """What Ray's autoscaler does: how many workers there are to be, and which are to go."""
     there = [pod["metadata"]["name"] for pod in pods_of(api, ref, "worker")]
     group = "/spec/workerGroupSpecs/0"
-    change = [
+    change: list[Object] = [
         {"op": "replace", "path": f"{group}/replicas", "value": workers},
         {"op": "replace", "path": f"{group}/scaleStrategy", "value": {"workersToDelete": there[workers:]}},
     ]

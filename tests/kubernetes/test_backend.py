@@ -220,7 +220,8 @@ def test_while_the_api_server_is_away_nothing_is_claimed_and_then_it_goes_on(
         wait_for("what was seen is too old", lambda: not _seen(case), seconds=20)
         with pytest.raises(Unavailable, match="rayclusters"):
             case.observe()
-        for act in (lambda: case.backend.delete(case.ref), case.ensure, case.suspend):
+        acts: list[Callable[[], object]] = [lambda: case.backend.delete(case.ref), case.ensure, case.suspend]
+        for act in acts:
             with pytest.raises(Unavailable):
                 act()
         with pytest.raises(Unavailable):

@@ -33,15 +33,6 @@ folder = pathlib.Path(os.environ["TEST_FOLDER"])
 (folder / "written").write_text("by the job")
 print("teams", sorted(path.name for path in folder.parent.iterdir()))
 """
-NEEDS_A_WORKER = """
-import ray, time
-ray.init()
-@ray.remote(num_cpus=1)
-def where():
-    time.sleep(5)
-    return ray.get_runtime_context().get_node_id()
-print("nodes", len(set(ray.get([where.remote() for _ in range(4)]))))
-"""
 KILLS_RAY = """
 import os, pathlib, signal
 for path in pathlib.Path("/proc").glob("[0-9]*/comm"):
@@ -61,7 +52,6 @@ def case(level_b: LevelB, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         "image_pull_policy": "Never",
         "storage_volume": {"hostPath": {"path": str(root), "type": "Directory"}},
         "autoscaler_cpu": "0.2",
-        "worker_idle_seconds": "10",
     }
     with gateway.backend_on(gateway.install(level_b), home, root=root.as_uri(), **more) as backend:
         case = gateway.case_on(level_b, backend, home, patience=300)
@@ -103,35 +93,6 @@ def test_a_job_reads_its_secrets_writes_the_storage_root_and_has_no_identity(cas
     assert f"teams ['{case.team.name}']" in said
     written = Path(case.launch.env["TEST_FOLDER"]) / "written"
     assert written.read_text() == "by the job"
-
-
-def test_workers_come_when_there_is_work_and_go_when_there_is_none(case: BackendCase) -> None:
-    before = case.until("ready")
-    began = time.monotonic()
-    ray = client(before)
-    ray.submit(f"python -c '{NEEDS_A_WORKER}'", "scales")
-    with_worker = case.until_seen(lambda seen: workers(seen) == 1, "one worker")
-    print(f"a worker after {time.monotonic() - began:.1f} s: {[node.id for node in with_worker.nodes]}")
-    assert "nodes 2" in ended(ray, "scales")
-    without = case.until_seen(lambda seen: workers(seen) == 0, "no worker")
-    print(f"gone again after {time.monotonic() - began:.1f} s")
-    assert without.incarnation == before.incarnation
-    assert without.drift == ""
-    ray.close()
-
-
-def test_it_is_suspended_and_comes_back_with_the_same_token(case: BackendCase) -> None:
-    before = case.until("ready")
-    began = time.monotonic()
-    case.suspend()
-    case.until("suspended")
-    print(f"suspended after {time.monotonic() - began:.1f} s")
-    began = time.monotonic()
-    case.ensure()
-    after = case.until("ready")
-    print(f"resumed after {time.monotonic() - began:.1f} s: head pod {after.incarnation}")
-    assert after.incarnation != before.incarnation
-    client(after).version()
 
 
 def test_a_head_whose_ray_is_killed_is_told_of_and_another_takes_its_place(level_b: LevelB, case: BackendCase) -> None:
@@ -184,8 +145,3 @@ def ended(ray: RayRest, name: str) -> str:
     said = ray.logs(name)
     assert job["status"] == "SUCCEEDED", f"{job.get('message')}\n{said}"
     return said
-
-
-def workers(seen: Observation) -> int:
-    """How many workers it holds."""
-    return len([node for node in seen.nodes if node.kind == "worker" and node.ended_at is None])

@@ -36,7 +36,7 @@ def features(tables: Mapping[str, pa.Table], **delay_options: Any) -> dict[str, 
 
 
 def shuffled(table: pa.Table, seed: int = 7) -> pa.Table:
-    return table.take(pa.array(np.random.default_rng(seed).permutation(table.num_rows)))
+    return table.take(np.random.default_rng(seed).permutation(table.num_rows))
 
 
 def feast_store(folder: Path, views: Mapping[str, pa.Table]) -> Any:

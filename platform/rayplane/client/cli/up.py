@@ -38,14 +38,14 @@ def up(
     settings = load_gateway()
     if port is not None:
         settings = settings.model_copy(update={"port": port})
-    if foreground:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-    log = control.follow(settings.home_paths)
-    found = control.up(settings, say=note, timeout=timeout)
-    _print_where(found, output)
-    if foreground:
+    if not foreground:
+        _print_where(control.up(settings, say=note, timeout=timeout), output)
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with control.followed(settings.home_paths):
+        _print_where(control.up(settings, say=note, timeout=timeout), output)
         try:
-            control.stay(settings.home_paths, log)
+            control.stay(settings.home_paths)
         except KeyboardInterrupt:
             control.down(settings.home_paths, say=note)
 

@@ -7,7 +7,8 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from rayplane import processes
@@ -57,20 +58,20 @@ def up(settings: GatewaySettings, *, say: Say, timeout: float = 240.0) -> Platfo
     return look(home)
 
 
-def follow(home: Home) -> logs.Tail:
-    """What the platform's processes log from now on."""
-    return logs.Tail([home.logs / f"{name}.log" for name in (plan.SUPERVISOR, plan.GATEWAY, plan.MLFLOW)])
+@contextmanager
+def followed(home: Home) -> Iterator[None]:
+    """Print what the platform's processes log, for the time of the block."""
+    with logs.printed([home.logs / f"{name}.log" for name in (plan.SUPERVISOR, plan.GATEWAY, plan.MLFLOW)]):
+        yield
 
 
-def stay(home: Home, tail: logs.Tail) -> None:
-    """Print what the processes log until this one is interrupted, which it raises as KeyboardInterrupt.
+def stay(home: Home) -> None:
+    """Wait until this process is interrupted, which is raised as KeyboardInterrupt.
 
     Raises Failed when the supervisor ends by itself.
     """
     supervisor = known_records(home).get(plan.SUPERVISOR)
     while supervisor is not None and processes.alive(supervisor):
-        for line in tail.read():
-            print(line, flush=True)
         time.sleep(0.5)
     raise Failed("The supervisor ended.", remedy=_look_at(supervisor.log if supervisor else None, home))
 

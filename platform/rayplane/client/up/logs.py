@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -26,3 +28,26 @@ class Tail:
             self._offsets[file] = offset + len(whole)
             for line in whole.decode(errors="replace").splitlines():
                 yield f"{file.stem}: {line}"
+
+
+@contextmanager
+def printed(files: Sequence[Path], *, every: float = 0.5) -> Iterator[None]:
+    """Print what is added to some files, for the time of the block."""
+    tail, stopping = Tail(files), threading.Event()
+
+    def run() -> None:
+        while not stopping.wait(every):
+            show()
+
+    def show() -> None:
+        for line in tail.read():
+            print(line, flush=True)
+
+    thread = threading.Thread(target=run, name="logs", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopping.set()
+        thread.join()
+        show()

@@ -176,14 +176,14 @@ def test_staying_prints_what_is_logged_and_ends_with_the_supervisor(
     home: Home, capsys: pytest.CaptureFixture[str]
 ) -> None:
     script = "import sys, time; time.sleep(0.5); print('all is well', flush=True); time.sleep(1); print('I die')"
-    log = control.follow(home)
-    sleeper(home, "supervisor", argv=[sys.executable, "-c", script])
-    with pytest.raises(Failed) as raised:
-        control.stay(home, log)
+    with control.followed(home):
+        sleeper(home, "supervisor", argv=[sys.executable, "-c", script])
+        with pytest.raises(Failed) as raised:
+            control.stay(home)
     assert "supervisor: all is well" in capsys.readouterr().out
     assert "I die" in str(raised.value)
 
 
 def test_staying_with_no_supervisor_fails_at_once(home: Home) -> None:
     with pytest.raises(Failed, match="supervisor"):
-        control.stay(home, control.follow(home))
+        control.stay(home)

@@ -221,7 +221,7 @@ def _of_autoscaler(
     waiting = [line.strip() for line in demands if line.strip()]
     facts = [("Infeasible", line) for line in waiting if _is_infeasible(line, cluster)]
     rest = [line for line in waiting if ("Infeasible", line) not in facts]
-    if rest and most <= max(wanted, ready):
+    if rest and ready >= most:
         facts += [("AtMaxWorkers", f"{ready} of at most {most} workers are there; waiting: {'; '.join(rest[:3])}")]
     elif rest or (wanted > ready and _is_old_enough(pods, now)):
         facts += [
