@@ -22,10 +22,21 @@ _HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Every test below this folder needs Kubernetes."""
+    """Every test below this folder needs Kubernetes. Those on the node go to one worker, all others to another."""
     for item in items:
         if item.path.is_relative_to(_HERE):
             item.add_marker(pytest.mark.kubernetes)
+            on_node = "level_b" in getattr(item, "fixturenames", ())
+            item.add_marker(pytest.mark.xdist_group("level-b" if on_node else "level-a"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show what passed tests printed: pods' uids, versions, times and answers are the evidence that they ran."""
+    for report in terminalreporter.stats.get("passed", []):
+        if report.capstdout and Path(report.fspath).is_relative_to(Path("tests", "kubernetes")):
+            terminalreporter.write_line(f"{report.nodeid}:")
+            for line in report.capstdout.splitlines():
+                terminalreporter.write_line(f"  {line}")
 
 
 @pytest.hookimpl(wrapper=True)
