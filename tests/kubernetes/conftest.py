@@ -21,6 +21,7 @@ from tests.kubernetes.bed.level_b import LevelB
 _HERE = Path(__file__).parent
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Every test below this folder needs Kubernetes. Those on the node go to one worker, all others to another."""
     for item in items:
