@@ -53,7 +53,7 @@ test-full: setup  ## The tests on the full data
 	$(PYTEST) -m full
 
 test-kubernetes: setup kubernetes-tools kubernetes-image  ## On a real API server, the real operator and, as root, a real node
-	$(PYTEST) -n 2 --dist loadgroup -m kubernetes tests/kubernetes
+	$(PYTEST) -n 2 --dist loadscope --no-loadscope-reorder -m kubernetes tests/kubernetes
 
 bench: setup  ## Measure every figure; each script prints JSON
 	@shopt -s nullglob; failed=; for script in benchmarks/*.py; do \

@@ -21,14 +21,13 @@ from tests.kubernetes.bed.level_b import LevelB
 _HERE = Path(__file__).parent
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Every test below this folder needs Kubernetes. Those on the node go to one worker, all others to another."""
+    """Every test below this folder needs Kubernetes. Those in modules ``*_node.py`` need a node, hence another worker."""
     for item in items:
         if item.path.is_relative_to(_HERE):
             item.add_marker(pytest.mark.kubernetes)
             on_node = "level_b" in getattr(item, "fixturenames", ())
-            item.add_marker(pytest.mark.xdist_group("level-b" if on_node else "level-a"))
+            assert not on_node or item.path.name.endswith("_node.py"), f"{item.path} uses a node and is not named so"
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

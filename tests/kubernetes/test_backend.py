@@ -228,6 +228,7 @@ def test_while_the_api_server_is_away_nothing_is_claimed_and_then_it_goes_on(
         with pytest.raises(Unavailable):
             case.backend.ensure_team(case.team, case.team_spec)
         time.sleep(max(0.0, away_until - time.monotonic()))
+    case.patience = 120  # so long the others, too, may wait before they ask the API server again
     wait_for("seen again", lambda: _seen(case), seconds=30)
     assert case.until("ready").incarnation == before.incarnation
 

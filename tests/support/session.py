@@ -29,6 +29,9 @@ _ON_THE_SHARED = ("tests/system/", "tests/docs/test_notebook.py")
 _ON_THEIR_OWN = ("tests/system/test_cluster_and_job.py",)
 """The tests of the fixture `platform_up`: on one worker, so that there is one platform."""
 
+KUBERNETES, NODE = "fake nodes", "a real node"
+"""The two test beds of tests/kubernetes: each is on one worker, beside the other."""
+
 _SKIPPED_MODULES = "rayplane_skipped_modules"
 
 GRACE_SECONDS = 5.0
@@ -149,8 +152,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def group(nodeid: str) -> str:
-    """Which tests stay together: those of the shared platform, else those of the module."""
+    """Which tests stay together: those of the shared platform, of a test bed of Kubernetes, else of the module."""
     path = module(nodeid)
+    if path.startswith("tests/kubernetes/"):
+        return NODE if path.endswith("_node.py") else KUBERNETES
     return SHARED if path.startswith(_ON_THE_SHARED) and path not in _ON_THEIR_OWN else path
 
 

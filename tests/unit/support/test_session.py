@@ -133,3 +133,10 @@ def test_the_shared_platforms_tests_stay_together_and_other_modules_for_themselv
     assert session.group("tests/docs/test_notebook.py::test_b[x::y]") == shared
     assert session.group("tests/system/test_cluster_and_job.py::test_c") == "tests/system/test_cluster_and_job.py"
     assert session.group("tests/unit/test_house.py::test_d") == "tests/unit/test_house.py"
+
+
+def test_the_tests_of_a_bed_of_kubernetes_stay_together() -> None:
+    node = session.group("tests/kubernetes/test_why_node.py::test_a")
+    assert session.group("tests/kubernetes/test_platform_on_a_node.py::test_b") == node
+    others = session.group("tests/kubernetes/test_backend.py::test_c")
+    assert session.group("tests/kubernetes/preflight/test_differential.py::test_d") == others != node

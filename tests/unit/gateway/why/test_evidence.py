@@ -59,6 +59,10 @@ def test_a_refusal_of_the_operator_holds_until_the_spec_changes() -> None:
     said = [event(cluster, "InvalidRayClusterSpec", INVALID, at=40)]
     (fact,) = facts(cluster, [], said)
     assert (fact.source, fact.about, fact.reason) == ("operator", "raycluster/dev", "InvalidRayClusterSpec")
+    acted = raycluster(
+        status={"conditions": [{"type": "HeadPodReady", "status": "True", "lastTransitionTime": ago(40)}]}
+    )
+    assert facts(acted, [ready_pod()], said) == [], "the operator acts on it again"
     cluster["metadata"]["managedFields"][0]["time"] = ago(10)
     assert facts(cluster, [], said) == []
 

@@ -178,7 +178,13 @@ def _still_holds(event: Said, cluster: Resource, pods: Sequence[Resource], now: 
     meta, status = cluster["metadata"], cluster.get("status") or {}
     if event.reason.startswith(_INVALID):
         changed = _last_changed(meta)
-        return status.get("observedGeneration") != meta.get("generation") and (changed is None or event.at >= changed)
+        # A spec that is refused is not acted on: whatever the status tells since then tells that it no longer is.
+        acted = [instant(c.get("lastTransitionTime")) for c in status.get("conditions") or []]
+        return (
+            status.get("observedGeneration") != meta.get("generation")
+            and (changed is None or event.at >= changed)
+            and not any(at is not None and at >= event.at for at in acted)
+        )
     if event.reason in _REFUSED:
         made = [instant(p["metadata"].get("creationTimestamp")) for p in pods if _node(p) == _REFUSED[event.reason]]
         return not any(at is not None and at >= event.at for at in made)
