@@ -22,7 +22,7 @@ _HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Every test below this folder needs Kubernetes. Those in modules ``*_node.py`` need a node, hence another worker."""
+    """Every test below this folder needs Kubernetes. Those in ``*_node.py`` need a real node."""
     for item in items:
         if item.path.is_relative_to(_HERE):
             item.add_marker(pytest.mark.kubernetes)
