@@ -33,7 +33,7 @@ _HERE = Path(__file__).parent
 CONTRACT = [str(_HERE / "test_backend_contract.py")]
 OF_OWN_NODES = [str(_HERE / "test_dedicated.py"), "-k", "TestJobs or TestServices or secrets or another_gateway"]
 """What asks for the calls that jobs' and services' own nodes need."""
-AT_ONCE = 3
+AT_ONCE = 2
 """They wait for most of the time."""
 MOST_SECONDS = 300.0
 

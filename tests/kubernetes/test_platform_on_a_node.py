@@ -238,7 +238,13 @@ def ingress(bed: LevelB) -> Iterator[str]:
             assert found is not None, self.path
             body = self.rfile.read(int(self.headers["Content-Length"]))
             to = f"http://{found['spec']['clusterIP']}:8000/{rest}"
-            answer = httpx.post(to, content=body, headers={"Content-Type": self.headers["Content-Type"]}, timeout=60)
+            try:
+                answer = httpx.post(
+                    to, content=body, headers={"Content-Type": self.headers["Content-Type"]}, timeout=60
+                )
+            except httpx.TransportError as error:
+                self.send_error(502, str(error))
+                return
             self.send_response(answer.status_code)
             self.send_header("Content-Type", answer.headers["Content-Type"])
             self.send_header("Content-Length", str(len(answer.content)))

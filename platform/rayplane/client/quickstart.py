@@ -186,12 +186,26 @@ def read_requests(folder: Path) -> list[dict[str, Any]]:
     return requests
 
 
-def ask(url: str, request: Mapping[str, Any]) -> Any:
-    """The service's answer to one request over HTTP. Raises Unavailable or Failed with what it said."""
-    try:
-        answer = httpx.post(url, json={"instances": [request]}, timeout=60, trust_env=False)
-    except httpx.TransportError as exc:
-        raise Unavailable(f"The service at {url} can't be reached ({exc}).", remedy="Try again.") from exc
+def ask(url: str, request: Mapping[str, Any], *, patience: float = 30.0) -> Any:
+    """The service's answer to one request over HTTP. Raises Unavailable or Failed with what it said.
+
+    One that can't be reached is asked again for ``patience`` seconds: a service that has just become ready is known to
+    every node's proxy and to an ingress only moments later.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        said = ""
+        try:
+            answer = httpx.post(url, json={"instances": [request]}, timeout=60, trust_env=False)
+            if answer.status_code in (502, 503, 504):
+                said = f"{answer.status_code}: {answer.text[:500]}"
+        except httpx.TransportError as exc:
+            said = str(exc)
+        if not said:
+            break
+        if time.monotonic() > deadline:
+            raise Unavailable(f"The service at {url} can't be reached ({said}).", remedy="Try again.")
+        time.sleep(0.5)
     if answer.is_error:
         raise Failed(f"The service at {url} answered {answer.status_code}: {answer.text[:500]}")
     return answer.json()

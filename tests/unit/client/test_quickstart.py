@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -103,6 +104,11 @@ def test_without_a_platform_the_command_says_how_to_start_one(tmp_home: Path) ->
 class Service(http.server.BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path == "/later":
+            status = self.server.later.pop(0)  # type: ignore[attr-defined]
+            if status:
+                self.send_error(int(status))
+                return
         known = body["instances"][0].get("origin") == "JFK"
         self.send_response(200 if known else 422)
         self.end_headers()
@@ -113,14 +119,19 @@ class Service(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def url() -> Iterator[str]:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Service)
-    thread = threading.Thread(target=server.serve_forever)
+def server() -> Iterator[http.server.ThreadingHTTPServer]:
+    made = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Service)
+    thread = threading.Thread(target=made.serve_forever)
     thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
-    server.server_close()
+    yield made
+    made.shutdown()
+    made.server_close()
     thread.join()
+
+
+@pytest.fixture
+def url(server: http.server.ThreadingHTTPServer) -> str:
+    return f"http://127.0.0.1:{server.server_port}/"
 
 
 def test_a_service_that_refuses_is_quoted(url: str) -> None:
@@ -131,7 +142,15 @@ def test_a_service_that_refuses_is_quoted(url: str) -> None:
 
 def test_a_service_that_is_not_there_is_unavailable(free_port: int) -> None:
     with pytest.raises(Unavailable):
-        quickstart.ask(f"http://127.0.0.1:{free_port}/", {})
+        quickstart.ask(f"http://127.0.0.1:{free_port}/", {}, patience=0)
+
+
+def test_a_service_that_an_ingress_does_not_know_yet_is_asked_again(url: str, server: Any) -> None:
+    server.later = ["502", "503", ""]
+    assert quickstart.ask(f"{url}later", {"origin": "JFK"}) == {"predictions": [0.5]}
+    server.later = ["503"]
+    with pytest.raises(Unavailable, match="503"):
+        quickstart.ask(f"{url}later", {"origin": "JFK"}, patience=0)
 
 
 def test_a_gateway_that_is_away_is_waited_for_while_the_service_comes_up(monkeypatch: pytest.MonkeyPatch) -> None:
