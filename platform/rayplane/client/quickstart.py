@@ -200,7 +200,7 @@ def ask(url: str, request: Mapping[str, Any], *, patience: float = 30.0) -> Any:
             if answer.status_code in (502, 503, 504):
                 said = f"{answer.status_code}: {answer.text[:500]}"
         except httpx.TransportError as exc:
-            said = str(exc)
+            said = str(exc) or type(exc).__name__
         if not said:
             break
         if time.monotonic() > deadline:
