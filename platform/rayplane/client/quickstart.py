@@ -194,21 +194,28 @@ def ask(url: str, request: Mapping[str, Any], *, patience: float = 30.0) -> Any:
     """
     deadline = time.monotonic() + patience
     while True:
-        said = ""
         try:
-            answer = httpx.post(url, json={"instances": [request]}, timeout=60, trust_env=False)
-            if answer.status_code in (502, 503, 504):
-                said = f"{answer.status_code}: {answer.text[:500]}"
-        except httpx.TransportError as exc:
-            said = str(exc) or type(exc).__name__
-        if not said:
+            answer = _post(url, request)
             break
-        if time.monotonic() > deadline:
-            raise Unavailable(f"The service at {url} can't be reached ({said}).", remedy="Try again.")
-        time.sleep(0.5)
+        except Unavailable:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
     if answer.is_error:
         raise Failed(f"The service at {url} answered {answer.status_code}: {answer.text[:500]}")
     return answer.json()
+
+
+def _post(url: str, request: Mapping[str, Any]) -> httpx.Response:
+    """What answers; raises Unavailable where it is not the service but what stands before it, or nothing."""
+    try:
+        answer = httpx.post(url, json={"instances": [request]}, timeout=60, trust_env=False)
+    except httpx.TransportError as exc:
+        raise Unavailable(f"The service at {url} can't be reached ({exc}).", remedy="Try again.") from exc
+    if answer.status_code in (502, 503, 504):
+        said = f"{answer.status_code}: {answer.text[:500]}"
+        raise Unavailable(f"The service at {url} can't be reached ({said}).", remedy="Try again.")
+    return answer
 
 
 def _apply(api: Client, documents: Sequence[Document], folder: Path, say: Say) -> None:

@@ -7,8 +7,8 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from rayplane import processes
@@ -58,11 +58,9 @@ def up(settings: GatewaySettings, *, say: Say, timeout: float = 240.0) -> Platfo
     return look(home)
 
 
-@contextmanager
-def followed(home: Home) -> Iterator[None]:
+def followed(home: Home) -> AbstractContextManager[None]:
     """Print what the platform's processes log, for the time of the block."""
-    with logs.printed([home.logs / f"{name}.log" for name in (plan.SUPERVISOR, plan.GATEWAY, plan.MLFLOW)]):
-        yield
+    return logs.printed([home.logs / f"{name}.log" for name in (plan.SUPERVISOR, plan.GATEWAY, plan.MLFLOW)])
 
 
 def stay(home: Home) -> None:
