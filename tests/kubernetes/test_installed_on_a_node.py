@@ -71,7 +71,7 @@ def installed(level_b: LevelB, tmp_path_factory: pytest.TempPathFactory) -> Iter
     for claim, mode in (("rayplane-home", "ReadWriteOnce"), ("rayplane-storage", "ReadWriteMany")):
         (folder / claim).mkdir()
         shutil.chown(folder / claim, 1000, 1000)
-        level_b.api.apply(volume(claim, folder / claim, mode))
+        level_b.offer(folder / claim, claim, OURS, mode)
     write_overlay(made)
     began = time.monotonic()
     # Other tests of the bed have applied the role, as another manager.
@@ -82,7 +82,7 @@ def installed(level_b: LevelB, tmp_path_factory: pytest.TempPathFactory) -> Iter
     for kind in ("deployment", "service", "configmap"):
         made.kubectl("delete", kind, "rayplane", "--namespace", OURS)
     made.kubectl("delete", "pvc", "rayplane-home", "rayplane-storage", "--namespace", OURS)
-    made.kubectl("delete", "pv", "rayplane-home", "rayplane-storage")
+    made.kubectl("delete", "pv", f"{OURS}-rayplane-home", f"{OURS}-rayplane-storage")
 
 
 def test_a_team_works_on_it_and_a_new_gateway_finds_all_as_it_was(installed: Installed) -> None:
@@ -161,23 +161,6 @@ def write_overlay(made: Installed) -> None:
         ],
     }
     (made.overlay / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
-
-
-def volume(claim: str, folder: Path, mode: str) -> dict[str, object]:
-    """A volume that only one claim gets."""
-    return {
-        "apiVersion": "v1",
-        "kind": "PersistentVolume",
-        "metadata": {"name": claim},
-        "spec": {
-            "accessModes": [mode],
-            "storageClassName": STORAGE_CLASS,
-            "capacity": {"storage": "100Gi"},
-            "hostPath": {"path": str(folder), "type": "Directory"},
-            "persistentVolumeReclaimPolicy": "Retain",
-            "claimRef": {"namespace": OURS, "name": claim},
-        },
-    }
 
 
 def available(bed: LevelB) -> bool:

@@ -99,29 +99,33 @@ class LevelB(ControlPlane):
 
         Pods see the host's owners and modes: those of user 1000 must be able to write there.
         """
-        volume = f"{namespace}-{claim}"
-        room = {"storage": "100Gi"}
-        common = {"accessModes": ["ReadWriteMany"], "storageClassName": STORAGE_CLASS}
-        self.api.apply(
-            {
-                "apiVersion": "v1",
-                "kind": "PersistentVolume",
-                "metadata": {"name": volume},
-                "spec": common
-                | {
-                    "capacity": room,
-                    "hostPath": {"path": str(folder), "type": "Directory"},
-                    "persistentVolumeReclaimPolicy": "Retain",
-                    "claimRef": {"namespace": namespace, "name": claim},
-                },
-            }
-        )
+        volume = self.offer(folder, claim, namespace)
+        asked = {key: volume["spec"][key] for key in ("accessModes", "storageClassName")}
+        room = {"resources": {"requests": volume["spec"]["capacity"]}, "volumeName": volume["metadata"]["name"]}
         return self.api.apply(
             {
                 "apiVersion": "v1",
                 "kind": "PersistentVolumeClaim",
                 "metadata": {"name": claim, "namespace": namespace},
-                "spec": common | {"resources": {"requests": room}, "volumeName": volume},
+                "spec": asked | room,
+            }
+        )
+
+    def offer(self, folder: Path, claim: str, namespace: str, mode: str = "ReadWriteMany") -> Object:
+        """A folder of the host as a volume that one claim alone gets, whoever makes that. Returns the volume."""
+        return self.api.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "PersistentVolume",
+                "metadata": {"name": f"{namespace}-{claim}"},
+                "spec": {
+                    "accessModes": [mode],
+                    "storageClassName": STORAGE_CLASS,
+                    "capacity": {"storage": "100Gi"},
+                    "hostPath": {"path": str(folder), "type": "Directory"},
+                    "persistentVolumeReclaimPolicy": "Retain",
+                    "claimRef": {"namespace": namespace, "name": claim},
+                },
             }
         )
 
