@@ -109,7 +109,8 @@ def forget(name: str, records: Path) -> None:
 
 
 def alive(record: ProcessRecord) -> bool:
-    """Whether the very process that was started still runs (a zombie does not)."""
+    """Whether the very process that was started still runs: one that has wholly ended, and only waits for its parent,
+    does not."""
     return record.boot == _boot() and _start_time(record.pid) == record.started
 
 
@@ -146,10 +147,20 @@ def stop_marked(mark: str, *, grace: float = 10.0, spare: Iterable[int] = ()) ->
 
 
 def stop_pids(find: Callable[[], list[int]], *, grace: float) -> None:
-    """SIGTERM what ``find`` returns, wait ``grace`` seconds, SIGKILL what is left; ``find`` is asked each time."""
+    """SIGTERM what ``find`` returns, wait ``grace`` seconds, SIGKILL what is left; ``find`` is asked each time.
+
+    Returns once all of them have ended wholly, so that their ports are free.
+    """
+    seen: dict[int, int] = {}
+
+    def remaining() -> list[int]:
+        # Who is about to end has no environment any more, hence no mark, while it still holds its ports.
+        seen.update({pid: started for pid in find() if (started := _start_time(pid)) is not None})
+        return sorted(pid for pid, started in seen.items() if _start_time(pid) == started)
+
     deadline = time.monotonic() + grace
-    _signal(find(), signal.SIGTERM)
-    while (left := find()) and time.monotonic() < deadline:
+    _signal(remaining(), signal.SIGTERM)
+    while (left := remaining()) and time.monotonic() < deadline:
         _reap(left)
         time.sleep(0.05)
     deadline = time.monotonic() + 10
@@ -157,7 +168,7 @@ def stop_pids(find: Callable[[], list[int]], *, grace: float) -> None:
         _signal(left, signal.SIGKILL)
         _reap(left)
         time.sleep(0.05)
-        left = find()
+        left = remaining()
     if left:
         raise Unavailable(f"Processes {left} do not end.", remedy="Look at them with 'ps', then run this again.")
 
@@ -206,7 +217,7 @@ def _family(record: ProcessRecord) -> list[int]:
     # A session's number is free again once all of it have ended, and another boot's numbers mean nothing.
     ours = record.boot == _boot() and _start_time(record.session) in (None, record.started)
     for entry in os.scandir("/proc") if ours else ():
-        if entry.name.isdigit() and _session(int(entry.name)) == record.session and not _is_zombie(int(entry.name)):
+        if entry.name.isdigit() and _session(int(entry.name)) == record.session:
             started = _start_time(int(entry.name))
             if started is not None and started >= record.started:
                 pids.add(int(entry.name))
@@ -229,20 +240,22 @@ def _stat(pid: int) -> list[str] | None:
 
 
 def _start_time(pid: int) -> int | None:
+    """In clock ticks since boot; None for a process that is not there, or has ended and waits for its parent."""
     fields = _stat(pid)
-    if fields is None or fields[0] in ("Z", "X"):
-        return None
-    return int(fields[19])
+    return int(fields[19]) if fields is not None and not (fields[0] in "ZX" and _only_waits(pid)) else None
+
+
+def _only_waits(pid: int) -> bool:
+    # The first thread of a process may have ended while others still hold its memory, files and ports.
+    try:
+        return len(os.listdir(f"/proc/{pid}/task")) <= 1
+    except OSError:
+        return True
 
 
 def _session(pid: int) -> int | None:
     fields = _stat(pid)
     return int(fields[3]) if fields else None
-
-
-def _is_zombie(pid: int) -> bool:
-    fields = _stat(pid)
-    return fields is None or fields[0] in ("Z", "X")
 
 
 def _mark_of(pid: int) -> str | None:
@@ -253,7 +266,7 @@ def _mark_of(pid: int) -> str | None:
     prefix = f"{MARK}=".encode()
     for item in raw.split(b"\0"):
         if item.startswith(prefix):
-            return item[len(prefix) :].decode(errors="replace") if not _is_zombie(pid) else None
+            return item[len(prefix) :].decode(errors="replace") if _start_time(pid) is not None else None
     return None
 
 

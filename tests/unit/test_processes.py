@@ -15,6 +15,7 @@ import pytest
 
 from rayplane import processes
 from rayplane.processes import ProcessRecord
+from tests.support.local_platform import until
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 # Leaves a process of its session without the mark, tells its pid, and ends.
@@ -22,6 +23,16 @@ LEAVES = [
     sys.executable,
     "-c",
     f"import subprocess; print(subprocess.Popen({SLEEP!r}, env={{}}).pid, flush=True)",
+]
+# Holds a port in a thread, tells it, and ends its first thread: as a process of many threads looks while it is killed.
+HALF_ENDED = [
+    sys.executable,
+    "-c",
+    "import ctypes, socket, threading, time\n"
+    "held = socket.create_server(('127.0.0.1', 0))\n"
+    "print(held.getsockname()[1], flush=True)\n"
+    "threading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
+    "ctypes.CDLL(None).pthread_exit(None)",
 ]
 
 
@@ -72,7 +83,28 @@ def test_what_a_child_left_in_its_session_is_stopped_though_it_has_no_mark(tmp_p
     left = int((tmp_path / "child.log").read_text())
     assert os.getsid(left) == record.session
     processes.stop(record, grace=5)
-    assert processes._is_zombie(left)
+    assert processes._start_time(left) is None
+
+
+def test_a_child_whose_first_thread_has_ended_is_not_taken_for_gone_while_it_holds_its_port(
+    tmp_path: Path, mark: str
+) -> None:
+    record = start(tmp_path, mark, HALF_ENDED)
+    until(lambda: state(record.pid) == "Z", seconds=30, what="its first thread has ended")
+    port = int((tmp_path / "child.log").read_text())
+    assert processes.alive(record)
+    assert not processes.is_free(port)
+    processes.stop(record, grace=5)
+    assert not processes.alive(record)
+    assert processes.is_free(port)
+
+
+def test_who_was_found_once_is_waited_for_though_it_is_not_found_again(
+    tmp_path: Path, mark: str, stranger: subprocess.Popen[bytes]
+) -> None:
+    found = iter([[stranger.pid]])
+    processes.stop_pids(lambda: next(found, []), grace=5)
+    assert stranger.poll() is not None
 
 
 def test_a_stranger_that_has_the_session_number_now_is_left_alone(
@@ -105,3 +137,7 @@ def test_when_a_child_was_started_is_read_off_the_process_itself(tmp_path: Path,
     first = processes.started_at(record)
     time.sleep(0.3)
     assert abs(processes.started_at(record) - first) < timedelta(seconds=0.1)
+
+
+def state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
