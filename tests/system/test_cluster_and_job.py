@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from rayplane import processes
+from rayplane.client.up import configuration
 from rayplane.gateway.mlflow_rest import MlflowRest
 from rayplane.settings import Home, write_secret
 
@@ -54,12 +55,7 @@ class Platform:
 
     def start_mlflow(self) -> None:
         folder = self.home.mlflow
-        folder.mkdir(parents=True)
-        (folder / "auth.ini").write_text(
-            f"[mlflow]\ndefault_permission = NO_PERMISSIONS\ndatabase_uri = sqlite:///{folder}/auth.db\n"
-            "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
-            "grant_default_workspace_access = false\n"
-        )
+        authentication = configuration.write_mlflow(self.home)
         write_secret(self.home.secrets / "mlflow-admin", f"admin\n{self._password}\n")
         processes.start(
             "mlflow",
@@ -75,7 +71,7 @@ class Platform:
             records=self.home.processes,
             env={
                 **os.environ,
-                "MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"),
+                "MLFLOW_AUTH_CONFIG_PATH": str(authentication),
                 "MLFLOW_AUTH_ADMIN_USERNAME": "admin",
                 "MLFLOW_AUTH_ADMIN_PASSWORD": self._password,
                 "MLFLOW_FLASK_SERVER_SECRET_KEY": "a-key-for-this-test",

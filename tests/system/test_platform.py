@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from rayplane import processes
+from rayplane.gateway.mlflow_rest import MlflowRest
 from tests.support.local_platform import COMMAND, LocalPlatform
 
 pytestmark = pytest.mark.slow
@@ -68,6 +69,24 @@ def test_mlflow_lets_in_its_admin_and_nobody_without_a_password(platform_up: Loc
     assert httpx.get(url).status_code == 401
     assert httpx.get(url, auth=(user, "wrong")).status_code == 401
     assert httpx.get(url, auth=(user, password)).status_code == 200
+
+
+def test_mlflow_refuses_a_password_that_was_changed_or_taken_away_at_once(platform_up: LocalPlatform) -> None:
+    url = platform_up.state.mlflow_url
+    admin = MlflowRest(url, *(platform_up.home.secrets / "mlflow-admin").read_text().split())
+
+    def answer(password: str) -> int:
+        return httpx.get(f"{url}/api/3.0/mlflow/workspaces", auth=("leaver", password)).status_code
+
+    admin.ensure_workspace("leavers")
+    try:
+        admin.ensure_user("leavers", "leaver", "the-first-password")
+        assert [answer("the-first-password"), answer("the-first-password")] == [200, 200]
+        admin.ensure_user("leavers", "leaver", "the-second-password")
+        assert [answer("the-first-password"), answer("the-second-password")] == [401, 200]
+    finally:
+        admin.delete_user("leaver")
+    assert answer("the-second-password") == 401
 
 
 def test_no_command_line_holds_a_secret(platform_up: LocalPlatform) -> None:

@@ -6,7 +6,6 @@ longer than a call may (stopping remains, choosing ports, removing folders) is d
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import re
@@ -16,8 +15,7 @@ import sys
 import threading
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from importlib import metadata, util
+from importlib import util
 from pathlib import Path
 from typing import Literal
 
@@ -25,7 +23,7 @@ from pydantic import ValidationError
 
 from rayplane import processes
 from rayplane.errors import RayplaneError, Unauthenticated, Unavailable, Unsupported
-from rayplane.gateway.backends import local_head
+from rayplane.gateway.backends import local_environment, local_head
 from rayplane.gateway.backends.base import (
     Capability,
     ClusterRef,
@@ -97,8 +95,7 @@ class LocalBackend(SharedNodesOnly):
 
     def environment(self, spec: ClusterSpec) -> Environment | None:
         """This interpreter and what is installed for it."""
-        stamps = tuple((p, os.stat(p).st_mtime_ns) for p in sys.path if os.path.isdir(p))
-        return _interpreter(stamps)
+        return local_environment.here()
 
     def observe(self, ref: ClusterRef, spec: ClusterSpec) -> Observation:
         """The head's process first, then whether its dashboard answers to its token."""
@@ -355,20 +352,6 @@ def _endpoint(record: HeadRecord) -> Endpoint:
         token_path=record.token_path,
         serve_url=f"http://{loopback}:{ports['serve']}",
         metrics_targets=[f"{node}:{ports[n]}" for n in ("metrics", "dashboard_metrics", "autoscaler_metrics")],
-    )
-
-
-@lru_cache(maxsize=4)
-def _interpreter(stamps: tuple[tuple[str, int], ...]) -> Environment:
-    """The environment while the folders of sys.path stay as they are: the stamps make a later installation show."""
-    found = {(d.metadata["Name"] or "").lower(): d.version for d in metadata.distributions()}
-    listed = "\n".join(f"{name}=={version}" for name, version in sorted(found.items()) if name != "rayplane")
-    return Environment(
-        interpreter="local",
-        ray=found.get("ray", "none"),
-        python=f"{sys.version_info.major}.{sys.version_info.minor}",
-        lock_hash=hashlib.sha256(listed.encode()).hexdigest(),
-        rayplane=found.get("rayplane", "0"),
     )
 
 
