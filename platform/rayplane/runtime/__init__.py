@@ -5,7 +5,12 @@ from __future__ import annotations
 from importlib import import_module
 from types import ModuleType
 
+from rayplane.runtime import mlflow_plugins
+
 __all__ = ["context", "datasets", "features", "models", "report"]
+
+# Here, since it must come before the first request to MLflow of whoever uses the runtime.
+mlflow_plugins.load_without_feast()
 
 
 def __getattr__(name: str) -> ModuleType:
