@@ -27,10 +27,11 @@ from rayplane.gateway.reconcile.service import ServiceReconciler
 from rayplane.gateway.reconcile.team import TeamReconciler
 from rayplane.gateway.store import Store
 from rayplane.gateway.usecases import job as jobs
-from rayplane.gateway.usecases import objects
+from rayplane.gateway.usecases import objects, why
 from rayplane.gateway.usecases.platform import Platform
 from rayplane.nouns.base import Object
 from rayplane.nouns.job import TERMINAL
+from rayplane.nouns.why import Cause
 from rayplane.settings import GatewaySettings
 from rayplane.storage import layout
 from rayplane.storage.root import open_root
@@ -177,6 +178,24 @@ def test_a_job_that_is_stopped_frees_its_nodes(level_b: LevelB, running: Gateway
     ended = running.phase("Job", "sleeper", *TERMINAL)
     print(f"stopped, with its nodes gone, after {time.monotonic() - began:.1f} s")
     assert ended.status["phase"] == "Stopped"
+    assert pods(level_b) == []
+
+
+def test_why_tells_what_a_jobs_own_nodes_can_not_give_it(level_b: LevelB, running: Gateway) -> None:
+    code = "import ray; ray.get(ray.remote(lambda: 0).options(num_cpus=64).remote())"
+    nodes = {"size": "tiny", "workers": {"min": 0, "max": 1}}
+    running.apply("Job", "vast", {"entrypoint": f'python -c "{code}"', "nodes": nodes, "tracked": False})
+    running.phase("Job", "vast", "Running")
+
+    def told() -> Cause | None:
+        found = why.explain("Job", TEAM, "vast", principal=SYSTEM, platform=running.platform).causes
+        return next((cause for cause in found if cause.code == "autoscaler-infeasible"), None)
+
+    cause = wait_for("why says that no node is that large", told, seconds=120)
+    print(f"why: {cause.sentence}")
+    assert "64" in cause.sentence
+    jobs.stop(TEAM, "vast", principal=SYSTEM, platform=running.platform)
+    running.phase("Job", "vast", *TERMINAL)
     assert pods(level_b) == []
 
 

@@ -136,7 +136,7 @@ class KubernetesBackend:
 
     def evidence(self, ref: ClusterRef) -> list[Evidence]:
         """Asked for anew: a person wants to know, and what is held is no more than what reconciling needs."""
-        return facts.gather(self.api, self._settings, ref, token=self._tokens / f"{ref.uid}.ray")
+        return facts.gather(self.api, self._settings, ref, tokens=self._tokens)
 
     def ensure(self, ref: ClusterRef, spec: ClusterSpec, launch: LaunchContext) -> None:
         """Apply its RayCluster if it is missing, drifted, suspended, or asked for otherwise."""

@@ -34,10 +34,10 @@ _PATIENCE = 3.0
 """Seconds that a cluster's dashboard may take to answer."""
 
 
-def gather(api: KubeApi, settings: KubernetesSettings, ref: ClusterRef, *, token: Path) -> list[Evidence]:
+def gather(api: KubeApi, settings: KubernetesSettings, ref: ClusterRef, *, tokens: Path) -> list[Evidence]:
     """What is known of the nodes of a cluster, a job or a service, newest first. Raises Unavailable, Forbidden.
 
-    ``token`` is the file with its Ray's own token.
+    ``tokens`` is the folder with the own tokens of the platform's Rays.
     """
     namespace, mine = settings.namespace(ref.team), f"{UID}={ref.uid}"
     try:
@@ -62,7 +62,7 @@ def gather(api: KubeApi, settings: KubernetesSettings, ref: ClusterRef, *, token
         workloads=_workloads(api, namespace, cluster),
         namespace=place,
         leases=api.list(LEASE, settings.operator_namespace).items,
-        demands=(asked := _demands(cluster, pods, token))[0],
+        demands=(asked := _demands(cluster, pods, tokens / f"{_incarnation(ref, owner)}.ray"))[0],
         now=now,
     )
     return [*asked[1], *found]
@@ -75,6 +75,12 @@ def _cluster_of(api: KubeApi, namespace: str, owner: Object | None) -> Object | 
     uid = owner["metadata"]["uid"]
     found = api.list(RAYCLUSTER, namespace).items
     return _newest([c for c in found if any(o.get("uid") == uid for o in c["metadata"].get("ownerReferences") or [])])
+
+
+def _incarnation(ref: ClusterRef, owner: Object | None) -> str:
+    """What the token of its Ray is kept under: each attempt of a job has a Ray of its own."""
+    attempt = ((owner or {}).get("spec") or {}).get("jobId")
+    return str(attempt or ref.uid)
 
 
 def _workloads(api: KubeApi, namespace: str, cluster: Object | None) -> list[Object]:
