@@ -122,14 +122,16 @@ def started_at(record: ProcessRecord) -> datetime:
 
 
 def marked(mark: str) -> list[int]:
-    """Pids of all processes whose environment says ``mark`` or ``mark/...``, this one excepted."""
-    found = []
-    for entry in os.scandir("/proc"):
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            value = _mark_of(int(entry.name))
-            if value is not None and (value == mark or value.startswith(f"{mark}/")):
-                found.append(int(entry.name))
-    return found
+    """Pids of all processes whose environment says ``mark`` or ``mark/...``, this one excepted.
+
+    With them all of a session whose leader says so: some processes, as Ray's agents, write their title over their
+    environment. The platform starts each of its children as the leader of a session.
+    """
+    pids = {int(entry.name) for entry in os.scandir("/proc") if entry.name.isdigit()} - {os.getpid()}
+    values = {pid: _mark_of(pid) or "" for pid in pids}
+    found = {pid for pid, value in values.items() if value == mark or value.startswith(f"{mark}/")}
+    mute = {pid for pid in pids - found if not values[pid] and _session(pid) in found and _start_time(pid) is not None}
+    return sorted(found | mute)
 
 
 def stop(record: ProcessRecord, *, grace: float = 10.0) -> None:

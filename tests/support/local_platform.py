@@ -82,8 +82,16 @@ def local_platform(home: Path, settings: Mapping[str, str] | None = None) -> Ite
         made.rayplane("up")
         yield made
     finally:
+        sessions = {processes._session(pid) for pid in processes.marked(made.home.id)} - {None}
         made.rayplane("down")
         assert made.left_over() == []
+        assert [pid for session in sessions for pid in running_in(session)] == []
+
+
+def running_in(session: int | None) -> list[int]:
+    """The processes of a session, whatever their environment says; not those that have ended and wait for a parent."""
+    pids = [int(path.name) for path in Path("/proc").glob("[0-9]*")]
+    return [pid for pid in pids if processes._session(pid) == session and processes._start_time(pid) is not None]
 
 
 def until(true: Callable[[], object], *, seconds: float, what: str) -> None:

@@ -24,6 +24,12 @@ LEAVES = [
     "-c",
     f"import subprocess; print(subprocess.Popen({SLEEP!r}, env={{}}).pid, flush=True)",
 ]
+# Has a process in its session that shows no mark, as one whose title was written over its environment; tells its pid.
+LEADS = [
+    sys.executable,
+    "-c",
+    f"import subprocess; child = subprocess.Popen({SLEEP!r}, env={{}}); print(child.pid, flush=True); child.wait()",
+]
 # Holds a port in a thread, tells it, and ends its first thread: as a process of many threads looks while it is killed.
 HALF_ENDED = [
     sys.executable,
@@ -84,6 +90,20 @@ def test_what_a_child_left_in_its_session_is_stopped_though_it_has_no_mark(tmp_p
     assert os.getsid(left) == record.session
     processes.stop(record, grace=5)
     assert processes._start_time(left) is None
+
+
+def test_what_shows_no_mark_is_found_by_the_leader_of_its_session_and_stopped_after_it(
+    tmp_path: Path, mark: str, stranger: subprocess.Popen[bytes]
+) -> None:
+    record = start(tmp_path, mark, LEADS)
+    log = tmp_path / "child.log"
+    until(lambda: log.read_text().endswith("\n"), seconds=30, what="it told its child's pid")
+    child = int(log.read_text())
+    home = mark.partition("/")[0]
+    assert processes.marked(home) == sorted([record.pid, child])
+    processes.stop_marked(home, grace=5)
+    assert processes._start_time(child) is None
+    assert stranger.poll() is None
 
 
 def test_a_child_whose_first_thread_has_ended_is_not_taken_for_gone_while_it_holds_its_port(

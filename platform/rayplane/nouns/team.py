@@ -39,6 +39,18 @@ def _default_sizes() -> dict[str, Size]:
     return {"small": Size(cpu=8, memory=8 * 2**30), "medium": Size(cpu=16, memory=16 * 2**30)}
 
 
+_TAKEN = frozenset({"ajax-api", "api", "static-files", "workspaces"})
+
+
+def check_team_name(value: str) -> str:
+    """A name that MLflow takes for the team's workspace too; raises ValueError that says which rule is broken."""
+    if len(value) < 2:
+        raise ValueError(f"'{value}' has {len(value)} character; a team's name has at least 2, as its MLflow workspace")
+    if value in _TAKEN:
+        raise ValueError(f"'{value}' is a part of MLflow's own addresses; give the team another name")
+    return value
+
+
 class TeamSpec(Spec):
     """What a team is given."""
 

@@ -254,6 +254,8 @@ def _end(home: Home, say: Say) -> list[str]:
     processes.stop_marked(f"{home.id}/{plan.SUPERVISOR}", grace=30)
     processes.stop_marked(f"{home.id}/{plan.GATEWAY}", grace=15)
     processes.stop_marked(home.id, grace=10)
+    for head in processes.load_all(home.processes / "clusters"):
+        processes.stop(head, grace=10)  # what a head that had died before left in its session
     for folder in (home.processes / "clusters", home.processes):
         for record in folder.glob("*.json"):
             record.unlink(missing_ok=True)

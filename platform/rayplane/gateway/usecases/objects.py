@@ -21,7 +21,7 @@ from rayplane.nouns.events import Operation
 from rayplane.nouns.job import JobSpec
 from rayplane.nouns.pipeline import PipelineSpec
 from rayplane.nouns.service import ServiceSpec
-from rayplane.nouns.team import TeamSpec
+from rayplane.nouns.team import TeamSpec, check_team_name
 
 RECONCILED = frozenset({"Team", "Cluster", "Job", "Service", "PipelineRun"})
 """Kinds that a reconciler makes so and takes down. Of others the object is all there is: Ready once stored."""
@@ -160,6 +160,8 @@ def authorize_write(noun: NounType, team: str, name: str, principal: Principal) 
 def _check_name(noun: NounType, name: str) -> None:
     try:
         check_name(name)
+        if noun.kind == "Team":
+            check_team_name(name)
     except ValueError as exc:
         raise InvalidSpec(f"{noun.singular}.metadata.name: {exc}.") from exc
 

@@ -58,6 +58,8 @@ def test_a_dry_run_checks_and_answers_the_same_and_writes_nothing(bench: Any) ->
         ("Cluster", "train", {"sice": "small"}, "cluster.sice: unknown field. Did you mean 'size'?"),
         ("Cluster", "Train", {}, "cluster.metadata.name: 'Train' is not a name"),
         ("Cluster", "x" * 41, {}, "at most 40"),
+        ("Team", "x", {}, "team.metadata.name: 'x' has 1 character; a team's name has at least 2"),
+        ("Team", "api", {}, "'api' is a part of MLflow's own addresses; give the team another name"),
         ("Cluster", "train", {"backend": "locl"}, "cluster.backend: 'locl' is unknown. Did you mean 'local'?"),
         ("Cluster", "train", {"workers": {"min": 3, "max": 1}}, "above max"),
         ("Cluster", "train", {"workers": "3..1"}, "cluster.workers: min (3) is above max (1)"),
