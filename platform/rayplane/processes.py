@@ -109,8 +109,7 @@ def forget(name: str, records: Path) -> None:
 
 
 def alive(record: ProcessRecord) -> bool:
-    """Whether the very process that was started still runs: one that has wholly ended, and only waits for its parent,
-    does not."""
+    """Whether the very process that was started still runs; one that has ended and waits for its parent does not."""
     return record.boot == _boot() and _start_time(record.pid) == record.started
 
 

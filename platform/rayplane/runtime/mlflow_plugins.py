@@ -1,4 +1,4 @@
-"""Spare MLflow's clients the import of Feast, which takes seconds, where only Feast is installed and nobody uses it.
+"""Spare MLflow's clients the import of Feast, which takes seconds, where it is installed and not used.
 
 Feast 0.67 registers a plug-in that MLflow loads before its first request, from a module that needs nothing else of
 Feast. Loading it by its full name imports the packages that it lies in, so all of Feast, whose run-time type checks
