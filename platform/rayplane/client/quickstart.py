@@ -211,11 +211,14 @@ def _post(url: str, request: Mapping[str, Any]) -> httpx.Response:
     try:
         answer = httpx.post(url, json={"instances": [request]}, timeout=60, trust_env=False)
     except httpx.TransportError as exc:
-        raise Unavailable(f"The service at {url} can't be reached ({exc}).", remedy="Try again.") from exc
+        raise _unreachable(url, str(exc) or type(exc).__name__) from exc
     if answer.status_code in (502, 503, 504):
-        said = f"{answer.status_code}: {answer.text[:500]}"
-        raise Unavailable(f"The service at {url} can't be reached ({said}).", remedy="Try again.")
+        raise _unreachable(url, f"{answer.status_code}: {answer.text[:500]}")
     return answer
+
+
+def _unreachable(url: str, said: str) -> Unavailable:
+    return Unavailable(f"The service at {url} can't be reached ({said}).", remedy="Try again.")
 
 
 def _apply(api: Client, documents: Sequence[Document], folder: Path, say: Say) -> None:
