@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,16 +82,16 @@ def local_platform(home: Path, settings: Mapping[str, str] | None = None) -> Ite
         made.rayplane("up")
         yield made
     finally:
-        sessions = {processes._session(pid) for pid in processes.marked(made.home.id)} - {None}
+        sessions = {processes._session(pid) for pid in processes.marked(made.home.id)}
         made.rayplane("down")
         assert made.left_over() == []
-        assert [pid for session in sessions for pid in running_in(session)] == []
+        assert running_in(sessions) == []
 
 
-def running_in(session: int | None) -> list[int]:
-    """The processes of a session, whatever their environment says; not those that have ended and wait for a parent."""
+def running_in(sessions: Collection[int | None]) -> list[int]:
+    """The processes of sessions, whatever their environment says; not those that have ended and wait for a parent."""
     pids = [int(path.name) for path in Path("/proc").glob("[0-9]*")]
-    return [pid for pid in pids if processes._session(pid) == session and processes._start_time(pid) is not None]
+    return [pid for pid in pids if processes._start_time(pid) is not None and processes._session(pid) in sessions]
 
 
 def until(true: Callable[[], object], *, seconds: float, what: str) -> None:

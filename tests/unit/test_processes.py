@@ -110,7 +110,7 @@ def test_a_child_whose_first_thread_has_ended_is_not_taken_for_gone_while_it_hol
     tmp_path: Path, mark: str
 ) -> None:
     record = start(tmp_path, mark, HALF_ENDED)
-    until(lambda: state(record.pid) == "Z", seconds=30, what="its first thread has ended")
+    until(lambda: (processes._stat(record.pid) or [""])[0] == "Z", seconds=30, what="its first thread has ended")
     port = int((tmp_path / "child.log").read_text())
     assert processes.alive(record)
     assert not processes.is_free(port)
@@ -157,7 +157,3 @@ def test_when_a_child_was_started_is_read_off_the_process_itself(tmp_path: Path,
     first = processes.started_at(record)
     time.sleep(0.3)
     assert abs(processes.started_at(record) - first) < timedelta(seconds=0.1)
-
-
-def state(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

@@ -21,16 +21,16 @@ def here(path: Iterable[str] | None = None) -> Environment:
     for folder in sys.path if path is None else path:
         if os.path.isdir(folder):
             # The first on the path is the one that is imported.
-            found = dict(_installed(folder, os.stat(folder).st_mtime_ns)) | found
+            found = _installed(folder, os.stat(folder).st_mtime_ns) | found
     return _environment(tuple(sorted(found.items())))
 
 
 # By folder: one that changes all the time, such as that which this process works in, has no other read again.
 @lru_cache(maxsize=32)
-def _installed(folder: str, changed_at: int) -> tuple[tuple[str, str], ...]:
+def _installed(folder: str, changed_at: int) -> dict[str, str]:
     # Both from one reading: parsing an installed package's description is what takes long.
     described = (distribution.metadata for distribution in metadata.distributions(path=[folder]))
-    return tuple({(text["Name"] or "").lower(): text["Version"] for text in described}.items())
+    return {(text["Name"] or "").lower(): text["Version"] or "" for text in described}
 
 
 @lru_cache(maxsize=4)
