@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any, Literal, NoReturn, Protocol, runtime_checkable
 
 from rayplane.errors import Unsupported
@@ -103,6 +104,22 @@ class Submission:
     """What the entrypoint's own process reserves."""
     timeout: float | None = None
     """Seconds after which the platform stops the attempt; the backend ends it somewhat later if nobody did."""
+
+
+RAY_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
+    {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # Ray 2.60's new Parquet reader waits for tens of seconds on small files.
+        "RAY_DATA_USE_DATASOURCE_V2": "0",
+        # A client's own server has 30 s to start unless told otherwise, which is little on a busy host.
+        "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "120",
+        # With gRPC's fork handlers about one child in a hundred crashes before its exec when other threads are within
+        # gRPC, and with it a Ray client: "Starting Ray client server failed".
+        "GRPC_ENABLE_FORK_SUPPORT": "0",
+        "PYTHONUNBUFFERED": "1",
+    }
+)
+"""What a backend that starts Rays tells each of them, hence their drivers and workers."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from rayplane import processes
 from rayplane.errors import PortTaken
-from rayplane.gateway.backends.base import LaunchContext, Node
+from rayplane.gateway.backends.base import RAY_ENVIRONMENT, LaunchContext, Node
 from rayplane.nouns.team import Size
 from rayplane.processes import ProcessRecord
 
@@ -162,20 +162,15 @@ def environment(
         kept[key] = ",".join(filter(None, [inherited.get(key), "localhost", LOOPBACK, NODE_ADDRESS]))
     threads = str(max(1, cores // 2))
     made = {
+        **RAY_ENVIRONMENT,
         "RAY_AUTH_MODE": "token",
         **{variable: str(path) for variable, path in secret_paths.items()},
-        "RAY_USAGE_STATS_ENABLED": "0",
-        # Ray 2.60's new Parquet reader waits for tens of seconds on small files.
-        "RAY_DATA_USE_DATASOURCE_V2": "0",
-        # A client's own server has 30 s to start unless told otherwise, which is little on a busy host.
-        "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "120",
         # Without these every head exports at the same two ports.
         "AUTOSCALER_METRIC_PORT": str(ports["autoscaler_metrics"]),
         "DASHBOARD_METRIC_PORT": str(ports["dashboard_metrics"]),
         # More logical than real cores: libraries that start a thread per core in every worker would only get in each
         # other's way. XGBoost takes its number from OMP.
         **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), threads),
-        "PYTHONUNBUFFERED": "1",
     }
     if slow_store:
         made["RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE"] = "1"

@@ -8,7 +8,7 @@ import pytest
 
 from rayplane.errors import PortTaken
 from rayplane.gateway.backends import local_head
-from rayplane.gateway.backends.base import LaunchContext
+from rayplane.gateway.backends.base import RAY_ENVIRONMENT, LaunchContext
 from rayplane.gateway.backends.local_head import HeadRecord
 from rayplane.nouns.team import Size
 
@@ -94,6 +94,7 @@ def test_the_environment_passes_on_nothing_foreign_and_pins_threads() -> None:
     assert env["RAYPLANE_TEAM"] == "alpha"
     assert (env["RAY_AUTH_MODE"], env["RAY_AUTH_TOKEN_PATH"]) == ("token", "/users/me/token")
     assert env["OMP_NUM_THREADS"] == "1"
+    assert RAY_ENVIRONMENT.items() <= env.items()
     assert env["no_proxy"] == "example.org,localhost,127.0.0.1,127.0.0.2"
     assert env["RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE"] == "1"
 

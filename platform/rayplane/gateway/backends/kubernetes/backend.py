@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from rayplane.errors import NotFound
@@ -102,7 +103,7 @@ class KubernetesBackend:
             cache=self._cache,
             settings=self._settings,
             root=self._root,
-            tokens=self._tokens,
+            token_path=self._token_path,
             environment=self._environment,
             fall_of=self._fall_of,
             forgive=self._forgive,
@@ -121,6 +122,9 @@ class KubernetesBackend:
         """The image's, as the settings tell it."""
         return self._environment()
 
+    def _token_path(self, key: str) -> Path:
+        return self._tokens / f"{key}.ray"
+
     def _environment(self) -> Environment:
         return Environment(
             interpreter=self._settings.image,
@@ -136,7 +140,7 @@ class KubernetesBackend:
 
     def evidence(self, ref: ClusterRef) -> list[Evidence]:
         """Asked for anew: a person wants to know, and what is held is no more than what reconciling needs."""
-        return facts.gather(self.api, self._settings, ref, tokens=self._tokens)
+        return facts.gather(self.api, self._settings, ref, token_path=self._token_path)
 
     def ensure(self, ref: ClusterRef, spec: ClusterSpec, launch: LaunchContext) -> None:
         """Apply its RayCluster if it is missing, drifted, suspended, or asked for otherwise."""

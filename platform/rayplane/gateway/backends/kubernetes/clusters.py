@@ -131,7 +131,7 @@ class Clusters:
         return there if there is not None and raycluster.is_of(there, ref) else None
 
     def _token(self, ref: ClusterRef) -> Path:
-        return self._shared.tokens / f"{ref.uid}.ray"
+        return self._shared.token_path(ref.uid)
 
 
 def _is_as_asked(there: Object, manifest: Object) -> bool:

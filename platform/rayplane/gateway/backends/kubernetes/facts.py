@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -34,10 +34,12 @@ _PATIENCE = 3.0
 """Seconds that a cluster's dashboard may take to answer."""
 
 
-def gather(api: KubeApi, settings: KubernetesSettings, ref: ClusterRef, *, tokens: Path) -> list[Evidence]:
+def gather(
+    api: KubeApi, settings: KubernetesSettings, ref: ClusterRef, *, token_path: Callable[[str], Path]
+) -> list[Evidence]:
     """What is known of the nodes of a cluster, a job or a service, newest first. Raises Unavailable, Forbidden.
 
-    ``tokens`` is the folder with the own tokens of the platform's Rays.
+    ``token_path`` says where the token of a Ray is, by the uid of its cluster or service, or by the attempt of its job.
     """
     namespace, mine = settings.namespace(ref.team), f"{UID}={ref.uid}"
     try:
@@ -51,6 +53,7 @@ def gather(api: KubeApi, settings: KubernetesSettings, ref: ClusterRef, *, token
         owner = _newest([o for kind in (RAYJOB, RAYSERVICE) for o in api.list(kind, namespace, labels=mine).items])
         cluster = cluster or _cluster_of(api, namespace, owner)
     now = datetime.now(UTC)
+    demands, silent = _demands(cluster, pods, token_path(_incarnation(ref, owner)))
     # The right to read events goes with the role binding, which is among the first to go with its namespace.
     going = place["status"].get("phase") == "Terminating"
     found = evidence(
@@ -62,10 +65,10 @@ def gather(api: KubeApi, settings: KubernetesSettings, ref: ClusterRef, *, token
         workloads=_workloads(api, namespace, cluster),
         namespace=place,
         leases=api.list(LEASE, settings.operator_namespace).items,
-        demands=(asked := _demands(cluster, pods, tokens / f"{_incarnation(ref, owner)}.ray"))[0],
+        demands=demands,
         now=now,
     )
-    return [*asked[1], *found]
+    return [*silent, *found]
 
 
 def _cluster_of(api: KubeApi, namespace: str, owner: Object | None) -> Object | None:

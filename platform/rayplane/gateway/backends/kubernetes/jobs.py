@@ -81,4 +81,4 @@ class Jobs:
         return ""
 
     def _token(self, ref: JobRef) -> Path:
-        return self._shared.tokens / f"{ref.submission_id}.ray"
+        return self._shared.token_path(ref.submission_id)

@@ -35,8 +35,8 @@ class Shared:
     settings: KubernetesSettings
     root: str
     """URI of the storage root."""
-    tokens: Path
-    """Folder of the 0600 files with the tokens of Rays."""
+    token_path: Callable[[str], Path]
+    """The 0600 file with the token of a Ray, by the uid of its cluster or service, or by the attempt of its job."""
     environment: Callable[[], Environment]
     fall_of: Callable[[str], observation.Fall | None]
     """How the head of the object with this uid ended, if it did and nobody dealt with it."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
-from rayplane.gateway.backends.base import LaunchContext
+from rayplane.gateway.backends.base import RAY_ENVIRONMENT, LaunchContext
 from rayplane.gateway.backends.kubernetes.kinds import CLUSTER, MANAGED_BY, MANAGER, TEAM, UID, Object
 from rayplane.gateway.backends.kubernetes.settings import KubernetesSettings
 from rayplane.nouns.team import Size
@@ -102,13 +102,10 @@ def environment(launch: LaunchContext) -> dict[str, str]:
     return {
         **launch.env,
         **{variable: f"{SECRETS}/{variable}" for variable in launch.secrets},
+        **RAY_ENVIRONMENT,
         "RAY_AUTH_TOKEN_PATH": f"{SECRETS}/{AUTH_TOKEN}",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        # Ray 2.60's new Parquet reader waits for tens of seconds on small files.
-        "RAY_DATA_USE_DATASOURCE_V2": "0",
         # Libraries that start a thread per core in every worker would only get in each other's way.
         **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), threads),
-        "PYTHONUNBUFFERED": "1",
         # The user id need not be in the image's passwd.
         "HOME": "/tmp",  # noqa: S108
         "USER": "ray",

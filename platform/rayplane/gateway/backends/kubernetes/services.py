@@ -96,4 +96,4 @@ class Services:
         return ""
 
     def _token(self, ref: ServiceRef) -> Path:
-        return self._shared.tokens / f"{ref.uid}.ray"
+        return self._shared.token_path(ref.uid)

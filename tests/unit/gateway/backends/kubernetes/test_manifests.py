@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rayplane.gateway.backends.base import ClusterRef, LaunchContext
+from rayplane.gateway.backends.base import RAY_ENVIRONMENT, ClusterRef, LaunchContext
 from rayplane.gateway.backends.kubernetes import compare, pods, raycluster
 from rayplane.gateway.backends.kubernetes.settings import KubernetesSettings
 from rayplane.nouns.cluster import ClusterSpec, Workers
@@ -52,6 +52,11 @@ def test_every_pod_finds_its_secrets_as_files_of_the_clusters_own_secret() -> No
         assert environment(template)["RAYPLANE_TOKEN_PATH"] == f"{pods.SECRETS}/RAYPLANE_TOKEN_PATH"
         volume = next(v for v in template["spec"]["volumes"] if v["name"] == "secrets")
         assert volume["secret"] == {"secretName": "dev-secrets", "defaultMode": 0o400}
+
+
+def test_every_pod_is_told_what_every_ray_is() -> None:
+    for template in templates(rendered(Workers(min=1, max=2))):
+        assert RAY_ENVIRONMENT.items() <= environment(template).items()
 
 
 def test_ray_asks_for_its_token_which_is_in_the_same_secret() -> None:
