@@ -113,8 +113,8 @@ RAY_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
         "RAY_DATA_USE_DATASOURCE_V2": "0",
         # A client's own server has 30 s to start unless told otherwise, which is little on a busy host.
         "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "120",
-        # With gRPC's fork handlers about one child in a hundred crashes before its exec when other threads are within
-        # gRPC, and with it a Ray client: "Starting Ray client server failed".
+        # With gRPC's fork handlers a child that is forked while other threads are within gRPC may crash before its
+        # exec: a Ray client then hears that "Starting Ray client server failed".
         "GRPC_ENABLE_FORK_SUPPORT": "0",
         "PYTHONUNBUFFERED": "1",
     }
