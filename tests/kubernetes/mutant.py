@@ -39,7 +39,7 @@ MOST_SECONDS = 300.0
 
 _FOLDER = Path(str(rayplane.__file__)).parent / "gateway" / "backends" / "kubernetes"
 _CALLS = {"apply", "merge", "get", "list", "delete", "pages", "watch", "create"}
-_SHARED = {"apply", "delete", "put_secrets"}
+_SHARED = {"apply", "delete", "merge", "put_secrets"}
 """What own.py calls the API server for, on behalf of others."""
 
 
@@ -158,9 +158,9 @@ class Deaf:
         manifest = given[-1]
         return {**manifest, "metadata": {**manifest["metadata"], **_MADE}}
 
-    def merge(self, kind: Any, name: str, namespace: str | None, change: dict[str, Any]) -> dict[str, Any]:
+    def merge(self, _: Any, name: Any, namespace: Any, change: dict[str, Any]) -> dict[str, Any]:
         """As if it were merged."""
-        return {"metadata": {"name": name, "namespace": namespace, **_MADE, **change["metadata"]}}
+        return {**change, "metadata": {"name": name, "namespace": namespace, **_MADE, **change.get("metadata", {})}}
 
     def get(self, *_: Any) -> Any:
         """There is none."""

@@ -12,7 +12,7 @@ import pytest
 
 from rayplane.errors import Conflict, Forbidden, Unavailable
 from rayplane.gateway.backends.base import ClusterRef, TeamRef
-from rayplane.gateway.backends.kubernetes import kinds, raycluster
+from rayplane.gateway.backends.kubernetes import kinds, pods, raycluster
 from rayplane.gateway.backends.kubernetes.api import KubeApi
 from rayplane.gateway.backends.kubernetes.backend import KubernetesBackend
 from rayplane.nouns.cluster import Workers
@@ -123,6 +123,42 @@ def test_a_secret_that_was_lost_is_seen_when_another_gateway_looks_and_made_agai
         seen = successor.observe(case.ref, case.spec)
         assert "Secret" in seen.drift
         assert seen.endpoint is None
+        # Nobody but its pods knows the token of its Ray any more: only a new one can be reached.
+        other = BackendCase(successor, case.ref, spec=case.spec, launch=case.launch, patience=30)
+
+        def whole() -> bool:
+            other.ensure()
+            now = other.observe()
+            return now.phase == "ready" and not now.drift and now.endpoint is not None
+
+        wait_for("made again", whole, seconds=60)
+        assert other.observe().incarnation != seen.incarnation
+
+
+def test_a_secret_that_went_while_it_was_suspended_is_there_before_its_pods(level_a: LevelA, case: BackendCase) -> None:
+    before = _token_in_the_secret(level_a, case)
+    case.suspend()
+    case.until("suspended")
+    level_a.api.delete("v1", "Secret", raycluster.secret_name(case.ref.name), namespace_of(case))
+    case.ensure()
+    case.until("ready")
+    assert _token_in_the_secret(level_a, case) == before, "the gateway still has it"
+
+
+def test_suspending_asks_for_nothing_else_and_is_asked_once(level_a: LevelA, case: BackendCase) -> None:
+    case.ensure()
+    before = level_a.api.get(RAY, "RayCluster", case.ref.name, namespace_of(case))
+    calls = other_than_watches(backend_of(case))
+    case.suspend()
+    case.suspend()
+    assert other_than_watches(backend_of(case)) == calls + 1
+    after = level_a.api.get(RAY, "RayCluster", case.ref.name, namespace_of(case))
+    assert before is not None
+    assert after is not None
+    assert after["spec"] == {**before["spec"], "suspend": True}
+    case.until("suspended")
+    case.ensure()
+    case.until("ready")
 
 
 def test_the_autoscalers_choice_survives_a_change_of_the_spec_whoever_is_first(
@@ -400,6 +436,23 @@ def test_a_strangers_namespace_is_not_taken_over(level_a: LevelA, shared: Backen
     gateway.remove(level_a.api, team)
 
 
+def test_a_namespace_that_was_handed_over_keeps_what_is_in_it(level_a: LevelA, shared: BackendCase) -> None:
+    team, _ = gateway.refs()
+    name = f"rayplane-{team.name}"
+    level_a.api.create(_namespace(name))
+    level_a.api.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "precious", "namespace": name}})
+    before = level_a.api.get("v1", "Namespace", name)
+    level_a.api.patch("v1", "Namespace", name, {"metadata": {"labels": {kinds.MANAGED_BY: kinds.MANAGER}}})
+    shared.until_nothing_is_missing(lambda: shared.backend.ensure_team(team, shared.team_spec))
+    after = level_a.api.get("v1", "Namespace", name)
+    assert before is not None
+    assert after is not None
+    assert after["metadata"]["uid"] == before["metadata"]["uid"]
+    assert after["metadata"]["labels"][kinds.UID] == team.uid
+    assert level_a.api.get("v1", "ConfigMap", "precious", name) is not None
+    shared.until_nothing_is_missing(lambda: shared.backend.delete_team(team))
+
+
 def test_a_team_of_the_same_name_waits_until_its_predecessors_place_is_gone(
     level_a: LevelA, shared: BackendCase
 ) -> None:
@@ -438,8 +491,10 @@ def _killed_after(calls: int, kubeconfig: Path, home: Path, shared: BackendCase,
             try:
                 if act == "delete":
                     doomed.delete(ref)
+                elif act == "suspend":
+                    doomed.suspend(ref, shared.spec)
                 else:
-                    getattr(doomed, act)(ref, shared.spec, shared.launch)
+                    doomed.ensure(ref, shared.spec, shared.launch)
             except _KilledError:
                 return False
     return True
@@ -492,6 +547,12 @@ def _binding(namespace: str, role: str) -> dict[str, Any]:
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
         "subjects": [{"kind": "ServiceAccount", "name": "rayplane-gateway", "namespace": "rayplane"}],
     }
+
+
+def _token_in_the_secret(level_a: LevelA, case: BackendCase) -> str:
+    secret = level_a.api.get("v1", "Secret", raycluster.secret_name(case.ref.name), namespace_of(case))
+    assert secret is not None
+    return str(secret["data"][pods.AUTH_TOKEN])
 
 
 def _namespace(name: str) -> dict[str, Any]:

@@ -78,8 +78,17 @@ def test_a_team_gets_a_volume_where_the_storage_root_is_a_folder(
         assert mount["mountPath"] == f"{root}/{case.team.name}"
         backend.delete(case.ref)
         case.until("absent")
+        level_a.api.delete("v1", "PersistentVolumeClaim", "rayplane-storage", f"rayplane-{case.team.name}")
+        wait_for("released", lambda: _phase_of_volume(level_a, name) == "Released", seconds=30)
+        case.until_nothing_is_missing(lambda: backend.ensure_team(case.team, case.team_spec))
+        assert _phase_of_volume(level_a, name) == "Bound", "it waits for a claim that is gone no more"
         case.until_nothing_is_missing(lambda: backend.delete_team(case.team))
         assert level_a.api.get("v1", "PersistentVolume", name) is None
+
+
+def _phase_of_volume(level_a: LevelA, name: str) -> str:
+    volume = level_a.api.get("v1", "PersistentVolume", name)
+    return str(volume["status"].get("phase")) if volume is not None else ""
 
 
 def test_a_team_whose_claim_an_admin_makes_waits_for_it(level_a: LevelA, kubeconfig: Path, tmp_path: Path) -> None:

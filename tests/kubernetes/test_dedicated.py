@@ -7,13 +7,16 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+from rayplane.errors import Unavailable
 from rayplane.gateway.backends.base import TeamRef
 from rayplane.gateway.backends.kubernetes import pods, rayjob, rayservice
 from rayplane.gateway.backends.kubernetes.backend import KubernetesBackend
+from rayplane.gateway.backends.kubernetes.kinds import SECRET, Kind
 from rayplane.nouns.cluster import Nodes, Workers
 from rayplane.nouns.job import JobSpec, Resources
 from rayplane.settings import write_secret
@@ -125,6 +128,27 @@ def test_its_secrets_lie_beside_it_and_go_with_it(level_a: LevelA, case: Dedicat
     assert seen.endpoint.token_path is not None
     assert Path(seen.endpoint.token_path).read_text().strip() == texts[pods.AUTH_TOKEN]
     assert "the cluster's own token" not in json.dumps([job, head])
+
+
+def test_what_a_call_that_failed_left_undone_is_seen_and_done(
+    level_a: LevelA, backend: KubernetesBackend, case: DedicatedCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apply = backend.api.apply
+
+    def failing(kind: Kind, manifest: Any, **options: Any) -> Any:
+        if kind is SECRET:
+            raise Unavailable("The API server is overloaded.")
+        return apply(kind, manifest, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(backend.api, "apply", failing)
+        with pytest.raises(Unavailable):
+            case.ensure_job()
+    seen = case.job_until(lambda seen: seen.phase == "starting")
+    assert "Secret" in seen.drift
+    case.ensure_job()
+    assert dedicated.one(level_a.api, "Secret", case.job)["data"]
+    case.job_until(lambda seen: seen.endpoint is not None and not seen.drift)
 
 
 def test_a_head_that_keeps_its_tables_in_redis_finds_the_password(

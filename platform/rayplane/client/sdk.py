@@ -8,6 +8,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -386,7 +387,7 @@ class Clusters(Noun):
         return self._post(team, name, "extend", {"duration": duration})
 
     def reach(self, team: str, name: str, *, timeout: float = 600.0, progress: Progress | None = None) -> Object:
-        """Wait until it is ready, resuming it if the platform suspended it for idleness.
+        """Wait until it is ready, resuming it if the platform suspended it for idleness. Its idle time begins anew.
 
         Raises Refused for one that a person suspended, Failed if it fails, Timeout after ``timeout`` seconds.
         """
@@ -399,6 +400,9 @@ class Clusters(Noun):
             )
         if status.suspension is not None:
             self.resume(team, name)
+        elif status.idle_since is not None:
+            with suppress(errors.Forbidden):  # who may only look at it can't keep it either
+                self.resume(team, name)
         return self.wait(team, name, phases=("Ready",), timeout=timeout, progress=progress)
 
     def _post(self, team: str, name: str, verb: str, body: Mapping[str, Any] | None = None) -> Object:

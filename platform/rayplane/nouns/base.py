@@ -56,18 +56,24 @@ Quantity = Annotated[float, BeforeValidator(parse_quantity), Field(ge=0)]
 """An amount in base units (bytes, cores, devices), written as in Kubernetes."""
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_LONGEST = 36_500 * 86_400.0
+"""Seconds; what is longer can't be added to a date."""
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def parse_duration(value: Any) -> Any:
-    """A duration ("90s", "1h30m", "14d", or a number of seconds) in seconds."""
+    """A duration ("90s", "1h30m", "14d", or a number of seconds) in seconds. Raises ValueError above 100 years."""
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    text = str(value).strip()
-    parts = _DURATION.findall(text)
-    if not parts or "".join(n + u for n, u in parts) != text:
-        raise ValueError(f"'{value}' is not a duration: write it as 30s, 10m, 1h30m or 14d")
-    return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+        seconds = float(value)
+    else:
+        text = str(value).strip()
+        parts = _DURATION.findall(text)
+        if not parts or "".join(n + u for n, u in parts) != text:
+            raise ValueError(f"'{value}' is not a duration: write it as 30s, 10m, 1h30m or 14d")
+        seconds = sum(float(number) * _SECONDS[unit] for number, unit in parts)
+    if not seconds <= _LONGEST:  # nor is what is no number
+        raise ValueError(f"'{value}' is longer than {_LONGEST / _SECONDS['d']:.0f} days: write less, or leave it out")
+    return seconds
 
 
 Seconds = Annotated[float, BeforeValidator(parse_duration), Field(ge=0)]

@@ -93,6 +93,8 @@ class JobStatus(Status):
     experiment_id: str | None = None
     exit_code: int | None = None
     message: str = ""
+    stop_reason: str = ""
+    """Why the platform asked it to stop; empty where a person did, or nobody."""
     started_at: Instant | None = None
     ended_at: Instant | None = None
     log_uri: str | None = None

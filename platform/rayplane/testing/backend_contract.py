@@ -78,7 +78,7 @@ class BackendCase:
 
     def suspend(self) -> None:
         """Ask for its compute to be released."""
-        self.backend.suspend(self.ref, self.spec, self.launch)
+        self.backend.suspend(self.ref, self.spec)
 
     def until(self, *phases: str) -> Observation:
         """Wait for one of these phases."""

@@ -117,7 +117,7 @@ class FakeBackend(FakeDedicated):
             self._suspended.discard(ref)
         self._tell(ref)
 
-    def suspend(self, ref: ClusterRef, spec: ClusterSpec, launch: LaunchContext) -> None:
+    def suspend(self, ref: ClusterRef, spec: ClusterSpec) -> None:
         """End every node; that it was asked for stays known."""
         self._require(Capability.SUSPEND)
         with self._lock:

@@ -94,6 +94,19 @@ def end_of_life(terms: Terms, created_at: datetime, lives_until: datetime | None
     return end if lives_until is None else max(end, lives_until)
 
 
+def deletion(terms: Terms, suspended_at: datetime, kept_until: datetime | None) -> datetime | None:
+    """When a cluster that was suspended for idleness is deleted, by the terms that hold now; None: it stays."""
+    if terms.idle_timeout is None or terms.delete_after_idle is None:
+        return None
+    at = suspended_at + terms.delete_after_idle
+    return at if kept_until is None else max(at, kept_until)
+
+
+def ended(at: datetime) -> str:
+    """That a cluster's lifetime is over, as one says it."""
+    return f"Its lifetime ended {at.strftime('%Y-%m-%d %H:%M:%S UTC')}."
+
+
 def duration(seconds: float) -> str:
     """A time as one writes it in a spec: 1h30m, 45s."""
     rest, parts = round(seconds), []

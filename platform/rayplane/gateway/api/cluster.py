@@ -67,7 +67,7 @@ def suspend(
 def resume(
     request: Request, team: str, name: str, caller: Caller, here: Here, key: IdempotencyKey = None
 ) -> JSONResponse:
-    """Whoever suspended it. One that is not suspended stays as it is."""
+    """Whoever suspended it. Of one that runs, the idle time begins anew."""
 
     def act() -> tuple[Object, Operation]:
         return cluster.resume(team, name, principal=caller, platform=here)

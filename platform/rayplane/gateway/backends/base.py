@@ -185,6 +185,8 @@ class Observation:
     """What it holds now, and what it gave back as far as that is still known: the ledger's source."""
     drift: str = ""
     """How what is there differs from what was last asked for; ``ensure`` repairs it. Empty where nothing does."""
+    ended: str | None = None
+    """The incarnation of which ``failed`` tells, where that is known: another may have taken its place since."""
 
 
 @dataclass(frozen=True)
@@ -202,6 +204,8 @@ class JobObservation:
     environment: Environment | None = None
     nodes: tuple[Node, ...] = ()
     """What it holds now, and what it gave back as far as that is still known: the ledger's source."""
+    drift: str = ""
+    """What is missing of what ``ensure_job`` makes, where it was not done to its end; it then does the rest."""
 
 
 @dataclass(frozen=True)
@@ -273,7 +277,7 @@ class Backend(Reader, Protocol):
         drifted is put right without a new head where that is possible. Raises Unsupported without CREATE."""
         ...
 
-    def suspend(self, ref: ClusterRef, spec: ClusterSpec, launch: LaunchContext) -> None:
+    def suspend(self, ref: ClusterRef, spec: ClusterSpec) -> None:
         """Ask for its compute to be released and return at once. A cluster that holds none is success. It is observed
         as ``suspended``, or as ``absent`` where nothing needs to stay. Raises Unsupported without SUSPEND."""
         ...

@@ -81,7 +81,7 @@ class ExistingBackend(SharedNodesOnly):
             f"The backend 'existing' can't make cluster '{ref}'.", remedy="Start it yourself, or use another backend."
         )
 
-    def suspend(self, ref: ClusterRef, spec: ClusterSpec, launch: LaunchContext) -> None:
+    def suspend(self, ref: ClusterRef, spec: ClusterSpec) -> None:
         """Raises Unsupported: what somebody else runs is not ours to stop."""
         raise Unsupported(f"The backend 'existing' can't suspend cluster '{ref}'.", remedy="Stop it yourself.")
 

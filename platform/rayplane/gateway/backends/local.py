@@ -131,7 +131,7 @@ class LocalBackend(SharedNodesOnly):
             return
         self._begin(ref, "start", lambda: self._start(ref, launch))
 
-    def suspend(self, ref: ClusterRef, spec: ClusterSpec, launch: LaunchContext) -> None:
+    def suspend(self, ref: ClusterRef, spec: ClusterSpec) -> None:
         """Take the head down: nothing of it needs to stay, so it is then seen as absent."""
         self.delete(ref)
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from rayplane.gateway import metrics
+from rayplane.gateway.admission import lifetime
+from rayplane.gateway.admission.lifetime import ended
 from rayplane.gateway.admission.roles import SYSTEM
 from rayplane.gateway.admission.sizes import size_of
 from rayplane.gateway.backends.base import Backend, Capability, ClusterRef, LaunchContext, Observation
@@ -109,6 +111,16 @@ class ClusterReconciler:
         self._account(look.ref, seen)
         if look.spec.suspended:
             return self._keep_down(look, seen, "Suspended", "Suspended on request.")[1]
+        end, now = clusters.end_of_life(obj, look.spec, look.team_spec, look.backend), self._clock()
+        if end is None or _is_over(look.status):
+            return self._see_to(look, seen)
+        if now >= end:  # whatever it does, and however it is
+            return self._give_back(look, Verdict("suspend", "Lifetime", ended(end)))
+        pauses = (self._see_to(look, seen), max(HURRY, min(AT_REST, (end - now).total_seconds())))
+        return min(pause for pause in pauses if pause is not None)
+
+    def _see_to(self, look: _Look, seen: Observation) -> float | None:
+        """It is to run, unless the platform keeps it suspended."""
         if look.status.suspension is not None:
             return self._given_back(look, seen, look.status.suspension)
         if seen.phase == "ready":
@@ -146,7 +158,7 @@ class ClusterReconciler:
         self._starts.forget(uid)
         if look.can(Capability.CREATE):
             if seen.drift:
-                return self._repair(look, seen)
+                return min(self._repair(look, seen), self._reclaim(look, seen))
             self._repairs.forget(uid)
             if look.status.observed_generation < generation:
                 look.backend.ensure(look.ref, look.spec, self._launch(look))
@@ -201,7 +213,10 @@ class ClusterReconciler:
             verdict = judged(activity)
             due = self._ask_at[uid] = now + period(terms.idle_timeout)
         if verdict.act == "suspend":
-            return self._give_back(look, verdict, terms.delete_after_idle)
+            return self._give_back(look, verdict)
+        if terms.idle_timeout is None:
+            self._ask_at.pop(uid, None)
+            activity, due = Activity("active"), None
         self._say_terms(look, verdict, activity)
         pauses = [pause.total_seconds() for pause in (verdict.again, due - now if due else None) if pause is not None]
         return max(HURRY, min(pauses, default=AT_REST))
@@ -228,7 +243,7 @@ class ClusterReconciler:
 
         self._write(look, say)
 
-    def _give_back(self, look: _Look, verdict: Verdict, delete_after: timedelta | None) -> float:
+    def _give_back(self, look: _Look, verdict: Verdict) -> float:
         """Decide that the platform suspends the cluster, unless somebody came to want it in the meantime."""
         store, uid, now = self._platform.store, look.ref.uid, self._clock()
         assert verdict.reason != ""
@@ -242,12 +257,10 @@ class ClusterReconciler:
                 wanted = wanted or bool(clusters.work_of(look.ref.team, look.ref.name, self._platform))
             if wanted:
                 return HURRY
-            if verdict.reason == "Lifetime":
-                delete_at: datetime | None = now
-            else:
-                delete_at = None if delete_after is None else now + delete_after
-            status.suspension = Suspension(reason=verdict.reason, message=verdict.message, at=now, delete_at=delete_at)
             status.idle_since = status.kept_until = None
+            suspension = Suspension(reason=verdict.reason, message=verdict.message, at=now)
+            suspension.delete_at = self._delete_at(look, suspension, None)
+            status.suspension = suspension
             for type_ in ("Idle", "Expiring"):
                 if status.condition(type_) is not None:
                     status.set_condition(type_, False, "Suspended", "", look.obj.metadata.generation)
@@ -263,6 +276,12 @@ class ClusterReconciler:
         """The platform keeps it suspended: until there is work for it, or it is to be deleted."""
         store, team, name = self._platform.store, look.ref.team, look.ref.name
         now, message = self._clock(), suspension.message
+        delete_at = self._delete_at(look, suspension, look.status.kept_until)
+        if delete_at != suspension.delete_at:  # its terms are others now
+            with editing(store, look.ref.uid, ClusterStatus) as status:
+                if status.suspension == suspension:
+                    status.suspension = suspension.model_copy(update={"delete_at": delete_at})
+            return NOW
         work = clusters.work_of(team, name, self._platform)
         if suspension.reason == "Idle" and work:
             with store.transaction():
@@ -271,8 +290,10 @@ class ClusterReconciler:
                 return NOW
             self._keep_down(look, seen, "Quota", f"It is needed by {work}, but: {lacking}")
             return _FOR_ROOM
-        if suspension.reason == "Lifetime" and now - suspension.at < DRAIN and self._stop_jobs(look.ref):
-            return HURRY
+        if suspension.reason == "Lifetime":
+            left = self._stop_jobs(look.ref, why=f"Cluster '{name}' was suspended. {suspension.message}")
+            if left and now - suspension.at < DRAIN:
+                return HURRY
         if suspension.delete_at is not None and suspension.reason == "Idle":
             message += f" It is deleted {_at(suspension.delete_at)}."
         if suspension.reason == "Lifetime" and work:
@@ -284,9 +305,21 @@ class ClusterReconciler:
             return max(HURRY, min(AT_REST, (suspension.delete_at - now).total_seconds()))
         if work:
             return _FOR_ITS_WORK
+        with store.transaction():
+            found = store.get_by_uid(look.ref.uid)
+            kept = ClusterStatus.model_validate(found.status).suspension != suspension
+            if kept or found.metadata.generation != look.obj.metadata.generation:
+                return HURRY  # somebody came to want it in the meantime
+            objects.delete("Cluster", team, name, principal=SYSTEM, platform=self._platform)
         log.info("cluster %s is deleted: %s", look.ref, suspension.message)
-        objects.delete("Cluster", team, name, principal=SYSTEM, platform=self._platform)
         return NOW
+
+    def _delete_at(self, look: _Look, suspension: Suspension, kept_until: datetime | None) -> datetime | None:
+        """When a cluster that the platform suspended is deleted; None: it stays."""
+        if suspension.reason == "Lifetime":
+            return suspension.at
+        terms = clusters.terms_of(look.spec, look.team_spec, look.backend)
+        return lifetime.deletion(terms, suspension.at, kept_until)
 
     def _keep_down(self, look: _Look, seen: Observation, reason: str, message: str) -> tuple[bool, float | None]:
         """See to it that the cluster holds nothing: (whether it does not, seconds until the next look)."""
@@ -297,7 +330,7 @@ class ClusterReconciler:
         held = any(node.ended_at is None for node in seen.nodes)
         if held or seen.phase not in ("absent", "suspended"):
             if seen.phase not in ("absent", "suspended", "stopping") or seen.reason:
-                look.backend.suspend(look.ref, look.spec, self._launch(look))
+                look.backend.suspend(look.ref, look.spec)
 
             def going(status: ClusterStatus) -> None:
                 status.phase, status.endpoint, status.incarnation = "Suspending", None, None
@@ -315,6 +348,10 @@ class ClusterReconciler:
         return True, None
 
     def _starting(self, look: _Look, seen: Observation) -> float:
+        if look.can(Capability.CREATE) and seen.drift:  # it was not made to its end, or somebody changed it
+            self._repair(look, seen)
+        elif look.can(Capability.CREATE) and look.status.observed_generation < look.obj.metadata.generation:
+            look.backend.ensure(look.ref, look.spec, self._launch(look))
         if _is_blip(look.status, seen):
             message = seen.message or "The Ray head does not answer."
             reason, generation = seen.reason or "NotAnswering", look.obj.metadata.generation
@@ -331,6 +368,10 @@ class ClusterReconciler:
     def _down(self, look: _Look, seen: Observation) -> float:
         """There is no head, or a broken one."""
         ref, backend = look.ref, look.backend
+        if seen.ended is not None and look.status.incarnation not in (None, seen.ended):
+            # Another leader dealt with it: that of which is told is not the head that there is now.
+            backend.ensure(ref, look.spec, self._launch(look))
+            return HURRY
         self._note_failure(look, seen)
         if seen.incarnation is not None and look.can(Capability.CREATE):
             backend.delete(ref)  # its process runs but does not serve: only a new one will
@@ -434,13 +475,13 @@ class ClusterReconciler:
         log.info("cluster %s is gone", ref)
         return None
 
-    def _stop_jobs(self, ref: ClusterRef) -> int:
+    def _stop_jobs(self, ref: ClusterRef, *, why: str = "") -> int:
         """Ask every job that is left on the cluster to stop; how many there are."""
         unfinished = self._platform.store.each("Job", ref.team, phases=UNFINISHED)
         left = [job for job in unfinished if job.spec.get("cluster") == ref.name]
         for job in left:
             if not job.spec.get("stop_requested"):
-                jobs.stop(ref.team, job.metadata.name, principal=SYSTEM, platform=self._platform)
+                jobs.stop(ref.team, job.metadata.name, principal=SYSTEM, platform=self._platform, why=why)
         return len(left)
 
     def _account(self, ref: ClusterRef, seen: Observation) -> None:
@@ -474,6 +515,11 @@ class ClusterReconciler:
         status.set_condition("Ready", ready, reason, message, generation)
         if ready and status.condition("Reachable") is not None:
             status.set_condition("Reachable", True, "Answering", "", generation)
+
+
+def _is_over(status: ClusterStatus) -> bool:
+    """Whether it was decided already that the cluster's lifetime is over."""
+    return status.suspension is not None and status.suspension.reason == "Lifetime"
 
 
 def _is_blip(status: ClusterStatus, seen: Observation) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
-from rayplane.gateway.admission.lifetime import Terms, end_of_life
+from rayplane.gateway.admission.lifetime import Terms, end_of_life, ended
 
 LEAST_BETWEEN, MOST_BETWEEN = timedelta(seconds=15), timedelta(seconds=60)
 """Bounds of the time between two questions about one cluster's use."""
@@ -83,7 +83,7 @@ def judge(
     """What follows for a cluster that runs. ``activity`` None: nobody asked, since nothing hangs on it now."""
     end = end_of_life(terms, created_at, lives_until)
     if end is not None and now >= end:
-        return Verdict("suspend", "Lifetime", f"Its lifetime ended {_clock(end)}.", ends_at=end)
+        return Verdict("suspend", "Lifetime", ended(end), ends_at=end)
     expiring, again = False, None
     if end is not None and terms.max_lifetime is not None:
         warn_at = end - min(_LONGEST_WARNING, terms.max_lifetime * _WARNING_SHARE)

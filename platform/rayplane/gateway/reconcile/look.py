@@ -36,7 +36,7 @@ class Look:
         if self.timed_out:
             return f"The job took longer than its timeout of {self.spec.timeout:g} s."
         if self.spec.stop_requested:
-            return "Stopped on request."
+            return self.status.stop_reason or "Stopped on request."
         if self.obj.metadata.deleted_at is not None:
             return "The job was deleted."
         return None

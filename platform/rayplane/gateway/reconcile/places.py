@@ -188,7 +188,7 @@ class OnOwnNodes:
     def sight(self, attempt: Attempt) -> Sight:
         """What the backend says of its nodes, and its own Ray of the job."""
         seen = self._observe(attempt)
-        if seen.phase == "absent" and attempt.status == "Pending":
+        if (seen.phase == "absent" and attempt.status == "Pending") or seen.drift:
             return Sight("unasked")
         lost = self._loss(attempt, seen)
         if lost is not None:

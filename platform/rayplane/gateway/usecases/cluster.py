@@ -75,19 +75,15 @@ def suspend(team: str, name: str, *, principal: Principal, platform: Platform) -
 
 
 def resume(team: str, name: str, *, principal: Principal, platform: Platform) -> tuple[Object, Operation]:
-    """Want a suspended cluster to run again, whoever suspended it. One that is not suspended stays as it is.
+    """Want a suspended cluster to run again, whoever suspended it. For one that runs, idleness is counted anew.
 
     Raises Refused if the team's quota has no room for it now, Conflict if its lifetime is over or it is being deleted.
     """
 
     def change(found: Object, spec: ClusterSpec, status: ClusterStatus) -> Object:
         if status.suspension is None and not spec.suspended:
-            return found
-        if status.suspension is not None and status.suspension.reason == "Lifetime":
-            raise Conflict(
-                f"Cluster '{team}/{name}' is to be deleted: {status.suspension.message}",
-                remedy=f"Give it more time first: rayplane cluster extend {name} 2h --team {team}",
-            )
+            return platform.store.set_status(found.metadata.uid, status.model_copy(update={"idle_since": None}))
+        require_life(found, spec, platform)
         running = spec.model_copy(update={"suspended": False})
         check_quota(platform.team(team), name, running, found, platform, resuming=True)
         return _run_again(found, status, platform)
@@ -141,16 +137,66 @@ def note_work(cluster: Object, platform: Platform) -> None:
     """
     found = platform.store.get_by_uid(cluster.metadata.uid)
     status = ClusterStatus.model_validate(found.status)
-    if status.suspension is not None and status.suspension.reason == "Lifetime":
-        team, name = found.metadata.team, found.metadata.name
-        raise Conflict(
-            f"Cluster '{team}/{name}' takes nothing new, it is to be deleted: {status.suspension.message}",
-            remedy=f"Give it more time first: rayplane cluster extend {name} 2h --team {team}",
-        )
+    require_life(found, ClusterSpec.model_validate(found.spec), platform)
     if status.suspension is not None:
         resume_for_work(found, platform)
     elif status.idle_since is not None:
         platform.store.set_status(found.metadata.uid, status.model_copy(update={"idle_since": None}))
+
+
+def note_wish(before: Object, found: Object, spec: ClusterSpec, platform: Platform) -> Object:
+    """Its spec was changed: what the platform decided of it gives way to what a person wants now.
+
+    To be called in the transaction that wrote ``found``. Raises Conflict if it is wanted running and its lifetime is
+    over, Refused if the team's quota has no room for it now.
+    """
+    held, status = ClusterSpec.model_validate(before.spec), ClusterStatus.model_validate(found.status)
+    ended = status.suspension is not None and status.suspension.reason == "Lifetime"
+    if spec.suspended:
+        wanted = not held.suspended
+    elif held.suspended:
+        require_life(found, spec, platform)
+        wanted = True
+    else:
+        wanted = ended and _life_over(found, spec, platform) is None
+    if not wanted or (status.suspension is None and status.idle_since is None):
+        return found
+    if status.suspension is not None and not spec.suspended:
+        owner = platform.store.get("Team", "", found.metadata.team or "")
+        check_quota(owner, found.metadata.name, spec, found, platform, resuming=True)
+    status.suspension = status.idle_since = None
+    return platform.store.set_status(found.metadata.uid, status)
+
+
+def require_life(cluster: Object, spec: ClusterSpec, platform: Platform) -> None:
+    """Raise Conflict if the lifetime of a cluster with this spec is over: it takes nothing new, and runs no more."""
+    team, name = cluster.metadata.team, cluster.metadata.name
+    suspension = ClusterStatus.model_validate(cluster.status).suspension
+    decided = suspension is not None and suspension.reason == "Lifetime"
+    end = _life_over(cluster, spec, platform)
+    if not decided and end is None:
+        return
+    said = suspension.message if suspension is not None and decided else lifetime.ended(end or platform.clock())
+    raise Conflict(
+        f"Cluster '{team}/{name}' takes nothing new, it is to be deleted: {said}",
+        remedy=f"Give it more time first: rayplane cluster extend {name} 2h --team {team}",
+    )
+
+
+def _life_over(cluster: Object, spec: ClusterSpec, platform: Platform) -> datetime | None:
+    """When the lifetime of a cluster with this spec ended; None if it has not."""
+    team = team_spec(platform.store.get("Team", "", cluster.metadata.team or ""))
+    end = end_of_life(cluster, spec, team, platform.readers(backend_of(spec, team)))
+    return end if end is not None and platform.clock() >= end else None
+
+
+def end_of_life(cluster: Object, spec: ClusterSpec, team: TeamSpec, reader: Reader) -> datetime | None:
+    """When a cluster ends, with this spec in such a team; None: never, or it was not made yet."""
+    created_at = cluster.metadata.created_at
+    if created_at is None:
+        return None
+    lives_until = ClusterStatus.model_validate(cluster.status).lives_until
+    return lifetime.end_of_life(terms_of(spec, team, reader), created_at, lives_until)
 
 
 def resume_for_work(cluster: Object, platform: Platform) -> str:

@@ -96,8 +96,8 @@ def check_content(spec: JobSpec, team: str, platform: Platform) -> None:
         check_values(values, where)
 
 
-def stop(team: str, name: str, *, principal: Principal, platform: Platform) -> Object:
-    """Ask a job to stop; one that has ended, or was asked before, stays as it is."""
+def stop(team: str, name: str, *, principal: Principal, platform: Platform, why: str = "") -> Object:
+    """Ask a job to stop; one that has ended, or was asked before, stays as it is. ``why``: if no person asks it."""
     authorize(principal, "write", team)
     store = platform.store
     with store.transaction():
@@ -105,6 +105,8 @@ def stop(team: str, name: str, *, principal: Principal, platform: Platform) -> O
         if job.status.get("phase") in TERMINAL or job.spec.get("stop_requested"):
             return job
         job = store.update_spec(job.metadata.uid, {**job.spec, "stop_requested": True})
+        if why:
+            job = store.set_status(job.metadata.uid, {**job.status, "stop_reason": why})
         store.audit(principal.name, "stop", kind="Job", team=team, name=name)
     platform.wake()
     return job

@@ -225,6 +225,7 @@ def _write(
     if before is not None and isinstance(spec, ClusterSpec):
         assert owner is not None
         cluster.check_change(owner, before, spec)
+        found = cluster.note_wish(before, found, spec, platform)
     elif isinstance(spec, ServiceSpec):
         assert owner is not None
         if before is not None:

@@ -161,8 +161,12 @@ def _preflight(item: _Item, spec: ClusterSpec, team: Object | None, platform: Pl
 
 def _before(item: _Item, platform: Platform) -> Object | None:
     """The object as it is, if it is there."""
+    return _found(item.noun.kind, item.team, item.name, platform)
+
+
+def _found(kind: str, team: str, name: str, platform: Platform) -> Object | None:
     try:
-        return platform.store.get(item.noun.kind, item.team, item.name)
+        return platform.store.get(kind, team, name)
     except NotFound:
         return None
 
@@ -199,6 +203,8 @@ def _check(item: _Item, spec: BaseModel, owner: Object | None, platform: Platfor
         item.check(lambda: clusters.check_quota(owner, item.name, spec, before, platform))
         if before is not None:
             item.check(lambda: clusters.check_change(owner, before, spec))
+            if before.spec.get("suspended") and not spec.suspended:
+                item.check(lambda: clusters.require_life(before, spec, platform))
     elif isinstance(spec, PipelineSpec):
         item.check(lambda: pipeline.check(item.team, spec, platform))
     elif isinstance(spec, ServiceSpec):
@@ -208,6 +214,9 @@ def _check(item: _Item, spec: BaseModel, owner: Object | None, platform: Platfor
             item.check(lambda: service.check_place(owner, item.name, spec, before, platform))
         if before is not None:
             item.check(lambda: service.check_change(owner, before, spec))
+        host = None if spec.cluster is None else _found("Cluster", item.team, spec.cluster, platform)
+        if host is not None:
+            item.check(lambda: clusters.note_work(host, platform))
 
 
 def _try_job(item: _Item, spec: JobSpec, principal: Principal, platform: Platform) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from rayplane.gateway.admission import quota
 from rayplane.gateway.admission.lifetime import Terms
+from rayplane.gateway.usecases import cluster as clusters
 from rayplane.gateway.usecases.platform import Platform, team_spec
 from rayplane.nouns.base import Object
 from rayplane.nouns.cluster import ClusterSpec
@@ -113,7 +114,10 @@ def _of_a_cluster(before: Object, after: Object, changed: dict[str, FieldChange]
         warnings.append(f"It may have {most.new:g} workers instead of {most.old:g}: what runs on more of them is lost.")
     life = changed.get("spec.max_lifetime")
     if life is not None and life.new is not None and (life.old is None or life.new < life.old):
-        warnings.append(f"It ends sooner: {life.new / _HOUR:g} h after its start, whatever runs there then.")
+        warnings.append(f"It ends sooner: {life.new / _HOUR:g} h after it was made, whatever runs there then.")
+        of_team = team_spec(platform.store.get("Team", "", team))
+        if _ends_at_once(before, ClusterSpec.model_validate(after.spec), of_team, of_team, platform):
+            warnings.append("That time is over: it is suspended and deleted at once.")
     return warnings
 
 
@@ -132,10 +136,28 @@ def _of_a_team(before: Object, after: Object, changed: dict[str, FieldChange], p
             warnings.append(f"Size '{size}' changes: cluster {names} has it with its next head.")
         elif users:
             warnings.append(f"Size '{size}' goes, but cluster '{users[0].metadata.name}' has it, and can't start anew.")
+    over = [
+        f"'{c.metadata.name}'"
+        for c in _clusters(after.metadata.name, platform)
+        if _ends_at_once(c, ClusterSpec.model_validate(c.spec), old, new, platform)
+    ]
+    if over:
+        shown = ", ".join(over[:5]) + (f" and {len(over) - 5} more" if len(over) > 5 else "")
+        warnings.append(f"The lifetime of cluster {shown} is over then: what runs there ends, and it is deleted.")
     moved = [c for c in _clusters(after.metadata.name, platform) if not c.spec.get("backend")]
     if "spec.backend" in changed and moved:
         warnings.append(f"Cluster '{moved[0].metadata.name}' would be looked for on '{new.backend}', where it is not.")
     return warnings
+
+
+def _ends_at_once(cluster: Object, spec: ClusterSpec, old: TeamSpec, new: TeamSpec, platform: Platform) -> bool:
+    """Whether a cluster whose lifetime is not over is past it with this spec, and the team's new one."""
+    now, held = platform.clock(), ClusterSpec.model_validate(cluster.spec)
+    ends = [
+        clusters.end_of_life(cluster, of, team, platform.readers(clusters.backend_of(of, team)))
+        for of, team in ((held, old), (spec, new))
+    ]
+    return (ends[0] is None or ends[0] > now) and ends[1] is not None and ends[1] <= now
 
 
 def _of_a_service(before: Object, after: Object, changed: dict[str, FieldChange], platform: Platform) -> list[str]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 
 from rayplane.errors import Conflict, NotFound
 from rayplane.gateway.admission.tokens import TokenSigner
 from rayplane.gateway.backends.base import Reader
 from rayplane.gateway.store import Store
-from rayplane.nouns.base import Object
+from rayplane.nouns.base import Object, utcnow
 from rayplane.nouns.team import TeamSpec
 from rayplane.settings import GatewaySettings
 from rayplane.storage.root import Storage
@@ -27,6 +28,7 @@ class Platform:
     wake: Callable[[], None]
     """Tells the reconcilers that something was written."""
     signer: TokenSigner
+    clock: Callable[[], datetime] = utcnow
 
     def team(self, name: str) -> Object:
         """A team that takes new work; raises NotFound if it is not there, Conflict if it is being deleted."""

@@ -34,7 +34,8 @@ def cluster_causes(facts: Facts) -> list[Cause]:
         return ranked([*_deleting(facts), *node_causes(facts.evidence, facts.where, going=True), *silence(facts)])
     wanted_down = ClusterSpec.model_validate(facts.obj.spec).suspended or status.suspension is not None
     if wanted_down or status.phase == "Suspended":
-        return ranked([_suspended(facts, status), *silence(facts)])
+        failing = (cause for cause in of_conditions(facts) if cause.code == "reconcile-error")
+        return ranked([_suspended(facts, status), *silence(facts), *failing])
     causes = [*silence(facts), *node_causes(facts.evidence, facts.where)]
     if status.phase == "Ready":
         # Its head serves: only what its workers lack is left to be told, and what the reconciler could not do.

@@ -18,6 +18,8 @@ _WAITING = ("waiting", "starting", "deploying", "other")
 def work_causes(facts: Facts) -> list[Cause]:
     """Ranked; nothing for work that goes on or has succeeded."""
     phase = str(facts.obj.status.get("phase", "Pending"))
+    if phase == "Stopped" and facts.obj.status.get("stop_reason"):
+        return [_stopped(facts)]
     if phase == "Succeeded" or (phase == "Stopped" and facts.obj.metadata.deleted_at is None):
         return []
     if phase == "Failed" and facts.obj.kind in ("Job", "PipelineRun"):
@@ -63,6 +65,15 @@ def _failed(facts: Facts) -> Cause:
         sentence=f"{facts.where[0].upper()}{facts.where[1:]} failed{': ' + message if message else ''}.",
         remedy=f"Correct it, and run it again: rayplane pipeline run {facts.obj.spec.get('pipeline')} --team {team}",
         evidence=clues,
+    )
+
+
+def _stopped(facts: Facts) -> Cause:
+    name, team = facts.obj.metadata.name, facts.obj.metadata.team
+    return Cause(
+        code="lifetime-over",
+        sentence=f"{facts.where[0].upper()}{facts.where[1:]} was stopped: {clip(facts.obj.status['stop_reason'])}",
+        remedy=f"Submit it again where it has the time; its log: rayplane job logs {name} --team {team}",
     )
 
 

@@ -62,6 +62,7 @@ class World:
             readers=lambda name: self.backend,
             wake=self._wake,
             signer=tokens.load(self.settings.home_paths),
+            clock=self.clock,
         )
 
     def team(self, phase: str = "Ready") -> Object:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from rayplane.gateway.admission.lifetime import Terms, duration, terms_of
 from rayplane.gateway.reconcile.idleness import Activity, Verdict, from_ray, judge, period
@@ -133,3 +134,10 @@ def test_a_cluster_has_its_own_terms_within_its_teams() -> None:
 
 def test_a_time_is_written_as_in_a_spec() -> None:
     assert [duration(s) for s in (0.5, 45, 5400, 90061)] == ["0.5s", "45s", "1h30m", "1d1h1m1s"]
+
+
+@pytest.mark.parametrize("said", ["9999999d", "999999999999d", 1e300, float("inf"), float("nan")])
+def test_a_time_that_no_date_can_hold_is_refused(said: str | float) -> None:
+    with pytest.raises(ValidationError, match="is longer than 36500 days"):
+        ClusterSpec(max_lifetime=said)  # type: ignore[arg-type]
+    assert ClusterSpec(max_lifetime="36500d").max_lifetime == 36_500 * 86_400  # type: ignore[arg-type]

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rayplane.errors import Conflict
 from rayplane.gateway.admission.roles import SYSTEM
-from rayplane.gateway.backends.base import Capability, ClusterRef, TeamRef
+from rayplane.gateway.backends.base import Capability, ClusterRef, Observation, TeamRef
 from rayplane.gateway.reconcile.cluster import AT_REST, DRAIN, ClusterReconciler
+from rayplane.gateway.reconcile.look import Look
 from rayplane.gateway.reconcile.team import UNDER_WAY, TeamReconciler
 from rayplane.gateway.usecases import cluster as clusters
 from rayplane.gateway.usecases import objects
 from rayplane.nouns.base import Object
 from rayplane.nouns.cluster import ClusterStatus
 from tests.unit.gateway.reconcile.doubles import TEAM, World
+
+NEVER = datetime.max.replace(tzinfo=UTC)
 
 
 class Bench:
@@ -356,3 +362,210 @@ def test_a_cluster_waits_for_its_teams_place_on_the_backend_that_it_is_on(tmp_pa
     reconciler.reconcile(world.get(team))
     assert world.status(team)["places"] == {"local": ""}
     assert ref not in world.backend.teams, "one fake stands for both: the place on the other one went"
+
+
+def later(bench: Bench, **spec: Any) -> None:
+    """Apply the cluster's spec anew with these fields."""
+    wanted = {**bench.world.get(bench.cluster).spec, **spec}
+    objects.apply("Cluster", TEAM, "dev", wanted, labels={}, principal=SYSTEM, platform=bench.world.platform)
+
+
+@pytest.mark.parametrize("ill", ["never ready", "silent", "drifted", "failed", "suspended for idleness"])
+def test_a_lifetime_ends_a_cluster_however_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ill: str) -> None:
+    bench = Bench(tmp_path, max_lifetime=7200, idle_timeout=600 if ill == "suspended for idleness" else None)
+    if ill not in ("never ready", "failed"):
+        bench.pass_time(10)
+    backend, seen = bench.world.backend, bench.world.backend.observe
+    with monkeypatch.context() as patch:
+        changed: dict[str, dict[str, Any]] = {
+            "never ready": {"phase": "starting", "endpoint": None, "incarnation": None},
+            "silent": {"phase": "starting", "endpoint": None},
+            "failed": {"phase": "failed", "endpoint": None, "incarnation": None, "reason": "X", "message": "It fell."},
+            "drifted": {"drift": "A webhook changes it back."},
+            "suspended for idleness": {},
+        }
+
+        def observe(ref: ClusterRef, spec: Any) -> Any:
+            found = seen(ref, spec)
+            return replace(found, **changed[ill]) if found.phase == "ready" else found
+
+        patch.setattr(backend, "observe", observe)
+        bench.pass_time(7190)
+        assert bench.there
+        assert bench.pass_time(120) is None
+    assert bench.world.store.leases(TEAM, open_only=True) == []
+
+
+def test_what_drifts_for_ever_is_suspended_for_idleness_all_the_same(
+    idle: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    idle.pass_time(10)
+    seen = idle.world.backend.observe
+    monkeypatch.setattr(
+        idle.world.backend, "observe", lambda ref, spec: replace(seen(ref, spec), drift="A webhook changes it back.")
+    )
+    status = idle.pass_time(1000)
+    assert status is not None
+    assert status.phase == "Suspended"
+
+
+def test_a_cluster_past_its_lifetime_takes_nothing_and_does_not_run_again(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, max_lifetime=7200)
+    here: dict[str, Any] = {"principal": SYSTEM, "platform": bench.world.platform}
+    bench.pass_time(10)
+    clusters.suspend(TEAM, "dev", **here)
+    bench.pass_time(8000)
+    with pytest.raises(Conflict, match=r"Its lifetime ended .*rayplane cluster extend dev 2h"):
+        clusters.resume(TEAM, "dev", **here)
+    with pytest.raises(Conflict, match="takes nothing new"):
+        bench.world.job()
+    with pytest.raises(Conflict, match="takes nothing new"):
+        later(bench, suspended=False)
+    clusters.extend(TEAM, "dev", 3600, **here, clock=bench.world.clock)
+    clusters.resume(TEAM, "dev", **here)
+    status = bench.pass_time(60)
+    assert status is not None
+    assert status.phase == "Ready"
+
+
+def test_a_longer_lifetime_saves_what_a_service_keeps_from_being_deleted(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, max_lifetime=7200)
+    bench.world.store.put("Service", TEAM, "delay", {"cluster": "dev"}, owner="test")
+    bench.pass_time(7800)
+    assert bench.status.suspension is not None
+    later(bench, max_lifetime=7300)
+    assert bench.status.suspension is not None
+    later(bench, max_lifetime=20_000)
+    status = bench.pass_time(60)
+    assert status is not None
+    assert status.phase == "Ready"
+
+
+def test_a_job_that_a_lifetime_ended_says_so(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, max_lifetime=7200)
+    bench.pass_time(7190)
+    job = bench.world.job()
+    bench.pass_time(15)
+    look = Look(bench.world.get(job), bench.world.clock.now)
+    assert look.stop_reason is not None
+    assert look.stop_reason.startswith("Cluster 'dev' was suspended. Its lifetime ended ")
+
+
+def test_a_cluster_whose_size_is_gone_can_be_suspended(idle: Bench) -> None:
+    idle.pass_time(10)
+    team = idle.world.store.get("Team", "", TEAM)
+    sizes = {"large": {"cpu": 4, "memory": 2**30}}
+    idle.world.store.update_spec(team.metadata.uid, {**team.spec, "sizes": sizes})
+    status = idle.pass_time(1000)
+    assert status is not None
+    assert status.phase == "Suspended"
+    assert idle.world.store.leases(TEAM, open_only=True) == []
+
+
+def test_what_is_applied_to_an_idle_cluster_counts_more_than_what_was_decided(idle: Bench) -> None:
+    idle.pass_time(700)
+    later(idle, suspended=True)
+    idle.pass_time(10_000)
+    assert idle.status.phase == "Suspended"
+    later(idle, suspended=False)
+    status = idle.pass_time(60)
+    assert status is not None
+    assert status.phase == "Ready"
+    idle.pass_time(700)
+    assert idle.status.suspension is not None
+    later(idle, idle_timeout=None, delete_after_idle=None)
+    status = idle.pass_time(10_000)
+    assert status is not None
+    assert status.suspension is not None
+    assert status.suspension.delete_at is None
+    assert "It is deleted" not in idle.condition("Ready")[1]
+
+
+def test_who_resumes_it_while_its_deletion_is_decided_keeps_it(idle: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    idle.pass_time(700)
+    work_of = clusters.work_of
+
+    def looked_at(team: str, name: str, platform: Any) -> str:
+        found = work_of(team, name, platform)
+        if idle.status.suspension is not None and idle.world.clock.now >= (idle.status.suspension.delete_at or NEVER):
+            clusters.resume(TEAM, "dev", principal=SYSTEM, platform=platform)
+        return found
+
+    monkeypatch.setattr(clusters, "work_of", looked_at)
+    status = idle.pass_time(4000)
+    assert status is not None
+    assert status.suspension is None or status.suspension.at > idle.world.clock.now - timedelta(seconds=3600)
+
+
+def test_who_asks_for_a_running_cluster_begins_its_idle_time_anew(idle: Bench) -> None:
+    idle.pass_time(595)
+    clusters.resume(TEAM, "dev", principal=SYSTEM, platform=idle.world.platform)
+    status = idle.pass_time(500)
+    assert status is not None
+    assert status.phase == "Ready"
+    idle.pass_time(200)
+    assert idle.status.phase == "Suspended"
+
+
+def test_without_an_idle_timeout_nothing_is_said_of_idleness_and_it_is_looked_at_seldom(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, idle_timeout=600, max_lifetime=86_400)
+    bench.pass_time(300)
+    assert bench.condition("Idle")[0] == "True"
+    later(bench, idle_timeout=None)
+    before = bench.world.backend.observed
+    bench.pass_time(3000)
+    assert bench.world.backend.observed - before <= 15
+    assert bench.condition("Idle")[0] == "False"
+
+
+def test_a_spec_that_changes_while_it_starts_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(tmp_path)
+    backend, seen = bench.world.backend, bench.world.backend.observe
+    with monkeypatch.context() as patch:
+        patch.setattr(backend, "observe", lambda ref, spec: starting(seen(ref, spec)))
+        bench.pass_time(20)
+        later(bench, workers={"min": 2, "max": 4})
+        bench.pass_time(20)
+    status = bench.pass_time(20)
+    assert status is not None
+    assert status.phase == "Ready"
+    assert len([node for node in backend.nodes(bench.ref) if node.kind == "worker"]) == 2
+
+
+def test_what_was_not_made_to_its_end_is_made_while_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(tmp_path)
+    backend, seen, ensured = bench.world.backend, bench.world.backend.observe, []
+    ensure = backend.ensure
+
+    def counted(ref: ClusterRef, spec: Any, launch: Any) -> None:
+        ensured.append(ref)
+        ensure(ref, spec, launch)
+
+    monkeypatch.setattr(backend, "ensure", counted)
+    monkeypatch.setattr(
+        backend, "observe", lambda ref, spec: starting(seen(ref, spec), drift="its Secret" if len(ensured) < 2 else "")
+    )
+    bench.pass_time(60)
+    assert len(ensured) == 2
+
+
+def test_the_end_of_a_head_that_another_leader_dealt_with_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(tmp_path)
+    bench.pass_time(20)
+    backend, seen, before = bench.world.backend, bench.world.backend.observe, bench.status
+    remembered = Observation("failed", reason="HeadGone", message="It was deleted.", ended="another-head")
+    with monkeypatch.context() as patch:
+        patch.setattr(backend, "observe", lambda ref, spec: remembered)
+        patch.setattr(backend, "ensure", lambda ref, spec, launch: patch.setattr(backend, "observe", seen))
+        bench.pass_time(60)
+    assert (bench.status.phase, bench.status.incarnation) == ("Ready", before.incarnation)
+    assert bench.condition("LastFailure") == ("", "")
+
+
+def starting(seen: Observation, **more: Any) -> Observation:
+    """As a head that is there and not ready."""
+    if seen.phase != "ready":
+        return seen
+    return replace(seen, phase="starting", endpoint=None, incarnation=None, **more)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 from rayplane.errors import InvalidSpec
 from rayplane.gateway.admission.roles import Principal
 from rayplane.gateway.usecases.plan import plan
-from rayplane.nouns.base import Document, Metadata
+from rayplane.nouns.base import Document, Metadata, utcnow
 from rayplane.nouns.plan import Cost, Plan, PlannedDocument
 from tests.unit.gateway.usecases.conftest import ADA
 
@@ -268,3 +270,29 @@ def test_what_would_end_is_warned_of(bench: Any) -> None:
     assert rerun == "It is there already, and is not run again."
     missing = only(bench, doc("Pipeline", "p", {"cluster": "no", "steps": {"a": {"entrypoint": "true"}}}))
     assert "'growth/no' is not there yet" in missing.warnings[0]
+
+
+def test_a_lifetime_that_is_over_at_once_is_warned_of(bench: Any) -> None:
+    bench.apply("Team", "growth", {"sizes": SIZES}, team="")
+    uid = bench.store.get("Cluster", "growth", "dev").metadata.uid
+    bench.platform = replace(bench.platform, clock=lambda: utcnow() + timedelta(hours=3))
+    found = only(bench, doc("Team", "growth", {"sizes": SIZES, "max_lifetime": "2h"}, None))
+    assert any("lifetime of cluster 'dev' is over then" in warning for warning in found.warnings)
+    found = only(bench, doc("Team", "growth", {"sizes": SIZES, "max_lifetime": "4h"}, None))
+    assert found.warnings == []
+    found = only(bench, doc("Cluster", "dev", {"max_lifetime": "1h"}))
+    assert "That time is over: it is suspended and deleted at once." in found.warnings
+    bench.store.set_status(uid, {**bench.store.get_by_uid(uid).status, "lives_until": "2099-01-01T00:00:00Z"})
+    found = only(bench, doc("Cluster", "dev", {"max_lifetime": "1h"}))
+    assert "That time is over: it is suspended and deleted at once." not in found.warnings
+
+
+def test_what_a_cluster_past_its_lifetime_would_not_take_is_refused(bench: Any) -> None:
+    bench.apply("Cluster", "dev", {"max_lifetime": "1h", "suspended": True})
+    bench.platform = replace(bench.platform, clock=lambda: utcnow() + timedelta(hours=3))
+    for refused in (
+        doc("Service", "s", {"model": "models:/m@champion", "cluster": "dev"}),
+        doc("Job", "train", {"entrypoint": "true", "cluster": "dev"}),
+        doc("Cluster", "dev", {"max_lifetime": "1h"}),
+    ):
+        assert any("takes nothing new" in message for message in messages(only(bench, refused))), refused.kind

@@ -12,7 +12,7 @@ import socket
 import ssl
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn
@@ -141,20 +141,18 @@ class KubeApi:
         }
         self._count("watch", kind)
         timeout = httpx2.Timeout(self._timeout, read=_SILENCE)
-        try:
-            with (
-                self._connection().stream("GET", kind.path(), params=params, timeout=timeout) as answer,
-                self._interruptible(answer),
-            ):
-                if answer.status_code != 200:
-                    answer.read()
-                    _refuse(answer, "watch", kind, None, None, expiring=True)
-                # It is open, which is worth knowing: where nothing changes, the first word comes a minute later.
-                yield Change("BOOKMARK", {"metadata": {"resourceVersion": resource_version}})
-                for line in answer.iter_lines():
-                    yield _change(line, kind)
-        except httpx2.HTTPError as exc:
-            raise _unreachable(exc, f"watch {kind}") from exc
+        with (
+            _translated(f"watch {kind}"),
+            self._connection().stream("GET", kind.path(), params=params, timeout=timeout) as answer,
+            self._interruptible(answer),
+        ):
+            if answer.status_code != 200:
+                answer.read()
+                _refuse(answer, "watch", kind, None, None, expiring=True)
+            # It is open, which is worth knowing: where nothing changes, the first word comes a minute later.
+            yield Change("BOOKMARK", {"metadata": {"resourceVersion": resource_version}})
+            for line in _lines(answer.iter_bytes()):
+                yield _change(line, kind)
 
     def apply(self, kind: Kind, manifest: Object, *, force: bool = True) -> Object:
         """Make an object so by server-side apply; what the manifest leaves out that was applied before goes away.
@@ -220,12 +218,10 @@ class KubeApi:
         content = None if body is None else json.dumps(body).encode()
         typed = {"Content-Type": "application/json"} if body is not None else {}
         given = {key: value for key, value in (params or {}).items() if value}
-        try:
+        with _translated(f"{verb} {kind}"):
             answer = self._connection().request(
                 method, kind.path(namespace, name), params=given, headers={**typed, **(headers or {})}, content=content
             )
-        except httpx2.HTTPError as exc:
-            raise _unreachable(exc, f"{verb} {kind}") from exc
         if not answer.is_success:
             _refuse(answer, verb, kind, namespace, name, expiring=expiring)
         return _parsed(answer.content, f"{verb} {kind}")
@@ -261,7 +257,7 @@ def _connect(kubeconfig: Path | None, timeout: float) -> httpx2.Client:
         config = whole.get()
         assert config is not None  # get() without a default raises instead
         trust = verify_cluster(config.cluster, config.user, config.abs_file)  # type: ignore[arg-type]  # None is taken
-    except (ConfigError, KeyError, OSError, ssl.SSLError) as exc:
+    except Exception as exc:  # whatever a file may hold: lightkube's reader has no errors of its own for it
         raise InvalidInput(
             f"The gateway can't tell from {source} how to reach Kubernetes: {exc}.",
             remedy="Set RAYPLANE_KUBERNETES_KUBECONFIG to a kubeconfig, or run the gateway in a pod.",
@@ -279,8 +275,32 @@ def _connect(kubeconfig: Path | None, timeout: float) -> httpx2.Client:
     return Client(config, params)
 
 
-def _change(line: str, kind: Kind) -> Change:
-    event = _parsed(line.encode(), f"watch {kind}")
+@contextmanager
+def _translated(what: str) -> Iterator[None]:
+    """Foreign errors of a call as the platform's own."""
+    try:
+        yield
+    except httpx2.HTTPError as exc:
+        raise _unreachable(exc, what) from exc
+    except (ConfigError, OSError, ValueError) as exc:
+        raise Unavailable(
+            f"The gateway has no credentials for Kubernetes' API server ({what}): {exc}.",
+            remedy="See that the plug-in which its kubeconfig names for them works.",
+        ) from exc
+
+
+def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Lines that are ended by a newline alone: JSON may hold what else text is divided at, such as U+0085."""
+    rest = b""
+    for chunk in chunks:
+        *whole, rest = (rest + chunk).split(b"\n")
+        yield from (line for line in whole if line)
+    if rest:
+        yield rest
+
+
+def _change(line: bytes, kind: Kind) -> Change:
+    event = _parsed(line, f"watch {kind}")
     if event["type"] != "ERROR":
         return Change(event["type"], event["object"])
     status = event["object"]

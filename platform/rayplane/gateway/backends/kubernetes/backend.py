@@ -146,9 +146,9 @@ class KubernetesBackend:
         """Apply its RayCluster if it is missing, drifted, suspended, or asked for otherwise."""
         self._clusters.ensure(ref, spec, launch)
 
-    def suspend(self, ref: ClusterRef, spec: ClusterSpec, launch: LaunchContext) -> None:
+    def suspend(self, ref: ClusterRef, spec: ClusterSpec) -> None:
         """Have KubeRay take all of its pods down; the RayCluster stays."""
-        self._clusters.suspend(ref, spec, launch)
+        self._clusters.suspend(ref)
 
     def delete(self, ref: ClusterRef) -> None:
         """Delete its RayCluster, which is gone only when all that belongs to it is."""

@@ -147,13 +147,22 @@ class Informer:
             except RayplaneError as exc:
                 if self._closed.is_set():
                     return
-                with self._lock:
-                    is_news = type(self._error) is not type(exc)
-                    self._error = exc
-                    self._down_since = self._down_since or time.monotonic()
-                log.log(logging.WARNING if is_news else logging.DEBUG, "the watch of %s broke off: %s", self.kind, exc)
+                if self._note(exc):
+                    log.warning("the watch of %s broke off: %s", self.kind, exc)
+            except Exception as exc:  # it goes on, whatever it was: nobody else would begin it anew
+                if self._note(Unavailable(f"The watch of {self.kind} failed: {exc!r}.", remedy="It is tried again.")):
+                    log.error("the watch of %s failed", self.kind, exc_info=exc)
+                version = None
             self._closed.wait(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _note(self, error: RayplaneError) -> bool:
+        """Keep why nothing is heard; whether that is news."""
+        with self._lock:
+            is_news = type(self._error) is not type(error)
+            self._error = error
+            self._down_since = self._down_since or time.monotonic()
+        return is_news
 
     def _list(self) -> str:
         """Take in the whole list; what is held and not in it has gone. The version from which to watch."""

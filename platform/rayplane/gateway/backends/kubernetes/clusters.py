@@ -6,11 +6,13 @@ import logging
 from contextlib import suppress
 from pathlib import Path
 
-from rayplane.errors import Conflict, NotFound, Unavailable
+from rayplane.errors import Conflict
 from rayplane.gateway.backends.base import ClusterRef, LaunchContext, Observation
 from rayplane.gateway.backends.kubernetes import observation, own, raycluster
 from rayplane.gateway.backends.kubernetes.kinds import POD, RAYCLUSTER, Object
 from rayplane.gateway.backends.kubernetes.own import Shared
+from rayplane.gateway.backends.kubernetes.pods import Owner
+from rayplane.gateway.backends.kubernetes.raycluster import SECRETS_HASH
 from rayplane.nouns.cluster import ClusterSpec
 from rayplane.nouns.team import Size
 
@@ -56,14 +58,16 @@ class Clusters:
         """Apply it if it is missing, drifted, suspended, or asked for otherwise. A head that died KubeRay replaces."""
         self._shared.cache.require(*KINDS)
         self._shared.forgive(ref.uid)
-        self._apply(ref, spec, launch, suspended=False)
+        self._apply(ref, spec, launch)
 
-    def suspend(self, ref: ClusterRef, spec: ClusterSpec, launch: LaunchContext) -> None:
-        """Have KubeRay take all of its pods down; the RayCluster stays."""
+    def suspend(self, ref: ClusterRef) -> None:
+        """Have KubeRay take all of its pods down; the RayCluster stays. What else it says is of no account then."""
         self._shared.cache.require(*KINDS)
         self._shared.forgive(ref.uid)
-        if self._held(ref) is not None:
-            self._apply(ref, spec, launch, suspended=True)
+        held = self._held(ref)
+        if held is not None and not held["spec"]["suspend"] and not own.is_leaving(held):
+            log.info("cluster %s is suspended", ref)
+            own.merge(self._shared, RAYCLUSTER, held, {"spec": {"suspend": True}})
 
     def delete(self, ref: ClusterRef) -> None:
         """Delete the RayCluster, which is gone only when all that belongs to it is."""
@@ -74,39 +78,42 @@ class Clusters:
         if held is not None:
             self._delete(held)
 
-    def _apply(self, ref: ClusterRef, spec: ClusterSpec, launch: LaunchContext, *, suspended: bool) -> None:
+    def _apply(self, ref: ClusterRef, spec: ClusterSpec, launch: LaunchContext) -> None:
         shared = self._shared
         there = shared.cache[RAYCLUSTER].get(shared.settings.namespace(ref.team), ref.name)
         if there is not None and own.is_leaving(there):
             return  # it must be gone before another takes its name
+        token, owner = self._token(ref), raycluster.owner_of(ref)
         if there is not None and not raycluster.is_of(there, ref):
             self._delete(there)
             return
-        manifest = raycluster.render(ref, spec, launch, shared.settings, shared.root, suspended=suspended)
+        resumed = there is not None and there["spec"]["suspend"]
+        if there is not None and not resumed and self._is_out_of_reach(there, token, owner):
+            log.warning("cluster %s is made anew: the token of its Ray is lost", ref)
+            self._delete(there)
+            return
+        manifest = raycluster.render(ref, spec, launch, shared.settings, shared.root)
         current = there
         if there is None or there["drift"] or not _is_as_asked(there, manifest):
             log.info("cluster %s is applied: %s", ref, there["drift"] or "it is changed" if there else "it is missing")
             if there is None:
-                current = self._create(ref, manifest)
+                # Not by force: whoever made one of that name by hand keeps it.
+                current = own.apply(shared, RAYCLUSTER, manifest, force=False)
             else:
-                current = self._change(ref, manifest, there, suspended=suspended)
+                current = self._change(ref, manifest, there)
         assert current is not None  # it was there, or was made
-        token, owner = self._token(ref), raycluster.owner_of(ref)
-        own.put_secrets(shared, RAYCLUSTER, current, owner, launch, token, new=there is None)
+        # Its pods come anew: where the Secret was taken away meanwhile, they would wait for it in vain.
+        own.put_secrets(shared, RAYCLUSTER, current, owner, launch, token, new=there is None, doubt=resumed)
 
-    def _create(self, ref: ClusterRef, manifest: Object) -> Object:
-        try:
-            # Not by force: whoever made one of that name by hand keeps it.
-            return own.apply(self._shared, RAYCLUSTER, manifest, force=False)
-        except NotFound as exc:
-            raise Unavailable(
-                f"The namespace of cluster '{ref}' is not there: {exc.detail}",
-                remedy="It is made when the team is onboarded.",
-            ) from exc
+    def _is_out_of_reach(self, there: Object, token: Path, owner: Owner) -> bool:
+        """Whether nobody but its pods knows the token of its Ray any more."""
+        if token.exists() or SECRETS_HASH not in there["metadata"]["annotations"]:
+            return False
+        return own.read_token(self._shared, owner, there["metadata"]["namespace"]) is None
 
-    def _change(self, ref: ClusterRef, manifest: Object, there: Object, *, suspended: bool) -> Object:
+    def _change(self, ref: ClusterRef, manifest: Object, there: Object) -> Object:
         """Apply it over what is there. Where workers stay, so does their number, which is the autoscaler's."""
-        if suspended:
+        if there["spec"]["suspend"]:
             return own.apply(self._shared, RAYCLUSTER, manifest, force=True)
         with suppress(Conflict):  # what the watch told last is mostly the newest, and costs no call
             return own.apply(self._shared, RAYCLUSTER, raycluster.keeping_scale(manifest, there), force=True)

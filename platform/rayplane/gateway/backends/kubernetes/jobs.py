@@ -41,6 +41,7 @@ class Jobs:
         if held is not None and own.is_leaving(held):
             return
         if held is None:
+            shared.forgive(ref.uid)  # how an earlier attempt's head ended is none of this one's
             manifest = rayjob.render(ref, nodes, submission, launch, shared.settings, shared.root)
             held = own.apply(shared, RAYJOB, manifest, force=False)
             log.info("job %s: RayJob '%s' is applied", ref, held["metadata"]["name"])

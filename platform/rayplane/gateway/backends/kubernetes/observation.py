@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import NamedTuple
 
@@ -66,7 +67,8 @@ def look(cluster: Object | None, held: Sequence[Object], fall: Fall | None) -> O
             return Observation(phase="stopping", message=message, nodes=nodes, drift=drift)
         return Observation(phase="suspended", drift=drift)
     if fall is not None:
-        return Observation(phase="failed", reason=fall.reason, message=fall.message, nodes=nodes, drift=drift)
+        seen = Observation(phase="failed", reason=fall.reason, message=fall.message, nodes=nodes, drift=drift)
+        return replace(seen, ended=fall.incarnation)
     pod = head(held)
     if pod is None:
         reason, message = _why_no_head(cluster)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from rayplane.errors import NotFound
+from rayplane.errors import NotFound, Unavailable
 from rayplane.gateway.backends.base import LaunchContext, Node, Observation
 from rayplane.gateway.backends.kubernetes import compare, observation, pods
 from rayplane.gateway.backends.kubernetes.api import KubeApi
@@ -79,8 +80,19 @@ def endpoint_of(shared: Shared, held: list[Object], token: Path, owner: Owner, n
 
 
 def apply(shared: Shared, kind: Kind, manifest: Object, *, force: bool) -> Object:
-    """Apply an object and take in the answer; what is kept of it."""
-    return shared.cache[kind].learn(shared.api.apply(kind, manifest, force=force))
+    """Apply an object and take in the answer; what is kept of it. Raises Unavailable while its namespace is missing."""
+    try:
+        return shared.cache[kind].learn(shared.api.apply(kind, manifest, force=force))
+    except NotFound as exc:
+        raise _no_place(f"{kind.name} '{manifest['metadata']['name']}'", exc) from exc
+
+
+def merge(shared: Shared, kind: Kind, held: Object, change: Object) -> None:
+    """Change some fields of the very object that is held, and take in the answer; one that is gone is success."""
+    meta = held["metadata"]
+    same = {**change, "metadata": {"uid": meta["uid"]}}  # another one of that name makes it a conflict
+    with suppress(NotFound):
+        shared.cache[kind].learn(shared.api.merge(kind, meta["name"], meta["namespace"], same))
 
 
 def is_leaving(obj: Object) -> bool:
@@ -102,25 +114,46 @@ def delete(shared: Shared, kind: Kind, held: Object, *, empties_redis: bool = Fa
 
 
 def put_secrets(
-    shared: Shared, kind: Kind, obj: Object, owner: Owner, launch: LaunchContext, token: Path, *, new: bool = False
+    shared: Shared,
+    kind: Kind,
+    obj: Object,
+    owner: Owner,
+    launch: LaunchContext,
+    token: Path,
+    *,
+    new: bool = False,
+    doubt: bool = False,
 ) -> None:
     """Give an object its Secret, which goes when it goes, and note on it that it has it.
 
-    What is not noted is put right later. ``new``: the object was just made, so that no pod knows a token of Ray's yet.
+    What is noted is taken for true but in ``doubt``. A token that its pods know already stays, where the Secret or this
+    gateway has it; of an object that is ``new`` they know none. Raises Unavailable if it, or its namespace, is gone.
     """
     texts = dict(launch.secrets)
     if shared.settings.redis_password_path is not None:
         texts[REDIS_PASSWORD] = read_secret(shared.settings.redis_password_path)
     noted = {SECRETS_HASH: compare.digest(texts)}
     meta = obj["metadata"]
-    if (meta.get("annotations") or {}).get(SECRETS_HASH) == noted[SECRETS_HASH]:
+    before = (meta.get("annotations") or {}).get(SECRETS_HASH)
+    if before == noted[SECRETS_HASH] and not doubt:
         return
     namespace = meta["namespace"]
-    ray = None if new else read_token(shared, owner, namespace)  # one that its pods know already stays
-    ray = ray or secrets.token_urlsafe(32)
-    shared.api.apply(SECRET, _secret(kind, meta, owner, {**texts, pods.AUTH_TOKEN: ray}))
-    write_secret(token, ray)
-    shared.cache[kind].learn(shared.api.merge(kind, meta["name"], namespace, {"metadata": {"annotations": noted}}))
+    ray = None if new else read_token(shared, owner, namespace)
+    if ray is not None and before == noted[SECRETS_HASH]:
+        return
+    ray = ray or (read_secret(token) if token.exists() else secrets.token_urlsafe(32))
+    try:
+        shared.api.apply(SECRET, _secret(kind, meta, owner, {**texts, pods.AUTH_TOKEN: ray}))
+        write_secret(token, ray)
+        shared.cache[kind].learn(shared.api.merge(kind, meta["name"], namespace, {"metadata": {"annotations": noted}}))
+    except NotFound as exc:
+        raise _no_place(f"Secret '{owner.secret}'", exc) from exc
+
+
+def _no_place(what: str, exc: NotFound) -> Unavailable:
+    return Unavailable(
+        f"{what} can't be made, its place is not there: {exc.detail}", remedy="It is made when the team is onboarded."
+    )
 
 
 def read_token(shared: Shared, owner: Owner, namespace: str) -> str | None:

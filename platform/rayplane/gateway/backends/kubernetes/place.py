@@ -64,7 +64,7 @@ class Places:
             self._refuse_a_strangers(namespace)
         elif held["metadata"].get("deletionTimestamp"):
             return f"Namespace '{namespace}' of an earlier team is being deleted. {_what_holds(held)}".strip()
-        elif not _is_of(held, ref):
+        elif _is_anothers(held, ref):
             self._delete(held)
             return f"Namespace '{namespace}' of an earlier team is being deleted."
         for kind, manifest in team.place(ref, spec, self._settings, self._root):
@@ -94,9 +94,7 @@ class Places:
         if VOLUME in self._kinds:
             volume = self._cache[VOLUME].get("", team.volume_name(namespace))
             if volume is not None and _is_of(volume, ref):
-                if not volume["metadata"].get("deletionTimestamp"):
-                    self._api.delete(VOLUME, volume["metadata"]["name"], uid=volume["metadata"]["uid"])
-                    self._cache[VOLUME].learn_deletion(volume)
+                self._delete_volume(volume)
                 return f"PersistentVolume '{volume['metadata']['name']}' is being deleted."
         return ""
 
@@ -110,6 +108,11 @@ class Places:
     def _delete(self, held: Object) -> None:
         self._api.delete(NAMESPACE, held["metadata"]["name"], uid=held["metadata"]["uid"])
         self._cache[NAMESPACE].learn_deletion(held)
+
+    def _delete_volume(self, volume: Object) -> None:
+        if not volume["metadata"].get("deletionTimestamp"):
+            self._api.delete(VOLUME, volume["metadata"]["name"], uid=volume["metadata"]["uid"])
+            self._cache[VOLUME].learn_deletion(volume)
 
     def _refuse_a_strangers(self, namespace: str) -> None:
         """Raise Conflict if there is a namespace of that name which the platform did not make."""
@@ -139,8 +142,12 @@ class Places:
         claim = self._settings.storage_claim
         if CLAIM in self._kinds:
             there = self._cache[CLAIM].get(namespace, claim)
-            phase = (there or {}).get("status", {}).get("phase")
-            return "" if phase == "Bound" else f"PersistentVolumeClaim '{namespace}/{claim}' is not bound yet."
+            if (there or {}).get("status", {}).get("phase") == "Bound":
+                return ""
+            volume = self._cache[VOLUME].get("", team.volume_name(namespace))
+            if volume is not None and _is_of(volume, ref) and volume.get("status", {}).get("phase") == "Released":
+                self._delete_volume(volume)  # it waits for a claim that is gone; its files stay, and it is made anew
+            return f"PersistentVolumeClaim '{namespace}/{claim}' is not bound yet."
         if namespace not in self._own_claims:
             try:
                 self._api.get(CLAIM, claim, namespace)
@@ -168,6 +175,12 @@ _RIGHTS_TAKE = 30.0
 def _is_of(obj: Object, ref: TeamRef) -> bool:
     labels: dict[str, str] = obj["metadata"].get("labels") or {}
     return labels.get(UID) == ref.uid
+
+
+def _is_anothers(obj: Object, ref: TeamRef) -> bool:
+    """Whether it is an earlier team's of that name; one without a mark was handed over by whoever labelled it."""
+    labels: dict[str, str] = obj["metadata"].get("labels") or {}
+    return labels.get(UID, ref.uid) != ref.uid
 
 
 def _asked(obj: Object) -> Object:

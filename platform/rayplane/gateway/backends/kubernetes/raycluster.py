@@ -79,14 +79,12 @@ def render(
     launch: LaunchContext,
     settings: KubernetesSettings,
     root: str,
-    *,
-    suspended: bool = False,
 ) -> Object:
     """The RayCluster to apply, which says of itself what was asked for. It carries no secret."""
     owner = owner_of(ref)
     asked = {
         "metadata": {"labels": owner.labels},
-        "spec": {**cluster_spec(owner, spec, launch, settings, root), "suspend": suspended},
+        "spec": {**cluster_spec(owner, spec, launch, settings, root), "suspend": False},
     }
     return {
         "apiVersion": RAYCLUSTER.api_version,

@@ -131,12 +131,14 @@ def look(
     ended = _ended(deployment, reason, str(status.get("jobStatus") or ""))
     if ended is not None:
         return JobObservation(ended, reason=reason, message=message, **facts)  # type: ignore[arg-type]
-    if cluster.phase in ("failed", "stopping") or (cluster.phase == "absent" and deployment == "Running"):
+    # Before it runs, KubeRay makes a RayCluster that is missing; and its pods may be told of before it is.
+    if cluster.phase == "failed" or (cluster.phase in ("stopping", "absent") and deployment == "Running"):
         message = cluster.message or "Its RayCluster was deleted."
         return JobObservation("lost", reason=cluster.reason or "HeadGone", message=message, nodes=nodes)
     if deployment == "Running":
         return JobObservation("running", reason=cluster.reason, message=cluster.message, **facts)  # type: ignore[arg-type]
-    return JobObservation("starting", *_why_not_yet(deployment, cluster), nodes=nodes)
+    drift = "" if raycluster.SECRETS_HASH in job["metadata"]["annotations"] else "its Secret: not known to be there"
+    return JobObservation("starting", *_why_not_yet(deployment, cluster), nodes=nodes, drift=drift)
 
 
 def refusals(resources: Resources) -> list[str]:

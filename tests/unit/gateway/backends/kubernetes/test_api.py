@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from rayplane import processes
 from rayplane.errors import (
@@ -166,6 +167,36 @@ def test_a_watch_says_first_that_it_is_open_then_what_changes(server: Server, ap
     assert opened == Change("BOOKMARK", {"metadata": {"resourceVersion": "7"}})
     assert added.type == "ADDED"
     assert "allowWatchBookmarks=true" in server.asked[0][1]
+
+
+@pytest.mark.parametrize("said", ["bad\u0085news", "a\u2028b\u2029c\x0bd\x1ce", "plain"])
+def test_what_a_watch_says_may_hold_whatever_else_text_is_divided_at(server: Server, api: KubeApi, said: str) -> None:
+    event = {"type": "MODIFIED", "object": {"metadata": {"resourceVersion": "8"}, "status": {"message": said}}}
+    server.answers.append((200, json.dumps(event, ensure_ascii=False).encode() + b"\n"))
+    _, changed = api.watch(POD, "7")
+    assert changed.object["status"]["message"] == said
+
+
+def test_credentials_that_a_plug_in_can_not_get_make_it_unavailable(tmp_path: Path, server: Server) -> None:
+    path = kubeconfig(tmp_path, server.server_address[1])
+    config = yaml.safe_load(path.read_text())
+    config["users"][0]["user"] = {
+        "exec": {"apiVersion": "client.authentication.k8s.io/v1beta1", "command": "/nowhere/to/be/found"}
+    }
+    path.write_text(yaml.safe_dump(config))
+    api = KubeApi(path, timeout=5)
+    for ask in (lambda: api.get(POD, "p", "n"), lambda: list(api.watch(POD, "7"))):
+        with pytest.raises(Unavailable, match="no credentials"):
+            ask()
+    api.close()
+
+
+@pytest.mark.parametrize("text", ["", "- a list", "{broken", "clusters: 3", "current-context: x\nclusters: []"])
+def test_a_kubeconfig_that_is_none_is_said_so(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "kubeconfig"
+    path.write_text(text)
+    with pytest.raises(InvalidInput, match="how to reach Kubernetes"):
+        KubeApi(path).get(POD, "p", "n")
 
 
 @pytest.mark.parametrize(

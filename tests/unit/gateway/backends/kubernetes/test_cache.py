@@ -166,3 +166,12 @@ def test_a_right_that_is_lacking_is_said_as_such(script: Script, informer: Infor
     script.lists.put(Forbidden("may not list pods"))
     with pytest.raises(Forbidden, match="may not list pods"):
         informer.require(0.3)
+
+
+def test_a_watch_goes_on_after_whatever_error(script: Script, informer: Informer) -> None:
+    script.lists.put(Listing([pod("a", 5)], "5"))
+    informer.require(5)
+    script.events.put(ZeroDivisionError("a fault of ours, or of a library"))
+    script.lists.put(Listing([pod("a", 5), pod("b", 6)], "6"))
+    until(lambda: informer.get("n", "b"))
+    informer.require(5)

@@ -50,9 +50,11 @@ def service(nodes: Nodes = NODES, app: dict[str, Any] = APP, ref: ServiceRef = S
     return rayservice.render(ref, nodes, app, LAUNCH, settings(), ROOT)
 
 
-def seen_job(deployment: str = "", job: str = "", cluster: Observation = READY, **status: str) -> Any:
+def seen_job(
+    deployment: str = "", job: str = "", cluster: Observation = READY, *, noted: bool = True, **status: str
+) -> Any:
     there = {
-        "metadata": {"name": "x"},
+        "metadata": {"name": "x", "annotations": {SECRETS_HASH: "h"} if noted else {}},
         "status": {"jobDeploymentStatus": deployment, "jobStatus": job, **status},
     }
     return rayjob.look(there, cluster, (NODE,), RAY if cluster is READY else None, None)
@@ -169,6 +171,16 @@ def test_what_kuberay_says_of_a_job_means(deployment: str, state: str, reason: s
 )
 def test_a_running_job_without_its_head_is_lost(cluster: Observation, phase: str) -> None:
     assert seen_job("Running", "RUNNING", cluster).phase == phase
+
+
+def test_before_it_runs_its_pods_may_be_told_of_before_its_raycluster_is() -> None:
+    assert seen_job("Initializing", "", Observation("stopping")).phase == "starting"
+    assert seen_job("Initializing", "", Observation("failed", "HeadGone")).phase == "lost"
+
+
+def test_a_job_that_was_not_made_to_its_end_says_what_it_lacks() -> None:
+    assert seen_job("Initializing", "", Observation("starting")).drift == ""
+    assert "Secret" in seen_job("Initializing", "", Observation("starting"), noted=False).drift
 
 
 def test_a_job_that_ended_is_not_lost_with_its_head() -> None:
