@@ -7,11 +7,12 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.kubernetes import mutant
+from tests.kubernetes import gateway, mutant
 from tests.kubernetes.bed.level_a import LevelA
 
 PATIENCE = "15"
@@ -27,7 +28,22 @@ def test_every_module_that_calls_the_api_server_is_mutated() -> None:
     assert calling == set(mutant.MODULES)
 
 
+@pytest.fixture
+def warm(level_a: LevelA, tmp_path: Path) -> None:
+    """Its garbage collector, which looks for new kinds twice a minute, knows RayClusters: what goes, goes at once."""
+    with gateway.backend_on(gateway.install(level_a), tmp_path) as backend:
+        case = gateway.case_on(level_a, backend, tmp_path)
+        case.patience = 120
+        case.until_nothing_is_missing(lambda: backend.ensure_team(case.team, case.team_spec))
+        case.ensure()
+        case.until("ready")
+        backend.delete(case.ref)
+        case.until("absent")
+    gateway.remove(level_a.api, case.team)
+
+
 @pytest.mark.timeout(1200)
+@pytest.mark.usefixtures("warm")
 def test_without_any_one_call_the_contract_turns_red(level_a: LevelA) -> None:
     environment = {**os.environ, "KUBECONFIG": str(level_a.kubeconfig), "TEST_PATIENCE": PATIENCE}
     done = subprocess.run(
