@@ -142,6 +142,6 @@ def ended(ray: RayRest, name: str) -> str:
         return job if job["status"] in ("SUCCEEDED", "FAILED", "STOPPED") else None
 
     job = wait_for(f"job {name} over", over, seconds=240, every=0.5)
-    said = ray.logs(name)
+    said = ray.logs(name, most=2**20) or ""
     assert job["status"] == "SUCCEEDED", f"{job.get('message')}\n{said}"
     return said

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import ssl
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -79,10 +80,22 @@ class RayRest:
         except NotFound:
             return
 
-    def logs(self, submission_id: str) -> str:
-        """All of the job's log as it is now; raises NotFound for an unknown job."""
-        answer = self._call("GET", f"/api/jobs/{quote(submission_id, safe='')}/logs", timeout=SLOW).json()
-        return str(answer["logs"])
+    def logs(self, submission_id: str, *, most: int) -> str | None:
+        """All of the job's log as it is now; None if Ray's answer has more than ``most`` bytes.
+
+        Raises NotFound for an unknown job.
+        """
+        url = f"{self.base_url}/api/jobs/{quote(submission_id, safe='')}/logs"
+        body = bytearray()
+        with self._reaching(), self._http.stream("GET", url, timeout=SLOW) as response:
+            if not response.is_success:
+                response.read()
+                raise _error(response)
+            for chunk in response.iter_bytes():
+                body += chunk
+                if len(body) > most:
+                    return None
+        return str(json.loads(body)["logs"])
 
     def logs_tail(self, submission_id: str, *, idle: float = 0.5) -> Iterator[str]:
         """The job's log from its first byte, as it grows, until the job has ended and all of it was sent.
@@ -158,8 +171,13 @@ class RayRest:
         return response
 
     def _send(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
-        try:
+        with self._reaching():
             return self._http.request(method, self.base_url + path, **kwargs)
+
+    @contextmanager
+    def _reaching(self) -> Iterator[None]:
+        try:
+            yield
         except httpx.TransportError as exc:
             raise Unavailable(f"Ray does not answer at {self.base_url}: {exc or type(exc).__name__}.") from exc
 

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+)
 
 from rayplane.errors import InvalidSpec
 
@@ -21,7 +31,7 @@ def check_name(value: str) -> str:
     """A DNS-1123 label of at most 40 characters; raises ValueError that says which rule is broken."""
     if len(value) > MAX_NAME:
         raise ValueError(f"'{value}' has {len(value)} characters; a name has at most {MAX_NAME}")
-    if not _NAME.match(value):
+    if not _NAME.fullmatch(value):
         raise ValueError(
             f"'{value}' is not a name: use lower-case letters, digits and '-', with a letter or digit at both ends"
         )
@@ -38,8 +48,8 @@ _QUANTITY = re.compile(r"^([0-9]+(?:\.[0-9]+)?)(m|Ki|Mi|Gi|Ti|k|M|G|T)?$")
 def parse_quantity(value: Any) -> Any:
     """A Kubernetes quantity ("16Gi", "500m", 2) as a float in base units (bytes, cores, devices)."""
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    match = _QUANTITY.match(str(value).strip())
+        return _finite(float(value), value)
+    match = _QUANTITY.fullmatch(str(value).strip())
     if not match:
         raise ValueError(
             f"'{value}' is not a quantity: write a number with an optional suffix, such as 500m, 2 or 16Gi"
@@ -49,7 +59,13 @@ def parse_quantity(value: Any) -> Any:
     except InvalidOperation as exc:  # pragma: no cover - the pattern only lets numbers through
         raise ValueError(f"'{value}' is not a number") from exc
     suffix = match[2] or ""
-    return float(number / 1000) if suffix == "m" else float(number * _SUFFIX[suffix])
+    return _finite(float(number / 1000) if suffix == "m" else float(number * _SUFFIX[suffix]), value)
+
+
+def _finite(number: float, value: Any) -> float:
+    if not math.isfinite(number):
+        raise ValueError(f"'{value}' is no amount: write a number that is finite")
+    return number
 
 
 Quantity = Annotated[float, BeforeValidator(parse_quantity), Field(ge=0)]
@@ -86,7 +102,7 @@ def utcnow() -> datetime:
 
 
 Instant = Annotated[
-    datetime,
+    AwareDatetime,
     PlainSerializer(lambda t: t.astimezone(UTC).isoformat().replace("+00:00", "Z"), return_type=str, when_used="json"),
 ]
 

@@ -63,6 +63,13 @@ class JobSpec(Spec):
             raise ValueError("the entrypoint is blank")
         return value
 
+    @field_validator("pipeline")
+    @classmethod
+    def _of_a_run(cls, value: str | None) -> str | None:
+        if value is not None and not all(part for part in [*value.split("/", 2), "", ""][:3]):
+            raise ValueError(f"'{value}' is no step of a run: write it as <pipeline>/<run>/<step>, or leave it out")
+        return value
+
     @model_validator(mode="after")
     def _has_one_place(self) -> JobSpec:
         require_one_place(self.cluster, self.nodes)

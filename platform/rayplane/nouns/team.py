@@ -40,6 +40,8 @@ def _default_sizes() -> dict[str, Size]:
 
 
 _TAKEN = frozenset({"ajax-api", "api", "static-files", "workspaces"})
+_MLFLOW = "mlflow"
+"""A folder of the storage root: the artifacts of all teams' runs."""
 
 
 def check_team_name(value: str) -> str:
@@ -48,6 +50,8 @@ def check_team_name(value: str) -> str:
         raise ValueError(f"'{value}' has {len(value)} character; a team's name has at least 2, as its MLflow workspace")
     if value in _TAKEN:
         raise ValueError(f"'{value}' is a part of MLflow's own addresses; give the team another name")
+    if value == _MLFLOW:
+        raise ValueError(f"'{value}' is the folder of all teams' artifacts; give the team another name")
     return value
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,7 +73,9 @@ def _run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]
 
 
 def _finish(platform: Platform, log: bytes, **status: object) -> None:
-    (job,) = platform.store.list("Job", "growth").items
+    while not (jobs := platform.store.list("Job", "growth").items):  # on a busy host it is not submitted yet
+        time.sleep(0.1)
+    (job,) = jobs
     platform.storage.append(layout.job_log("growth", job.metadata.uid), log)
     platform.store.set_status(job.metadata.uid, JobStatus.model_validate(status))
 
@@ -278,7 +281,9 @@ def test_a_run_is_watched_step_by_step(growth: Client, platform: Platform, capsy
     growth.pipelines.apply("growth", "daily", {"cluster": "dev", "steps": STEPS})
 
     def end() -> None:
-        (run,) = platform.store.list("PipelineRun", "growth").items
+        while not (runs := platform.store.list("PipelineRun", "growth").items):
+            time.sleep(0.1)
+        (run,) = runs
         step = StepRun(name="one", phase="Failed", job="daily-1-one", message="exit code 1")
         status = RunStatus(phase="Failed", steps=[step], message="step 'one' failed")
         platform.store.set_status(run.metadata.uid, status)

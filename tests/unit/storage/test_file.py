@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from rayplane.errors import InvalidInput
 from rayplane.storage.file import FileStorage
 
 
@@ -52,3 +56,35 @@ def test_a_full_disk_is_told_and_leaves_the_file_as_it_was(tmp_path: Path) -> No
     assert len(found["told"]) == 2
     assert "RAYPLANE_STORAGE_ROOT" in found["told"][0]
     assert (found["log"], found["size"]) == ("kept and more", 13)
+
+
+def test_a_link_that_a_teams_code_made_leads_nowhere(tmp_path: Path) -> None:
+    storage = FileStorage(f"file://{tmp_path}/root")
+    storage.write("b/datasets/gold/part", b"another team's")
+    (tmp_path / "root/a/jobs").mkdir(parents=True)
+    (tmp_path / "root/a/jobs/driver.log").symlink_to("../../b/datasets/gold/part")
+    (tmp_path / "root/a/mine").symlink_to("../b/datasets/gold")
+    acts: list[Callable[[], object]] = [
+        lambda: storage.read("a/jobs/driver.log"),
+        lambda: storage.read("a/mine/part"),
+        lambda: storage.append("a/jobs/driver.log", b"more"),
+        lambda: storage.write("a/mine/part", b"other"),
+        lambda: storage.delete("a/mine"),
+        lambda: list(storage.list("a/mine")),
+    ]
+    for act in acts:
+        with pytest.raises(InvalidInput, match="symbolic link"):
+            act()
+    assert storage.read("b/datasets/gold/part") == b"another team's"
+    storage.delete("a")
+    assert storage.read("b/datasets/gold/part") == b"another team's", "what goes is the link"
+
+
+def test_a_root_that_is_a_link_itself_is_a_root(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "root").symlink_to("disk")
+    storage = FileStorage(f"file://{tmp_path}/root")
+    storage.write("a/file", b"x")
+    assert storage.read("a/file") == b"x"
+    with pytest.raises(InvalidInput, match="leaves the storage root"):
+        storage.read("a/../../etc/passwd")

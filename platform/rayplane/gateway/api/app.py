@@ -27,6 +27,7 @@ from rayplane.gateway.api import (
     records,
 )
 from rayplane.gateway.api.auth import OPEN, Authenticate
+from rayplane.gateway.api.limit import Limit
 from rayplane.gateway.usecases.platform import Platform
 
 
@@ -64,6 +65,7 @@ def create_app(platform: Platform, *, loop: Wakeable | None = None) -> FastAPI:
     )
     for router in (*own, prometheus.router, noun.router(), ray_proxy.router()):
         app.include_router(router)
+    app.add_middleware(Limit)
     app.add_middleware(Authenticate, platform=platform)
     app.add_middleware(Measure)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]

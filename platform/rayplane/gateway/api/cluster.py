@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -105,6 +105,10 @@ def usage(
     for name, instant in (("since", since), ("until", until)):
         if instant is not None and instant.tzinfo is None:
             raise InvalidInput(f"{name} '{instant.isoformat()}' has no zone.", remedy="End it with Z for UTC.")
+        try:
+            _ = instant and instant.astimezone(UTC)
+        except OverflowError as exc:
+            raise InvalidInput(f"{name} '{instant}' is in no year of UTC.", remedy="Say a later one.") from exc
     return UsageList(items=cluster.usage(team, since=since, until=until, principal=caller, platform=here))
 
 

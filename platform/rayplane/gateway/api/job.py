@@ -71,7 +71,7 @@ def logs(
     name: str,
     caller: Caller,
     here: Here,
-    offset: Annotated[int, Query(ge=0, description="Byte to start from.")] = 0,
+    offset: Annotated[int, Query(ge=0, le=2**62, description="Byte to start from.")] = 0,
 ) -> Response:
     """The log from a byte offset: X-Next-Offset says where to go on, X-Log-Complete whether there will be no more."""
     data, following, complete = job.logs(team, name, offset, principal=caller, platform=here)

@@ -8,7 +8,8 @@ from fastapi import APIRouter, Path, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from rayplane.errors import InvalidInput, NotFound
+from rayplane.errors import NotFound, TooLarge
+from rayplane.gateway.admission.roles import authorize
 from rayplane.gateway.api.answers import PROBLEMS, Here
 from rayplane.gateway.api.auth import Caller
 from rayplane.gateway.usecases import packages
@@ -42,18 +43,19 @@ def has(team: str, sha256: Sha256, caller: Caller, here: Here) -> Response:
 )
 async def put(team: str, sha256: Sha256, request: Request, caller: Caller, here: Here) -> Response:
     """Keep a zip whose SHA-256 is the one in the URL; one already there is success."""
+    authorize(caller, "write", team)  # before so much is read
     data = await body_of(request)
     await run_in_threadpool(packages.put, team, sha256, data, principal=caller, platform=here)
     return Response(status_code=201)
 
 
 async def body_of(request: Request) -> bytes:
-    """The request's body; raises InvalidInput as soon as it is larger than a package may be."""
+    """The request's body; raises TooLarge as soon as it is larger than a package may be."""
     data = bytearray()
     async for chunk in request.stream():
         data += chunk
         if len(data) > MAX_BYTES:
-            raise InvalidInput(
+            raise TooLarge(
                 f"The package has more than {MAX_BYTES // 2**20} MiB.",
                 remedy="Leave data out of the code folder (list it in .rayignore) and read it from a dataset.",
             )

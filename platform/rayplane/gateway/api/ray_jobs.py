@@ -151,7 +151,9 @@ def _pip(value: Any) -> list[str]:
                 f"runtime_env['pip'] has {', '.join(sorted(extra))}, which the platform does not carry.",
                 remedy="Give the packages alone.",
             )
-        return [str(item) for item in value.get("packages", [])]
+        value = value.get("packages", [])
+        if isinstance(value, list):
+            return [str(item) for item in value]
     raise InvalidInput("runtime_env['pip'] must be a list of requirements.", remedy="Write it as ['package==1.2'].")
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import codecs
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Request, WebSocket
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
 
 from rayplane.errors import Conflict, NotFound, RayplaneError, Unsupported
@@ -140,15 +141,26 @@ def _delete(team: str, cluster: str, job_or_submission_id: str, caller: Caller, 
     return {"deleted": True}
 
 
-def _logs(team: str, cluster: str, job_or_submission_id: str, caller: Caller, here: Here) -> dict[str, str]:
+def _logs(team: str, cluster: str, job_or_submission_id: str, caller: Caller, here: Here) -> StreamingResponse:
     name = _find(team, cluster, job_or_submission_id, here).metadata.name
-    parts, offset = [], 0
-    while True:
-        data, following, _ = job.logs(team, name, offset, principal=caller, platform=here)
-        parts.append(data)
-        if following == offset:
-            return {"logs": b"".join(parts).decode(errors="replace")}
-        offset = following
+    first, offset, _ = job.logs(team, name, 0, principal=caller, platform=here)  # what it refuses is told by the status
+
+    def chunks() -> Iterator[bytes]:
+        data, following = first, offset
+        while data:
+            yield data
+            data, following, _ = job.logs(team, name, following, principal=caller, platform=here)
+
+    return StreamingResponse(_as_logs(chunks()), media_type="application/json")
+
+
+def _as_logs(chunks: Iterable[bytes]) -> Iterator[str]:
+    """``{"logs": "..."}`` in parts: a log may have more bytes than the gateway has memory."""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    yield '{"logs": "'
+    for data in chunks:
+        yield json.dumps(decoder.decode(data))[1:-1]
+    yield json.dumps(decoder.decode(b"", final=True))[1:-1] + '"}'
 
 
 async def _tail(websocket: WebSocket) -> None:

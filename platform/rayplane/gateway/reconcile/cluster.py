@@ -123,6 +123,9 @@ class ClusterReconciler:
         """It is to run, unless the platform keeps it suspended."""
         if look.status.suspension is not None:
             return self._given_back(look, seen, look.status.suspension)
+        if not look.can(Capability.CREATE) and seen.reason == "Unreachable" and look.status.phase == "Ready":
+            # Whose head is not ours is only silent, too, until it has not answered for long.
+            seen = replace(seen, phase="starting", incarnation=look.status.incarnation)
         if seen.phase == "ready":
             return self._ready(look, seen)
         if seen.phase == "stopping" and seen.reason:

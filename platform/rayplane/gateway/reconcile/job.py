@@ -177,6 +177,7 @@ class JobReconciler:
             # taking none is told to us alone.
             if look.spec.nodes is None:
                 self._resume_run(look, attempt)
+                self._stop_lost(look, attempt, sight.ray)
             sight.ray.submit(
                 submission.entrypoint,
                 attempt.submission_id,
@@ -191,6 +192,12 @@ class JobReconciler:
         except NotFound as exc:
             return self._end_attempt(look, attempt, End("Failed", f"The job's code package is gone: {exc}"))
         return SOON
+
+    def _stop_lost(self, look: Look, attempt: Attempt, ray: RayRest) -> None:
+        """Stop earlier attempts that were taken for lost while their head, which is this one, only did not answer."""
+        for earlier in look.status.attempts[:-1]:
+            if earlier.status == "Lost" and earlier.incarnation == attempt.incarnation:
+                ray.stop(earlier.submission_id)
 
     def _await_nodes(self, look: Look, attempt: Attempt, sight: Sight) -> float:
         message = sight.message or "The job's nodes are starting."
@@ -264,7 +271,8 @@ class JobReconciler:
                 return True  # the attempt ended before Ray heard of it: there is no log
             except RayplaneError as exc:
                 problem = str(exc)
-            if look.now - (attempt.ended_at or look.now) < LOG_PATIENCE:
+            waited = look.now - (attempt.ended_at or look.now)
+            if waited < LOG_PATIENCE or self._logs.comes(attempt.submission_id, within=LOG_PATIENCE):
                 return False
         self._logs.abandon(attempt.submission_id)
         log.warning("job %s/%s: the end of the log is missing: %s", look.team, look.name, problem)
@@ -323,13 +331,17 @@ class JobReconciler:
         folder = f"{layout.job(look.team, look.uid)}/{layout.EVENTS}"
         found: list[Event] = []
         refused: list[str] = []
-        for name in storage.list(folder):
-            if not name.endswith(".json"):
-                continue
+        try:
+            names = [name for name in storage.list(folder) if name.endswith(".json")]
+        except InvalidInput as exc:
+            names, refused = [], [str(exc)]
+        for name in names:
             try:
                 found.append(Event.model_validate_json(storage.read(f"{folder}/{name}")))
             except ValidationError as exc:
                 refused.append(f"{name}: {exc.error_count()} errors, it is no event")
+            except (NotFound, InvalidInput) as exc:  # a folder, or a link
+                refused.append(f"{name}: it is no file: {exc}")
         found.sort(key=lambda event: event.time)
         for start in range(0, len(found), _BATCH):
             refused += self._ingest_batch(look.team, found[start : start + _BATCH])
@@ -345,6 +357,13 @@ class JobReconciler:
                 return [f"{batch[0].type} {batch[0].id}: {exc}"]
             # One bad event must not keep the others out, nor the job from ending.
             return [reason for event in batch for reason in self._ingest_batch(team, [event])]
+        except RayplaneError:
+            raise
+        except Exception as exc:
+            if len(batch) > 1:
+                return [reason for event in batch for reason in self._ingest_batch(team, [event])]
+            log.exception("event %s of team '%s' can't be taken", batch[0].id, team)
+            return [f"{batch[0].type} {batch[0].id}: {type(exc).__name__}: {exc}"]
         return []
 
     def _allocate_run(self, look: Look, environment: Environment | None) -> None:

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 from rayplane.errors import NotFound, RayplaneError, Unavailable
 from rayplane.gateway.ray_rest import RayRest
@@ -16,8 +17,9 @@ log = logging.getLogger(__name__)
 _FLUSH_BYTES = 256 * 1024
 _FLUSH_SECONDS = 0.5
 _CHUNK = 2**20
-_WHOLE = 64 * 2**20
-"""Up to this many bytes an ended job's log is asked for at once: Ray takes 4 s to say that a followed one ended."""
+_WHOLE = 16 * 2**20
+"""Up to this many bytes an ended job's log is asked for at once, at four times as much memory: Ray takes 4 s to
+say that a followed one ended."""
 
 
 def header(number: int, submission_id: str) -> str:
@@ -33,6 +35,10 @@ class _Follower:
     submission_id: str
     abandoned: threading.Event = field(default_factory=threading.Event)
     finished: bool = False
+    heard: float = 0.0
+    """When something came last, on the monotonic clock."""
+    long: bool = False
+    """Whether it is too long to be asked for at once."""
     problem: str = ""
     thread: threading.Thread | None = None
 
@@ -76,12 +82,17 @@ class LogFollowers:
         """
         if self.finished(submission_id):
             return True
-        follower = _Follower(ray, path, number, submission_id)
-        if self._storage.exists(path) and self._storage.size(path) > _WHOLE:
+        if self._is_long(submission_id):
+            return False
+        kept = self._storage.size(path) if self._storage.exists(path) else 0
+        whole = ray.logs(submission_id, most=_WHOLE) if kept <= _WHOLE else None
+        if whole is None:
             self.follow(ray, path=path, number=number, submission_id=submission_id)
+            self._note_long(submission_id)
             return False
         self.abandon(submission_id)
-        text = ray.logs(submission_id).encode()
+        follower = _Follower(ray, path, number, submission_id)
+        text = whole.encode()
         if text:
             rest = bytearray(text[self._kept(follower) :])
             self._flush(follower, rest)
@@ -89,6 +100,23 @@ class LogFollowers:
         with self._lock:
             self._followers[submission_id] = follower
         return True
+
+    def _is_long(self, submission_id: str) -> bool:
+        with self._lock:
+            follower = self._followers.get(submission_id)
+            return follower is not None and follower.long
+
+    def _note_long(self, submission_id: str) -> None:
+        with self._lock:
+            follower = self._followers.get(submission_id)
+            if follower is not None:  # else this process follows no more
+                follower.long = True
+
+    def comes(self, submission_id: str, *, within: timedelta) -> bool:
+        """Whether something of the attempt's log came within this time, kept already or not."""
+        with self._lock:
+            follower = self._followers.get(submission_id)
+            return follower is not None and time.monotonic() - follower.heard < within.total_seconds()
 
     def problem(self, submission_id: str) -> str:
         """Why the log is not being kept just now; empty if it is."""
@@ -139,6 +167,8 @@ class LogFollowers:
         try:
             for text in follower.ray.logs_tail(follower.submission_id):
                 data = text.encode()
+                if data:
+                    follower.heard = time.monotonic()
                 dropped = min(skip, len(data))
                 skip -= dropped
                 pending += data[dropped:]

@@ -43,6 +43,8 @@ def decode_cursor(cursor: str, kind: type[str] | type[int], size: int) -> list[s
         raise _bad(cursor) from exc
     if not isinstance(position, list) or len(position) != size or any(type(part) is not kind for part in position):
         raise _bad(cursor)
+    if any(isinstance(part, int) and abs(part) >= 2**63 for part in position):
+        raise _bad(cursor)  # a number that no column holds
     return position
 
 

@@ -197,7 +197,7 @@ def job_of_attempt(submission_id: str, platform: Platform) -> tuple[Object, int]
     """(job, attempt) of Ray's id ``<job uid>-<n>``; raises NotFound."""
     uid, _, number = submission_id.rpartition("-")
     unknown = NotFound(f"There is no attempt '{submission_id[:100]}' of a job.", remedy="It was deleted, or never was.")
-    if not uid or not number.isdecimal():
+    if not uid or not number.isdecimal() or len(number) > 9:
         raise unknown
     try:
         job = platform.store.get_by_uid(uid)

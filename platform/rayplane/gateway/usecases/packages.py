@@ -64,7 +64,7 @@ def check(team: str, package: str | None, where: str, platform: Platform) -> Non
     if package is None:
         return
     scheme, _, sha256 = package.partition(":")
-    if scheme != "sha256" or not _SHA256.match(sha256):
+    if scheme != "sha256" or not _SHA256.fullmatch(sha256):
         raise InvalidSpec(
             f"{where}: '{package}' is not a content address.",
             remedy="Leave it out: the client uploads the working folder.",
@@ -77,12 +77,12 @@ def check(team: str, package: str | None, where: str, platform: Platform) -> Non
 
 
 def _check_sha256(sha256: str) -> None:
-    if not _SHA256.match(sha256):
+    if not _SHA256.fullmatch(sha256):
         raise InvalidData(f"'{sha256[:80]}' is not a SHA-256.", remedy="Write it as 64 lower-case hexadecimal digits.")
 
 
 def _checked_ray_name(name: str) -> str:
-    if not _RAY_NAME.match(name):
+    if not _RAY_NAME.fullmatch(name):
         raise InvalidData(f"'{name[:80]}' is not a package's name.", remedy="Let Ray's own client name it.")
     return name
 

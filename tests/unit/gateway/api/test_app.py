@@ -345,7 +345,34 @@ def test_a_package_that_is_too_large_is_refused(
 
     monkeypatch.setattr(packages, "MAX_BYTES", 10)
     answer = growth.put(f"/v1/teams/growth/packages/{zipped[0]}", content=zipped[1])
-    assert (answer.status_code, ".rayignore" in answer.json()["remedy"]) == (422, True)
+    assert (answer.status_code, ".rayignore" in answer.json()["remedy"]) == (413, True)
+
+
+def test_a_body_that_is_too_large_is_refused_before_it_is_read(
+    growth: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rayplane.gateway.api import limit
+
+    monkeypatch.setattr(limit, "MAX_BYTES", 100)
+    answer = growth.post("/v1/plan", content=b"x" * 101)
+    assert (answer.status_code, answer.json()["detail"][:24]) == (413, "The request has more tha")
+    in_parts = growth.post("/v1/plan", content=(b"x" * 60 for _ in range(2)))
+    assert in_parts.status_code in (400, 413)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/v1/teams/growth/jobs/x/logs?offset=99999999999999999999"),
+        ("GET", "/v1/teams/growth/jobs/x/logs?offset=9223372036854775807"),
+        ("GET", "/v1/teams/growth/audit?cursor=WzEwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMF0"),
+        ("GET", "/v1/teams/growth/usage?since=0001-01-01T00:00:00%2B14:00"),
+        ("PUT", "/v1/teams/growth/clusters/new%0A"),
+    ],
+)
+def test_what_no_column_or_file_can_hold_is_bad_input(growth: TestClient, method: str, path: str) -> None:
+    answer = growth.request(method, path, json={"spec": {}} if method == "PUT" else None)
+    assert answer.status_code in (400, 422), answer.text
 
 
 def test_info_tells_versions_urls_and_who_asks(api: TestClient) -> None:

@@ -93,3 +93,9 @@ def test_rays_client_reads_our_job(phase: str, word: str) -> None:
     assert details.end_time == 1767225602500
     assert details.driver_exit_code == 3
     assert details.runtime_env == {"env_vars": {"A": "b"}}
+
+
+@pytest.mark.parametrize("pip", [{"packages": "numpy"}, {"packages": None}, "numpy", 3])
+def test_requirements_that_are_no_list_are_refused(pip: Any) -> None:
+    with pytest.raises(InvalidInput, match="must be a list"):
+        ray_jobs.to_spec({"entrypoint": "true", "runtime_env": {"pip": pip}}, cluster="dev", resolve=lambda name: None)

@@ -149,7 +149,7 @@ class FakeRay:
         self._check()
         self.jobs[submission_id].status = "STOPPED"
 
-    def logs(self, submission_id: str) -> str:
+    def logs(self, submission_id: str, *, most: int) -> str | None:
         self._check()
         if submission_id not in self.jobs:
             raise NotFound(f"Ray knows no job '{submission_id}'.")

@@ -12,8 +12,10 @@ from pydantic import ValidationError
 
 from rayplane.gateway.admission.lifetime import Terms, duration, terms_of
 from rayplane.gateway.reconcile.idleness import Activity, Verdict, from_ray, judge, period
+from rayplane.nouns.base import check_name
 from rayplane.nouns.cluster import ClusterSpec
-from rayplane.nouns.team import TeamSpec
+from rayplane.nouns.job import JobSpec, Resources
+from rayplane.nouns.team import TeamSpec, check_team_name
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 HALF_AN_HOUR = Terms(idle_timeout=timedelta(minutes=30))
@@ -141,3 +143,22 @@ def test_a_time_that_no_date_can_hold_is_refused(said: str | float) -> None:
     with pytest.raises(ValidationError, match="is longer than 36500 days"):
         ClusterSpec(max_lifetime=said)  # type: ignore[arg-type]
     assert ClusterSpec(max_lifetime="36500d").max_lifetime == 36_500 * 86_400  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("said", [float("inf"), float("nan"), "9" * 400])
+def test_an_amount_that_is_not_finite_is_refused(said: str | float) -> None:
+    with pytest.raises(ValidationError, match="is no amount"):
+        Resources(cpu=said)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["mlflow", "growth\n"])
+def test_a_team_may_not_be_called_so(name: str) -> None:
+    with pytest.raises(ValueError, match=r"another name|is not a name"):
+        check_team_name(check_name(name))
+
+
+@pytest.mark.parametrize("step", ["nightly", "a/b", "a//c", "a/b/"])
+def test_a_step_is_named_whole(step: str) -> None:
+    with pytest.raises(ValidationError, match="is no step of a run"):
+        JobSpec(entrypoint="true", cluster="dev", pipeline=step)
+    assert JobSpec(entrypoint="true", cluster="dev", pipeline="a/b/c.d").pipeline == "a/b/c.d"

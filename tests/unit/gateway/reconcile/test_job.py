@@ -7,12 +7,15 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rayplane.errors import InvalidInput, Unavailable
 from rayplane.gateway.backends.base import ClusterRef
 from rayplane.gateway.reconcile.job import JobReconciler
+from rayplane.gateway.reconcile.status import editing
+from rayplane.gateway.usecases import events
 from rayplane.nouns.base import Object
 from rayplane.nouns.events import Event
 from rayplane.nouns.job import TERMINAL, JobStatus
@@ -283,3 +286,72 @@ def test_what_ray_refuses_fails_the_job_with_rays_words(bench: Bench, monkeypatc
     monkeypatch.setattr(bench.world.ray, "submit", refuse)
     job = bench.world.job()
     assert "no such field" in bench.end(job).message
+
+
+def test_odd_events_do_not_keep_a_job_from_ending(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = bench.world.job()
+    ray = bench.run(job)
+    folder = f"{layout.job(TEAM, job.metadata.uid)}/{layout.EVENTS}"
+    storage = bench.world.platform.storage
+    storage.write(f"{folder}/old.json/file", b"a folder")
+    storage.write(f"{folder}/naive.json", b'{"id": "n", "type": "output.recorded", "time": "2026-01-01T00:00:00"}')
+    for number in range(2):
+        event = Event(id=f"e{number}", type="output.recorded", data={"name": f"o{number}", "value": 3})
+        event.submission_id = f"{job.metadata.uid}-1"
+        storage.write(f"{folder}/e{number}.json", event.model_dump_json().encode())
+    ingest = events.ingest
+
+    def failing(team: str, batch: list[Event], **more: Any) -> int:
+        if any(event.id == "e0" for event in batch):
+            raise ZeroDivisionError("a fault of ours")
+        return ingest(team, batch, **more)
+
+    monkeypatch.setattr(events, "ingest", failing)
+    ray.status = "SUCCEEDED"
+    status = bench.end(job)
+    assert status.phase == "Succeeded"
+    assert [output.name for output in status.outputs] == ["o1"]
+    refused = status.condition("EventsIn")
+    assert refused is not None
+    for said in ("old.json", "naive.json", "e0: ZeroDivisionError"):
+        assert said in refused.message
+
+
+def test_the_rest_of_a_long_log_is_waited_for_as_long_as_it_comes(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = bench.world.job()
+    ray = bench.run(job)
+    ray.log = "line\n" * 10
+    monkeypatch.setattr(bench.world.ray, "logs", lambda submission_id, *, most: None)
+    coming = [True]
+
+    def tail(submission_id: str, **_: Any) -> Iterator[str]:
+        while coming[0]:
+            yield "line\n"
+            time.sleep(0.02)
+        yield "the traceback\n"
+
+    monkeypatch.setattr(bench.world.ray, "logs_tail", tail)
+    bench.restart()
+    ray.status = "SUCCEEDED"
+    for _ in range(5):
+        bench.look(job)
+        bench.world.clock.forward(20)
+        time.sleep(0.1)
+    assert bench.world.job_status(job).phase == "Running", "it still comes"
+    coming[0] = False
+    assert bench.end(job).phase == "Succeeded"
+    assert bench.world.log(job).endswith("the traceback\n")
+
+
+def test_an_attempt_that_was_taken_for_lost_on_this_very_head_is_stopped_before_the_next(bench: Bench) -> None:
+    job = bench.world.job()
+    ray = bench.run(job)
+    first = bench.world.job_status(job).attempts[0].submission_id
+    with editing(bench.world.store, job.metadata.uid, JobStatus) as status:
+        status.attempts[0].status, status.attempts[0].ended_at = "Lost", bench.world.clock.now
+    bench.run(job)
+    assert ray.status == "STOPPED"
+    assert bench.world.ray.jobs[first].status == "STOPPED"
+    assert bench.world.job_status(job).attempts[1].incarnation == bench.world.job_status(job).attempts[0].incarnation

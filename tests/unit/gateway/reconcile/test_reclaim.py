@@ -569,3 +569,25 @@ def starting(seen: Observation, **more: Any) -> Observation:
     if seen.phase != "ready":
         return seen
     return replace(seen, phase="starting", endpoint=None, incarnation=None, **more)
+
+
+def test_a_ray_of_somebody_elses_that_does_not_answer_once_keeps_its_jobs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(tmp_path)
+    bench.pass_time(10)
+    backend, seen, before = bench.world.backend, bench.world.backend.observe, bench.status
+    silent = Observation("failed", reason="Unreachable", message="It does not answer.")
+    backend.capabilities -= {Capability.CREATE, Capability.SUSPEND, Capability.WATCH}
+    with monkeypatch.context() as patch:
+        patch.setattr(backend, "observe", lambda ref, spec: silent)
+        bench.pass_time(30)
+        assert (bench.status.phase, bench.status.incarnation) == ("Ready", before.incarnation)
+        assert bench.condition("Reachable") == ("False", "It does not answer.")
+    bench.pass_time(10)
+    assert bench.condition("Reachable")[0] == "True"
+    with monkeypatch.context() as patch:
+        patch.setattr(backend, "observe", lambda ref, spec: silent)
+        bench.pass_time(120)
+        assert (bench.status.phase, bench.status.incarnation) == ("Failed", None)
+    assert seen is not silent
