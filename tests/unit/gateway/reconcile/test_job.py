@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -335,13 +336,22 @@ def test_the_rest_of_a_long_log_is_waited_for_as_long_as_it_comes(
     monkeypatch.setattr(bench.world.ray, "logs_tail", tail)
     bench.restart()
     ray.status = "SUCCEEDED"
+    bench.look(job)
+    bench.look(job)
+    submission_id = bench.world.job_status(job).attempts[-1].submission_id
+    deadline = time.monotonic() + 30
+    while not bench.jobs._logs.comes(submission_id, within=timedelta(seconds=30)) and time.monotonic() < deadline:
+        time.sleep(0.05)
     for _ in range(5):
         bench.look(job)
         bench.world.clock.forward(20)
         time.sleep(0.1)
     assert bench.world.job_status(job).phase == "Running", "it still comes"
     coming[0] = False
-    assert bench.end(job).phase == "Succeeded"
+    deadline = time.monotonic() + 30
+    while bench.look(job).phase == "Running" and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert bench.world.job_status(job).phase == "Succeeded"
     assert bench.world.log(job).endswith("the traceback\n")
 
 

@@ -16,8 +16,13 @@ def test_a_cursor_gives_back_the_position_it_was_made_from(position: list[str]) 
 
 
 @given(st.integers())
-def test_a_cursor_of_a_number_gives_back_the_number(number: int) -> None:
-    assert decode_cursor(encode_cursor([number]), int, 1) == [number]
+def test_a_cursor_of_a_number_gives_back_the_number_if_a_column_can_hold_it(number: int) -> None:
+    cursor = encode_cursor([number])
+    if abs(number) < 2**63:
+        assert decode_cursor(cursor, int, 1) == [number]
+    else:
+        with pytest.raises(InvalidInput):
+            decode_cursor(cursor, int, 1)
 
 
 @given(st.text())
