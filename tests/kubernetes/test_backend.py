@@ -243,8 +243,7 @@ def test_a_watch_that_expired_starts_over_and_nothing_is_missed(level_a: LevelA,
     case.crash(case.ref)
     seen = case.until_seen(lambda seen: seen.phase == "failed" or seen.incarnation != before.incarnation, "noticed")
     assert seen.phase == "failed"
-    case.ensure()
-    case.until("ready")
+    case.until_mended(before)
 
 
 def test_while_the_api_server_is_away_nothing_is_claimed_and_then_it_goes_on(

@@ -78,8 +78,9 @@ def test_a_team_gets_a_volume_where_the_storage_root_is_a_folder(
         assert mount["mountPath"] == f"{root}/{case.team.name}"
         backend.delete(case.ref)
         case.until("absent")
+        case.patience = 90  # Kubernetes looks again at what is not bound four times a minute
         level_a.api.delete("v1", "PersistentVolumeClaim", "rayplane-storage", f"rayplane-{case.team.name}")
-        wait_for("released", lambda: _phase_of_volume(level_a, name) == "Released", seconds=30)
+        wait_for("released", lambda: _phase_of_volume(level_a, name) == "Released", seconds=60)
         case.until_nothing_is_missing(lambda: backend.ensure_team(case.team, case.team_spec))
         assert _phase_of_volume(level_a, name) == "Bound", "it waits for a claim that is gone no more"
         case.until_nothing_is_missing(lambda: backend.delete_team(case.team))

@@ -92,6 +92,20 @@ class BackendCase:
             time.sleep(0.1)
         return seen
 
+    def until_mended(self, before: Observation) -> Observation:
+        """Ask for it for as long as it is seen to have failed, as the reconciler does, until another head is ready.
+
+        The end of the old head may be told of a moment after it was first seen, and once more then.
+        """
+        self.ensure()
+        deadline = time.monotonic() + self.patience
+        while (seen := self.observe()).phase != "ready" or seen.incarnation == before.incarnation:
+            assert time.monotonic() < deadline, f"not ready with another head after {self.patience:g} s, but {seen}"
+            if seen.phase == "failed":
+                self.ensure()
+            time.sleep(0.1)
+        return seen
+
     def until_nothing_is_missing(self, act: Callable[[], str]) -> None:
         """Repeat what answers with what is still missing, or left, until that is nothing."""
         deadline = time.monotonic() + self.patience
@@ -238,10 +252,7 @@ class CreatingBackendContract(BackendContract):
             lambda seen: seen.phase == "failed" or (case.heals and seen.incarnation != before.incarnation), "failed"
         )
         assert seen.message or case.heals
-        case.ensure()
-        after = case.until_seen(
-            lambda seen: seen.phase == "ready" and seen.incarnation != before.incarnation, "ready with another head"
-        )
+        after = case.until_mended(before)
         (old,), (new,) = _held(before, "head"), _held(after, "head")
         assert new.id != old.id
         assert new.started_at >= old.started_at

@@ -27,6 +27,8 @@ Told = Callable[[Object | None, Object | None], None]
 """What is called with an object before and after a change; None before it was made, and after it went."""
 
 _LEAST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
+_LASTS = 30.0
+"""Seconds after which a refusal is no mere moment of an API server that comes back."""
 _REMEMBERED = 300.0
 """Seconds for which the end of an object is remembered, so that a late answer does not bring it back."""
 
@@ -57,6 +59,7 @@ class Informer:
         self._thread: threading.Thread | None = None
         self._down_since: float | None = None
         self._error: RayplaneError | None = None
+        self._error_since = 0.0
 
     def start(self) -> None:
         """Begin to follow, unless it does already."""
@@ -89,9 +92,14 @@ class Informer:
             self._synced.wait(max(0.0, down + patience - time.monotonic()))
         with self._lock:
             down, error = self._down_since, self._error
+            since = self._error_since
         if self._synced.is_set() and (down is None or time.monotonic() - down <= patience) and self._alive():
             return
-        if isinstance(error, Forbidden | InvalidInput):
+        # An API server that comes back knows nobody's rights for a moment: what was heard before is refused for good
+        # only if that lasts.
+        if isinstance(error, Forbidden | InvalidInput) and (
+            not self._synced.is_set() or time.monotonic() - since > _LASTS
+        ):
             raise error
         seconds = f"{time.monotonic() - down:.0f} s" if down is not None else "a while"
         raise Unavailable(
@@ -160,6 +168,7 @@ class Informer:
         """Keep why nothing is heard; whether that is news."""
         with self._lock:
             is_news = type(self._error) is not type(error)
+            self._error_since = time.monotonic() if is_news else self._error_since
             self._error = error
             self._down_since = self._down_since or time.monotonic()
         return is_news

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from rayplane.errors import Forbidden, Unavailable
+from rayplane.gateway.backends.kubernetes import cache
 from rayplane.gateway.backends.kubernetes.api import Change, Expired, Listing
 from rayplane.gateway.backends.kubernetes.cache import Informer
 from rayplane.gateway.backends.kubernetes.kinds import POD, UID, Object
@@ -175,3 +176,17 @@ def test_a_watch_goes_on_after_whatever_error(script: Script, informer: Informer
     script.lists.put(Listing([pod("a", 5), pod("b", 6)], "6"))
     until(lambda: informer.get("n", "b"))
     informer.require(5)
+
+
+def test_a_refusal_by_an_api_server_that_comes_back_is_told_as_such_only_if_it_lasts(
+    script: Script, informer: Informer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script.lists.put(Listing([pod("a", 5)], "5"))
+    informer.require(5)
+    script.events.put(Forbidden("may not watch pods"))
+    until(lambda: isinstance(informer._error, Forbidden))
+    with pytest.raises(Unavailable, match="may not watch pods"):
+        informer.require(0)
+    monkeypatch.setattr(cache, "_LASTS", 0.0)
+    with pytest.raises(Forbidden):
+        informer.require(0)
