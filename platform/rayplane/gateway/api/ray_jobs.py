@@ -142,8 +142,6 @@ def _package(uri: str, resolve: Callable[[str], str | None]) -> str:
 
 
 def _pip(value: Any) -> list[str]:
-    if isinstance(value, list):
-        return [str(item) for item in value]
     if isinstance(value, dict):
         extra = {k for k, v in value.items() if k != "packages" and v not in (None, False, [], "")}
         if extra:
@@ -152,8 +150,8 @@ def _pip(value: Any) -> list[str]:
                 remedy="Give the packages alone.",
             )
         value = value.get("packages", [])
-        if isinstance(value, list):
-            return [str(item) for item in value]
+    if isinstance(value, list):
+        return [str(item) for item in value]
     raise InvalidInput("runtime_env['pip'] must be a list of requirements.", remedy="Write it as ['package==1.2'].")
 
 

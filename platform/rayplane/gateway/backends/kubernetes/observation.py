@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime
 from typing import NamedTuple
 
@@ -67,8 +66,7 @@ def look(cluster: Object | None, held: Sequence[Object], fall: Fall | None) -> O
             return Observation(phase="stopping", message=message, nodes=nodes, drift=drift)
         return Observation(phase="suspended", drift=drift)
     if fall is not None:
-        seen = Observation(phase="failed", reason=fall.reason, message=fall.message, nodes=nodes, drift=drift)
-        return replace(seen, ended=fall.incarnation)
+        return Observation("failed", fall.reason, fall.message, nodes=nodes, drift=drift, ended=fall.incarnation)
     pod = head(held)
     if pod is None:
         reason, message = _why_no_head(cluster)
