@@ -138,6 +138,11 @@ class ClusterStatus(Status):
     lives_until: Instant | None = None
     """Until when somebody asked that it live, where that is longer than its lifetime."""
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the platform decided that its lifetime is over."""
+        return self.suspension is not None and self.suspension.reason == "Lifetime"
+
 
 class Lease(Record):
     """A row of the ledger: compute held from ``started_at`` until ``ended_at`` (open while None)."""

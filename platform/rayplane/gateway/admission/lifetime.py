@@ -104,7 +104,12 @@ def deletion(terms: Terms, suspended_at: datetime, kept_until: datetime | None) 
 
 def ended(at: datetime) -> str:
     """That a cluster's lifetime is over, as one says it."""
-    return f"Its lifetime ended {at.strftime('%Y-%m-%d %H:%M:%S UTC')}."
+    return f"Its lifetime ended {moment(at)}."
+
+
+def moment(at: datetime) -> str:
+    """An instant of UTC to the second, as one says it."""
+    return at.strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def duration(seconds: float) -> str:

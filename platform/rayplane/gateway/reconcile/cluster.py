@@ -10,7 +10,6 @@ from datetime import datetime, timedelta
 
 from rayplane.gateway import metrics
 from rayplane.gateway.admission import lifetime
-from rayplane.gateway.admission.lifetime import ended
 from rayplane.gateway.admission.roles import SYSTEM
 from rayplane.gateway.admission.sizes import size_of
 from rayplane.gateway.backends.base import Backend, Capability, ClusterRef, LaunchContext, Observation
@@ -112,10 +111,10 @@ class ClusterReconciler:
         if look.spec.suspended:
             return self._keep_down(look, seen, "Suspended", "Suspended on request.")[1]
         end, now = clusters.end_of_life(obj, look.spec, look.team_spec, look.backend), self._clock()
-        if end is None or _is_over(look.status):
+        if end is None or look.status.is_over:
             return self._see_to(look, seen)
         if now >= end:  # whatever it does, and however it is
-            return self._give_back(look, Verdict("suspend", "Lifetime", ended(end)))
+            return self._give_back(look, Verdict("suspend", "Lifetime", lifetime.ended(end)))
         pauses = (self._see_to(look, seen), max(HURRY, min(AT_REST, (end - now).total_seconds())))
         return min(pause for pause in pauses if pause is not None)
 
@@ -520,15 +519,10 @@ class ClusterReconciler:
             status.set_condition("Reachable", True, "Answering", "", generation)
 
 
-def _is_over(status: ClusterStatus) -> bool:
-    """Whether it was decided already that the cluster's lifetime is over."""
-    return status.suspension is not None and status.suspension.reason == "Lifetime"
-
-
 def _is_blip(status: ClusterStatus, seen: Observation) -> bool:
     """Whether a ready cluster's own head still runs and only does not answer just now."""
     return status.phase == "Ready" and seen.incarnation is not None and seen.incarnation == status.incarnation
 
 
 def _at(instant: datetime | None) -> str:
-    return "" if instant is None else instant.strftime("%Y-%m-%d %H:%M:%S UTC")
+    return "" if instant is None else lifetime.moment(instant)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
-from rayplane.gateway.admission.lifetime import Terms, end_of_life, ended
+from rayplane.gateway.admission.lifetime import Terms, end_of_life, ended, moment
 
 LEAST_BETWEEN, MOST_BETWEEN = timedelta(seconds=15), timedelta(seconds=60)
 """Bounds of the time between two questions about one cluster's use."""
@@ -91,7 +91,7 @@ def judge(
         again = (end if expiring else warn_at) - now
     since, deadline = _idle(terms, activity, now, idle_since, kept_until)
     if since is not None and deadline is not None and now >= deadline:
-        message = f"Nobody has used it since {_clock(since)}."
+        message = f"Nobody has used it since {moment(since)}."
         return Verdict("suspend", "Idle", message, idle_since=since, idle_until=deadline, ends_at=end)
     if terms.idle_timeout is not None:
         pause = period(terms.idle_timeout)
@@ -120,7 +120,3 @@ def _idle(
         return None, None
     deadline = since + terms.idle_timeout
     return since, deadline if kept_until is None else max(deadline, kept_until)
-
-
-def _clock(at: datetime) -> str:
-    return at.strftime("%Y-%m-%d %H:%M:%S UTC")

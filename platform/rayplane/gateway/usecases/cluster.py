@@ -151,14 +151,13 @@ def note_wish(before: Object, found: Object, spec: ClusterSpec, platform: Platfo
     over, Refused if the team's quota has no room for it now.
     """
     held, status = ClusterSpec.model_validate(before.spec), ClusterStatus.model_validate(found.status)
-    ended = status.suspension is not None and status.suspension.reason == "Lifetime"
     if spec.suspended:
         wanted = not held.suspended
     elif held.suspended:
         require_life(found, spec, platform)
         wanted = True
     else:
-        wanted = ended and _life_over(found, spec, platform) is None
+        wanted = status.is_over and _life_over(found, spec, platform) is None
     if not wanted or (status.suspension is None and status.idle_since is None):
         return found
     if status.suspension is not None and not spec.suspended:
@@ -171,12 +170,13 @@ def note_wish(before: Object, found: Object, spec: ClusterSpec, platform: Platfo
 def require_life(cluster: Object, spec: ClusterSpec, platform: Platform) -> None:
     """Raise Conflict if the lifetime of a cluster with this spec is over: it takes nothing new, and runs no more."""
     team, name = cluster.metadata.team, cluster.metadata.name
-    suspension = ClusterStatus.model_validate(cluster.status).suspension
-    decided = suspension is not None and suspension.reason == "Lifetime"
-    end = _life_over(cluster, spec, platform)
-    if not decided and end is None:
+    status, end = ClusterStatus.model_validate(cluster.status), _life_over(cluster, spec, platform)
+    if status.is_over and status.suspension is not None:
+        said = status.suspension.message
+    elif end is not None:
+        said = lifetime.ended(end)
+    else:
         return
-    said = suspension.message if suspension is not None and decided else lifetime.ended(end or platform.clock())
     raise Conflict(
         f"Cluster '{team}/{name}' takes nothing new, it is to be deleted: {said}",
         remedy=f"Give it more time first: rayplane cluster extend {name} 2h --team {team}",
