@@ -69,6 +69,8 @@ def backend_on(
             "operator_namespace": "kuberay",
             "watch_patience": "10",
             "termination_seconds": "1",
+            # No reconciler asks again here what a machine that stalls did not answer in time.
+            "request_timeout": "60",
             **settings,
         }
         for key, value in given.items():
