@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import re
 from datetime import UTC, datetime
@@ -94,6 +95,26 @@ def parse_duration(value: Any) -> Any:
 
 Seconds = Annotated[float, BeforeValidator(parse_duration), Field(ge=0)]
 """A duration in seconds, written as in "1h30m"."""
+
+
+def check_json(value: Any) -> Any:
+    """What can be kept as JSON and written as UTF-8; raises ValueError that says why something can't.
+
+    JSON itself can say half of a surrogate pair, which is no text; YAML can say a list that holds itself.
+    """
+    try:
+        json.dumps(value, ensure_ascii=False, default=str, skipkeys=True).encode()
+    except UnicodeEncodeError as exc:
+        raise ValueError("it holds half of a surrogate pair, which is no text") from exc
+    except RecursionError as exc:
+        raise ValueError("it is nested too deeply") from exc
+    except ValueError as exc:
+        raise ValueError("it holds itself") from exc
+    return value
+
+
+JsonObject = Annotated[dict[str, Any], AfterValidator(check_json)]
+"""A JSON object that nobody looks into, all of whose texts can be written."""
 
 
 def utcnow() -> datetime:
@@ -206,10 +227,12 @@ M = TypeVar("M", bound=BaseModel)
 def parse(model: type[M], value: Any, path: str) -> M:
     """Validate ``value`` as ``model``; raises InvalidSpec that names every wrong field and the nearest right one."""
     try:
-        return model.model_validate(value)
+        return model.model_validate(check_json(value))
     except ValidationError as exc:
         lines = [_explain(model, error, path) for error in exc.errors()]
-        raise InvalidSpec("; ".join(lines), errors=lines) from exc
+    except ValueError as exc:
+        lines = [f"{path}: {exc}."]
+    raise InvalidSpec("; ".join(lines), errors=lines)
 
 
 def _explain(model: type[BaseModel], error: Any, path: str) -> str:

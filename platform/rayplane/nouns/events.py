@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from rayplane.nouns.base import Instant, Record, utcnow
+from rayplane.nouns.base import Instant, JsonObject, Record, utcnow
 
 EventType = Literal[
     "dataset.published",  # data: DatasetVersion
@@ -28,7 +28,7 @@ class Event(Record):
     type: EventType
     time: Instant = Field(default_factory=utcnow)
     submission_id: str | None = None
-    data: dict[str, Any] = Field(default_factory=dict)
+    data: JsonObject = Field(default_factory=dict)
 
 
 class EventBatch(Record):

@@ -11,6 +11,7 @@ import uuid
 from typing import Any
 
 from rayplane.errors import InvalidData, RayplaneError, Unavailable
+from rayplane.nouns.base import check_json
 from rayplane.nouns.events import Edge, Event, EventType
 from rayplane.nouns.job import RunContext
 from rayplane.runtime import context
@@ -119,7 +120,7 @@ def _post(ctx: RunContext, batch: list[Event], patience: float = 0.0) -> None:
 
 def _checked(type_: str, data: dict[str, Any]) -> dict[str, Any]:
     try:
-        loaded: dict[str, Any] = json.loads(json.dumps(data, allow_nan=False))
+        loaded: dict[str, Any] = check_json(json.loads(json.dumps(data, allow_nan=False)))
     except (TypeError, ValueError) as exc:
         raise InvalidData(
             f"An event '{type_}' can't be written as JSON: {exc}.",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
@@ -15,6 +17,7 @@ from rayplane.nouns.events import Edge
 from rayplane.nouns.job import JobStatus
 
 CLUSTER = "/v1/teams/growth/clusters/dev"
+JSON = {"Content-Type": "application/json"}
 JOB = {"entrypoint": "python -m jobs.train", "cluster": "dev"}
 
 
@@ -411,3 +414,27 @@ def test_an_unexpected_error_is_a_problem_that_tells_no_secret(
     answer = client.get("/v1/info", headers={"Authorization": f"Bearer {token}"})
     assert (answer.status_code, answer.headers["Content-Type"]) == (500, "application/problem+json")
     assert "hunter2" not in answer.text
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"spec": {**JOB, "values": {"a": ["\ud800"]}}},
+        {"spec": {**JOB, "resources": {"cpu": "\ud800"}}},
+        {"spec": {**JOB, "\ud800": 1}},
+        {"metadata": {"name": "\ud800"}, "spec": JOB},
+        {"metadata": {"name": "a", "labels": {"\ud800": ""}}, "spec": JOB},
+    ],
+)
+def test_half_of_a_surrogate_pair_is_refused_wherever_it_stands(growth: TestClient, document: dict[str, Any]) -> None:
+    answer = growth.post("/v1/teams/growth/jobs", content=json.dumps(document), headers=JSON)
+    assert (answer.status_code, answer.json()["type"]) == (422, "urn:rayplane:problem:invalid-spec")
+    assert "half of a surrogate pair" in answer.json()["detail"]
+    assert growth.get("/v1/teams/growth/jobs").json()["items"] == []
+
+
+def test_an_event_that_is_no_text_is_refused(growth: TestClient) -> None:
+    event = {"id": "e1", "type": "output.recorded", "data": {"name": "n", "value": "\ud800"}}
+    answer = growth.post("/v1/events", params={"team": "growth"}, content=json.dumps({"events": [event]}), headers=JSON)
+    assert answer.status_code == 422
+    assert "events.0.data: it holds half of a surrogate pair" in answer.json()["detail"]

@@ -73,7 +73,7 @@ def test_outside_a_job_an_event_is_posted_at_once_or_fails(make_context: Any, ga
             report.output("n", 1)
 
 
-@pytest.mark.parametrize("value", [object(), float("nan"), {1, 2}])
+@pytest.mark.parametrize("value", [object(), float("nan"), {1, 2}, {"a": ["\ud800"]}])
 def test_a_value_that_is_no_json_is_refused_by_name(job: Any, value: Any) -> None:
     with pytest.raises(InvalidData, match=r"output\.recorded"):
         report.output("n", value)
