@@ -1,17 +1,27 @@
-"""The `file` scheme: a folder of this host (or a shared volume), with atomic writes by rename."""
+"""The `file` scheme: a folder of this host (or a shared volume), with atomic writes by rename.
+
+A team's code may write to the team's own folder, where it can make links, pipes and whatever else at any moment. So a
+path is walked a folder at a time, each opened from the one above, over no link; and only regular files are read.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from rayplane.errors import InvalidInput, NotFound
 from rayplane.storage.root import room
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # not to wait for the other end of a pipe
 
 
 class FileStorage:
@@ -28,87 +38,166 @@ class FileStorage:
         return f"{self.root}/{path.strip('/')}"
 
     def read(self, path: str) -> bytes:
-        with _found(self.uri(path)):
-            return self._path(path).read_bytes()
+        with self._reader(path) as file:
+            return file.read()
 
     def read_from(self, path: str, offset: int, limit: int) -> bytes:
-        with _found(self.uri(path)), self._path(path).open("rb") as file:
+        with self._reader(path) as file:
             file.seek(offset)
             return file.read(limit)
 
     def write(self, path: str, data: bytes) -> None:
-        target = self._path(path)
-        partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-        with room(f"write '{self.uri(path)}'"):
-            self._make_folder(target.parent)
+        with room(f"write '{self.uri(path)}'"), self._folder_of(path, make=True) as (folder, name):
+            partial = f".{name}.{uuid.uuid4().hex}"
+            file = os.open(partial, _FILE | os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=folder)
             try:
-                with partial.open("xb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                partial.replace(target)
+                with os.fdopen(file, "wb") as stream:
+                    stream.write(data)
+                    stream.flush()
+                    os.fsync(file)
+                os.rename(partial, name, src_dir_fd=folder, dst_dir_fd=folder)
             except BaseException:
-                partial.unlink(missing_ok=True)
+                with suppress(FileNotFoundError):
+                    os.unlink(partial, dir_fd=folder)
                 raise
 
     def append(self, path: str, data: bytes) -> None:
-        target = self._path(path)
-        with room(f"write '{self.uri(path)}'"):
-            self._make_folder(target.parent)
-            with target.open("ab", buffering=0) as file:
-                end = os.fstat(file.fileno()).st_size
-                left = memoryview(data)
-                try:
-                    while left:
-                        left = left[file.write(left) :]
-                    os.fsync(file.fileno())
-                except OSError:
-                    # The caller appends the same again: a part that stayed would be there twice.
-                    os.ftruncate(file.fileno(), end)
-                    raise
+        with (
+            room(f"write '{self.uri(path)}'"),
+            self._folder_of(path, make=True) as (folder, name),
+            self._regular(path, name, os.O_WRONLY | os.O_APPEND | os.O_CREAT, folder) as file,
+        ):
+            end = os.fstat(file).st_size
+            left = memoryview(data)
+            try:
+                while left:
+                    left = left[os.write(file, left) :]
+                os.fsync(file)
+            except OSError:
+                # The caller appends the same again: a part that stayed would be there twice.
+                os.ftruncate(file, end)
+                raise
 
     def exists(self, path: str) -> bool:
-        return self._path(path).exists()
+        try:
+            self._status(path)
+        except NotFound:
+            return False
+        return True
 
     def size(self, path: str) -> int:
-        with _found(self.uri(path)):
-            return self._path(path).stat().st_size
+        return self._status(path).st_size
 
     def list(self, path: str) -> Iterator[str]:
-        folder = self._path(path)
-        if folder.is_dir():
-            yield from sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+        names: Sequence[str] = ()
+        with suppress(FileNotFoundError, NotADirectoryError), self._walked(path, self._parts(path)) as folder:
+            names = os.listdir(folder)
+        yield from sorted(name for name in names if not name.startswith("."))
 
     def delete(self, path: str) -> None:
-        target = self._path(path)
-        if target.is_dir():
-            shutil.rmtree(target, ignore_errors=False)
-            return
-        with suppress(FileNotFoundError):
-            target.unlink()
+        with suppress(FileNotFoundError, NotADirectoryError), self._folder_of(path) as (folder, name):
+            if stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+                shutil.rmtree(name, dir_fd=folder)
+            else:
+                os.unlink(name, dir_fd=folder)  # of a link, the link
 
     def local_path(self, path: str) -> str | None:
-        return str(self._path(path))
+        return str(self._base.resolve().joinpath(*self._parts(path)))
 
-    def _path(self, path: str) -> Path:
-        base = self._base.resolve()
-        named = Path(os.path.normpath(base / path.strip("/")))
-        if named != base and base not in named.parents:
+    def _parts(self, path: str) -> tuple[str, ...]:
+        """The names that a path goes through; none of them leads upwards."""
+        normal = os.path.normpath(path.strip("/") or ".")
+        parts = () if normal == "." else tuple(normal.split("/"))
+        if ".." in parts:
             raise InvalidInput(f"Path '{path}' leaves the storage root.", remedy="Use a path below it.")
-        # A team's code may write to the team's folder alone, but make links there to whatever it likes.
-        if named.resolve() != named:
-            raise InvalidInput(f"Path '{path}' goes over a symbolic link.", remedy="Put files in its place.")
-        return named
+        return parts
 
-    def _make_folder(self, folder: Path) -> None:
-        if not self._base.exists():
+    @contextmanager
+    def _folder_of(self, path: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
+        """(the open folder that the path's last name is in, that name)."""
+        *above, name = self._parts(path) or ("",)
+        if not name:
+            raise InvalidInput(f"Path '{path}' is the storage root itself.", remedy="Use a path below it.")
+        with self._walked(path, above, make=make) as folder:
+            yield folder, name
+
+    @contextmanager
+    def _walked(self, path: str, names: Sequence[str], *, make: bool = False) -> Iterator[int]:
+        """The folder that these names lead to from the root, open. Raises OSError if one is missing or no folder."""
+        if make and not self._base.exists():
             self._base.mkdir(parents=True, exist_ok=True, mode=0o700)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = os.open(self._base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)  # the root itself may be a link
+        try:
+            for name in names:
+                if make:
+                    with suppress(FileExistsError):
+                        os.mkdir(name, dir_fd=folder)
+                try:
+                    below = os.open(name, _FOLDER, dir_fd=folder)
+                except NotADirectoryError:
+                    self._no_link(path, name, folder)
+                    raise
+                os.close(folder)
+                folder = below
+            yield folder
+        finally:
+            os.close(folder)
+
+    @contextmanager
+    def _reader(self, path: str) -> Iterator[BinaryIO]:
+        with (
+            self._found(path),
+            self._folder_of(path) as (folder, name),
+            self._regular(path, name, os.O_RDONLY, folder) as file,
+            os.fdopen(file, "rb", closefd=False) as stream,
+        ):
+            yield stream
+
+    @contextmanager
+    def _regular(self, path: str, name: str, flags: int, folder: int) -> Iterator[int]:
+        """A regular file of an open folder, open. Raises IsADirectoryError for a folder, InvalidInput for all else."""
+        try:
+            file = os.open(name, _FILE | flags, 0o666, dir_fd=folder)
+        except OSError as exc:
+            if exc.errno == errno.ELOOP:
+                raise _over_a_link(path) from exc
+            if exc.errno == errno.ENXIO:  # a pipe that nobody reads, or a socket
+                raise _no_file(path) from exc
+            raise
+        try:
+            mode = os.fstat(file).st_mode
+            if stat.S_ISDIR(mode):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+            if not stat.S_ISREG(mode):
+                raise _no_file(path)
+            yield file
+        finally:
+            os.close(file)
+
+    def _status(self, path: str) -> os.stat_result:
+        with self._found(path):
+            if not self._parts(path):
+                return os.stat(self._base)
+            with self._folder_of(path) as (folder, name):
+                return self._no_link(path, name, folder)
+
+    def _no_link(self, path: str, name: str, folder: int) -> os.stat_result:
+        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        if stat.S_ISLNK(found.st_mode):
+            raise _over_a_link(path)
+        return found
+
+    @contextmanager
+    def _found(self, path: str) -> Iterator[None]:
+        try:
+            yield
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as exc:
+            raise NotFound(f"There is no file at '{self.uri(path)}'.") from exc
 
 
-@contextmanager
-def _found(uri: str) -> Iterator[None]:
-    try:
-        yield
-    except (FileNotFoundError, IsADirectoryError) as exc:
-        raise NotFound(f"There is no file at '{uri}'.") from exc
+def _over_a_link(path: str) -> InvalidInput:
+    return InvalidInput(f"Path '{path}' goes over a symbolic link.", remedy="Put files in its place.")
+
+
+def _no_file(path: str) -> InvalidInput:
+    return InvalidInput(f"'{path}' is a pipe, socket or device.", remedy="Put a file in its place.")

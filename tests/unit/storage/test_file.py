@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from rayplane.errors import InvalidInput
+from rayplane.errors import InvalidInput, NotFound
 from rayplane.storage.file import FileStorage
 
 
@@ -69,15 +74,80 @@ def test_a_link_that_a_teams_code_made_leads_nowhere(tmp_path: Path) -> None:
         lambda: storage.read("a/mine/part"),
         lambda: storage.append("a/jobs/driver.log", b"more"),
         lambda: storage.write("a/mine/part", b"other"),
-        lambda: storage.delete("a/mine"),
+        lambda: storage.delete("a/mine/part"),
+        lambda: storage.exists("a/mine"),
+        lambda: storage.size("a/jobs/driver.log"),
         lambda: list(storage.list("a/mine")),
     ]
     for act in acts:
         with pytest.raises(InvalidInput, match="symbolic link"):
             act()
-    assert storage.read("b/datasets/gold/part") == b"another team's"
+    storage.delete("a/mine")
+    assert not storage.exists("a/mine")
     storage.delete("a")
     assert storage.read("b/datasets/gold/part") == b"another team's", "what goes is the link"
+
+
+def test_a_link_that_is_put_there_between_two_looks_leads_nowhere(tmp_path: Path) -> None:
+    storage = FileStorage(f"file://{tmp_path}/root")
+    storage.write("b/jobs/log", b"another team's")
+    place = tmp_path / "root" / "a" / "jobs"
+    ended = threading.Event()
+
+    def swap() -> None:
+        while not ended.is_set():
+            shutil.rmtree(place, ignore_errors=True)
+            with suppress(OSError):
+                place.symlink_to("../b/jobs")
+                place.unlink()
+
+    with ThreadPoolExecutor(1) as pool:
+        swapping = pool.submit(swap)
+        read = b""
+        for _ in range(3000):
+            with suppress(InvalidInput, NotFound, OSError):
+                storage.append("a/jobs/log", b"m")
+                storage.write("a/jobs/other", b"m")
+                read += storage.read("a/jobs/log")
+        ended.set()
+        swapping.result()
+    assert set(read) <= set(b"m")
+    assert list((tmp_path / "root" / "b" / "jobs").iterdir()) == [tmp_path / "root" / "b" / "jobs" / "log"]
+    assert storage.read("b/jobs/log") == b"another team's"
+
+
+def test_a_pipe_that_a_teams_code_made_keeps_nobody_waiting(tmp_path: Path) -> None:
+    storage = FileStorage(f"file://{tmp_path}/root")
+    storage.write("a/file", b"x")
+    os.mkfifo(tmp_path / "root" / "a" / "pipe")
+    acts: list[Callable[[], object]] = [
+        lambda: storage.read("a/pipe"),
+        lambda: storage.read_from("a/pipe", 0, 1),
+        lambda: storage.append("a/pipe", b"x"),
+    ]
+    for act in acts:
+        with pytest.raises(InvalidInput, match="is a pipe"):
+            act()
+    storage.write("a/pipe", b"y")
+    assert storage.read("a/pipe") == b"y"
+
+
+def test_what_is_not_there_is_not_found_and_can_be_deleted(tmp_path: Path) -> None:
+    storage = FileStorage(f"file://{tmp_path}/root")
+    for _ in range(2):  # without a root, and with one
+        for path in ("a", "a/b", "file/below"):
+            assert not storage.exists(path)
+            assert list(storage.list(path)) == []
+            storage.delete(path)
+            for read in (storage.read, storage.size, lambda path: storage.read_from(path, 0, 1)):
+                with pytest.raises(NotFound, match=path):
+                    read(path)
+        storage.write("file", b"x")
+        (tmp_path / "root" / "folder").mkdir(exist_ok=True)
+    with pytest.raises(NotFound):
+        storage.read("folder")
+    assert list(storage.list("")) == ["file", "folder"]
+    assert storage.exists("")
 
 
 def test_a_root_that_is_a_link_itself_is_a_root(tmp_path: Path) -> None:

@@ -9,14 +9,12 @@ import logging
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from pydantic import ValidationError
-
 from rayplane.errors import InvalidInput, NotFound, RayplaneError
 from rayplane.gateway.admission.roles import SYSTEM
 from rayplane.gateway.backends.base import Backend, Submission
 from rayplane.gateway.mlflow_rest import MlflowRest, RunEnd
 from rayplane.gateway.ray_rest import RayRest
-from rayplane.gateway.reconcile import runtime_env
+from rayplane.gateway.reconcile import inbox, runtime_env
 from rayplane.gateway.reconcile.attempts import End, message_of, verdict
 from rayplane.gateway.reconcile.logs import LogFollowers
 from rayplane.gateway.reconcile.look import Look
@@ -266,7 +264,7 @@ class JobReconciler:
             try:
                 if self._complete_log(look, attempt, ray):
                     return True
-                problem = "it does not come to its end"
+                problem = self._logs.problem(attempt.submission_id) or "it does not come to its end"
             except NotFound:
                 return True  # the attempt ended before Ray heard of it: there is no log
             except RayplaneError as exc:
@@ -277,7 +275,7 @@ class JobReconciler:
         self._logs.abandon(attempt.submission_id)
         log.warning("job %s/%s: the end of the log is missing: %s", look.team, look.name, problem)
         with editing(self._platform.store, look.uid, JobStatus) as status:
-            self._say_log(look, status, f"The end of the log is missing: {problem}.")
+            self._say_log(look, status, f"The end of the log is missing: {problem.rstrip('.')}.")
         return True
 
     def _complete_log(self, look: Look, attempt: Attempt, ray: RayRest) -> bool:
@@ -302,8 +300,7 @@ class JobReconciler:
         refused = self._ingest(look)
         final = self._final(look, phase, message, refused)
         self._end_run(look, final)
-        record = look.obj.model_copy(update={"status": final.model_dump(mode="json")})
-        self._platform.storage.write(layout.job_record(look.team, look.uid), record.model_dump_json(indent=1).encode())
+        self._keep_record(look, final)
         # Outputs may have come in between by the API, so the stored status is changed, not replaced.
         with editing(self._platform.store, look.uid, JobStatus) as status:
             status.phase, status.message, status.ended_at = phase, message, final.ended_at
@@ -313,6 +310,14 @@ class JobReconciler:
             self._logs.abandon(look.last.submission_id)
         log.info("job %s/%s ended: %s", look.team, look.name, phase, extra={"detail": message})
         return NOW
+
+    def _keep_record(self, look: Look, final: JobStatus) -> None:
+        record = look.obj.model_copy(update={"status": final.model_dump(mode="json")}).model_dump_json(indent=1)
+        try:
+            self._platform.storage.write(layout.job_record(look.team, look.uid), record.encode())
+        except InvalidInput as exc:  # its own code put a link in the way, and must not live for ever by it
+            log.warning("job %s/%s: its record is not kept: %s", look.team, look.name, exc)
+            final.set_condition("RecordKept", False, "Problem", str(exc), look.obj.metadata.generation)
 
     def _final(self, look: Look, phase: str, message: str, refused: list[str]) -> JobStatus:
         status = JobStatus.model_validate(self._platform.store.get_by_uid(look.uid).status)
@@ -327,22 +332,7 @@ class JobReconciler:
 
     def _ingest(self, look: Look) -> list[str]:
         """Take in the events that the job wrote to its folder; why some were refused. Known ones are success."""
-        storage = self._platform.storage
-        folder = f"{layout.job(look.team, look.uid)}/{layout.EVENTS}"
-        found: list[Event] = []
-        refused: list[str] = []
-        try:
-            names = [name for name in storage.list(folder) if name.endswith(".json")]
-        except InvalidInput as exc:
-            names, refused = [], [str(exc)]
-        for name in names:
-            try:
-                found.append(Event.model_validate_json(storage.read(f"{folder}/{name}")))
-            except ValidationError as exc:
-                refused.append(f"{name}: {exc.error_count()} errors, it is no event")
-            except (NotFound, InvalidInput) as exc:  # a folder, or a link
-                refused.append(f"{name}: it is no file: {exc}")
-        found.sort(key=lambda event: event.time)
+        found, refused = inbox.read(self._platform.storage, look.team, look.uid)
         for start in range(0, len(found), _BATCH):
             refused += self._ingest_batch(look.team, found[start : start + _BATCH])
         for reason in refused:

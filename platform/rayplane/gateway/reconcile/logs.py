@@ -35,8 +35,10 @@ class _Follower:
     submission_id: str
     abandoned: threading.Event = field(default_factory=threading.Event)
     finished: bool = False
+    come: int = 0
+    """How many bytes of it have ever come, kept or not: what comes again is not counted again."""
     heard: float = 0.0
-    """When something came last, on the monotonic clock."""
+    """When more than that came last, on the monotonic clock."""
     long: bool = False
     """Whether it is too long to be asked for at once."""
     problem: str = ""
@@ -162,13 +164,15 @@ class LogFollowers:
     def _copy(self, follower: _Follower) -> bool:
         """Append what is not kept yet, to the end; False if abandoned before."""
         skip = self._kept(follower)
+        come = 0
         pending = bytearray()
         flushed = time.monotonic()
         try:
             for text in follower.ray.logs_tail(follower.submission_id):
                 data = text.encode()
-                if data:
-                    follower.heard = time.monotonic()
+                come += len(data)
+                if come > follower.come:
+                    follower.come, follower.heard = come, time.monotonic()
                 dropped = min(skip, len(data))
                 skip -= dropped
                 pending += data[dropped:]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import logging
 import threading
 from collections.abc import Callable, Iterator
@@ -16,11 +15,13 @@ from functools import partial
 from typing import Any
 
 from dbos import DBOS, DBOSConfig, SetWorkflowID, WorkflowHandle
+from pydantic import ValidationError
 
 from rayplane import plugins
-from rayplane.errors import Conflict, Failed, NotFound, RayplaneError, Unavailable
+from rayplane.errors import Conflict, Failed, InvalidInput, NotFound, RayplaneError, Unavailable
 from rayplane.gateway.admission.roles import SYSTEM
 from rayplane.gateway.mlflow_rest import MlflowRest
+from rayplane.gateway.reconcile import inbox
 from rayplane.gateway.reconcile.step_key import code_closure, resolve, step_key, values_of
 from rayplane.gateway.usecases import job as jobs
 from rayplane.gateway.usecases.platform import Platform
@@ -357,13 +358,10 @@ class _Engine:
     def _observed(self, run: Object, step: str) -> dict[str, str]:
         """Source name -> content hash, from the events that the run's observing job left in the storage root."""
         job = self._platform.store.get("Job", _team(run), _job_name(run, OBSERVE))
-        folder = f"{layout.job(_team(run), job.metadata.uid)}/{layout.EVENTS}"
-        hashes: dict[str, str] = {}
-        for file in self._platform.storage.list(folder):
-            event = json.loads(self._platform.storage.read(f"{folder}/{file}"))
-            if event["type"] == "source.observed" and event["data"]["name"].startswith(f"{step}."):
-                hashes[event["data"]["name"].removeprefix(f"{step}.")] = event["data"]["content_hash"]
-        return hashes
+        found, _ = inbox.read(self._platform.storage, _team(run), job.metadata.uid)
+        told = [event.data for event in found if event.type == "source.observed"]
+        hashes = {str(data.get("name")): str(data.get("content_hash")) for data in told}
+        return {name.removeprefix(f"{step}."): hash_ for name, hash_ in hashes.items() if name.startswith(f"{step}.")}
 
     def _package(self, run: Object, pipeline: PipelineSpec) -> bytes | None:
         if pipeline.package is None:
@@ -399,7 +397,7 @@ class _Engine:
         folder = layout.dataset_version(team, output.name, str(output.value))
         try:
             version = DatasetVersion.model_validate_json(storage.read(f"{folder}/{layout.VERSION_FILE}"))
-        except NotFound:
+        except (NotFound, InvalidInput, ValidationError):
             return False
         parts = [name for name in storage.list(folder) if name.endswith(".parquet")]
         return bool(parts) and sum(storage.size(f"{folder}/{part}") for part in parts) == version.bytes

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 
-from rayplane.errors import NotFound, RayplaneError, Refused
+from rayplane.errors import InvalidInput, NotFound, RayplaneError, Refused
 from rayplane.gateway.admission.roles import Principal, authorize
 from rayplane.gateway.admission.sizes import size_of
 from rayplane.gateway.backends.base import ClusterRef, Reader
@@ -170,7 +170,7 @@ class _Explainer:
         try:
             size = storage.size(path)
             data = storage.read_from(path, max(0, size - _TAIL), _TAIL)
-        except NotFound:
+        except (NotFound, InvalidInput):  # there is none, or its code put something else in its place
             return ""
         lines = [line for line in data.decode(errors="replace").splitlines() if line.strip()]
         return "\n".join(lines[-_LAST_LINES:])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ import pytest
 
 from rayplane.errors import InvalidInput, Unavailable
 from rayplane.gateway.backends.base import ClusterRef
+from rayplane.gateway.reconcile import inbox
 from rayplane.gateway.reconcile.job import JobReconciler
 from rayplane.gateway.reconcile.status import editing
 from rayplane.gateway.usecases import events
@@ -365,3 +368,54 @@ def test_an_attempt_that_was_taken_for_lost_on_this_very_head_is_stopped_before_
     assert ray.status == "STOPPED"
     assert bench.world.ray.jobs[first].status == "STOPPED"
     assert bench.world.job_status(job).attempts[1].incarnation == bench.world.job_status(job).attempts[0].incarnation
+
+
+@pytest.mark.parametrize(("odd", "whole"), [("link", 2**20), ("pipe", 2**20), ("pipe", -1)])
+def test_a_job_that_puts_something_else_in_place_of_its_log_ends_all_the_same(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, odd: str, whole: int
+) -> None:
+    monkeypatch.setattr("rayplane.gateway.reconcile.job.LOG_PATIENCE", timedelta(seconds=2))
+    monkeypatch.setattr("rayplane.gateway.reconcile.logs._WHOLE", whole)  # a log that is longer is followed to its end
+    job = bench.world.job()
+    ray = bench.run(job)
+    path = layout.job_log(TEAM, job.metadata.uid)
+    bench.world.platform.storage.write(path, b"")
+    local = bench.world.platform.storage.local_path(path)
+    assert local is not None
+    shutil.rmtree(Path(local).parent)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    if odd == "link":
+        Path(local).parent.symlink_to(elsewhere)
+    else:
+        Path(local).parent.mkdir()
+        os.mkfifo(local)
+    ray.log, ray.status = "one\n", "SUCCEEDED"
+    bench.look(job)
+    bench.world.clock.forward(3)
+    deadline = time.monotonic() + 20
+    while (status := bench.look(job)).phase not in TERMINAL and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert status.phase == "Succeeded"
+    for type_ in ("LogKept", "EventsIn", "RecordKept") if odd == "link" else ("LogKept",):
+        told = status.condition(type_)
+        assert told is not None
+        assert (told.status, odd in told.message) == ("False", True), told
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_events_that_are_too_large_together_are_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inbox, "MOST", 400)
+    job = bench.world.job()
+    ray = bench.run(job)
+    folder = f"{layout.job(TEAM, job.metadata.uid)}/{layout.EVENTS}"
+    for number, value in enumerate(("x", "x" * 1000, "y")):
+        event = Event(id=f"e{number}", type="output.recorded", data={"name": f"o{number}", "value": value})
+        event.submission_id = f"{job.metadata.uid}-1"
+        bench.world.platform.storage.write(f"{folder}/e{number}.json", event.model_dump_json().encode())
+    ray.status = "SUCCEEDED"
+    status = bench.end(job)
+    assert [output.name for output in status.outputs] == ["o0", "o2"]
+    refused = status.condition("EventsIn")
+    assert refused is not None
+    assert "e1.json: a job's events have at most" in refused.message

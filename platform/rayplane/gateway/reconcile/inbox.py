@@ -1,0 +1,39 @@
+"""The events that a job left in its folder, whatever else its code put there."""
+
+from __future__ import annotations
+
+from pydantic import ValidationError
+
+from rayplane.errors import InvalidInput, NotFound
+from rayplane.nouns.events import Event
+from rayplane.storage import layout
+from rayplane.storage.root import Storage
+
+MOST = 256 * 2**20
+"""Bytes that all of a job's events may have: they are held at once, to be told in the order of their time."""
+
+
+def read(storage: Storage, team: str, uid: str) -> tuple[list[Event], list[str]]:
+    """(a job's events in the order of their time, why others are refused)."""
+    folder = f"{layout.job(team, uid)}/{layout.EVENTS}"
+    found: list[Event] = []
+    refused: list[str] = []
+    left = MOST
+    try:
+        names = [name for name in storage.list(folder) if name.endswith(".json")]
+    except InvalidInput as exc:
+        return [], [str(exc)]
+    for name in names:
+        try:
+            data = storage.read_from(f"{folder}/{name}", 0, left + 1)
+            if len(data) > left:
+                refused.append(f"{name}: a job's events have at most {MOST // 2**20} MiB together")
+                continue
+            left -= len(data)
+            found.append(Event.model_validate_json(data))
+        except ValidationError as exc:
+            refused.append(f"{name}: {exc.error_count()} errors, it is no event")
+        except (NotFound, InvalidInput) as exc:  # a folder, a link, a pipe
+            refused.append(f"{name}: it is no file: {exc}")
+    found.sort(key=lambda event: event.time)
+    return found, refused
