@@ -114,6 +114,8 @@ class GatewaySettings(BaseSettings):
     """SQLAlchemy URL of Feast's SQL registry; default: SQLite in the home."""
     prometheus_url: str | None = None
     """Prometheus' URL, published to clients."""
+    backends: list[str] | None = None
+    """Backends that teams may use here, as JSON; by default all that are installed."""
     reconcile_interval: float = Field(default=1.0, gt=0)
     """Seconds between two looks at objects that are under way."""
     log_level: str = "INFO"
@@ -170,12 +172,17 @@ def write_secret(path: Path, text: str) -> None:
 
 
 def read_secret(path: Path) -> str:
-    """The text of a secret file; raises InvalidInput if it is missing or others may read it."""
+    """The text of a secret file; raises InvalidInput if it is missing, empty or no text, or others may read it."""
     try:
         mode = path.stat().st_mode
         text = path.read_text().strip()
     except OSError as exc:
         raise InvalidInput(f"Secret file '{path}' can't be read: {exc.strerror}.", remedy="Run 'rayplane up'.") from exc
+    except UnicodeDecodeError:
+        # Not chained: the error would show what is in the file.
+        raise InvalidInput(f"Secret file '{path}' is no text.", remedy="Write the secret alone into it.") from None
     if mode & 0o077:
         raise InvalidInput(f"Secret file '{path}' may be read by others.", remedy=f"Run: chmod 600 {path}")
+    if not text:
+        raise InvalidInput(f"Secret file '{path}' is empty.", remedy="Write the secret into it.")
     return text

@@ -61,7 +61,7 @@ def test_what_was_recorded_is_there_after_the_gateway_was_killed(platform: Local
 def test_a_killed_supervisor_leaves_its_children_at_work_and_up_takes_them_over(platform: LocalPlatform) -> None:
     children = {p["name"]: p["pid"] for p in platform.status()["processes"] if p["name"] != "supervisor"}
     killed = kill(platform, "supervisor")
-    assert httpx.get(f"{platform.state.gateway_url}/healthz").status_code == 200
+    assert httpx.get(f"{platform.state.gateway_url}/healthz", timeout=30).status_code == 200
     assert platform.status()["state"] == "degraded"
     platform.rayplane("up")
     found = {p["name"]: p["pid"] for p in platform.status()["processes"]}
@@ -84,7 +84,7 @@ def test_up_recovers_after_everything_was_killed_at_once(platform: LocalPlatform
     pids = processes.marked(platform.home.id)
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
-    until(lambda: not processes.marked(platform.home.id), seconds=10, what="all processes are gone")
+    until(lambda: not processes.marked(platform.home.id), seconds=30, what="all processes are gone")
     assert platform.status()["state"] == "down"
     platform.rayplane("up")
     assert platform.status()["state"] == "up"
@@ -101,7 +101,7 @@ def test_down_works_when_supervisor_and_gateway_were_killed_and_spares_the_other
     kill(platform, "gateway")
     started = time.monotonic()
     platform.rayplane("down")
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 60
     assert platform.left_over() == []
     platform.rayplane("down")
     assert {p["name"]: p["pid"] for p in platform_up.status()["processes"]} == others

@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(600)]
 
 TEAM = "frail"
 # The first step is slow enough to be killed; the second is tracked, and logs by step as a training loop does.
-SLOW = "import time\nfor i in range(40):\n    print('beat', i, flush=True)\n    time.sleep(0.25)\n"
+SLOW = "import time\nfor i in range(100):\n    print('beat', i, flush=True)\n    time.sleep(0.25)\n"
 TRACKED = """
 import time
 import mlflow

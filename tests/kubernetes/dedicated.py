@@ -45,8 +45,45 @@ def case_on(bed: Access, backend: KubernetesBackend, home: Path, team: str) -> D
         disturb=disturb,
         take_away=take_away,
         leftovers=leftovers,
-        patience=float(os.environ.get("TEST_PATIENCE", "40")),
+        patience=float(os.environ.get("TEST_PATIENCE", "60")),
     )
+
+
+def until_synced(case: DedicatedCase) -> None:
+    """Wait until its backend has heard of all that there is."""
+    case.job_until(lambda seen: True)
+    case.service_until(lambda seen: True)
+
+
+def ensure(case: DedicatedCase, noun: str) -> None:
+    """Ask for its job or its service."""
+    case.ensure_job() if noun == "job" else case.ensure_service()
+
+
+def until_up(case: DedicatedCase, noun: str) -> None:
+    """Wait until it is there, whole, with its nodes and its token."""
+    if noun == "job":
+        case.job_until(lambda seen: seen.phase == "running" and not seen.drift and seen.endpoint is not None)
+    else:
+        case.service_until(lambda seen: seen.phase in ("starting", "ready") and not seen.drift and bool(seen.nodes))
+
+
+def delete(case: DedicatedCase, noun: str) -> None:
+    """Ask for it to go."""
+    if noun == "job":
+        case.backend.delete_job(case.job)
+    else:
+        case.backend.delete_service(case.service)
+
+
+def until_gone(case: DedicatedCase, noun: str) -> None:
+    """Wait until it is absent, and nothing of it is left."""
+    if noun == "job":
+        case.job_until(lambda seen: seen.phase == "absent")
+        case.until_nothing_is_left(case.job)
+    else:
+        case.service_until(lambda seen: seen.phase == "absent")
+        case.until_nothing_is_left(case.service)
 
 
 def name_of(ref: JobRef | ServiceRef) -> str:
@@ -75,7 +112,7 @@ def one(api: Api, kind: str, ref: JobRef | ServiceRef) -> Object:
         found = api.list(version, kind, f"rayplane-{ref.team}", labels=f"{UID}={ref.uid}")
         return found[0] if len(found) == 1 else None
 
-    return wait_for(f"one {kind} of {ref}", look, seconds=20)
+    return wait_for(f"one {kind} of {ref}", look, seconds=60)
 
 
 def head_of(api: Api, ref: JobRef | ServiceRef) -> Object:
@@ -87,7 +124,7 @@ def head_of(api: Api, ref: JobRef | ServiceRef) -> Object:
         found = [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
         return found[0] if len(found) == 1 else None
 
-    return wait_for(f"the head pod of {ref}", look, seconds=20)
+    return wait_for(f"the head pod of {ref}", look, seconds=60)
 
 
 def condition(kind: str, status: str, reason: str, message: str = "") -> dict[str, Any]:

@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,33 @@ def backend_on(
         backend.close()
 
 
+class _KilledError(BaseException):
+    """Not an Exception: nothing on the way may catch it."""
+
+
+def killed_before(call: int, backend: KubernetesBackend, act: Callable[[], object]) -> bool:
+    """Have a gateway do something and be killed before its n-th call, counted from 0; whether it got through."""
+    left = [call]
+
+    def counted(real: Callable[..., Any]) -> Callable[..., Any]:
+        def ask(*args: Any, **options: Any) -> Any:
+            if left[0] == 0:
+                raise _KilledError
+            left[0] -= 1
+            return real(*args, **options)
+
+        return ask
+
+    with pytest.MonkeyPatch.context() as patch:
+        for verb in ("apply", "merge", "delete", "get", "list"):
+            patch.setattr(backend.api, verb, counted(getattr(backend.api, verb)))
+        try:
+            act()
+        except _KilledError:
+            return False
+    return True
+
+
 def refs(team: str | None = None) -> tuple[TeamRef, ClusterRef]:
     """A team that nobody has used, and a cluster of it."""
     name = team or f"t{secrets.token_hex(4)}"
@@ -133,7 +160,7 @@ def case_on(bed: Access, backend: KubernetesBackend, home: Path, **more: Any) ->
         team_spec=TEAM_SPEC,
         disturb_team=disturb_team,
         team_leftovers=lambda team: place_of(api, team),
-        **{"patience": float(os.environ.get("TEST_PATIENCE", "30")), **more},
+        **{"patience": float(os.environ.get("TEST_PATIENCE", "60")), "at_once": 30.0, **more},
     )
 
 

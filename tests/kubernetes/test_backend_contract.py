@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from rayplane.errors import Conflict
+from rayplane.gateway.backends.base import Capability
 from rayplane.gateway.backends.kubernetes.backend import KubernetesBackend
 from rayplane.gateway.backends.kubernetes.kinds import RAYCLUSTER
 from rayplane.nouns.cluster import Workers
@@ -29,6 +30,9 @@ class TestKubernetes(CreatingBackendContract):
             case = gateway.case_on(level_a, backend, home)
             yield case
             gateway.remove(level_a.api, case.team)
+
+    def test_it_declares_all_that_there_is(self, case: BackendCase) -> None:
+        assert case.backend.capabilities == frozenset(Capability), "what it does not declare is not tested here"
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +100,7 @@ def test_a_team_whose_claim_an_admin_makes_waits_for_it(level_a: LevelA, kubecon
     with gateway.backend_on(kubeconfig, tmp_path, root=(tmp_path / "root").as_uri()) as backend:
         case = gateway.case_on(level_a, backend, tmp_path)
         assert isinstance(backend, KubernetesBackend)
-        wait_for("all but the claim", lambda: "PersistentVolumeClaim" in _missing(case), seconds=20)
+        wait_for("all but the claim", lambda: "PersistentVolumeClaim" in _missing(case), seconds=60)
         claim = {
             "apiVersion": "v1",
             "kind": "PersistentVolumeClaim",

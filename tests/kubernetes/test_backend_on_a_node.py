@@ -103,9 +103,7 @@ def test_a_head_whose_ray_is_killed_is_told_of_and_another_takes_its_place(level
     seen = case.until("failed")
     print(f"{seen.reason}: {seen.message}")
     assert "ended" in seen.message or "deleted" in seen.message
-    case.ensure()
-    after = case.until("ready")
-    assert after.incarnation != before.incarnation
+    case.until_mended(before)
 
 
 def test_it_goes_and_leaves_nothing(level_b: LevelB, case: BackendCase) -> None:

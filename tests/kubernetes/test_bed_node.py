@@ -28,7 +28,7 @@ pytestmark = pytest.mark.timeout(900)
 def room(level_b: LevelB) -> Iterator[str]:
     """A restricted namespace, gone with all of its pods before the next test."""
     with namespace(level_b.api, labels=RESTRICTED) as name:
-        wait_for("service account", lambda: level_b.api.get("v1", "ServiceAccount", "default", name), seconds=30)
+        wait_for("service account", lambda: level_b.api.get("v1", "ServiceAccount", "default", name), seconds=60)
         yield name
     wait_for("namespace gone", lambda: level_b.api.get("v1", "Namespace", name) is None, seconds=120)
 

@@ -6,6 +6,7 @@ import base64
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def backend(kubeconfig: Path, home: Path) -> Iterator[KubernetesBackend]:
 def team(level_a: LevelA, backend: KubernetesBackend) -> Iterator[TeamRef]:
     """A team that has its place."""
     ref, _ = gateway.refs()
-    wait_for("the team's place", lambda: backend.ensure_team(ref, gateway.TEAM_SPEC) == "", seconds=30)
+    wait_for("the team's place", lambda: backend.ensure_team(ref, gateway.TEAM_SPEC) == "", seconds=60)
     yield ref
     gateway.remove(level_a.api, ref)
 
@@ -83,6 +84,35 @@ def other_than_watches(backend: KubernetesBackend) -> int:
 
 def namespace_of(case: DedicatedCase) -> str:
     return f"rayplane-{case.job.team}"
+
+
+@pytest.mark.parametrize("noun", ["job", "service"])
+@pytest.mark.parametrize("act", ["ensure", "delete"])
+def test_a_gateway_that_freezes_between_any_two_calls_leaves_nothing_half_made(
+    level_a: LevelA, kubeconfig: Path, backend: KubernetesBackend, team: TeamRef, tmp_path: Path, noun: str, act: str
+) -> None:
+    """It is killed before its n-th call, then before every later one; its successor finishes, and then deletes."""
+    for calls in range(6):
+        home = tmp_path / str(calls)
+        whole = dedicated.case_on(level_a, backend, home, team.name)
+        if act == "delete":
+            dedicated.ensure(whole, noun)
+            dedicated.until_up(whole, noun)
+        with gateway.backend_on(kubeconfig, home) as doomed:
+            its = replace(whole, backend=doomed)
+            dedicated.until_synced(its)
+            do = {"ensure": dedicated.ensure, "delete": dedicated.delete}[act]
+            finished = gateway.killed_before(calls, doomed, partial(do, its, noun))
+        with gateway.backend_on(kubeconfig, home) as successor:
+            its = replace(whole, backend=successor)
+            if act == "ensure":
+                dedicated.ensure(its, noun)
+                dedicated.until_up(its, noun)
+            dedicated.delete(its, noun)
+            dedicated.until_gone(its, noun)
+        if finished:
+            return
+    pytest.fail(f"{act} makes more calls than were tried")
 
 
 # Jobs
@@ -333,7 +363,7 @@ def serve(level_a: LevelA, case: DedicatedCase) -> None:
         return str(cluster["metadata"]["name"]) if condition(cluster, "HeadPodReady") == "True" else None
 
     # From here on the operator asks Serve first, and writes nothing while that does not answer.
-    cluster = wait_for("the head is ready", up, seconds=20)
+    cluster = wait_for("the head is ready", up, seconds=60)
     status = {
         "conditions": [
             dedicated.condition("Ready", "True", "NonZeroServeEndpoints"),

@@ -140,7 +140,7 @@ def running(level_b: LevelB, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         for kind in ("Service", "Job"):
             for left in store.each(kind, TEAM):
                 objects.delete(kind, TEAM, left.metadata.name, principal=SYSTEM, platform=platform)
-        wait_for("nothing of the team", lambda: not pods(level_b), seconds=120)
+        wait_for("nothing of the team", lambda: not pods(level_b) and not unfinished(store), seconds=120)
         objects.delete("Team", "", TEAM, principal=SYSTEM, platform=platform)
         volume = f"{NAMESPACE}-storage"
         wait_for("its volume gone", lambda: level_b.api.get("v1", "PersistentVolume", volume) is None, seconds=120)
@@ -256,6 +256,12 @@ def test_a_service_answers_over_http_and_rolls_to_another_version_on_the_same_no
     assert level_b.api.list(RAY, "RayService", NAMESPACE) == []
 
 
+def unfinished(store: Store) -> list[str]:
+    """What of the team still is, or has not ended."""
+    services = [service.metadata.name for service in store.each("Service", TEAM)]
+    return services + [j.metadata.name for j in store.each("Job", TEAM) if j.status.get("phase") not in TERMINAL]
+
+
 def pods(level_b: LevelB) -> list[dict[str, Any]]:
     """The team's pods."""
     return level_b.api.list("v1", "Pod", NAMESPACE)
@@ -286,13 +292,13 @@ def first_answer(url: str) -> dict[str, Any]:
     def look() -> dict[str, Any] | None:
         try:
             return ask(url, 1)
-        except httpx.ConnectError:
+        except httpx.TransportError:
             return None
 
-    return wait_for("the node leads its address to a pod", look, seconds=30)
+    return wait_for("the node leads its address to a pod", look, seconds=60)
 
 
 def ask(url: str, x: int) -> dict[str, Any]:
     """A prediction."""
-    answer: dict[str, Any] = httpx.post(url, json={"x": x}, timeout=30, trust_env=False).raise_for_status().json()
+    answer: dict[str, Any] = httpx.post(url, json={"x": x}, timeout=120, trust_env=False).raise_for_status().json()
     return answer

@@ -39,19 +39,26 @@ SIZES = {
     "tiny": {"cpu": "200m", "memory": "3Gi", "logical_cpu": 2},
 }
 
-# Tasks that fill a tiny node each, and how many nodes they ran on.
+# Tasks that fill a tiny node each, none of which ends before all have begun, and how many nodes they ran on.
 WORK = """
 import sys, time
 import ray
+from ray.experimental import internal_kv as kv
 ray.init()
 print("ray", ray.__version__)
 
+tasks, seconds = int(sys.argv[1]), float(sys.argv[2])
+
 @ray.remote(num_cpus=2)
-def hold(seconds):
+def hold(number):
+    # Not by an actor: a task that waits for one gives its CPUs to another meanwhile.
+    kv._internal_kv_put(f"begun-{number}", b"")
+    while len(kv._internal_kv_list("begun-")) < tasks:
+        time.sleep(0.5)
     time.sleep(seconds)
     return ray.get_runtime_context().get_node_id()
 
-print("nodes:", len(set(ray.get([hold.remote(float(sys.argv[2])) for _ in range(int(sys.argv[1]))]))))
+print("nodes:", len(set(ray.get([hold.remote(number) for number in range(tasks)]))))
 """
 
 
@@ -119,7 +126,7 @@ def test_stock_ray_submits_through_the_gateway(
 def test_workers_come_with_work_and_go_without(level_b: LevelB, api: Client, code: Path) -> None:
     began = time.monotonic()
     assert workers(level_b, "auto") == []
-    job = submit(api, code, "grow", "python work.py 3 25", cluster="auto")
+    job = submit(api, code, "grow", "python work.py 3 10", cluster="auto")
     wait_for("two workers", lambda: len(workers(level_b, "auto")) == 2, seconds=240)
     say(f"0 -> 2 workers after {seconds(began)}: {pods(level_b)}")
     ended = api.jobs.wait(TEAM, job.metadata.name, timeout=300)
@@ -214,7 +221,7 @@ def settings_of(bed: LevelB, storage: Path) -> dict[str, str]:
     """What tells a gateway of this host about the bed."""
     for manifest in yaml.safe_load_all((CLONE / "deploy" / "kubernetes" / "gateway-role.yaml").read_text()):
         bed.api.apply(manifest)
-    volume = {"hostPath": {"path": str(storage), "type": "Directory"}}
+    volume = {"hostPath": {"path": f"{storage}/{{team}}", "type": "Directory"}}
     return {
         "RAYPLANE_HOST": bed.host_address,
         "RAYPLANE_STORAGE_ROOT": f"file://{storage}",
@@ -224,6 +231,8 @@ def settings_of(bed: LevelB, storage: Path) -> dict[str, str]:
         "RAYPLANE_KUBERNETES_AUTOSCALER_CPU": "0.1",
         "RAYPLANE_KUBERNETES_WORKER_IDLE_SECONDS": "5",
         "RAYPLANE_KUBERNETES_TERMINATION_SECONDS": "1",
+        # Two cores for all of it: a request may take long, but less than the SDK waits for the gateway.
+        "RAYPLANE_KUBERNETES_REQUEST_TIMEOUT": "25",
     }
 
 

@@ -143,7 +143,7 @@ def test_a_policy_that_denies_its_pods(own: Asked) -> None:
     }
     own.api.apply(binding)
     try:
-        wait_for("policy in force", lambda: _denied(own), seconds=30)
+        wait_for("policy in force", lambda: _denied(own), seconds=60)
         answer = own.until(own.want("dev"), "webhook-denied", reconciled=True)
     finally:
         own.api.delete(rbac, "ValidatingAdmissionPolicyBinding", name)

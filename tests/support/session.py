@@ -34,7 +34,7 @@ KUBERNETES, NODE = "fake nodes", "a real node"
 
 _SKIPPED_MODULES = "rayplane_skipped_modules"
 
-GRACE_SECONDS = 5.0
+GRACE_SECONDS = 30.0
 """How long what a test has stopped may take to be gone."""
 
 

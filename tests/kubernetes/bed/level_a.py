@@ -27,6 +27,8 @@ class LevelA(ControlPlane):
     def start(self, name: str) -> None:
         """Start a component that was stopped; returns once it is well."""
         super().start(name)
+        if name == "etcd" and self.running("kube-apiserver"):
+            self._wait("kube-apiserver")  # which must find it again
         # Where a watch of kwok 0.8 ends in an error, kwok may stay deaf, without a word. A kubelet would not.
         if name in ("etcd", "kube-apiserver") and self.running("kwok"):
             self.restart("kwok")
@@ -85,7 +87,7 @@ def level_a(*, nodes: int = 2, audit: bool = False, say: Say = lambda line: None
         bed.start_operator()
         bed.wait("kube-controller-manager", "kube-scheduler", "ray-operator")
         for name in names:
-            wait_for(f"node {name} ready", partial(bed.node_ready, name), seconds=30.0)
+            wait_for(f"node {name} ready", partial(bed.node_ready, name), seconds=120.0)
         say(f"level A is up after {time.monotonic() - began:.1f} s: {bed.server}")
         yield bed
     finally:

@@ -84,7 +84,7 @@ class Machine:
         record = processes.start(
             "machine", argv, mark=f"{mark}/machine", log=log, records=records, env=dict(os.environ)
         )
-        deadline = time.monotonic() + 10.0
+        deadline = time.monotonic() + 60.0
         while not (self.folder / "is-up").exists():
             if not processes.alive(record) or time.monotonic() > deadline:
                 raise Unavailable(
@@ -147,8 +147,16 @@ def left_over() -> list[str]:
     """What is left of any machine, for a person to read: links, cgroups, mounts."""
     left = [f"link {_LINK}"] if Path("/sys/class/net", _LINK).exists() else []
     left += [f"cgroup {folder}" for folder in cgroup_folders() if folder.exists()]
-    mounts = Path("/proc/self/mountinfo").read_text().splitlines()
-    return left + [f"mount {line.split()[4]}" for line in mounts if "/rp-bed-" in line]
+    return left + sorted(_mounts())
+
+
+def _mounts() -> set[str]:
+    """Mounts of a bed in whichever process's mount namespace; a process may go meanwhile."""
+    found = set()
+    for mounts in Path("/proc").glob("[0-9]*/mountinfo"):
+        with suppress(OSError):
+            found |= {f"mount {line.split()[4]}" for line in mounts.read_text().splitlines() if "/rp-bed-" in line}
+    return found
 
 
 def cgroup_folders() -> list[Path]:

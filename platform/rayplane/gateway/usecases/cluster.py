@@ -25,7 +25,7 @@ def check(team: Object, name: str, spec: ClusterSpec, before: Object | None, pla
     spec_of_team = team_spec(team)
     size = size_of(spec_of_team, spec.size, team_name=team.metadata.name)
     backend = backend_of(spec, spec_of_team)
-    check_backend(backend, "cluster.backend")
+    check_backend(backend, "cluster.backend", platform)
     reader = platform.readers(backend)
     ref = ClusterRef(team=team.metadata.name, name=name, uid=before.metadata.uid if before else "")
     check_acted_on(spec, reader)

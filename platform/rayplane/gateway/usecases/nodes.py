@@ -84,7 +84,7 @@ def _holders(team: str, spec: TeamSpec, platform: Platform) -> Iterator[tuple[Ob
 
 def _reader(team: Object, noun: str, capability: Capability, nodes: Nodes, platform: Platform) -> Reader:
     backend = backend_of(nodes, team_spec(team))
-    check_backend(backend, f"{noun}.nodes.backend")
+    check_backend(backend, f"{noun}.nodes.backend", platform)
     reader = platform.readers(backend)
     if capability not in reader.capabilities:
         raise Unsupported(

@@ -46,7 +46,7 @@ def apply(
     noun = _noun(kind)
     team = team if noun.team_scoped else ""
     authorize_write(noun, team, name, principal)
-    _check_name(noun, name)
+    check_name_of(noun, name)
     spec = parse(noun.spec, doc_spec, noun.singular)
     if isinstance(spec, JobSpec):
         found, change = job.place(
@@ -157,7 +157,8 @@ def authorize_write(noun: NounType, team: str, name: str, principal: Principal) 
         authorize(principal, "admin", name)
 
 
-def _check_name(noun: NounType, name: str) -> None:
+def check_name_of(noun: NounType, name: str) -> None:
+    """Raise InvalidSpec unless an object of the noun may have the name."""
     try:
         check_name(name)
         if noun.kind == "Team":
@@ -177,7 +178,7 @@ def _before(noun: NounType, team: str, name: str, platform: Platform) -> Object 
 def _check(team: Object | None, name: str, spec: BaseModel, before: Object | None, platform: Platform) -> None:
     """What a spec must meet before it is written; may ask a backend's reader, so it is outside of the transaction."""
     if isinstance(spec, TeamSpec):
-        teams.check(spec)
+        teams.check(spec, platform)
         return
     assert team is not None
     if isinstance(spec, ClusterSpec):

@@ -21,7 +21,7 @@ from rayplane.gateway.usecases import cluster as clusters
 from rayplane.gateway.usecases import job as jobs
 from rayplane.gateway.usecases import pipeline, plan_effects, service
 from rayplane.gateway.usecases import team as teams
-from rayplane.gateway.usecases.objects import authorize_write
+from rayplane.gateway.usecases.objects import authorize_write, check_name_of
 from rayplane.gateway.usecases.platform import Platform, team_spec
 from rayplane.nouns import NOUNS, RUN, by_kind
 from rayplane.nouns.base import Document, NounType, Object, parse
@@ -129,6 +129,7 @@ def _parse(item: _Item, principal: Principal) -> None:
         item.refuse(exc)
         return
     item.check(lambda: authorize_write(item.noun, item.team, item.name, principal))
+    item.check(lambda: check_name_of(item.noun, item.name))
     item.spec = item.check(lambda: parse(item.noun.spec, item.document.spec, item.noun.singular))
 
 
@@ -141,7 +142,7 @@ def _preflight(item: _Item, spec: ClusterSpec, team: Object | None, platform: Pl
     size = item.check(lambda: size_of(of_team, spec.size, team_name=item.team))
     backend = clusters.backend_of(spec, of_team)
     known = len(item.result.forbidden)
-    item.check(lambda: teams.check_backend(backend, "cluster.backend"))
+    item.check(lambda: teams.check_backend(backend, "cluster.backend", platform))
     if len(item.result.forbidden) > known:
         return
     reader = item.check(lambda: platform.readers(backend))
@@ -188,7 +189,9 @@ def _try(item: _Item, principal: Principal, platform: Platform) -> None:
         _try_job(item, item.spec, principal, platform)
     else:
         _check(item, item.spec, owner, platform)
-        _put(item, principal, platform)
+        found = _put(item, principal, platform)
+        if item.result.change != "unchanged":
+            _check_change(item, item.spec, found, platform)
     if isinstance(item.spec, JobSpec | ServiceSpec) and owner is not None:
         item.result.cost = plan_effects.cost_of_nodes(item.spec, team_spec(owner))
     plan_effects.describe(item.result, item.before, item.object(principal), owner, platform)
@@ -197,14 +200,12 @@ def _try(item: _Item, principal: Principal, platform: Platform) -> None:
 def _check(item: _Item, spec: BaseModel, owner: Object | None, platform: Platform) -> None:
     before = item.before
     if isinstance(spec, TeamSpec):
-        item.check(lambda: teams.check(spec))
+        item.check(lambda: teams.check(spec, platform))
     elif isinstance(spec, ClusterSpec):
         assert owner is not None
         item.check(lambda: clusters.check_quota(owner, item.name, spec, before, platform))
         if before is not None:
             item.check(lambda: clusters.check_change(owner, before, spec))
-            if before.spec.get("suspended") and not spec.suspended:
-                item.check(lambda: clusters.require_life(before, spec, platform))
     elif isinstance(spec, PipelineSpec):
         item.check(lambda: pipeline.check(item.team, spec, platform))
     elif isinstance(spec, ServiceSpec):
@@ -214,13 +215,20 @@ def _check(item: _Item, spec: BaseModel, owner: Object | None, platform: Platfor
             item.check(lambda: service.check_place(owner, item.name, spec, before, platform))
         if before is not None:
             item.check(lambda: service.check_change(owner, before, spec))
-        host = None if spec.cluster is None else _found("Cluster", item.team, spec.cluster, platform)
+
+
+def _check_change(item: _Item, spec: BaseModel, found: Object | None, platform: Platform) -> None:
+    """What is asked only of an object that is new or other than before; ``found`` is what was written, if it was."""
+    before = item.before
+    if isinstance(spec, ClusterSpec) and before is not None and found is not None:
+        item.check(lambda: clusters.note_wish(before, found, spec, platform))
+    elif isinstance(spec, ServiceSpec) and spec.cluster is not None:
+        host = _found("Cluster", item.team, spec.cluster, platform)
         if host is not None:
             item.check(lambda: clusters.note_work(host, platform))
 
 
 def _try_job(item: _Item, spec: JobSpec, principal: Principal, platform: Platform) -> None:
-    item.check(lambda: jobs.check_content(spec, item.team, platform))
     placed = item.check(
         lambda: jobs.place(
             spec,
@@ -231,13 +239,16 @@ def _try_job(item: _Item, spec: JobSpec, principal: Principal, platform: Platfor
             platform=platform,
         )
     )
+    if placed is None:  # that is one reason; what it holds may be another
+        item.check(lambda: jobs.check_content(spec, item.team, platform))
     item.result.change = placed[1] if placed is not None else "created" if item.before is None else "changed"
 
 
-def _put(item: _Item, principal: Principal, platform: Platform) -> None:
+def _put(item: _Item, principal: Principal, platform: Platform) -> Object | None:
+    """Write it; None if that is refused."""
     wanted = item.object(principal)
     try:
-        _, item.result.change = platform.store.put(
+        found, item.result.change = platform.store.put(
             item.noun.kind,
             item.team,
             item.name,
@@ -249,3 +260,5 @@ def _put(item: _Item, principal: Principal, platform: Platform) -> None:
     except (Conflict, NotFound) as exc:
         item.result.change = "changed"
         item.refuse(exc)
+        return None
+    return found

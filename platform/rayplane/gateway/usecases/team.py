@@ -5,27 +5,31 @@ from __future__ import annotations
 import difflib
 
 from rayplane import plugins
-from rayplane.errors import Conflict, InvalidSpec
+from rayplane.errors import Conflict, InvalidSpec, Refused
 from rayplane.gateway.usecases.platform import Platform
 from rayplane.nouns.base import Object
 from rayplane.nouns.job import TERMINAL
 from rayplane.nouns.team import TeamSpec
 
 
-def check(spec: TeamSpec) -> None:
-    """Raise InvalidSpec for a backend that is not known."""
-    check_backend(spec.backend, "team.backend")
+def check(spec: TeamSpec, platform: Platform) -> None:
+    """Raise InvalidSpec for a backend that is not known, Refused for one that is not offered here."""
+    check_backend(spec.backend, "team.backend", platform)
 
 
-def check_backend(name: str, where: str) -> None:
-    """Raise InvalidSpec, with the nearest right one, for a backend that is not known."""
-    if name in plugins.TABLE["backends"]:
-        return  # third parties' are looked for in every distribution that is installed, which takes a while
-    known = plugins.names("backends")
-    if name not in known:
+def check_backend(name: str, where: str, platform: Platform) -> None:
+    """Raise InvalidSpec, with the nearest right one, for a backend that is not known; Refused if it is not offered.
+
+    Where the gateway shares its machine with nobody, the backend ``local`` would run teams' code beside its secrets.
+    """
+    # Third parties' are looked for in every distribution that is installed, which takes a while.
+    if name not in plugins.TABLE["backends"] and name not in (known := plugins.names("backends")):
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
         remedy = f"Did you mean '{near[0]}'?" if near else f"Known: {', '.join(known)}."
         raise InvalidSpec(f"{where}: '{name}' is unknown.", remedy=remedy)
+    offered = platform.settings.backends
+    if offered is not None and name not in offered:
+        raise Refused(f"{where}: '{name}' is not offered here.", remedy=f"Write one of: {', '.join(offered)}.")
 
 
 def check_deletion(team: Object, platform: Platform) -> None:

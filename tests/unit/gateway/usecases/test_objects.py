@@ -102,6 +102,14 @@ def test_a_size_that_the_team_has_not_is_refused(bench: Any) -> None:
         bench.apply("Cluster", "train", {"size": "huge"})
 
 
+def test_a_backend_that_is_not_offered_here_is_refused(bench: Any) -> None:
+    bench.platform.settings.backends = ["kubernetes"]
+    with pytest.raises(Refused, match=r"team\.backend: 'local' is not offered here\. Write one of: kubernetes\."):
+        bench.apply("Team", "ads", {}, team="")
+    with pytest.raises(Refused, match=r"cluster\.backend: 'local' is not offered here"):
+        bench.apply("Cluster", "train", {"backend": "local"})
+
+
 def test_a_backend_that_can_not_make_the_cluster_is_believed(bench: Any) -> None:
     bench.backend.reasons = ["There is no Ray here. Install it."]
     with pytest.raises(Refused, match=r"Cluster 'growth/train' can't be made: There is no Ray here. Install it\."):

@@ -42,7 +42,7 @@ from rayplane.gateway.backends.kubernetes import (
     settings,
 )
 from rayplane.gateway.backends.kubernetes.api import KubeApi
-from rayplane.gateway.backends.kubernetes.cache import Cache
+from rayplane.gateway.backends.kubernetes.cache import Cache, Whose
 from rayplane.gateway.backends.kubernetes.clusters import Clusters
 from rayplane.gateway.backends.kubernetes.jobs import Jobs
 from rayplane.gateway.backends.kubernetes.kinds import (
@@ -95,8 +95,8 @@ class KubernetesBackend:
         self._version = version("rayplane")
         self._lock = threading.Lock()
         self._known: dict[str, tuple[float, dict[str, Object]]] = {}
-        self._falls: dict[str, observation.Fall] = {}
-        self._gone: dict[str, deque[Node]] = {}
+        self._falls: dict[Whose, observation.Fall] = {}
+        self._gone: dict[Whose, deque[Node]] = {}
         self._subscribers: list[Callable[[str], None]] = []
         shared = Shared(
             api=self.api,
@@ -229,18 +229,20 @@ class KubernetesBackend:
             self._known[kind] = (time.monotonic(), known)
         return known
 
-    def _forgive(self, uid: str) -> None:
+    def _forgive(self, namespace: str, uid: str) -> None:
         with self._lock:
-            self._falls.pop(uid, None)
+            self._falls.pop((namespace, uid), None)
 
-    def _fall_of(self, uid: str) -> observation.Fall | None:
+    def _fall_of(self, namespace: str, uid: str) -> observation.Fall | None:
         with self._lock:
-            return self._falls.get(uid)
+            return self._falls.get((namespace, uid))
 
-    def _with_gone(self, uid: str, nodes: tuple[Node, ...]) -> tuple[Node, ...]:
+    def _with_gone(self, namespace: str, uid: str, nodes: tuple[Node, ...]) -> tuple[Node, ...]:
         after = datetime.now(UTC) - _GONE_FOR
         with self._lock:
-            gone = [node for node in self._gone.get(uid, ()) if node.ended_at is None or node.ended_at > after]
+            gone = [
+                node for node in self._gone.get((namespace, uid), ()) if node.ended_at is None or node.ended_at > after
+            ]
         here = {node.id for node in nodes}
         return (*nodes, *(node for node in gone if node.id not in here))
 
@@ -258,30 +260,31 @@ class KubernetesBackend:
         pod = after or before
         assert pod is not None  # a change has at least one side
         uid = pod["metadata"]["labels"].get(UID, "")
+        whose = (pod["metadata"]["namespace"], uid)
         if after is None:
             node = observation.node_of(pod, gone_at=datetime.now(UTC))
             if node is not None:
-                self._note_gone(uid, node)
+                self._note_gone(whose, node)
         fall = observation.fell(before, after)
-        if fall is not None and self._is_meant_to_run(pod, uid):
+        if fall is not None and self._is_meant_to_run(whose):
             log.warning("%s: %s", fall.reason, fall.message)
             with self._lock:
-                self._falls[uid] = fall
+                self._falls[whose] = fall
         self._announce(uid)
 
-    def _note_gone(self, uid: str, node: Node) -> None:
+    def _note_gone(self, whose: Whose, node: Node) -> None:
         after = datetime.now(UTC) - _GONE_FOR
         with self._lock:
             old = [key for key, nodes in self._gone.items() if (nodes[-1].ended_at or after) <= after]
             for key in old:
                 del self._gone[key]
-            self._gone.setdefault(uid, deque(maxlen=_GONE_NODES)).append(node)
+            self._gone.setdefault(whose, deque(maxlen=_GONE_NODES)).append(node)
 
-    def _is_meant_to_run(self, pod: Object, uid: str) -> bool:
+    def _is_meant_to_run(self, whose: Whose) -> bool:
         """Whether the end of a head is a fault, and not what suspension or deletion brings."""
         return any(
             not cluster["spec"]["suspend"] and not cluster["metadata"].get("deletionTimestamp")
-            for cluster in self._cache[RAYCLUSTER].of(uid)
+            for cluster in self._cache[RAYCLUSTER].of(*whose)
         )
 
     def _announce(self, uid: str) -> None:

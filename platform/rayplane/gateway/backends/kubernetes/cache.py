@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 Key = tuple[str, str]
 """Namespace (empty where the kind has none) and name."""
 
+Whose = tuple[str, str]
+"""Namespace, and uid of the platform's object that something in it belongs to."""
+
 Trim = Callable[[Object], Object]
 Told = Callable[[Object | None, Object | None], None]
 """What is called with an object before and after a change; None before it was made, and after it went."""
@@ -52,7 +55,7 @@ class Informer:
         self._labels = labels
         self._lock = threading.Lock()
         self._objects: dict[Key, Object] = {}
-        self._owned: dict[str, set[Key]] = {}
+        self._owned: dict[Whose, set[Key]] = {}
         self._ended: dict[Key, tuple[int, float]] = {}
         self._synced = threading.Event()
         self._closed = threading.Event()
@@ -113,10 +116,13 @@ class Informer:
         with self._lock:
             return self._objects.get((namespace, name))
 
-    def of(self, uid: str) -> list[Object]:
-        """The objects that belong to the platform's object with this uid, by their label."""
+    def of(self, namespace: str, uid: str) -> list[Object]:
+        """The objects of a namespace that belong to the platform's object with this uid, by their label.
+
+        Anybody may write any label on what they make where they may: what is in another namespace is not its.
+        """
         with self._lock:
-            return [self._objects[key] for key in sorted(self._owned.get(uid, ()))]
+            return [self._objects[key] for key in sorted(self._owned.get((namespace, uid), ()))]
 
     def learn(self, obj: Object) -> Object:
         """Take in an object that the API server just answered with, ahead of the watch; what is kept of it."""
@@ -301,6 +307,6 @@ def _key(obj: Object) -> Key:
     return obj["metadata"].get("namespace", ""), obj["metadata"]["name"]
 
 
-def _owner(obj: Object) -> str:
+def _owner(obj: Object) -> Whose:
     labels: dict[str, str] = obj["metadata"].get("labels") or {}
-    return labels.get(UID, "")
+    return obj["metadata"].get("namespace", ""), labels.get(UID, "")

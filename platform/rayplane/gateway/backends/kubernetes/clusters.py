@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rayplane.errors import Conflict
 from rayplane.gateway.backends.base import ClusterRef, LaunchContext, Observation
-from rayplane.gateway.backends.kubernetes import observation, own, raycluster
+from rayplane.gateway.backends.kubernetes import observation, own, pods, raycluster
 from rayplane.gateway.backends.kubernetes.kinds import POD, RAYCLUSTER, Object
 from rayplane.gateway.backends.kubernetes.own import Shared
 from rayplane.gateway.backends.kubernetes.pods import Owner
@@ -36,18 +36,19 @@ class Clusters:
         if not ref.name[0].isalpha():
             return [f"The name '{ref.name}' begins with a digit, a RayCluster's can't. Choose another name."]
         manifest = raycluster.render(ref, spec, LaunchContext(size=size), shared.settings, shared.root)
-        return shared.wrong(manifest)
+        return [*pods.refusals(size), *shared.wrong(manifest)]
 
     def observe(self, ref: ClusterRef) -> Observation:
         """What the watch told last."""
         shared = self._shared
         shared.cache.require(*KINDS)
-        held = shared.cache[POD].of(ref.uid)
-        seen = observation.look(self._held(ref), held, shared.fall_of(ref.uid))
-        fields = {**vars(seen), "nodes": shared.with_gone(ref.uid, seen.nodes)}
+        namespace = shared.settings.namespace(ref.team)
+        held = shared.cache[POD].of(namespace, ref.uid)
+        seen = observation.look(self._held(ref), held, shared.fall_of(namespace, ref.uid))
+        fields = {**vars(seen), "nodes": shared.with_gone(namespace, ref.uid, seen.nodes)}
         if seen.phase != "ready":
             return Observation(**fields)
-        owner, namespace = raycluster.owner_of(ref), shared.settings.namespace(ref.team)
+        owner = raycluster.owner_of(ref)
         endpoint = own.endpoint_of(shared, held, self._token(ref), owner, namespace)
         if endpoint is None:
             lost = f"Secret '{owner.secret}': missing"
@@ -57,13 +58,13 @@ class Clusters:
     def ensure(self, ref: ClusterRef, spec: ClusterSpec, launch: LaunchContext) -> None:
         """Apply it if it is missing, drifted, suspended, or asked for otherwise. A head that died KubeRay replaces."""
         self._shared.cache.require(*KINDS)
-        self._shared.forgive(ref.uid)
+        self._shared.forgive(self._shared.settings.namespace(ref.team), ref.uid)
         self._apply(ref, spec, launch)
 
     def suspend(self, ref: ClusterRef) -> None:
         """Have KubeRay take all of its pods down; the RayCluster stays. What else it says is of no account then."""
         self._shared.cache.require(*KINDS)
-        self._shared.forgive(ref.uid)
+        self._shared.forgive(self._shared.settings.namespace(ref.team), ref.uid)
         held = self._held(ref)
         if held is not None and not held["spec"]["suspend"] and not own.is_leaving(held):
             log.info("cluster %s is suspended", ref)
@@ -72,7 +73,7 @@ class Clusters:
     def delete(self, ref: ClusterRef) -> None:
         """Delete the RayCluster, which is gone only when all that belongs to it is."""
         self._shared.cache.require(*KINDS)
-        self._shared.forgive(ref.uid)
+        self._shared.forgive(self._shared.settings.namespace(ref.team), ref.uid)
         self._token(ref).unlink(missing_ok=True)
         held = self._held(ref)
         if held is not None:

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from rayplane.gateway.backends.base import JobObservation, JobRef, LaunchContext, Submission
-from rayplane.gateway.backends.kubernetes import own, rayjob
+from rayplane.gateway.backends.kubernetes import own, pods, rayjob
 from rayplane.gateway.backends.kubernetes.kinds import POD, RAYCLUSTER, RAYJOB, Object
 from rayplane.gateway.backends.kubernetes.own import Shared
 from rayplane.nouns.cluster import Nodes
@@ -31,7 +31,7 @@ class Jobs:
         submission = Submission(spec.entrypoint, env, spec.metadata, spec.resources, spec.timeout)
         shared = self._shared
         manifest = rayjob.render(ref, spec.nodes, submission, LaunchContext(size=size), shared.settings, shared.root)
-        return [*rayjob.refusals(spec.resources), *shared.wrong(manifest)]
+        return [*rayjob.refusals(spec.resources), *pods.refusals(size), *shared.wrong(manifest)]
 
     def ensure(self, ref: JobRef, nodes: Nodes, submission: Submission, launch: LaunchContext) -> None:
         """Apply its RayJob if there is none; one that is there stays as it is."""
@@ -41,7 +41,9 @@ class Jobs:
         if held is not None and own.is_leaving(held):
             return
         if held is None:
-            shared.forgive(ref.uid)  # how an earlier attempt's head ended is none of this one's
+            shared.forgive(
+                shared.settings.namespace(ref.team), ref.uid
+            )  # how an earlier attempt's head ended is none of this one's
             manifest = rayjob.render(ref, nodes, submission, launch, shared.settings, shared.root)
             held = own.apply(shared, RAYJOB, manifest, force=False)
             log.info("job %s: RayJob '%s' is applied", ref, held["metadata"]["name"])
@@ -53,17 +55,17 @@ class Jobs:
         shared.cache.require(*KINDS)
         job, namespace = self._held(ref), shared.settings.namespace(ref.team)
         name = str(job["status"].get("rayClusterName") or "") if job is not None else self._left_over(ref)
-        cluster, held = own.look_at_cluster(shared, name, namespace, ref.uid, shared.fall_of(ref.uid))
+        cluster, held = own.look_at_cluster(shared, name, namespace, ref.uid, shared.fall_of(namespace, ref.uid))
         endpoint = None
         if job is not None and not own.is_leaving(job) and cluster.phase == "ready":
             endpoint = own.endpoint_of(shared, held, self._token(ref), rayjob.owner_of(ref), namespace)
         environment = shared.environment() if endpoint is not None else None
-        return rayjob.look(job, cluster, own.nodes_of(shared, ref.uid), endpoint, environment)
+        return rayjob.look(job, cluster, own.nodes_of(shared, namespace, ref.uid), endpoint, environment)
 
     def delete(self, ref: JobRef) -> None:
         """Delete its RayJob, which is gone only when its pods are."""
         self._shared.cache.require(*KINDS)
-        self._shared.forgive(ref.uid)
+        self._shared.forgive(self._shared.settings.namespace(ref.team), ref.uid)
         self._token(ref).unlink(missing_ok=True)
         held = self._held(ref)
         if held is not None:
@@ -74,8 +76,8 @@ class Jobs:
 
     def _left_over(self, ref: JobRef) -> str:
         """The RayCluster of an attempt whose RayJob is gone, if there still is one."""
-        prefix = f"{rayjob.name_of(ref)}-"
-        for obj in (*self._shared.cache[RAYCLUSTER].of(ref.uid), *self._shared.cache[POD].of(ref.uid)):
+        prefix, whose = f"{rayjob.name_of(ref)}-", (self._shared.settings.namespace(ref.team), ref.uid)
+        for obj in (*self._shared.cache[RAYCLUSTER].of(*whose), *self._shared.cache[POD].of(*whose)):
             name = str(obj["metadata"]["labels"].get(own.RAY_CLUSTER) or obj["metadata"]["name"])
             if name.startswith(prefix):
                 return name

@@ -15,7 +15,7 @@ from rayplane.gateway.backends.base import LaunchContext, Node, Observation
 from rayplane.gateway.backends.kubernetes import compare, observation, pods
 from rayplane.gateway.backends.kubernetes.api import KubeApi
 from rayplane.gateway.backends.kubernetes.cache import Cache
-from rayplane.gateway.backends.kubernetes.kinds import POD, RAYCLUSTER, SECRET, UID, Kind, Object
+from rayplane.gateway.backends.kubernetes.kinds import POD, RAYCLUSTER, RAYJOB, SECRET, UID, Kind, Object
 from rayplane.gateway.backends.kubernetes.pods import Owner
 from rayplane.gateway.backends.kubernetes.raycluster import REDIS_PASSWORD, SECRETS_HASH
 from rayplane.gateway.backends.kubernetes.settings import KubernetesSettings
@@ -39,12 +39,12 @@ class Shared:
     token_path: Callable[[str], Path]
     """The 0600 file with the token of a Ray, by the uid of its cluster or service, or by the attempt of its job."""
     environment: Callable[[], Environment]
-    fall_of: Callable[[str], observation.Fall | None]
-    """How the head of the object with this uid ended, if it did and nobody dealt with it."""
-    forgive: Callable[[str], None]
+    fall_of: Callable[[str, str], observation.Fall | None]
+    """How the head of the object with this namespace and uid ended, if it did and nobody dealt with it."""
+    forgive: Callable[[str, str], None]
     """Deal with that."""
-    with_gone: Callable[[str, tuple[Node, ...]], tuple[Node, ...]]
-    """The nodes that there are of the object with this uid, and those that it gave back lately."""
+    with_gone: Callable[[str, str, tuple[Node, ...]], tuple[Node, ...]]
+    """The nodes that there are of the object with this namespace and uid, and those that it gave back lately."""
     wrong: Callable[[Object], list[str]]
     """What is wrong with an object for its definition, and for KubeRay, each with its remedy."""
 
@@ -53,7 +53,7 @@ def look_at_cluster(
     shared: Shared, name: str, namespace: str, uid: str, fall: observation.Fall | None = None
 ) -> tuple[Observation, list[Object]]:
     """(what is seen of one RayCluster that KubeRay made for an object of this uid, its pods). Empty name: none yet."""
-    held = [pod for pod in shared.cache[POD].of(uid) if pod["metadata"]["labels"].get(RAY_CLUSTER) == name]
+    held = [pod for pod in shared.cache[POD].of(namespace, uid) if pod["metadata"]["labels"].get(RAY_CLUSTER) == name]
     found = shared.cache[RAYCLUSTER].get(namespace, name) if name else None
     if found is not None and (found["metadata"].get("labels") or {}).get(UID) != uid:
         found = None
@@ -63,10 +63,11 @@ def look_at_cluster(
     return observation.look(found, held, fall), held
 
 
-def nodes_of(shared: Shared, uid: str) -> tuple[Node, ...]:
+def nodes_of(shared: Shared, namespace: str, uid: str) -> tuple[Node, ...]:
     """Every node that the object with this uid holds, of whichever RayCluster, and those that it gave back lately."""
-    nodes = tuple(node for pod in shared.cache[POD].of(uid) if (node := observation.node_of(pod)) is not None)
-    return shared.with_gone(uid, nodes)
+    held = shared.cache[POD].of(namespace, uid)
+    nodes = tuple(node for pod in held if (node := observation.node_of(pod)) is not None)
+    return shared.with_gone(namespace, uid, nodes)
 
 
 def endpoint_of(shared: Shared, held: list[Object], token: Path, owner: Owner, namespace: str) -> Endpoint | None:
@@ -130,7 +131,7 @@ def put_secrets(
     gateway has it; of an object that is ``new`` they know none. Raises Unavailable if it, or its namespace, is gone.
     """
     texts = dict(launch.secrets)
-    if shared.settings.redis_password_path is not None:
+    if shared.settings.redis_password_path is not None and kind is not RAYJOB:  # its head keeps nothing
         texts[REDIS_PASSWORD] = read_secret(shared.settings.redis_password_path)
     noted = {SECRETS_HASH: compare.digest(texts)}
     meta = obj["metadata"]

@@ -70,7 +70,8 @@ class Places:
         for kind, manifest in team.place(ref, spec, self._settings, self._root):
             meta = manifest["metadata"]
             there = self._cache[kind].get(meta.get("namespace", ""), meta["name"])
-            difference = compare.drift(manifest, there) if there is not None else "it is missing"
+            exact = _EXACT.get(kind, ())
+            difference = compare.drift(manifest, there, exact=exact) if there is not None else "it is missing"
             if not difference:
                 continue
             log.info("team %s: %s '%s' is put right: %s", ref, kind.name, meta["name"], difference)
@@ -170,6 +171,8 @@ class Places:
 
 
 _RIGHTS_TAKE = 30.0
+_EXACT: dict[Kind, tuple[str, ...]] = {NETWORK_POLICY: ("spec",), ROLE_BINDING: ("subjects", "roleRef")}
+"""What opens more than was asked for if it only says more."""
 
 
 def _is_of(obj: Object, ref: TeamRef) -> bool:

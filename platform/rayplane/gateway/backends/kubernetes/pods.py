@@ -96,6 +96,13 @@ def room_of(size: Size, settings: KubernetesSettings) -> Object:
     return {"requests": {"cpu": cores(size.cpu), **memory, **gpu}, "limits": {**memory, **gpu}}
 
 
+def refusals(size: Size) -> list[str]:
+    """Why Kubernetes can't give such room."""
+    if float(size.gpu).is_integer():
+        return []
+    return [f"A node of {size.gpu:g} GPUs can't be had: Kubernetes gives whole ones. Use a size with a whole number."]
+
+
 def environment(launch: LaunchContext) -> dict[str, str]:
     """What head and workers, hence drivers and tasks, find in their environment. Paths of secrets, never secrets."""
     threads = str(max(1, int(launch.size.cpu) // 2))
@@ -137,11 +144,15 @@ def _template(
     name: str, ports: list[Object], owner: Owner, launch: LaunchContext, settings: KubernetesSettings, root: str
 ) -> Object:
     mounts: list[Object] = [{"name": "secrets", "mountPath": SECRETS, "readOnly": True}]
-    volumes: list[Object] = [{"name": "secrets", "secret": {"secretName": owner.secret, "defaultMode": 0o400}}]
+    # Not all of the Secret: what else is in it is for KubeRay.
+    items = [{"key": key, "path": key} for key in sorted((*launch.secrets, AUTH_TOKEN))]
+    secret = {"secretName": owner.secret, "defaultMode": 0o400, "items": items}
+    volumes: list[Object] = [{"name": "secrets", "secret": secret}]
     path = folder(root)
     if path is not None:
         # A file:// URI must mean the same everywhere, and a team sees no other team's files.
-        mounts.append({"name": "storage", "mountPath": f"{path}/{owner.team}", "subPath": owner.team})
+        part = {} if settings.has_a_volume_for_each_team else {"subPath": owner.team}
+        mounts.append({"name": "storage", "mountPath": f"{path}/{owner.team}", **part})
         volumes.append({"name": "storage", "persistentVolumeClaim": {"claimName": settings.storage_claim}})
     container = {
         "name": name,

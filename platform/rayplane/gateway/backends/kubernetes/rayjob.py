@@ -7,7 +7,6 @@ should it be away for long, KubeRay frees the nodes by itself.
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from typing import Literal
@@ -72,7 +71,7 @@ def render(
     # The tables of a head are worth keeping only for the next one, and there is none.
     spec["rayClusterSpec"].pop("gcsFaultToleranceOptions", None)
     if submission.runtime_env:
-        spec["runtimeEnvYAML"] = json.dumps(submission.runtime_env, sort_keys=True)  # JSON is YAML
+        spec["runtimeEnvYAML"] = raycluster.as_yaml(submission.runtime_env)
     if submission.resources.cpu:
         spec["entrypointNumCpus"] = submission.resources.cpu
     if submission.resources.gpu:

@@ -6,7 +6,6 @@ are a second RayCluster, to which the traffic moves once it serves.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -60,7 +59,7 @@ def render(
     asked = {
         "metadata": {"labels": owner.labels},
         "spec": {
-            "serveConfigV2": json.dumps(_configuration(application), sort_keys=True),  # JSON is YAML
+            "serveConfigV2": raycluster.as_yaml(_configuration(application)),
             "upgradeStrategy": {"type": "NewCluster"},
             "rayClusterConfig": raycluster.embedded(
                 raycluster.cluster_spec(owner, nodes.as_cluster(), launch, settings, root)

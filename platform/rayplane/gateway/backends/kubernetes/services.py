@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rayplane.gateway.backends.base import LaunchContext, ServiceObservation, ServiceRef
-from rayplane.gateway.backends.kubernetes import own, rayservice
+from rayplane.gateway.backends.kubernetes import own, pods, rayservice
 from rayplane.gateway.backends.kubernetes.kinds import POD, RAYCLUSTER, RAYSERVICE, Object
 from rayplane.gateway.backends.kubernetes.own import Shared
 from rayplane.gateway.backends.kubernetes.raycluster import ASKED_HASH
@@ -33,7 +33,8 @@ class Services:
         application = {"name": ref.name, "route_prefix": f"/{ref.name}", "import_path": spec.app}
         shared = self._shared
         launch = LaunchContext(size=size)
-        return shared.wrong(rayservice.render(ref, spec.nodes, application, launch, shared.settings, shared.root))
+        manifest = rayservice.render(ref, spec.nodes, application, launch, shared.settings, shared.root)
+        return [*pods.refusals(size), *shared.wrong(manifest)]
 
     def ensure(self, ref: ServiceRef, nodes: Nodes, application: Mapping[str, Any], launch: LaunchContext) -> None:
         """Apply its RayService if it is missing, drifted, or asked for otherwise."""
@@ -66,14 +67,14 @@ class Services:
             )
             if active.phase == "ready":
                 endpoint = self._endpoint(ref, pods, namespace)
-        nodes = own.nodes_of(shared, ref.uid)
+        nodes = own.nodes_of(shared, namespace, ref.uid)
         environment = shared.environment() if endpoint is not None else None
         return rayservice.look(service, newest, nodes, endpoint, environment)
 
     def delete(self, ref: ServiceRef) -> None:
         """Delete its RayService, which is gone only when its pods are."""
         self._shared.cache.require(*KINDS)
-        self._shared.forgive(ref.uid)
+        self._shared.forgive(self._shared.settings.namespace(ref.team), ref.uid)
         self._token(ref).unlink(missing_ok=True)
         held = self._held(ref)
         if held is not None:
@@ -91,7 +92,8 @@ class Services:
 
     def _left_over(self, ref: ServiceRef) -> str:
         """A RayCluster of a service whose RayService is gone, if there still is one."""
-        for obj in (*self._shared.cache[RAYCLUSTER].of(ref.uid), *self._shared.cache[POD].of(ref.uid)):
+        whose = self._shared.settings.namespace(ref.team), ref.uid
+        for obj in (*self._shared.cache[RAYCLUSTER].of(*whose), *self._shared.cache[POD].of(*whose)):
             return str(obj["metadata"]["labels"].get(own.RAY_CLUSTER) or obj["metadata"]["name"])
         return ""
 

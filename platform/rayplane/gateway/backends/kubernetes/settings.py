@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +12,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from rayplane.errors import InvalidInput
 
 PREFIX = "RAYPLANE_KUBERNETES_"
+TEAM = "{team}"
+"""What stands for a team's name in ``storage_volume``."""
 
 
 class KubernetesSettings(BaseSettings):
@@ -69,7 +72,9 @@ class KubernetesSettings(BaseSettings):
     """Name of the PersistentVolumeClaim of a team's namespace that holds the storage root, where that is a folder."""
     storage_volume: dict[str, Any] | None = None
     """The volume that holds the storage root, as JSON of a PersistentVolume's source: ``{"nfs": {...}}``. Each team
-    gets a volume and a claim made from it; without it every team's namespace needs the claim beforehand."""
+    gets a volume and a claim made from it; without it every team's namespace needs the claim beforehand. Best with
+    ``{team}`` where it names the team's own folder: else a team's volume is the whole root, of which its pods mount
+    its part."""
 
     redis_address: str | None = None
     """``host:port`` of a Redis that keeps a head's tables, so that workers outlive the head."""
@@ -78,10 +83,19 @@ class KubernetesSettings(BaseSettings):
 
     egress: list[str] = Field(default_factory=lambda: ["0.0.0.0/0"])
     """CIDRs outside that clusters may reach (stores, registries, MLflow), as JSON; an empty list closes them in."""
-    egress_except: list[str] = Field(default_factory=lambda: ["169.254.0.0/16"])
-    """CIDRs cut out of ``egress``; by default the cloud's metadata addresses, which give away a node's identity."""
+    egress_except: list[str] = Field(
+        default_factory=lambda: ["169.254.0.0/16", "168.63.129.16/32", "100.100.100.200/32"]
+    )
+    """CIDRs cut out of ``egress``; by default the clouds' metadata addresses, which give away a node's identity. A file
+    server with the storage root belongs here too: the nodes mount it, pods need no way to it."""
+    api_server: list[str] = Field(default_factory=list)
+    """CIDRs of the API server, for the autoscalers beside the heads; needed where ``egress`` does not hold it."""
     dns_namespace: str = "kube-system"
     """Where the cluster's DNS runs."""
+    dns_addresses: list[str] = Field(default_factory=lambda: ["169.254.20.10/32"])
+    """CIDRs of a DNS on the nodes themselves; by default where NodeLocal DNSCache listens."""
+    dns_ports: list[int] = Field(default_factory=lambda: [53])
+    """Ports of the DNS' pods, as JSON; OpenShift's listen on 5353."""
 
     serve_url: str = "http://{service}.{namespace}.svc:8000"
     """URL at which a service with nodes of its own answers: that of its Service, or of an ingress before it."""
@@ -93,6 +107,17 @@ class KubernetesSettings(BaseSettings):
     """Seconds for which what was last seen still counts while the API server can't be watched."""
     request_timeout: float = Field(default=10.0, gt=0)
     """Seconds that one request may take."""
+
+    @property
+    def has_a_volume_for_each_team(self) -> bool:
+        """Whether a team's volume is its own folder, and not the whole storage root."""
+        return self.storage_volume is not None and TEAM in json.dumps(self.storage_volume)
+
+    def volume_of(self, team: str) -> dict[str, Any]:
+        """The source of a team's PersistentVolume."""
+        filled = json.dumps(self.storage_volume or {}).replace(TEAM, team)
+        source: dict[str, Any] = json.loads(filled)
+        return source
 
     @model_validator(mode="after")
     def _redis_password_needs_redis(self) -> KubernetesSettings:

@@ -61,7 +61,7 @@ def place(team: TeamRef, spec: TeamSpec, settings: KubernetesSettings, root: str
         (NETWORK_POLICY, "rayplane-ray", _openings(settings)),
     ]
     if pods.folder(root) is not None and settings.storage_volume is not None:
-        made.append((VOLUME, volume_name(namespace), _volume(namespace, settings)))
+        made.append((VOLUME, volume_name(namespace), _volume(namespace, settings.volume_of(team.name), settings)))
         made.append((CLAIM, settings.storage_claim, _claim(namespace)))
     return [_wanted(kind, name, body, team, namespace) for kind, name, body in made]
 
@@ -114,7 +114,7 @@ def _quota(spec: TeamSpec, settings: KubernetesSettings) -> Object:
     if spec.quota.memory is not None:
         hard["requests.memory"] = pods.bytes_(spec.quota.memory + memory)
     if spec.quota.gpu is not None:
-        hard[f"requests.{settings.gpu_resource}"] = str(round(spec.quota.gpu))
+        hard[f"requests.{settings.gpu_resource}"] = str(math.floor(spec.quota.gpu))
     return {"spec": {"hard": hard}}
 
 
@@ -179,10 +179,13 @@ def _openings(settings: KubernetesSettings) -> Object:
         ingress.append({"from": [_namespace_named(settings.monitoring_namespace)], "ports": _tcp(pods.METRICS)})
     if settings.ingress_namespace:
         ingress.append({"from": [_namespace_named(settings.ingress_namespace)], "ports": _tcp(pods.SERVE)})
-    dns = [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]
+    dns = [{"protocol": protocol, "port": port} for port in settings.dns_ports for protocol in ("UDP", "TCP")]
+    on_the_node = [{"ipBlock": {"cidr": cidr}} for cidr in settings.dns_addresses]
+    api_server = [{"ipBlock": {"cidr": cidr}} for cidr in settings.api_server]
     egress: list[Object] = [
         {"to": [own]},
-        {"to": [_namespace_named(settings.dns_namespace)], "ports": dns},
+        {"to": [_namespace_named(settings.dns_namespace), *on_the_node], "ports": dns},
+        *([{"to": api_server, "ports": _tcp(443, 6443)}] if api_server else []),
         {"to": [_namespace_named(settings.gateway_namespace)]},
         *({"to": [{"ipBlock": _block(cidr, settings.egress_except)}]} for cidr in settings.egress),
     ]
@@ -210,7 +213,7 @@ def _block(cidr: str, but: list[str]) -> Object:
     return {"cidr": cidr, **({"except": inside} if inside else {})}
 
 
-def _volume(namespace: str, settings: KubernetesSettings) -> Object:
+def _volume(namespace: str, source: Object, settings: KubernetesSettings) -> Object:
     return {
         "spec": {
             "capacity": {"storage": _UNBOUND},
@@ -223,7 +226,7 @@ def _volume(namespace: str, settings: KubernetesSettings) -> Object:
                 "namespace": namespace,
                 "name": settings.storage_claim,
             },
-            **(settings.storage_volume or {}),
+            **source,
         }
     }
 

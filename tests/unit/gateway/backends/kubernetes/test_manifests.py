@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
+import yaml
 
 from rayplane.gateway.backends.base import RAY_ENVIRONMENT, ClusterRef, LaunchContext
 from rayplane.gateway.backends.kubernetes import compare, pods, raycluster
@@ -51,7 +53,8 @@ def test_every_pod_finds_its_secrets_as_files_of_the_clusters_own_secret() -> No
     for template in templates(rendered(Workers(min=1, max=2))):
         assert environment(template)["RAYPLANE_TOKEN_PATH"] == f"{pods.SECRETS}/RAYPLANE_TOKEN_PATH"
         volume = next(v for v in template["spec"]["volumes"] if v["name"] == "secrets")
-        assert volume["secret"] == {"secretName": "dev-secrets", "defaultMode": 0o400}
+        items = [{"key": key, "path": key} for key in ("RAYPLANE_TOKEN_PATH", "auth_token")]
+        assert volume["secret"] == {"secretName": "dev-secrets", "defaultMode": 0o400, "items": items}
 
 
 def test_every_pod_is_told_what_every_ray_is() -> None:
@@ -133,6 +136,28 @@ def test_a_storage_root_that_is_a_folder_is_mounted_at_its_own_path_and_shows_on
     assert not any(v["name"] == "storage" for v in templates(rendered())[0]["spec"]["volumes"])
 
 
+def test_where_a_teams_volume_is_its_own_folder_it_is_mounted_whole() -> None:
+    settings = KubernetesSettings(storage_volume={"nfs": {"server": "files.test", "path": "/srv/{team}"}})
+    (template,) = templates(rendered(settings=settings, root="file:///srv"))
+    mounts = container(template)["volumeMounts"]
+    assert {"name": "storage", "mountPath": "/srv/growth"} in mounts
+
+
+def test_gpus_come_whole() -> None:
+    assert pods.refusals(Size(cpu=1, memory=1, gpu=2)) == []
+    assert "0.5 GPUs" in pods.refusals(Size(cpu=1, memory=1, gpu=0.5))[0]
+
+
+@pytest.mark.parametrize("text", ["plain", "ümlaut", "🎉", '"\\ud83c\\udf89"', "\\\x7f\ufeff\u2028\n", "𐍈𐍈"])
+def test_what_go_reads_as_yaml_is_what_was_meant(text: str) -> None:
+    written = raycluster.as_yaml({"env_vars": {"A": text}})
+    assert json.loads(written) == {"env_vars": {"A": text}}
+    # go-yaml takes no half of a surrogate pair as an escape, and no control character as it is.
+    assert not re.search(r"(?<!\\)(?:\\\\)*\\u[dD][89a-fA-F]", written)
+    assert all(c == "\n" or " " <= c <= "~" or c > "\uffff" for c in written)
+    assert yaml.safe_load(written) == {"env_vars": {"A": text}}
+
+
 def test_a_pod_is_never_started_again_in_place_so_that_one_head_is_one_pod() -> None:
     assert {t["spec"]["restartPolicy"] for t in templates(rendered(Workers(min=1, max=2)))} == {"Never"}
 
@@ -143,6 +168,9 @@ def test_gcs_fault_tolerance_is_there_when_a_redis_is(tmp_path: Any) -> None:
     options = rendered(settings=with_redis)["spec"]["gcsFaultToleranceOptions"]
     reference = {"secretKeyRef": {"name": "dev-secrets", "key": raycluster.REDIS_PASSWORD}}
     assert options == {"redisAddress": "redis:6379", "redisPassword": {"valueFrom": reference}}
+    for template in templates(rendered(Workers(min=1, max=1), settings=with_redis)):
+        volume = next(v for v in template["spec"]["volumes"] if v["name"] == "secrets")
+        assert raycluster.REDIS_PASSWORD not in [item["key"] for item in volume["secret"]["items"]]
     assert "gcsFaultToleranceOptions" not in rendered()["spec"]
 
 

@@ -15,6 +15,7 @@ from rayplane.nouns.team import Quota, Size, TeamSpec
 
 REF = TeamRef(name="growth", uid="0123456789abcdef0123456789abcdef")
 SETTINGS = KubernetesSettings()
+METADATA = ["169.254.0.0/16", "168.63.129.16/32", "100.100.100.200/32"]
 SIZES = {"small": Size(cpu=2, memory=4 * 2**30)}
 
 
@@ -86,7 +87,10 @@ def test_the_way_out_leaves_the_clouds_metadata_out() -> None:
     settings = KubernetesSettings(egress=["0.0.0.0/0", "10.0.0.0/8", "fd00::/8"])
     egress = one(NETWORK_POLICY, "rayplane-ray", placed(settings=settings))["spec"]["egress"]
     blocks = [rule["to"][0]["ipBlock"] for rule in egress if "ipBlock" in rule["to"][0]]
-    assert blocks == [{"cidr": "0.0.0.0/0", "except": ["169.254.0.0/16"]}, {"cidr": "10.0.0.0/8"}, {"cidr": "fd00::/8"}]
+    assert [{"ipBlock": {"cidr": "169.254.20.10/32"}} in rule["to"] for rule in egress if "ports" in rule] == [True], (
+        "a DNS on the node itself is asked, all the same"
+    )
+    assert blocks == [{"cidr": "0.0.0.0/0", "except": METADATA}, {"cidr": "10.0.0.0/8"}, {"cidr": "fd00::/8"}]
     for block in blocks:
         whole = ipaddress.ip_network(block["cidr"])
         assert all(ipaddress.ip_network(cut).subnet_of(whole) for cut in block.get("except", []))  # type: ignore[arg-type]
@@ -101,3 +105,40 @@ def test_a_folder_as_storage_root_gives_the_team_a_volume_and_a_claim() -> None:
     assert "namespace" not in volume["metadata"]
     assert not [w for w in placed(settings=settings, root="s3://b") if w.kind == VOLUME]
     assert not [w for w in placed(root="file:///srv") if w.kind == VOLUME]
+
+
+def test_a_teams_volume_may_be_its_own_folder() -> None:
+    settings = KubernetesSettings(storage_volume={"nfs": {"server": "files.test", "path": "/srv/{team}"}})
+    volume = one(VOLUME, "rayplane-growth-storage", placed(settings=settings, root="file:///srv"))
+    assert volume["spec"]["nfs"] == {"server": "files.test", "path": "/srv/growth"}
+    assert settings.has_a_volume_for_each_team
+    assert not KubernetesSettings(storage_volume={"hostPath": {"path": "/srv"}}).has_a_volume_for_each_team
+
+
+def test_a_closed_way_out_leaves_the_autoscaler_its_api_server() -> None:
+    settings = KubernetesSettings(egress=[], api_server=["10.96.0.1/32", "192.0.2.7/32"])
+    egress = one(NETWORK_POLICY, "rayplane-ray", placed(settings=settings))["spec"]["egress"]
+    (rule,) = [rule for rule in egress if {"ipBlock": {"cidr": "10.96.0.1/32"}} in rule["to"]]
+    assert [port["port"] for port in rule["ports"]] == [443, 6443]
+    closed = one(NETWORK_POLICY, "rayplane-ray", placed(settings=KubernetesSettings(egress=[])))["spec"]["egress"]
+    assert len(closed) == 3, "its own pods, the DNS, the gateway"
+
+
+def _opened(rule: dict[str, Any]) -> dict[str, Any]:
+    policy = one(NETWORK_POLICY, "rayplane-ray", placed())
+    return {**policy, "spec": {**policy["spec"], "ingress": [rule, *policy["spec"]["ingress"][1:]]}}
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"from": [{"ipBlock": {"cidr": "0.0.0.0/0"}}]},
+        {"from": [{"podSelector": {}, "namespaceSelector": {}}]},
+        {"from": []},
+        {},
+    ],
+)
+def test_a_policy_that_lets_in_more_than_was_asked_for_has_drifted(rule: dict[str, Any]) -> None:
+    wanted = one(NETWORK_POLICY, "rayplane-ray", placed())
+    assert compare.drift(wanted, wanted, exact=["spec"]) == ""
+    assert compare.drift(wanted, _opened(rule), exact=["spec"])
