@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from rayplane.errors import RayplaneError
 from rayplane.gateway.admission import quota
 from rayplane.gateway.admission.lifetime import Terms
 from rayplane.gateway.usecases import cluster as clusters
@@ -153,10 +154,13 @@ def _of_a_team(before: Object, after: Object, changed: dict[str, FieldChange], p
 def _ends_at_once(cluster: Object, spec: ClusterSpec, old: TeamSpec, new: TeamSpec, platform: Platform) -> bool:
     """Whether a cluster whose lifetime is not over is past it with this spec, and the team's new one."""
     now, held = platform.clock(), ClusterSpec.model_validate(cluster.spec)
-    ends = [
-        clusters.end_of_life(cluster, of, team, platform.readers(clusters.backend_of(of, team)))
-        for of, team in ((held, old), (spec, new))
-    ]
+    try:
+        ends = [
+            clusters.end_of_life(cluster, of, team, platform.readers(clusters.backend_of(of, team)))
+            for of, team in ((held, old), (spec, new))
+        ]
+    except RayplaneError:
+        return False  # a backend that can't be opened ends nothing; what names it is refused for that, in its place
     return (ends[0] is None or ends[0] > now) and ends[1] is not None and ends[1] <= now
 
 

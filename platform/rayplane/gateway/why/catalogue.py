@@ -95,7 +95,5 @@ def place(code: str) -> int:
     return _PLACE.get(code, len(CODES))
 
 
-GENERAL = frozenset(
-    {"starting", "stopping", "deploying", "waiting", "running", "workers-pending", "pod-refused", "other"}
-)
+GENERAL = frozenset({"starting", "stopping", "deploying", "waiting", "running", "workers-pending", "other"})
 """Codes that only say that something is not there yet: none is told beside a cause that says why."""

@@ -16,6 +16,7 @@ from rayplane.gateway.why.words import clip, clue
 from rayplane.nouns.cluster import ClusterSpec, ClusterStatus
 from rayplane.nouns.why import Cause, Clue
 
+_STUCK = ("operator-silent", "stuck-terminating", "namespace-terminating")
 _RESUME = "Resume it: rayplane cluster resume {name} --team {team}"
 _SUSPENSION: dict[str, tuple[str, str, str]] = {
     "Idle": ("suspended-idle", "was suspended because nothing used it", _RESUME),
@@ -32,10 +33,8 @@ def cluster_causes(facts: Facts) -> list[Cause]:
     status = ClusterStatus.model_validate(facts.obj.status)
     if facts.obj.metadata.deleted_at is not None:
         return ranked([*_deleting(facts), *node_causes(facts.evidence, facts.where, going=True), *silence(facts)])
-    wanted_down = ClusterSpec.model_validate(facts.obj.spec).suspended or status.suspension is not None
-    if wanted_down or status.phase == "Suspended":
-        failing = (cause for cause in of_conditions(facts) if cause.code == "reconcile-error")
-        return ranked([_suspended(facts, status), *silence(facts), *failing])
+    if ClusterSpec.model_validate(facts.obj.spec).suspended or status.suspension is not None:
+        return [*_holding_up(facts, status), *_down(facts, status)]
     causes = [*silence(facts), *node_causes(facts.evidence, facts.where)]
     if status.phase == "Ready":
         # Its head serves: only what its workers lack is left to be told, and what the reconciler could not do.
@@ -93,6 +92,19 @@ def _deleting(facts: Facts) -> Iterator[Cause]:
         sentence=f"{facts.where[0].upper()}{facts.where[1:]} is being deleted since {seconds:.0f} s.",
         remedy="Wait until it is gone; then its name is free again.",
     )
+
+
+def _down(facts: Facts, status: ClusterStatus) -> list[Cause]:
+    """Who wants it suspended, and whether the gateway is at it."""
+    own = (cause for cause in of_conditions(facts) if cause.code in ("reconcile-error", "not-looked-at"))
+    return ranked([_suspended(facts, status), *silence(facts), *own])
+
+
+def _holding_up(facts: Facts, status: ClusterStatus) -> list[Cause]:
+    """What keeps a cluster that is to be suspended from going down."""
+    if status.phase == "Suspended":
+        return []
+    return ranked(cause for cause in node_causes(facts.evidence, facts.where) if cause.code in _STUCK)
 
 
 def _suspended(facts: Facts, status: ClusterStatus) -> Cause:

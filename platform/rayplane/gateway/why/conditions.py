@@ -14,6 +14,9 @@ UNSEEN = timedelta(seconds=20)
 """How long the reconcilers may take to look at what was written; it takes a second."""
 GOOD = frozenset({"Ready", "Succeeded", "Suspended", "Stopped"})
 
+_SUSPENDED = ("Suspended", "Idle", "Lifetime")
+"""Why a cluster is down; somebody may have resumed it since."""
+
 _LOGS = "See the gateway's log; it tries again by itself."
 _HEAD = "It is started anew by itself. If it goes on, see the log that is named."
 
@@ -57,7 +60,7 @@ def of_conditions(facts: Facts) -> Iterator[Cause]:
     for condition in status.conditions:
         if condition.status == "True" or not condition.reason:
             continue
-        if condition.type in ("Ready", "Scheduled") and not _is_over(status, condition):
+        if condition.type in ("Ready", "Scheduled") and not _is_over(facts, status, condition):
             yield _told(facts, condition, "")
         elif condition.type == "Reconciled":
             yield _failed_look(facts, condition)
@@ -132,8 +135,10 @@ def _unseen(facts: Facts, status: Status) -> Iterator[Cause]:
     )
 
 
-def _is_over(status: Status, condition: Condition) -> bool:
-    """Whether a false condition says nothing any more: what it was about has begun or ended."""
+def _is_over(facts: Facts, status: Status, condition: Condition) -> bool:
+    """Whether a false condition says nothing any more: what it was about has begun or ended, or is not wanted now."""
+    if condition.reason in _SUSPENDED and condition.observed_generation < facts.obj.metadata.generation:
+        return True
     return condition.type == "Scheduled" and status.phase not in ("Pending", "Starting", "")
 
 

@@ -10,6 +10,11 @@ from rayplane.nouns.why import Cause
 
 _PULL = ("ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "RegistryUnavailable", "ImageInspectError")
 _IMAGE = re.compile(r'(?:pull(?:ing)? (?:and unpack )?image|to apply default image tag|image) \\?"([^"\\]+)\\?"')
+_UNAUTHORIZED = re.compile(
+    r"\b(?:unauthorized|authorization failed|denied|forbidden|no basic auth)\b|(?<![\w.:-])40[13](?![\w-])"
+)
+_NAMES = re.compile(r'\\?"[^"\s]*"|\S*/\S+')
+"""Images, addresses and digests within a message: what is in quotes without a space, and what has a slash."""
 _TOLD = r"Message:(.*?)(?:,StartedAt:|$)"
 """The words of a container that ended, in the operator's note, which may be cut off."""
 _MEMORY = "Choose a larger size, or have the code hold less at once."
@@ -63,7 +68,7 @@ def _of_image(fact: Evidence, who: str) -> Cause:
         sentence = f"{who} can't start: the registry of {image} does not answer ({clip(_cause_of(said), 160)})."
         remedy = "See that the nodes reach the registry, or have the platform's admin name another."
         return cause("registry-unreachable", sentence, remedy, fact)
-    if re.search(r"unauthorized|authorization failed|denied|forbidden|no basic auth|401|403", lower):
+    if _UNAUTHORIZED.search(_without_names(lower)):
         sentence = f"{who} can't start: the registry refuses to give out {image}."
         remedy = "Have the platform's admin give the team's service account an image pull secret, or mend the name."
         return cause("image-unauthorized", sentence, remedy, fact)
@@ -72,6 +77,12 @@ def _of_image(fact: Evidence, who: str) -> Cause:
         return cause("image-not-found", sentence, "Push it, or have the platform's admin name one that is there.", fact)
     sentence = f"{who} can't start: {image} can't be pulled: {clip(_cause_of(said))}."
     return cause("image-pull", sentence, "See that the image is there and that the nodes may pull it.", fact)
+
+
+def _without_names(said: str) -> str:
+    """A message without the names in it, which may hold any word and any number: a tag `20240103`, a digest."""
+    found = _IMAGE.search(said)
+    return _NAMES.sub(" ", said.replace(found[1], " ") if found else said)
 
 
 def _of_configuration(fact: Evidence, who: str) -> Cause:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from rayplane.gateway.why.catalogue import GENERAL, place
 from rayplane.nouns.why import Cause
@@ -18,8 +18,18 @@ def ranked(causes: Iterable[Cause]) -> list[Cause]:
         merged[key] = cause if old is None else _merge(old, cause)
     found = sorted(merged.values(), key=_order)
     telling = [cause for cause in found if cause.code not in GENERAL]
+    telling = [cause for cause in telling if not _is_told_better(cause, telling)]
     # A worker waits for its head: what holds up the head says nothing of the workers, but not the other way round.
     return telling or found
+
+
+def _is_told_better(cause: Cause, causes: Sequence[Cause]) -> bool:
+    """Whether a refusal that no rule knows is of pods of which another cause is as sure."""
+    if cause.code != "pod-refused" or cause.node is None:
+        return False
+    return any(
+        other.certainty == "certain" and other.node == cause.node for other in causes if other.code != cause.code
+    )
 
 
 def _order(cause: Cause) -> tuple[bool, bool, int]:

@@ -9,12 +9,17 @@ from rayplane.gateway.why.words import cause, clip, node_of
 from rayplane.nouns.why import Cause
 
 _CREATION = ("FailedToCreateHeadPod", "FailedCreateHeadPod", "FailedToCreateWorkerPod", "FailedCreateWorkerPod")
+_BEFORE_PODS = (
+    *("FailedToCreateService", "FailedToCreateServiceAccount", "FailedToCreateRole", "FailedToCreateRoleBinding"),
+    *("FailedToCreateIngress", "FailedToCreateRoute", "FailedToCreateRayCluster"),
+)
+"""What the operator says of things that it makes before any pod: without them none comes."""
 _ADMIN = "Have the platform's admin mend it; 'rayplane cluster apply' it again after that."
 
 
 def refusal(fact: Evidence, where: str) -> Cause | None:
     """The cause that a refusal tells; None for any other fact."""
-    if fact.reason in _CREATION or fact.reason in ("FailedCreate", "FailedToCreateRayJobSubmitter"):
+    if fact.reason in (*_CREATION, *_BEFORE_PODS, "FailedCreate", "FailedToCreateRayJobSubmitter"):
         return _of_creation(fact, where)
     if fact.reason == "NamespaceTerminating":
         sentence = f"The namespace of {where} is being deleted, and takes nothing new: {clip(fact.message)}."

@@ -32,6 +32,9 @@ _WORDS: tuple[tuple[str, str, str], ...] = (
     (r"node\(s\) didn't have free ports[^,.]*", "insufficient-other", "not its port free"),
 )
 
+_FILTERED_FIRST = ("untolerated-taint", "node-selector", "nodes-cordoned")
+"""What rules a node out for good. One that lacks room, or a volume, has passed these: it is what could take the pod."""
+
 _REMEDIES = {
     "insufficient-cpu": "Choose a smaller size or fewer workers, suspend what is idle, or add a node.",
     "insufficient-memory": "Choose a smaller size or fewer workers, suspend what is idle, or add a node.",
@@ -70,7 +73,7 @@ def scheduling(fact: Evidence, where: str) -> Cause | None:
     nodes = re.match(r"0/(\d+) nodes", said)
     of = f"of {nodes[1]} node{'s' if nodes[1] != '1' else ''} " if nodes else ""
     told = ", ".join(f"{count} {'has' if count == 1 else 'have'} {words}" for count, _, words in reasons)
-    code = max(reasons, key=lambda r: r[0])[1]
+    code = max(reasons, key=lambda r: (r[1] not in _FILTERED_FIRST, r[0]))[1]
     return cause(code, f"{who} has no node: {of}{told}.", _REMEDIES[code], fact)
 
 

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from rayplane.errors import InvalidSpec
+from rayplane.errors import InvalidSpec, Refused, Unsupported
 from rayplane.gateway.admission.roles import Principal
 from rayplane.gateway.usecases.plan import plan
 from rayplane.nouns.base import Document, Metadata, utcnow
 from rayplane.nouns.plan import Cost, Plan, PlannedDocument
+from rayplane.storage import layout
 from tests.unit.gateway.usecases.conftest import ADA
 
 GIB = 2**30
@@ -174,6 +175,67 @@ def test_every_reason_is_told_not_the_first_alone(bench: Any) -> None:
 def test_a_wrong_size_and_a_wrong_backend_are_both_told_with_the_nearest_right_one(bench: Any) -> None:
     found = only(bench, doc("Cluster", "c", {"size": "smal", "backend": "locl"}))
     assert [refusal.remedy for refusal in found.forbidden] == ["Did you mean 'small'?", "Did you mean 'local'?"]
+
+
+def test_a_backend_that_nobody_knows_is_told_in_its_place(bench: Any) -> None:
+    bench.apply("Cluster", "dev", {"max_lifetime": "2h"})
+    known = bench.backend
+
+    def readers(name: str) -> Any:
+        if name != "local":
+            raise Unsupported(f"'{name}' is not in backends.", remedy="Known: local.")
+        return known
+
+    bench.platform = replace(bench.platform, readers=readers)
+    team, broken = planned(
+        bench, doc("Team", "growth", {"backend": "locl"}, team=None), doc("Cluster", "dev", {"sice": "x"})
+    ).documents
+    assert messages(team) == ["team.backend: 'locl' is unknown."]
+    assert messages(broken) == ["cluster.sice: unknown field. Did you mean 'size'?"]
+    found = only(bench, doc("Cluster", "dev", {"backend": "locl", "max_lifetime": "1h"}))
+    assert messages(found)[0] == "cluster.backend: 'locl' is unknown."
+
+
+def test_a_name_that_apply_refuses_is_refused(bench: Any) -> None:
+    (refusal,) = only(bench, doc("Team", "api", {}, team=None)).forbidden
+    with pytest.raises(InvalidSpec) as refused:
+        bench.apply("Team", "api", {}, team="")
+    assert (refusal.code, refusal.message) == (refused.value.code, refused.value.detail)
+
+
+def test_a_cluster_that_comes_back_to_life_needs_room_in_the_quota(bench: Any) -> None:
+    bench.apply("Team", "growth", {"sizes": SIZES, "quota": {"cpu": 2}}, team="")
+    bench.apply("Cluster", "dev", {"max_lifetime": "1h"})
+    over = {"reason": "Lifetime", "message": "Its lifetime ended.", "at": "2026-11-25T12:00:00Z"}
+    bench.settle("Cluster", "dev", "Suspended", suspension=over)
+    again = doc("Cluster", "dev", {"max_lifetime": "2h"})
+    assert only(bench, again).forbidden == []
+    bench.apply("Cluster", "other", {})
+    assert "quota 'cpu' is exceeded" in messages(only(bench, again))[0]
+    with pytest.raises(Refused, match="quota 'cpu' is exceeded"):
+        bench.apply("Cluster", "dev", {"max_lifetime": "2h"})
+
+
+def test_what_would_not_change_is_not_forbidden(bench: Any, make_zip: Any) -> None:
+    sha, content = make_zip()
+    path = layout.package("growth", sha)
+    bench.platform.storage.write(path, content)
+    service = {"model": "models:/m@champion", "cluster": "dev"}
+    job = {"entrypoint": "true", "cluster": "dev", "package": f"sha256:{sha}"}
+    bench.apply("Service", "s", service)
+    bench.apply("Job", "train", job)
+    bench.apply("Cluster", "dev", {"max_lifetime": "1h"})
+    bench.platform.storage.delete(path)
+    bench.platform = replace(bench.platform, clock=lambda: utcnow() + timedelta(hours=3))
+    for document in (doc("Service", "s", service), doc("Job", "train", job)):
+        found = only(bench, document)
+        assert (found.change, found.forbidden) == ("unchanged", [])
+        assert bench.apply(document.kind, document.metadata.name, document.spec)[1] == "unchanged"
+    other = only(bench, doc("Job", "other", {**job, "cluster": "no"}))
+    assert [message.partition(":")[0] for message in messages(other)] == [
+        "Cluster 'growth/no' is not there.",
+        "job.package",
+    ]
 
 
 def test_a_spec_that_can_not_be_parsed_is_told_in_its_place_and_hides_no_other(bench: Any) -> None:

@@ -163,6 +163,7 @@ def test_a_service_tells_its_model_or_its_cluster(bench: Any) -> None:
     condition(bench, "Service", "delay", "Pending", "NoModel", "Model 'models:/delay@champion' is not there.")
     assert codes(why(bench, "Service", "delay")) == ["model-missing"]
     condition(bench, "Service", "delay", "Pending", "ClusterNotReady", "Cluster 'dev' is Starting.")
+    bench.apply("Cluster", "dev", {"suspended": True})
     bench.settle("Cluster", "dev", "Suspended")
     answer = why(bench, "Service", "delay")
     assert codes(answer) == ["suspended"]

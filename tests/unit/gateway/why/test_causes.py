@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,17 @@ TOLD: list[tuple[Evidence, str, str]] = [
     ),
     (refused("etcdserver: request is too large"), "pod-refused", "too large"),
     (
+        Evidence("event", "raycluster/dev", "FailedToCreateService", "Failed creating service growth/dev-head-svc, "
+                 "exceeded quota: q, requested: services=1, used: services=5, limited: services=5"),
+        "namespace-quota",
+        "asks for services=1, services=5 is used of services=5",
+    ),
+    *(
+        (Evidence("event", "raycluster/dev", reason, "it is forbidden: no."), "pod-refused", "can't be made: it is")
+        for reason in ("FailedToCreateServiceAccount", "FailedToCreateRole", "FailedToCreateRoleBinding",
+                       "FailedToCreateIngress", "FailedToCreateRoute", "FailedToCreateRayCluster")
+    ),
+    (
         Evidence("operator", "raycluster/dev", "InvalidRayClusterSpec", "The RayCluster spec is invalid a/b: no"),
         "spec-refused",
         "The KubeRay operator refuses cluster 'growth/dev': no.",
@@ -115,6 +127,36 @@ TOLD: list[tuple[Evidence, str, str]] = [
         "registry of its image 'r/x:1' does not answer",
     ),
     (head("ErrImagePull", 'Failed to pull image "r/x:1": blob is corrupt'), "image-pull", "blob is corrupt"),
+    (
+        head("ErrImagePull", 'failed to pull and unpack image "r/x:20240103": failed to resolve reference '
+             '"r/x:20240103": r/x:20240103: not found'),
+        "image-not-found",
+        "its image 'r/x:20240103' is not there",
+    ),
+    (
+        head("ErrImagePull", 'Failed to pull image "forbidden/ray@sha256:ab4010ff": docker.io/forbidden/ray@sha256:'
+             "ab4010ff: not found"),
+        "image-not-found",
+        "is not there",
+    ),
+    (head("ErrImagePull", 'Failed to pull image "ray:403": ray:403: not found'), "image-not-found", "is not there"),
+    (
+        head("ErrImagePull", 'Failed to pull image "r/x:1": unexpected status code https://r/v2/x/blobs/sha256:9401: '
+             "500 Internal Server Error"),
+        "image-pull",
+        "500 Internal Server Error",
+    ),
+    (
+        head("ErrImagePull", 'Failed to pull image "r/x:1": unexpected status from HEAD request to '
+             "https://r/v2/x/manifests/1: 403 Forbidden"),
+        "image-unauthorized",
+        "refuses to give out its image 'r/x:1'",
+    ),
+    (
+        head("ErrImagePull", 'Failed to pull image "r/x:1": failed to authorize: unexpected status code 401'),
+        "image-unauthorized",
+        "refuses to give out its image 'r/x:1'",
+    ),
     (head("InvalidImageName", 'Failed to apply default image tag "X:/": invalid'), "image-name-invalid", "be read"),
     (
         head("CreateContainerConfigError", "container 'ray-head': secret \"token\" not found"),
@@ -228,6 +270,25 @@ PLATFORM: list[tuple[Facts, str, str]] = [
     (Facts(cluster(condition=("Ready", False, "SomethingNew", "odd.")), NOW), "other", "odd"),
     (Facts(cluster(deleted_at=NOW), NOW), "deleting", "is being deleted"),
     (Facts(cluster(generation=2, updated_at=ago(60)), NOW), "not-looked-at", "60 s ago"),
+    (
+        Facts(
+            cluster(
+                spec={"suspended": False},
+                phase="Suspended",
+                condition=("Ready", False, "Suspended", "Suspended on request."),
+                generation=2,
+                updated_at=ago(60),
+            ),
+            NOW,
+        ),
+        "not-looked-at",
+        "No gateway has looked at cluster 'growth/dev'",
+    ),
+    (
+        Facts(cluster(phase="Suspended", condition=("Reconciled", False, "KeyError", "x"), generation=2), NOW),
+        "reconcile-error",
+        "The last look at cluster 'growth/dev' failed",
+    ),
 ]
 
 
@@ -261,6 +322,34 @@ def test_a_suspended_cluster_tells_nothing_else() -> None:
     assert [cause.code for cause in explain(given).causes] == ["suspended"]
 
 
+def test_a_cluster_that_is_to_be_suspended_tells_that_no_gateway_looks_at_it() -> None:
+    wanted = cluster(
+        spec={"suspended": True},
+        phase="Ready",
+        condition=("Ready", True, "Ready", ""),
+        generation=2,
+        updated_at=ago(60),
+    )
+    assert codes(explain(Facts(wanted, NOW)).causes) == ["suspended", "not-looked-at"]
+
+
+def test_a_cluster_that_does_not_go_down_tells_first_what_holds_it_up() -> None:
+    going = cluster(spec={"suspended": True}, phase="Suspending")
+    down = Evidence("operator", "lease/ray-operator-leader", "Down", "No operator has renewed its lease for 900 s.")
+    silent = Evidence("operator", "raycluster/dev", "Silent", "the operator has not suspended it.")
+    stuck, refusal = head("Terminating", "It has been going for 900 s."), refused("exceeded quota")
+    for found, told in (
+        ([down, refusal], ["operator-silent", "suspended"]),
+        ([silent], ["operator-silent", "suspended"]),
+        ([silent, stuck], ["stuck-terminating", "operator-silent", "suspended"]),
+        ([refusal], ["suspended"]),
+    ):
+        assert codes(explain(Facts(going, NOW, evidence=found)).causes) == told
+    assert codes(explain(Facts(cluster(spec={"suspended": True}, phase="Suspended"), NOW, evidence=[down])).causes) == [
+        "suspended"
+    ]
+
+
 def codes(causes: list[Cause]) -> list[str]:
     return [cause.code for cause in causes]
 
@@ -277,6 +366,16 @@ def test_of_two_what_is_certain_comes_before_what_is_likely() -> None:
     found = explain(Facts(cluster(), NOW, evidence=[silent], verdicts=[Verdict("preflight", "no disk.")]))
     assert codes(found.causes) == ["preflight", "operator-silent"]
     assert found.sentence == found.causes[0].sentence
+
+
+def test_a_refusal_that_no_rule_knows_is_told_before_what_is_only_likely() -> None:
+    refusal = refused('pods "dev-head" is forbidden: no PriorityClass with name high was found')
+    found = explain(Facts(cluster(), NOW, evidence=[refusal], verdicts=[Verdict("quota", "cpu is full", likely=True)]))
+    assert codes(found.causes) == ["pod-refused", "quota"]
+    known = refused("exceeded quota: q, requested: a, used: b, limited: c")
+    assert codes(ranked(node_causes([refusal, known], WHERE))) == ["namespace-quota"]
+    of_worker = replace(known, reason="FailedToCreateWorkerPod", node="worker")
+    assert codes(ranked(node_causes([refusal, of_worker], WHERE))) == ["pod-refused", "namespace-quota"]
 
 
 def test_of_two_the_more_fundamental_comes_first() -> None:
@@ -303,11 +402,28 @@ def test_a_full_quota_bears_out_the_refusal_and_is_no_cause_by_itself() -> None:
     assert [clue.about for clue in cause.evidence] == ["pod/dev-head", "resourcequota/q"]
 
 
-def test_a_scheduler_that_gives_two_reasons_is_told_whole_and_judged_by_the_more_frequent() -> None:
-    said = NODES.format(3, "1 node(s) had untolerated taint(s), 2 Insufficient cpu")
+def test_a_scheduler_that_gives_two_reasons_is_told_whole_and_judged_by_the_nodes_that_could_take_the_pod() -> None:
+    said = NODES.format(5, "3 node(s) had untolerated taint(s), 2 Insufficient cpu")
     (cause,) = node_causes([head("Unschedulable", said)], WHERE)
     assert cause.code == "insufficient-cpu"
-    assert "of 3 nodes 1 has a taint that it does not tolerate, 2 have too few cores free" in cause.sentence
+    assert "of 5 nodes 3 have a taint that it does not tolerate, 2 have too few cores free" in cause.sentence
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        ("2 node(s) were unschedulable, 1 Insufficient memory", "insufficient-memory"),
+        (
+            "2 node(s) didn't match Pod's node affinity/selector, 1 node(s) had no available volume zone",
+            "volume-unbound",
+        ),
+        ("1 Insufficient cpu, 2 Insufficient memory", "insufficient-memory"),
+        ("1 node(s) were unschedulable, 2 node(s) had untolerated taint(s)", "untolerated-taint"),
+    ],
+)
+def test_of_the_schedulers_reasons_of_one_kind_the_more_frequent_counts(said: str, code: str) -> None:
+    (cause,) = node_causes([head("Unschedulable", NODES.format(3, said))], WHERE)
+    assert cause.code == code
 
 
 def test_a_job_that_waits_tells_why_its_cluster_is_not_ready() -> None:

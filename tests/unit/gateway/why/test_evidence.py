@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.unit.gateway.why.objects import ago, ended, event, facts, pod, raycluster, ready_pod, waiting
 
 INVALID = "The RayCluster spec is invalid alpha/dev: worker group has min above max"
@@ -47,6 +49,58 @@ def test_a_refusal_that_a_later_pod_disproves_is_dropped() -> None:
     assert facts(cluster, [head], [event(cluster, "FailedToCreateHeadPod", QUOTA, at=20)]) == []
     (fact,) = facts(cluster, [], [event(cluster, "FailedToCreateHeadPod", QUOTA, at=20)])
     assert (fact.source, fact.reason, fact.node) == ("event", "FailedToCreateHeadPod", "head")
+
+
+def test_what_the_operator_makes_before_pods_is_told_until_a_pod_disproves_it() -> None:
+    cluster = raycluster(age=60)
+    said = [event(cluster, "FailedToCreateService", "Failed creating service alpha/dev-head-svc", at=40)]
+    assert reasons(facts(cluster, [], said)) == ["FailedToCreateService"]
+    assert facts(cluster, [pod(containers=[waiting("ContainerCreating")], age=39)], said) == []
+    owner = {"kind": "RayJob", "metadata": {"name": "j", "uid": "rj-1"}, "status": {"jobDeploymentStatus": "New"}}
+    said = [event(owner, "FailedToCreateRayCluster", "Failed to create RayCluster alpha/j", at=61)]
+    assert reasons(facts(None, [], said, owner=owner)) == ["FailedToCreateRayCluster"]
+    assert facts(cluster, [ready_pod()], said, owner=owner) == []
+
+
+def test_only_what_says_why_there_are_no_pods_speaks_for_a_silent_operator() -> None:
+    cluster = raycluster(age=300)
+    said = [event(cluster, "FailedToDeletePod", "Failed to delete Pod alpha/dev-w", at=100)]
+    assert set(reasons(facts(cluster, [], said))) == {"FailedToDeletePod", "Silent"}
+    said = [event(cluster, "FailedToCreateRole", "Failed creating role alpha/dev", at=100)]
+    assert reasons(facts(cluster, [], said)) == ["FailedToCreateRole"]
+
+
+def test_a_node_that_was_away_and_is_back_is_no_news() -> None:
+    away = ready_pod(age=7200)
+    away["status"]["conditions"] = [{"type": "Ready", "status": "True", "lastTransitionTime": ago(3000)}]
+    past = [event(away, "NodeNotReady", "Node is not ready", at=3300)]
+    assert facts(raycluster(age=7200), [away], past) == []
+    assert reasons(facts(raycluster(age=7200), [away], [event(away, "Preempted", "Preempted by x", at=5)])) == [
+        "Preempted"
+    ]
+    away["status"]["conditions"][0]["status"] = "False"
+    assert reasons(facts(raycluster(age=7200), [away], past)) == ["NodeNotReady"]
+
+
+def test_a_mount_that_failed_is_no_news_once_the_image_is_pulled() -> None:
+    head = pod(containers=[waiting("ContainerCreating")], age=400)
+    failed = event(head, "FailedMount", "failed to sync secret cache: timed out", at=395)
+    assert reasons(facts(raycluster(), [head], [failed])) == ["FailedMount"]
+    for reason in ("Pulling", "Pulled", "Created"):
+        assert facts(raycluster(), [head], [failed, event(head, reason, "x", at=390, kind="Normal")]) == []
+    later = event(head, "FailedCreatePodSandBox", "failed to set up sandbox network", at=300)
+    pulling = event(head, "Pulling", "x", at=390, kind="Normal")
+    assert reasons(facts(raycluster(), [head], [failed, pulling, later])) == ["FailedCreatePodSandBox"]
+
+
+@pytest.mark.parametrize("gpu", ["nvidia.com/gpu", "amd.com/gpu", "aliyun.com/gpu", "nvidia.com/mig-1g.5gb"])
+def test_whoever_makes_a_gpu_it_counts_as_one(gpu: str) -> None:
+    limits = {"cpu": "2", "memory": "4Gi", gpu: "1"}
+    group = {"replicas": 0, "maxReplicas": 1, "template": {"spec": {"containers": [{"resources": {"limits": limits}}]}}}
+    cluster = raycluster(headGroupSpec=group, workerGroupSpecs=[group])
+    one, two = "{'GPU': 1.0}: 1+ pending tasks/actors", "{'GPU': 2.0}: 1+ pending tasks/actors"
+    assert reasons(facts(cluster, [ready_pod()], demands=[one])) == ["WorkersPending"]
+    assert reasons(facts(cluster, [ready_pod()], demands=[two])) == ["Infeasible"]
 
 
 def test_an_old_event_is_dropped() -> None:
@@ -128,6 +182,19 @@ def test_the_operators_note_of_a_head_that_ended_is_kept_while_no_head_is_ready(
     said = [event(cluster, "DeletedHeadPod", note, kind="Normal")]
     assert reasons(facts(cluster, [pod(containers=[waiting("ContainerCreating")])], said)) == ["DeletedHeadPod"]
     assert facts(cluster, [ready_pod()], said) == []
+
+
+def test_the_operators_note_of_a_worker_that_ended_is_kept_while_one_is_wanted() -> None:
+    note = "Deleted worker Pod alpha/w; Ray container terminated status: &ContainerStateTerminated{ExitCode:1,}"
+    for group, told in (
+        ({"replicas": 0}, []),
+        ({"replicas": 1, "suspend": True}, []),
+        ({"replicas": 1}, ["DeletedWorkerPod"]),
+        ({"replicas": 0, "minReplicas": 1}, ["DeletedWorkerPod"]),
+    ):
+        cluster = raycluster(age=3600, workerGroupSpecs=[{"maxReplicas": 4, **group}])
+        said = [event(cluster, "DeletedWorkerPod", note, at=840, kind="Normal")]
+        assert [r for r in reasons(facts(cluster, [ready_pod(age=5)], said)) if r != "WorkersPending"] == told
 
 
 def test_a_full_quota_and_a_pending_workload_are_told() -> None:

@@ -35,6 +35,11 @@ _REFUSED: dict[str, Literal["head", "worker"]] = {
     "FailedToCreateWorkerPod": "worker",
     "FailedCreateWorkerPod": "worker",
 }
+_BEFORE_PODS = (
+    *("FailedToCreateService", "FailedToCreateServiceAccount", "FailedToCreateRole", "FailedToCreateRoleBinding"),
+    *("FailedToCreateIngress", "FailedToCreateRoute"),
+)
+"""What the operator could not make of that which it makes before any pod."""
 _ENDED: dict[str, Literal["head", "worker"]] = {"DeletedHeadPod": "head", "DeletedWorkerPod": "worker"}
 
 
@@ -63,7 +68,7 @@ def evidence(
         found += _of_namespace(namespace, now)
     found += [fact for lease in leases for fact in _of_lease(lease, now)]
     if owner is not None:
-        found += _of_owner(owner, events, now)
+        found += _of_owner(owner, cluster, events, now)
     if cluster is not None:
         heard = _heard(cluster, live, events, now)
         found += _of_cluster(cluster, live, now)
@@ -103,7 +108,7 @@ def _of_lease(lease: Resource, now: datetime) -> list[Evidence]:
     return [Evidence("operator", f"lease/{OPERATOR_LEASE}", "Down", message, renewed)]
 
 
-def _of_owner(owner: Resource, events: Sequence[Resource], now: datetime) -> list[Evidence]:
+def _of_owner(owner: Resource, cluster: Resource | None, events: Sequence[Resource], now: datetime) -> list[Evidence]:
     """What the operator says of the RayJob or RayService whose nodes these are."""
     meta, status = owner["metadata"], owner.get("status") or {}
     about = f"{str(owner.get('kind', 'owner')).lower()}/{meta['name']}"
@@ -118,7 +123,10 @@ def _of_owner(owner: Resource, events: Sequence[Resource], now: datetime) -> lis
         if condition.get("type") == "Ready" and condition.get("status") == "False" and refused:
             at = instant(condition.get("lastTransitionTime"))
             found.append(Evidence("operator", about, condition["reason"], str(condition.get("message") or ""), at))
+    made_since = [cluster] if cluster is not None else []
     for event in said(events, owner):
+        if event.reason == "FailedToCreateRayCluster" and _made_since(event.at, made_since):
+            continue
         if event.is_warning and now - event.at <= RECENT and not found:
             source: Literal["operator", "event"] = "operator" if event.reason.startswith(_INVALID) else "event"
             found.append(Evidence(source, about, event.reason, event.message, event.at, event.count))
@@ -170,9 +178,9 @@ def _still_holds(event: Said, cluster: Resource, pods: Sequence[Resource], now: 
         return False
     if event.reason in _ENDED:
         # The operator takes away a pod whose Ray has ended and makes another: its words are all that is left.
-        return "ExitCode" in event.message and not any(
-            of_pods.is_ready(p) for p in pods if _node(p) == _ENDED[event.reason]
-        )
+        node = _ENDED[event.reason]
+        wanted = node == "head" or _wanted_workers(cluster) > 0
+        return "ExitCode" in event.message and wanted and not any(of_pods.is_ready(p) for p in pods if _node(p) == node)
     if not event.is_warning:
         return False
     meta, status = cluster["metadata"], cluster.get("status") or {}
@@ -186,9 +194,13 @@ def _still_holds(event: Said, cluster: Resource, pods: Sequence[Resource], now: 
             and not any(at is not None and at >= event.at for at in acted)
         )
     if event.reason in _REFUSED:
-        made = [instant(p["metadata"].get("creationTimestamp")) for p in pods if _node(p) == _REFUSED[event.reason]]
-        return not any(at is not None and at >= event.at for at in made)
-    return True
+        return not _made_since(event.at, [pod for pod in pods if _node(pod) == _REFUSED[event.reason]])
+    return not (event.reason in _BEFORE_PODS and _made_since(event.at, pods))
+
+
+def _made_since(at: datetime, things: Iterable[Resource]) -> bool:
+    made = (instant(thing["metadata"].get("creationTimestamp")) for thing in things)
+    return any(when is not None and when >= at for when in made)
 
 
 def _of_operator(
@@ -198,7 +210,8 @@ def _of_operator(
     meta, spec, status = cluster["metadata"], cluster.get("spec") or {}, cluster.get("status") or {}
     # What it has looked at and not done for a reason is told by the reason.
     conditions = {c.get("type"): c.get("status") for c in status.get("conditions") or []}
-    if meta.get("deletionTimestamp") or heard or conditions.get("ReplicaFailure") == "True":
+    told = any(_tells_why(fact.reason) for fact in heard)
+    if meta.get("deletionTimestamp") or told or conditions.get("ReplicaFailure") == "True":
         return []
     changed = _last_changed(meta) or instant(meta.get("creationTimestamp")) or now
     silent = ""
@@ -216,13 +229,25 @@ def _of_operator(
     return [Evidence("operator", f"raycluster/{name}", "Silent", message, changed)]
 
 
+def _tells_why(reason: str) -> bool:
+    """Whether what was said of a RayCluster is a reason for which it has no pods."""
+    known = (*_REFUSED, *_BEFORE_PODS, *_ENDED, "AutoscalerServiceAccountNotFound")
+    return reason in known or reason.startswith(_INVALID)
+
+
+def _wanted_workers(cluster: Resource) -> int:
+    """How many workers the operator is to keep now."""
+    groups = (cluster.get("spec") or {}).get("workerGroupSpecs") or []
+    return sum(max(int(g.get("replicas") or 0), int(g.get("minReplicas") or 0)) for g in groups if not g.get("suspend"))
+
+
 def _of_autoscaler(
     cluster: Resource, pods: Sequence[Resource], demands: Sequence[str], now: datetime
 ) -> list[Evidence]:
     """What Ray's work asks for and the autoscaler can't or does not yet give."""
     groups = (cluster.get("spec") or {}).get("workerGroupSpecs") or []
     about = f"raycluster/{cluster['metadata']['name']}"
-    wanted, most = (sum(int(g.get(key) or 0) for g in groups) for key in ("replicas", "maxReplicas"))
+    wanted, most = _wanted_workers(cluster), sum(int(g.get("maxReplicas") or 0) for g in groups)
     ready = sum(of_pods.is_ready(pod) for pod in pods if _node(pod) == "worker")
     waiting = [line.strip() for line in demands if line.strip()]
     facts = [("Infeasible", line) for line in waiting if _is_infeasible(line, cluster)]

@@ -17,6 +17,8 @@ _ENDED_LATELY = timedelta(minutes=10)
 """How long ago a container that runs again may have crashed for it to matter."""
 _LEAVING = timedelta(seconds=60)
 _BEFORE_START = ("FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox", "FailedPodSandBoxStatus")
+_BEGUN = ("Pulling", "Pulled", "Created")
+"""What a kubelet says only once volumes and sandbox are there."""
 _ALWAYS = ("Evicted", "Preempted", "TaintManagerEviction", "NodeNotReady", "FailedBinding", "ProvisioningFailed")
 _NEVER_BEGAN = ("StartError", "ContainerCannotRun")
 _LONGEST = 600
@@ -34,8 +36,11 @@ def evidence(pod: Resource, events: Sequence[Said], now: datetime) -> list[Evide
     for container in _statuses(pod):
         found += _of_container(container, events, say, now)
     if not _has_started(pod):
-        found += [say(e.reason, e.message, e.at, e.count) for e in events if e.reason in _BEFORE_START]
-    found += [say(e.reason, e.message, e.at, e.count) for e in events if e.is_warning and e.reason in _ALWAYS]
+        begun = max((e.at for e in events if e.reason in _BEGUN), default=None)
+        early = [e for e in events if e.reason in _BEFORE_START and (begun is None or e.at > begun)]
+        found += [say(e.reason, e.message, e.at, e.count) for e in early]
+    late = [e for e in events if e.is_warning and e.reason in _ALWAYS and not _has_recovered(pod, e.at)]
+    found += [say(e.reason, e.message, e.at, e.count) for e in late]
     return found + _of_readiness(pod, events, say, found)
 
 
@@ -43,15 +48,27 @@ def ray_resources(group: Resource | None) -> dict[str, float]:
     """What Ray offers on a node of a group: its container's limits, unless its start parameters say otherwise."""
     containers = ((group or {}).get("template") or {}).get("spec", {}).get("containers") or [{}]
     limits = containers[0].get("resources", {}).get("limits") or {}
-    found = {"CPU": limits.get("cpu"), "memory": limits.get("memory"), "GPU": limits.get("nvidia.com/gpu", 0)}
+    gpus = sum(parse_quantity(amount) for name, amount in limits.items() if _is_gpu(name))
+    found = {"CPU": limits.get("cpu"), "memory": limits.get("memory"), "GPU": gpus}
     told = (group or {}).get("rayStartParams") or {}
     found |= {name: told[key] for name, key in (("CPU", "num-cpus"), ("GPU", "num-gpus")) if key in told}
     return {name: float(parse_quantity(value)) for name, value in found.items() if value is not None}
 
 
+def _is_gpu(resource: str) -> bool:
+    """Whether the operator counts a resource among a node's GPUs, whoever makes them."""
+    return resource.endswith("gpu") or resource.startswith("nvidia.com/mig-")
+
+
 def is_ready(pod: Resource) -> bool:
     """Whether a pod's probes say that it answers."""
     return bool(_condition(pod, "Ready").get("status") == "True")
+
+
+def _has_recovered(pod: Resource, at: datetime) -> bool:
+    """Whether a pod is ready, and nothing was said against it since it became so."""
+    since = instant(_condition(pod, "Ready").get("lastTransitionTime"))
+    return is_ready(pod) and (since is None or at <= since)
 
 
 class _Speaker:

@@ -1,4 +1,4 @@
-"""The formats of strings that the API server checks in custom objects. Pure.
+"""The formats of texts inside objects: those that the API server checks, and YAML as the operator reads it. Pure.
 
 Those of its list that no schema here uses (credit cards, ISBN, colours and the like) are left to the API server.
 """
@@ -11,6 +11,9 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, datetime
+from typing import Any
+
+import yaml
 
 
 @dataclass(frozen=True)
@@ -75,4 +78,60 @@ FORMATS = {
     "cidr": _parsed(_network, "a network", "Give a network such as 10.0.0.0/8."),
     "hostname": _form(rf"{_LABEL}(\.{_LABEL})*", "a host name", "Give a host name such as ray.example.com."),
     "email": _form(r"[^@\s]+@[^@\s]+", "an e-mail address", "Give an address such as me@example.com."),
+}
+
+
+class UnreadableYaml(Exception):
+    """A text that the operator can't read."""
+
+    def __init__(self, message: str, remedy: str) -> None:
+        super().__init__(f"{message}. {remedy}")
+        self.message = message
+        self.remedy = remedy
+
+
+def read_yaml(text: str) -> Any:
+    """What a text says to the operator, which reads it before it hands it to Ray. Raises UnreadableYaml.
+
+    The operator is written in Go, whose YAML differs from Python's: a date and a lone ``=`` are texts there, and half
+    of a character that is escaped in two, as JSON does beyond the first 65536, is an error.
+    """
+    try:
+        loader = _GoLoader(text)
+        try:
+            return loader.get_single_data()
+        finally:
+            loader.dispose()
+    except _HalfACharacter as error:
+        remedy = "Write the character itself instead of its escapes."
+        raise UnreadableYaml(f"can't be read by the operator: {error}", remedy) from error
+    except (yaml.YAMLError, *_BAD_VALUES) as error:
+        said = " ".join(str(error).split())
+        raise UnreadableYaml(f"can't be read as YAML: {said[:160].rstrip('.!')}", "Correct the YAML.") from error
+
+
+_BAD_VALUES = (ValueError, ArithmeticError, LookupError, AttributeError)
+"""What PyYAML lets out beside its own errors, for values that are not of their type: ``!!int x``, ``!!bool maybe``."""
+_HALF = re.compile("[\ud800-\udfff]")
+_ONLY_PYTHONS = ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:value")
+
+
+class _HalfACharacter(yaml.YAMLError):
+    """A scalar holds an escaped half of a character."""
+
+
+class _GoLoader(yaml.SafeLoader):
+    """PyYAML's, without the types that Go's has not."""
+
+    def construct_scalar(self, node: Any) -> Any:
+        found = super().construct_scalar(node)
+        if half := _HALF.search(found):
+            line = node.start_mark.line + 1
+            raise _HalfACharacter(f"line {line} has '\\u{ord(half[0]):x}', which is half of a character")
+        return found
+
+
+_GoLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in known if tag not in _ONLY_PYTHONS]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }

@@ -176,9 +176,9 @@ def _volumes(spec: dict[str, Any], path: str) -> Iterator[Finding]:
             message = f"the name {shown(name)} {said}"
             yield Finding(child(where, "name"), "pod.volume-name", message, names.LABEL_1123_REMEDY)
         sources = [key for key in volume if key != "name" and volume[key] is not None]
-        if len(sources) != 1:
-            message = f"volume '{name}' has {len(sources) or 'no'} sources"
-            yield Finding(where, "pod.volume-source", message, "Give exactly one, such as emptyDir: {}.")
+        if len(sources) > 1:  # one without any is an emptyDir
+            message = f"volume '{name}' has {len(sources)} sources"
+            yield Finding(where, "pod.volume-source", message, "Keep one, such as emptyDir: {}.")
         secret = volume.get("secret")
         if secret is not None and not secret.get("secretName"):
             message = "does not say which Secret"

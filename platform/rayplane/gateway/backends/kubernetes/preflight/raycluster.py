@@ -146,9 +146,9 @@ def _group(group: Object, who: str, path: str) -> Iterator[Finding]:
         message = f"{shown(given)} is no JSON object of numbers"
         yield Finding(child(where, "resources"), "ray.start-resources", message, """Write '"{\\"name\\": 1}"'.""")
     for key in ("num-cpus", "num-gpus", "memory"):
-        if (given := parameters.get(key)) and not re.fullmatch(r"\d+(\.\d+)?", given.strip("'\"")):
-            message = f"{shown(given)} is no number"
-            yield Finding(child(where, key), "ray.start-number", message, "Give a plain number of 0 or more.")
+        if (given := parameters.get(key)) and not re.fullmatch(r"\d+", given.strip("'\"")):
+            message = f"{shown(given)} is no whole number"
+            yield Finding(child(where, key), "ray.start-number", message, "Give a plain whole number of 0 or more.")
     for key, value in (group.get("labels") or {}).items():
         if said := names.qualified(key) or names.label_value(value):
             message = f"the label {shown(f'{key}={value}')} {said}"

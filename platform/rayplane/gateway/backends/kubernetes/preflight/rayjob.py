@@ -7,9 +7,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import yaml
-
-from rayplane.gateway.backends.kubernetes.preflight import pods, raycluster
+from rayplane.gateway.backends.kubernetes.preflight import formats, pods, raycluster
 from rayplane.gateway.backends.kubernetes.preflight.finding import Finding, below, child, item, nearest, shown
 
 MOST_NAME = raycluster.MOST_NAME - 6
@@ -195,10 +193,9 @@ def _entrypoint(spec: Object, path: str) -> Iterator[Finding]:
 
 def _runtime_env(text: str, path: str) -> Iterator[Finding]:
     try:
-        environment = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        said = " ".join(str(error).split())
-        yield Finding(path, "ray.runtime-env", f"can't be read as YAML: {shown(said, most=160)}", "Correct the YAML.")
+        environment = formats.read_yaml(text)
+    except formats.UnreadableYaml as error:
+        yield Finding(path, "ray.runtime-env", error.message, error.remedy)
         return
     if environment is not None and not isinstance(environment, dict):
         message = f"is {shown(environment)}, no mapping"

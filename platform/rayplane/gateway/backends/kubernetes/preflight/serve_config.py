@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import yaml
-
+from rayplane.gateway.backends.kubernetes.preflight import formats
 from rayplane.gateway.backends.kubernetes.preflight.finding import Finding, child, item, nearest, shown
 
 _TOP = (
@@ -21,16 +20,18 @@ _APPLICATION = (
     *("logging_config", "external_scaler_enabled"),
 )
 
+_MOST_OF_AUTO = 100
+"""How many replicas Ray makes at most of a deployment whose number is 'auto', unless it says otherwise."""
+
 
 def wrong(text: str, path: str) -> Iterator[Finding]:
     """What Ray would refuse, or, of unknown keys, drop in silence. An empty text deploys nothing, which is allowed."""
     if not text.strip():
         return
     try:
-        config = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        said = shown(" ".join(str(error).split()), most=160)
-        yield Finding(path, "ray.serve-config", f"can't be read as YAML: {said}", "Correct the YAML.")
+        config = formats.read_yaml(text)
+    except formats.UnreadableYaml as error:
+        yield Finding(path, "ray.serve-config", error.message, error.remedy)
         return
     if not isinstance(config, dict):
         message = f"is {shown(config)}, no mapping"
@@ -97,8 +98,12 @@ def _deployments(deployments: Any, path: str) -> Iterator[Finding]:
         if replicas not in (None, "auto") and (not isinstance(replicas, int) or replicas < 1):
             message = f"{shown(replicas)} is no number of replicas"
             yield Finding(child(where, "num_replicas"), "ray.serve-deployment", message, "Give 1 or more, or 'auto'.")
+        elif replicas not in (None, "auto") and scaling is not None:
+            message = f"{shown(replicas)} replicas and an autoscaling_config exclude each other"
+            yield Finding(child(where, "num_replicas"), "ray.serve-deployment", message, "Keep one, or write 'auto'.")
         if isinstance(scaling, dict):
-            least, most = scaling.get("min_replicas", 1), scaling.get("max_replicas", 1)
+            least = scaling.get("min_replicas", 1)
+            most = scaling.get("max_replicas", _MOST_OF_AUTO if replicas == "auto" else 1)
             if isinstance(least, int) and isinstance(most, int) and least > most:
                 message = f"min_replicas {least} is more than max_replicas {most}"
                 field = child(where, "autoscaling_config")

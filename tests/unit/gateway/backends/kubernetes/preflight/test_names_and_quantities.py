@@ -7,7 +7,7 @@ from fractions import Fraction
 import pytest
 
 from rayplane.gateway.backends.kubernetes.preflight import cron, names
-from rayplane.gateway.backends.kubernetes.preflight.formats import FORMATS
+from rayplane.gateway.backends.kubernetes.preflight.formats import FORMATS, UnreadableYaml, read_yaml
 from rayplane.gateway.backends.kubernetes.preflight.quantity import quantity
 
 
@@ -113,3 +113,42 @@ def test_a_schedule_that_can_be_followed(schedule: str) -> None:
 )
 def test_a_schedule_that_can_not(schedule: str, said: str) -> None:
     assert said in cron.wrong(schedule)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("a: 2024-13-01", {"a": "2024-13-01"}),
+        ("a: =", {"a": "="}),
+        (r"a: '\ud83c\udf89'", {"a": r"\ud83c\udf89"}),
+        (r'a: "\\ud83c"', {"a": r"\ud83c"}),
+        (r'a: "\u00e9\U0001f389🎉"', {"a": "é🎉🎉"}),
+        ("a: 1\nb: [true, null, x]", {"a": 1, "b": [True, None, "x"]}),
+        ("", None),
+    ],
+)
+def test_yaml_says_what_it_says_to_the_operator(text: str, value: object) -> None:
+    assert read_yaml(text) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (r'a: "\ud83c\udf89"', r"line 1 has '\ud83c', which is half of a character"),
+        ('a: 1\n"\\udc00": 2', r"line 2 has '\udc00'"),
+        ('a: "\\U00110000"', "can't be read as YAML"),
+        ('a: "\\UFFFFFFFF"', "can't be read as YAML"),
+        ("a: [", "can't be read as YAML"),
+        ("a: !!bool maybe", "can't be read as YAML"),
+        ("a: !!timestamp now", "can't be read as YAML"),
+        ("a: !!int x", "can't be read as YAML"),
+        ("a: 0x_", "can't be read as YAML"),
+        ("a: \x00", "can't be read as YAML"),
+    ],
+)
+def test_yaml_that_the_operator_can_not_read_is_refused_with_a_remedy(text: str, words: str) -> None:
+    with pytest.raises(UnreadableYaml) as refused:
+        read_yaml(text)
+    assert words in refused.value.message
+    assert refused.value.message[-1] not in ".!"
+    assert refused.value.remedy.endswith(".")

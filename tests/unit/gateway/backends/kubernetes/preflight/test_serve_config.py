@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 from pydantic import ValidationError
+from ray.serve._private.config import handle_num_replicas_auto
 from ray.serve.schema import ServeDeploySchema
 
 from rayplane.gateway.backends.kubernetes.preflight import serve_config
@@ -19,6 +20,14 @@ TAKEN = [
     {"applications": [{"name": "a", "import_path": "a:b", "route_prefix": "/a"}, {"import_path": "c:d"}]},
     {"applications": [{"import_path": "a:b", "deployments": [{"name": "M", "num_replicas": "auto"}]}]},
     {"applications": [{"import_path": "a:b", "deployments": [{"name": "M", "num_replicas": 1}]}]},
+    {
+        "applications": [
+            {
+                "import_path": "a:b",
+                "deployments": [{"name": "M", "num_replicas": "auto", "autoscaling_config": {"min_replicas": 100}}],
+            }
+        ]
+    },
     {"proxy_location": "EveryNode", "http_options": {"port": 8000}, "applications": [{"import_path": "a:b"}]},
     {"target_capacity": 50, "applications": [{"import_path": "a:b"}]},
     {"applications": [{"import_path": "a:b", "args": {"x": 1}, "runtime_env": {"env_vars": {"A": "1"}}}]},
@@ -45,6 +54,17 @@ REFUSED = [
     ({"applications": [{"import_path": "a:b", "deployments": [{}]}]}, "ray.serve-deployment"),
     (
         {"applications": [{"import_path": "a:b", "deployments": [{"name": "M", "num_replicas": 0}]}]},
+        "ray.serve-deployment",
+    ),
+    (
+        {
+            "applications": [
+                {
+                    "import_path": "a:b",
+                    "deployments": [{"name": "M", "num_replicas": 2, "autoscaling_config": {"max_replicas": 4}}],
+                }
+            ]
+        },
         "ray.serve-deployment",
     ),
 ]
@@ -94,6 +114,21 @@ def test_what_ray_refuses_is_found(config: dict[str, Any], rule: str) -> None:
 )
 def test_what_ray_drops_in_silence_or_refuses_only_later_is_found_too(config: Any, rule: str) -> None:
     assert rule in rules(config)
+
+
+def test_more_at_least_than_auto_makes_at_most_is_found() -> None:
+    deployment = {"name": "M", "num_replicas": "auto", "autoscaling_config": {"min_replicas": 101}}
+    config = {"applications": [{"import_path": "a:b", "deployments": [deployment]}]}
+    with pytest.raises(ValidationError):
+        handle_num_replicas_auto(5, {"min_replicas": 101})
+    assert rules(config) == {"ray.serve-deployment"}
+
+
+def test_what_the_operator_would_read_otherwise_than_python_is_judged_as_the_operator_reads_it() -> None:
+    assert rules("applications: [{import_path: 'a:b', args: {day: 2024-02-30, is: =}}]") == set()
+    [finding] = serve_config.wrong('applications: [{import_path: "a:b", args: {x: "\\ud83c\\udf89"}}]', "spec.config")
+    assert (finding.rule, finding.path) == ("ray.serve-config", "spec.config")
+    assert finding.remedy == "Write the character itself instead of its escapes."
 
 
 def test_no_configuration_deploys_nothing_and_is_allowed() -> None:
