@@ -27,7 +27,7 @@ kubernetes-image: setup kubernetes-tools
 
 demo: setup  ## Run the main job end to end and leave the platform up
 	@deploy/tools/fetch prometheus || echo "demo: goes on without what is missing"
-	@mkdir -p .rayplane
+	@mkdir -m 700 -p .rayplane
 	@$(BIN)/rayplane up
 	@$(BIN)/rayplane quickstart
 

@@ -34,7 +34,7 @@ class RayplaneError(Exception):
     exit_code: ClassVar[int] = 1
     title: ClassVar[str] = "Internal error"
 
-    def __init__(self, detail: str, *, remedy: str | None = None, **fields: Any) -> None:
+    def __init__(self, detail: str, /, *, remedy: str | None = None, **fields: Any) -> None:
         super().__init__(f"{detail} {remedy}" if remedy else detail)
         self.detail = detail
         self.remedy = remedy
@@ -130,16 +130,20 @@ class Failed(RayplaneError):
 
 
 def from_problem(problem: dict[str, Any]) -> RayplaneError:
-    """Rebuild the error that a problem document tells of; unknown types become their status's nearest class."""
+    """Rebuild the error that a problem document tells of; unknown types become their status's nearest class.
+
+    Whatever the document holds, an error comes of it: it may be another server's.
+    """
     code = str(problem.get("type", "")).rsplit(":", 1)[-1]
-    status = int(problem.get("status", 500))
+    status = problem.get("status", 500)
     classes = _all_classes()
     cls = next((c for c in classes if _code(c) == code), None)
     cls = cls or next((c for c in classes if c.status == status), RayplaneError)
     known = {"type", "title", "status", "detail", "remedy", "instance"}
     extra = {k: v for k, v in problem.items() if k not in known}
     detail = str(problem.get("detail") or problem.get("title") or "Unknown error")
-    return cls(detail, remedy=problem.get("remedy"), **extra)
+    remedy = problem.get("remedy")
+    return cls(detail, remedy=str(remedy) if remedy else None, **extra)
 
 
 def _code(cls: type[RayplaneError]) -> str:

@@ -172,7 +172,7 @@ def write_secret(path: Path, text: str) -> None:
 
 
 def read_secret(path: Path) -> str:
-    """The text of a secret file; raises InvalidInput if it is missing, empty or no text, or others may read it."""
+    """The text of a secret file; raises InvalidInput if it is missing or no text, or others may read it."""
     try:
         mode = path.stat().st_mode
         text = path.read_text().strip()
@@ -183,6 +183,4 @@ def read_secret(path: Path) -> str:
         raise InvalidInput(f"Secret file '{path}' is no text.", remedy="Write the secret alone into it.") from None
     if mode & 0o077:
         raise InvalidInput(f"Secret file '{path}' may be read by others.", remedy=f"Run: chmod 600 {path}")
-    if not text:
-        raise InvalidInput(f"Secret file '{path}' is empty.", remedy="Write the secret into it.")
     return text

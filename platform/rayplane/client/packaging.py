@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import fnmatch
 import hashlib
 import io
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from rayplane.errors import InvalidInput
@@ -21,7 +23,7 @@ IGNORE_FILE = ".rayignore"
 _EXCLUDED = (
     ".git", ".hg", ".svn", ".venv", "venv", "node_modules", ".rayplane", "__pycache__", "*.pyc", "*.pyo", ".mypy_cache",
     ".ruff_cache", ".pytest_cache", ".tox", ".nox", ".idea", ".vscode", ".ipynb_checkpoints", ".DS_Store", "*.egg-info",
-    ".coverage", ".hypothesis", ".cache", ".env",
+    ".coverage", ".hypothesis", ".cache", ".env", ".env.*",
 )  # fmt: skip
 # The first instant that a zip can hold: a file's own time must not reach the package.
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -33,17 +35,39 @@ def is_address(value: str) -> bool:
     return value.startswith("sha256:") and len(digits) == 64 and all(c in "0123456789abcdef" for c in digits)
 
 
-def pack(folder: Path | str) -> tuple[str, bytes]:
-    """``(content address, zip)`` of a folder; raises InvalidInput if it is no folder, is empty or is too large.
+def pack(folder: Path | str, *, without: Collection[Path] = ()) -> tuple[str, bytes]:
+    """``(content address, zip)`` of a folder, but for what ``without`` names, such as a token's file.
 
     Files are stored uncompressed, in the order of their paths: a compressor's version must not change the address.
+    Raises InvalidInput if it is no folder, is empty or is too large, and for what can't be packaged, naming it: a
+    link that leaves the folder, a file that can't be read, a name that is no text.
     """
     base = Path(folder)
-    if not base.is_dir():
-        raise InvalidInput(f"'{folder}' is not a folder.", remedy="Name the folder that holds the code.")
+    try:
+        if not base.is_dir():
+            raise InvalidInput(f"'{folder}' is not a folder.", remedy="Name the folder that holds the code.")
+        data = _zip(base, without)
+    except OSError as exc:
+        raise InvalidInput(
+            f"'{exc.filename or base}' can't be packaged: {exc.strerror or exc}.",
+            remedy=f"Make it readable, or leave it out by {base / IGNORE_FILE}.",
+        ) from exc
+    return f"sha256:{hashlib.sha256(data).hexdigest()}", data
+
+
+def files(base: Path, without: Collection[Path] = ()) -> list[PurePosixPath]:
+    """The paths, relative to ``base`` and sorted, of what belongs into its package."""
+    root = base.resolve()
+    kept_out = tuple(path.resolve() for path in without)
+    # A home that the folder itself lies in keeps nothing out of it.
+    inside = tuple(path for path in kept_out if path.is_relative_to(root))
+    return sorted(_Tree(base, root, (*_EXCLUDED, *_own_patterns(base)), inside).below(PurePosixPath(), (root,)))
+
+
+def _zip(base: Path, without: Collection[Path]) -> bytes:
     buffer, total, sizes = io.BytesIO(), 0, dict[str, int]()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        for path in files(base):
+        for path in files(base, without):
             total += (size := (base / path).stat().st_size)
             sizes[path.parts[0]] = sizes.get(path.parts[0], 0) + size
             if total > MAX_BYTES:
@@ -52,29 +76,78 @@ def pack(folder: Path | str) -> tuple[str, bytes]:
             entry.create_system = 3
             entry.external_attr = (0o755 if os.access(base / path, os.X_OK) else 0o644) << 16
             archive.writestr(entry, (base / path).read_bytes())
-    if not total and not sizes:
+    if not sizes:
         raise InvalidInput(f"Folder '{base}' holds no file to package.", remedy="Name the folder that holds the code.")
-    data = buffer.getvalue()
-    return f"sha256:{hashlib.sha256(data).hexdigest()}", data
+    return buffer.getvalue()
 
 
-def files(base: Path) -> Iterator[PurePosixPath]:
-    """The paths, relative to ``base`` and sorted, of what belongs into its package."""
-    patterns = (*_EXCLUDED, *_own_patterns(base))
-    found = []
-    for folder, names, leaves in os.walk(base):
-        here = PurePosixPath(Path(folder).relative_to(base).as_posix())
-        names[:] = [name for name in names if not _excluded(here / name, patterns)]
-        found += [here / leaf for leaf in leaves if not _excluded(here / leaf, patterns)]
-    # A link to nowhere and a socket are no code.
-    yield from sorted(path for path in found if (base / path).is_file())
+@dataclass(frozen=True)
+class _Tree:
+    """A folder as it is looked through for its package."""
+
+    base: Path
+    root: Path
+    """``base`` without links."""
+    patterns: tuple[str, ...]
+    without: tuple[Path, ...]
+    """Paths without links, of what is kept out."""
+
+    def below(self, here: PurePosixPath, above: tuple[Path, ...]) -> Iterator[PurePosixPath]:
+        """What belongs into the package of a folder; ``above`` are it and all that it was reached through."""
+        for entry in sorted(os.scandir(self.base / here), key=lambda found: found.name):
+            path = here / entry.name
+            if _excluded(path, self.patterns):
+                continue
+            real = self._target(path) if entry.is_symlink() else above[-1] / entry.name
+            if real is None or any(real.is_relative_to(kept_out) for kept_out in self.without):
+                continue
+            if real.is_dir():
+                if real in above:
+                    raise self._refusal(path, "is a link to a folder that it lies in")
+                yield from self.below(path, (*above, real))
+            elif real.is_file():  # a socket is no code
+                yield self._named(path)
+
+    def _target(self, path: PurePosixPath) -> Path | None:
+        """Where a link leads; None if nothing of that is code."""
+        try:
+            real = (self.base / path).resolve(strict=True)
+        except RuntimeError:
+            return None  # to itself: Python 3.13 says ELOOP instead
+        except OSError as exc:
+            if exc.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                return None  # to nowhere, as an editor's lock
+            raise
+        if not real.is_relative_to(self.root):
+            raise self._refusal(path, f"is a link out of the folder, to '{real}'")
+        parts = PurePosixPath(real.relative_to(self.root))
+        return None if any(_excluded(part, self.patterns) for part in (parts, *parts.parents)) else real
+
+    def _named(self, path: PurePosixPath) -> PurePosixPath:
+        try:
+            str(path).encode()
+        except UnicodeEncodeError as exc:
+            raise InvalidInput(
+                f"{str(self.base / path)!r} can't be packaged: its name is not UTF-8.",
+                remedy=f"Rename it, or leave it out by {self.base / IGNORE_FILE}.",
+            ) from exc
+        return path
+
+    def _refusal(self, path: PurePosixPath, what: str) -> InvalidInput:
+        return InvalidInput(
+            f"'{self.base / path}' {what}.",
+            remedy=f"Put a copy in its place, or leave it out: write /{path} into {self.base / IGNORE_FILE}.",
+        )
 
 
 def _own_patterns(base: Path) -> list[str]:
     ignore = base / IGNORE_FILE
     if not ignore.is_file():
         return []
-    lines = [line.strip() for line in ignore.read_text().splitlines()]
+    try:
+        lines = [line.strip() for line in ignore.read_text("utf-8").splitlines()]
+    except UnicodeDecodeError as exc:
+        raise InvalidInput(f"'{ignore}' is not UTF-8.", remedy="Save it as UTF-8.") from exc
     patterns = [line for line in lines if line and not line.startswith("#")]
     for pattern in patterns:
         if pattern.startswith("!"):

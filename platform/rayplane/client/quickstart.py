@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import yaml
 from pydantic import BaseModel, Field
 
-from rayplane.client import packaging
+from rayplane.client import packaging, sdk
 from rayplane.client.sdk import Client, Progress, patient, why
-from rayplane.errors import Failed, InvalidInput, InvalidSpec, NotFound, Timeout, Unavailable
-from rayplane.nouns.base import Document, Object, parse
+from rayplane.errors import Failed, InvalidInput, NotFound, Timeout, Unavailable
+from rayplane.nouns.base import Document, Object
 from rayplane.nouns.job import Output
 from rayplane.nouns.pipeline import StepRun
 
@@ -163,15 +162,13 @@ def read_documents(path: Path) -> list[Document]:
     """The documents of a file such as ``jobs/flights.yaml``. Raises InvalidInput without it, InvalidSpec if it is
     wrong."""
     try:
-        found = list(yaml.safe_load_all(path.read_text()))
-    except OSError as exc:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as exc:
         raise InvalidInput(
-            f"'{path}' can't be read: {exc.strerror}.",
+            f"'{path}' can't be read: {exc.strerror if isinstance(exc, OSError) else 'it is no text'}.",
             remedy="Run this in a clone of rayplane, or name one: rayplane quickstart --folder <clone>.",
         ) from exc
-    except yaml.YAMLError as exc:
-        raise InvalidSpec(f"'{path}' is not YAML: {exc}.") from exc
-    return [parse(Document, value, f"{path}[{place}]") for place, value in enumerate(found) if value is not None]
+    return sdk.read_documents(text, str(path))
 
 
 def read_requests(folder: Path) -> list[dict[str, Any]]:
@@ -179,7 +176,7 @@ def read_requests(folder: Path) -> list[dict[str, Any]]:
     path = folder / REQUESTS
     try:
         requests = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as exc:
+    except (OSError, ValueError) as exc:
         raise InvalidInput(f"'{path}' can't be read: {exc}.", remedy="Restore it from the repository.") from exc
     if not isinstance(requests, list) or not requests:
         raise InvalidInput(f"'{path}' is no list of requests.", remedy="Restore it from the repository.")
@@ -222,15 +219,11 @@ def _unreachable(url: str, said: str) -> Unavailable:
 
 
 def _apply(api: Client, documents: Sequence[Document], folder: Path, say: Say) -> None:
-    # A team must be there before a package can be uploaded for it.
-    api.apply_documents([d for d in documents if d.kind == "Team"])
-    address = ""
     ready = []
     for document in documents:
         package = document.spec.get("package")
         if isinstance(package, str) and not packaging.is_address(package):
-            address = address or api.packages.upload(TEAM, folder)
-            document = document.model_copy(update={"spec": {**document.spec, "package": address}})
+            document = document.model_copy(update={"spec": {**document.spec, "package": str(folder)}})
         ready.append(document)
     for change in api.apply_documents(ready):
         say(f"  {change}")

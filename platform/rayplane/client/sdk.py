@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-import json
+import math
 import os
 import time
 import uuid
@@ -13,15 +13,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 from urllib.parse import quote
 
 import httpx
+from pydantic import BaseModel, ValidationError
 
 from rayplane import errors
 from rayplane.client import packaging
 from rayplane.nouns import NOUNS, RUN, by_kind
-from rayplane.nouns.base import Document, NounType, Object, parse
+from rayplane.nouns.base import Document, NounType, Object, check_json, parse
 from rayplane.nouns.cluster import ClusterStatus, ClusterUsage, Lease
 from rayplane.nouns.dataset import DatasetVersion
 from rayplane.nouns.events import Edge
@@ -41,6 +42,7 @@ _SETTLED: dict[str, frozenset[str]] = {
     "PipelineRun": TERMINAL,
 }
 Progress = Callable[[Object], None]
+M = TypeVar("M", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -94,14 +96,8 @@ class Client:
 
     @property
     def url(self) -> str:
-        """The gateway's URL; raises Unavailable if none is known."""
-        found = self._given_url or os.environ.get("RAYPLANE_URL")
-        if not found:
-            home = Home(find_home())
-            found = str(read_json(home.state).get("gateway_url") or "")
-            if not found:
-                raise errors.Unavailable(f"No platform was started in '{home.path}'.", remedy="Run 'rayplane up'.")
-        return found.rstrip("/")
+        """The gateway's URL; raises Unavailable if none is known, InvalidInput for what is no URL."""
+        return _checked_url(self._given_url or os.environ.get("RAYPLANE_URL") or _started_url(Home(find_home())))
 
     @property
     def token_path(self) -> Path:
@@ -110,8 +106,15 @@ class Client:
 
     @property
     def token(self) -> str:
-        """The token; raises InvalidInput if its file is missing or others may read it."""
-        return read_secret(self.token_path)
+        """The token; raises InvalidInput if its file is missing, others may read it, or it holds no token."""
+        text = read_secret(self.token_path)
+        if not text or not text.isascii() or not text.isprintable() or " " in text:
+            # What is in it is not said: it may be a secret all the same.
+            raise errors.InvalidInput(
+                f"Secret file '{self.token_path}' holds no token: a token is one line of letters, digits and signs.",
+                remedy="Write the token alone into it, or name another file by RAYPLANE_TOKEN_PATH.",
+            )
+        return text
 
     def info(self) -> dict[str, Any]:
         """Versions, URLs and who asks."""
@@ -129,50 +132,36 @@ class Client:
         """Make the platform as the documents say, in the order of the table of nouns.
 
         ``team`` is for those that name none. A ``package`` that is a folder's path is uploaded and replaced by its
-        content address. All are checked, here and by the gateway, before any is written: a wrong one raises, and
-        nothing was made.
+        content address. All are checked together, here and by the gateway's plan, before any is written: a wrong one
+        raises, and nothing was made. Where a write fails all the same, the error says what was made before it.
         """
         wanted = [_Wanted.of(noun, document, team) for noun, document in _checked(documents)]
-        # What lives in a team, or on a cluster, that these documents make can't be checked by the gateway before that
-        # team or cluster is there.
-        new_teams: set[str] = set()
-        new_clusters: set[tuple[str, str]] = set()
-        planned = []
-        for item in wanted:
-            if item.team in new_teams or (item.team, item.spec.get("cluster")) in new_clusters:
-                planned.append(Change(item.noun.kind, item.team, item.name, "created"))
-            else:
-                planned.append(self._put(item, self._known_spec(item), dry_run=True))
-            if planned[-1].change != "created":
-                continue
-            if item.noun.kind == "Team":
-                new_teams.add(item.name)
-            elif item.noun.kind == "Cluster":
-                new_clusters.add((item.team, item.name))
+        planned = self._plan(wanted)
+        _require_allowed(planned)
         if dry_run:
-            return planned
-        return [self._put(item, self._uploaded_spec(item), dry_run=False) for item in wanted]
+            return [_change(item.kind, item.team, item.name, item.change) for item in planned.documents]
+        done: list[Change] = []
+        for item in wanted:
+            try:
+                done.append(self._put(item, self._uploaded_spec(item)))
+            except errors.RayplaneError as exc:
+                made = [str(change) for change in done if change.change != "unchanged"]
+                if not made:
+                    raise
+                raise _half_made(exc, made) from exc
+        return done
 
     def plan(self, documents: list[Document], *, team: str | None = None) -> Plan:
         """What applying the documents together would change, what forbids it, what it may cost; nothing is written.
 
         ``team`` is for those that name none. A ``package`` that is a folder's path counts as uploaded.
         """
-        wanted = [_Wanted.of(by_kind(document.kind), document, team) for document in documents]
-        sent = [
-            {
-                "kind": item.noun.kind,
-                "metadata": {"name": item.name, "labels": item.labels, **({"team": item.team} if item.team else {})},
-                "spec": self._known_spec(item),
-            }
-            for item in wanted
-        ]
-        return Plan.model_validate(self.json("POST", "/v1/plan", json_body={"documents": sent}))
+        return self._plan([_Wanted.of(by_kind(document.kind), document, team) for document in documents])
 
     def lineage(self, team: str, node: str, direction: Literal["up", "down"] = "up") -> list[Edge]:
         """Edges reachable from a node."""
-        found = self.json("GET", f"/v1/teams/{_q(team)}/lineage", params={"node": node, "direction": direction})
-        return [Edge.model_validate(item) for item in found["items"]]
+        params = {"node": node, "direction": direction}
+        return self.read(_Items[Edge], "GET", f"/v1/teams/{_q(team)}/lineage", params=params).items
 
     def leases(self, team: str, *, open_only: bool = False) -> list[Lease]:
         """The ledger: compute that the team held or holds."""
@@ -182,8 +171,7 @@ class Client:
     def usage(self, team: str, *, since: datetime | None = None, until: datetime | None = None) -> list[ClusterUsage]:
         """What each cluster of the team held between two instants, in resource-seconds, also of those that are gone."""
         span = {key: at.isoformat() for key, at in (("since", since), ("until", until)) if at is not None}
-        found = self.json("GET", f"/v1/teams/{_q(team)}/usage", params=span)
-        return [ClusterUsage.model_validate(item) for item in found["items"]]
+        return self.read(_Items[ClusterUsage], "GET", f"/v1/teams/{_q(team)}/usage", params=span).items
 
     def audit(self, team: str) -> list[dict[str, Any]]:
         """The audit log."""
@@ -193,15 +181,28 @@ class Client:
         """Every item of a list, page by page."""
         cursor: str | None = None
         while True:
-            page = self.json("GET", path, params={**params, "limit": 500, **({"cursor": cursor} if cursor else {})})
-            yield from page["items"]
-            cursor = page["next_cursor"]
+            asked = {**params, "limit": 500, **({"cursor": cursor} if cursor else {})}
+            page = self.read(_Page, "GET", path, params=asked)
+            yield from page.items
+            cursor = page.next_cursor
             if cursor is None:
                 return
 
     def json(self, method: str, path: str, **options: Any) -> Any:
-        """The JSON that a request answers with."""
-        return self.request(method, path, **options).json()
+        """The JSON that a request answers with; raises Unavailable if it is none."""
+        answer = self.request(method, path, **options)
+        try:
+            return answer.json()
+        except ValueError as exc:
+            raise _strange(answer) from exc
+
+    def read(self, model: type[M], method: str, path: str, **options: Any) -> M:
+        """A request's answer as ``model``; raises Unavailable if it is none, so that another server answered."""
+        answer = self.request(method, path, **options)
+        try:
+            return model.model_validate_json(answer.content)
+        except ValidationError as exc:
+            raise _strange(answer) from exc
 
     def request(
         self,
@@ -230,18 +231,29 @@ class Client:
                 raise errors.Timeout(
                     f"The gateway at {self.url} did not answer {method} {path} in time.", remedy="Try again."
                 ) from exc
-            except httpx.TransportError as exc:
+            except httpx.RequestError as exc:  # of the transport, or of an answer that is encoded wrongly
                 if attempt == _RETRIES:
                     raise self._unreachable(exc) from exc
                 time.sleep(0.2 * (attempt + 1))
-        if answer.is_error:
+        if not answer.is_success:
             raise _error_of(answer)
         return answer
+
+    def _plan(self, wanted: list[_Wanted]) -> Plan:
+        sent = [
+            {
+                "kind": item.noun.kind,
+                "metadata": {"name": item.name, "labels": item.labels, **({"team": item.team} if item.team else {})},
+                "spec": self._known_spec(item),
+            }
+            for item in wanted
+        ]
+        return self.read(Plan, "POST", "/v1/plan", json_body={"documents": sent})
 
     def _known_spec(self, item: _Wanted) -> dict[str, Any]:
         if item.folder is None:
             return item.spec
-        address, _ = packaging.pack(item.folder)
+        address, _ = self.packages.pack(item.folder)
         # A package that is not there yet would be refused: the rest of the spec is checked without it.
         known = self.packages.has(item.team, address)
         return {**item.spec, "package": address if known else None}
@@ -251,15 +263,13 @@ class Client:
             return item.spec
         return {**item.spec, "package": self.packages.upload(item.team, item.folder)}
 
-    def _put(self, item: _Wanted, spec: dict[str, Any], *, dry_run: bool) -> Change:
+    def _put(self, item: _Wanted, spec: dict[str, Any]) -> Change:
         answer = self.request(
             "PUT",
             _path(item.noun, item.team, item.name),
             json_body={"metadata": {"labels": item.labels}, "spec": spec},
-            params={"dry_run": "true"} if dry_run else None,
         )
-        change: Any = answer.headers["X-Change"]
-        return Change(item.noun.kind, item.team, item.name, change)
+        return _change(item.noun.kind, item.team, item.name, _header(answer, "X-Change"))
 
     def _connection(self) -> httpx.Client:
         if self._http is None:
@@ -289,15 +299,15 @@ class Noun:
         """Make it so; returns the object, on which there may be work to do. ``if_match``: the ETag it must have."""
         body = {"metadata": {"labels": dict(labels or {})}, "spec": dict(spec)}
         headers = {"If-Match": if_match} if if_match else None
-        return Object.model_validate(self._client.json("PUT", self._path(team, name), json_body=body, headers=headers))
+        return self._client.read(Object, "PUT", self._path(team, name), json_body=body, headers=headers)
 
     def get(self, team: str, name: str) -> Object:
         """One object; raises NotFound."""
-        return Object.model_validate(self._client.json("GET", self._path(team, name)))
+        return self._client.read(Object, "GET", self._path(team, name))
 
     def why(self, team: str, name: str) -> Explanation:
         """What holds the object up, ranked; no causes if it is as wanted. Raises NotFound."""
-        return Explanation.model_validate(self._client.json("GET", f"{self._path(team, name)}/why"))
+        return self._client.read(Explanation, "GET", f"{self._path(team, name)}/why")
 
     def list(self, team: str, *, labels: Mapping[str, str] | None = None) -> list[Object]:
         """All objects of the team, oldest first."""
@@ -306,7 +316,7 @@ class Noun:
 
     def delete(self, team: str, name: str) -> Object:
         """Ask for deletion; returns at once."""
-        return Object.model_validate(self._client.json("DELETE", self._path(team, name)))
+        return self._client.read(Object, "DELETE", self._path(team, name))
 
     def wait(
         self,
@@ -323,14 +333,20 @@ class Noun:
         """
         return _wait(lambda: self.get(team, name), phases, timeout, progress)
 
-    def wait_deleted(self, team: str, name: str, *, timeout: float = 300.0) -> None:
-        """Wait until nothing of that name is there; raises Timeout."""
+    def wait_deleted(self, team: str, name: str, *, uid: str | None = None, timeout: float = 300.0) -> None:
+        """Wait until the object is gone: what has its name then, made anew, is another one. Raises Timeout.
+
+        ``uid`` is that of the object that ``delete`` answered with; by default, of the one that is there first.
+        """
         deadline = time.monotonic() + timeout
         look = patient(lambda: self.get(team, name), deadline)
         while time.monotonic() < deadline:
             try:
-                look()
+                found = look().metadata.uid
             except errors.NotFound:
+                return
+            uid = uid or found
+            if found != uid:
                 return
             time.sleep(0.5)
         raise errors.Timeout(f"{self.type.kind} '{team}/{name}' is still there after {timeout:g}s.", remedy="Wait on.")
@@ -407,7 +423,7 @@ class Clusters(Noun):
 
     def _post(self, team: str, name: str, verb: str, body: Mapping[str, Any] | None = None) -> Object:
         path = f"{self._path(team, name)}/{verb}"
-        return Object.model_validate(self._client.json("POST", path, json_body=body))
+        return self._client.read(Object, "POST", path, json_body=body)
 
 
 class Jobs(Noun):
@@ -416,19 +432,19 @@ class Jobs(Noun):
     def submit(self, team: str, spec: Mapping[str, Any], name: str | None = None) -> Object:
         """Ask for one run of an entrypoint; the name is made if none is given."""
         body = {"metadata": {"name": name} if name else {}, "spec": dict(spec)}
-        return Object.model_validate(self._client.json("POST", self._path(team), json_body=body))
+        return self._client.read(Object, "POST", self._path(team), json_body=body)
 
     def stop(self, team: str, name: str) -> Object:
         """Ask a job to stop."""
-        return Object.model_validate(self._client.json("POST", f"{self._path(team, name)}/stop"))
+        return self._client.read(Object, "POST", f"{self._path(team, name)}/stop")
 
     def logs(self, team: str, name: str, follow: bool = True, *, patience: float = PATIENCE) -> Iterator[str]:
         """The driver's log in pieces as it grows; with ``follow`` until the job has ended and its log is complete.
 
-        While following, a gateway that is away for less than ``patience`` seconds is waited for.
+        While following, a gateway that has answered and is away for less than ``patience`` seconds is waited for.
         """
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        offset, seen = 0, time.monotonic()
+        offset, seen = 0, float("-inf")
         while True:
             try:
                 answer = self._client.request("GET", f"{self._path(team, name)}/logs", params={"offset": offset})
@@ -437,12 +453,12 @@ class Jobs(Noun):
                     raise
                 time.sleep(1.0)
                 continue
-            seen, following = time.monotonic(), int(answer.headers["X-Next-Offset"])
+            seen, following = time.monotonic(), int(_header(answer, "X-Next-Offset"))
             if text := decoder.decode(answer.content):
                 yield text
             moved, offset = following > offset, following
             if not moved:
-                if not follow or answer.headers["X-Log-Complete"] == "true":
+                if not follow or _header(answer, "X-Log-Complete") == "true":
                     return
                 time.sleep(0.5)
 
@@ -453,7 +469,7 @@ class Pipelines(Noun):
     def run(self, team: str, name: str, parameters: Mapping[str, str] | None = None, force: bool = False) -> Object:
         """Ask for a run; ``force`` runs every step anew."""
         body = {"parameters": dict(parameters or {}), "force": force}
-        return Object.model_validate(self._client.json("POST", f"{self._path(team, name)}/runs", json_body=body))
+        return self._client.read(Object, "POST", f"{self._path(team, name)}/runs", json_body=body)
 
     def runs(self, team: str, name: str) -> list[Object]:
         """The pipeline's runs, oldest first."""
@@ -461,11 +477,11 @@ class Pipelines(Noun):
 
     def get_run(self, team: str, pipeline: str, run: str) -> Object:
         """One run with its steps."""
-        return Object.model_validate(self._client.json("GET", f"{self._path(team, pipeline)}/runs/{_q(run)}"))
+        return self._client.read(Object, "GET", f"{self._path(team, pipeline)}/runs/{_q(run)}")
 
     def stop_run(self, team: str, pipeline: str, run: str) -> Object:
         """Ask a run to stop."""
-        return Object.model_validate(self._client.json("POST", f"{self._path(team, pipeline)}/runs/{_q(run)}/stop"))
+        return self._client.read(Object, "POST", f"{self._path(team, pipeline)}/runs/{_q(run)}/stop")
 
     def wait_run(
         self,
@@ -486,14 +502,11 @@ class Datasets(Noun):
 
     def versions(self, team: str, name: str) -> list[DatasetVersion]:
         """Versions, newest first."""
-        found = self._client.json("GET", f"{self._path(team, name)}/versions")
-        return [DatasetVersion.model_validate(item) for item in found["items"]]
+        return self._client.read(_Items[DatasetVersion], "GET", f"{self._path(team, name)}/versions").items
 
     def version(self, team: str, name: str, version: str = "latest") -> DatasetVersion:
         """One version."""
-        return DatasetVersion.model_validate(
-            self._client.json("GET", f"{self._path(team, name)}/versions/{_q(version)}")
-        )
+        return self._client.read(DatasetVersion, "GET", f"{self._path(team, name)}/versions/{_q(version)}")
 
 
 class Packages:
@@ -510,16 +523,76 @@ class Packages:
             return False
         return True
 
+    def pack(self, folder: Path | str) -> tuple[str, bytes]:
+        """``(content address, zip)`` of a folder; the token in use and the home are never in it."""
+        return packaging.pack(folder, without=(self._client.token_path, find_home()))
+
     def upload(self, team: str, folder: Path | str) -> str:
         """Package a folder and keep it unless it is there; returns its content address, ``sha256:<hex>``."""
-        address, data = packaging.pack(folder)
+        address, data = self.pack(folder)
         if not self.has(team, address):
             headers = {"Content-Type": "application/zip"}
             self._client.request("PUT", self._path(team, address), content=data, headers=headers)
         return address
 
     def _path(self, team: str, address: str) -> str:
-        return f"/v1/teams/{_q(team)}/packages/{address.removeprefix('sha256:')}"
+        return f"/v1/teams/{_q(team)}/packages/{_q(address.removeprefix('sha256:'))}"
+
+
+def read_documents(text: str, name: str) -> list[Document]:
+    """The documents in a YAML text. Raises InvalidSpec naming ``name``, the document's place in it, and the field."""
+    import yaml  # what asks the gateway needs none
+
+    try:
+        found = [value for value in yaml.safe_load_all(text) if value is not None]
+    # PyYAML lets out what its conversions raise: for 2013-02-30, !!bool x, !!timestamp x, or nesting without end.
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as exc:
+        plain = isinstance(exc, yaml.YAMLError | ValueError | ArithmeticError)
+        nested = isinstance(exc, RecursionError)
+        said = str(exc) if plain else "it is nested too deeply" if nested else "a value is not of its tag's kind"
+        raise errors.InvalidSpec(f"{name}: not YAML: {said}.", remedy="Mend the file.") from exc
+    if not found:
+        raise errors.InvalidSpec(f"{name}: there is no document in it.", remedy="Write kind, metadata and spec.")
+    documents = []
+    for place, value in enumerate(found):
+        require_json(value, f"{name}[{place}]")
+        documents.append(parse(Document, value, f"{name}[{place}]"))
+    return documents
+
+
+def require_json(value: Any, path: str) -> None:
+    """Raise InvalidSpec naming the first field, of those below ``path``, that holds what JSON can't say."""
+    left, seen = [(path, value)], set[int]()
+    while left:
+        where, item = left.pop()
+        parts: list[tuple[str, Any]] = []
+        if isinstance(item, dict):
+            parts = [(f"{where}.{key}", part) for key, part in item.items()]
+            wrong = next((said for key in item if (said := _not_json(key))), None)
+        elif isinstance(item, list | tuple):
+            parts = [(f"{where}[{place}]", part) for place, part in enumerate(item)]
+            wrong = None
+        else:
+            wrong = _not_json(item)
+        if wrong:
+            raise errors.InvalidSpec(f"{where}: {wrong}.", remedy="Write it in quotes, if it is meant as text.")
+        if id(item) not in seen:  # YAML's aliases say one value at many places
+            left += reversed(parts)
+        seen.add(id(item))
+    try:
+        check_json(value)
+    except ValueError as exc:
+        raise errors.InvalidSpec(f"{path}: {exc}.", remedy="Write it out plainly.") from exc
+
+
+def _not_json(item: Any) -> str | None:
+    if item is None or isinstance(item, str | bool):
+        return None
+    if isinstance(item, int):
+        return None if item.bit_length() < 1024 else "it is a number of more than 300 digits"
+    if isinstance(item, float):
+        return None if math.isfinite(item) else f"{item} is no number"
+    return f"'{item}' is a {type(item).__name__}, not a text or number"
 
 
 def patient(get: Callable[[], Object], deadline: float) -> Callable[[], Object]:
@@ -627,8 +700,11 @@ class _Wanted:
             raise errors.InvalidSpec(
                 f"{noun.kind} '{document.metadata.name}' names no team.", remedy="Set metadata.team, or say --team."
             )
+        require_json(document.spec, noun.singular)
         package = document.spec.get("package")
-        folder = Path(package) if package and not packaging.is_address(package) else None
+        # What is no text is refused by the gateway, with all else that is wrong with the spec.
+        named = package if isinstance(package, str) and not packaging.is_address(package) else ""
+        folder = Path(named) if named else None
         return cls(noun, of, document.metadata.name, document.metadata.labels, document.spec, folder)
 
 
@@ -638,18 +714,100 @@ def _path(noun: NounType, team: str, name: str | None = None) -> str:
 
 
 def _q(part: str) -> str:
-    return quote(part, safe="")
+    """One name as a part of a path. Servers take '..' for the part before it, hence for another object."""
+    if part in ("", ".", ".."):
+        raise errors.InvalidInput(f"'{part}' is no name.", remedy="Write the name as 'list' shows it.")
+    try:
+        return quote(part, safe="")
+    except UnicodeEncodeError as exc:
+        raise errors.InvalidInput(f"{part!r} is no name.", remedy="Write the name as 'list' shows it.") from exc
+
+
+class _Items(BaseModel, Generic[M]):
+    items: list[M]
+
+
+class _Page(BaseModel):
+    items: list[dict[str, Any]]
+    next_cursor: str | None
+
+
+def _started_url(home: Home) -> str:
+    """The URL that `rayplane up` wrote into the home."""
+    try:
+        found = read_json(home.state).get("gateway_url")
+    except (OSError, ValueError, AttributeError) as exc:
+        raise errors.Unavailable(
+            f"'{home.state}' is damaged: no gateway's URL can be read from it.", remedy="Run 'rayplane up'."
+        ) from exc
+    if not found:
+        raise errors.Unavailable(f"No platform was started in '{home.path}'.", remedy="Run 'rayplane up'.")
+    return str(found)
+
+
+def _checked_url(text: str) -> str:
+    try:
+        url = httpx.URL(text)
+        right = url.scheme in ("http", "https") and url.host and (url.port or 0) < 65536
+        right = right and not url.query and not url.fragment
+    except (httpx.InvalidURL, ValueError):
+        right = False
+    if not right:
+        raise errors.InvalidInput(
+            f"'{text}' is no gateway's URL.", remedy="Write RAYPLANE_URL as http://host:port, or leave it out."
+        )
+    return text.rstrip("/")
+
+
+def _change(kind: str, team: str, name: str, change: Any) -> Change:
+    return Change(kind, team, name, change)
+
+
+def _require_allowed(plan: Plan) -> None:
+    """Raise the first reason that forbids a document as the error that it is."""
+    for document in plan.documents:
+        for refusal in document.forbidden:
+            raise errors.from_problem(
+                {
+                    "type": f"urn:rayplane:problem:{refusal.code}",
+                    "detail": f"{document.kind} '{document.name}': {refusal.message} Nothing was made.",
+                    "remedy": refusal.remedy or "See all that forbids it with 'rayplane plan'.",
+                }
+            )
+
+
+def _half_made(exc: errors.RayplaneError, made: list[str]) -> errors.RayplaneError:
+    """The error of a write that failed after others, which it names."""
+    remedy = f"{exc.remedy or 'Mend that.'} Then apply the same again: what was made stays."
+    return type(exc)(f"{exc.detail} Before it: {', '.join(made)}.", remedy=remedy, **{**exc.fields, "made": made})
+
+
+def _header(answer: httpx.Response, name: str) -> str:
+    if name not in answer.headers:
+        raise _strange(answer)
+    return str(answer.headers[name])
+
+
+def _strange(answer: httpx.Response) -> errors.Unavailable:
+    """The error of an answer that no gateway gives."""
+    where = f" and sends on to {answer.headers['Location']}" if "Location" in answer.headers else ""
+    return errors.Unavailable(
+        f"{answer.request.url} answered {answer.status_code}{where}: this does not speak rayplane's API.",
+        remedy="Set RAYPLANE_URL to the gateway's URL, or leave it out after 'rayplane up'.",
+    )
 
 
 def _error_of(answer: httpx.Response) -> errors.RayplaneError:
+    if answer.request.method == "HEAD":  # has no body
+        where = f"{answer.request.url} answered {answer.status_code}."
+        return errors.from_problem({"status": answer.status_code, "detail": where})
     try:
         problem = answer.json()
-    except (json.JSONDecodeError, UnicodeDecodeError):
+    except ValueError:
         problem = None
-    if not isinstance(problem, dict):
-        # A HEAD has no body; anything else comes from a server that is not the gateway.
-        problem = {"status": answer.status_code, "detail": f"{answer.request.url} answered {answer.status_code}."}
-    return errors.from_problem(problem)
+    if not isinstance(problem, dict) or not str(problem.get("type")).startswith("urn:rayplane:problem:"):
+        return _strange(answer)
+    return errors.from_problem({**problem, "status": answer.status_code})
 
 
-__all__ = ["Change", "Client", "Noun", "Object", "why"]
+__all__ = ["Change", "Client", "Noun", "Object", "read_documents", "why"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -14,8 +16,12 @@ from rayplane import errors, plugins
 from rayplane.client.cli import main as cli
 from rayplane.client.cli import output
 from rayplane.client.cli.apply import load
+from rayplane.client.cli.job import git_commit
+from rayplane.client.up import control
+from rayplane.client.up.view import PlatformView
 from rayplane.nouns import JOB
 from rayplane.nouns.base import Metadata, Object
+from rayplane.settings import GatewaySettings
 
 
 def _run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
@@ -156,6 +162,12 @@ def test_documents_are_read_with_the_folder_of_their_file(tmp_path: Path) -> Non
         ("", "no document"),
         ("- 1\n", "a.yaml"),
         ("kind: Team\nmetadata: {name: Growth}\n", "not a name"),
+        ("kind: Team\nmetadata: {name: a, labels: {since: 2013-02-30}}\n", "a.yaml: not YAML: day is out of range"),
+        ("kind: Team\nspec: {a: " + "1" * 5000 + "}\n", "a.yaml: not YAML"),
+        ("kind: " + "[" * 5000, "a.yaml: not YAML: it is nested too deeply"),
+        ("kind: Team\nspec: {a: !!bool x}\n", "a.yaml: not YAML"),
+        ("kind: Team\nspec: {a: !!timestamp x}\n", "a.yaml: not YAML"),
+        ("kind: Team\nspec: &a [*a]\n", "holds itself"),
     ],
 )
 def test_a_wrong_document_is_refused_by_file_and_field(tmp_path: Path, text: str, said: str) -> None:
@@ -168,3 +180,82 @@ def test_a_wrong_document_is_refused_by_file_and_field(tmp_path: Path, text: str
 def test_a_missing_file_is_refused() -> None:
     with pytest.raises(errors.InvalidInput, match="No such file"):
         load("/does/not/exist.yaml")
+
+
+def _piped(*argv: str, code: str = "from rayplane.client.cli.main import main; main()") -> tuple[int, str]:
+    """A command whose reader is gone before it says anything: its exit code and its errors."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *argv], stdout=writing, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(writing)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("flush", ["True", "False"])
+def test_a_reader_that_has_seen_enough_is_no_error(flush: str) -> None:
+    code = (
+        "from rayplane.client.cli import main, why\n"
+        f"why.parts = lambda target: print('x', flush={flush}) or exit(0)\n"
+        "main.main()\n"
+    )
+    assert _piped("why", "a", code=code) == (0, "")
+
+
+def test_an_interrupted_command_says_so(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from rayplane.client.cli import why
+
+    def interrupted(_: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(why, "parts", interrupted)
+    assert _run(capsys, "why", "a") == (130, "", "Interrupted.\n")
+
+
+def test_following_a_log_where_no_gateway_runs_is_said_at_once(
+    capsys: pytest.CaptureFixture[str], tmp_home: Path, monkeypatch: pytest.MonkeyPatch, free_port: int
+) -> None:
+    monkeypatch.setenv("RAYPLANE_URL", f"http://127.0.0.1:{free_port}")
+    (tmp_home / "token").write_text("t")
+    (tmp_home / "token").chmod(0o600)
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it waits for a gateway that nobody has heard of"))
+    code, _, err = _run(capsys, "job", "logs", "-f", "train", "--team", "growth")
+    assert (code, "can't be reached" in err) == (8, True)
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"), [("echo", "c0ffee"), ("echo M a.py", "c0ffee-dirty"), ("exit 1", "c0ffee-dirty")]
+)
+def test_a_commit_is_clean_only_where_git_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: str, expected: str
+) -> None:
+    script = tmp_path / "git"
+    script.write_text(f'#!/bin/sh\ncase "$3" in rev-parse) echo c0ffee ;; *) {status} ;; esac\n')
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert git_commit(tmp_path) == expected
+
+
+def test_up_in_the_foreground_as_json_keeps_the_logs_out_of_the_answer(
+    capsys: pytest.CaptureFixture[str], tmp_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = PlatformView(state="up", home=str(tmp_home), token_path="token")
+
+    def up(settings: GatewaySettings, **_: object) -> PlatformView:
+        settings.home_paths.logs.mkdir(exist_ok=True)
+        (settings.home_paths.logs / "gateway.log").write_text("listening\n")
+        return view
+
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(control, "up", up)
+    monkeypatch.setattr(control, "stay", interrupted)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        code, out, err = _run(capsys, "up", "--foreground", "-o", "json")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (code, json.loads(out)) == (0, view.model_dump(mode="json"))
+    assert "gateway: listening" in err

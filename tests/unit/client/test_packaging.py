@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import zipfile
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from rayplane.client import packaging
+from rayplane.client.sdk import Client
 from rayplane.errors import InvalidInput
 
 
@@ -91,6 +93,76 @@ def test_a_dangling_link_is_no_code(tmp_path: Path) -> None:
     base = _tree(tmp_path, {"a.py": ""})
     (base / ".#a.py").symlink_to("nowhere")
     assert _names(packaging.pack(base)[1]) == ["a.py"]
+
+
+def test_secrets_stay_out_wherever_they_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = _tree(
+        tmp_path / "work",
+        {"a.py": "", "my.token": "t", "state/secrets/signing.key": "k", "state/gateway.db": "", ".env.local": "P=1"},
+    )
+    (base / "alias").symlink_to("my.token")
+    monkeypatch.setenv("RAYPLANE_TOKEN_PATH", str(base / "my.token"))
+    monkeypatch.setenv("RAYPLANE_HOME", str(base / "state"))
+    assert _names(Client().packages.pack(base)[1]) == ["a.py"]
+    monkeypatch.setenv("RAYPLANE_HOME", str(tmp_path))  # the code lies in the home, not the home in the code
+    assert "a.py" in _names(Client().packages.pack(base)[1])
+
+
+@pytest.mark.parametrize("target", ["../outside", "../outside/key", "/etc/hostname"])
+def test_a_link_that_leaves_the_folder_is_refused_by_name(tmp_path: Path, target: str) -> None:
+    _tree(tmp_path / "outside", {"key": "secret"})
+    base = _tree(tmp_path / "work", {"a.py": "", "pkg/b.py": ""})
+    (base / "pkg" / "link").symlink_to(os.path.join(base, target))
+    with pytest.raises(InvalidInput, match=r"pkg/link' is a link out of the folder") as caught:
+        packaging.pack(base)
+    assert "write /pkg/link into" in (caught.value.remedy or "")
+    (base / ".rayignore").write_text("/pkg/link\n")
+    assert _names(packaging.pack(base)[1]) == [".rayignore", "a.py", "pkg/b.py"]
+
+
+def test_links_inside_the_folder_are_followed_but_not_to_what_is_left_out(tmp_path: Path) -> None:
+    base = _tree(tmp_path / "work", {"a.py": "1", "common/c.py": "", ".git/config": "", ".env": ""})
+    for name, target in (("b.py", "a.py"), ("shared", "common"), ("repo", ".git"), ("env", ".env"), ("loop", "loop")):
+        (base / name).symlink_to(target)
+    assert _names(packaging.pack(base)[1]) == ["a.py", "b.py", "common/c.py", "shared/c.py"]
+    (base / "common" / "up").symlink_to("..")
+    with pytest.raises(InvalidInput, match=r"common/up' is a link to a folder that it lies in"):
+        packaging.pack(base)
+
+
+def test_a_folder_that_is_named_by_a_link_is_packaged(tmp_path: Path) -> None:
+    _tree(tmp_path / "work", {"a.py": "", "pkg/b.py": ""})
+    (tmp_path / "link").symlink_to("work")
+    assert packaging.pack(tmp_path / "link") == packaging.pack(tmp_path / "work")
+
+
+def test_a_name_that_is_not_utf_8_is_refused_by_name(tmp_path: Path) -> None:
+    base = _tree(tmp_path, {"a.py": ""})
+    (base / os.fsdecode(b"caf\xe9.py")).write_text("")
+    with pytest.raises(InvalidInput, match="its name is not UTF-8"):
+        packaging.pack(base)
+
+
+def test_a_rayignore_that_is_not_utf_8_is_refused_by_name(tmp_path: Path) -> None:
+    base = _tree(tmp_path, {"a.py": ""})
+    (base / ".rayignore").write_bytes(b"caf\xe9\n")
+    with pytest.raises(InvalidInput, match=r"\.rayignore' is not UTF-8"):
+        packaging.pack(base)
+
+
+@pytest.mark.parametrize("what", ["a.py", "pkg"])
+def test_what_can_not_be_read_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    base = _tree(tmp_path, {"a.py": "", "pkg/b.py": ""})
+    scandir, read_bytes = os.scandir, Path.read_bytes
+
+    def refuse(path: Path) -> None:  # root may read whatever its mode says
+        if path == base / what:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", lambda path: refuse(Path(path)) or scandir(path))
+    monkeypatch.setattr(Path, "read_bytes", lambda path: refuse(path) or read_bytes(path))
+    with pytest.raises(InvalidInput, match=rf"{what}' can't be packaged: Permission denied"):
+        packaging.pack(base)
 
 
 @pytest.mark.parametrize("make", ["missing", "file", "empty"])

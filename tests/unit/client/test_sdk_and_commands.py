@@ -172,6 +172,85 @@ def test_documents_are_applied_in_order_and_again_change_nothing(client: Client,
     assert [c.change for c in changed] == ["unchanged", "unchanged", "changed"]
 
 
+def test_what_the_documents_forbid_together_is_found_before_any_is_written(client: Client) -> None:
+    documents = [
+        _document("Team", "growth", {"quota": {"clusters": 1}}),
+        _document("Cluster", "a", {}, team="growth"),
+        _document("Cluster", "b", {}, team="growth"),
+    ]
+    for dry_run in (True, False):
+        with pytest.raises(errors.Refused, match=r"Cluster 'b': .*quota.* Nothing was made\."):
+            client.apply_documents(documents, dry_run=dry_run)
+        assert client.teams.list() == []
+
+
+def test_the_same_object_twice_in_one_call_is_refused(growth: Client) -> None:
+    twice = [_document("Dataset", "a", {"description": text}) for text in ("one", "two")]
+    with pytest.raises(errors.Conflict, match=r"Dataset 'growth/a' is there twice") as caught:
+        growth.apply_documents(twice, team="growth")
+    assert caught.value.remedy == "Keep one of them."
+    assert growth.datasets.list("growth") == []
+
+
+def test_a_write_that_fails_after_others_says_what_was_made(growth: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    put, puts = growth._put, 0
+
+    def broken(item: sdk._Wanted, spec: dict[str, object]) -> sdk.Change:
+        nonlocal puts
+        puts += 1
+        if puts == 3:
+            raise errors.Unavailable("The gateway can't be reached.", remedy="Run 'rayplane up'.")
+        return put(item, spec)
+
+    monkeypatch.setattr(growth, "_put", broken)
+    documents = [_document("Cluster", "dev", {}), *(_document("Dataset", name, {}) for name in ("a", "b"))]
+    with pytest.raises(errors.Unavailable, match=r"can't be reached\. Before it: dataset growth/a created\.") as caught:
+        growth.apply_documents(documents, team="growth")
+    assert (caught.value.remedy or "").startswith("Run 'rayplane up'. Then apply the same again")
+    assert caught.value.fields["made"] == ["dataset growth/a created"]
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "\udcff"])
+def test_a_name_that_leads_elsewhere_is_refused_and_nothing_is_sent(growth: Client, name: str) -> None:
+    growth.teams.apply("empty", spec={})
+    for act in (
+        lambda: growth.clusters.delete("empty", name),
+        lambda: growth.clusters.list(name),
+        lambda: growth.teams.delete(name),
+        lambda: growth.pipelines.stop_run("empty", "daily", name),
+        lambda: growth.packages.has("empty", name),
+    ):
+        with pytest.raises(errors.InvalidInput, match="is no name"):
+            act()
+    assert growth.teams.get("empty").metadata.deleted_at is None
+
+
+def test_deleting_dot_dot_deletes_no_team(growth: Client, capsys: pytest.CaptureFixture[str]) -> None:
+    growth.teams.apply("empty", spec={})
+    exit_code, _, err = _run(capsys, "cluster", "delete", "..", "--team", "empty")
+    assert (exit_code, "'..' is no name" in err) == (2, True)
+    assert growth.teams.get("empty").metadata.deleted_at is None
+
+
+def test_waiting_for_a_deletion_ends_when_the_name_is_taken_again(
+    growth: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = growth.datasets.apply("growth", "d", {})
+    growth.datasets.delete("growth", "d")
+    growth.datasets.apply("growth", "d", {})
+    growth.datasets.wait_deleted("growth", "d", uid=gone.metadata.uid, timeout=5)
+    get = growth.datasets.get
+
+    def overtaken(team: str, name: str) -> Object:
+        found = get(team, name)
+        growth.datasets.delete(team, name)
+        growth.datasets.apply(team, name, {})
+        return found
+
+    monkeypatch.setattr(growth.datasets, "get", overtaken)
+    growth.datasets.wait_deleted("growth", "d", timeout=5)
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
@@ -217,6 +296,8 @@ def test_job_submit_prints_the_log_and_ends_as_the_job_does(
         (["--cluster", "dev", "--size", "small"], "Both --cluster and --size are given"),
         (["--size", "small", "--workers", "0..x"], "--workers: '0..x' is no number"),
         (["--size", "small", "--workers", ".."], "--workers: '..' is no number"),
+        (["--cluster", "dev", "--workers", "4"], "Both --cluster and --workers are given"),
+        (["--cluster", "dev", "--retires", "2"], "--retires"),
     ],
 )
 def test_job_submit_wants_one_place(
@@ -226,6 +307,38 @@ def test_job_submit_wants_one_place(
     assert exit_code == 2
     assert said in err
     assert platform.store.count("Job", "growth") == 0
+
+
+@pytest.mark.parametrize("separator", [[], ["--"]])
+def test_job_submit_leaves_the_entrypoints_options_to_it(
+    growth: Client, platform: Platform, capsys: pytest.CaptureFixture[str], separator: list[str]
+) -> None:
+    entrypoint = ["python", "-m", "jobs.train", "--timeout", "5", "--name", "x", "--unknown"]
+    exit_code, out, _ = _run(capsys, "job", "submit", "--cluster", "dev", "--no-wait", *separator, *entrypoint)
+    job = platform.store.get("Job", "growth", out.strip())
+    assert (exit_code, job.spec["entrypoint"]) == (0, "python -m jobs.train --timeout 5 --name x --unknown")
+    assert job.spec["timeout"] is None
+
+
+def test_interrupting_job_submit_says_that_the_job_goes_on(
+    growth: Client, platform: Platform, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> Iterator[str]:
+        yield "epoch 1\n"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sdk.Jobs, "logs", interrupted)
+    exit_code, out, err = _run(capsys, "job", "submit", "--cluster", "dev", "--name", "train", "--", "true")
+    assert (exit_code, out) == (130, "epoch 1\n")
+    assert "job growth/train goes on. Follow it: rayplane job logs -f train --team growth" in err
+    assert "rayplane job stop train --team growth" in err
+
+
+def test_a_log_as_json_is_one_object(growth: Client, platform: Platform, capsys: pytest.CaptureFixture[str]) -> None:
+    growth.jobs.submit("growth", {"entrypoint": "true", "cluster": "dev"}, name="train")
+    _finish(platform, b"epoch 1\n", phase="Succeeded")
+    exit_code, out, _ = _run(capsys, "job", "logs", "train", "-o", "json")
+    assert (exit_code, json.loads(out)) == (0, {"job": "train", "team": "growth", "log": "epoch 1\n"})
 
 
 def test_job_submit_asks_for_nodes_of_its_own(
@@ -332,6 +445,31 @@ def test_a_cluster_is_made_with_friendly_parameters_and_errors_that_teach(
         assert taught in err
 
 
+def test_creating_a_cluster_that_is_there_changes_only_what_is_asked(
+    growth: Client, platform: Platform, capsys: pytest.CaptureFixture[str]
+) -> None:
+    growth.clusters.apply("growth", "dev", {"workers": "0..2", "idle_timeout": "20m"}, {"owner": "ann"})
+    assert _run(capsys, "cluster", "create", "dev", "--idle-timeout", "30m", "--no-wait")[0] == 0
+    found = growth.clusters.get("growth", "dev")
+    assert (found.spec["workers"], found.spec["idle_timeout"]) == ({"min": 0, "max": 2}, 1800)
+    assert found.metadata.labels == {"owner": "ann"}
+    growth.clusters.suspend("growth", "dev")
+    assert _run(capsys, "cluster", "create", "dev", "--no-wait")[0] == 0
+    assert growth.clusters.get("growth", "dev").spec["suspended"] is True
+    exit_code, _, err = _run(capsys, "cluster", "create", "dev")
+    assert (exit_code, "was suspended by a person" in err) == (6, True)
+
+
+def test_creating_a_cluster_that_was_idle_resumes_it(
+    growth: Client, platform: Platform, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uid = growth.clusters.get("growth", "dev").metadata.uid
+    suspension = Suspension(reason="Idle", at=utcnow())
+    platform.store.set_status(uid, ClusterStatus(phase="Suspended", observed_generation=1, suspension=suspension))
+    assert _run(capsys, "cluster", "create", "dev", "--no-wait")[0] == 0
+    assert ClusterStatus.model_validate(growth.clusters.get("growth", "dev").status).suspension is None
+
+
 def test_a_cluster_is_suspended_resumed_and_extended_by_command(
     growth: Client, platform: Platform, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -382,6 +520,44 @@ def test_with_two_teams_one_must_be_named(growth: Client, capsys: pytest.Capture
     assert "growth, sales" in err
     for argv in (("cluster", "list", "--team", "growth"), ("--team", "growth", "cluster", "list")):
         assert _run(capsys, *argv)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        ("{parameters: {day: 2013-01-02}}", "spec.parameters.day: '2013-01-02' is a date"),
+        ("{steps: {one: {resources: {cpu: .nan}}}}", "spec.steps.one.resources.cpu: nan is no number"),
+        ("{steps: [1, {2013-01-02: x}]}", "spec.steps[1]: '2013-01-02' is a date"),
+        ("{cluster: !!binary aGVsbG8=}", "spec.cluster"),
+        ("{cluster: 0x" + "f" * 5000 + "}", "spec.cluster: it is a number of more than 300 digits"),
+    ],
+)
+def test_what_json_can_not_say_is_refused_by_file_and_field(
+    growth: Client, tmp_path: Path, capsys: pytest.CaptureFixture[str], spec: str, field: str
+) -> None:
+    (tmp_path / "a.yaml").write_text(f"kind: Pipeline\nmetadata: {{name: p}}\nspec: {spec}\n")
+    for verb in ("apply", "plan"):
+        exit_code, _, err = _run(capsys, verb, "-f", str(tmp_path / "a.yaml"))
+        assert (exit_code, f"{tmp_path / 'a.yaml'}[0].{field}" in err) == (2, True), err
+
+
+def test_a_document_made_in_python_is_refused_by_field(growth: Client) -> None:
+    with pytest.raises(errors.InvalidSpec, match=r"pipeline\.parameters\.x: inf is no number"):
+        growth.plan([_document("Pipeline", "p", {"parameters": {"x": float("inf")}})], team="growth")
+    itself: list[object] = []
+    itself.append(itself)
+    with pytest.raises(errors.InvalidSpec, match="holds itself"):
+        growth.plan([_document("Pipeline", "p", {"steps": itself})], team="growth")
+
+
+def test_a_package_that_is_no_text_is_forbidden_by_field(
+    growth: Client, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.yaml").write_text("kind: Pipeline\nmetadata: {name: p}\nspec: {package: 12, steps: {}}\n")
+    exit_code, out, _ = _run(capsys, "plan", "-f", str(tmp_path / "a.yaml"))
+    assert (exit_code, "pipeline.package" in out) == (6, True)
+    exit_code, _, err = _run(capsys, "apply", "-f", str(tmp_path / "a.yaml"))
+    assert (exit_code, "pipeline.package" in err) == (2, True)
 
 
 def test_a_missing_object_exits_4_and_prints_a_problem_if_asked(

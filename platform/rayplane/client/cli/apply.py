@@ -41,10 +41,8 @@ def load(name: str) -> list[tuple[Document, Path]]:
 
     Raises InvalidSpec naming the file, and the document's place in it.
     """
-    import yaml
-
-    from rayplane.errors import InvalidInput, InvalidSpec
-    from rayplane.nouns.base import Document, parse
+    from rayplane.client.sdk import read_documents
+    from rayplane.errors import InvalidInput
 
     try:
         text, base = (sys.stdin.read(), Path.cwd()) if name == "-" else (Path(name).read_text(), Path(name).parent)
@@ -53,13 +51,7 @@ def load(name: str) -> list[tuple[Document, Path]]:
         raise InvalidInput(
             f"'{name}' can't be read: {reason}.", remedy="Name a YAML file, or - for standard input."
         ) from exc
-    try:
-        found = [value for value in yaml.safe_load_all(text) if value is not None]
-    except yaml.YAMLError as exc:
-        raise InvalidSpec(f"{name}: not YAML: {exc}", remedy="Mend the file.") from exc
-    if not found:
-        raise InvalidSpec(f"{name}: there is no document in it.", remedy="Write kind, metadata and spec.")
-    return [(parse(Document, value, f"{name}[{place}]"), base) for place, value in enumerate(found)]
+    return [(document, base) for document in read_documents(text, name)]
 
 
 def only_team(api: Client, documents: list[Document]) -> str | None:

@@ -22,6 +22,7 @@ from rayplane.client.cli.output import (
 )
 
 if TYPE_CHECKING:
+    from rayplane.client.sdk import Client
     from rayplane.nouns.base import Object
 
 app = group("clusters", "Ray clusters of a team.")
@@ -62,7 +63,7 @@ def create(
     team: TeamOption = None,
     output: Output = None,
 ) -> None:
-    """Make a cluster; one that is there already, as asked, is left as it is, or resumed if it was idle."""
+    """Make a cluster; one that is there is changed in what is asked alone, and resumed if it was idle."""
     from rayplane.nouns.base import parse
     from rayplane.nouns.cluster import ClusterSpec
 
@@ -78,11 +79,33 @@ def create(
     parse(ClusterSpec, spec, "cluster")  # a slip is told here, before anything is sent
     with client() as api:
         of = team_of(api, team)
-        made = api.clusters.apply(of, name, spec)
+        made = _lay_over(api, of, name, spec)
         if wait:
             note(f"cluster {of}/{name} is starting")
             made = api.clusters.reach(of, name)
         _tell(made, output)
+
+
+def _lay_over(api: Client, team: str, name: str, given: Mapping[str, object]) -> Object:
+    """Make the cluster; of one that is there, change only what is given, and resume it if the platform suspended it.
+
+    What a person suspended stays suspended.
+    """
+    from rayplane.errors import NotFound, PreconditionFailed
+    from rayplane.nouns.cluster import ClusterStatus
+
+    while True:
+        try:
+            found = api.clusters.get(team, name)
+        except NotFound:
+            return api.clusters.apply(team, name, given)
+        spec, labels = {**found.spec, **given}, found.metadata.labels
+        try:
+            made = api.clusters.apply(team, name, spec, labels, if_match=found.etag)
+        except PreconditionFailed:
+            continue  # it, or its status alone, was written since: look at it again
+        idle = ClusterStatus.model_validate(made.status).suspension is not None
+        return api.clusters.resume(team, name) if idle and not made.spec.get("suspended") else made
 
 
 @app.command()

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rayplane.client.cli.noun import NameArgument, group
-from rayplane.client.cli.output import Format, Output, TeamOption, client, note, pairs, print_object, team_of
+from rayplane.client.cli.output import (
+    Format,
+    Output,
+    TeamOption,
+    client,
+    note,
+    pairs,
+    print_json,
+    print_object,
+    team_of,
+)
 
 if TYPE_CHECKING:
     from rayplane.client.sdk import Client
@@ -18,14 +28,18 @@ if TYPE_CHECKING:
 app = group("jobs", "Runs of an entrypoint.")
 
 
-@app.command(context_settings={"ignore_unknown_options": True})
+# The entrypoint's own options are not ours: what follows its first word is not looked at.
+@app.command(context_settings={"allow_interspersed_args": False})
 def submit(
-    entrypoint: Annotated[list[str], typer.Argument(help="The command, after '--'.", show_default=False)],
+    entrypoint: Annotated[list[str], typer.Argument(help="The command, after all options.", show_default=False)],
     cluster: Annotated[str | None, typer.Option(help="The cluster to run on.", show_default=False)] = None,
     size: Annotated[str | None, typer.Option(help="Nodes of its own instead: their size.", show_default=False)] = None,
     workers: Annotated[
-        str, typer.Option(help="Of nodes of its own, how many beside the head: 2, or 0..4 as the work needs.")
-    ] = "0",
+        str | None,
+        typer.Option(
+            help="Of nodes of its own, how many beside the head: 2, or 0..4 as the work needs.", show_default="0"
+        ),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="The job's name; default: one is made.")] = None,
     working_dir: Annotated[
         Path | None, typer.Option(help="Folder of code to upload and run in.", show_default=False)
@@ -75,10 +89,19 @@ def logs(
     name: NameArgument,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")] = False,
     team: TeamOption = None,
+    output: Output = None,
 ) -> None:
-    """Print a job's log, which is kept after its cluster is gone."""
+    """Print a job's log, which is kept after its cluster is gone.
+
+    As JSON it is one object, printed at the end: {"job": NAME, "team": TEAM, "log": TEXT}.
+    """
     with client() as api:
-        for text in api.jobs.logs(team_of(api, team), name, follow=follow):
+        of = team_of(api, team)
+        texts = api.jobs.logs(of, name, follow=follow)
+        if output is Format.JSON:
+            print_json({"job": name, "team": of, "log": "".join(texts)})
+            return
+        for text in texts:
             print(text, end="", flush=True)
 
 
@@ -95,24 +118,24 @@ def stop(name: NameArgument, team: TeamOption = None, output: Output = None) -> 
 
 
 def git_commit(folder: Path) -> str | None:
-    """The commit that a folder's code is of, with ``-dirty`` if it was changed since; None outside a repository."""
+    """The commit of a folder's code, ``-dirty`` if it was or may have been changed since; None outside a repository."""
 
     def git(*arguments: str) -> str | None:
         try:
             done = subprocess.run(
                 ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=False
             )
-        except (FileNotFoundError, subprocess.TimeoutExpired):
+        except (OSError, UnicodeDecodeError, subprocess.TimeoutExpired):
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
     commit = git("rev-parse", "HEAD")
     if not commit:
         return None
-    return f"{commit}-dirty" if git("status", "--porcelain", "--", ".") else commit
+    return commit if git("status", "--porcelain", "--", ".") == "" else f"{commit}-dirty"
 
 
-def _place(cluster: str | None, size: str | None, workers: str) -> dict[str, Any]:
+def _place(cluster: str | None, size: str | None, workers: str | None) -> dict[str, Any]:
     """Where the job is to run; raises InvalidInput unless exactly one place is named."""
     from rayplane.errors import InvalidInput
 
@@ -122,9 +145,14 @@ def _place(cluster: str | None, size: str | None, workers: str) -> dict[str, Any
             f"{what}: a job runs on a cluster, or on nodes of its own.",
             remedy="Say --cluster NAME, or --size SIZE and --workers.",
         )
+    if cluster is not None and workers is not None:
+        raise InvalidInput(
+            "Both --cluster and --workers are given: a cluster has its workers already.",
+            remedy="Leave --workers out, or say --size instead of --cluster.",
+        )
     if cluster is not None:
         return {"cluster": cluster}
-    least, _, most = workers.partition("..")
+    least, _, most = ("0" if workers is None else workers).partition("..")
     if not least.isdecimal() or not (most or least).isdecimal():
         raise InvalidInput(f"--workers: '{workers}' is no number.", remedy="Write 2, or 0..4 for as many as needed.")
     return {"nodes": {"size": size, "workers": {"min": int(least), "max": int(most or least)}}}
@@ -133,10 +161,15 @@ def _place(cluster: str | None, size: str | None, workers: str) -> dict[str, Any
 def _follow(api: Client, team: str, name: str, output: Format) -> int:
     from rayplane.client.sdk import why
 
-    for text in api.jobs.logs(team, name, follow=True):
-        # With -o json standard output is the object alone.
-        print(text, end="", flush=True) if output is Format.TABLE else typer.echo(text, nl=False, err=True)
-    ended = api.jobs.wait(team, name)
+    try:
+        for text in api.jobs.logs(team, name, follow=True):
+            # With -o json standard output is the object alone.
+            print(text, end="", flush=True) if output is Format.TABLE else typer.echo(text, nl=False, err=True)
+        ended = api.jobs.wait(team, name)
+    except KeyboardInterrupt:
+        note(f"job {team}/{name} goes on. Follow it: rayplane job logs -f {name} --team {team}")
+        note(f"Stop it: rayplane job stop {name} --team {team}")
+        raise typer.Exit(130) from None
     phase = str(ended.status.get("phase"))
     if output is Format.JSON:
         print_object(ended, Format.JSON)

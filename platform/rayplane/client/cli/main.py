@@ -51,6 +51,11 @@ class Lazy(TyperGroup):
             return None
         return TyperCommand(cmd_name, help=COMMANDS[cmd_name][1])
 
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        with shown.quiet_ends():
+            return super().invoke(ctx)
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The real command; an unknown one ends in typer's own error, which suggests the nearest."""
         name, command, rest = super().resolve_command(ctx, args)

@@ -80,7 +80,7 @@ def _add_delete(app: typer.Typer, plural: str) -> None:
             of = team_of(api, team) if noun.type.team_scoped else ""
             gone = noun.delete(of, name)
             if wait:
-                noun.wait_deleted(of, name)
+                noun.wait_deleted(of, name, uid=gone.metadata.uid)
             if output is Format.JSON:
                 print_json(gone.model_dump(mode="json"))
             else:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any
@@ -191,14 +192,29 @@ def run(main: Callable[[], object], argv: Sequence[str]) -> int:
     except RayplaneError as error:
         _print_error(error, wants_json(argv))
         return error.exit_code
+    return 0
+
+
+@contextmanager
+def quiet_ends() -> Iterator[None]:
+    """End a command as a shell expects: 130 when it is interrupted, 0 when its reader has seen enough (`| head`).
+
+    Inside of typer's own handling, which says nothing of the former and takes the latter for an error.
+    """
+    try:
+        try:
+            yield
+        except typer.Exit:
+            sys.stdout.flush()
+            raise
+        sys.stdout.flush()
     except KeyboardInterrupt:
         note("Interrupted.")
-        return 130
+        raise typer.Exit(130) from None
     except BrokenPipeError:
-        # The reader has seen enough (`| head`); the interpreter must not complain when it flushes.
+        # The interpreter must not complain when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    return 0
+        raise typer.Exit from None
 
 
 def wants_json(argv: Sequence[str]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -36,12 +36,14 @@ def predict(
     name: NameArgument,
     data: Annotated[str, typer.Option(help="JSON, @FILE or @- for standard input.", show_default=False)],
     team: TeamOption = None,
+    output: Output = None,
 ) -> None:
-    """Ask a service for a prediction and print its answer."""
+    """Ask a service for a prediction and print its answer, which is JSON with or without -o json."""
     import httpx
 
     from rayplane.errors import Failed, Unavailable, from_problem
 
+    del output
     body = _read(data)
     with client() as api:
         target = _url(api, team_of(api, team), name, wait=False)
@@ -49,15 +51,16 @@ def predict(
         answer = httpx.post(target, json=body, timeout=60, trust_env=False)
     except httpx.TransportError as exc:
         raise Unavailable(f"Service '{name}' at {target} can't be reached ({exc}).", remedy="Try again.") from exc
-    if answer.is_error:
-        try:
-            problem = answer.json()
-        except json.JSONDecodeError:
-            problem = None
-        if isinstance(problem, dict):
-            raise from_problem({"status": answer.status_code, **problem})
-        raise Failed(f"Service '{name}' answered {answer.status_code}: {answer.text[:500]}")
-    print_json(answer.json())
+    try:
+        said = answer.json()
+    except ValueError:
+        said = None
+    if not answer.is_success and isinstance(said, dict):
+        raise from_problem({**said, "status": answer.status_code})
+    if not answer.is_success or (said is None and answer.text.strip() != "null"):
+        what = "" if not answer.is_success else ", which is no JSON"
+        raise Failed(f"Service '{name}' answered {answer.status_code}: {answer.text[:500]}{what}")
+    print_json(said)
 
 
 def _url(api: Client, team: str, name: str, wait: bool) -> str:
@@ -74,8 +77,9 @@ def _url(api: Client, team: str, name: str, wait: bool) -> str:
     return str(published)
 
 
-def _read(data: str) -> object:
+def _read(data: str) -> Any:
     from rayplane.errors import InvalidInput
+    from rayplane.nouns.base import check_json
 
     try:
         if data == "@-":
@@ -84,8 +88,14 @@ def _read(data: str) -> object:
             text = Path(data[1:]).read_text()
         else:
             text = data
-        return json.loads(text)
-    except OSError as exc:
-        raise InvalidInput(f"'{data[1:]}' can't be read: {exc.strerror}.", remedy="Name a JSON file.") from exc
-    except json.JSONDecodeError as exc:
+    except (OSError, UnicodeDecodeError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else "it is no text"
+        raise InvalidInput(f"'{data[1:]}' can't be read: {reason}.", remedy="Name a JSON file.") from exc
+    try:
+        return check_json(json.loads(text, parse_constant=_no_number))
+    except (ValueError, RecursionError) as exc:
         raise InvalidInput(f"--data is not JSON: {exc}.", remedy="Write JSON, or @FILE.") from exc
+
+
+def _no_number(text: str) -> object:
+    raise ValueError(f"{text} is no number")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -42,7 +43,8 @@ def up(
         _print_where(control.up(settings, say=note, timeout=timeout), output)
         return
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with control.followed(settings.home_paths):
+    # With -o json standard output is the answer alone.
+    with control.followed(settings.home_paths, sys.stderr if output is Format.JSON else sys.stdout):
         _print_where(control.up(settings, say=note, timeout=timeout), output)
         try:
             control.stay(settings.home_paths)

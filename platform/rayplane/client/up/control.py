@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TextIO
 
 from rayplane import processes
 from rayplane.client.up import configuration, credentials, health, logs, plan, ports, room, tools
@@ -22,7 +23,7 @@ from rayplane.client.up.state import (
     report_path,
     write_state,
 )
-from rayplane.client.up.view import PlatformView, known_records, look
+from rayplane.client.up.view import PlatformView, cluster_records, known_records, look
 from rayplane.errors import Conflict, Failed, PortTaken, RayplaneError, Timeout, Unavailable
 from rayplane.processes import ProcessRecord
 from rayplane.settings import GatewaySettings, Home
@@ -58,9 +59,9 @@ def up(settings: GatewaySettings, *, say: Say, timeout: float = 240.0) -> Platfo
     return look(home)
 
 
-def followed(home: Home) -> AbstractContextManager[None]:
+def followed(home: Home, to: TextIO) -> AbstractContextManager[None]:
     """Print what the platform's processes log, for the time of the block."""
-    return logs.printed([home.logs / f"{name}.log" for name in (plan.SUPERVISOR, plan.GATEWAY, plan.MLFLOW)])
+    return logs.printed([home.logs / f"{name}.log" for name in (plan.SUPERVISOR, plan.GATEWAY, plan.MLFLOW)], to=to)
 
 
 def stay(home: Home) -> None:
@@ -254,7 +255,7 @@ def _end(home: Home, say: Say) -> list[str]:
     processes.stop_marked(f"{home.id}/{plan.SUPERVISOR}", grace=30)
     processes.stop_marked(f"{home.id}/{plan.GATEWAY}", grace=15)
     processes.stop_marked(home.id, grace=10)
-    for head in processes.load_all(home.processes / "clusters"):
+    for head in cluster_records(home):
         processes.stop(head, grace=10)  # what a head that had died before left in its session
     for folder in (home.processes / "clusters", home.processes):
         for record in folder.glob("*.json"):

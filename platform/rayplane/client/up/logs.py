@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 
 class Tail:
@@ -31,7 +32,7 @@ class Tail:
 
 
 @contextmanager
-def printed(files: Sequence[Path], *, every: float = 0.5) -> Iterator[None]:
+def printed(files: Sequence[Path], *, to: TextIO, every: float = 0.5) -> Iterator[None]:
     """Print what is added to some files, for the time of the block."""
     tail, stopping = Tail(files), threading.Event()
 
@@ -41,7 +42,7 @@ def printed(files: Sequence[Path], *, every: float = 0.5) -> Iterator[None]:
 
     def show() -> None:
         for line in tail.read():
-            print(line, flush=True)
+            print(line, file=to, flush=True)
 
     thread = threading.Thread(target=run, name="logs", daemon=True)
     thread.start()

@@ -26,6 +26,7 @@ def prepare(home: Home) -> None:
     with explained(home.path):
         for folder in (home.path, home.secrets):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _make_private(folder)
         for folder in (home.logs, home.processes, home.mlflow, home.feast, home.prometheus):
             folder.mkdir(exist_ok=True)
         # A quota refuses a write where the file system still counts free blocks, so a write is tried.
@@ -68,6 +69,13 @@ def _explain(path: Path, exc: OSError) -> RayplaneError:
         f"The home '{path}' can't be written: {exc.strerror or exc}.",
         remedy="Make it a folder that you may write, or set RAYPLANE_HOME to one.",
     )
+
+
+def _make_private(folder: Path) -> None:
+    """Shut others out of a folder of ours, however it was made: not every database in it is 0600."""
+    found = folder.stat()
+    if found.st_uid == os.geteuid() and found.st_mode & 0o077:
+        folder.chmod(0o700)
 
 
 @contextmanager

@@ -94,7 +94,7 @@ def cluster_records(home: Home) -> list[ClusterRecord]:
 def _record(name: str, home: Home) -> ProcessRecord | None:
     try:
         return processes.load(name, home.processes)
-    except (FileNotFoundError, ValidationError):
+    except (FileNotFoundError, ValueError):
         return None
 
 

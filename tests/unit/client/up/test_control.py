@@ -69,6 +69,15 @@ def test_down_stops_what_no_record_names_and_what_ignores_sigterm(home: Home) ->
     assert not processes.alive(record)
 
 
+def test_down_gets_past_damaged_records(home: Home) -> None:
+    record = sleeper(home, "ray-1234", records=home.processes / "clusters")
+    (home.processes / "clusters" / "ray-5678.json").write_text('{"name": "ray-5678"')
+    (home.processes / "mlflow.json").write_bytes(b"\xff")
+    control.down(home, say=quiet)
+    assert not processes.alive(record)
+    assert list(home.processes.rglob("*.json")) == []
+
+
 def test_down_leaves_another_home_alone(home: Home, tmp_path: Path) -> None:
     other = Home(tmp_path / "other")
     record = sleeper(other, "gateway")
@@ -176,7 +185,7 @@ def test_staying_prints_what_is_logged_and_ends_with_the_supervisor(
     home: Home, capsys: pytest.CaptureFixture[str]
 ) -> None:
     script = "import sys, time; time.sleep(0.5); print('all is well', flush=True); time.sleep(1); print('I die')"
-    with control.followed(home):
+    with control.followed(home, sys.stdout):
         sleeper(home, "supervisor", argv=[sys.executable, "-c", script])
         with pytest.raises(Failed) as raised:
             control.stay(home)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
-from rayplane.client.up.logs import Tail
+from rayplane.client.up.logs import Tail, printed
 
 
 def test_only_what_is_added_from_now_on_is_told_by_whole_lines(tmp_path: Path) -> None:
@@ -29,3 +30,10 @@ def test_a_log_may_come_later_and_begin_anew(tmp_path: Path) -> None:
     assert list(tail.read()) == ["mlflow: the first, which is long"]
     log.write_text("anew\n")
     assert list(tail.read()) == ["mlflow: anew"]
+
+
+def test_lines_are_printed_where_they_are_wanted(tmp_path: Path) -> None:
+    log, to = tmp_path / "gateway.log", io.StringIO()
+    with printed([log], to=to, every=60):
+        log.write_text("one\n")
+    assert to.getvalue() == "gateway: one\n"

@@ -38,6 +38,14 @@ def test_a_home_is_made_private_with_its_folders(tmp_path: Path) -> None:
     room.prepare(home)
 
 
+def test_a_home_that_was_made_beforehand_becomes_private(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    home.path.mkdir()
+    home.path.chmod(0o755)
+    room.prepare(home)
+    assert home.path.stat().st_mode & 0o777 == 0o700
+
+
 def test_too_small_a_disk_is_said_before_anything_is_started(small_disk: Path) -> None:
     home = Home(small_disk / "home")
     with pytest.raises(StorageFull) as caught:
