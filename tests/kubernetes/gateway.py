@@ -67,7 +67,7 @@ def backend_on(
         given = {
             "kubeconfig": str(kubeconfig),
             "operator_namespace": "kuberay",
-            "watch_patience": "10",
+            "watch_patience": "30",
             "termination_seconds": "1",
             # No reconciler asks again here what a machine that stalls did not answer in time.
             "request_timeout": "60",

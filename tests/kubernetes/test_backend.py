@@ -307,7 +307,8 @@ def test_a_gateway_that_freezes_between_any_two_calls_leaves_nothing_half_made(
             home = tmp_path / f"{act}{calls}"
             with gateway.backend_on(kubeconfig, home) as doomed:
                 its = BackendCase(doomed, ref, spec=shared.spec, launch=shared.launch)
-                its.observe()
+                its.patience = 60
+                its.until_seen(lambda _: True, "heard of")
                 acts: dict[str, Callable[[], object]] = {
                     "ensure": its.ensure,
                     "suspend": its.suspend,
@@ -346,15 +347,16 @@ def test_a_gateway_that_freezes_while_it_makes_or_removes_a_teams_place_leaves_n
         team = gateway.refs()[0]
         made.append(team)
         with gateway.backend_on(kubeconfig, tmp_path / team.name) as doomed:
-            assert doomed.delete_team(team) == "", "it has heard of all that there is"
             its = BackendCase(doomed, shared.ref, patience=60)
+            its.until_nothing_is_missing(partial(doomed.delete_team, team))  # it has heard of all that there is
             making = partial(doomed.ensure_team, team, shared.team_spec)
             finished = gateway.killed_before(len(made) - 1, doomed, partial(its.until_nothing_is_missing, making))
         shared.until_nothing_is_missing(partial(shared.backend.ensure_team, team, shared.team_spec))
         assert len(gateway.place_of(level_a.api, team)) == whole
     assert len(made) > 5, "each object of the place is a call of its own"
     with gateway.backend_on(kubeconfig, tmp_path / "last") as doomed:
-        assert doomed.ensure_team(made[0], shared.team_spec) == ""
+        its = BackendCase(doomed, shared.ref, patience=60)
+        its.until_nothing_is_missing(partial(doomed.ensure_team, made[0], shared.team_spec))
         assert not gateway.killed_before(0, doomed, partial(doomed.delete_team, made[0]))
     for team in made:
         shared.backend.delete_team(team)

@@ -121,7 +121,8 @@ def test_a_gateway_that_freezes_between_any_two_calls_leaves_nothing_half_made(
 def test_a_rayjob_says_to_kuberay_what_the_attempt_is(level_a: LevelA, case: DedicatedCase) -> None:
     case.submission = replace(
         case.submission,
-        runtime_env={"env_vars": {"RAYPLANE_SUBMISSION_ID": case.job.submission_id}},
+        entrypoint="echo 🎉",
+        runtime_env={"env_vars": {"RAYPLANE_SUBMISSION_ID": case.job.submission_id, "SAYS": "größer 🎉"}},
         resources=Resources(cpu=0.5),
         timeout=60.0,
     )
@@ -130,7 +131,7 @@ def test_a_rayjob_says_to_kuberay_what_the_attempt_is(level_a: LevelA, case: Ded
     assert {key: spec[key] for key in ("submissionMode", "jobId", "entrypoint", "metadata", "backoffLimit")} == {
         "submissionMode": "HTTPMode",
         "jobId": case.job.submission_id,
-        "entrypoint": "python task.py",
+        "entrypoint": "echo 🎉",
         "metadata": {"who": "test"},
         "backoffLimit": 0,
     }

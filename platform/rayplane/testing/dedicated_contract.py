@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+from rayplane.errors import Unavailable
 from rayplane.gateway.backends.base import (
     Backend,
     JobObservation,
@@ -194,7 +195,17 @@ S = TypeVar("S", JobObservation, ServiceObservation)
 
 def _until(look: Callable[[], S], wanted: Callable[[S], bool], patience: float) -> S:
     deadline = time.monotonic() + patience
-    while not wanted(seen := look()):
+    while (seen := _seen_by(deadline, look)) is None or not wanted(seen):
         assert time.monotonic() < deadline, f"not as wanted after {patience:g} s: {seen}"
         time.sleep(0.1)
     return seen
+
+
+def _seen_by(deadline: float, look: Callable[[], S]) -> S | None:
+    """What the backend sees; None while it can't tell, for which the reconciler would ask again."""
+    try:
+        return look()
+    except Unavailable:
+        if time.monotonic() >= deadline:
+            raise
+        return None

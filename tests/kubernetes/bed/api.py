@@ -78,7 +78,7 @@ class Api:
             self.path(manifest["apiVersion"], manifest["kind"], **_place(manifest)),
             params={"fieldManager": manager, "force": "true"},
             headers={"Content-Type": "application/apply-patch+yaml"},
-            content=json.dumps(manifest),
+            content=json.dumps(manifest, ensure_ascii=False).encode(),  # YAML of Go takes no escaped surrogates
         )
         return answer
 

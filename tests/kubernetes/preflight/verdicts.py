@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import re
 import time
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from rayplane.gateway.backends.kubernetes.kinds import as_yaml
 from tests.kubernetes.bed.api import Api, ApiError, Object
 
 _REFUSED = re.compile(r"Invalid.*(Spec|Metadata|Status)$|FailedToCreate.*|.*ValidationFailed$")
@@ -62,7 +62,7 @@ class Server:
             f"{collection}/{name}",
             params={**strict, "fieldManager": "table", "force": "true"},
             headers={"Content-Type": "application/apply-patch+yaml"},
-            content=json.dumps(thing),
+            content=as_yaml(thing).encode(),  # as the gateway writes it
         )
         return applied, self._try("POST", collection, params=strict, json=thing)
 

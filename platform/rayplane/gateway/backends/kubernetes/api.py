@@ -35,7 +35,7 @@ from rayplane.errors import (
     Unavailable,
 )
 from rayplane.gateway import metrics
-from rayplane.gateway.backends.kubernetes.kinds import MANAGER, Kind, Object
+from rayplane.gateway.backends.kubernetes.kinds import MANAGER, Kind, Object, as_yaml
 
 CHUNK = 250
 """Objects that one answer to a list holds at most: what bounds the memory that a list takes."""
@@ -215,7 +215,7 @@ class KubeApi:
         expiring: bool = False,
     ) -> Object:
         self._count(verb, kind)
-        content = None if body is None else json.dumps(body).encode()
+        content = None if body is None else as_yaml(body).encode()
         typed = {"Content-Type": "application/json"} if body is not None else {}
         given = {key: value for key, value in (params or {}).items() if value}
         with _translated(f"{verb} {kind}"):

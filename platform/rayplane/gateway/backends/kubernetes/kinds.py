@@ -1,7 +1,8 @@
-"""The kinds of objects that this backend reads or writes, and where the API server keeps each. Pure."""
+"""The kinds of objects that this backend reads or writes, where each is kept, and how one is written. Pure."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -24,6 +25,18 @@ SELECTOR = f"{MANAGED_BY}={MANAGER}"
 def instant(text: str) -> datetime:
     """A time as Kubernetes writes it."""
     return datetime.fromisoformat(text).astimezone(UTC)
+
+
+def as_yaml(value: Any) -> str:
+    """A value of JSON as YAML that Go reads, which is JSON too.
+
+    Escapes for all but ASCII, as its reader takes no control character; none for what only a pair of escapes could
+    say, as its scanner takes no half of one. The API server reads whatever is applied so, the operator texts in it.
+    """
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False)
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(c if " " <= c <= "~" or c > "\uffff" else f"\\u{ord(c):04x}" for c in text)
 
 
 @dataclass(frozen=True)

@@ -107,12 +107,6 @@ def embedded(spec: Object) -> Object:
     return {**spec, "workerGroupSpecs": groups}
 
 
-def as_yaml(value: Any) -> str:
-    """A value of JSON as YAML that Go reads: escapes for all but ASCII, none for what only a pair of them could say."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False)
-    return "".join(c if " " <= c <= "~" or c > "\uffff" else f"\\u{ord(c):04x}" for c in text)
-
-
 def keeping_scale(manifest: Object, held: Object) -> Object:
     """The manifest with the number of workers that the autoscaler chose meanwhile.
 

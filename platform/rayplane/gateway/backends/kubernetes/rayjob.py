@@ -13,7 +13,7 @@ from typing import Literal
 
 from rayplane.gateway.backends.base import JobObservation, JobRef, LaunchContext, Node, Observation, Submission
 from rayplane.gateway.backends.kubernetes import pods, raycluster
-from rayplane.gateway.backends.kubernetes.kinds import MANAGED_BY, MANAGER, RAYJOB, TEAM, UID, Object
+from rayplane.gateway.backends.kubernetes.kinds import MANAGED_BY, MANAGER, RAYJOB, TEAM, UID, Object, as_yaml
 from rayplane.gateway.backends.kubernetes.settings import KubernetesSettings
 from rayplane.nouns.cluster import Endpoint, Nodes
 from rayplane.nouns.environment import Environment
@@ -71,7 +71,7 @@ def render(
     # The tables of a head are worth keeping only for the next one, and there is none.
     spec["rayClusterSpec"].pop("gcsFaultToleranceOptions", None)
     if submission.runtime_env:
-        spec["runtimeEnvYAML"] = raycluster.as_yaml(submission.runtime_env)
+        spec["runtimeEnvYAML"] = as_yaml(submission.runtime_env)
     if submission.resources.cpu:
         spec["entrypointNumCpus"] = submission.resources.cpu
     if submission.resources.gpu:

@@ -12,7 +12,7 @@ from typing import Any
 
 from rayplane.gateway.backends.base import LaunchContext, Node, Observation, ServiceObservation, ServiceRef
 from rayplane.gateway.backends.kubernetes import compare, pods, raycluster
-from rayplane.gateway.backends.kubernetes.kinds import MANAGED_BY, MANAGER, RAYSERVICE, TEAM, UID, Object
+from rayplane.gateway.backends.kubernetes.kinds import MANAGED_BY, MANAGER, RAYSERVICE, TEAM, UID, Object, as_yaml
 from rayplane.gateway.backends.kubernetes.settings import KubernetesSettings
 from rayplane.nouns.cluster import Endpoint, Nodes
 from rayplane.nouns.environment import Environment
@@ -59,7 +59,7 @@ def render(
     asked = {
         "metadata": {"labels": owner.labels},
         "spec": {
-            "serveConfigV2": raycluster.as_yaml(_configuration(application)),
+            "serveConfigV2": as_yaml(_configuration(application)),
             "upgradeStrategy": {"type": "NewCluster"},
             "rayClusterConfig": raycluster.embedded(
                 raycluster.cluster_spec(owner, nodes.as_cluster(), launch, settings, root)

@@ -133,7 +133,7 @@ def test_a_kubeconfig_that_is_missing_is_said_when_it_is_needed(tmp_path: Path) 
 
 def test_applying_names_the_one_manager_and_creating_does_not_force(server: Server, api: KubeApi) -> None:
     server.answers += [(200, {}), (200, {})]
-    manifest = {"metadata": {"name": "dev", "namespace": "n"}, "spec": {}}
+    manifest = {"metadata": {"name": "dev", "namespace": "n"}, "spec": {"says": "größer 🎉"}}
     api.apply(RAYCLUSTER, manifest)
     api.apply(RAYCLUSTER, manifest, force=False)
     (method, path, kind, body), (_, unforced, _, _) = server.asked

@@ -11,6 +11,7 @@ import yaml
 
 from rayplane.gateway.backends.base import RAY_ENVIRONMENT, ClusterRef, LaunchContext
 from rayplane.gateway.backends.kubernetes import compare, pods, raycluster
+from rayplane.gateway.backends.kubernetes.kinds import as_yaml
 from rayplane.gateway.backends.kubernetes.settings import KubernetesSettings
 from rayplane.nouns.cluster import ClusterSpec, Workers
 from rayplane.nouns.team import Size
@@ -150,7 +151,7 @@ def test_gpus_come_whole() -> None:
 
 @pytest.mark.parametrize("text", ["plain", "ümlaut", "🎉", '"\\ud83c\\udf89"', "\\\x7f\ufeff\u2028\n", "𐍈𐍈"])
 def test_what_go_reads_as_yaml_is_what_was_meant(text: str) -> None:
-    written = raycluster.as_yaml({"env_vars": {"A": text}})
+    written = as_yaml({"env_vars": {"A": text}})
     assert json.loads(written) == {"env_vars": {"A": text}}
     # go-yaml takes no half of a surrogate pair as an escape, and no control character as it is.
     assert not re.search(r"(?<!\\)(?:\\\\)*\\u[dD][89a-fA-F]", written)
