@@ -44,6 +44,9 @@ _WATCH_SECONDS = 240
 _SILENCE = 150.0
 """Seconds without a word after which a watch is dead: the API server sends a bookmark about every minute."""
 
+_LEAVING = 5.0
+"""Seconds that a thread may take to notice that its watch has ended."""
+
 _ROLE = "deploy/kubernetes/gateway-role.yaml"
 
 # A peer that vanished without a word (a node that lost power) is noticed after about 30 s, not after hours.
@@ -87,15 +90,27 @@ class KubeApi:
         self._lock = threading.Lock()
         self._client: httpx2.Client | None = None
         self._watches: set[socket.socket] = set()
+        self._no_watch = threading.Condition(self._lock)
+        self._interrupted = False
 
-    def close(self) -> None:
-        """Close the connections; what is under way on them ends with Unavailable."""
+    def interrupt(self) -> None:
+        """End every watch, and whichever is opened from now on, with Unavailable."""
         with self._lock:
-            client, self._client = self._client, None
+            self._interrupted = True
             watches = list(self._watches)
         for watched in watches:
-            with suppress(OSError):  # the other side was faster
-                watched.shutdown(socket.SHUT_RDWR)  # closing it would not wake the thread that waits on it
+            _end(watched)
+
+    def close(self) -> None:
+        """Close the connections; what is under way on them ends with Unavailable.
+
+        Whoever reads from one is waited for: the number of its socket is given to the next one that anybody opens, and
+        a thread that still reads by it would take a part of what that one is sent.
+        """
+        self.interrupt()
+        with self._no_watch:
+            self._no_watch.wait_for(lambda: not self._watches, timeout=_LEAVING)
+            client, self._client = self._client, None
         if client is not None:
             client.close()
 
@@ -232,11 +247,15 @@ class KubeApi:
         connection: socket.socket = answer.extensions["network_stream"].get_extra_info("socket")
         with self._lock:
             self._watches.add(connection)
+            late = self._interrupted
+        if late:
+            _end(connection)
         try:
             yield
         finally:
-            with self._lock:
+            with self._no_watch:
                 self._watches.discard(connection)
+                self._no_watch.notify_all()
 
     def _count(self, verb: str, kind: Kind) -> None:
         with self._lock:
@@ -248,6 +267,11 @@ class KubeApi:
             if self._client is None:
                 self._client = _connect(self._kubeconfig, self._timeout)
             return self._client
+
+
+def _end(watched: socket.socket) -> None:
+    with suppress(OSError):  # the other side was faster
+        watched.shutdown(socket.SHUT_RDWR)  # closing it would not wake the thread that waits on it
 
 
 def _connect(kubeconfig: Path | None, timeout: float) -> httpx2.Client:

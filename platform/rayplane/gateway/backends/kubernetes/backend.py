@@ -208,8 +208,9 @@ class KubernetesBackend:
         with self._lock:
             self._subscribers.clear()
         self._cache.stop()
-        self.api.close()
+        self.api.interrupt()
         self._cache.close()
+        self.api.close()
 
     def _wrong(self, manifest: Object) -> list[str]:
         """What is wrong with an object for its definition, and for KubeRay."""

@@ -73,7 +73,7 @@ class Informer:
                 self._thread.start()
 
     def stop(self) -> None:
-        """Begin to end; ``close`` waits for it, once the connection, which is its API's, is closed."""
+        """Begin to end; ``close`` waits for it, once its API has interrupted what it waits for."""
         self._closed.set()
 
     def close(self) -> None:
@@ -291,7 +291,7 @@ class Cache:
             informer.stop()
 
     def close(self) -> None:
-        """Wait until none follows anything any more; their API is closed before."""
+        """Wait until none follows anything any more; their API is interrupted before, and closed after."""
         for informer in self._informers.values():
             informer.close()
 

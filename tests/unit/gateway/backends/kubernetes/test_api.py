@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -175,6 +178,53 @@ def test_what_a_watch_says_may_hold_whatever_else_text_is_divided_at(server: Ser
     server.answers.append((200, json.dumps(event, ensure_ascii=False).encode() + b"\n"))
     _, changed = api.watch(POD, "7")
     assert changed.object["status"]["message"] == said
+
+
+@pytest.fixture
+def silent(tmp_path: Path) -> Iterator[KubeApi]:
+    """Of a server that opens one watch and then says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as listening, ThreadPoolExecutor(1) as pool:
+
+        def serve() -> socket.socket:
+            connection, _ = listening.accept()
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            return connection
+
+        serving = pool.submit(serve)
+        made = KubeApi(kubeconfig(tmp_path, listening.getsockname()[1]), timeout=5)
+        yield made
+        made.close()
+        serving.result(5).close()
+
+
+def follow(api: KubeApi, opened: threading.Event) -> None:
+    """Watch until it ends, with or without an error."""
+    with suppress(Unavailable):
+        for _ in api.watch(POD, "7"):
+            opened.set()
+
+
+def test_a_connection_is_closed_only_when_nobody_reads_from_it(silent: KubeApi) -> None:
+    """Else the number of its socket is another's, and who still reads by it takes what that one is sent."""
+    opened, read_at_close = threading.Event(), []
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(follow, silent, opened)
+        assert opened.wait(5)
+        client = silent._connection()
+        close = client.close
+        client.close = lambda: (read_at_close.append(len(silent._watches)), close())  # type: ignore[method-assign, assign, return-value]
+        silent.close()
+        following.result(5)
+    assert read_at_close == [0]
+
+
+def test_a_watch_that_is_opened_after_the_end_ends_at_once(silent: KubeApi) -> None:
+    silent.interrupt()
+    opened = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(follow, silent, opened).result(5)
+    assert opened.is_set()
 
 
 def test_credentials_that_a_plug_in_can_not_get_make_it_unavailable(tmp_path: Path, server: Server) -> None:
