@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from rayplane.gateway.backends.base import Evidence
 from rayplane.gateway.backends.kubernetes.evidence_events import Said, instant
+from rayplane.gateway.backends.kubernetes.kinds import is_gpu
 from rayplane.nouns.base import parse_quantity
 
 Resource = Mapping[str, Any]
@@ -48,16 +49,11 @@ def ray_resources(group: Resource | None) -> dict[str, float]:
     """What Ray offers on a node of a group: its container's limits, unless its start parameters say otherwise."""
     containers = ((group or {}).get("template") or {}).get("spec", {}).get("containers") or [{}]
     limits = containers[0].get("resources", {}).get("limits") or {}
-    gpus = sum(parse_quantity(amount) for name, amount in limits.items() if _is_gpu(name))
+    gpus = sum(parse_quantity(amount) for name, amount in limits.items() if is_gpu(name))
     found = {"CPU": limits.get("cpu"), "memory": limits.get("memory"), "GPU": gpus}
     told = (group or {}).get("rayStartParams") or {}
     found |= {name: told[key] for name, key in (("CPU", "num-cpus"), ("GPU", "num-gpus")) if key in told}
     return {name: float(parse_quantity(value)) for name, value in found.items() if value is not None}
-
-
-def _is_gpu(resource: str) -> bool:
-    """Whether the operator counts a resource among a node's GPUs, whoever makes them."""
-    return resource.endswith("gpu") or resource.startswith("nvidia.com/mig-")
 
 
 def is_ready(pod: Resource) -> bool:

@@ -27,6 +27,11 @@ def instant(text: str) -> datetime:
     return datetime.fromisoformat(text).astimezone(UTC)
 
 
+def is_gpu(resource: str) -> bool:
+    """Whether KubeRay counts a resource among a node's GPUs, whoever makes them."""
+    return resource.endswith("gpu") or resource.startswith("nvidia.com/mig-")
+
+
 def as_yaml(value: Any) -> str:
     """A value of JSON as YAML that Go reads, which is JSON too.
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from rayplane.gateway.backends.base import Node, Observation
 from rayplane.gateway.backends.kubernetes import pods
-from rayplane.gateway.backends.kubernetes.kinds import UID, Object, instant
+from rayplane.gateway.backends.kubernetes.kinds import UID, Object, instant, is_gpu
 from rayplane.gateway.backends.kubernetes.raycluster import SECRETS_HASH
 from rayplane.nouns.base import parse_quantity
 from rayplane.nouns.cluster import Endpoint
@@ -111,7 +111,7 @@ def node_of(pod: Object, *, gone_at: datetime | None = None) -> Node | None:
         kind=kind,
         cpu=parse_quantity(asked.get("cpu", 0)),
         memory=parse_quantity(asked.get("memory", 0)),
-        gpu=sum(parse_quantity(value) for key, value in asked.items() if key.endswith("/gpu")),
+        gpu=sum(parse_quantity(value) for key, value in asked.items() if is_gpu(key)),
         started_at=_started(pod),
         ended_at=_ended_at(pod) or gone_at,
     )

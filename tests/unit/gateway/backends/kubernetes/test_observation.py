@@ -76,6 +76,15 @@ def test_a_head_whose_probes_pass_is_ready_as_one_incarnation() -> None:
     ]
 
 
+@pytest.mark.parametrize("resource", ["nvidia.com/gpu", "amd.com/gpu", "nvidia.com/mig-1g.5gb"])
+def test_a_node_holds_its_gpus_whoever_makes_them(resource: str) -> None:
+    held = pod()
+    held["spec"]["containers"][-1]["resources"]["requests"] = {"cpu": "1", "memory": "1Gi", resource: "2"}
+    node = observation.node_of(held)
+    assert node is not None
+    assert node.gpu == 2
+
+
 def test_a_head_that_is_being_taken_away_is_none() -> None:
     seen = observation.look(cluster(), [leaving(ready())], None)
     assert (seen.phase, seen.incarnation) == ("starting", None)
