@@ -230,20 +230,18 @@ class KubernetesBackend:
             self._known[kind] = (time.monotonic(), known)
         return known
 
-    def _forgive(self, namespace: str, uid: str) -> None:
+    def _forgive(self, whose: Whose) -> None:
         with self._lock:
-            self._falls.pop((namespace, uid), None)
+            self._falls.pop(whose, None)
 
-    def _fall_of(self, namespace: str, uid: str) -> observation.Fall | None:
+    def _fall_of(self, whose: Whose) -> observation.Fall | None:
         with self._lock:
-            return self._falls.get((namespace, uid))
+            return self._falls.get(whose)
 
-    def _with_gone(self, namespace: str, uid: str, nodes: tuple[Node, ...]) -> tuple[Node, ...]:
+    def _with_gone(self, whose: Whose, nodes: tuple[Node, ...]) -> tuple[Node, ...]:
         after = datetime.now(UTC) - _GONE_FOR
         with self._lock:
-            gone = [
-                node for node in self._gone.get((namespace, uid), ()) if node.ended_at is None or node.ended_at > after
-            ]
+            gone = [node for node in self._gone.get(whose, ()) if node.ended_at is None or node.ended_at > after]
         here = {node.id for node in nodes}
         return (*nodes, *(node for node in gone if node.id not in here))
 
@@ -261,7 +259,7 @@ class KubernetesBackend:
         pod = after or before
         assert pod is not None  # a change has at least one side
         uid = pod["metadata"]["labels"].get(UID, "")
-        whose = (pod["metadata"]["namespace"], uid)
+        whose = Whose(pod["metadata"]["namespace"], uid)
         if after is None:
             node = observation.node_of(pod, gone_at=datetime.now(UTC))
             if node is not None:
@@ -285,7 +283,7 @@ class KubernetesBackend:
         """Whether the end of a head is a fault, and not what suspension or deletion brings."""
         return any(
             not cluster["spec"]["suspend"] and not cluster["metadata"].get("deletionTimestamp")
-            for cluster in self._cache[RAYCLUSTER].of(*whose)
+            for cluster in self._cache[RAYCLUSTER].of(whose)
         )
 
     def _announce(self, uid: str) -> None:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from typing import NamedTuple
 
 from rayplane.errors import Forbidden, InvalidInput, RayplaneError, Unavailable
 from rayplane.gateway.backends.kubernetes.api import Change, Expired, KubeApi
@@ -22,9 +23,6 @@ log = logging.getLogger(__name__)
 Key = tuple[str, str]
 """Namespace (empty where the kind has none) and name."""
 
-Whose = tuple[str, str]
-"""Namespace, and uid of the platform's object that something in it belongs to."""
-
 Trim = Callable[[Object], Object]
 Told = Callable[[Object | None, Object | None], None]
 """What is called with an object before and after a change; None before it was made, and after it went."""
@@ -34,6 +32,13 @@ _LASTS = 30.0
 """Seconds after which a refusal is no mere moment of an API server that comes back."""
 _REMEMBERED = 300.0
 """Seconds for which the end of an object is remembered, so that a late answer does not bring it back."""
+
+
+class Whose(NamedTuple):
+    """By what things are known to belong to an object of the platform's."""
+
+    namespace: str
+    uid: str
 
 
 class Informer:
@@ -116,13 +121,13 @@ class Informer:
         with self._lock:
             return self._objects.get((namespace, name))
 
-    def of(self, namespace: str, uid: str) -> list[Object]:
-        """The objects of a namespace that belong to the platform's object with this uid, by their label.
+    def of(self, whose: Whose) -> list[Object]:
+        """The objects that belong to somebody, by their label.
 
         Anybody may write any label on what they make where they may: what is in another namespace is not its.
         """
         with self._lock:
-            return [self._objects[key] for key in sorted(self._owned.get((namespace, uid), ()))]
+            return [self._objects[key] for key in sorted(self._owned.get(whose, ()))]
 
     def learn(self, obj: Object) -> Object:
         """Take in an object that the API server just answered with, ahead of the watch; what is kept of it."""
@@ -309,4 +314,4 @@ def _key(obj: Object) -> Key:
 
 def _owner(obj: Object) -> Whose:
     labels: dict[str, str] = obj["metadata"].get("labels") or {}
-    return obj["metadata"].get("namespace", ""), labels.get(UID, "")
+    return Whose(obj["metadata"].get("namespace", ""), labels.get(UID, ""))

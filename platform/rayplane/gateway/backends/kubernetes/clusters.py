@@ -42,14 +42,14 @@ class Clusters:
         """What the watch told last."""
         shared = self._shared
         shared.cache.require(*KINDS)
-        namespace = shared.settings.namespace(ref.team)
-        held = shared.cache[POD].of(namespace, ref.uid)
-        seen = observation.look(self._held(ref), held, shared.fall_of(namespace, ref.uid))
-        fields = {**vars(seen), "nodes": shared.with_gone(namespace, ref.uid, seen.nodes)}
+        whose = shared.whose(ref)
+        held = shared.cache[POD].of(whose)
+        seen = observation.look(self._held(ref), held, shared.fall_of(whose))
+        fields = {**vars(seen), "nodes": shared.with_gone(whose, seen.nodes)}
         if seen.phase != "ready":
             return Observation(**fields)
         owner = raycluster.owner_of(ref)
-        endpoint = own.endpoint_of(shared, held, self._token(ref), owner, namespace)
+        endpoint = own.endpoint_of(shared, held, self._token(ref), owner, whose.namespace)
         if endpoint is None:
             lost = f"Secret '{owner.secret}': missing"
             return Observation(**{**fields, "phase": "starting", "reason": "NoSecret", "message": lost, "drift": lost})
@@ -58,13 +58,13 @@ class Clusters:
     def ensure(self, ref: ClusterRef, spec: ClusterSpec, launch: LaunchContext) -> None:
         """Apply it if it is missing, drifted, suspended, or asked for otherwise. A head that died KubeRay replaces."""
         self._shared.cache.require(*KINDS)
-        self._shared.forgive(self._shared.settings.namespace(ref.team), ref.uid)
+        self._shared.forgive(self._shared.whose(ref))
         self._apply(ref, spec, launch)
 
     def suspend(self, ref: ClusterRef) -> None:
         """Have KubeRay take all of its pods down; the RayCluster stays. What else it says is of no account then."""
         self._shared.cache.require(*KINDS)
-        self._shared.forgive(self._shared.settings.namespace(ref.team), ref.uid)
+        self._shared.forgive(self._shared.whose(ref))
         held = self._held(ref)
         if held is not None and not held["spec"]["suspend"] and not own.is_leaving(held):
             log.info("cluster %s is suspended", ref)
@@ -73,7 +73,7 @@ class Clusters:
     def delete(self, ref: ClusterRef) -> None:
         """Delete the RayCluster, which is gone only when all that belongs to it is."""
         self._shared.cache.require(*KINDS)
-        self._shared.forgive(self._shared.settings.namespace(ref.team), ref.uid)
+        self._shared.forgive(self._shared.whose(ref))
         self._token(ref).unlink(missing_ok=True)
         held = self._held(ref)
         if held is not None:

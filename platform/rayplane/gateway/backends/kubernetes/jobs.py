@@ -41,9 +41,7 @@ class Jobs:
         if held is not None and own.is_leaving(held):
             return
         if held is None:
-            shared.forgive(
-                shared.settings.namespace(ref.team), ref.uid
-            )  # how an earlier attempt's head ended is none of this one's
+            shared.forgive(shared.whose(ref))  # how an earlier attempt's head ended is none of this one's
             manifest = rayjob.render(ref, nodes, submission, launch, shared.settings, shared.root)
             held = own.apply(shared, RAYJOB, manifest, force=False)
             log.info("job %s: RayJob '%s' is applied", ref, held["metadata"]["name"])
@@ -53,19 +51,19 @@ class Jobs:
         """What the watch told last."""
         shared = self._shared
         shared.cache.require(*KINDS)
-        job, namespace = self._held(ref), shared.settings.namespace(ref.team)
+        job, whose = self._held(ref), shared.whose(ref)
         name = str(job["status"].get("rayClusterName") or "") if job is not None else self._left_over(ref)
-        cluster, held = own.look_at_cluster(shared, name, namespace, ref.uid, shared.fall_of(namespace, ref.uid))
+        cluster, held = own.look_at_cluster(shared, name, whose, shared.fall_of(whose))
         endpoint = None
         if job is not None and not own.is_leaving(job) and cluster.phase == "ready":
-            endpoint = own.endpoint_of(shared, held, self._token(ref), rayjob.owner_of(ref), namespace)
+            endpoint = own.endpoint_of(shared, held, self._token(ref), rayjob.owner_of(ref), whose.namespace)
         environment = shared.environment() if endpoint is not None else None
-        return rayjob.look(job, cluster, own.nodes_of(shared, namespace, ref.uid), endpoint, environment)
+        return rayjob.look(job, cluster, own.nodes_of(shared, whose), endpoint, environment)
 
     def delete(self, ref: JobRef) -> None:
         """Delete its RayJob, which is gone only when its pods are."""
         self._shared.cache.require(*KINDS)
-        self._shared.forgive(self._shared.settings.namespace(ref.team), ref.uid)
+        self._shared.forgive(self._shared.whose(ref))
         self._token(ref).unlink(missing_ok=True)
         held = self._held(ref)
         if held is not None:
@@ -76,8 +74,8 @@ class Jobs:
 
     def _left_over(self, ref: JobRef) -> str:
         """The RayCluster of an attempt whose RayJob is gone, if there still is one."""
-        prefix, whose = f"{rayjob.name_of(ref)}-", (self._shared.settings.namespace(ref.team), ref.uid)
-        for obj in (*self._shared.cache[RAYCLUSTER].of(*whose), *self._shared.cache[POD].of(*whose)):
+        prefix, whose = f"{rayjob.name_of(ref)}-", self._shared.whose(ref)
+        for obj in (*self._shared.cache[RAYCLUSTER].of(whose), *self._shared.cache[POD].of(whose)):
             name = str(obj["metadata"]["labels"].get(own.RAY_CLUSTER) or obj["metadata"]["name"])
             if name.startswith(prefix):
                 return name

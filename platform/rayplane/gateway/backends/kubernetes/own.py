@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Literal
 
 from rayplane.errors import NotFound, Unavailable
-from rayplane.gateway.backends.base import LaunchContext, Node, Observation
+from rayplane.gateway.backends.base import ClusterRef, JobRef, LaunchContext, Node, Observation, ServiceRef
 from rayplane.gateway.backends.kubernetes import compare, observation, pods
 from rayplane.gateway.backends.kubernetes.api import KubeApi
-from rayplane.gateway.backends.kubernetes.cache import Cache
+from rayplane.gateway.backends.kubernetes.cache import Cache, Whose
 from rayplane.gateway.backends.kubernetes.kinds import POD, RAYCLUSTER, RAYJOB, SECRET, UID, Kind, Object
 from rayplane.gateway.backends.kubernetes.pods import Owner
 from rayplane.gateway.backends.kubernetes.raycluster import REDIS_PASSWORD, SECRETS_HASH
@@ -39,23 +39,27 @@ class Shared:
     token_path: Callable[[str], Path]
     """The 0600 file with the token of a Ray, by the uid of its cluster or service, or by the attempt of its job."""
     environment: Callable[[], Environment]
-    fall_of: Callable[[str, str], observation.Fall | None]
-    """How the head of the object with this namespace and uid ended, if it did and nobody dealt with it."""
-    forgive: Callable[[str, str], None]
+    fall_of: Callable[[Whose], observation.Fall | None]
+    """How somebody's head ended, if it did and nobody dealt with it."""
+    forgive: Callable[[Whose], None]
     """Deal with that."""
-    with_gone: Callable[[str, str, tuple[Node, ...]], tuple[Node, ...]]
-    """The nodes that there are of the object with this namespace and uid, and those that it gave back lately."""
+    with_gone: Callable[[Whose, tuple[Node, ...]], tuple[Node, ...]]
+    """The nodes that there are of somebody's, and those that it gave back lately."""
     wrong: Callable[[Object], list[str]]
     """What is wrong with an object for its definition, and for KubeRay, each with its remedy."""
 
+    def whose(self, ref: ClusterRef | JobRef | ServiceRef) -> Whose:
+        """By what its objects are known to be its own."""
+        return Whose(self.settings.namespace(ref.team), ref.uid)
+
 
 def look_at_cluster(
-    shared: Shared, name: str, namespace: str, uid: str, fall: observation.Fall | None = None
+    shared: Shared, name: str, whose: Whose, fall: observation.Fall | None = None
 ) -> tuple[Observation, list[Object]]:
-    """(what is seen of one RayCluster that KubeRay made for an object of this uid, its pods). Empty name: none yet."""
-    held = [pod for pod in shared.cache[POD].of(namespace, uid) if pod["metadata"]["labels"].get(RAY_CLUSTER) == name]
-    found = shared.cache[RAYCLUSTER].get(namespace, name) if name else None
-    if found is not None and (found["metadata"].get("labels") or {}).get(UID) != uid:
+    """(what is seen of one RayCluster that KubeRay made for somebody, its pods). Empty name: none yet."""
+    held = [pod for pod in shared.cache[POD].of(whose) if pod["metadata"]["labels"].get(RAY_CLUSTER) == name]
+    found = shared.cache[RAYCLUSTER].get(whose.namespace, name) if name else None
+    if found is not None and (found["metadata"].get("labels") or {}).get(UID) != whose.uid:
         found = None
     if found is not None:
         # It is KubeRay's: what was asked for, and its Secret, are noted on the object that it belongs to.
@@ -63,11 +67,10 @@ def look_at_cluster(
     return observation.look(found, held, fall), held
 
 
-def nodes_of(shared: Shared, namespace: str, uid: str) -> tuple[Node, ...]:
-    """Every node that the object with this uid holds, of whichever RayCluster, and those that it gave back lately."""
-    held = shared.cache[POD].of(namespace, uid)
-    nodes = tuple(node for pod in held if (node := observation.node_of(pod)) is not None)
-    return shared.with_gone(namespace, uid, nodes)
+def nodes_of(shared: Shared, whose: Whose) -> tuple[Node, ...]:
+    """Every node that somebody holds, of whichever RayCluster, and those that it gave back lately."""
+    nodes = tuple(node for pod in shared.cache[POD].of(whose) if (node := observation.node_of(pod)) is not None)
+    return shared.with_gone(whose, nodes)
 
 
 def endpoint_of(shared: Shared, held: list[Object], token: Path, owner: Owner, namespace: str) -> Endpoint | None:

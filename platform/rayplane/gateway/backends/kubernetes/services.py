@@ -56,25 +56,23 @@ class Services:
         """What the watch told last."""
         shared = self._shared
         shared.cache.require(*KINDS)
-        service, namespace = self._held(ref), shared.settings.namespace(ref.team)
+        service, whose = self._held(ref), shared.whose(ref)
         newest_name = rayservice.newest_cluster(service) if service is not None else self._left_over(ref)
-        newest, held = own.look_at_cluster(shared, newest_name, namespace, ref.uid)
+        newest, held = own.look_at_cluster(shared, newest_name, whose)
         endpoint = None
         serving = "" if service is None or own.is_leaving(service) else rayservice.active_cluster(service)
         if serving:
-            active, pods = (
-                (newest, held) if serving == newest_name else own.look_at_cluster(shared, serving, namespace, ref.uid)
-            )
+            active, pods = (newest, held) if serving == newest_name else own.look_at_cluster(shared, serving, whose)
             if active.phase == "ready":
-                endpoint = self._endpoint(ref, pods, namespace)
-        nodes = own.nodes_of(shared, namespace, ref.uid)
+                endpoint = self._endpoint(ref, pods, whose.namespace)
+        nodes = own.nodes_of(shared, whose)
         environment = shared.environment() if endpoint is not None else None
         return rayservice.look(service, newest, nodes, endpoint, environment)
 
     def delete(self, ref: ServiceRef) -> None:
         """Delete its RayService, which is gone only when its pods are."""
         self._shared.cache.require(*KINDS)
-        self._shared.forgive(self._shared.settings.namespace(ref.team), ref.uid)
+        self._shared.forgive(self._shared.whose(ref))
         self._token(ref).unlink(missing_ok=True)
         held = self._held(ref)
         if held is not None:
@@ -92,8 +90,8 @@ class Services:
 
     def _left_over(self, ref: ServiceRef) -> str:
         """A RayCluster of a service whose RayService is gone, if there still is one."""
-        whose = self._shared.settings.namespace(ref.team), ref.uid
-        for obj in (*self._shared.cache[RAYCLUSTER].of(*whose), *self._shared.cache[POD].of(*whose)):
+        whose = self._shared.whose(ref)
+        for obj in (*self._shared.cache[RAYCLUSTER].of(whose), *self._shared.cache[POD].of(whose)):
             return str(obj["metadata"]["labels"].get(own.RAY_CLUSTER) or obj["metadata"]["name"])
         return ""
 
