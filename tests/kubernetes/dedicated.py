@@ -57,7 +57,10 @@ def until_synced(case: DedicatedCase) -> None:
 
 def ensure(case: DedicatedCase, noun: str) -> None:
     """Ask for its job or its service."""
-    case.ensure_job() if noun == "job" else case.ensure_service()
+    if noun == "job":
+        case.ensure_job()
+    else:
+        case.ensure_service()
 
 
 def until_up(case: DedicatedCase, noun: str) -> None:

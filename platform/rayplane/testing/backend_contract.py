@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from rayplane.errors import Unavailable, Unsupported
+from rayplane.errors import Unsupported
 from rayplane.gateway.backends.base import (
     Backend,
     Capability,
@@ -27,6 +27,7 @@ from rayplane.gateway.backends.base import (
 from rayplane.nouns.base import utcnow
 from rayplane.nouns.cluster import ClusterSpec, Workers
 from rayplane.nouns.team import Size, TeamSpec
+from rayplane.testing.waiting import until
 
 SIZE = Size(cpu=2, memory=2**30)
 CLOCKS = timedelta(seconds=2)
@@ -88,27 +89,11 @@ class BackendCase:
 
     def until_seen(self, wanted: Callable[[Observation], bool], what: str) -> Observation:
         """Wait for an observation that is as wanted."""
-        deadline = time.monotonic() + self.patience
-        while (seen := self._seen_by(deadline)) is None or not wanted(seen):
-            assert time.monotonic() < deadline, f"not {what} after {self.patience:g} s, but {seen}"
-            time.sleep(0.1)
-        return seen
+        return until(self.observe, wanted, what, patience=self.patience)
 
     def until_nothing_is_left(self) -> None:
-        """Wait until nothing is there of a cluster that is absent, and of nothing less."""
-        deadline = time.monotonic() + self.patience
-        while left := list(self.leftovers(self.ref)):
-            assert time.monotonic() < deadline, f"left after {self.patience:g} s: {left}"
-            time.sleep(0.1)
-
-    def _seen_by(self, deadline: float) -> Observation | None:
-        """What the backend sees; None while it can't tell, for which the reconciler would ask again."""
-        try:
-            return self.observe()
-        except Unavailable:
-            if time.monotonic() >= deadline:
-                raise
-            return None
+        """Wait until nothing is there of a cluster that is absent."""
+        until(lambda: list(self.leftovers(self.ref)), lambda left: not left, "gone", patience=self.patience)
 
     def until_mended(self, before: Observation) -> Observation:
         """Ask for it for as long as it is seen to have failed, as the reconciler does, until another head is ready.
@@ -126,18 +111,7 @@ class BackendCase:
 
     def until_nothing_is_missing(self, act: Callable[[], str]) -> None:
         """Repeat what answers with what is still missing, or left, until that is nothing."""
-        deadline = time.monotonic() + self.patience
-        while rest := self._rest_of(act, deadline):
-            assert time.monotonic() < deadline, f"after {self.patience:g} s: {rest}"
-            time.sleep(0.1)
-
-    def _rest_of(self, act: Callable[[], str], deadline: float) -> str:
-        try:
-            return act()
-        except Unavailable as exc:
-            if time.monotonic() >= deadline:
-                raise
-            return str(exc)
+        until(act, lambda rest: not rest, "complete", patience=self.patience)
 
 
 class BackendContract:

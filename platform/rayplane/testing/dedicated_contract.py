@@ -5,9 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any
 
-from rayplane.errors import Unavailable
 from rayplane.gateway.backends.base import (
     Backend,
     JobObservation,
@@ -21,6 +20,7 @@ from rayplane.nouns.cluster import Nodes, Workers
 from rayplane.nouns.job import JobSpec
 from rayplane.nouns.service import ServiceSpec
 from rayplane.nouns.team import Size
+from rayplane.testing.waiting import until
 
 SIZE = Size(cpu=2, memory=2**30)
 AT_ONCE = 30.0
@@ -67,18 +67,15 @@ class DedicatedCase:
 
     def job_until(self, wanted: Callable[[JobObservation], bool], ref: JobRef | None = None) -> JobObservation:
         """Wait until the attempt is seen as wanted."""
-        return _until(lambda: self.backend.observe_job(ref or self.job), wanted, self.patience)
+        return until(lambda: self.backend.observe_job(ref or self.job), wanted, "as wanted", patience=self.patience)
 
     def service_until(self, wanted: Callable[[ServiceObservation], bool]) -> ServiceObservation:
         """Wait until the service is seen as wanted."""
-        return _until(lambda: self.backend.observe_service(self.service), wanted, self.patience)
+        return until(lambda: self.backend.observe_service(self.service), wanted, "as wanted", patience=self.patience)
 
     def until_nothing_is_left(self, ref: JobRef | ServiceRef) -> None:
         """Wait until nothing is there of an attempt or a service that is absent."""
-        deadline = time.monotonic() + self.patience
-        while left := list(self.leftovers(ref)):
-            assert time.monotonic() < deadline, f"left after {self.patience:g} s: {left}"
-            time.sleep(0.1)
+        until(lambda: list(self.leftovers(ref)), lambda left: not left, "gone", patience=self.patience)
 
 
 class JobContract:
@@ -188,24 +185,3 @@ def _none_held(seen: JobObservation | ServiceObservation) -> bool:
 
 def _ids(seen: ServiceObservation) -> set[str]:
     return {node.id for node in seen.nodes if node.ended_at is None}
-
-
-S = TypeVar("S", JobObservation, ServiceObservation)
-
-
-def _until(look: Callable[[], S], wanted: Callable[[S], bool], patience: float) -> S:
-    deadline = time.monotonic() + patience
-    while (seen := _seen_by(deadline, look)) is None or not wanted(seen):
-        assert time.monotonic() < deadline, f"not as wanted after {patience:g} s: {seen}"
-        time.sleep(0.1)
-    return seen
-
-
-def _seen_by(deadline: float, look: Callable[[], S]) -> S | None:
-    """What the backend sees; None while it can't tell, for which the reconciler would ask again."""
-    try:
-        return look()
-    except Unavailable:
-        if time.monotonic() >= deadline:
-            raise
-        return None
