@@ -136,14 +136,15 @@ class Client:
         raises, and nothing was made. Where a write fails all the same, the error says what was made before it.
         """
         wanted = [_Wanted.of(noun, document, team) for noun, document in _checked(documents)]
-        planned = self._plan(wanted)
+        packed = self._packed(wanted)
+        planned = self._plan(wanted, packed)
         _require_allowed(planned)
         if dry_run:
             return [_change(item.kind, item.team, item.name, item.change) for item in planned.documents]
         done: list[Change] = []
         for item in wanted:
             try:
-                done.append(self._put(item, self._uploaded_spec(item)))
+                done.append(self._put(item, self._uploaded_spec(item, packed)))
             except errors.RayplaneError as exc:
                 made = [str(change) for change in done if change.change != "unchanged"]
                 if not made:
@@ -156,7 +157,8 @@ class Client:
 
         ``team`` is for those that name none. A ``package`` that is a folder's path counts as uploaded.
         """
-        return self._plan([_Wanted.of(by_kind(document.kind), document, team) for document in documents])
+        wanted = [_Wanted.of(by_kind(document.kind), document, team) for document in documents]
+        return self._plan(wanted, self._packed(wanted))
 
     def lineage(self, team: str, node: str, direction: Literal["up", "down"] = "up") -> list[Edge]:
         """Edges reachable from a node."""
@@ -239,29 +241,36 @@ class Client:
             raise _error_of(answer)
         return answer
 
-    def _plan(self, wanted: list[_Wanted]) -> Plan:
+    def _packed(self, wanted: list[_Wanted]) -> dict[Path, tuple[str, bytes]]:
+        """(content address, zip) of each folder that is named, once: what is planned is what is uploaded."""
+        folders = {item.folder for item in wanted if item.folder is not None}
+        return {folder: self.packages.pack(folder) for folder in folders}
+
+    def _plan(self, wanted: list[_Wanted], packed: Mapping[Path, tuple[str, bytes]]) -> Plan:
         sent = [
             {
                 "kind": item.noun.kind,
                 "metadata": {"name": item.name, "labels": item.labels, **({"team": item.team} if item.team else {})},
-                "spec": self._known_spec(item),
+                "spec": self._known_spec(item, packed),
             }
             for item in wanted
         ]
         return self.read(Plan, "POST", "/v1/plan", json_body={"documents": sent})
 
-    def _known_spec(self, item: _Wanted) -> dict[str, Any]:
+    def _known_spec(self, item: _Wanted, packed: Mapping[Path, tuple[str, bytes]]) -> dict[str, Any]:
         if item.folder is None:
             return item.spec
-        address, _ = self.packages.pack(item.folder)
+        address, _ = packed[item.folder]
         # A package that is not there yet would be refused: the rest of the spec is checked without it.
         known = self.packages.has(item.team, address)
         return {**item.spec, "package": address if known else None}
 
-    def _uploaded_spec(self, item: _Wanted) -> dict[str, Any]:
+    def _uploaded_spec(self, item: _Wanted, packed: Mapping[Path, tuple[str, bytes]]) -> dict[str, Any]:
         if item.folder is None:
             return item.spec
-        return {**item.spec, "package": self.packages.upload(item.team, item.folder)}
+        address, data = packed[item.folder]
+        self.packages.keep(item.team, address, data)
+        return {**item.spec, "package": address}
 
     def _put(self, item: _Wanted, spec: dict[str, Any]) -> Change:
         answer = self.request(
@@ -530,10 +539,14 @@ class Packages:
     def upload(self, team: str, folder: Path | str) -> str:
         """Package a folder and keep it unless it is there; returns its content address, ``sha256:<hex>``."""
         address, data = self.pack(folder)
+        self.keep(team, address, data)
+        return address
+
+    def keep(self, team: str, address: str, data: bytes) -> None:
+        """Upload what ``pack`` made, unless it is there."""
         if not self.has(team, address):
             headers = {"Content-Type": "application/zip"}
             self._client.request("PUT", self._path(team, address), content=data, headers=headers)
-        return address
 
     def _path(self, team: str, address: str) -> str:
         return f"/v1/teams/{_q(team)}/packages/{_q(address.removeprefix('sha256:'))}"
@@ -546,11 +559,12 @@ def read_documents(text: str, name: str) -> list[Document]:
     try:
         found = [value for value in yaml.safe_load_all(text) if value is not None]
     # PyYAML lets out what its conversions raise: for 2013-02-30, !!bool x, !!timestamp x, or nesting without end.
-    except (yaml.YAMLError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as exc:
-        plain = isinstance(exc, yaml.YAMLError | ValueError | ArithmeticError)
-        nested = isinstance(exc, RecursionError)
-        said = str(exc) if plain else "it is nested too deeply" if nested else "a value is not of its tag's kind"
-        raise errors.InvalidSpec(f"{name}: not YAML: {said}.", remedy="Mend the file.") from exc
+    except (yaml.YAMLError, ValueError, ArithmeticError) as exc:
+        raise _not_yaml(name, str(exc)) from exc
+    except (LookupError, AttributeError) as exc:
+        raise _not_yaml(name, "a value is not of its tag's kind") from exc
+    except RecursionError as exc:
+        raise _not_yaml(name, "it is nested too deeply") from exc
     if not found:
         raise errors.InvalidSpec(f"{name}: there is no document in it.", remedy="Write kind, metadata and spec.")
     documents = []
@@ -558,6 +572,10 @@ def read_documents(text: str, name: str) -> list[Document]:
         require_json(value, f"{name}[{place}]")
         documents.append(parse(Document, value, f"{name}[{place}]"))
     return documents
+
+
+def _not_yaml(name: str, why: str) -> errors.InvalidSpec:
+    return errors.InvalidSpec(f"{name}: not YAML: {why}.", remedy="Mend the file.")
 
 
 def require_json(value: Any, path: str) -> None:
