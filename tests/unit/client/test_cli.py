@@ -21,16 +21,8 @@ from rayplane.client.up import control
 from rayplane.client.up.view import PlatformView
 from rayplane.nouns import JOB
 from rayplane.nouns.base import Metadata, Object
-from rayplane.settings import GatewaySettings
-
-
-def _run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["rayplane", *argv])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-    printed = capsys.readouterr()
-    return int(ended.value.code or 0), printed.out, printed.err
+from rayplane.settings import GatewaySettings, write_secret
+from tests.unit.client.command import run
 
 
 def test_every_command_of_the_table_is_there() -> None:
@@ -58,13 +50,13 @@ def test_help_imports_neither_the_http_stack_nor_the_gateway() -> None:
 
 @pytest.mark.parametrize("command", [name for name in cli.COMMANDS if name != "gateway"])
 def test_every_command_has_help(capsys: pytest.CaptureFixture[str], command: str) -> None:
-    code, out, _ = _run(capsys, command, "--help")
+    code, out, _ = run(capsys, command, "--help")
     assert code == 0
     assert "Usage" in out
 
 
 def test_an_unknown_command_exits_2(capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, err = _run(capsys, "clutser", "list")
+    code, _, err = run(capsys, "clutser", "list")
     assert code == 2
     assert "clutser" in err
 
@@ -73,9 +65,8 @@ def test_without_a_platform_every_command_says_to_start_one(
     capsys: pytest.CaptureFixture[str], tmp_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("RAYPLANE_URL", raising=False)
-    (tmp_home / "token").write_text("t")
-    (tmp_home / "token").chmod(0o600)
-    code, out, err = _run(capsys, "job", "list", "--team", "growth")
+    write_secret(tmp_home / "token", "t")
+    code, out, err = run(capsys, "job", "list", "--team", "growth")
     assert (code, out) == (8, "")
     assert "rayplane up" in err
 
@@ -84,9 +75,8 @@ def test_a_gateway_that_is_down_is_unavailable(
     capsys: pytest.CaptureFixture[str], tmp_home: Path, monkeypatch: pytest.MonkeyPatch, free_port: int
 ) -> None:
     monkeypatch.setenv("RAYPLANE_URL", f"http://127.0.0.1:{free_port}")
-    (tmp_home / "token").write_text("t")
-    (tmp_home / "token").chmod(0o600)
-    code, _, err = _run(capsys, "cluster", "list", "--team", "growth", "-o", "json")
+    write_secret(tmp_home / "token", "t")
+    code, _, err = run(capsys, "cluster", "list", "--team", "growth", "-o", "json")
     assert code == 8
     problem = json.loads(err)
     assert problem["type"] == "urn:rayplane:problem:unavailable"
@@ -99,7 +89,7 @@ def test_a_token_that_others_may_read_is_refused(
     monkeypatch.setenv("RAYPLANE_URL", "http://127.0.0.1:9")
     (tmp_home / "token").write_text("t")
     (tmp_home / "token").chmod(0o644)
-    code, _, err = _run(capsys, "cluster", "list", "--team", "growth")
+    code, _, err = run(capsys, "cluster", "list", "--team", "growth")
     assert code == 2
     assert "chmod 600" in err
 
@@ -210,17 +200,16 @@ def test_an_interrupted_command_says_so(capsys: pytest.CaptureFixture[str], monk
         raise KeyboardInterrupt
 
     monkeypatch.setattr(why, "parts", interrupted)
-    assert _run(capsys, "why", "a") == (130, "", "Interrupted.\n")
+    assert run(capsys, "why", "a") == (130, "", "Interrupted.\n")
 
 
 def test_following_a_log_where_no_gateway_runs_is_said_at_once(
     capsys: pytest.CaptureFixture[str], tmp_home: Path, monkeypatch: pytest.MonkeyPatch, free_port: int
 ) -> None:
     monkeypatch.setenv("RAYPLANE_URL", f"http://127.0.0.1:{free_port}")
-    (tmp_home / "token").write_text("t")
-    (tmp_home / "token").chmod(0o600)
+    write_secret(tmp_home / "token", "t")
     monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it waits for a gateway that nobody has heard of"))
-    code, _, err = _run(capsys, "job", "logs", "-f", "train", "--team", "growth")
+    code, _, err = run(capsys, "job", "logs", "-f", "train", "--team", "growth")
     assert (code, "can't be reached" in err) == (8, True)
 
 
@@ -254,7 +243,7 @@ def test_up_in_the_foreground_as_json_keeps_the_logs_out_of_the_answer(
     monkeypatch.setattr(control, "stay", interrupted)
     before = signal.getsignal(signal.SIGTERM)
     try:
-        code, out, err = _run(capsys, "up", "--foreground", "-o", "json")
+        code, out, err = run(capsys, "up", "--foreground", "-o", "json")
     finally:
         signal.signal(signal.SIGTERM, before)
     assert (code, json.loads(out)) == (0, view.model_dump(mode="json"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.server
 import json
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,10 +12,10 @@ from typing import ClassVar
 import pytest
 
 from rayplane import errors
-from rayplane.client.cli import main as cli
 from rayplane.client.cli import service
 from rayplane.client.sdk import Client
 from rayplane.settings import read_secret
+from tests.unit.client.command import run
 
 SECRET = "s3cr3t-s3cr3t-s3cr3t"
 
@@ -65,15 +64,6 @@ def answering(patch: pytest.MonkeyPatch, body: str, status: int = 200, **headers
     patch.setattr(Server, "body", body.encode())
     patch.setattr(Server, "status", status)
     patch.setattr(Server, "headers_sent", headers)
-
-
-def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["rayplane", *argv])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-    printed = capsys.readouterr()
-    return int(ended.value.code or 0), printed.out, printed.err
 
 
 @pytest.mark.parametrize(

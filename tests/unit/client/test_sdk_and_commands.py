@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +12,6 @@ import pytest
 
 from rayplane import errors
 from rayplane.client import sdk
-from rayplane.client.cli import main as cli
 from rayplane.client.sdk import Client
 from rayplane.gateway.usecases.platform import Platform
 from rayplane.nouns.base import Document, Metadata, Object, utcnow
@@ -21,6 +19,7 @@ from rayplane.nouns.cluster import ClusterStatus, Endpoint, Suspension
 from rayplane.nouns.job import JobStatus
 from rayplane.nouns.pipeline import RunStatus, StepRun
 from rayplane.storage import layout
+from tests.unit.client.command import run
 from tests.unit.gateway.api.served import migrated_database, platform_without_compute, serve
 
 STEPS = {"one": {"entrypoint": "true"}}
@@ -60,16 +59,6 @@ def code(tmp_path: Path) -> Path:
     (folder / "jobs").mkdir(parents=True)
     (folder / "jobs" / "train.py").write_text("print(1)\n")
     return folder
-
-
-def _run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
-    capsys.readouterr()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["rayplane", *argv])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-    printed = capsys.readouterr()
-    return int(ended.value.code or 0), printed.out, printed.err
 
 
 def _finish(platform: Platform, log: bytes, **status: object) -> None:
@@ -227,7 +216,7 @@ def test_a_name_that_leads_elsewhere_is_refused_and_nothing_is_sent(growth: Clie
 
 def test_deleting_dot_dot_deletes_no_team(growth: Client, capsys: pytest.CaptureFixture[str]) -> None:
     growth.teams.apply("empty", spec={})
-    exit_code, _, err = _run(capsys, "cluster", "delete", "..", "--team", "empty")
+    exit_code, _, err = run(capsys, "cluster", "delete", "..", "--team", "empty")
     assert (exit_code, "'..' is no name" in err) == (2, True)
     assert growth.teams.get("empty").metadata.deleted_at is None
 
@@ -280,7 +269,7 @@ def test_job_submit_prints_the_log_and_ends_as_the_job_does(
     outcome = {"phase": "Failed", "exit_code": 3, "message": "boom"}
     threading.Timer(1.0, _finish, (platform, b"epoch 1\n"), outcome).start()
     command = ["job", "submit", "--cluster", "dev", "--working-dir", str(code), "--env", "A=b", "--param", "n=1"]
-    exit_code, out, err = _run(capsys, *command, "--", "python", "-m", "jobs.train", "--fast", "a b")
+    exit_code, out, err = run(capsys, *command, "--", "python", "-m", "jobs.train", "--fast", "a b")
     assert (exit_code, out) == (3, "epoch 1\n")
     assert "boom" in err
     (job,) = platform.store.list("Job", "growth").items
@@ -303,7 +292,7 @@ def test_job_submit_prints_the_log_and_ends_as_the_job_does(
 def test_job_submit_wants_one_place(
     growth: Client, platform: Platform, capsys: pytest.CaptureFixture[str], given: list[str], said: str
 ) -> None:
-    exit_code, _, err = _run(capsys, "job", "submit", *given, "--", "true")
+    exit_code, _, err = run(capsys, "job", "submit", *given, "--", "true")
     assert exit_code == 2
     assert said in err
     assert platform.store.count("Job", "growth") == 0
@@ -314,7 +303,7 @@ def test_job_submit_leaves_the_entrypoints_options_to_it(
     growth: Client, platform: Platform, capsys: pytest.CaptureFixture[str], separator: list[str]
 ) -> None:
     entrypoint = ["python", "-m", "jobs.train", "--timeout", "5", "--name", "x", "--unknown"]
-    exit_code, out, _ = _run(capsys, "job", "submit", "--cluster", "dev", "--no-wait", *separator, *entrypoint)
+    exit_code, out, _ = run(capsys, "job", "submit", "--cluster", "dev", "--no-wait", *separator, *entrypoint)
     job = platform.store.get("Job", "growth", out.strip())
     assert (exit_code, job.spec["entrypoint"]) == (0, "python -m jobs.train --timeout 5 --name x --unknown")
     assert job.spec["timeout"] is None
@@ -328,7 +317,7 @@ def test_interrupting_job_submit_says_that_the_job_goes_on(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(sdk.Jobs, "logs", interrupted)
-    exit_code, out, err = _run(capsys, "job", "submit", "--cluster", "dev", "--name", "train", "--", "true")
+    exit_code, out, err = run(capsys, "job", "submit", "--cluster", "dev", "--name", "train", "--", "true")
     assert (exit_code, out) == (130, "epoch 1\n")
     assert "job growth/train goes on. Follow it: rayplane job logs -f train --team growth" in err
     assert "rayplane job stop train --team growth" in err
@@ -337,7 +326,7 @@ def test_interrupting_job_submit_says_that_the_job_goes_on(
 def test_a_log_as_json_is_one_object(growth: Client, platform: Platform, capsys: pytest.CaptureFixture[str]) -> None:
     growth.jobs.submit("growth", {"entrypoint": "true", "cluster": "dev"}, name="train")
     _finish(platform, b"epoch 1\n", phase="Succeeded")
-    exit_code, out, _ = _run(capsys, "job", "logs", "train", "-o", "json")
+    exit_code, out, _ = run(capsys, "job", "logs", "train", "-o", "json")
     assert (exit_code, json.loads(out)) == (0, {"job": "train", "team": "growth", "log": "epoch 1\n"})
 
 
@@ -345,11 +334,11 @@ def test_job_submit_asks_for_nodes_of_its_own(
     growth: Client, platform: Platform, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["job", "submit", "--size", "small", "--workers", "0..2", "--no-wait"]
-    exit_code, out, err = _run(capsys, *command, "--", "true")
+    exit_code, out, err = run(capsys, *command, "--", "true")
     assert (exit_code, err.count("submitted")) == (0, 1)
     job = platform.store.get("Job", "growth", out.strip())
     assert (job.spec["cluster"], job.spec["nodes"]["workers"]) == (None, {"min": 0, "max": 2})
-    exit_code, out, _ = _run(capsys, "job", "list")
+    exit_code, out, _ = run(capsys, "job", "list")
     assert out.splitlines()[0].split()[:4] == ["NAME", "PHASE", "CLUSTER", "NODES"]
     assert "small" in out.splitlines()[1].split()
 
@@ -358,7 +347,7 @@ def test_job_submit_as_json_prints_only_the_job(
     growth: Client, platform: Platform, capsys: pytest.CaptureFixture[str]
 ) -> None:
     threading.Timer(1.0, _finish, (platform, b"hello\n"), {"phase": "Succeeded", "exit_code": 0}).start()
-    exit_code, out, err = _run(capsys, "job", "submit", "--cluster", "dev", "-o", "json", "--", "true")
+    exit_code, out, err = run(capsys, "job", "submit", "--cluster", "dev", "-o", "json", "--", "true")
     assert exit_code == 0
     assert json.loads(out)["status"]["phase"] == "Succeeded"
     assert "hello" in err
@@ -372,10 +361,10 @@ def test_apply_uploads_folders_relative_to_the_file(
         "kind: Pipeline\nmetadata: {name: daily}\n"
         "spec: {cluster: dev, package: ., steps: {one: {entrypoint: 'true'}}}\n"
     )
-    exit_code, out, err = _run(capsys, "apply", "-f", str(code / "all.yaml"), "--dry-run")
+    exit_code, out, err = run(capsys, "apply", "-f", str(code / "all.yaml"), "--dry-run")
     assert (exit_code, err) == (0, "")
     assert out.count("(dry run)") == 3
-    exit_code, out, _ = _run(capsys, "apply", "-f", str(code / "all.yaml"), "-o", "json")
+    exit_code, out, _ = run(capsys, "apply", "-f", str(code / "all.yaml"), "-o", "json")
     assert exit_code == 0
     assert [c["change"] for c in json.loads(out)] == ["created"] * 3
     assert client.pipelines.get("growth", "daily").spec["package"].startswith("sha256:")
@@ -385,7 +374,7 @@ def test_an_unknown_key_exits_2_and_names_the_right_one(
     growth: Client, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "a.yaml").write_text("kind: Cluster\nmetadata: {name: b}\nspec: {sise: small}\n")
-    exit_code, _, err = _run(capsys, "apply", "-f", str(tmp_path / "a.yaml"))
+    exit_code, _, err = run(capsys, "apply", "-f", str(tmp_path / "a.yaml"))
     assert exit_code == 2
     assert "cluster.sise: unknown field. Did you mean 'size'?" in err
 
@@ -402,24 +391,24 @@ def test_a_run_is_watched_step_by_step(growth: Client, platform: Platform, capsy
         platform.store.set_status(run.metadata.uid, status)
 
     threading.Timer(1.0, end).start()
-    exit_code, _, err = _run(capsys, "pipeline", "run", "daily")
+    exit_code, _, err = run(capsys, "pipeline", "run", "daily")
     assert exit_code == 1
     assert "Failed    " in err
     assert "step 'one' failed" in err
-    exit_code, out, _ = _run(capsys, "pipeline", "runs", "daily")
+    exit_code, out, _ = run(capsys, "pipeline", "runs", "daily")
     assert (exit_code, out.splitlines()[1].split()[:2]) == (0, ["daily-1", "Failed"])
 
 
 def test_a_clusters_address_is_printed_as_exports(
     growth: Client, platform: Platform, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    exit_code, _, err = _run(capsys, "cluster", "address", "dev", "--no-wait")
+    exit_code, _, err = run(capsys, "cluster", "address", "dev", "--no-wait")
     assert exit_code == 8
     assert "not ready" in err
     endpoint = Endpoint(dashboard_url="http://x", client_address="ray://127.0.0.1:10001", token_path="/a b/token")
     uid = growth.clusters.get("growth", "dev").metadata.uid
     platform.store.set_status(uid, ClusterStatus(phase="Ready", observed_generation=1, endpoint=endpoint))
-    exit_code, out, _ = _run(capsys, "cluster", "address", "dev")
+    exit_code, out, _ = run(capsys, "cluster", "address", "dev")
     assert exit_code == 0
     assert "export RAY_ADDRESS=ray://127.0.0.1:10001\n" in out
     assert "export RAY_AUTH_TOKEN_PATH='/a b/token'\n" in out
@@ -429,7 +418,7 @@ def test_a_cluster_is_made_with_friendly_parameters_and_errors_that_teach(
     growth: Client, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--size", "medium", "--workers", "0..4", "--idle-timeout", "30m", "--max-lifetime", "8h", "--no-wait"]
-    exit_code, _, err = _run(capsys, "cluster", "create", "train", *words)
+    exit_code, _, err = run(capsys, "cluster", "create", "train", *words)
     assert (exit_code, err) == (0, "cluster growth/train is Pending\n")
     spec = growth.clusters.get("growth", "train").spec
     assert (spec["size"], spec["workers"]) == ("medium", {"min": 0, "max": 4})
@@ -440,7 +429,7 @@ def test_a_cluster_is_made_with_friendly_parameters_and_errors_that_teach(
         (("--idle-timeout", "half an hour"), "write it as 30s, 10m, 1h30m or 14d"),
         (("--size", "smal"), "Did you mean 'small'?"),
     ):
-        exit_code, _, err = _run(capsys, "cluster", "create", "other", *wrong, "--no-wait")
+        exit_code, _, err = run(capsys, "cluster", "create", "other", *wrong, "--no-wait")
         assert exit_code != 0
         assert taught in err
 
@@ -449,14 +438,14 @@ def test_creating_a_cluster_that_is_there_changes_only_what_is_asked(
     growth: Client, platform: Platform, capsys: pytest.CaptureFixture[str]
 ) -> None:
     growth.clusters.apply("growth", "dev", {"workers": "0..2", "idle_timeout": "20m"}, {"owner": "ann"})
-    assert _run(capsys, "cluster", "create", "dev", "--idle-timeout", "30m", "--no-wait")[0] == 0
+    assert run(capsys, "cluster", "create", "dev", "--idle-timeout", "30m", "--no-wait")[0] == 0
     found = growth.clusters.get("growth", "dev")
     assert (found.spec["workers"], found.spec["idle_timeout"]) == ({"min": 0, "max": 2}, 1800)
     assert found.metadata.labels == {"owner": "ann"}
     growth.clusters.suspend("growth", "dev")
-    assert _run(capsys, "cluster", "create", "dev", "--no-wait")[0] == 0
+    assert run(capsys, "cluster", "create", "dev", "--no-wait")[0] == 0
     assert growth.clusters.get("growth", "dev").spec["suspended"] is True
-    exit_code, _, err = _run(capsys, "cluster", "create", "dev")
+    exit_code, _, err = run(capsys, "cluster", "create", "dev")
     assert (exit_code, "was suspended by a person" in err) == (6, True)
 
 
@@ -466,26 +455,26 @@ def test_creating_a_cluster_that_was_idle_resumes_it(
     uid = growth.clusters.get("growth", "dev").metadata.uid
     suspension = Suspension(reason="Idle", at=utcnow())
     platform.store.set_status(uid, ClusterStatus(phase="Suspended", observed_generation=1, suspension=suspension))
-    assert _run(capsys, "cluster", "create", "dev", "--no-wait")[0] == 0
+    assert run(capsys, "cluster", "create", "dev", "--no-wait")[0] == 0
     assert ClusterStatus.model_validate(growth.clusters.get("growth", "dev").status).suspension is None
 
 
 def test_a_cluster_is_suspended_resumed_and_extended_by_command(
     growth: Client, platform: Platform, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert _run(capsys, "cluster", "suspend", "dev", "--no-wait")[0] == 0
+    assert run(capsys, "cluster", "suspend", "dev", "--no-wait")[0] == 0
     assert growth.clusters.get("growth", "dev").spec["suspended"] is True
-    exit_code, _, err = _run(capsys, "cluster", "address", "dev")
+    exit_code, _, err = run(capsys, "cluster", "address", "dev")
     assert exit_code != 0
     assert "was suspended by a person. Resume it: rayplane cluster resume dev --team growth" in " ".join(err.split())
-    assert _run(capsys, "cluster", "resume", "dev", "--no-wait")[0] == 0
+    assert run(capsys, "cluster", "resume", "dev", "--no-wait")[0] == 0
     assert growth.clusters.get("growth", "dev").spec["suspended"] is False
     growth.clusters.apply("growth", "dev", {"idle_timeout": "30m"})
-    exit_code, _, err = _run(capsys, "cluster", "extend", "dev", "2h")
+    exit_code, _, err = run(capsys, "cluster", "extend", "dev", "2h")
     assert exit_code == 0
     assert "is not suspended for idleness until" in err
-    assert _run(capsys, "cluster", "extend", "dev", "later")[0] == 2
-    exit_code, out, _ = _run(capsys, "cluster", "usage")
+    assert run(capsys, "cluster", "extend", "dev", "later")[0] == 2
+    exit_code, out, _ = run(capsys, "cluster", "usage")
     assert (exit_code, out.split()[:3]) == (0, ["CLUSTER", "UID", "NODE-HOURS"])
 
 
@@ -502,24 +491,24 @@ def test_reaching_a_cluster_resumes_what_idleness_suspended(growth: Client, plat
 
 
 def test_lists_are_tables_or_json(growth: Client, capsys: pytest.CaptureFixture[str]) -> None:
-    exit_code, out, _ = _run(capsys, "cluster", "list")
+    exit_code, out, _ = run(capsys, "cluster", "list")
     assert exit_code == 0
     assert out.splitlines()[0].split() == ["NAME", "PHASE", "SIZE", "CLIENT", "AGE"]
-    _, out, _ = _run(capsys, "-o", "json", "cluster", "list")
+    _, out, _ = run(capsys, "-o", "json", "cluster", "list")
     assert json.loads(out)[0]["metadata"]["name"] == "dev"
-    _, out, _ = _run(capsys, "team", "get", "growth")
+    _, out, _ = run(capsys, "team", "get", "growth")
     assert "name: growth" in out
-    _, out, _ = _run(capsys, "leases")
+    _, out, _ = run(capsys, "leases")
     assert out.splitlines()[0].startswith("CLUSTER")
 
 
 def test_with_two_teams_one_must_be_named(growth: Client, capsys: pytest.CaptureFixture[str]) -> None:
     growth.teams.apply("sales", spec={})
-    exit_code, _, err = _run(capsys, "cluster", "list")
+    exit_code, _, err = run(capsys, "cluster", "list")
     assert exit_code == 2
     assert "growth, sales" in err
     for argv in (("cluster", "list", "--team", "growth"), ("--team", "growth", "cluster", "list")):
-        assert _run(capsys, *argv)[0] == 0
+        assert run(capsys, *argv)[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -537,7 +526,7 @@ def test_what_json_can_not_say_is_refused_by_file_and_field(
 ) -> None:
     (tmp_path / "a.yaml").write_text(f"kind: Pipeline\nmetadata: {{name: p}}\nspec: {spec}\n")
     for verb in ("apply", "plan"):
-        exit_code, _, err = _run(capsys, verb, "-f", str(tmp_path / "a.yaml"))
+        exit_code, _, err = run(capsys, verb, "-f", str(tmp_path / "a.yaml"))
         assert (exit_code, f"{tmp_path / 'a.yaml'}[0].{field}" in err) == (2, True), err
 
 
@@ -554,16 +543,16 @@ def test_a_package_that_is_no_text_is_forbidden_by_field(
     growth: Client, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "a.yaml").write_text("kind: Pipeline\nmetadata: {name: p}\nspec: {package: 12, steps: {}}\n")
-    exit_code, out, _ = _run(capsys, "plan", "-f", str(tmp_path / "a.yaml"))
+    exit_code, out, _ = run(capsys, "plan", "-f", str(tmp_path / "a.yaml"))
     assert (exit_code, "pipeline.package" in out) == (6, True)
-    exit_code, _, err = _run(capsys, "apply", "-f", str(tmp_path / "a.yaml"))
+    exit_code, _, err = run(capsys, "apply", "-f", str(tmp_path / "a.yaml"))
     assert (exit_code, "pipeline.package" in err) == (2, True)
 
 
 def test_a_missing_object_exits_4_and_prints_a_problem_if_asked(
     growth: Client, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    exit_code, out, err = _run(capsys, "cluster", "get", "dve", "-o", "json")
+    exit_code, out, err = run(capsys, "cluster", "get", "dve", "-o", "json")
     assert (exit_code, out) == (4, "")
     problem = json.loads(err)
     assert (problem["status"], problem["type"]) == (404, "urn:rayplane:problem:not-found")
@@ -576,6 +565,6 @@ def test_a_wrong_token_exits_3(
     wrong.write_text("nonsense")
     wrong.chmod(0o600)
     monkeypatch.setenv("RAYPLANE_TOKEN_PATH", str(wrong))
-    exit_code, _, err = _run(capsys, "cluster", "list", "--team", "growth")
+    exit_code, _, err = run(capsys, "cluster", "list", "--team", "growth")
     assert exit_code == 3
     assert "wrong or was revoked" in err

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from rayplane import errors
-from rayplane.client.cli import main as cli
 from rayplane.client.cli.why import parts
 from rayplane.client.sdk import Client
 from rayplane.gateway.backends.base import ClusterRef, Evidence
 from rayplane.gateway.usecases.platform import Platform
 from rayplane.testing.fakes import FakeBackend
+from tests.unit.client.command import run
 from tests.unit.gateway.api.served import migrated_database, platform_without_compute, serve
 
 PULL = Evidence("pod", "pod/dev-head", "ErrImagePull", 'Failed to pull image "r/x:1": not found', count=3, node="head")
@@ -58,16 +57,6 @@ def tell(platform: Platform, *facts: Evidence, phase: str = "Starting") -> None:
     cluster = platform.store.get("Cluster", "growth", "dev")
     backend.facts[ClusterRef("growth", "dev", cluster.metadata.uid)] = list(facts)
     platform.store.set_status(cluster.metadata.uid, {"phase": phase, "observed_generation": 1})
-
-
-def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
-    capsys.readouterr()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["rayplane", *argv])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-    printed = capsys.readouterr()
-    return int(ended.value.code or 0), printed.out, printed.err
 
 
 def test_why_answers_in_its_first_line_then_says_what_to_do(

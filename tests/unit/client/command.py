@@ -1,0 +1,20 @@
+"""Run a command of `rayplane` within the test's own process."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from rayplane.client.cli import main as cli
+
+
+def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
+    """(exit code, what it printed, what it said beside); what was printed before it is forgotten."""
+    capsys.readouterr()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["rayplane", *argv])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    printed = capsys.readouterr()
+    return int(ended.value.code or 0), printed.out, printed.err
