@@ -115,11 +115,11 @@ class FileStorage:
     @contextmanager
     def _folder_of(self, path: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
         """(the open folder that the path's last name is in, that name)."""
-        *above, name = self._parts(path) or ("",)
-        if not name:
+        parts = self._parts(path)
+        if not parts:
             raise InvalidInput(f"Path '{path}' is the storage root itself.", remedy="Use a path below it.")
-        with self._walked(path, above, make=make) as folder:
-            yield folder, name
+        with self._walked(path, parts[:-1], make=make) as folder:
+            yield folder, parts[-1]
 
     @contextmanager
     def _walked(self, path: str, names: Sequence[str], *, make: bool = False) -> Iterator[int]:

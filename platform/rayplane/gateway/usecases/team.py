@@ -20,7 +20,7 @@ def check(spec: TeamSpec, platform: Platform) -> None:
 def check_backend(name: str, where: str, platform: Platform) -> None:
     """Raise InvalidSpec, with the nearest right one, for a backend that is not known; Refused if it is not offered.
 
-    Where the gateway shares its machine with nobody, the backend ``local`` would run teams' code beside its secrets.
+    Where the gateway is alone in a container, the backend ``local`` would run teams' code beside its secrets.
     """
     # Third parties' are looked for in every distribution that is installed, which takes a while.
     if name not in plugins.TABLE["backends"] and name not in (known := plugins.names("backends")):
