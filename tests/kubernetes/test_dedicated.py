@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from rayplane.errors import Unavailable
-from rayplane.gateway.backends.base import TeamRef
+from rayplane.gateway.backends.base import ServiceObservation, TeamRef
 from rayplane.gateway.backends.kubernetes import pods, rayjob, rayservice
 from rayplane.gateway.backends.kubernetes.backend import KubernetesBackend
 from rayplane.gateway.backends.kubernetes.kinds import SECRET, Kind
@@ -23,7 +23,7 @@ from rayplane.nouns.job import JobSpec, Resources
 from rayplane.settings import write_secret
 from rayplane.testing.dedicated_contract import DedicatedCase, JobContract, ServiceContract, application
 from tests.kubernetes import dedicated, gateway
-from tests.kubernetes.bed.api import condition, wait_for
+from tests.kubernetes.bed.api import Object, condition, wait_for
 from tests.kubernetes.bed.level_a import LevelA
 
 RAY = gateway.RAY
@@ -308,8 +308,7 @@ def test_a_rayservice_serves_the_application_where_kuberay_looks(level_a: LevelA
 def test_it_is_ready_under_a_url_that_stays_once_kuberay_says_so(level_a: LevelA, case: DedicatedCase) -> None:
     case.ensure_service()
     assert case.service_until(lambda seen: bool(seen.nodes)).phase == "starting"
-    serve(level_a, case)
-    seen = case.service_until(lambda seen: seen.phase == "ready")
+    seen = serve(level_a, case)
     assert seen.endpoint is not None
     namespace, service = namespace_of(case), rayservice.serve_service(case.service)
     assert seen.endpoint.serve_url == f"http://{service}.{namespace}.svc:8000"
@@ -331,8 +330,7 @@ def test_another_version_changes_the_configuration_and_no_node(level_a: LevelA, 
 
 def test_other_nodes_come_beside_the_ones_that_serve(level_a: LevelA, case: DedicatedCase) -> None:
     case.ensure_service()
-    serve(level_a, case)
-    before = case.service_until(lambda seen: seen.phase == "ready")
+    before = serve(level_a, case)
     case.nodes = Nodes(workers=Workers(min=2, max=2))
     case.launch = replace(case.launch, env={**case.launch.env, "MORE": "yes"})
     case.ensure_service()
@@ -345,32 +343,46 @@ def test_an_application_that_serve_could_not_deploy_is_failed_with_its_words(
     level_a: LevelA, case: DedicatedCase
 ) -> None:
     case.ensure_service()
-    cluster = dedicated.one(level_a.api, "RayCluster", case.service)["metadata"]["name"]
     app = {"status": "DEPLOY_FAILED", "message": "No module named 'nothing'"}
     status = {
         "conditions": [dedicated.condition("Ready", "False", "Initializing")],
-        "pendingServiceStatus": {"rayClusterName": cluster, "applicationStatuses": {"delay": app}},
+        "pendingServiceStatus": {
+            "rayClusterName": asked_for_serve(level_a, case),
+            "applicationStatuses": {"delay": app},
+        },
     }
-    level_a.api.patch_status(RAY, "RayService", rayservice.name_of(case.service), status, namespace_of(case))
-    seen = case.service_until(lambda seen: seen.phase == "failed")
+    seen = said(level_a, case, status, "failed")
     assert (seen.reason, seen.message) == ("DEPLOY_FAILED", "No module named 'nothing'")
 
 
-def serve(level_a: LevelA, case: DedicatedCase) -> None:
+def serve(level_a: LevelA, case: DedicatedCase) -> ServiceObservation:
     """What the operator says of a service once its Serve answers, which no fake node's does."""
-
-    def up() -> str | None:
-        cluster = dedicated.one(level_a.api, "RayCluster", case.service)
-        return str(cluster["metadata"]["name"]) if condition(cluster, "HeadPodReady") == "True" else None
-
-    # From here on the operator asks Serve first, and writes nothing while that does not answer.
-    cluster = wait_for("the head is ready", up, seconds=60)
     status = {
         "conditions": [
             dedicated.condition("Ready", "True", "NonZeroServeEndpoints"),
             dedicated.condition("UpgradeInProgress", "False", "NoPendingCluster"),
         ],
-        "activeServiceStatus": {"rayClusterName": cluster},
+        "activeServiceStatus": {"rayClusterName": asked_for_serve(level_a, case)},
         "pendingServiceStatus": {"rayClusterName": ""},
     }
-    level_a.api.patch_status(RAY, "RayService", rayservice.name_of(case.service), status, namespace_of(case))
+    return said(level_a, case, status, "ready")
+
+
+def asked_for_serve(level_a: LevelA, case: DedicatedCase) -> str:
+    """The name of the service's RayCluster, once the operator asks its Serve: while that is dumb, it writes nothing."""
+
+    def up() -> str | None:
+        cluster = dedicated.one(level_a.api, "RayCluster", case.service)
+        return str(cluster["metadata"]["name"]) if condition(cluster, "HeadPodReady") == "True" else None
+
+    return wait_for("the head is ready", up, seconds=60)
+
+
+def said(level_a: LevelA, case: DedicatedCase, status: Object, phase: str) -> ServiceObservation:
+    """What the backend makes of a status, which is said again where the operator was still writing its own."""
+
+    def say(seen: ServiceObservation) -> bool:
+        level_a.api.patch_status(RAY, "RayService", rayservice.name_of(case.service), status, namespace_of(case))
+        return seen.phase == phase
+
+    return case.service_until(say)
