@@ -2,6 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 export PYTHON ?=
+unexport PYTHONDONTWRITEBYTECODE  # without bytecode each of the many processes would compile the platform anew
 BIN := .venv/bin
 STAMP := .venv/.set-up
 PYTEST := $(BIN)/python -m pytest
