@@ -30,11 +30,11 @@ from typing import Any
 
 from benchmarks.on_kubernetes import create
 from benchmarks.on_kubernetes.fleet import Fleet, say
-from benchmarks.on_kubernetes.gateway import gateway_on
 from benchmarks.on_kubernetes.watching import played_operator, watching
 from rayplane.errors import RayplaneError
 from tests.kubernetes.bed.level_a import level_a
 from tests.kubernetes.bed.level_b import level_b
+from tests.kubernetes.gateway_process import gateway_on
 
 PARTS = ("create", "operator", "kwok")
 CLUSTERS = {"operator": 200, "kwok": 2000}

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.on_kubernetes.fleet import say
-from benchmarks.on_kubernetes.gateway import Gateway
 from rayplane.client.sdk import Client
 from rayplane.gateway.backends.kubernetes import raycluster
 from rayplane.gateway.backends.kubernetes.kinds import Object
 from tests.kubernetes.bed.api import condition, wait_for
 from tests.kubernetes.bed.level_b import LevelB
+from tests.kubernetes.gateway_process import Gateway
 
 TEAM, NAMESPACE, NAME = "bench", "rayplane-bench", "dev"
 RAY = "ray.io/v1"

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from benchmarks.on_kubernetes.gateway import USER, Gateway, cpu_seconds
 from benchmarks.on_kubernetes.watching import Key, Watching
 from rayplane.gateway.backends.kubernetes.api import KubeApi
 from rayplane.gateway.backends.kubernetes.kinds import NAMESPACE, RAYCLUSTER, Object
 from rayplane.gateway.store import Store
 from tests.kubernetes.bed.api import wait_for
 from tests.kubernetes.bed.control_plane import ControlPlane
+from tests.kubernetes.gateway_process import USER, Gateway, cpu_seconds
 
 T = TypeVar("T")
 

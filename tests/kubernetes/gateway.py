@@ -124,12 +124,7 @@ def case_on(bed: Access, backend: KubernetesBackend, home: Path, **more: Any) ->
 
     def crash(ref: ClusterRef) -> None:
         (head,) = pods_of(api, ref, "head")
-        state = {"terminated": {"exitCode": 137, "reason": "OOMKilled", "finishedAt": _now()}}
-        status = {"name": "ray-head", "image": "x", "imageID": "", "ready": False, "restartCount": 0, "state": state}
-        failed = {"phase": "Failed", "containerStatuses": [status]}
-        name = head["metadata"]["name"]
-        api.patch("v1", "Pod", name, {"metadata": {"annotations": {HOLD: "yes"}}}, namespace)
-        api.patch_status("v1", "Pod", name, failed, namespace)
+        fail(api, head["metadata"]["name"], namespace)
 
     def scale(ref: ClusterRef, workers: int) -> None:
         autoscale(api, ref, workers)
@@ -165,6 +160,14 @@ def case_on(bed: Access, backend: KubernetesBackend, home: Path, **more: Any) ->
 
 
 _ENFORCE = "pod-security.kubernetes.io/enforce"
+
+
+def fail(api: Api, head: str, namespace: str) -> None:
+    """What a kubelet says of a head that took too much memory; kwok leaves the pod so."""
+    state = {"terminated": {"exitCode": 137, "reason": "OOMKilled", "finishedAt": _now()}}
+    status = {"name": "ray-head", "image": "x", "imageID": "", "ready": False, "restartCount": 0, "state": state}
+    api.patch("v1", "Pod", head, {"metadata": {"annotations": {HOLD: "yes"}}}, namespace)
+    api.patch_status("v1", "Pod", head, {"phase": "Failed", "containerStatuses": [status]}, namespace)
 
 
 def autoscale(api: Api, ref: ClusterRef, workers: int) -> None:

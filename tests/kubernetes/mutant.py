@@ -28,12 +28,16 @@ import rayplane
 from rayplane.errors import NotFound
 
 PACKAGE = "rayplane.gateway.backends.kubernetes"
-MODULES = ("backend", "clusters", "jobs", "services", "own", "place", "cache")
+MODULES = ("backend", "clusters", "jobs", "services", "own", "place", "cache", "facts")
 
 _HERE = Path(__file__).parent
 CONTRACT = [str(_HERE / "test_backend_contract.py")]
 OF_OWN_NODES = [str(_HERE / "test_dedicated.py"), "-k", "TestJobs or TestServices or secrets or another_gateway"]
 """What asks for the calls that jobs' and services' own nodes need."""
+OF_WHY = [str(_HERE / "test_facts.py")]
+"""What asks for the calls by which it is known why a cluster is not as wanted."""
+_WHOSE = {"jobs": OF_OWN_NODES, "services": OF_OWN_NODES, "facts": OF_WHY}
+"""What would miss the calls of a module, where it is not the contract of clusters."""
 AT_ONCE = 2
 """They wait for most of the time."""
 MOST_SECONDS = 600.0
@@ -73,8 +77,8 @@ def main() -> int:
     """Run every mutant, and the adapter as it is, a few at a time; says what became of each as soon as it is known."""
     importlib.import_module(f"{PACKAGE}.backend")
     importlib.import_module("rayplane.testing.backend_contract")
-    waiting: list[tuple[Site | None, list[str]]] = [(None, CONTRACT), (None, OF_OWN_NODES)]
-    waiting += [(site, OF_OWN_NODES if site.module in ("jobs", "services") else CONTRACT) for site in sites()]
+    waiting: list[tuple[Site | None, list[str]]] = [(None, CONTRACT), (None, OF_OWN_NODES), (None, OF_WHY)]
+    waiting += [(site, _WHOSE.get(site.module, CONTRACT)) for site in sites()]
     running: dict[int, Run] = {}
     while waiting or running:
         while waiting and len(running) < AT_ONCE:
@@ -175,9 +179,13 @@ class Deaf:
         """There is none."""
         raise NotFound("There is none.")
 
+    def list(self, *_: Any, **__: Any) -> Any:
+        """There are none."""
+        return _nothing()
+
     def pages(self, *_: Any, **__: Any) -> Iterator[Any]:
         """There are none."""
-        yield importlib.import_module(f"{PACKAGE}.api").Listing([], "0")
+        yield _nothing()
 
     def watch(self, *_: Any, **__: Any) -> Iterator[Any]:
         """Nothing happens."""
@@ -188,6 +196,10 @@ class Deaf:
 
     def put_secrets(self, *_: Any, **__: Any) -> None:
         """As if they were there."""
+
+
+def _nothing() -> Any:
+    return importlib.import_module(f"{PACKAGE}.api").Listing([], "0")
 
 
 _MADE = {"uid": "deaf", "resourceVersion": "0", "creationTimestamp": "2026-01-01T00:00:00Z"}
@@ -207,7 +219,7 @@ def _asks(called: ast.expr) -> bool:
     if not isinstance(called, ast.Attribute):
         return False
     if isinstance(called.value, ast.Name):
-        return called.value.id == "own" and called.attr in _SHARED
+        return called.attr in {"own": _SHARED, "api": _CALLS}.get(called.value.id, ())
     return isinstance(called.value, ast.Attribute) and called.value.attr in ("api", "_api") and called.attr in _CALLS
 
 

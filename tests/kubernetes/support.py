@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import httpx
 
-from tests.kubernetes.bed.api import Api, Object
+from tests.kubernetes.bed.api import Api, Object, wait_for
 
 _POD_SECURITY = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
 _CONTAINER_SECURITY = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
@@ -116,3 +116,31 @@ def autoscaled(name: str, where: str, *, image: str, most: int, idle_seconds: in
             ],
         },
     }
+
+
+def has_workloads(api: Api) -> bool:
+    """Whether Kueue's kind is known."""
+    return any(group["name"] == _KUEUE for group in api.request("GET", "/apis")["groups"])
+
+
+def make_workloads_a_kind(api: Api) -> None:
+    """Have Kueue's kind known, as where Kueue is installed, with nobody who acts on it."""
+    names = {"kind": "Workload", "listKind": "WorkloadList", "plural": "workloads", "singular": "workload"}
+    schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
+    version = {"name": "v1beta1", "served": True, "storage": True, "schema": schema}
+    api.apply(
+        {
+            "apiVersion": "apiextensions.k8s.io/v1",
+            "kind": "CustomResourceDefinition",
+            "metadata": {
+                "name": f"workloads.{_KUEUE}",
+                # The API server asks this of kinds below k8s.io; Kueue's own has it too.
+                "annotations": {"api-approved.kubernetes.io": "https://github.com/kubernetes-sigs/kueue"},
+            },
+            "spec": {"group": _KUEUE, "names": names, "scope": "Namespaced", "versions": [version]},
+        }
+    )
+    wait_for("Kueue's kind known", lambda: has_workloads(api), seconds=60)
+
+
+_KUEUE = "kueue.x-k8s.io"

@@ -51,7 +51,6 @@ def gather(
     owner = None
     if cluster is None or cluster["metadata"].get("ownerReferences"):
         owner = _newest([o for kind in (RAYJOB, RAYSERVICE) for o in api.list(kind, namespace, labels=mine).items])
-        cluster = cluster or _cluster_of(api, namespace, owner)
     now = datetime.now(UTC)
     demands, silent = _demands(cluster, pods, token_path(_incarnation(ref, owner)))
     # The right to read events goes with the role binding, which is among the first to go with its namespace.
@@ -69,15 +68,6 @@ def gather(
         now=now,
     )
     return [*silent, *found]
-
-
-def _cluster_of(api: KubeApi, namespace: str, owner: Object | None) -> Object | None:
-    """The newest RayCluster that KubeRay made for a RayJob or a RayService."""
-    if owner is None:
-        return None
-    uid = owner["metadata"]["uid"]
-    found = api.list(RAYCLUSTER, namespace).items
-    return _newest([c for c in found if any(o.get("uid") == uid for o in c["metadata"].get("ownerReferences") or [])])
 
 
 def _incarnation(ref: ClusterRef, owner: Object | None) -> str:

@@ -135,7 +135,7 @@ def gateway_on(
         "RAYPLANE_KUBERNETES_STORAGE_VOLUME": json.dumps({"hostPath": {"path": str(storage), "type": "Directory"}}),
         "RAYPLANE_KUBERNETES_AUTOSCALER_CPU": "0.1",
     }
-    made = Gateway(folder / "home", host, port, environment, mark=f"bench-{folder.name}")
+    made = Gateway(folder / "home", host, port, environment, mark=f"gateway-{folder.name}")
     before = os.umask(0o000)  # the folders that the gateway makes for teams are for pods too
     try:
         yield made

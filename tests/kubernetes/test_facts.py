@@ -1,0 +1,160 @@
+"""What the backend asks Kubernetes for to know why: every call tells of a fault that nothing else tells of."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rayplane.errors import Unsupported
+from rayplane.gateway.backends.base import ClusterRef, Evidence
+from rayplane.gateway.backends.kubernetes.kinds import WORKLOAD
+from rayplane.nouns.cluster import ClusterSpec, Workers
+from rayplane.nouns.team import Quota, Size
+from rayplane.testing.backend_contract import BackendCase
+from tests.kubernetes import dedicated, gateway
+from tests.kubernetes.bed.api import wait_for
+from tests.kubernetes.bed.level_a import LevelA
+from tests.kubernetes.support import has_workloads, make_workloads_a_kind, namespace
+
+Fact = tuple[str, str]
+"""Source and reason."""
+
+
+@pytest.fixture(scope="module")
+def kubeconfig(level_a: LevelA) -> Path:
+    return gateway.install(level_a)
+
+
+@pytest.fixture(scope="module")
+def shared(level_a: LevelA, kubeconfig: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BackendCase]:
+    """One backend and one team for this module."""
+    home = tmp_path_factory.mktemp("home")
+    with gateway.backend_on(kubeconfig, home) as backend:
+        case = gateway.case_on(level_a, backend, home)
+        case.team_spec = case.team_spec.model_copy(
+            update={"quota": Quota()}
+        )  # it is the faults' own that are to be told
+        case.until_nothing_is_missing(lambda: backend.ensure_team(case.team, case.team_spec))
+        yield case
+        gateway.remove(level_a.api, case.team)
+
+
+@pytest.fixture
+def case(shared: BackendCase) -> Iterator[BackendCase]:
+    """A cluster of its own for each test, in that team; deleted after it."""
+    ref = ClusterRef(shared.team.name, f"c{secrets.token_hex(3)}", secrets.token_hex(16))
+    made = replace(shared, ref=ref)
+    yield made
+    made.backend.delete(ref)
+    made.until("absent")
+
+
+def told(case: BackendCase, *wanted: Fact, ref: ClusterRef | None = None) -> dict[Fact, Evidence]:
+    """What is told of a cluster, once all that is wanted is among it."""
+
+    def look() -> dict[Fact, Evidence] | None:
+        found: dict[Fact, Evidence] = {
+            (fact.source, fact.reason): fact for fact in case.backend.evidence(ref or case.ref)
+        }
+        return found if set(wanted) <= set(found) else None
+
+    try:
+        return wait_for(f"{wanted} told of {ref or case.ref}", look, seconds=case.patience, every=0.3)
+    except TimeoutError as exc:
+        exc.add_note(f"Told is: {case.backend.evidence(ref or case.ref)}")
+        raise
+
+
+def test_of_a_cluster_that_is_well_nothing_is_told(case: BackendCase) -> None:
+    case.spec = ClusterSpec(workers=Workers(min=1, max=1))  # no autoscaler, which no fake pod has
+    case.ensure()
+    case.until("ready")
+    assert list(case.backend.evidence(case.ref)) == []
+
+
+def test_a_team_without_a_namespace(shared: BackendCase) -> None:
+    [fact] = shared.backend.evidence(ClusterRef(f"t{secrets.token_hex(4)}", "dev", secrets.token_hex(16)))
+    assert fact.reason == "NamespaceMissing"
+
+
+def test_a_head_without_a_node_is_told_by_its_pod(case: BackendCase) -> None:
+    case.launch = replace(case.launch, size=Size(cpu=5000, memory=2**30))
+    case.ensure()
+    fact = told(case, ("pod", "Unschedulable"))["pod", "Unschedulable"]
+    assert fact.about == f"pod/{case.ref.name}-head" or fact.about.startswith(f"pod/{case.ref.name}-head-")
+    assert "Insufficient cpu" in fact.message
+
+
+def test_a_full_quota_is_told_by_itself_by_an_event_and_by_the_cluster(level_a: LevelA, case: BackendCase) -> None:
+    where, full = f"rayplane-{case.team.name}", ("quota", "Full")
+    tight = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "tight", "namespace": where}}
+    case.ensure()
+    case.until("ready")
+    level_a.api.create({**tight, "spec": {"hard": {"pods": "1"}}})
+    try:
+        assert "pods 1 of 1" in told(case, full)[full].message
+        case.spec = ClusterSpec(workers=Workers(min=1, max=3))
+        case.ensure()
+        event, condition = ("event", "FailedToCreateWorkerPod"), ("cluster", "FailedCreateWorkerPod")
+        found = told(case, event, condition)
+        for fact in (found[event], found[condition]):
+            assert (fact.node, fact.about) == ("worker", f"raycluster/{case.ref.name}")
+    finally:
+        level_a.api.delete("v1", "ResourceQuota", "tight", where)
+
+
+def test_a_job_that_the_operator_refuses_is_told_by_its_rayjob(
+    level_a: LevelA, shared: BackendCase, kubeconfig: Path, tmp_path: Path
+) -> None:
+    with gateway.backend_on(kubeconfig, tmp_path, ray_version="2.40.0") as old:
+        case = dedicated.case_on(level_a, old, tmp_path, shared.team.name)
+        case.ensure_job()
+        ref = ClusterRef(case.job.team, case.job.name, case.job.uid)
+        found = told(replace(shared, backend=old), ("operator", "ValidationFailed"), ref=ref)
+        assert "minimum Ray version is 2.52.0" in found["operator", "ValidationFailed"].message
+        old.delete_job(case.job)
+        case.job_until(lambda seen: seen.phase == "absent")
+
+
+def test_an_operator_that_gave_up_its_lease_is_told_by_the_lease(
+    level_a: LevelA, kubeconfig: Path, shared: BackendCase, tmp_path: Path
+) -> None:
+    with namespace(level_a.api) as elsewhere:
+        level_a.api.create(
+            {
+                "apiVersion": "coordination.k8s.io/v1",
+                "kind": "Lease",
+                "metadata": {"name": "ray-operator-leader", "namespace": elsewhere},
+                "spec": {"leaseDurationSeconds": 15, "renewTime": "2026-01-01T00:00:00.000000Z"},
+            }
+        )
+        with gateway.backend_on(kubeconfig, tmp_path, operator_namespace=elsewhere) as backend:
+            found = told(replace(shared, backend=backend), ("operator", "Down"))
+        assert found["operator", "Down"].about == "lease/ray-operator-leader"
+
+
+def test_a_cluster_that_kueue_holds_is_told_by_its_workload(level_a: LevelA, case: BackendCase) -> None:
+    case.ensure()
+    case.until("ready")
+    cluster = level_a.api.get(gateway.RAY, "RayCluster", case.ref.name, f"rayplane-{case.team.name}")
+    assert cluster is not None
+    queue = {"metadata": {"labels": {"kueue.x-k8s.io/queue-name": "team"}}}
+    level_a.api.patch(gateway.RAY, "RayCluster", case.ref.name, queue, cluster["metadata"]["namespace"])
+    if not has_workloads(level_a.api):
+        if not isinstance(level_a, LevelA):
+            raise Unsupported("Kueue's kinds are not there.", remedy="Install Kueue, or unset KUBECONFIG.")
+        make_workloads_a_kind(level_a.api)
+    owner = {key: cluster[key] for key in ("apiVersion", "kind")} | {
+        key: cluster["metadata"][key] for key in ("name", "uid")
+    }
+    meta = {"name": case.ref.name, "namespace": cluster["metadata"]["namespace"], "ownerReferences": [owner]}
+    level_a.api.create(
+        {"apiVersion": WORKLOAD.api_version, "kind": WORKLOAD.name, "metadata": meta, "spec": {"queueName": "team"}}
+    )
+    fact = told(case, ("quota", "Pending"))["quota", "Pending"]
+    assert fact.about == f"workload/{case.ref.name}"
+    assert "its queue is 'team'" in fact.message
