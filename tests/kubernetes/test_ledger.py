@@ -27,7 +27,7 @@ SPEC = {"size": "small", "workers": {"min": 1, "max": 3}}
 CLUSTERS = 5
 SECOND = timedelta(seconds=1)
 """What Kubernetes' times are told in."""
-LATE = timedelta(seconds=20)
+LATE = timedelta(seconds=30)
 """How long a gateway that is up may take to hear of an end: it comes back to an API server that was away by and by."""
 
 
@@ -234,6 +234,8 @@ def live_through_it_all(bed: LevelA, team: Team) -> None:
     with team.no_gateway():
         (head, *_) = team.pods("c2")
         gateway.fail(bed.api, head, team.namespace)
+        wait_for("another head", lambda: head not in team.pods("c2") and len(team.pods("c2")) == 2, seconds=120)
+    team.until_looked_at()
 
 
 def check(leases: list[Lease], lives: list[Life], team: Team) -> None:
