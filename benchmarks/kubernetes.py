@@ -82,7 +82,7 @@ def measure_fleet(part: str, clusters: int, repeat: int, steady: float, patience
         found["steady"] = fleet.steady(steady)
         found["stopped"] = fleet.restart(kill=False, changed=few // 10)
         found["killed"] = fleet.restart(kill=True, changed=few // 10)
-        found["bare"] = fleet.bare_changes(few)
+        found["bare"] = fleet.bare_changes(few, repeat)
     found["ratio_to_bare"] = round(found["changes_in_store"]["per_second"] / found["bare"]["changes_per_second"], 2)
     return {**found, "met": met(found)}
 

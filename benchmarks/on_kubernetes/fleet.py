@@ -136,7 +136,7 @@ class Fleet:
             "seconds_to_converged": round(converged, 1),
         }
 
-    def bare_changes(self, count: int) -> dict[str, Any]:
+    def bare_changes(self, count: int, repeat: int) -> dict[str, Any]:
         """The same changes by server-side apply and nothing else: what this machine's API server takes."""
         api = KubeApi(self.bed.kubeconfig, timeout=60.0)
         api.apply(NAMESPACE, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "bare"}})
@@ -146,15 +146,16 @@ class Fleet:
             def apply(most: int) -> float:
                 began = time.monotonic()
                 list(pool.map(lambda n: api.apply(RAYCLUSTER, bare(model, f"c-{n}", "bare", most)), range(count)))
-                return time.monotonic() - began
+                return count / (time.monotonic() - began)
 
             created, used = apply(0), self._used()
-            changed = apply(1)
-        cpu = self._cpu_since(used, count)
+            rates = [apply(most) for most in range(1, repeat + 1)]
+        cpu = self._cpu_since(used, count * repeat)
         api.close()
         return {
-            "changes_per_second": self._rate(count, changed),
-            "creations_per_second": self._rate(count, created),
+            "changes_per_second": round(statistics.median(rates), 1),
+            "of": [round(rate, 1) for rate in rates],
+            "creations_per_second": round(created, 1),
             "cpu_ms_each": cpu,
         }
 
