@@ -126,7 +126,9 @@ class Fleet:
         began = time.monotonic()
         serving = self.gateway.start()
         applied = self.watch.wait_beyond(wanted, self.patience)
-        wait_for("every cluster looked at", lambda: self._looks() >= self.clusters, seconds=self.patience, every=0.2)
+        wait_for(
+            "every cluster looked at", lambda: self.gateway.looks() >= self.clusters, seconds=self.patience, every=0.2
+        )
         self.wait_ready()
         converged = time.monotonic() - began
         say(f"a gateway that was {'killed' if kill else 'stopped'} has all as wanted {converged:.1f} s after its start")
@@ -171,14 +173,10 @@ class Fleet:
         """Return once no cluster has been looked at for a few seconds."""
         looks, quiet = -1.0, time.monotonic()
         while time.monotonic() - quiet < 5.0:
-            now = self._looks()
+            now = self.gateway.looks()
             if now != looks:
                 looks, quiet = now, time.monotonic()
             time.sleep(0.5)
-
-    def _looks(self) -> float:
-        """How often the gateway has looked at a cluster since it started."""
-        return self.gateway.metric("rayplane_reconcile_duration_seconds_count", kind="Cluster")
 
     def _changes(self, count: int, repeat: int, write: Callable[[Sequence[tuple[str, str]]], None]) -> dict[str, Any]:
         self.settle()

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from rayplane.errors import Unavailable, Unsupported
+from tests.kubernetes import gateway
 from tests.kubernetes.bed import level_a as a
 from tests.kubernetes.bed import level_b as b
 from tests.kubernetes.bed.existing import existing
@@ -59,6 +60,12 @@ def level_a(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LevelA]:
     if "KUBECONFIG" in os.environ:
         bed = existing(Path(os.environ["KUBECONFIG"]), tmp_path_factory.mktemp("kubeconfigs"))
     yield from _shared(bed)
+
+
+@pytest.fixture(scope="module")
+def kubeconfig(level_a: LevelA) -> Path:
+    """That of the gateway's own account, with the role of deploy/."""
+    return gateway.install(level_a)
 
 
 @pytest.fixture(scope="session")

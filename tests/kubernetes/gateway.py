@@ -51,11 +51,15 @@ TEAM_SPEC = TeamSpec(
 )
 
 
+ACCOUNT, NAMESPACE = "rayplane-gateway", "rayplane"
+"""The gateway's own."""
+
+
 def install(bed: Access) -> Path:
     """Give the gateway its service account and role, as its admin does; the kubeconfig of that account."""
     for manifest in yaml.safe_load_all(ROLE.read_text()):
         bed.api.apply(manifest)
-    return bed.kubeconfig_for("rayplane-gateway", "rayplane")
+    return bed.kubeconfig_for(ACCOUNT, NAMESPACE)
 
 
 @contextmanager
@@ -152,11 +156,20 @@ def case_on(bed: Access, backend: KubernetesBackend, home: Path, **more: Any) ->
         disturb=disturb,
         leftovers=leftovers,
         team=team,
-        team_spec=TEAM_SPEC,
         disturb_team=disturb_team,
         team_leftovers=lambda team: place_of(api, team),
-        **{"patience": float(os.environ.get("TEST_PATIENCE", "60")), "at_once": 30.0, **more},
+        **{"team_spec": TEAM_SPEC, "patience": float(os.environ.get("TEST_PATIENCE", "60")), "at_once": 30.0, **more},
     )
+
+
+@contextmanager
+def placed(bed: Access, kubeconfig: Path, home: Path, spec: TeamSpec) -> Iterator[BackendCase]:
+    """A case whose team has its place for the time of the block."""
+    with backend_on(kubeconfig, home) as backend:
+        case = case_on(bed, backend, home, team_spec=spec)
+        case.until_nothing_is_missing(lambda: backend.ensure_team(case.team, case.team_spec))
+        yield case
+        remove(bed.api, case.team)
 
 
 _ENFORCE = "pod-security.kubernetes.io/enforce"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -13,19 +14,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
-import yaml
 
 from rayplane import processes
 from rayplane.client.sdk import Client
 from rayplane.settings import read_secret
+from tests.kubernetes import gateway
 from tests.kubernetes.bed.access import Access
 from tests.kubernetes.bed.api import wait_for
 
-ACCOUNT, NAMESPACE = "rayplane-gateway", "rayplane"
-USER = f"system:serviceaccount:{NAMESPACE}:{ACCOUNT}"
+USER = f"system:serviceaccount:{gateway.NAMESPACE}:{gateway.ACCOUNT}"
 """The gateway, as the API server's audit log names it."""
 
-_ROLE = Path(__file__).parents[2] / "deploy" / "kubernetes" / "gateway-role.yaml"
 _SAMPLE = re.compile(r"^([a-z_]+)(?:\{(.*)\})? (\S+)$")
 _TICK = os.sysconf("SC_CLK_TCK")
 
@@ -75,6 +74,8 @@ class Gateway:
         records = self.home.with_name("processes")
         record = processes.load("gateway", records)
         if record is not None:
+            if kill and processes.alive(record):
+                os.kill(record.pid, signal.SIGKILL)
             processes.stop(record, grace=0.0 if kill else 20.0)
             processes.forget("gateway", records)
 
@@ -106,6 +107,10 @@ class Gateway:
         """Requests to Kubernetes' API server, as it counts them itself."""
         return self.metric("rayplane_kubernetes_api_calls_total")
 
+    def looks(self) -> float:
+        """How often it has looked at a cluster since it started."""
+        return self.metric("rayplane_reconcile_duration_seconds_count", kind="Cluster")
+
     def _ready(self) -> bool:
         try:
             return httpx.get(f"{self.url}/readyz", timeout=5.0, trust_env=False).is_success
@@ -118,8 +123,7 @@ def gateway_on(
     bed: Access, folder: Path, *, host: str = "127.0.0.1", image: str = "example/ray:2.60"
 ) -> Iterator[Gateway]:
     """A gateway on a bed, not started yet; ended with the block. ``folder`` takes its home and the storage root."""
-    for manifest in yaml.safe_load_all(_ROLE.read_text()):
-        bed.api.apply(manifest)
+    kubeconfig = gateway.install(bed)
     storage = folder / "storage"
     storage.mkdir()
     storage.chmod(0o777)  # pods are user 1000
@@ -129,7 +133,7 @@ def gateway_on(
         "RAYPLANE_HOST": host,
         "RAYPLANE_PORT": str(port),
         "RAYPLANE_STORAGE_ROOT": f"file://{storage}",
-        "RAYPLANE_KUBERNETES_KUBECONFIG": str(bed.kubeconfig_for(ACCOUNT, NAMESPACE)),
+        "RAYPLANE_KUBERNETES_KUBECONFIG": str(kubeconfig),
         "RAYPLANE_KUBERNETES_OPERATOR_NAMESPACE": "kuberay",
         "RAYPLANE_KUBERNETES_IMAGE": image,
         "RAYPLANE_KUBERNETES_STORAGE_VOLUME": json.dumps({"hostPath": {"path": str(storage), "type": "Directory"}}),

@@ -10,6 +10,7 @@ import httpx
 
 from tests.kubernetes.bed.api import Api, Object, wait_for
 
+_KUEUE = "kueue.x-k8s.io"
 _POD_SECURITY = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
 _CONTAINER_SECURITY = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 
@@ -120,7 +121,7 @@ def autoscaled(name: str, where: str, *, image: str, most: int, idle_seconds: in
 
 def has_workloads(api: Api) -> bool:
     """Whether Kueue's kind is known."""
-    return any(group["name"] == _KUEUE for group in api.request("GET", "/apis")["groups"])
+    return "Workload" in api.kinds(f"{_KUEUE}/v1beta1")
 
 
 def make_workloads_a_kind(api: Api) -> None:
@@ -141,6 +142,3 @@ def make_workloads_a_kind(api: Api) -> None:
         }
     )
     wait_for("Kueue's kind known", lambda: has_workloads(api), seconds=60)
-
-
-_KUEUE = "kueue.x-k8s.io"

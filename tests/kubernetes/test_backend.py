@@ -28,19 +28,10 @@ ENFORCE = "pod-security.kubernetes.io/enforce"
 
 
 @pytest.fixture(scope="module")
-def kubeconfig(level_a: LevelA) -> Path:
-    return gateway.install(level_a)
-
-
-@pytest.fixture(scope="module")
 def shared(level_a: LevelA, kubeconfig: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BackendCase]:
     """One backend and one team for this module."""
-    home = tmp_path_factory.mktemp("home")
-    with gateway.backend_on(kubeconfig, home) as backend:
-        case = gateway.case_on(level_a, backend, home)
-        case.until_nothing_is_missing(lambda: backend.ensure_team(case.team, case.team_spec))
+    with gateway.placed(level_a, kubeconfig, tmp_path_factory.mktemp("home"), gateway.TEAM_SPEC) as case:
         yield case
-        gateway.remove(level_a.api, case.team)
 
 
 @pytest.fixture

@@ -35,11 +35,6 @@ class TestKubernetes(CreatingBackendContract):
         assert case.backend.capabilities == frozenset(Capability), "what it does not declare is not tested here"
 
 
-@pytest.fixture(scope="module")
-def kubeconfig(level_a: LevelA) -> Path:
-    return gateway.install(level_a)
-
-
 def test_a_namespace_that_is_a_strangers_is_refused(level_a: LevelA, kubeconfig: Path, tmp_path: Path) -> None:
     team, _ = gateway.refs()
     name = f"rayplane-{team.name}"

@@ -30,11 +30,6 @@ RAY = gateway.RAY
 
 
 @pytest.fixture(scope="module")
-def kubeconfig(level_a: LevelA) -> Path:
-    return gateway.install(level_a)
-
-
-@pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("home")
 
@@ -227,10 +222,7 @@ def test_a_head_that_dies_is_a_lost_attempt_with_its_reason(level_a: LevelA, cas
     case.ensure_job()
     case.job_until(lambda seen: seen.phase == "running" and seen.endpoint is not None)
     head = dedicated.head_of(level_a.api, case.job)
-    state = {"terminated": {"exitCode": 137, "reason": "OOMKilled", "finishedAt": "2026-01-01T00:00:00Z"}}
-    status = {"name": "ray-head", "image": "x", "imageID": "", "ready": False, "restartCount": 0, "state": state}
-    failed = {"phase": "Failed", "containerStatuses": [status]}
-    level_a.set_pod_status(head["metadata"]["name"], namespace_of(case), failed)
+    gateway.fail(level_a.api, head["metadata"]["name"], namespace_of(case))
     seen = case.job_until(lambda seen: seen.phase == "lost")
     assert (seen.reason, seen.endpoint) == ("OOMKilled", None)
     assert "more memory than its size has" in seen.message

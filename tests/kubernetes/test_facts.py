@@ -12,6 +12,7 @@ import pytest
 from rayplane.errors import Unsupported
 from rayplane.gateway.backends.base import ClusterRef, Evidence
 from rayplane.gateway.backends.kubernetes.kinds import WORKLOAD
+from rayplane.gateway.backends.kubernetes.preflight.kueue import QUEUE
 from rayplane.nouns.cluster import ClusterSpec, Workers
 from rayplane.nouns.team import Quota, Size
 from rayplane.testing.backend_contract import BackendCase
@@ -25,22 +26,11 @@ Fact = tuple[str, str]
 
 
 @pytest.fixture(scope="module")
-def kubeconfig(level_a: LevelA) -> Path:
-    return gateway.install(level_a)
-
-
-@pytest.fixture(scope="module")
 def shared(level_a: LevelA, kubeconfig: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BackendCase]:
     """One backend and one team for this module."""
-    home = tmp_path_factory.mktemp("home")
-    with gateway.backend_on(kubeconfig, home) as backend:
-        case = gateway.case_on(level_a, backend, home)
-        case.team_spec = case.team_spec.model_copy(
-            update={"quota": Quota()}
-        )  # it is the faults' own that are to be told
-        case.until_nothing_is_missing(lambda: backend.ensure_team(case.team, case.team_spec))
+    spec = gateway.TEAM_SPEC.model_copy(update={"quota": Quota()})  # it is the faults' own that are to be told
+    with gateway.placed(level_a, kubeconfig, tmp_path_factory.mktemp("home"), spec) as case:
         yield case
-        gateway.remove(level_a.api, case.team)
 
 
 @pytest.fixture
@@ -142,15 +132,13 @@ def test_a_cluster_that_kueue_holds_is_told_by_its_workload(level_a: LevelA, cas
     case.until("ready")
     cluster = level_a.api.get(gateway.RAY, "RayCluster", case.ref.name, f"rayplane-{case.team.name}")
     assert cluster is not None
-    queue = {"metadata": {"labels": {"kueue.x-k8s.io/queue-name": "team"}}}
+    queue = {"metadata": {"labels": {QUEUE: "team"}}}
     level_a.api.patch(gateway.RAY, "RayCluster", case.ref.name, queue, cluster["metadata"]["namespace"])
     if not has_workloads(level_a.api):
         if not isinstance(level_a, LevelA):
             raise Unsupported("Kueue's kinds are not there.", remedy="Install Kueue, or unset KUBECONFIG.")
         make_workloads_a_kind(level_a.api)
-    owner = {key: cluster[key] for key in ("apiVersion", "kind")} | {
-        key: cluster["metadata"][key] for key in ("name", "uid")
-    }
+    owner = {"apiVersion": gateway.RAY, "kind": "RayCluster", "name": case.ref.name, "uid": cluster["metadata"]["uid"]}
     meta = {"name": case.ref.name, "namespace": cluster["metadata"]["namespace"], "ownerReferences": [owner]}
     level_a.api.create(
         {"apiVersion": WORKLOAD.api_version, "kind": WORKLOAD.name, "metadata": meta, "spec": {"queueName": "team"}}

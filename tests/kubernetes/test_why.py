@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from rayplane.nouns.team import Size
-from tests.kubernetes import gateway
 from tests.kubernetes.asked import Asked, asked
 from tests.kubernetes.bed.api import Object, wait_for
 from tests.kubernetes.bed.level_a import LevelA
@@ -21,11 +20,6 @@ SIZES = {
     "huge": Size(cpu=5000, memory=2**30),
     "gpu": Size(cpu=1, memory=2**30, gpu=1),
 }
-
-
-@pytest.fixture(scope="module")
-def kubeconfig(level_a: LevelA) -> Path:
-    return gateway.install(level_a)
 
 
 @pytest.fixture(scope="module")

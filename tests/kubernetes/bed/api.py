@@ -153,6 +153,15 @@ class Api:
         middle = f"/namespaces/{namespace}" if namespaced and namespace else ""
         return f"{root}{middle}/{plural}" + (f"/{name}" if name else "")
 
+    def kinds(self, api_version: str) -> set[str]:
+        """The kinds that a group's version serves: none before it is served, though the list of groups may name it."""
+        try:
+            return {resource["kind"] for resource in self.request("GET", f"/apis/{api_version}")["resources"]}
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            return set()
+
     def _resource(self, api_version: str, kind: str) -> tuple[str, bool]:
         if (api_version, kind) not in self._plurals:
             answer = self.request("GET", "/api/v1" if api_version == "v1" else f"/apis/{api_version}")

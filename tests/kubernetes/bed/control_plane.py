@@ -25,7 +25,7 @@ from rayplane import processes
 from rayplane.errors import Unavailable
 from tests.kubernetes.bed import certificates, components
 from tests.kubernetes.bed.access import Access, kubeconfig_of
-from tests.kubernetes.bed.api import ApiError, Object, tls, wait_for
+from tests.kubernetes.bed.api import Object, tls, wait_for
 from tests.kubernetes.bed.components import Component, Ports
 
 OPERATOR_NAMESPACE = "kuberay"
@@ -130,7 +130,7 @@ class ControlPlane(Access):
             self.api.apply(manifest)
         kinds = {crd["spec"]["names"]["kind"] for crd in crds}
         # The server tells of a kind once it is established, and in fewer words than the CRD itself has.
-        wait_for("KubeRay's kinds established", lambda: kinds <= self._ray_kinds(), seconds=60.0)
+        wait_for("KubeRay's kinds established", lambda: kinds <= self.api.kinds("ray.io/v1"), seconds=60.0)
 
     def start_operator(self, *, prefix: list[str] | None = None) -> None:
         """The KubeRay operator; returns at once."""
@@ -251,15 +251,6 @@ class ControlPlane(Access):
     def _tail(self, name: str) -> str:
         path = self.log(name)
         return path.read_text(errors="replace")[-2000:] if path.exists() else "(no log)"
-
-    def _ray_kinds(self) -> set[str]:
-        # The list of groups may name one before it is served: what is not there yet is a 404.
-        try:
-            return {resource["kind"] for resource in self.api.request("GET", "/apis/ray.io/v1")["resources"]}
-        except ApiError as error:
-            if error.status != 404:
-                raise
-            return set()
 
 
 def _free_ports(count: int) -> list[int]:

@@ -25,11 +25,11 @@ from rayplane.gateway.backends.kubernetes.kinds import (
     WORKLOAD,
     Object,
 )
+from rayplane.gateway.backends.kubernetes.preflight.kueue import QUEUE
 from rayplane.gateway.backends.kubernetes.settings import KubernetesSettings
 from rayplane.gateway.ray_rest import RayRest
 from rayplane.settings import read_secret
 
-_QUEUE = "kueue.x-k8s.io/queue-name"
 _PATIENCE = 3.0
 """Seconds that a cluster's dashboard may take to answer."""
 
@@ -78,7 +78,7 @@ def _incarnation(ref: ClusterRef, owner: Object | None) -> str:
 
 def _workloads(api: KubeApi, namespace: str, cluster: Object | None) -> list[Object]:
     """Kueue's of the cluster, where Kueue has it."""
-    if cluster is None or _QUEUE not in (cluster["metadata"].get("labels") or {}):
+    if cluster is None or QUEUE not in (cluster["metadata"].get("labels") or {}):
         return []
     try:
         found = api.list(WORKLOAD, namespace).items
