@@ -14,6 +14,7 @@ from rayplane.client.up import tools
 from tests.support import postgres
 from tests.support.local_platform import LocalPlatform, local_platform
 from tests.support.stock_ray import StockRay
+from tests.support.warm import Warm, warm_interpreter
 
 pytest_plugins = ["tests.support.session"]
 
@@ -55,6 +56,13 @@ def platform_up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalPlatf
 def stock_ray(tmp_path_factory: pytest.TempPathFactory) -> StockRay:
     """An environment with `ray[default]` and no rayplane."""
     return StockRay.install(tmp_path_factory.mktemp("stock") / "env")
+
+
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
+    """A warm interpreter, one for the session: what a test does to a child must not reach the next one's."""
+    with warm_interpreter(tmp_path_factory.mktemp("warm")) as made:
+        yield made
 
 
 @pytest.fixture(autouse=True)

@@ -26,6 +26,8 @@ TABLE: dict[str, dict[str, str]] = {
 TRAIN_CALLBACK = "rayplane.runtime.training.callback.MlflowTrainCallback"
 SERVING_APP = "rayplane.runtime.serving.app:build"
 MLFLOW_AUTH_PROVIDER = "rayplane"
+WARM_HEAD = "rayplane.runtime.warm.head"
+"""Run with ``python -m`` in place of Ray's own command line, it starts Ray with warm processes."""
 OBSERVE_ENTRYPOINT = "python -m rayplane.runtime.datasets.observe"
 
 

@@ -118,6 +118,8 @@ class GatewaySettings(BaseSettings):
     """Backends that teams may use here, as JSON; by default all that are installed."""
     reconcile_interval: float = Field(default=1.0, gt=0)
     """Seconds between two looks at objects that are under way."""
+    warm_processes: bool = True
+    """Whether a local cluster forks its workers and jobs from an interpreter that has imported the usual libraries."""
     log_level: str = "INFO"
     """Least level that is logged."""
 

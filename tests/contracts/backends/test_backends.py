@@ -74,9 +74,9 @@ class TestLocal(CreatingBackendContract):
             os.kill(record.pid, signal.SIGKILL)
 
         def leftovers(ref: ClusterRef) -> list[object]:
-            folder = local_head.temp_dir(home.id, ref.uid)
+            folders = (local_head.temp_dir(home.id, ref.uid), local_head.warm_folder(home.id, ref.uid))
             files: list[object] = [p for p in home.path.rglob("*") if p.is_file()]
-            return [*processes.marked(mark), *([folder] if folder.exists() else []), *files]
+            return [*processes.marked(mark), *(f for f in folders if f.exists()), *files]
 
         yield BackendCase(LocalBackend(settings), REF, crash=crash, leftovers=leftovers, patience=240)
         processes.stop_marked(home.id, grace=2)

@@ -63,6 +63,7 @@ class LocalBackend(SharedNodesOnly):
 
     def __init__(self, settings: GatewaySettings) -> None:
         self._home = settings.home_paths
+        self._warm = settings.warm_processes
         self._records = self._home.processes / "clusters"
         self._lock = threading.Lock()
         self._work: dict[str, _Work] = {}
@@ -96,6 +97,10 @@ class LocalBackend(SharedNodesOnly):
     def environment(self, spec: ClusterSpec) -> Environment | None:
         """This interpreter and what is installed for it."""
         return local_environment.here()
+
+    def real_cores(self) -> int | None:
+        """This host's."""
+        return os.cpu_count()
 
     def observe(self, ref: ClusterRef, spec: ClusterSpec) -> Observation:
         """The head's process first, then whether its dashboard answers to its token."""
@@ -184,9 +189,11 @@ class LocalBackend(SharedNodesOnly):
 
     def _start(self, ref: ClusterRef, launch: LaunchContext) -> None:
         folder = local_head.temp_dir(self._home.id, ref.uid)
+        warm = local_head.warm_folder(self._home.id, ref.uid)
         # A head that was killed leaves agents and workers behind; they must be gone before another begins.
         self._stop(ref)
         _remove_tree(folder)
+        _remove_tree(warm)
         token_path = self._token_path(ref.uid)
         if not token_path.exists():
             write_secret(token_path, secrets.token_hex(32))
@@ -194,6 +201,7 @@ class LocalBackend(SharedNodesOnly):
         ports = local_head.choose_ports(ref.uid, attempt=attempt, taken=self._taken(ref.uid), is_free=_is_free)
         store_bytes, slow = local_head.object_store(launch.size.memory, shutil.disk_usage(_SHM).free)
         folder.mkdir(mode=0o700, parents=True)
+        warm.mkdir(mode=0o700)
         head_log = self._log(ref.uid)
         if head_log.exists():
             head_log.replace(head_log.with_suffix(".previous.log"))
@@ -203,7 +211,7 @@ class LocalBackend(SharedNodesOnly):
             write_secret(path, text)
         record = processes.start(
             ref.uid,
-            local_head.command(ports, launch, folder, store_bytes),
+            local_head.command(ports, launch, folder, store_bytes, warm=warm if self._warm else None),
             mark=local_head.mark(self._home.id, ref.uid),
             log=head_log,
             records=self._records,
@@ -234,6 +242,7 @@ class LocalBackend(SharedNodesOnly):
     def _remove(self, ref: ClusterRef) -> None:
         self._stop(ref)
         _remove_tree(local_head.temp_dir(self._home.id, ref.uid))
+        _remove_tree(local_head.warm_folder(self._home.id, ref.uid))
         for path in self._token_path(ref.uid).parent.glob(f"{ref.uid}.*"):
             path.unlink(missing_ok=True)
         head_log = self._log(ref.uid)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from rayplane import processes
+from rayplane import plugins, processes
 from rayplane.errors import PortTaken
 from rayplane.gateway.backends.base import RAY_ENVIRONMENT, LaunchContext, Node
 from rayplane.nouns.team import Size
@@ -90,6 +90,12 @@ def temp_dir(home_id: str, uid: str) -> Path:
     return folder if len(str(folder)) <= _LONGEST_FOLDER else Path("/tmp") / name  # noqa: S108  no shorter one exists
 
 
+def warm_folder(home_id: str, uid: str) -> Path:
+    """Where a cluster's warm processes have their socket: beside Ray's folder, which Ray opens to all users."""
+    folder = temp_dir(home_id, uid)
+    return folder.with_name(f"{folder.name}-w")
+
+
 def choose_ports(uid: str, *, attempt: int, taken: Collection[int], is_free: Callable[[int], bool]) -> dict[str, int]:
     """Ports by name, with ``worker_first`` and ``worker_last``, in one free block of them.
 
@@ -117,10 +123,13 @@ def object_store(memory: float, shm_free: float) -> tuple[int, bool]:
     return (int(wanted), True) if room < 0.25 * _GiB else (int(min(wanted, room)), False)
 
 
-def command(ports: Mapping[str, int], launch: LaunchContext, folder: Path, store_bytes: int) -> list[str]:
-    """The head's command line; holds no secret."""
+def command(
+    ports: Mapping[str, int], launch: LaunchContext, folder: Path, store_bytes: int, *, warm: Path | None
+) -> list[str]:
+    """The head's command line; holds no secret. ``warm``: the folder of its warm processes, if it is to have any."""
+    ray = [plugins.WARM_HEAD, str(warm)] if warm is not None else ["ray.scripts.scripts"]
     return [
-        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
+        *(sys.executable, "-m", *ray, "start", "--head", "--block"),
         f"--node-ip-address={NODE_ADDRESS}",
         f"--port={ports['gcs']}",
         f"--ray-client-server-port={ports['client']}",

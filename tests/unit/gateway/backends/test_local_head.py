@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from rayplane import plugins
 from rayplane.errors import PortTaken
 from rayplane.gateway.backends import local_head
 from rayplane.gateway.backends.base import RAY_ENVIRONMENT, LaunchContext
@@ -69,10 +70,24 @@ def test_the_object_store_respects_shared_memory() -> None:
 
 
 def test_the_command_holds_no_secret_and_keeps_to_loopback() -> None:
-    argv = local_head.command(ports(), LAUNCH, Path("/tmp/rp-x"), 2**30)
+    argv = local_head.command(ports(), LAUNCH, Path("/tmp/rp-x"), 2**30, warm=None)
     assert "--dashboard-host=127.0.0.2" in argv
     assert "--num-cpus=8" in argv
     assert not [a for a in argv if "token" in a]
+
+
+def test_a_head_with_warm_processes_is_the_same_command_by_another_module() -> None:
+    plain = local_head.command(ports(), LAUNCH, Path("/tmp/rp-x"), 2**30, warm=None)
+    warm = local_head.command(ports(), LAUNCH, Path("/tmp/rp-x"), 2**30, warm=Path("/tmp/rp-x-w"))
+    assert plain[1:3] == ["-m", "ray.scripts.scripts"]
+    assert warm[1:4] == ["-m", plugins.WARM_HEAD, "/tmp/rp-x-w"]
+    assert warm[4:] == plain[3:]
+
+
+def test_the_folder_of_warm_processes_is_beside_rays_own_which_all_users_may_write() -> None:
+    folder = local_head.warm_folder("a" * 10, UID)
+    assert folder.parent == local_head.temp_dir("a" * 10, UID).parent
+    assert folder.name.startswith("rp-aaaaaaaaaa-")  # by which `rayplane down` finds it
 
 
 def test_the_environment_passes_on_nothing_foreign_and_pins_threads() -> None:

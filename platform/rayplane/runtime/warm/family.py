@@ -1,0 +1,146 @@
+"""A guardian between the warm interpreter and one entrypoint: passes signals on, and tells how it ended.
+
+The shim is in the entrypoint's place in the tree of processes, so what is done to it is done to the entrypoint: a
+signal goes on to the entrypoint and all that it started, and if the shim is killed all of them are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import select
+import signal
+import socket
+import time
+import warnings
+from collections.abc import Iterable
+from typing import NoReturn
+
+from rayplane.runtime.warm import ending
+
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def die_with_parent(number: int) -> None:
+    """Have the kernel send this process a signal when the thread that forked it ends."""
+    if _libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+
+
+def fork() -> int:
+    """``os.fork`` without Python 3.12's warning that libraries have threads: docs/starts.md says why that is safe."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
+
+
+def guard(connection: socket.socket) -> None:
+    """Fork the entrypoint, and follow it in this process to its end and exit. Returns in the child alone.
+
+    Raises OSError, and forks nothing, if the shim is gone: it has made a plain start.
+    """
+    connection.sendall(b"E")
+    if _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):  # whatever the entrypoint starts stays ours to end
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+    guardian = os.getpid()
+    pid = fork()
+    if pid == 0:
+        die_with_parent(signal.SIGKILL)
+        if os.getppid() != guardian:
+            os._exit(1)
+        os.setsid()
+        connection.close()
+        return
+    os.setpgid(0, 0)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    _follow(connection, pid)
+
+
+def _follow(connection: socket.socket, pid: int) -> NoReturn:
+    for stream in (0, 1, 2):  # the reader of its output waits for the entrypoint alone
+        os.close(stream)
+    connection.settimeout(None)
+    with contextlib.suppress(OSError):
+        connection.sendall(pid.to_bytes(4, "big"))
+    stopping, status, wait = False, None, 5.0
+    poller = os.pidfd_open(pid)
+    while True:
+        watched: list[int | socket.socket] = [connection] if status is not None else [connection, poller]
+        ready, _, _ = select.select(watched, [], [], wait)
+        if poller in ready and status is None:
+            status = os.waitpid(pid, 0)[1]
+        if connection in ready and not _heed(connection):
+            _end_all()
+            os._exit(0)
+        elif connection in ready:
+            stopping = True
+        _reap(pid if status is None else 0)
+        if status is not None and not (stopping and _descendants(os.getpid())):
+            break
+        wait = 0.02 if status is not None else 5.0
+    with contextlib.suppress(OSError):
+        connection.sendall(status.to_bytes(4, "big"))
+    ending.tell(os.environ)
+    os._exit(0)
+
+
+def _heed(connection: socket.socket) -> bool:
+    """Pass the signals on that came; False once the shim is gone."""
+    try:
+        numbers = connection.recv(64)
+    except OSError:
+        numbers = b""
+    for number in numbers:
+        _send(number, _descendants(os.getpid()))
+    return bool(numbers)
+
+
+def _end_all() -> None:
+    while left := _descendants(os.getpid()):
+        _send(signal.SIGKILL, left)
+        _reap(0)
+        time.sleep(0.01)
+
+
+def _reap(spared: int) -> None:
+    """Take up the ended among what the entrypoint left behind; never the entrypoint itself, which is ``spared``."""
+    for pid in _children(os.getpid()):
+        if pid != spared:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+
+
+def _send(number: int, pids: Iterable[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def _descendants(root: int) -> list[int]:
+    """All processes below ``root`` that have not ended."""
+    below = _parents()
+    found, queue = [], [root]
+    while queue:
+        parent = queue.pop()
+        mine = [pid for pid, its in below.items() if its[0] == parent]
+        queue += mine
+        found += [pid for pid in mine if below[pid][1] not in "ZX"]
+    return found
+
+
+def _children(parent: int) -> list[int]:
+    return [pid for pid, (its, _) in _parents().items() if its == parent]
+
+
+def _parents() -> dict[int, tuple[int, str]]:
+    """Pid -> (its parent, its state), of all processes."""
+    found = {}
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError, IndexError, ValueError), open(f"/proc/{entry.name}/stat", "rb") as file:
+                state, parent = file.read().rpartition(b")")[2].split()[:2]
+                found[int(entry.name)] = (int(parent), state.decode())
+    return found

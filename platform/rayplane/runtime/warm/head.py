@@ -1,0 +1,90 @@
+"""Start Ray on this node with warm processes: `python -m rayplane.runtime.warm.head <folder> start --head ...`.
+
+``<folder>`` is the owner's alone; the shim and the warm interpreter's socket are made in it. The process is `ray start`
+with the given arguments, but for the interpreter by which Ray's processes are told to start workers.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+NAMES = ("python", "python3", f"python3.{sys.version_info.minor}")
+PYTHON = sys.executable
+SOCKET = "warm.sock"
+LONGEST_SHEBANG = 127
+"""Bytes that every kernel reads of a script's first line."""
+RESTART_PAUSE = 5.0
+"""Seconds before a warm interpreter that ended is started again; until then each start is plain."""
+
+
+def main() -> None:
+    """Make the shim, keep the warm interpreter, become `ray start`."""
+    folder = Path(sys.argv[1])
+    sys.argv[1:2] = []
+    shim = make_shim(folder)
+    if shim is not None:
+        threading.Thread(target=_keep, args=(folder,), name="warm-interpreter", daemon=True).start()
+        os.environ["PATH"] = os.pathsep.join([str(shim.parent), os.environ.get("PATH", os.defpath)])
+        sys.executable = str(shim)  # Ray's services start every process of theirs by it
+    from ray.scripts import scripts
+
+    sys.argv[0] = "ray"
+    scripts.main()  # type: ignore[no-untyped-call]
+
+
+def make_shim(folder: Path) -> Path | None:
+    """Write the shim under each name of Python into ``<folder>/bin``; None where its path is too long for a script."""
+    first_line = f"#!{PYTHON} -IS"
+    if len(first_line.encode()) >= LONGEST_SHEBANG or any(character.isspace() for character in PYTHON):
+        print(f"rayplane: no warm processes: the path '{PYTHON}' is too long or has blanks", file=sys.stderr)
+        return None
+    bin_folder = folder / "bin"
+    bin_folder.mkdir(mode=0o700, exist_ok=True)
+    here = str(Path(__file__).parent)
+    text = (
+        f"{first_line}\n"
+        f"import sys\n"
+        f"sys.path.insert(0, {here!r})\n"
+        f"import shim\n"
+        f"shim.main({PYTHON!r}, {str(folder / SOCKET)!r}, {str(bin_folder)!r})\n"
+    )
+    for name in NAMES:
+        path = bin_folder / name
+        path.write_text(text)
+        path.chmod(0o700)
+    return bin_folder / NAMES[0]
+
+
+def start_interpreter(folder: Path, *, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+    """Start a warm interpreter that serves ``<folder>/warm.sock``.
+
+    Requests wait from now on until it has imported its libraries: that takes a new cluster's first workers less than a
+    plain start beside it. Should it end, they are refused, and start plain.
+    """
+    path = folder / SOCKET
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen(128)
+        number = listener.fileno()
+        arguments = [str(number), str(folder), str(os.getpid())]
+        command = [PYTHON, "-m", "rayplane.runtime.warm.zygote", *arguments]
+        return subprocess.Popen(command, pass_fds=[number], env=env)
+
+
+def _keep(folder: Path) -> None:
+    """Keep one warm interpreter for as long as this process lives. The kernel ends it with this thread."""
+    while True:
+        start_interpreter(folder).wait()
+        time.sleep(RESTART_PAUSE)
+
+
+if __name__ == "__main__":
+    main()

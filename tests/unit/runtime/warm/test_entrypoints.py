@@ -1,0 +1,332 @@
+"""Entrypoints forked from a warm interpreter: as a plain start, and each for itself alone. Real processes, no Ray."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rayplane.runtime.warm import head
+from tests.support.warm import IS_WARM, WAIT, Warm, environment
+from tests.unit.runtime.conftest import WorkerGateway
+
+pytestmark = pytest.mark.slow
+
+
+def until(so: Callable[[], object]) -> None:
+    deadline = time.monotonic() + WAIT
+    while not so():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def plain(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments], env=environment(), cwd=cwd, capture_output=True, text=True, check=False
+    )
+
+
+# As a plain start.
+
+
+def test_an_entrypoint_finds_its_libraries_imported_and_ray_not(warm: Warm) -> None:
+    printed = warm.code(
+        "import sys; print([m in sys.modules for m in ('pandas', 'mlflow', 'xgboost', 'feast', 'ray')])"
+    )
+    assert printed == "[True, True, True, True, False]"
+
+
+@pytest.mark.parametrize("how", ["module", "script", "code"])
+def test_argv_path_and_main_are_those_of_a_plain_start(warm: Warm, tmp_path: Path, how: str) -> None:
+    code = (
+        "import json, sys, os\n"
+        "print(json.dumps([sys.argv, sys.path, __name__, globals().get('__file__'), sys.executable, os.getcwd(),"
+        " sys.modules['__main__'].__dict__ is globals(), __spec__ and __spec__.name, sys.flags.safe_path]))\n"
+    )
+    (tmp_path / "pkg").mkdir()
+    (tmp_path / "pkg" / "__init__.py").touch()
+    (tmp_path / "pkg" / "job.py").write_text(code)
+    arguments = {"module": ["-m", "pkg.job"], "script": ["pkg/job.py"], "code": ["-c", code]}[how]
+    odd = ["--day", "", "a b", "x; y", "`z`", "{'a': {'b': 1}}", "€", "line\nbreak"]
+    mine = warm.run(*arguments, *odd, cwd=tmp_path)
+    assert mine.returncode == 0, mine.stderr
+    assert json.loads(mine.stdout) == json.loads(plain(*arguments, *odd, cwd=tmp_path).stdout)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "pass",
+        "raise SystemExit(3)",
+        "import sys; sys.exit('words')",
+        "import os; os._exit(7)",
+        "raise ValueError('boom')",
+        "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)",
+        "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+        "raise KeyboardInterrupt",
+        "def broken(:",
+        "import atexit; atexit.register(print, 'bye'); print('hi')",
+        "import threading, time; threading.Thread(target=lambda: (time.sleep(0.2), print('late'))).start()",
+        "import sys; sys.stdout.write('no line end'); sys.stderr.write('err')",
+        "import sys; print(sys.stdin.read() == '')",
+    ],
+)
+def test_it_ends_and_prints_as_a_plain_start_does(warm: Warm, tmp_path: Path, code: str) -> None:
+    (tmp_path / "job.py").write_text(code)
+    mine, other = warm.run("job.py", cwd=tmp_path), plain("job.py", cwd=tmp_path)
+    assert (mine.returncode, mine.stdout) == (other.returncode, other.stdout)
+    if "ValueError" in code or "broken" in code:
+        assert mine.stderr == other.stderr
+
+
+def test_a_module_that_is_missing_is_told_as_python_tells_it(warm: Warm, tmp_path: Path) -> None:
+    mine = warm.run("-m", "nowhere", cwd=tmp_path)
+    assert mine.returncode == 1
+    assert "No module named nowhere" in mine.stderr
+
+
+def test_warnings_are_shown_as_a_plain_start_shows_them(warm: Warm, tmp_path: Path) -> None:
+    (tmp_path / "other.py").write_text("import warnings\nwarnings.warn('old', DeprecationWarning)\n")
+    (tmp_path / "job.py").write_text("import other, warnings\nwarnings.warn('mine', DeprecationWarning)\n")
+    mine, other = warm.run("job.py", cwd=tmp_path), plain("job.py", cwd=tmp_path)
+    assert "mine" in mine.stderr
+    assert mine.stderr == other.stderr
+
+
+def test_what_it_starts_itself_is_a_plain_python(warm: Warm) -> None:
+    inner = f"subprocess.run(['python', '-c', {IS_WARM!r}], capture_output=True, text=True)"
+    assert warm.code(f"import subprocess; print({inner}.stdout)") == "False"
+
+
+def test_multiprocessing_by_spawn_and_fork_works_in_it(warm: Warm, tmp_path: Path) -> None:
+    (tmp_path / "job.py").write_text(
+        "import multiprocessing as m\n"
+        "def twice(x): return 2 * x\n"
+        "if __name__ == '__main__':\n"
+        "    for how in ('spawn', 'fork'):\n"
+        "        with m.get_context(how).Pool(2) as pool: print(pool.map(twice, [1, 2]))\n"
+    )
+    assert warm.run("job.py", cwd=tmp_path).stdout == "[2, 4]\n[2, 4]\n"
+
+
+def test_the_libraries_work_after_the_fork(warm: Warm) -> None:
+    printed = warm.code(
+        "import numpy as np, pandas as pd, pyarrow as pa, pyarrow.parquet as pq, duckdb, xgboost, io\n"
+        "frame = pd.DataFrame({'a': np.arange(1000), 'b': np.arange(1000) % 2})\n"
+        "file = io.BytesIO(); pq.write_table(pa.Table.from_pandas(frame), file)\n"
+        "rows = pq.read_table(file)\n"
+        "total = duckdb.sql('select sum(a) from rows').fetchall()[0][0]\n"
+        "model = xgboost.train({'nthread': 2}, xgboost.DMatrix(frame[['a']], frame['b']), 2)\n"
+        "print(total, model.num_boosted_rounds())"
+    )
+    assert printed == "499500 2"
+
+
+# A plain start where a fork would not do.
+
+
+@pytest.mark.parametrize("variable", ["PYTHONHASHSEED", "OMP_NUM_THREADS", "LC_ALL"])
+def test_another_environment_gets_a_plain_start(warm: Warm, variable: str) -> None:
+    value = {"LC_ALL": "C.UTF-8"}.get(variable, "2")
+    assert warm.code(f"{IS_WARM}; import os; print(os.environ['{variable}'])", **{variable: value}) == f"False\n{value}"
+
+
+def test_a_job_whose_own_file_is_named_as_a_library_gets_its_own(warm: Warm, tmp_path: Path) -> None:
+    (tmp_path / "yaml.py").write_text("mine = True")
+    (tmp_path / "job.py").write_text("import yaml; print(yaml.mine)")
+    done = warm.run("job.py", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "True\n")
+
+
+def test_options_of_python_get_a_plain_start(warm: Warm) -> None:
+    assert warm.run("-O", "-c", f"{IS_WARM}; print(__debug__)").stdout == "False\nFalse\n"
+
+
+def test_without_a_warm_interpreter_each_start_is_plain(tmp_path: Path, warm: Warm) -> None:
+    python = head.make_shim(tmp_path)
+    assert python is not None
+    done = subprocess.run(
+        [python, "-c", f"{IS_WARM}; print('ran')"],
+        env=warm.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "False\nran\n")
+
+
+# Each for itself alone.
+
+
+def test_jobs_share_no_module_state_environment_folder_or_patch(warm: Warm, tmp_path: Path) -> None:
+    warm.code(
+        "import os, sys, json, pandas, logging\n"
+        "os.environ['LEFT'] = 'here'; os.chdir('/'); pandas.left = 1; json.dumps = None; sys.path.insert(0, '/left')\n"
+        "sys.modules['left'] = sys; logging.disable(50); os.umask(0)"
+    )
+    printed = warm.run(
+        "-c",
+        "import os, sys, json, pandas, logging\n"
+        "print(json.dumps(['LEFT' in os.environ, hasattr(pandas, 'left'), '/left' in sys.path, 'left' in sys.modules,"
+        " logging.root.manager.disable, os.umask(0), os.getcwd()]))",
+        cwd=tmp_path,
+    ).stdout
+    umask = os.umask(0)
+    os.umask(umask)
+    assert json.loads(printed) == [False, False, False, False, 0, umask, str(tmp_path)]
+
+
+def test_a_job_begins_with_its_standard_streams_and_one_thread(warm: Warm) -> None:
+    warm.code(
+        "import threading, time; left = open('/proc/version');"
+        " threading.Thread(target=time.sleep, args=(60,), daemon=True).start()"
+    )
+    printed = warm.code(
+        "import os; fds = os.listdir('/proc/self/fd'); print(sorted(map(int, fds))[:3], len(fds),"
+        " len(os.listdir('/proc/self/task')))"
+    )
+    assert printed == "[0, 1, 2] 4 1"  # the fourth lists the folder
+
+
+def test_random_state_differs_between_jobs_and_a_seed_means_what_it_means_elsewhere(warm: Warm) -> None:
+    code = (
+        "import random, uuid, tempfile, numpy, multiprocessing, secrets\n"
+        "print([random.random(), numpy.random.rand(), numpy.random.default_rng().random(), uuid.uuid4().hex,"
+        " tempfile.mktemp(), multiprocessing.current_process().authkey.hex(), secrets.token_hex()])"
+    )
+    first, second = (re.findall(r"[^\[\], ]+", warm.code(code)) for _ in range(2))
+    assert len(first) == 7
+    assert not set(first) & set(second)
+    seeded = "import random, numpy; random.seed(7); numpy.random.seed(7); print(random.random(), numpy.random.rand())"
+    assert warm.code(seeded) == plain("-c", seeded).stdout.strip()
+
+
+def test_a_job_that_kills_its_parent_ends_itself_alone(warm: Warm) -> None:
+    other = warm.start("-c", "import time; print('on', flush=True); time.sleep(60)")
+    assert other.stdout is not None
+    assert other.stdout.readline() == "on\n"
+    done = warm.run("-c", "import os, signal, time; os.kill(os.getppid(), signal.SIGKILL); time.sleep(60)")
+    assert done.returncode == -signal.SIGKILL
+    assert other.poll() is None
+    assert warm.code("print('still warm')") == "still warm"
+    other.kill()
+    other.communicate(timeout=WAIT)
+
+
+def test_a_jobs_environment_never_reaches_the_warm_interpreter(warm: Warm) -> None:
+    secret = os.urandom(16).hex()
+    half = len(secret) // 2
+    code = f"import os; print(os.environ['S'] == '{secret[:half]}' + '{secret[half:]}')"
+    assert warm.code(code, S=secret) == "True"
+    assert secret.encode() not in memory(warm.process.pid)
+
+
+def memory(pid: int) -> bytes:
+    """What a process may write to."""
+    held = bytearray()
+    with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "rb") as mem:
+        for line in maps:
+            span, mode = line.split()[:2]
+            start, end = (int(part, 16) for part in span.split("-"))
+            if mode.startswith("rw") and "[v" not in line:
+                mem.seek(start)
+                held += mem.read(end - start)
+    return bytes(held)
+
+
+# Signals, and what is left.
+
+
+def test_a_signal_reaches_the_job_and_what_it_started(warm: Warm, tmp_path: Path) -> None:
+    (tmp_path / "job.py").write_text(
+        "import signal, subprocess, sys, time\n"
+        "child = subprocess.Popen(['sleep', '60'], start_new_session=True)\n"
+        "def end(number, frame):\n"
+        "    open('ended', 'w').write(str(number)); sys.exit(5)\n"
+        "signal.signal(signal.SIGTERM, end)\n"
+        "print(child.pid, flush=True); time.sleep(60)\n"
+    )
+    process = warm.start("job.py", cwd=tmp_path)
+    assert process.stdout is not None
+    child = int(process.stdout.readline())
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=WAIT)
+    assert process.returncode == 5
+    assert (tmp_path / "ended").read_text() == str(int(signal.SIGTERM))
+    assert not alive(child)
+
+
+def test_a_job_whose_place_is_killed_is_killed_with_all_that_it_started(warm: Warm) -> None:
+    process = warm.start(
+        "-c",
+        "import os, signal, subprocess, time\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "child = subprocess.Popen(['sh', '-c', 'trap \"\" TERM; sleep 60 & wait'], start_new_session=True)\n"
+        "print(os.getpid(), child.pid, flush=True); time.sleep(60)",
+    )
+    assert process.stdout is not None
+    pids = [int(pid) for pid in process.stdout.readline().split()]
+    process.kill()
+    process.communicate(timeout=WAIT)
+    until(lambda: not any(alive(pid) for pid in pids))
+
+
+def test_a_job_that_is_asked_to_end_stays_until_what_it_started_has_ended(warm: Warm) -> None:
+    process = warm.start(
+        "-c",
+        "import subprocess, time\n"
+        "child = subprocess.Popen(['sh', '-c', 'trap \"sleep 0.5; exit\" TERM; while :; do sleep 0.1; done'],"
+        " start_new_session=True)\n"
+        "print(child.pid, flush=True); time.sleep(60)",
+    )
+    assert process.stdout is not None
+    child = int(process.stdout.readline())
+    time.sleep(0.2)  # until the shell has set its trap
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=WAIT)
+    assert process.returncode == -signal.SIGTERM
+    assert not alive(child)
+
+
+def test_the_interpreter_holds_one_thread_of_python_and_serves_no_other_user(warm: Warm) -> None:
+    status = Path(f"/proc/{warm.process.pid}/status").read_text()
+    assert int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0]) < 600 * 1024
+    assert (warm.folder / head.SOCKET).stat().st_uid == os.geteuid()
+    assert warm.folder.stat().st_mode & 0o077 == 0
+
+
+def test_the_end_of_an_attempt_is_told_to_the_gateway_once_with_its_id(warm: Warm, gateway: WorkerGateway) -> None:
+    environment = {
+        "RAYPLANE_GATEWAY_URL": gateway.url,
+        "RAYPLANE_TOKEN_PATH": os.environ["RAYPLANE_TOKEN_PATH"],
+        "RAYPLANE_SUBMISSION_ID": "uid1-1",
+    }
+    assert warm.run("-c", "raise SystemExit(3)", env=environment).returncode == 3
+    until(gateway.events)
+    (event,) = gateway.events()
+    assert (event["type"], event["submission_id"], event["data"]) == ("attempt.ended", "uid1-1", {})
+
+
+def test_a_gateway_that_is_away_changes_nothing_of_the_end(warm: Warm, gateway: WorkerGateway) -> None:
+    environment = {
+        "RAYPLANE_GATEWAY_URL": "http://127.0.0.1:1",
+        "RAYPLANE_TOKEN_PATH": os.environ["RAYPLANE_TOKEN_PATH"],
+        "RAYPLANE_SUBMISSION_ID": "uid1-1",
+    }
+    assert warm.run("-c", "print('ran')", env=environment).stdout == "ran\n"
+    assert gateway.events() == []
