@@ -34,6 +34,8 @@ from rayplane.settings import Home, find_home, read_secret
 
 _TIMEOUT = httpx.Timeout(30.0, connect=5.0, write=300.0)
 _RETRIES = 2
+_LOG_WAIT = 10
+"""Seconds for which the gateway may hold a question for more of a log."""
 PATIENCE = 120.0
 """Seconds for which a gateway that has answered may be away, restarting say, before a wait ends."""
 _SETTLED: dict[str, frozenset[str]] = {
@@ -455,8 +457,11 @@ class Jobs(Noun):
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         offset, seen = 0, float("-inf")
         while True:
+            asked_at = time.monotonic()
             try:
-                answer = self._client.request("GET", f"{self._path(team, name)}/logs", params={"offset": offset})
+                # Held by the gateway until there is more: what it does not do, the pause below does.
+                asked = {"offset": offset, **({"wait": _LOG_WAIT} if follow else {})}
+                answer = self._client.request("GET", f"{self._path(team, name)}/logs", params=asked)
             except errors.Unavailable:
                 if not follow or time.monotonic() - seen > patience:
                     raise
@@ -469,7 +474,8 @@ class Jobs(Noun):
             if not moved:
                 if not follow or _header(answer, "X-Log-Complete") == "true":
                     return
-                time.sleep(0.5)
+                if time.monotonic() - asked_at < 0.5:  # an older gateway answers at once
+                    time.sleep(0.5)
 
 
 class Pipelines(Noun):

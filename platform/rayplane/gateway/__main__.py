@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -73,14 +74,16 @@ def run(settings: GatewaySettings) -> None:
         settings=settings,
         readers=backend,
         wake=lambda: loop.wake(),
+        ended=lambda uid: jobs.expect_end(uid),
         signer=tokens.load(settings.home_paths),
     )
+    jobs = JobReconciler(platform, backend, rays, mlflow, wake=lambda uid: loop.wake(uid))
     loop = Loop(
         platform,
         [
             TeamReconciler(platform, mlflow, backend),
             ClusterReconciler(platform, backend, rays, wake=lambda uid: loop.wake(uid)),
-            JobReconciler(platform, backend, rays, mlflow, wake=lambda uid: loop.wake(uid)),
+            jobs,
             ServiceReconciler(platform, backend, rays, mlflow, wake=lambda uid: loop.wake(uid)),
             PipelineReconciler(platform, dbos_url=settings.dbos_url, mlflow=mlflow),
         ],
@@ -88,7 +91,8 @@ def run(settings: GatewaySettings) -> None:
         Leader(store, f"{socket.gethostname()}:{os.getpid()}"),
         interval=settings.reconcile_interval,
     )
-    server = uvicorn.Server(
+    server = _Server(
+        store,
         uvicorn.Config(
             create_app(platform, loop=loop),
             host=settings.host,
@@ -97,7 +101,7 @@ def run(settings: GatewaySettings) -> None:
             access_log=False,
             log_config=None,
             timeout_graceful_shutdown=GRACE,
-        )
+        ),
     )
     loop.start()
     try:
@@ -112,6 +116,18 @@ def run(settings: GatewaySettings) -> None:
             mlflow.close()
         store.close()
         log.info("the gateway has stopped")
+
+
+class _Server(uvicorn.Server):
+    """Lets requests go that wait for a change, as soon as it is asked to end: it would wait for them."""
+
+    def __init__(self, store: Store, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._store = store
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._store.changes.close()
+        super().handle_exit(sig, frame)
 
 
 def connect_mlflow(settings: GatewaySettings) -> MlflowRest | None:

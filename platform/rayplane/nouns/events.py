@@ -18,6 +18,7 @@ EventType = Literal[
     "gate.judged",  # data: GateReport
     "source.observed",  # data: {name, uri, content_hash, rows}
     "lineage",  # data: Edge
+    "attempt.ended",  # data: {}: its entrypoint's process ended, which Ray will say in a moment
 ]
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query, Request
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
+from rayplane.gateway.api import waiting
 from rayplane.gateway.api.answers import PROBLEMS, Here, IdempotencyKey, document_model, once, shown
 from rayplane.gateway.api.auth import Caller
 from rayplane.gateway.api.noun import OBJECT_MODELS
@@ -14,6 +18,9 @@ from rayplane.gateway.usecases import job
 from rayplane.nouns import JOB
 from rayplane.nouns.base import Metadata, parse
 from rayplane.nouns.job import JobSpec
+
+MOST_WAIT = 20.0
+"""Seconds for which a request for more of a log may be held."""
 
 router = APIRouter(prefix="/v1/teams/{team}/jobs", tags=["jobs"], responses=PROBLEMS)
 _Submission = document_model(JOB, named=False)
@@ -66,14 +73,23 @@ def stop(team: str, name: str, caller: Caller, here: Here) -> JSONResponse:
 
 
 @router.get("/{name}/logs", operation_id="get_job_logs", summary="The kept log", response_class=Response)
-def logs(
+async def logs(
     team: str,
     name: str,
     caller: Caller,
     here: Here,
     offset: Annotated[int, Query(ge=0, le=2**62, description="Byte to start from.")] = 0,
+    wait: Annotated[float, Query(ge=0, le=MOST_WAIT, description="Seconds to wait for more where there is none.")] = 0,
 ) -> Response:
     """The log from a byte offset: X-Next-Offset says where to go on, X-Log-Complete whether there will be no more."""
-    data, following, complete = job.logs(team, name, offset, principal=caller, platform=here)
+    read = partial(job.logs, team, name, offset, principal=caller, platform=here)
+    data, following, complete = await run_in_threadpool(read)
+    if wait and not data and not complete:
+        uid = (await run_in_threadpool(here.store.get, "Job", team, name)).metadata.uid
+        async with waiting.listening(here.store.changes, uid) as changed:
+            data, following, complete = await run_in_threadpool(read)  # it may have come before the listener
+            deadline = time.monotonic() + wait
+            while not data and not complete and await changed(deadline):
+                data, following, complete = await run_in_threadpool(read)
     headers = {"X-Next-Offset": str(following), "X-Log-Complete": "true" if complete else "false"}
     return Response(data, media_type="text/plain; charset=utf-8", headers=headers)

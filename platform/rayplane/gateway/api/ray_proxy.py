@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import codecs
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated, Any
 
@@ -15,7 +16,7 @@ from starlette.routing import Route, WebSocketRoute
 
 from rayplane.errors import Conflict, NotFound, RayplaneError, Unsupported
 from rayplane.gateway.admission.roles import Principal, authorize
-from rayplane.gateway.api import ray_jobs
+from rayplane.gateway.api import ray_jobs, waiting
 from rayplane.gateway.api.answers import Here
 from rayplane.gateway.api.auth import Caller, refuse
 from rayplane.gateway.api.info import default_environment
@@ -36,7 +37,7 @@ LEAST_RAY = "2.52.0"
 oldest that has tokens."""
 
 TAIL_INTERVAL = 0.5
-"""Seconds between two looks at a log that is being followed."""
+"""Seconds after which a followed log is looked at even if no change was told of."""
 
 _PREFIX = "/{team}/{cluster}"
 _ANY = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
@@ -191,18 +192,20 @@ async def _follow(
 ) -> None:
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     offset = 0
-    while not gone.done():
-        data, following, complete = await run_in_threadpool(
-            job.logs, team, name, offset, principal=caller, platform=here
-        )
-        text = decoder.decode(data)
-        if text:
-            await websocket.send_text(text)
-        if following == offset and complete:
-            return
-        if following == offset:
-            await asyncio.wait([gone], timeout=TAIL_INTERVAL)
-        offset = following
+    uid = (await run_in_threadpool(here.store.get, "Job", team, name)).metadata.uid
+    async with waiting.listening(here.store.changes, uid) as changed:
+        while not gone.done():
+            data, following, complete = await run_in_threadpool(
+                job.logs, team, name, offset, principal=caller, platform=here
+            )
+            text = decoder.decode(data)
+            if text:
+                await websocket.send_text(text)
+            if following == offset and complete:
+                return
+            if following == offset and not await changed(time.monotonic() + TAIL_INTERVAL):
+                await asyncio.sleep(TAIL_INTERVAL)
+            offset = following
 
 
 async def _until_gone(websocket: WebSocket) -> None:

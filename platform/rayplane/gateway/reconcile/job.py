@@ -6,6 +6,7 @@ Where an attempt runs, on a cluster of the team or on nodes of its own, is what 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
@@ -33,6 +34,10 @@ from rayplane.storage import layout
 log = logging.getLogger(__name__)
 
 NOW, SOON, WATCH = 0.0, 0.3, 0.7
+ENDING = 0.05
+"""Seconds between two looks at an attempt whose entrypoint has told of its end, until Ray says how it ended."""
+ENDING_PATIENCE = 10.0
+"""Seconds for which it is looked at so often."""
 LOG_PATIENCE = timedelta(seconds=30)
 """How long an ended attempt's log may take to come in, before the job ends without the rest of it."""
 UID_TAG = "rayplane.job_uid"
@@ -62,7 +67,11 @@ class JobReconciler:
         self._rays = rays
         self._mlflow = mlflow
         self._clock = clock
-        self._logs = LogFollowers(platform.storage)
+        self._ending: dict[str, float] = {}
+        """uid -> when the entrypoint of the job's attempt told of its end, on the monotonic clock."""
+        self._logs = LogFollowers(
+            platform.storage, kept=lambda submission: platform.store.changes.tell([submission.rpartition("-")[0]])
+        )
 
     def start(self) -> None:
         """Leadership begins: followers start with their jobs."""
@@ -71,6 +80,12 @@ class JobReconciler:
     def stop(self) -> None:
         """Leadership ends: what has come of the logs is written."""
         self._logs.stop()
+
+    def expect_end(self, uid: str) -> None:
+        """The entrypoint of the job's attempt has ended: look now, and often, until Ray says so too. Any thread may."""
+        now = time.monotonic()
+        self._ending = {known: at for known, at in self._ending.items() if now - at < ENDING_PATIENCE} | {uid: now}
+        self._wake(uid)
 
     def reconcile(self, obj: Object) -> float | None:
         """Do the job's next thing."""
@@ -159,7 +174,16 @@ class JobReconciler:
                 status.observed_generation = look.obj.metadata.generation
                 status.set_condition("Scheduled", True, "Submitted", "", look.obj.metadata.generation)
                 self._say_log(look, status, self._logs.problem(attempt.submission_id))
-        return WATCH if sight.running else SOON
+        return self._pause(look, attempt)
+
+    def _pause(self, look: Look, attempt: Attempt) -> float:
+        """Seconds until the next look at an attempt under way: a small part of what it has taken already, for one that
+        does not tell of its end."""
+        told = self._ending.get(look.uid)
+        if told is not None and time.monotonic() - told < ENDING_PATIENCE:
+            return ENDING
+        age = (look.now - attempt.started_at).total_seconds() if attempt.started_at is not None else 0.0
+        return min(max(age / 20, 0.1), WATCH)
 
     def _begin(self, look: Look, attempt: Attempt, place: Place, sight: Sight) -> float:
         """Have made what the attempt needs, then tell Ray of it; both may be done again."""
@@ -185,11 +209,12 @@ class JobReconciler:
                 num_gpus=submission.resources.gpu,
                 memory=int(submission.resources.memory),
             )
+            self._keep_log(look, attempt, sight.ray)
         except InvalidInput as exc:
             return self._end_attempt(look, attempt, End("Failed", f"Ray refuses the job: {exc}"))
         except NotFound as exc:
             return self._end_attempt(look, attempt, End("Failed", f"The job's code package is gone: {exc}"))
-        return SOON
+        return self._pause(look, attempt)
 
     def _stop_lost(self, look: Look, attempt: Attempt, ray: RayRest) -> None:
         """Stop earlier attempts that were taken for lost while their head, which is this one, only did not answer."""
@@ -230,6 +255,7 @@ class JobReconciler:
         return env
 
     def _end_attempt(self, look: Look, attempt: Attempt, end: End) -> float:
+        self._ending.pop(look.uid, None)
         if end.status == "Lost":
             self._logs.abandon(attempt.submission_id)
         with editing(self._platform.store, look.uid, JobStatus) as status:

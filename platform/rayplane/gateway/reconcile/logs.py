@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -15,7 +16,10 @@ from rayplane.storage.root import Storage
 log = logging.getLogger(__name__)
 
 _FLUSH_BYTES = 256 * 1024
-_FLUSH_SECONDS = 0.5
+_FLUSH_SECONDS = 0.1
+_EARLY, _EARLY_PAUSE, _EARLY_BYTES = 5.0, 0.1, 256 * 1024
+"""For so many seconds a new log is asked for, whole, after each pause while it is no longer than this: Ray's own tail
+looks at it once a second (2.60), and of most jobs the first lines are what a user waits for."""
 _CHUNK = 2**20
 _WHOLE = 16 * 2**20
 """Up to this many bytes an ended job's log is asked for at once, at four times as much memory: Ray takes 4 s to
@@ -33,6 +37,7 @@ class _Follower:
     path: str
     number: int
     submission_id: str
+    early: bool = False
     abandoned: threading.Event = field(default_factory=threading.Event)
     finished: bool = False
     come: int = 0
@@ -48,8 +53,10 @@ class _Follower:
 class LogFollowers:
     """The followers of this process, by submission id. Thread-safe."""
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, *, kept: Callable[[str], None] = lambda submission_id: None) -> None:
         self._storage = storage
+        self._told = kept
+        """Called with the attempt's submission id whenever more of its log is kept."""
         self._lock = threading.Lock()
         self._followers: dict[str, _Follower] = {}
         self._closed = False
@@ -59,12 +66,15 @@ class LogFollowers:
         with self._lock:
             self._closed = False
 
-    def follow(self, ray: RayRest, *, path: str, number: int, submission_id: str) -> None:
-        """Follow this attempt's log into the file at ``path``, if that is not done already. Nothing while closed."""
+    def follow(self, ray: RayRest, *, path: str, number: int, submission_id: str, early: bool = True) -> None:
+        """Follow this attempt's log into the file at ``path``, if that is not done already. Nothing while closed.
+
+        ``early``: it may have begun just now, so that its first lines are waited for.
+        """
         with self._lock:
             if self._closed or submission_id in self._followers:
                 return
-            follower = _Follower(ray, path, number, submission_id)
+            follower = _Follower(ray, path, number, submission_id, early=early)
             self._followers[submission_id] = follower
             follower.thread = threading.Thread(
                 target=self._run, args=(follower,), name=f"log-{submission_id[:12]}", daemon=True
@@ -89,7 +99,7 @@ class LogFollowers:
         kept = self._storage.size(path) if self._storage.exists(path) else 0
         whole = ray.logs(submission_id, most=_WHOLE) if kept <= _WHOLE else None
         if whole is None:
-            self.follow(ray, path=path, number=number, submission_id=submission_id)
+            self.follow(ray, path=path, number=number, submission_id=submission_id, early=False)
             self._note_long(submission_id)
             return False
         self.abandon(submission_id)
@@ -112,7 +122,7 @@ class LogFollowers:
         with self._lock:
             follower = self._followers.get(submission_id)
             if follower is not None:  # else this process follows no more
-                follower.long = True
+                follower.long, follower.early = True, False
 
     def comes(self, submission_id: str, *, within: timedelta) -> bool:
         """Whether something of the attempt's log came within this time, kept already or not."""
@@ -146,6 +156,11 @@ class LogFollowers:
             self.abandon(submission_id)
 
     def _run(self, follower: _Follower) -> None:
+        try:
+            if follower.early:
+                self._copy_early(follower)
+        except RayplaneError as exc:  # the tail asks again, and says what is wrong
+            follower.problem = str(exc)
         while not follower.abandoned.is_set():
             try:
                 if self._copy(follower):
@@ -160,6 +175,21 @@ class LogFollowers:
                 follower.problem = f"{type(exc).__name__}: {exc}"
                 log.exception("the log of %s is not kept", follower.submission_id)
             follower.abandoned.wait(1.0)
+
+    def _copy_early(self, follower: _Follower) -> None:
+        """Keep what comes in the first seconds."""
+        deadline = time.monotonic() + _EARLY
+        kept = self._kept(follower)
+        while follower.early and time.monotonic() < deadline and not follower.abandoned.is_set():
+            whole = follower.ray.logs(follower.submission_id, most=_EARLY_BYTES)
+            if whole is None:
+                return
+            data = whole.encode()
+            if len(data) > max(kept, follower.come):
+                follower.come, follower.heard = len(data), time.monotonic()
+                self._flush(follower, bytearray(data[kept:]))
+                kept = len(data)
+            follower.abandoned.wait(_EARLY_PAUSE)
 
     def _copy(self, follower: _Follower) -> bool:
         """Append what is not kept yet, to the end; False if abandoned before."""
@@ -190,6 +220,7 @@ class LogFollowers:
         if pending:
             self._storage.append(follower.path, bytes(pending))
             pending.clear()
+            self._told(follower.submission_id)
 
     def _kept(self, follower: _Follower) -> int:
         """How many bytes of this attempt's log are in the file; begins its part of the file if there is none."""

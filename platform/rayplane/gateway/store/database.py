@@ -18,6 +18,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from rayplane.errors import InvalidInput, StorageFull, Unavailable
 from rayplane.gateway.store import tables
+from rayplane.gateway.store.changes import Changes
 from rayplane.nouns.base import utcnow
 
 BUSY_SECONDS = 30
@@ -35,6 +36,8 @@ class Database:
         self._clock = clock
         self._engine = _engine(self._url)
         self._local = threading.local()
+        self.changes = Changes()
+        """Who waits for which object; told of what a transaction wrote once that is committed."""
         # Threads of this process queue here rather than poll SQLite's file lock, which lets one of them starve.
         self._turn = threading.RLock()
 
@@ -58,13 +61,15 @@ class Database:
             connection = connection.execution_options(**{_WRITES: True})
             with connection.begin() as transaction:
                 self._take_turn(connection)
-                self._local.connection = connection
+                self._local.connection, self._local.written = connection, set()
                 try:
                     yield
                 finally:
                     self._local.connection = None
                 if not commit:
                     transaction.rollback()
+                    self._local.written.clear()
+        self.changes.tell(self._local.written)
 
     @contextlib.contextmanager
     def _write(self) -> Iterator[Connection]:
@@ -99,6 +104,10 @@ class Database:
         # in every writing transaction, so that writers can't deadlock and versions become visible in their order.
         if connection.dialect.name != "sqlite":
             connection.execute(select(tables.revision.c.value).with_for_update())
+
+    def _note_write(self, uid: str) -> None:
+        """Have those who wait for the object told once the thread's transaction is committed."""
+        self._local.written.add(uid)
 
     def _next_version(self, connection: Connection) -> int:
         return int(connection.execute(_NEXT_VERSION).scalar_one())

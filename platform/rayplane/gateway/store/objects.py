@@ -304,6 +304,7 @@ class Objects(Database):
     def _update(self, connection: Connection, uid: str, **values: Any) -> Object:
         values["resource_version"] = self._next_version(connection)
         values["updated_at"] = self._clock()
+        self._note_write(uid)
         return _object(connection.execute(_UPDATE, {**values, "which": uid}).one())
 
     def _by_uid(self, connection: Connection, uid: str, *, removed: bool = False) -> Row[Any]:

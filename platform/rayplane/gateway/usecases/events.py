@@ -49,6 +49,10 @@ class RunFinished(Record):
     status: str
 
 
+class AttemptEnded(Record):
+    """The process of an attempt's entrypoint ended; how, Ray says."""
+
+
 class SourceObserved(Record):
     """The content of data outside the platform, hashed over its rows in canonical order."""
 
@@ -211,6 +215,11 @@ def _lineage(report: _Report) -> None:
     report.store.add_edges(report.team, [report.told])
 
 
+def _attempt_ended(report: _Report) -> None:
+    if report.job is not None:
+        report.platform.ended(report.job.metadata.uid)
+
+
 _RECORDS: dict[str, type[BaseModel]] = {
     "dataset.published": DatasetVersion,
     "output.recorded": OutputRecorded,
@@ -221,6 +230,7 @@ _RECORDS: dict[str, type[BaseModel]] = {
     "gate.judged": GateReport,
     "source.observed": SourceObserved,
     "lineage": Edge,
+    "attempt.ended": AttemptEnded,
 }
 _APPLY: dict[str, Callable[[_Report], None]] = {
     "dataset.published": _dataset_published,
@@ -228,6 +238,7 @@ _APPLY: dict[str, Callable[[_Report], None]] = {
     "model.registered": _model_registered,
     "features.materialized": _features_materialized,
     "lineage": _lineage,
+    "attempt.ended": _attempt_ended,
 }
 # The others tell only of their job, whose status is made anew from all of its events.
 

@@ -28,6 +28,8 @@ class Platform:
     wake: Callable[[], None]
     """Tells the reconcilers that something was written."""
     signer: TokenSigner
+    ended: Callable[[str], None] = lambda uid: None
+    """Tells the reconcilers that the entrypoint of this job's attempt has ended: Ray will say so in a moment."""
     clock: Callable[[], datetime] = utcnow
 
     def team(self, name: str) -> Object:

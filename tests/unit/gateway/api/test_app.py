@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -233,6 +235,40 @@ def test_a_job_is_submitted_stopped_and_its_log_read_by_offset(growth: TestClien
     platform.store.set_status(job["metadata"]["uid"], JobStatus(phase="Stopped"))
     assert growth.get("/v1/teams/growth/jobs/train-1/logs?offset=8").headers["X-Log-Complete"] == "true"
     assert growth.get("/v1/teams/growth/jobs/train-1/logs?offset=-1").status_code == 422
+
+
+def test_a_request_for_more_of_a_log_is_held_until_there_is_more_or_no_more_will_come(
+    growth: TestClient, platform: Platform
+) -> None:
+    job = growth.post("/v1/teams/growth/jobs", json={"metadata": {"name": "train-1"}, "spec": JOB}).json()
+    uid = job["metadata"]["uid"]
+    path = "/v1/teams/growth/jobs/train-1/logs"
+    assert growth.get(f"{path}?wait=0.1").content == b""
+    assert growth.get(f"{path}?wait=21").status_code == 422
+
+    def write() -> None:
+        platform.storage.append(f"growth/jobs/{uid}/driver.log", b"more\n")
+        platform.store.changes.tell([uid])
+
+    def end() -> None:
+        platform.store.set_status(uid, JobStatus(phase="Stopped"))
+
+    for act, offset, answered in ((write, 0, b"more\n"), (end, 5, b"")):
+        began = time.monotonic()
+        threading.Timer(0.2, act).start()
+        held = growth.get(f"{path}?offset={offset}&wait=20")
+        assert held.content == answered
+        assert 0.1 < time.monotonic() - began < 15
+    assert held.headers["X-Log-Complete"] == "true"
+
+
+def test_a_gateway_that_ends_lets_held_requests_go(growth: TestClient, platform: Platform) -> None:
+    growth.post("/v1/teams/growth/jobs", json={"metadata": {"name": "train-1"}, "spec": JOB})
+    threading.Timer(0.2, platform.store.changes.close).start()
+    began = time.monotonic()
+    answer = growth.get("/v1/teams/growth/jobs/train-1/logs?wait=20")
+    assert (answer.status_code, answer.headers["X-Log-Complete"]) == (200, "false")
+    assert time.monotonic() - began < 15
 
 
 def test_a_pipelines_run_is_asked_for_listed_and_stopped(growth: TestClient) -> None:

@@ -17,7 +17,7 @@ import pytest
 from rayplane.errors import InvalidInput, Unavailable
 from rayplane.gateway.backends.base import ClusterRef
 from rayplane.gateway.reconcile import inbox
-from rayplane.gateway.reconcile.job import JobReconciler
+from rayplane.gateway.reconcile.job import ENDING, WATCH, JobReconciler
 from rayplane.gateway.reconcile.status import editing
 from rayplane.gateway.usecases import events
 from rayplane.nouns.base import Object
@@ -375,6 +375,7 @@ def test_a_job_that_puts_something_else_in_place_of_its_log_ends_all_the_same(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, odd: str, whole: int
 ) -> None:
     monkeypatch.setattr("rayplane.gateway.reconcile.job.LOG_PATIENCE", timedelta(seconds=2))
+    monkeypatch.setattr("rayplane.gateway.reconcile.logs._EARLY", 0.0)
     monkeypatch.setattr("rayplane.gateway.reconcile.logs._WHOLE", whole)  # a log that is longer is followed to its end
     job = bench.world.job()
     ray = bench.run(job)
@@ -419,3 +420,52 @@ def test_events_that_are_too_large_together_are_refused(bench: Bench, monkeypatc
     refused = status.condition("EventsIn")
     assert refused is not None
     assert "e1.json: a job's events have at most" in refused.message
+
+
+def test_an_attempt_that_told_of_its_end_is_looked_at_at_once_and_often_until_ray_says_so(bench: Bench) -> None:
+    woken: list[str] = []
+    bench.jobs = JobReconciler(
+        bench.world.platform,
+        lambda name: bench.world.backend,
+        lambda endpoint: bench.world.ray,  # type: ignore[arg-type, return-value]
+        bench.world.mlflow,  # type: ignore[arg-type]
+        wake=woken.append,
+        clock=bench.world.clock,
+    )
+    job = bench.world.job()
+    ray = bench.run(job)
+    bench.world.clock.forward(3600)
+    assert bench.jobs.reconcile(bench.world.get(job)) == WATCH
+    bench.jobs.expect_end(job.metadata.uid)
+    assert woken == [job.metadata.uid]
+    assert bench.jobs.reconcile(bench.world.get(job)) == ENDING
+    ray.status = "SUCCEEDED"
+    assert bench.end(job).phase == "Succeeded"
+
+
+def test_a_young_attempt_is_looked_at_more_often_than_an_old_one(bench: Bench) -> None:
+    job = bench.world.job()
+    bench.run(job)
+    pauses = []
+    for _ in range(4):
+        pauses.append(bench.jobs.reconcile(bench.world.get(job)))
+        bench.world.clock.forward(5)
+    assert pauses == sorted(pauses)  # type: ignore[type-var]
+    assert pauses[0] == 0.1
+    assert pauses[-1] == WATCH
+
+
+def test_the_first_lines_of_a_log_are_kept_before_rays_tail_tells_of_them(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(bench.world.ray), "logs_tail", lambda *_, **__: iter(()))
+    job = bench.world.job()
+    ray = bench.run(job)
+    ray.log = "first line\n"
+    path = layout.job_log(TEAM, job.metadata.uid)
+    storage = bench.world.platform.storage
+    deadline = time.monotonic() + 20
+    with bench.world.platform.store.changes.watching(job.metadata.uid) as watch:
+        while not storage.exists(path) or storage.read(path) != b"first line\n":
+            assert time.monotonic() < deadline
+            watch.wait(1)

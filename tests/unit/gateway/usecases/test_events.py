@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import permutations
 from typing import Any
@@ -269,3 +270,14 @@ def test_a_cluster_that_is_gone_reports_nothing_but_the_reconciler_takes_what_it
 def test_an_event_of_no_job_counts_too(bench: Any) -> None:
     assert ingest(bench, event("dataset.published", version(bench, "scratch", "s" * 16))) == 1
     assert bench.store.get("Dataset", "growth", "scratch").status["latest"] == "s" * 16
+
+
+def test_the_end_of_an_attempt_is_told_to_the_reconcilers_and_is_no_output(bench: Any, ada: Principal) -> None:
+    told: list[str] = []
+    made = submit(bench, ada)
+    platform = replace(bench.platform, ended=told.append)
+    batch = [event("attempt.ended", {}, made)]
+    assert events.ingest("growth", batch, principal=bench.cluster_principal(), platform=platform) == 1
+    assert told == [made.metadata.uid]
+    assert events.ingest("growth", batch, principal=bench.cluster_principal(), platform=platform) == 0
+    assert bench.store.get("Job", "growth", "prep").status.get("outputs", []) == []

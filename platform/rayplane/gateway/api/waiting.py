@@ -1,0 +1,37 @@
+"""Hold a request until an object changes, without a thread: a change wakes the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from rayplane.gateway.store.changes import Changes
+
+LONGEST = 0.5
+"""Seconds after which the object is looked at even if no change was told: another gateway may have written it."""
+
+
+@asynccontextmanager
+async def listening(changes: Changes, uid: str) -> AsyncIterator[Callable[[float], Awaitable[bool]]]:
+    """``changed(deadline)`` waits until the object may have changed; False once the deadline has passed (monotonic
+    seconds), or the gateway ends."""
+    loop, event = asyncio.get_running_loop(), asyncio.Event()
+
+    def tell() -> None:
+        loop.call_soon_threadsafe(event.set)
+
+    async def changed(deadline: float) -> bool:
+        left = deadline - time.monotonic()
+        if left <= 0 or changes.closed:
+            return False
+        try:
+            await asyncio.wait_for(event.wait(), min(left, LONGEST))
+        except TimeoutError:
+            return True
+        event.clear()
+        return True
+
+    with changes.listening(uid, tell):
+        yield changed
