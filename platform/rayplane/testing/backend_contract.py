@@ -120,6 +120,10 @@ class BackendContract:
     def test_a_cluster_that_nobody_asked_for_is_absent(self, case: BackendCase) -> None:
         assert case.observe() == Observation(phase="absent")
 
+    def test_cores_that_its_clusters_share_are_at_least_one_or_not_told(self, case: BackendCase) -> None:
+        cores = case.backend.real_cores()
+        assert cores is None or cores >= 1
+
     def test_what_it_does_not_declare_is_unsupported(self, case: BackendCase) -> None:
         backend = case.backend
         with_workers = case.spec.model_copy(update={"workers": Workers(min=0, max=2)})

@@ -48,6 +48,8 @@ class FakeBackend(FakeDedicated):
     """Whether a node that went is known no more, as where only what runs can be seen."""
     missing: str = ""
     """What ensure_team and delete_team answer: what is missing, or left."""
+    cores: int | None = None
+    """What real_cores answers."""
     observed: int = 0
     """How often a cluster was looked at."""
     _subscribers: list[Callable[[str], None]] = field(default_factory=list)
@@ -65,6 +67,10 @@ class FakeBackend(FakeDedicated):
     def environment(self, spec: ClusterSpec) -> Environment | None:
         """Always the same."""
         return ENVIRONMENT
+
+    def real_cores(self) -> int | None:
+        """As the test set it."""
+        return self.cores
 
     def observe(self, ref: ClusterRef, spec: ClusterSpec) -> Observation:
         """What became of the cluster; absent if nobody asked for it."""

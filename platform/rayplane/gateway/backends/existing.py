@@ -43,6 +43,10 @@ class ExistingBackend(SharedNodesOnly):
         seen = self.observe(ref, spec)
         return [] if seen.phase == "ready" else [seen.message]
 
+    def real_cores(self) -> int | None:
+        """Not known: its nodes are somebody else's."""
+        return None
+
     def environment(self, spec: ClusterSpec) -> Environment | None:
         """What the cluster says of itself: its Ray. It does not tell its Python, nor what is installed."""
         if spec.address is None:

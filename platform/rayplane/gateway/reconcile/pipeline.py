@@ -20,8 +20,10 @@ from pydantic import ValidationError
 from rayplane import plugins
 from rayplane.errors import Conflict, Failed, InvalidInput, NotFound, RayplaneError, Unavailable
 from rayplane.gateway.admission.roles import SYSTEM
+from rayplane.gateway.backends.base import Reader
 from rayplane.gateway.mlflow_rest import MlflowRest
 from rayplane.gateway.reconcile import inbox
+from rayplane.gateway.reconcile.starts import Starts, ranks
 from rayplane.gateway.reconcile.step_key import code_closure, resolve, step_key, values_of
 from rayplane.gateway.usecases import job as jobs
 from rayplane.gateway.usecases.platform import Platform
@@ -125,7 +127,7 @@ def _register(engine: _Engine) -> Callable[[str], None]:
         if any(result["phase"] not in ("Succeeded", "Cached") for result in done.values()):
             return DBOS.run_step(_RETRY, engine.skip, uid, name, done)
         try:
-            with engine.staying():
+            with engine.staying(), engine.starting(uid, name):
                 plan = DBOS.run_step(_RETRY, engine.plan, uid, name, done)
                 if plan["cached"] is None:
                     DBOS.run_step(_RETRY, engine.submit, uid, name, plan)
@@ -179,6 +181,7 @@ class _Engine:
         self._mlflow = mlflow
         self._poll = poll
         self._lock = threading.Lock()
+        self._starts = Starts()
         self.leaving = threading.Event()
 
     @contextlib.contextmanager
@@ -190,6 +193,19 @@ class _Engine:
             if self.leaving.is_set():
                 raise _Leaving from exc
             raise
+
+    @contextlib.contextmanager
+    def starting(self, uid: str, name: str) -> Iterator[None]:
+        """A place to start the step in, where its cluster shares the cores of a host with others. Not a DBOS step: the
+        next leader waits for one anew."""
+        run, _, pipeline = self._load(uid)
+        rank = ranks({step: pipeline.needs_of(step) for step in pipeline.steps})[name]
+        backend = self._backend(run, pipeline)
+        leaving = self.leaving.is_set
+        with self._starts.place(backend.name, name, cores=backend.real_cores(), rank=rank, leaving=leaving):
+            if leaving():
+                raise _Leaving
+            yield
 
     def begin(self, uid: str) -> list[tuple[str, list[str]]]:
         """Mark the run as running; its steps with what each needs, in order."""
@@ -342,18 +358,21 @@ class _Engine:
 
     def _follow(self, run: Object, step: str) -> JobStatus:
         store = self._platform.store
+        uid = store.get("Job", _team(run), _job_name(run, step)).metadata.uid
         asked_to_stop = False
-        while True:
-            job = store.get("Job", _team(run), _job_name(run, step))
-            status = JobStatus.model_validate(job.status)
-            if status.phase in TERMINAL:
-                return status
-            current = store.get_by_uid(run.metadata.uid)
-            if not asked_to_stop and RunSpec.model_validate(current.spec).stop_requested:
-                jobs.stop(_team(run), job.metadata.name, principal=SYSTEM, platform=self._platform)
-                asked_to_stop = True
-            if self.leaving.wait(self._poll):
-                raise _Leaving
+        with store.changes.watching(uid) as job_watch:
+            while True:
+                job = store.get_by_uid(uid)
+                status = JobStatus.model_validate(job.status)
+                if status.phase in TERMINAL:
+                    return status
+                current = store.get_by_uid(run.metadata.uid)
+                if not asked_to_stop and RunSpec.model_validate(current.spec).stop_requested:
+                    jobs.stop(_team(run), job.metadata.name, principal=SYSTEM, platform=self._platform)
+                    asked_to_stop = True
+                job_watch.wait(self._poll)
+                if self.leaving.is_set():
+                    raise _Leaving
 
     def _observed(self, run: Object, step: str) -> dict[str, str]:
         """Source name -> content hash, from the events that the run's observing job left in the storage root."""
@@ -370,11 +389,16 @@ class _Engine:
         return self._platform.storage.read(layout.package(_team(run), digest))
 
     def _environment(self, run: Object, pipeline: PipelineSpec) -> str:
-        cluster = self._platform.store.get("Cluster", _team(run), pipeline.cluster)
-        spec = ClusterSpec.model_validate(cluster.spec)
-        team = TeamSpec.model_validate(self._platform.store.get("Team", "", _team(run)).spec)
-        environment = self._platform.readers(spec.backend or team.backend).environment(spec)
+        spec = self._cluster(run, pipeline)
+        environment = self._backend(run, pipeline).environment(spec)
         return environment.key if environment else "unknown"
+
+    def _cluster(self, run: Object, pipeline: PipelineSpec) -> ClusterSpec:
+        return ClusterSpec.model_validate(self._platform.store.get("Cluster", _team(run), pipeline.cluster).spec)
+
+    def _backend(self, run: Object, pipeline: PipelineSpec) -> Reader:
+        team = TeamSpec.model_validate(self._platform.store.get("Team", "", _team(run)).spec)
+        return self._platform.readers(self._cluster(run, pipeline).backend or team.backend)
 
     def _cached(self, run: Object, key: str) -> dict[str, Any] | None:
         result = self._platform.store.get_step_result(_team(run), key)

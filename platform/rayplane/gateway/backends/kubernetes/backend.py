@@ -122,6 +122,10 @@ class KubernetesBackend:
         """The image's, as the settings tell it."""
         return self._environment()
 
+    def real_cores(self) -> int | None:
+        """Each pod has its own."""
+        return None
+
     def _token_path(self, key: str) -> Path:
         return self._tokens / f"{key}.ray"
 
