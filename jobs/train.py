@@ -8,7 +8,6 @@ attempt of the job goes on from the last checkpoint of the first. Reports ``run_
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,9 +80,6 @@ def rounds(parameters: dict[str, str]) -> int:
 def fit(config: dict[str, Any], *, storage: str, name: str) -> xgboost.Booster:
     """Train on the workers and answer the last checkpoint's model. The same ``name`` goes on where it was
     left."""
-    # Ray Train takes one report from a worker at every look, and looks every two seconds by default: training would
-    # wait for that.
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.xgboost import XGBoostTrainer
 

@@ -116,6 +116,9 @@ RAY_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
         # With gRPC's fork handlers a child that is forked while other threads are within gRPC may crash before its
         # exec: a Ray client then hears that "Starting Ray client server failed".
         "GRPC_ENABLE_FORK_SUPPORT": "0",
+        # Ray Train takes one report from a worker at every look, and looks every 2 s by default: a script that reports
+        # each round would wait for that.
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
         "PYTHONUNBUFFERED": "1",
     }
 )
@@ -237,6 +240,10 @@ class Reader(Protocol):
 
     def environment(self, spec: ClusterSpec) -> Environment | None:
         """The environment that the cluster has or would have; None if it can't be known before it runs."""
+        ...
+
+    def real_cores(self) -> int | None:
+        """The cores that all of its clusters share; None where each node has its own."""
         ...
 
     def observe(self, ref: ClusterRef, spec: ClusterSpec) -> Observation:
