@@ -43,7 +43,7 @@ check: setup  ## Lint, formatting, types, import contracts
 
 test: setup check  ## The gates, and every test but those of faults, the full data, Kubernetes and a browser
 	@deploy/tools/fetch prometheus || echo "test: goes on; tests of what is missing are skipped (in CI: fail)"
-	$(PYTEST) -n 2 --dist loadscope --no-loadscope-reorder -m "not faults and not full and not kubernetes and not browser"
+	$(PYTEST) -n 3 --dist loadscope --no-loadscope-reorder -m "not faults and not full and not kubernetes and not browser"
 
 test-faults: setup  ## Processes killed under way
 	@deploy/tools/fetch prometheus || echo "test: goes on; tests of what is missing are skipped (in CI: fail)"

@@ -34,8 +34,8 @@ KUBERNETES, NODE = "fake nodes", "a real node"
 
 _SKIPPED_MODULES = "rayplane_skipped_modules"
 
-GRACE_SECONDS = 30.0
-"""How long what a test has stopped may take to be gone."""
+GRACE = "rayplane_leak_grace"
+"""Setting of pytest: for how many seconds what a test has stopped may still be there at the session's end."""
 
 
 class Leak(NamedTuple):
@@ -48,8 +48,9 @@ class Leak(NamedTuple):
 class SessionRules:
     """Collects what was skipped, looks for what is left, and says so below the session's summary."""
 
-    def __init__(self, session_id: str, *, in_ci: bool) -> None:
+    def __init__(self, session_id: str, *, in_ci: bool, grace: float) -> None:
         self._id = session_id
+        self._grace = grace
         self._in_ci = in_ci
         self._skipped: list[str] = []
         self._modules: list[str] = []
@@ -78,7 +79,7 @@ class SessionRules:
         if hasattr(session.config, "workeroutput"):
             session.config.workeroutput[_SKIPPED_MODULES] = self._modules
             return  # the controller judges, once all workers are gone
-        leaks = leaked(self._id, grace=GRACE_SECONDS)
+        leaks = leaked(self._id, grace=self._grace)
         self._problems = [f"left running: process {leak.pid}: {leak.command}" for leak in leaks]
         for leak in leaks:
             with suppress(ProcessLookupError):
@@ -111,6 +112,11 @@ def leaked(session_id: str, *, grace: float) -> list[Leak]:
     return found
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let a session that leaks on purpose be judged soon."""
+    parser.addini(GRACE, "Seconds for which what a test has stopped may still be there", default="30")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Begin a session with a clean environment: no platform of the developer's is ever touched by a test."""
     if MARK in os.environ:
@@ -120,7 +126,8 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in os.environ:
         if name.startswith("RAYPLANE_") and name not in (MARK, "RAYPLANE_CACHE"):
             del os.environ[name]
-    config.pluginmanager.register(SessionRules(session_id, in_ci=os.environ.get("CI") == "true"), "rayplane-session")
+    rules = SessionRules(session_id, in_ci=os.environ.get("CI") == "true", grace=float(config.getini(GRACE)))
+    config.pluginmanager.register(rules, "rayplane-session")
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -15,6 +15,7 @@ import pytest
 
 from jobs import delay_features, ingest, plane_features, prepare, training_set, weather_features
 from tests.data.slices import write
+from tests.support.warm import Warm, local_ray
 from tests.unit.jobs.flight_tables import feast_join, feast_store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -47,12 +48,9 @@ class Runtime:
 
 
 @pytest.fixture(scope="module")
-def ray_here() -> Iterator[None]:
-    import ray
-
-    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=300_000_000, log_to_driver=False)
-    yield
-    ray.shutdown()
+def ray_here(warm: Warm) -> Iterator[None]:
+    with local_ray(warm, num_cpus=2, object_store_memory=300_000_000):
+        yield
 
 
 @pytest.fixture

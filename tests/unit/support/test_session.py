@@ -76,7 +76,7 @@ class Runner:
 
 
 def test_a_process_left_running_fails_the_session_is_named_and_stopped(run: Runner) -> None:
-    done = run(LEAKS)
+    done = run(LEAKS, "-o", f"{session.GRACE}=1")
     assert done.returncode == 1, done.stdout
     assert "1 passed" in done.stdout
     line = next(line for line in done.stdout.splitlines() if line.startswith("left running: process "))
@@ -114,7 +114,7 @@ def test_the_developers_own_platform_is_out_of_reach(run: Runner) -> None:
 
 
 def test_with_workers_a_process_left_running_and_a_skip_fail_the_session_too(run: Runner) -> None:
-    done = run(LEAKS + SKIPS, "-n1", "--dist=loadscope", CI="true")
+    done = run(LEAKS + SKIPS, "-n1", "--dist=loadscope", "-o", f"{session.GRACE}=1", CI="true")
     assert done.returncode == 1, done.stdout
     verdict = done.stdout.split("the session fails")[1]
     assert "sleep 600" in verdict

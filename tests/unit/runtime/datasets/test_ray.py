@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 
 import pyarrow as pa
@@ -13,18 +11,15 @@ import ray.data
 
 from rayplane.nouns.job import RunContext
 from rayplane.runtime import datasets
+from tests.support.warm import Warm, local_ray
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _local_ray() -> Iterator[None]:
-    # A socket's path has at most 107 bytes, and pytest's own temporary folders are longer than that.
-    folder = tempfile.mkdtemp(prefix="rp-t-")
-    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, _temp_dir=folder)
-    yield
-    ray.shutdown()
-    shutil.rmtree(folder, ignore_errors=True)
+def _local_ray(warm: Warm) -> Iterator[None]:
+    with local_ray(warm, num_cpus=1):
+        yield
 
 
 def test_a_ray_dataset_is_the_same_version_as_its_rows_in_one_table(job: RunContext) -> None:

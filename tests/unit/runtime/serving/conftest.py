@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from rayplane import plugins
+from rayplane.gateway.backends.base import RAY_ENVIRONMENT
 from rayplane.nouns.job import RunContext
 from rayplane.runtime import context
 from tests.support import mlflow_store
+from tests.support.warm import Warm, local_ray
 from tests.unit.runtime.conftest import TOKEN, WorkerGateway
 
 
@@ -41,15 +42,12 @@ class Cluster:
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    import ray
+def cluster(tmp_path_factory: pytest.TempPathFactory, warm: Warm) -> Iterator[Cluster]:
     from ray import serve
 
     folder = tmp_path_factory.mktemp("cluster")
     with (
         pytest.MonkeyPatch.context() as patch,
-        # Short: the path of a socket below it has at most 107 bytes.
-        tempfile.TemporaryDirectory(prefix="rp-t-", dir="/tmp", ignore_cleanup_errors=True) as short,
         mlflow_store.store(folder) as experiment,
     ):
         (folder / "token").write_text(TOKEN)
@@ -60,26 +58,17 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             "RAYPLANE_TOKEN_PATH": str(folder / "token"),
             "RAYPLANE_SUBMISSION_ID": "uid1-1",
             "RAY_TRAIN_CALLBACKS": plugins.TRAIN_CALLBACK,
-            "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+            **RAY_ENVIRONMENT,
             "MLFLOW_TRACKING_URI": mlflow_store.uri(),
         }
         for name, value in environment.items():
             patch.setenv(name, value)
         patch.delenv("MLFLOW_RUN_ID", raising=False)
         patch.setattr(context, "_current", None)
-        ray.shutdown()
-        ray.init(
-            "local",
-            num_cpus=6,
-            include_dashboard=False,
-            object_store_memory=200_000_000,
-            _temp_dir=short,
-            log_to_driver=False,
-            runtime_env={"env_vars": environment},
-        )
+        ray = local_ray(warm, num_cpus=6, object_store_memory=200_000_000, runtime_env={"env_vars": environment})
         try:
-            yield Cluster(gateway, folder, experiment)
+            with ray:
+                yield Cluster(gateway, folder, experiment)
+                serve.shutdown()
         finally:
-            serve.shutdown()
-            ray.shutdown()
             gateway.close()
