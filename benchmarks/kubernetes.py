@@ -29,8 +29,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.on_kubernetes import create
-from benchmarks.on_kubernetes.fleet import Fleet, say
+from benchmarks.on_kubernetes.fleet import Fleet
 from benchmarks.on_kubernetes.watching import played_operator, watching
+from benchmarks.shared.figures import say
 from rayplane.errors import RayplaneError
 from tests.kubernetes.bed.level_a import level_a
 from tests.kubernetes.bed.level_b import level_b

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.on_kubernetes.fleet import say
+from benchmarks.shared.figures import say
 from rayplane.client.sdk import Client
 from rayplane.gateway.backends.kubernetes import raycluster
 from rayplane.gateway.backends.kubernetes.kinds import Object

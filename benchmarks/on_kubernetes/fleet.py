@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from benchmarks.on_kubernetes.watching import Key, Watching
+from benchmarks.shared.figures import say
 from rayplane.gateway.backends.kubernetes.api import KubeApi
 from rayplane.gateway.backends.kubernetes.kinds import NAMESPACE, RAYCLUSTER, Object
 from rayplane.gateway.store import Store
@@ -31,11 +31,6 @@ WRITERS = 4
 APPLIERS = 16
 """Threads of a bare apply: as many as a gateway reconciles with."""
 COMPONENTS = ("kube-apiserver", "etcd", "kwok", "ray-operator", "kube-controller-manager")
-
-
-def say(line: str) -> None:
-    """Progress."""
-    print(f"bench: {line}", file=sys.stderr, flush=True)
 
 
 @dataclass

@@ -1,0 +1,47 @@
+"""Figures of the benchmarks: seconds with the load beside them, their median, what is wanted of one, progress."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One measurement."""
+
+    seconds: float
+    load: float
+    """Of the machine, over a minute, when its clock began."""
+
+
+def timed(act: Callable[[], object]) -> Timed:
+    """Run it once on the clock."""
+    load, began = os.getloadavg()[0], time.monotonic()
+    act()
+    return Timed(time.monotonic() - began, load)
+
+
+def summary(turns: Sequence[Timed]) -> dict[str, Any]:
+    """The figure that turns make up: their median, and all of them with their load."""
+    return {
+        "median_seconds": round(statistics.median(turn.seconds for turn in turns), 3),
+        "seconds": [round(turn.seconds, 3) for turn in turns],
+        "load": [round(turn.load, 2) for turn in turns],
+    }
+
+
+def check(name: str, value: float, most: float, remark: str = "") -> dict[str, Any]:
+    """A figure that has a highest value; ``remark`` follows what is wanted."""
+    wanted = f"<= {most:g} ({remark})" if remark else f"<= {most:g}"
+    return {"name": name, "value": value, "wanted": wanted, "ok": value <= most}
+
+
+def say(line: str) -> None:
+    """Progress."""
+    print(f"bench: {line}", file=sys.stderr, flush=True)
