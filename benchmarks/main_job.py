@@ -120,9 +120,9 @@ def by_hand(days: int | None) -> Turn:
             )
         finally:
             processes.stop_marked(mark)  # its Ray, should it have been interrupted
-    found = json.loads(done.stdout)
-    stages = {stage["name"]: stage["seconds"] for stage in found.pop("stages")}
-    return Turn(load=round(load, 2), stages=stages, **found)
+    report = json.loads(done.stdout)
+    stages = {stage["name"]: stage["seconds"] for stage in report.pop("stages")}
+    return Turn(load=round(load, 2), stages=stages, **report)
 
 
 def apply(api: Client) -> None:
@@ -157,11 +157,11 @@ def serving(api: Client, version: str) -> Object | None:
 def until(look: Callable[[], Object | None], what: str) -> Object:
     """What is looked for, as soon as it is there."""
     deadline = time.monotonic() + MOST_SECONDS
-    while (found := look()) is None:
+    while (value := look()) is None:
         if time.monotonic() > deadline:
             raise SystemExit(f"not so after {MOST_SECONDS:.0f} s: {what}")
         time.sleep(0.2)
-    return found
+    return value
 
 
 def step_seconds(status: RunStatus, ready_at: float) -> dict[str, float]:
@@ -171,12 +171,12 @@ def step_seconds(status: RunStatus, ready_at: float) -> dict[str, float]:
     registered_at, started_at = steps["register"].ended_at, status.started_at
     assert registered_at is not None
     assert started_at is not None
-    found = {
+    stages = {
         "observe": min(starts) - started_at.timestamp(),
         **{name: step.seconds for name, step in steps.items()},
         "deploy": ready_at - registered_at.timestamp(),
     }
-    return {name: round(seconds, 3) for name, seconds in found.items()}
+    return {name: round(seconds, 3) for name, seconds in stages.items()}
 
 
 def recorded(step: StepRun, name: str) -> Any:

@@ -111,9 +111,9 @@ def main() -> None:
         os.environ.update(SETTINGS, TMPDIR=temporary)
         tempfile.tempdir = None
         with redirect_stdout(sys.stderr):
-            found = job(asked.folder.resolve(), Path(temporary), asked.days)
+            report = job(asked.folder.resolve(), Path(temporary), asked.days)
         tempfile.tempdir = None
-    print(json.dumps(found))
+    print(json.dumps(report))
 
 
 if __name__ == "__main__":

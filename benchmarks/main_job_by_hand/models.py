@@ -77,7 +77,7 @@ def evaluate(logged: Logged, rows: pa.Table, *, gated: bool) -> dict[str, Any]:
     booster = mlflow.xgboost.load_model(logged.uri)
     scores = booster.inplace_predict(flights_data.to_matrix(test), validate_features=False)
     bins, carriers = reliability(labels, scores), by_carrier(test, labels, scores)
-    large = {name: found for name, found in carriers.items() if found["rows"] >= THRESHOLDS["min_slice_rows"]}
+    large = {name: carrier for name, carrier in carriers.items() if carrier["rows"] >= THRESHOLDS["min_slice_rows"]}
     auc, baseline_auc = float(roc_auc_score(labels, scores)), float(roc_auc_score(labels, baseline))
     figures = {
         "rows": test.num_rows,
@@ -89,7 +89,7 @@ def evaluate(logged: Logged, rows: pa.Table, *, gated: bool) -> dict[str, Any]:
         "baseline_log_loss": float(log_loss(labels, baseline)),
         "brier": float(brier_score_loss(labels, scores)),
         "ece": sum(part["rows"] * abs(part["predicted"] - part["observed"]) for part in bins) / test.num_rows,
-        "worst_slice_auc": min((found["auc"] for found in large.values()), default=None),
+        "worst_slice_auc": min((carrier["auc"] for carrier in large.values()), default=None),
     }
     evidence = {"figures": figures, "reliability": bins, "carriers": carriers, "roc": roc(labels, scores)}
     client = MlflowClient()
@@ -118,13 +118,13 @@ def reliability(labels: Floats, scores: Floats) -> list[dict[str, float]]:
 def by_carrier(rows: pa.Table, labels: Floats, scores: Floats) -> dict[str, dict[str, float]]:
     """Rows and AUC of each carrier whose flights were not all alike."""
     carriers = np.array(rows["carrier"].to_pylist())
-    found = {}
+    figures = {}
     for carrier in np.unique(carriers):
         inside = carriers == carrier
         if 0 < labels[inside].sum() < inside.sum():
             auc = float(roc_auc_score(labels[inside], scores[inside]))
-            found[str(carrier)] = {"rows": int(inside.sum()), "auc": auc}
-    return found
+            figures[str(carrier)] = {"rows": int(inside.sum()), "auc": auc}
+    return figures
 
 
 def roc(labels: Floats, scores: Floats) -> list[list[float]]:

@@ -89,8 +89,8 @@ class Model:
     async def __call__(self, request: Request) -> dict[str, Any]:
         """One probability for each flight of the request."""
         rows = [derived(row) for row in (await request.json())["instances"]]
-        found = self._store.get_online_features(features=self._service, entity_rows=rows).to_dict()
-        columns = {**{name: [row[name] for row in rows] for name in rows[0]}, **found}
+        features = self._store.get_online_features(features=self._service, entity_rows=rows).to_dict()
+        columns = {**{name: [row[name] for row in rows] for name in rows[0]}, **features}
         table = pa.table({name: columns[name] for name in flights_data.FEATURES})
         scores = self._booster.inplace_predict(flights_data.to_matrix(table), validate_features=False)
         return {"predictions": scores.tolist()}

@@ -23,7 +23,7 @@ RAW = ("flights", "weather", "planes", "airports", "airlines")
 
 
 class Tables:
-    """The datasets of one run, which stay in memory, as whoever writes one script would have it."""
+    """The datasets of one run, which stay in memory, as in any one script."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / "datasets"
@@ -95,12 +95,12 @@ class Tables:
 
     def _join(self, rows: pa.Table) -> pa.Table:
         """The rows with each view's newest values within its TTL, and the calendar that is computed on demand."""
-        objects = {found.name: found for found in self.definitions()}
+        objects = {view.name: view for view in self.definitions()}
         joined = rows
         for view in definitions.SOURCES:
-            found = point_in_time(rows, self.get(definitions.SOURCES[view]), objects[view])
-            for name in found.column_names:
-                joined = joined.append_column(name, found[name])
+            values = point_in_time(rows, self.get(definitions.SOURCES[view]), objects[view])
+            for name in values.column_names:
+                joined = joined.append_column(name, values[name])
         calendar = objects["flight_calendar"].transform_arrow(rows)
         for name in flights_data.CALENDAR_FEATURES:
             joined = joined.append_column(name, calendar[name])

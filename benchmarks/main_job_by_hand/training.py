@@ -90,7 +90,7 @@ class Reporter(xgboost.callback.TrainingCallback):
         done = epoch + 1
         if done % train.REPORT_EVERY and done != self._rounds:
             return False
-        figures = {f"{part}_{name}": v[-1] for part, found in evals_log.items() for name, v in found.items()}
+        figures = {f"{part}_{name}": v[-1] for part, scores in evals_log.items() for name, v in scores.items()}
         self.history.append({**figures, "step": done})
         if not self._leads or (done % train.CHECKPOINT_EVERY and done != self._rounds):
             ray.train.report(self.history[-1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query, Request
@@ -38,8 +39,9 @@ Labels = Annotated[
 DryRun = Annotated[bool, Query(description="Check everything and say what would change, but write nothing.")]
 
 
+@cache
 def router() -> APIRouter:
-    """Routes of all eight nouns."""
+    """Routes of all eight nouns; made once, since that takes longer than all else of an app."""
     made = APIRouter(prefix="/v1", responses=PROBLEMS)
     for noun in NOUNS:
         _add(made, noun)

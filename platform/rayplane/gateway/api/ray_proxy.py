@@ -7,6 +7,7 @@ import codecs
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Request, WebSocket
@@ -43,6 +44,7 @@ _PREFIX = "/{team}/{cluster}"
 _ANY = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
+@cache
 def router() -> APIRouter:
     """The allowed routes, each behind its role, then one that refuses all others."""
     made = APIRouter(tags=["ray"])

@@ -44,7 +44,7 @@ class ExistingBackend(SharedNodesOnly):
         return [] if seen.phase == "ready" else [seen.message]
 
     def real_cores(self) -> int | None:
-        """Not known: its nodes are somebody else's."""
+        """Not known: the platform did not start its nodes."""
         return None
 
     def environment(self, spec: ClusterSpec) -> Environment | None:

@@ -179,8 +179,8 @@ class JobReconciler:
     def _pause(self, look: Look, attempt: Attempt) -> float:
         """Seconds until the next look at an attempt under way: a small part of what it has taken already, for one that
         does not tell of its end."""
-        told = self._ending.get(look.uid)
-        if told is not None and time.monotonic() - told < ENDING_PATIENCE:
+        ended_at = self._ending.get(look.uid)
+        if ended_at is not None and time.monotonic() - ended_at < ENDING_PATIENCE:
             return ENDING
         age = (look.now - attempt.started_at).total_seconds() if attempt.started_at is not None else 0.0
         return min(max(age / 20, 0.1), WATCH)

@@ -1,7 +1,7 @@
 """Let no more steps start at once than a host has cores: the one with the longest way behind it first.
 
 A start is what costs: imports, Ray's first task. A step holds its place until it has ended, or for ``HOLD`` seconds, so
-that steps which run long, or wait for something else, keep nobody from starting.
+that one which runs long, or waits for something else, keeps no other from starting.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class Starts:
     def place(
         self, host: str, step: str, *, cores: int | None, rank: int, leaving: Callable[[], bool]
     ) -> Iterator[None]:
-        """Wait for a place, then hold it for the block. ``cores`` None: there is one for everybody.
+        """Wait for a place, then hold it for the block. ``cores`` None: no step waits.
 
-        Of those that wait the highest ``rank`` is first, then who came first. ``leaving`` ends the wait.
+        Of those that wait the highest ``rank`` is first, then the one that came first. ``leaving`` ends the wait.
         """
         if cores is None:
             yield
@@ -68,13 +68,11 @@ class Starts:
 
 def ranks(needs: Mapping[str, Sequence[str]]) -> dict[str, int]:
     """Step -> how many steps, one after the other, wait for it at most. ``needs`` are those of each step, acyclic."""
-    found: dict[str, int] = {}
+    known: dict[str, int] = {}
 
     def rank(name: str) -> int:
-        if name not in found:
-            found[name] = max((1 + rank(other) for other, its in needs.items() if name in its), default=0)
-        return found[name]
+        if name not in known:
+            known[name] = max((1 + rank(other) for other, its in needs.items() if name in its), default=0)
+        return known[name]
 
-    for name in needs:
-        rank(name)
-    return found
+    return {name: rank(name) for name in needs}

@@ -37,7 +37,7 @@ class Database:
         self._engine = _engine(self._url)
         self._local = threading.local()
         self.changes = Changes()
-        """Who waits for which object; told of what a transaction wrote once that is committed."""
+        """Wakes the waiters of each object that a transaction wrote, once that is committed."""
         # Threads of this process queue here rather than poll SQLite's file lock, which lets one of them starve.
         self._turn = threading.RLock()
 
@@ -106,7 +106,7 @@ class Database:
             connection.execute(select(tables.revision.c.value).with_for_update())
 
     def _note_write(self, uid: str) -> None:
-        """Have those who wait for the object told once the thread's transaction is committed."""
+        """Wake the object's waiters once the thread's transaction is committed."""
         self._local.written.add(uid)
 
     def _next_version(self, connection: Connection) -> int:

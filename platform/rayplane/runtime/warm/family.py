@@ -19,6 +19,9 @@ from typing import NoReturn
 
 from rayplane.runtime.warm import ending
 
+KILL_PATIENCE = 30.0
+"""Seconds for which what was killed may take to end; what the kernel holds for longer is left to it."""
+
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -99,7 +102,8 @@ def _heed(connection: socket.socket) -> bool:
 
 
 def _end_all() -> None:
-    while left := _descendants(os.getpid()):
+    deadline = time.monotonic() + KILL_PATIENCE
+    while (left := _descendants(os.getpid())) and time.monotonic() < deadline:
         _send(signal.SIGKILL, left)
         _reap(0)
         time.sleep(0.01)
@@ -115,32 +119,32 @@ def _reap(spared: int) -> None:
 
 def _send(number: int, pids: Iterable[int]) -> None:
     for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # it has ended, or is another user's
             os.kill(pid, number)
 
 
 def _descendants(root: int) -> list[int]:
     """All processes below ``root`` that have not ended."""
-    below = _parents()
-    found, queue = [], [root]
+    processes = _parents()
+    living, queue = [], [root]
     while queue:
         parent = queue.pop()
-        mine = [pid for pid, its in below.items() if its[0] == parent]
-        queue += mine
-        found += [pid for pid in mine if below[pid][1] not in "ZX"]
-    return found
+        children = [pid for pid, (its_parent, _) in processes.items() if its_parent == parent]
+        queue += children
+        living += [pid for pid in children if processes[pid][1] not in "ZX"]
+    return living
 
 
 def _children(parent: int) -> list[int]:
-    return [pid for pid, (its, _) in _parents().items() if its == parent]
+    return [pid for pid, (its_parent, _) in _parents().items() if its_parent == parent]
 
 
 def _parents() -> dict[int, tuple[int, str]]:
     """Pid -> (its parent, its state), of all processes."""
-    found = {}
+    parents = {}
     for entry in os.scandir("/proc"):
         if entry.name.isdigit():
             with contextlib.suppress(OSError, IndexError, ValueError), open(f"/proc/{entry.name}/stat", "rb") as file:
                 state, parent = file.read().rpartition(b")")[2].split()[:2]
-                found[int(entry.name)] = (int(parent), state.decode())
-    return found
+                parents[int(entry.name)] = (int(parent), state.decode())
+    return parents

@@ -273,11 +273,11 @@ def test_an_event_of_no_job_counts_too(bench: Any) -> None:
 
 
 def test_the_end_of_an_attempt_is_told_to_the_reconcilers_and_is_no_output(bench: Any, ada: Principal) -> None:
-    told: list[str] = []
+    ended: list[str] = []
     made = submit(bench, ada)
-    platform = replace(bench.platform, ended=told.append)
+    platform = replace(bench.platform, ended=ended.append)
     batch = [event("attempt.ended", {}, made)]
     assert events.ingest("growth", batch, principal=bench.cluster_principal(), platform=platform) == 1
-    assert told == [made.metadata.uid]
+    assert ended == [made.metadata.uid]
     assert events.ingest("growth", batch, principal=bench.cluster_principal(), platform=platform) == 0
     assert bench.store.get("Job", "growth", "prep").status.get("outputs", []) == []
