@@ -158,6 +158,10 @@ def test_a_thin_client_imports_none_of_the_extras() -> None:
     assert modules_after("import rayplane.client.cli.main, rayplane.client.sdk") & EXTRAS == set()
 
 
+def test_what_builds_a_served_application_imports_no_mlflow() -> None:
+    assert modules_after("import rayplane.runtime.serving.app") & {"mlflow", "xgboost"} == set()
+
+
 def test_the_runtime_loads_neither_settings_nor_the_other_rooms() -> None:
     names = [f"rayplane.runtime.{path.stem}" for path in (PACKAGE / "runtime").glob("[!_]*.py")]
     names += [f"rayplane.runtime.{path.parent.name}" for path in (PACKAGE / "runtime").glob("*/__init__.py")]

@@ -6,6 +6,9 @@ import asyncio
 import json
 import logging
 import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from importlib import import_module
 from typing import Any
 
 from pydantic import Field
@@ -70,14 +73,17 @@ class ModelReplica:
 
     def __init__(self, args: dict[str, Any]) -> None:
         # Loaded in the replica alone: what builds the application needs neither MLflow nor Feast.
-        from rayplane.runtime import features, models
+        from rayplane.runtime import models
 
         wanted = AppArgs.model_validate(args)
+        model = models.load(wanted.model_uri)
+        if wanted.feature_service or model.card.feature_service:
+            import_module("rayplane.runtime.features")  # Feast: now, not at the first request
         self._scorer = Scorer(
-            models.load(wanted.model_uri),
+            model,
             service=wanted.service,
             feature_service=wanted.feature_service,
-            read_online=features.online,
+            read_online=_read_online,
             max_instances=wanted.max_instances,
         )
         tags: dict[str, str] = {"service": wanted.service, "model": self._scorer.name}
@@ -139,6 +145,15 @@ def _not_allowed(method: str) -> dict[str, Any]:
         "detail": f"{method} is not answered here.",
         "remedy": "POST instances to predict, GET the schema.",
     }
+
+
+def _read_online(
+    service: str, rows: Sequence[Mapping[str, Any]], instants: Sequence[datetime]
+) -> Mapping[str, Sequence[Any]]:
+    """The features' online values; a replica whose model has none never imports Feast."""
+    from rayplane.runtime import features
+
+    return features.online(service, rows, instants)
 
 
 def _json(

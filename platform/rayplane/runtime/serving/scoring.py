@@ -6,12 +6,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rayplane.errors import Failed, Unavailable
 from rayplane.nouns.base import utcnow
-from rayplane.runtime.models.package import LoadedModel
 from rayplane.runtime.serving.request import MAX_INSTANCES, complete, describe, instant_of, parse
+
+if TYPE_CHECKING:
+    from rayplane.runtime.models import LoadedModel
 
 ReadOnline = Callable[[str, Sequence[Mapping[str, Any]], Sequence[datetime]], Mapping[str, Sequence[Any]]]
 """(feature service, rows, instants) -> feature -> one value for each row; None where there is none."""

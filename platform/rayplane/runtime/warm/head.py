@@ -7,6 +7,7 @@ with the given arguments, but for the interpreter by which Ray's processes are t
 from __future__ import annotations
 
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -20,6 +21,8 @@ PYTHON = sys.executable
 SOCKET = "warm.sock"
 LONGEST_SHEBANG = 127
 """Bytes that every kernel reads of a script's first line."""
+HEAD_PATIENCE = 20.0
+"""Seconds after which the interpreter starts even if Ray has started no worker yet."""
 RESTART_PAUSE = 5.0
 """Seconds before a warm interpreter that ended is started again; until then each start is plain."""
 
@@ -62,17 +65,19 @@ def make_shim(folder: Path) -> Path | None:
     return bin_folder / NAMES[0]
 
 
-def start_interpreter(folder: Path, *, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
-    """Start a warm interpreter that serves ``<folder>/warm.sock``.
+def start_interpreter(
+    folder: Path, *, env: Mapping[str, str] | None = None, patience: float = 0.0
+) -> subprocess.Popen[bytes]:
+    """Start a warm interpreter that serves ``<folder>/warm.sock``, at the first request, or after ``patience`` seconds.
 
-    Requests wait from now on until it has imported its libraries: that takes a new cluster's first workers less than a
-    plain start beside it. Should it end, they are refused, and start plain.
+    Requests wait until it has imported its libraries. Should it end, they are refused, and start plain.
     """
     path = folder / SOCKET
     path.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
         listener.listen(128)
+        select.select([listener], [], [], patience)
         number = listener.fileno()
         arguments = [str(number), str(folder), str(os.getpid())]
         command = [PYTHON, "-m", "rayplane.runtime.warm.zygote", *arguments]
@@ -82,7 +87,8 @@ def start_interpreter(folder: Path, *, env: Mapping[str, str] | None = None) -> 
 def _keep(folder: Path) -> None:
     """Keep one warm interpreter for as long as this process lives. The kernel ends it with this thread."""
     while True:
-        start_interpreter(folder).wait()
+        # Not before Ray starts its first workers: its imports would slow the start of the head itself.
+        start_interpreter(folder, patience=HEAD_PATIENCE).wait()
         time.sleep(RESTART_PAUSE)
 
 
