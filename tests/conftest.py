@@ -11,12 +11,15 @@ import pytest
 
 from rayplane import processes
 from rayplane.client.up import tools
+from rayplane.runtime import feast_import
 from tests.support import postgres
 from tests.support.local_platform import LocalPlatform, local_platform
 from tests.support.stock_ray import StockRay
 from tests.support.warm import Warm, warm_interpreter
 
 pytest_plugins = ["tests.support.session"]
+
+feast_import.without_type_checks()  # seconds of each worker of pytest, which imports every test
 
 
 @pytest.fixture(scope="session")
