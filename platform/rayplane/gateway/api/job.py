@@ -14,6 +14,7 @@ from rayplane.gateway.api import waiting
 from rayplane.gateway.api.answers import PROBLEMS, Here, IdempotencyKey, document_model, once, shown
 from rayplane.gateway.api.auth import Caller
 from rayplane.gateway.api.noun import OBJECT_MODELS
+from rayplane.gateway.store.changes import log_of
 from rayplane.gateway.usecases import job
 from rayplane.nouns import JOB
 from rayplane.nouns.base import Metadata, parse
@@ -86,7 +87,7 @@ async def logs(
     data, following, complete = await run_in_threadpool(read)
     if wait and not data and not complete:
         uid = (await run_in_threadpool(here.store.get, "Job", team, name)).metadata.uid
-        async with waiting.listening(here.store.changes, uid) as changed:
+        async with waiting.listening(here.store.changes, uid, log_of(uid)) as changed:
             data, following, complete = await run_in_threadpool(read)  # it may have come before the listener
             deadline = time.monotonic() + wait
             while not data and not complete and await changed(deadline):

@@ -24,6 +24,7 @@ from rayplane.gateway.api.info import default_environment
 from rayplane.gateway.api.packages import body_of
 from rayplane.gateway.api.problems import respond
 from rayplane.gateway.api.ray_routes import ALLOW, REFUSED
+from rayplane.gateway.store.changes import log_of
 from rayplane.gateway.usecases import job, objects, packages
 from rayplane.gateway.usecases.platform import Platform
 from rayplane.nouns.base import Object
@@ -195,7 +196,7 @@ async def _follow(
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     offset = 0
     uid = (await run_in_threadpool(here.store.get, "Job", team, name)).metadata.uid
-    async with waiting.listening(here.store.changes, uid) as changed:
+    async with waiting.listening(here.store.changes, uid, log_of(uid)) as changed:
         while not gone.done():
             data, following, complete = await run_in_threadpool(
                 job.logs, team, name, offset, principal=caller, platform=here

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 
 from rayplane.gateway.store.changes import Changes
 
@@ -14,13 +14,14 @@ LONGEST = 0.5
 
 
 @asynccontextmanager
-async def listening(changes: Changes, uid: str) -> AsyncIterator[Callable[[float], Awaitable[bool]]]:
-    """``changed(deadline)`` waits until the object may have changed; False once the deadline has passed (monotonic
-    seconds), or the gateway ends."""
+async def listening(changes: Changes, *uids: str) -> AsyncIterator[Callable[[float], Awaitable[bool]]]:
+    """``changed(deadline)`` waits until one of the objects may have changed; False once the deadline has passed
+    (monotonic seconds), or the gateway ends."""
     loop, event = asyncio.get_running_loop(), asyncio.Event()
 
     def tell() -> None:
-        loop.call_soon_threadsafe(event.set)
+        with suppress(RuntimeError):  # the loop has ended, and with it the request
+            loop.call_soon_threadsafe(event.set)
 
     async def changed(deadline: float) -> bool:
         left = deadline - time.monotonic()
@@ -33,5 +34,7 @@ async def listening(changes: Changes, uid: str) -> AsyncIterator[Callable[[float
         event.clear()
         return True
 
-    with changes.listening(uid, tell):
+    with ExitStack() as stack:
+        for uid in uids:
+            stack.enter_context(changes.listening(uid, tell))
         yield changed

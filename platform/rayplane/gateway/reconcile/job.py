@@ -6,6 +6,7 @@ Where an attempt runs, on a cluster of the team or on nodes of its own, is what 
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -21,6 +22,7 @@ from rayplane.gateway.reconcile.logs import LogFollowers
 from rayplane.gateway.reconcile.look import Look
 from rayplane.gateway.reconcile.places import NotNow, OnCluster, OnOwnNodes, Place, Sight
 from rayplane.gateway.reconcile.status import editing
+from rayplane.gateway.store.changes import log_of
 from rayplane.gateway.usecases import events
 from rayplane.gateway.usecases.job import experiment_of
 from rayplane.gateway.usecases.platform import Platform
@@ -67,11 +69,10 @@ class JobReconciler:
         self._rays = rays
         self._mlflow = mlflow
         self._clock = clock
+        self._ending_lock = threading.Lock()
         self._ending: dict[str, float] = {}
         """uid -> when the entrypoint of the job's attempt told of its end, on the monotonic clock."""
-        self._logs = LogFollowers(
-            platform.storage, kept=lambda submission: platform.store.changes.tell([submission.rpartition("-")[0]])
-        )
+        self._logs = LogFollowers(platform.storage, kept=self._log_grew)
 
     def start(self) -> None:
         """Leadership begins: followers start with their jobs."""
@@ -84,8 +85,13 @@ class JobReconciler:
     def expect_end(self, uid: str) -> None:
         """The entrypoint of the job's attempt has ended: look now, and often, until Ray says so too. Any thread may."""
         now = time.monotonic()
-        self._ending = {known: at for known, at in self._ending.items() if now - at < ENDING_PATIENCE} | {uid: now}
+        with self._ending_lock:
+            self._ending = {known: at for known, at in self._ending.items() if now - at < ENDING_PATIENCE} | {uid: now}
         self._wake(uid)
+
+    def _log_grew(self, submission_id: str) -> None:
+        uid = submission_id.rpartition("-")[0]
+        self._platform.store.changes.tell([log_of(uid)])
 
     def reconcile(self, obj: Object) -> float | None:
         """Do the job's next thing."""
@@ -255,7 +261,8 @@ class JobReconciler:
         return env
 
     def _end_attempt(self, look: Look, attempt: Attempt, end: End) -> float:
-        self._ending.pop(look.uid, None)
+        with self._ending_lock:
+            self._ending.pop(look.uid, None)
         if end.status == "Lost":
             self._logs.abandon(attempt.submission_id)
         with editing(self._platform.store, look.uid, JobStatus) as status:

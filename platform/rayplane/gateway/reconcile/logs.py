@@ -55,7 +55,7 @@ class LogFollowers:
 
     def __init__(self, storage: Storage, *, kept: Callable[[str], None] = lambda submission_id: None) -> None:
         self._storage = storage
-        self._told = kept
+        self._kept_more = kept
         """Called with the attempt's submission id whenever more of its log is kept."""
         self._lock = threading.Lock()
         self._followers: dict[str, _Follower] = {}
@@ -156,13 +156,11 @@ class LogFollowers:
             self.abandon(submission_id)
 
     def _run(self, follower: _Follower) -> None:
-        try:
-            if follower.early:
-                self._copy_early(follower)
-        except RayplaneError as exc:  # the tail asks again, and says what is wrong
-            follower.problem = str(exc)
         while not follower.abandoned.is_set():
             try:
+                if follower.early:
+                    self._copy_early(follower)
+                    follower.early = False
                 if self._copy(follower):
                     follower.finished, follower.problem = True, ""
                     return
@@ -174,6 +172,7 @@ class LogFollowers:
             except Exception as exc:
                 follower.problem = f"{type(exc).__name__}: {exc}"
                 log.exception("the log of %s is not kept", follower.submission_id)
+            follower.early = False
             follower.abandoned.wait(1.0)
 
     def _copy_early(self, follower: _Follower) -> None:
@@ -199,6 +198,7 @@ class LogFollowers:
         flushed = time.monotonic()
         try:
             for text in follower.ray.logs_tail(follower.submission_id):
+                follower.problem = ""
                 data = text.encode()
                 come += len(data)
                 if come > follower.come:
@@ -220,7 +220,7 @@ class LogFollowers:
         if pending:
             self._storage.append(follower.path, bytes(pending))
             pending.clear()
-            self._told(follower.submission_id)
+            self._kept_more(follower.submission_id)
 
     def _kept(self, follower: _Follower) -> int:
         """How many bytes of this attempt's log are in the file; begins its part of the file if there is none."""

@@ -127,11 +127,12 @@ def _register(engine: _Engine) -> Callable[[str], None]:
         if any(result["phase"] not in ("Succeeded", "Cached") for result in done.values()):
             return DBOS.run_step(_RETRY, engine.skip, uid, name, done)
         try:
-            with engine.staying(), engine.starting(uid, name):
+            with engine.staying():
                 plan = DBOS.run_step(_RETRY, engine.plan, uid, name, done)
                 if plan["cached"] is None:
-                    DBOS.run_step(_RETRY, engine.submit, uid, name, plan)
-                    outcome = DBOS.run_step(_RETRY, engine.wait, uid, name, plan)
+                    with engine.starting(uid, name, plan):
+                        DBOS.run_step(_RETRY, engine.submit, uid, name, plan)
+                        outcome = DBOS.run_step(_RETRY, engine.wait, uid, name, plan)
                 else:
                     outcome = plan["cached"]
         except Exception as exc:  # noqa: BLE001 - whatever it was, the step says it
@@ -195,17 +196,20 @@ class _Engine:
             raise
 
     @contextlib.contextmanager
-    def starting(self, uid: str, name: str) -> Iterator[None]:
+    def starting(self, uid: str, name: str, plan: dict[str, Any]) -> Iterator[None]:
         """A place to start the step in, where its cluster shares the cores of a host with others. Not a DBOS step: the
-        next leader waits for one anew."""
-        run, _, pipeline = self._load(uid)
-        rank = ranks({step: pipeline.needs_of(step) for step in pipeline.steps})[name]
-        backend = self._backend(run, pipeline)
-        leaving = self.leaving.is_set
-        with self._starts.place(backend.name, name, cores=backend.real_cores(), rank=rank, leaving=leaving):
-            if leaving():
-                raise _Leaving
-            yield
+        next leader waits for one anew. A run that is to stop waits no longer: its jobs are stopped as they come."""
+        start = plan.get("start", {"host": "", "cores": None, "rank": 0})  # a plan of an older version has none
+        with self._platform.store.changes.watching(uid) as run_watch:
+
+            def leaving() -> bool:
+                return self.leaving.is_set() or (run_watch.wait(0) and self._load(uid)[1].stop_requested)
+
+            place = self._starts.place(start["host"], name, cores=start["cores"], rank=start["rank"], leaving=leaving)
+            with place:
+                if self.leaving.is_set():
+                    raise _Leaving
+                yield
 
     def begin(self, uid: str) -> list[tuple[str, list[str]]]:
         """Mark the run as running; its steps with what each needs, in order."""
@@ -268,7 +272,10 @@ class _Engine:
         cached = None
         if step.cache and not spec.force:
             cached = self._cached(run, key)
-        return {"key": key, "inputs": inputs, "values": values, "cached": cached}
+        backend = self._backend(run, pipeline)
+        rank = ranks({each: pipeline.needs_of(each) for each in pipeline.steps})[name]
+        start = {"host": backend.name, "cores": backend.real_cores(), "rank": rank}
+        return {"key": key, "inputs": inputs, "values": values, "cached": cached, "start": start}
 
     def submit(self, uid: str, name: str, plan: dict[str, Any]) -> None:
         """Submit the step's job; one of this name that is there already is success."""
@@ -294,7 +301,9 @@ class _Engine:
             ),
         )
         with self._status(uid) as status:
-            _step(status, name).job = _job_name(run, name)
+            record = _step(status, name)
+            if record.job is None:
+                record.job, record.started_at = _job_name(run, name), utcnow()  # it may have waited for a place
 
     def wait(self, uid: str, name: str, plan: dict[str, Any]) -> dict[str, Any]:
         """Wait for the step's job; check that it published what the step declares; put the result in the cache."""

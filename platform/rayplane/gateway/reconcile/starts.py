@@ -16,7 +16,7 @@ HOLD = 15.0
 """Seconds after which a step that still runs counts as started."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Start:
     step: str
     rank: int
@@ -47,10 +47,11 @@ class Starts:
         with self._changed:
             starts = self._hosts.setdefault(host, [])
             starts.append(start)
-            while not self._is_next(starts, start, cores) and not leaving():
-                self._changed.wait(0.2)
-            start.until = self._clock() + HOLD
         try:
+            with self._changed:
+                while not self._is_next(starts, start, cores) and not leaving():
+                    self._changed.wait(0.2)
+                start.until = self._clock() + HOLD
             yield
         finally:
             with self._changed:

@@ -10,6 +10,11 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 
+def log_of(uid: str) -> str:
+    """What a job's log is known by to those who wait for more of it."""
+    return f"{uid}/log"
+
+
 class Changes:
     """Listeners by the uid of the object that each waits for. Thread-safe."""
 

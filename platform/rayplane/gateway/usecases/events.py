@@ -49,10 +49,6 @@ class RunFinished(Record):
     status: str
 
 
-class AttemptEnded(Record):
-    """The process of an attempt's entrypoint ended; how, Ray says."""
-
-
 class SourceObserved(Record):
     """The content of data outside the platform, hashed over its rows in canonical order."""
 
@@ -88,6 +84,8 @@ def ingest(team: str, batch: list[Event], *, principal: Principal, platform: Pla
     authorize(principal, "report", team)
     own = reporting_cluster(principal, platform)
     jobs = {event.submission_id: _job(team, event.submission_id, own, platform) for event in batch}
+    batch = [event for event in batch if not _is_hint(event, jobs[event.submission_id], platform)]
+    jobs = {event.submission_id: jobs[event.submission_id] for event in batch}
     new, refused = 0, []
     for number, event in enumerate(batch):
         found = jobs[event.submission_id]
@@ -109,6 +107,15 @@ def ingest(team: str, batch: list[Event], *, principal: Principal, platform: Pla
             refused=refused,
         )
     return new
+
+
+def _is_hint(event: Event, job: Object | InvalidInput | None, platform: Platform) -> bool:
+    """Whether the event only says where to look; it is passed on, and not recorded: losing it costs a moment."""
+    if event.type != "attempt.ended":
+        return False
+    if isinstance(job, Object):
+        platform.ended(job.metadata.uid)
+    return True
 
 
 def outputs_of(events: Iterable[Event]) -> list[Output]:
@@ -215,11 +222,6 @@ def _lineage(report: _Report) -> None:
     report.store.add_edges(report.team, [report.told])
 
 
-def _attempt_ended(report: _Report) -> None:
-    if report.job is not None:
-        report.platform.ended(report.job.metadata.uid)
-
-
 _RECORDS: dict[str, type[BaseModel]] = {
     "dataset.published": DatasetVersion,
     "output.recorded": OutputRecorded,
@@ -230,7 +232,6 @@ _RECORDS: dict[str, type[BaseModel]] = {
     "gate.judged": GateReport,
     "source.observed": SourceObserved,
     "lineage": Edge,
-    "attempt.ended": AttemptEnded,
 }
 _APPLY: dict[str, Callable[[_Report], None]] = {
     "dataset.published": _dataset_published,
@@ -238,7 +239,6 @@ _APPLY: dict[str, Callable[[_Report], None]] = {
     "model.registered": _model_registered,
     "features.materialized": _features_materialized,
     "lineage": _lineage,
-    "attempt.ended": _attempt_ended,
 }
 # The others tell only of their job, whose status is made anew from all of its events.
 

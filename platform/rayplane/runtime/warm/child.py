@@ -6,14 +6,17 @@ import atexit
 import ctypes
 import gc
 import importlib.util
+import io
 import os
 import random
 import re
 import runpy
 import signal
 import sys
+import tempfile
 import threading
 import types
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib.machinery import SourceFileLoader
@@ -33,11 +36,15 @@ Request = Mapping[str, Any]
 class Ground:
     """What all children start from, taken once the libraries are imported."""
 
-    def __init__(self, environment: Mapping[str, str], base_path: Sequence[str]) -> None:
+    def __init__(self, environment: Mapping[str, str], path: Sequence[str]) -> None:
         self.environment = dict(environment)
+        self.python_path = rules.python_path(environment.get("PYTHONPATH", ""), os.getcwd())
+        """What the node's own PYTHONPATH lists."""
+        base_path = [folder for folder in path if folder not in self.python_path]
         self.added = {name: value for name, value in os.environ.items() if name not in environment}
         """What libraries set for themselves when they were imported."""
         self.base_path = list(base_path)
+        self.modules = frozenset(sys.modules)
         self.loaded = frozenset(name.partition(".")[0] for name in sys.modules)
         self.installed = _installed(base_path)
         self.generators = [item for item in gc.get_objects() if type(item) is random.Random]
@@ -58,10 +65,10 @@ def prepare_run(request: Request, ground: Ground) -> Run:
     first = folder = os.fsdecode(request["folder"])
     if run.how == "script":
         script = Path(folder, run.target)
-        if not script.is_file() or script.suffix in (".zip", ".pyz", ".pyc"):
+        if not script.is_file() or script.suffix == ".pyc" or zipfile.is_zipfile(script):
             raise NotWarm("the script is no file of source")
         first = str(script.resolve().parent)
-    _check(first, ground)
+    _check(first, folder, ground)
     return run
 
 
@@ -71,8 +78,26 @@ def prepare_worker(request: Request, ground: Ground) -> Worker:
     _set_environment(request["environment"], ground)
     for name, value in worker.variables.items():  # as Ray's update_envs does
         os.environ[name] = re.sub(r"\$\{[A-Z0-9_]+\}", "", os.path.expandvars(value))
-    _check(worker.folder or os.fsdecode(request["folder"]), ground)
+    folder = worker.folder or os.fsdecode(request["folder"])
+    _check(folder, folder, ground)
     return worker
+
+
+def check_process(pid: int) -> None:
+    """Raise NotWarm if the shim's process has other limits, priority, processors, rights or namespaces than this one.
+
+    A plain start would have inherited them.
+    """
+    if _attributes(pid) != _attributes(os.getpid()):
+        raise NotWarm("limits, priority, processors, rights or namespaces of its own")
+
+
+def _attributes(pid: int) -> list[object]:
+    status = Path(f"/proc/{pid}/status").read_text().splitlines()
+    kept = [line for line in status if line.startswith(("Cpus_allowed:", "NoNewPrivs:", "CapEff:", "Gid:", "Groups:"))]
+    spaces = [os.readlink(f"/proc/{pid}/ns/{name}") for name in ("mnt", "net", "pid", "user", "uts", "ipc")]
+    root, niceness = os.readlink(f"/proc/{pid}/root"), os.getpriority(os.PRIO_PROCESS, pid)
+    return [Path(f"/proc/{pid}/limits").read_text(), kept, spaces, root, niceness]
 
 
 def _default_worker() -> str:
@@ -93,6 +118,8 @@ def become(request: Request, streams: Sequence[int]) -> None:
     for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in request["ignored"]:
+        signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, request["blocked"])
 
 
@@ -109,26 +136,30 @@ def run_worker(worker: Worker, ground: Ground) -> NoReturn:
     _freshen(ground)
     if worker.folder is not None:
         os.chdir(worker.folder)
-    sys.path[:] = rules.search_path(str(Path(worker.script).parent), os.environ.get("PYTHONPATH", ""), ground.base_path)
+    first = str(Path(worker.script).parent)
+    sys.path[:] = rules.search_path(first, os.environ.get("PYTHONPATH", ""), ground.base_path, os.getcwd())
     sys.argv[:] = [worker.script, *worker.arguments]
-    _end_as_plain(lambda: _run_script(worker.script))
+    _show_command(sys.argv)
+    _end_as_plain(lambda: _run_script(worker.script), ground)
 
 
 def run_entrypoint(run: Run, ground: Ground) -> NoReturn:
     """Be the interpreter that ``python`` with this command would be, to its end."""
     _freshen(ground)
     first = {"module": os.getcwd(), "code": "", "script": str(Path(run.target).resolve().parent)}[run.how]
-    sys.path[:] = rules.search_path(first, os.environ.get("PYTHONPATH", ""), ground.base_path)
+    sys.path[:] = rules.search_path(first, os.environ.get("PYTHONPATH", ""), ground.base_path, os.getcwd())
+    option = {"module": ["-m"], "code": ["-c"], "script": []}[run.how]
+    _show_command([*option, run.target, *run.arguments])
     if run.how == "module":
         sys.argv[:] = ["-m", *run.arguments]
         _new_main()
-        _end_as_plain(lambda: _run_as_main(run.target))
+        _end_as_plain(lambda: _run_as_main(run.target), ground)
     if run.how == "code":
         sys.argv[:] = ["-c", *run.arguments]
         namespace = _new_main().__dict__
-        _end_as_plain(lambda: exec(compile(run.target, "<string>", "exec"), namespace))  # noqa: S102  as -c does
+        _end_as_plain(lambda: exec(compile(run.target, "<string>", "exec", dont_inherit=True), namespace), ground)  # noqa: S102  as -c does
     sys.argv[:] = [run.target, *run.arguments]
-    _end_as_plain(lambda: _run_script(run.target))
+    _end_as_plain(lambda: _run_script(run.target), ground)
 
 
 def _run_script(path: str) -> None:
@@ -137,7 +168,7 @@ def _run_script(path: str) -> None:
     main = _new_main()
     main.__file__ = path
     main.__loader__ = SourceFileLoader("__main__", path)
-    exec(compile(source, path, "exec"), main.__dict__)  # noqa: S102  as python does
+    exec(compile(source, path, "exec", dont_inherit=True), main.__dict__)  # noqa: S102  as python does
 
 
 def _new_main() -> types.ModuleType:
@@ -148,11 +179,11 @@ def _new_main() -> types.ModuleType:
     return main
 
 
-def _end_as_plain(act: Callable[[], object]) -> NoReturn:
+def _end_as_plain(act: Callable[[], object], ground: Ground) -> NoReturn:
     """Run it, and end as an interpreter does: what it raises is shown without the frames of this module.
 
-    All is done that a program may count on (its threads and exit functions, what is buffered), but the libraries are
-    not taken apart: that would copy most of the memory that is shared, and take 0.6 s.
+    All is done that a program may count on (its threads, its exit functions, its own modules taken apart, its files
+    closed), but the libraries are not taken apart: that would copy most of the memory that is shared, and take 0.6 s.
     """
     code, interrupted = 0, False
     try:
@@ -163,8 +194,12 @@ def _end_as_plain(act: Callable[[], object]) -> NoReturn:
         exc.__traceback__ = _own_frames(exc.__traceback__)
         sys.excepthook(type(exc), exc, exc.__traceback__)
         code, interrupted = 1, isinstance(exc, KeyboardInterrupt)
-    threading._shutdown()  # type: ignore[attr-defined]
+    try:
+        threading._shutdown()  # type: ignore[attr-defined]
+    except BaseException as exc:  # noqa: BLE001  as an interpreter does: it is shown, and the end goes on
+        sys.excepthook(type(exc), exc, exc.__traceback__)
     atexit._run_exitfuncs()
+    _take_apart(ground)
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, AttributeError):  # closed, replaced, or its reader is gone
             stream.flush()
@@ -174,6 +209,26 @@ def _end_as_plain(act: Callable[[], object]) -> NoReturn:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         os.kill(os.getpid(), signal.SIGINT)
     os._exit(code)
+
+
+def _take_apart(ground: Ground) -> None:
+    """Close what the job left open, as an interpreter's end does: its files, and what writes at its deletion."""
+    if threading.active_count() == 1:  # else a thread that runs on would miss its module
+        own = [module for name, module in list(sys.modules.items()) if name not in ground.modules]
+        own = [module for module in own if not _is_installed(module, ground)]
+        main = sys.modules["__main__"]
+        for module in [*(module for module in reversed(own) if module is not main), main]:
+            vars(module).clear()
+        gc.collect()
+    for item in gc.get_objects():  # those of the libraries are frozen, and not among them
+        if issubclass(type(item), io.IOBase):
+            with suppress(Exception):
+                item.flush()
+
+
+def _is_installed(module: types.ModuleType, ground: Ground) -> bool:
+    file = getattr(module, "__file__", None)
+    return not file or any(file.startswith(f"{folder}/") for folder in ground.base_path)
 
 
 def _exit_code(code: object) -> int:
@@ -191,8 +246,18 @@ def _own_frames(traceback: types.TracebackType | None) -> types.TracebackType | 
     return traceback
 
 
+def _show_command(arguments: Sequence[str]) -> None:
+    """Have ``ps``, Ray's list of drivers and ``sys.orig_argv`` show the command instead of the warm interpreter's."""
+    sys.orig_argv[:] = [sys.executable, *arguments]
+    with suppress(OSError, ValueError):
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        start, end = int(fields[45]), int(fields[46])  # arg_start and arg_end of proc(5)
+        text = "\0".join(sys.orig_argv).encode(errors="surrogateescape")[: end - start - 1]
+        ctypes.memmove(start, text.ljust(end - start, b"\0"), end - start)
+
+
 def _freshen(ground: Ground) -> None:
-    """Give the child what no two processes share: random state, and the key of its multiprocessing children."""
+    """Give the child what no two processes share: random state, the key of its own children, its folders, its input."""
     for generator in ground.generators:
         generator.seed()
     for generator in ground.numpy_generators:
@@ -200,16 +265,22 @@ def _freshen(ground: Ground) -> None:
     multiprocessing = sys.modules.get("multiprocessing.process")
     if multiprocessing is not None:
         multiprocessing.current_process().authkey = os.urandom(32)
+        vars(multiprocessing)["ORIGINAL_DIR"] = os.getcwd()
+    tempfile.tempdir = None
+    with suppress(OSError):
+        stdin = open(0, encoding=sys.stdin.encoding, errors=sys.stdin.errors, closefd=False)  # noqa: SIM115
+        vars(sys).update(stdin=stdin, __stdin__=stdin)
     gc.enable()
 
 
-def _check(first: str, ground: Ground) -> None:
+def _check(first: str, folder: str, ground: Ground) -> None:
     """Raise NotWarm where the environment or the search path asks for libraries otherwise than they are loaded."""
     rules.check_environment(os.environ, ground.added | ground.environment)
     ground.check_installed()
-    for folder in rules.search_path(first, os.environ.get("PYTHONPATH", ""), ()):
-        if folder not in ground.base_path:
-            rules.check_shadows(folder, ground.loaded, _scan)
+    rules.check_shadows(first, ground.loaded, _scan)
+    for entry in rules.python_path(os.environ.get("PYTHONPATH", ""), folder):
+        if entry not in ground.python_path and entry not in ground.base_path:
+            rules.check_shadows(entry, ground.loaded | {"sitecustomize", "usercustomize"}, _scan)
 
 
 def _scan(folder: str) -> list[str]:

@@ -39,66 +39,109 @@ def fork() -> int:
         return os.fork()
 
 
-def guard(connection: socket.socket) -> None:
+def guard(connection: socket.socket, group: int) -> None:
     """Fork the entrypoint, and follow it in this process to its end and exit. Returns in the child alone.
 
-    Raises OSError, and forks nothing, if the shim is gone: it has made a plain start.
+    ``group`` is the shim's. Raises OSError, and lets nothing run, where the shim is gone, or the kernel refuses: the
+    shim makes a plain start then.
     """
-    connection.sendall(b"E")
     if _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):  # whatever the entrypoint starts stays ours to end
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
     guardian = os.getpid()
+    held_back, release = os.pipe()
     pid = fork()
     if pid == 0:
         die_with_parent(signal.SIGKILL)
-        if os.getppid() != guardian:
+        os.close(release)
+        if os.getppid() != guardian or not os.read(held_back, 1):
             os._exit(1)
+        os.close(held_back)
         os.setsid()
         connection.close()
         return
+    try:
+        ended = os.pidfd_open(pid)
+        connection.sendall(b"E" + pid.to_bytes(4, "big"))
+        if connection.recv(1) != b"\0":
+            raise ConnectionError("the shim has made a plain start")
+        os.write(release, b"\0")
+    except OSError:
+        os.kill(pid, signal.SIGKILL)
+        raise
+    os.close(held_back)
+    os.close(release)
     os.setpgid(0, 0)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    _follow(connection, pid)
+    _follow(connection, pid, ended, group)
 
 
-def _follow(connection: socket.socket, pid: int) -> NoReturn:
+def _follow(connection: socket.socket, pid: int, ended: int, group: int) -> NoReturn:
+    nothing = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):  # the reader of its output waits for the entrypoint alone
-        os.close(stream)
+        os.dup2(nothing, stream)
     connection.settimeout(None)
-    with contextlib.suppress(OSError):
-        connection.sendall(pid.to_bytes(4, "big"))
     stopping, status, wait = False, None, 5.0
-    poller = os.pidfd_open(pid)
     while True:
-        watched: list[int | socket.socket] = [connection] if status is not None else [connection, poller]
+        watched: list[int | socket.socket] = [connection] if status is not None else [connection, ended]
         ready, _, _ = select.select(watched, [], [], wait)
-        if poller in ready and status is None:
+        if ended in ready and status is None:
             status = os.waitpid(pid, 0)[1]
-        if connection in ready and not _heed(connection):
-            _end_all()
-            os._exit(0)
-        elif connection in ready:
-            stopping = True
+        if connection in ready:
+            numbers = _received(connection)
+            if not numbers:
+                _end_all()
+                os._exit(0)
+            stopping = _pass_on(numbers, pid if status is None else None) or stopping
         _reap(pid if status is None else 0)
         if status is not None and not (stopping and _descendants(os.getpid())):
             break
         wait = 0.02 if status is not None else 5.0
     with contextlib.suppress(OSError):
         connection.sendall(status.to_bytes(4, "big"))
+    connection.close()
     ending.tell(os.environ)
+    _end_group(pid, group)
     os._exit(0)
 
 
-def _heed(connection: socket.socket) -> bool:
-    """Pass the signals on that came; False once the shim is gone."""
+def _end_group(pid: int, group: int) -> None:
+    """Kill what the entrypoint left in its group once the shim's is empty, as Ray kills the group of an ended job."""
+    while _is_there(pid) and _is_there(group):
+        time.sleep(1.0)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def _is_there(group: int) -> bool:
     try:
-        numbers = connection.recv(64)
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _received(connection: socket.socket) -> bytes:
+    """The numbers of signals that the shim got; empty once it is gone."""
+    try:
+        return connection.recv(64)
     except OSError:
-        numbers = b""
+        return b""
+
+
+def _pass_on(numbers: bytes, pid: int | None) -> bool:
+    """Send the signals on; whether one asks the job to end. Ray sends those to all that a job started."""
+    stopping = False
     for number in numbers:
-        _send(number, _descendants(os.getpid()))
-    return bool(numbers)
+        ends = number in (signal.SIGTERM, signal.SIGINT)
+        stopping = stopping or ends
+        if ends:
+            _send(number, _descendants(os.getpid()))
+        elif pid is not None:
+            _send(number, [pid])
+    return stopping
 
 
 def _end_all() -> None:

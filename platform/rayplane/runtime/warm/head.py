@@ -23,6 +23,8 @@ LONGEST_SHEBANG = 127
 """Bytes that every kernel reads of a script's first line."""
 HEAD_PATIENCE = 20.0
 """Seconds after which the interpreter starts even if Ray has started no worker yet."""
+FAILS_SOON, MOST_FAILURES = 60.0, 5
+"""Seconds within which an interpreter that ends has failed; after so many in a row every start is plain."""
 RESTART_PAUSE = 5.0
 """Seconds before a warm interpreter that ended is started again; until then each start is plain."""
 
@@ -86,10 +88,15 @@ def start_interpreter(
 
 def _keep(folder: Path) -> None:
     """Keep one warm interpreter for as long as this process lives. The kernel ends it with this thread."""
-    while True:
+    soon = 0
+    while soon < MOST_FAILURES:
+        began = time.monotonic()
         # Not before Ray starts its first workers: its imports would slow the start of the head itself.
         start_interpreter(folder, patience=HEAD_PATIENCE).wait()
+        soon = soon + 1 if time.monotonic() - began < HEAD_PATIENCE + FAILS_SOON else 0
         time.sleep(RESTART_PAUSE)
+    (folder / SOCKET).unlink(missing_ok=True)
+    print("rayplane: no warm processes: the warm interpreter ends again and again", file=sys.stderr)
 
 
 if __name__ == "__main__":

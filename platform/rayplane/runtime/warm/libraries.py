@@ -55,7 +55,7 @@ def load(folder: str) -> None:
                 importlib.import_module("rayplane.runtime.feast_import").without_type_checks()
                 os.environ.update(dict.fromkeys(_FEAST_METRICS, folder))
             importlib.import_module(name)
-        except ImportError as exc:
+        except Exception as exc:  # noqa: BLE001  a broken library too: its user hears of it
             log.info("%s is not preloaded: %s", name, exc)
     for name in (*_FEAST_METRICS, "_MLFLOW_TELEMETRY_SESSION_ID"):  # the latter would be one for all children
         os.environ.pop(name, None)

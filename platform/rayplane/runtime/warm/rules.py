@@ -37,7 +37,7 @@ class Worker:
 # Libraries read these when they are imported or loaded, and they are imported already: another value comes too late.
 _READ_EARLY = re.compile(
     r"PYTHON|OMP_|GOMP_|KMP_|MKL_|OPENBLAS_|BLIS_|NUMEXPR_|VECLIB_|NPY_|NUMPY_|ARROW_|POLARS_|PANDAS_|XGBOOST_|FEAST_"
-    r"|MLFLOW_|GRPC_|MALLOC_|JEMALLOC_|_RJEM_|LD_|GLIBC_|LANG|LC_|MPL|CUDA_|NVIDIA_|OTEL_|PROMETHEUS_|TZ$"
+    r"|MLFLOW_|GRPC_|MALLOC_|JEMALLOC_|_RJEM_|LD_|GLIBC_|LANG|LC_|MPL|CUDA_|NVIDIA_|OTEL_|PROMETHEUS_|FSSPEC_|TQDM_|SKLEARN_|SCIPY_|PROTOCOL_BUFFERS_|JOBLIB_|DASK_|IBIS_|TZ$"
 )
 # But these are read when they are used, and differ from one process of a node to another.
 _READ_LATE = re.compile(
@@ -106,9 +106,14 @@ def check_environment(wanted: Mapping[str, str], here: Mapping[str, str]) -> Non
         raise NotWarm(f"another value of {', '.join(differ)}")
 
 
-def search_path(first: str, python_path: str, base: Sequence[str]) -> list[str]:
-    """``sys.path`` of a plain start: the entrypoint's own place, what PYTHONPATH lists, the interpreter's."""
-    return [first, *(part for part in python_path.split(os.pathsep) if part), *base]
+def python_path(text: str, folder: str) -> list[str]:
+    """The folders that PYTHONPATH lists, as Python makes them: absolute, against ``folder``; an empty entry is that."""
+    return [os.path.normpath(os.path.join(folder, part)) for part in text.split(os.pathsep)] if text else []
+
+
+def search_path(first: str, text: str, base: Sequence[str], folder: str) -> list[str]:
+    """``sys.path`` of a plain start: the entrypoint's own place, what PYTHONPATH (``text``) lists, then ``base``."""
+    return [first, *dict.fromkeys([*python_path(text, folder), *base])]
 
 
 def check_shadows(folder: str, loaded: Collection[str], scan: Callable[[str], list[str]]) -> None:

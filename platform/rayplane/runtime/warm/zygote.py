@@ -32,13 +32,16 @@ Act = Callable[[], NoReturn]
 def main() -> Act | None:
     """Serve until a signal ends this process; what the child is to do, in each child."""
     _log_here()
-    environment, base_path = dict(os.environ), sys.path[1:]  # without the place of -m
+    environment, path = dict(os.environ), sys.path[1:]  # without the place of -m
+    os.close(
+        os.pidfd_open(os.getpid())
+    )  # what guards an entrypoint needs; without it this raises, and starts are plain
     family.die_with_parent(signal.SIGTERM)
     if os.getppid() != int(sys.argv[3]):
         return None  # it ended before this could be told
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     libraries.load(sys.argv[2])
-    ground = Ground(environment, base_path)
+    ground = Ground(environment, path)
     gc.collect()
     gc.freeze()  # so that a child's collections leave the shared pages as they are
     gc.disable()
@@ -60,9 +63,9 @@ def _serve(listener: socket.socket, ground: Ground) -> Act | None:
     """Fork a child for each request; returns in the children alone."""
     while True:
         connection, _ = listener.accept()
-        if _uid_of(connection) != os.geteuid():
-            log.warning("a request of user %d is refused", _uid_of(connection))
-        elif family.fork() == 0:
+        if _peer(connection)[1] != os.geteuid():
+            log.warning("a request of user %d is refused", _peer(connection)[1])
+        elif _forked():
             listener.close()
             act = _answer(connection, ground)
             if act is None:
@@ -71,10 +74,20 @@ def _serve(listener: socket.socket, ground: Ground) -> Act | None:
         connection.close()
 
 
-def _uid_of(connection: socket.socket) -> int:
-    """The user whose process is at the other end."""
-    _, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
-    return int(uid)
+def _forked() -> bool:
+    """Whether this is the child. Where the kernel refuses another process, the shim hears nothing and starts plain."""
+    try:
+        return family.fork() == 0
+    except OSError as exc:
+        log.warning("no child can be forked: %s", exc)
+        return False
+
+
+def _peer(connection: socket.socket) -> tuple[int, int]:
+    """Pid and user of the process at the other end."""
+    size = struct.calcsize("3i")
+    pid, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+    return int(pid), int(uid)
 
 
 def _answer(connection: socket.socket, ground: Ground) -> Act | None:
@@ -98,11 +111,14 @@ def _take(request: child.Request, streams: list[int], connection: socket.socket,
         child.become(request, streams)
         child.join_group(request["group"])
         connection.sendall(b"W")
+        if connection.recv(1) != b"\0":
+            raise ConnectionError("the shim has made a plain start")
         connection.close()
         return lambda: child.run_worker(worker, ground)
+    child.check_process(_peer(connection)[0])
     run = child.prepare_run(request, ground)
     child.become(request, streams)
-    family.guard(connection)
+    family.guard(connection, request["group"])
     return lambda: child.run_entrypoint(run, ground)
 
 

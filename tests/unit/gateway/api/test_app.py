@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from rayplane.gateway.api import waiting
+from rayplane.gateway.store.changes import log_of
 from rayplane.gateway.usecases.platform import Platform
 from rayplane.nouns import NOUNS
 from rayplane.nouns.cluster import ClusterStatus, Endpoint
@@ -238,8 +240,9 @@ def test_a_job_is_submitted_stopped_and_its_log_read_by_offset(growth: TestClien
 
 
 def test_a_request_for_more_of_a_log_is_held_until_there_is_more_or_no_more_will_come(
-    growth: TestClient, platform: Platform
+    growth: TestClient, platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(waiting, "LONGEST", 60.0)  # woken, not looked at again
     job = growth.post("/v1/teams/growth/jobs", json={"metadata": {"name": "train-1"}, "spec": JOB}).json()
     uid = job["metadata"]["uid"]
     path = "/v1/teams/growth/jobs/train-1/logs"
@@ -248,7 +251,7 @@ def test_a_request_for_more_of_a_log_is_held_until_there_is_more_or_no_more_will
 
     def write() -> None:
         platform.storage.append(f"growth/jobs/{uid}/driver.log", b"more\n")
-        platform.store.changes.tell([uid])
+        platform.store.changes.tell([log_of(uid)])
 
     def end() -> None:
         platform.store.set_status(uid, JobStatus(phase="Stopped"))
@@ -256,10 +259,10 @@ def test_a_request_for_more_of_a_log_is_held_until_there_is_more_or_no_more_will
     for act, offset, answered in ((write, 0, b"more\n"), (end, 5, b"")):
         began = time.monotonic()
         threading.Timer(0.2, act).start()
-        held = growth.get(f"{path}?offset={offset}&wait=20")
-        assert held.content == answered
+        answer = growth.get(f"{path}?offset={offset}&wait=20")
+        assert answer.content == answered
         assert 0.1 < time.monotonic() - began < 15
-    assert held.headers["X-Log-Complete"] == "true"
+    assert answer.headers["X-Log-Complete"] == "true"
 
 
 def test_a_gateway_that_ends_lets_held_requests_go(growth: TestClient, platform: Platform) -> None:

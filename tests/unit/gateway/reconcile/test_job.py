@@ -19,6 +19,7 @@ from rayplane.gateway.backends.base import ClusterRef
 from rayplane.gateway.reconcile import inbox
 from rayplane.gateway.reconcile.job import ENDING, WATCH, JobReconciler
 from rayplane.gateway.reconcile.status import editing
+from rayplane.gateway.store.changes import log_of
 from rayplane.gateway.usecases import events
 from rayplane.nouns.base import Object
 from rayplane.nouns.events import Event
@@ -465,7 +466,7 @@ def test_the_first_lines_of_a_log_are_kept_before_rays_tail_tells_of_them(
     path = layout.job_log(TEAM, job.metadata.uid)
     storage = bench.world.platform.storage
     deadline = time.monotonic() + 20
-    with bench.world.platform.store.changes.watching(job.metadata.uid) as watch:
+    with bench.world.platform.store.changes.watching(log_of(job.metadata.uid)) as watch:
         while not storage.exists(path) or storage.read(path) != b"first line\n":
             assert time.monotonic() < deadline
             watch.wait(1)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -35,10 +39,21 @@ def alive(pid: int) -> bool:
         return False
 
 
+def run(
+    command: Sequence[str | Path], env: Mapping[str, str], cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, timeout=WAIT, check=False)
+
+
 def plain(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *arguments], env=environment(), cwd=cwd, capture_output=True, text=True, check=False
     )
+
+
+def readable(data: bytes) -> bytes:
+    """What a file holds; of a compressed one what it says, for its header has the time."""
+    return gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
 
 
 # As a plain start.
@@ -83,13 +98,27 @@ def test_argv_path_and_main_are_those_of_a_plain_start(warm: Warm, tmp_path: Pat
         "import atexit; atexit.register(print, 'bye'); print('hi')",
         "import threading, time; threading.Thread(target=lambda: (time.sleep(0.2), print('late'))).start()",
         "import sys; sys.stdout.write('no line end'); sys.stderr.write('err')",
-        "import sys; print(sys.stdin.read() == '')",
+        "import sys; print(sys.stdin.read() == '', sys.stdin.seekable())",
+        "out = open('left', 'w'); out.write('data')",
+        "import gzip; out = gzip.open('left', 'wt'); out.write('data')",
+        "class Last:\n    def __del__(self): print('deleted')\nlast = Last()",
+        "def f(x: int): pass\nprint(f.__annotations__)",
+        "import sys; print(sys.orig_argv[1:])",
+        "import threading, time\n"
+        "threading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
+        "out = open('left', 'w'); out.write('data')",
     ],
 )
 def test_it_ends_and_prints_as_a_plain_start_does(warm: Warm, tmp_path: Path, code: str) -> None:
     (tmp_path / "job.py").write_text(code)
-    mine, other = warm.run("job.py", cwd=tmp_path), plain("job.py", cwd=tmp_path)
-    assert (mine.returncode, mine.stdout) == (other.returncode, other.stdout)
+    ends = []
+    for start in (warm.run, plain):
+        done = start("job.py", cwd=tmp_path)
+        file = tmp_path / "left"
+        ends.append((done, readable(file.read_bytes()) if file.exists() else None))
+        file.unlink(missing_ok=True)
+    (mine, written), (other, written_plain) = ends
+    assert (mine.returncode, mine.stdout, written) == (other.returncode, other.stdout, written_plain)
     if "ValueError" in code or "broken" in code:
         assert mine.stderr == other.stderr
 
@@ -137,7 +166,63 @@ def test_the_libraries_work_after_the_fork(warm: Warm) -> None:
     assert printed == "499500 2"
 
 
+def test_a_signal_that_is_ignored_where_it_starts_stays_ignored(warm: Warm, tmp_path: Path) -> None:
+    code = "import os, signal; os.kill(os.getpid(), signal.SIGHUP); print(signal.getsignal(signal.SIGHUP).name)"
+    for options in ([], ["-O"]):  # the latter is a plain start behind the shim
+        done = run(["nohup", warm.python, *options, "-c", code], warm.environment())
+        assert (done.returncode, done.stdout) == (0, "SIG_IGN\n")
+
+
+def test_folders_of_pythonpath_are_searched_as_a_plain_start_searches_them(warm: Warm, tmp_path: Path) -> None:
+    (tmp_path / "src").mkdir()
+    code = "import json, sys; print(json.dumps(sys.path))"
+    environment = {"PYTHONPATH": "src:/nowhere::src"}
+    mine = warm.run("-c", code, env=environment, cwd=tmp_path)
+    other = run([sys.executable, "-c", code], warm.environment(**environment), cwd=tmp_path)
+    assert json.loads(mine.stdout) == json.loads(other.stdout)
+
+
+def test_what_a_job_leaves_running_in_its_group_ends_with_the_job(warm: Warm) -> None:
+    code = "import subprocess; print(subprocess.Popen(['sleep', '600'], stdout=-3, stderr=-3).pid)"
+    done = warm.run("-c", code)
+    assert done.returncode == 0
+    until(lambda: not alive(int(done.stdout)))
+
+
 # A plain start where a fork would not do.
+
+
+@pytest.mark.parametrize("prefix", [["nice", "-n", "5"], ["taskset", "-c", "0"], ["prlimit", "--nofile=512:512"]])
+def test_a_start_with_limits_or_a_priority_of_its_own_is_plain_and_has_them(warm: Warm, prefix: list[str]) -> None:
+    code = "import os, resource as r; print(os.nice(0), len(os.sched_getaffinity(0)), r.getrlimit(r.RLIMIT_NOFILE)[0])"
+    mine = run([*prefix, warm.python, "-c", f"{IS_WARM}; {code}"], warm.environment())
+    other = run([*prefix, sys.executable, "-c", code], environment())
+    assert mine.stdout == f"False\n{other.stdout}"
+
+
+def test_open_files_that_are_handed_on_get_a_plain_start(warm: Warm) -> None:
+    code = f"{warm.python} -c 'import sys; print(open(sys.argv[1]).read())' <(echo handed)"
+    done = run(["bash", "-c", code], warm.environment())
+    assert (done.returncode, done.stdout) == (0, "handed\n\n")
+
+
+def test_a_zip_application_gets_a_plain_start(warm: Warm, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "app.pex", "w") as archive:
+        archive.writestr("__main__.py", "print('from a zip')")
+    assert warm.run("app.pex", cwd=tmp_path).stdout == "from a zip\n"
+
+
+def test_a_warm_interpreter_that_can_fork_no_child_leaves_the_start_to_be_plain(tmp_path: Path, warm: Warm) -> None:
+    python = head.make_shim(tmp_path)
+    assert python is not None
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / head.SOCKET))
+        listener.listen()
+        thread = threading.Thread(target=lambda: listener.accept()[0].close())
+        thread.start()
+        done = run([python, "-c", "print('ran')"], warm.environment())
+        assert (done.returncode, done.stdout) == (0, "ran\n")
+        thread.join(WAIT)
 
 
 @pytest.mark.parametrize("variable", ["PYTHONHASHSEED", "OMP_NUM_THREADS", "LC_ALL"])
@@ -238,18 +323,36 @@ def test_a_jobs_environment_never_reaches_the_warm_interpreter(warm: Warm) -> No
 
 def memory(pid: int) -> bytes:
     """What a process may write to."""
-    held = bytearray()
+    contents = bytearray()
     with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "rb") as mem:
         for line in maps:
             span, mode = line.split()[:2]
             start, end = (int(part, 16) for part in span.split("-"))
             if mode.startswith("rw") and "[v" not in line:
                 mem.seek(start)
-                held += mem.read(end - start)
-    return bytes(held)
+                contents += mem.read(end - start)
+    return bytes(contents)
 
 
 # Signals, and what is left.
+
+
+def test_a_signal_that_asks_for_no_end_reaches_the_job_alone(warm: Warm) -> None:
+    process = warm.start(
+        "-c",
+        "import signal, subprocess, time\n"
+        "child = subprocess.Popen(['sleep', '600'], stdout=-3, stderr=-3)\n"
+        "saved = []\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: saved.append(1))\n"
+        "print('on', flush=True)\n"
+        "while not saved: time.sleep(0.05)\n"
+        "print('saved', child.poll(), flush=True); child.kill()",
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "on\n"
+    process.send_signal(signal.SIGUSR1)
+    out, _ = process.communicate(timeout=WAIT)
+    assert (process.returncode, out) == (0, "saved None\n")
 
 
 def test_a_signal_reaches_the_job_and_what_it_started(warm: Warm, tmp_path: Path) -> None:
@@ -303,7 +406,7 @@ def test_a_job_that_is_asked_to_end_stays_until_what_it_started_has_ended(warm: 
     assert not alive(child)
 
 
-def test_the_interpreter_holds_one_thread_of_python_and_serves_no_other_user(warm: Warm) -> None:
+def test_the_interpreter_is_its_users_alone_and_no_larger_than_its_libraries(warm: Warm) -> None:
     status = Path(f"/proc/{warm.process.pid}/status").read_text()
     assert int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0]) < 600 * 1024
     assert (warm.folder / head.SOCKET).stat().st_uid == os.geteuid()

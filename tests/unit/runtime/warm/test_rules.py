@@ -83,7 +83,9 @@ def test_variables_that_are_read_when_used_may_differ() -> None:
 
 
 def test_the_search_path_is_that_of_a_plain_start() -> None:
-    assert rules.search_path("/job", "/a::/b", ["/lib", "/site"]) == ["/job", "/a", "/b", "/lib", "/site"]
+    path = rules.search_path("/job", "src:/a::/b:/lib", ["/lib", "/site"], "/cwd")
+    assert path == ["/job", "/cwd/src", "/a", "/cwd", "/b", "/lib", "/site"]
+    assert rules.search_path("", "", ["/lib"], "/cwd") == ["", "/lib"]
 
 
 @pytest.mark.parametrize("entry", ["yaml.py", "yaml.so", "yaml.cpython-311-x86_64-linux-gnu.so", "yaml"])
