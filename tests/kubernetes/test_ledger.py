@@ -152,6 +152,16 @@ class Team:
     def until_pods(self, name: str, count: int) -> None:
         wait_for(f"{count} pods of {name}", lambda: len(self.pods(name)) == count, seconds=120)
 
+    def until_leased(self, name: str, count: int) -> None:
+        """Wait until the gateway knows of so many of its pods: one that goes while it is away it must have seen."""
+
+        def known() -> bool:
+            with self.gateway.client() as client:
+                leases = client.leases(self.name, open_only=True)
+            return sum(lease.cluster_uid == self.uids[name] for lease in leases) == count
+
+        wait_for(f"{count} leases of {name}", known, seconds=60)
+
     def until_looked_at(self) -> None:
         """Wait until this gateway has looked at every cluster."""
         wait_for("a look", lambda: self.gateway.looks() >= len(self.uids), seconds=60)
@@ -202,6 +212,7 @@ def live_through_it_all(bed: LevelA, team: Team) -> None:
     """Nodes come, go and die while the gateway, the API server, etcd and the operator are away, one after the other."""
     team.scale("c1", 3)
     team.until_pods("c1", 4)
+    team.until_leased("c1", 4)
     with team.no_gateway():
         team.scale("c1", 1)
         team.scale("c2", 2)

@@ -42,9 +42,16 @@ def head_of(manifest: Object) -> Object:
     return found
 
 
-def quota(namespace: str, **hard: str) -> Object:
-    meta = {"name": "tight", "namespace": namespace}
-    return {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": meta, "spec": {"hard": hard}}
+def tighten(own: Asked, **hard: str) -> None:
+    """Give the team's namespace a quota, and wait until it counts: that it does once its status is written."""
+    meta = {"name": "tight", "namespace": own.namespace}
+    own.api.create({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": meta, "spec": {"hard": hard}})
+
+    def counts() -> bool:
+        quota = own.api.get("v1", "ResourceQuota", "tight", own.namespace)
+        return quota is not None and bool((quota.get("status") or {}).get("hard"))
+
+    wait_for("a quota that counts", counts, seconds=60)
 
 
 @contextmanager
@@ -77,7 +84,7 @@ def test_a_healthy_cluster_says_nothing_from_its_first_moment_to_its_end(shared:
 
 
 def test_a_full_resource_quota(own: Asked) -> None:
-    own.api.create(quota(own.namespace, **{"requests.cpu": "500m"}))
+    tighten(own, **{"requests.cpu": "500m"})
     ref = own.want("dev")
     answer = own.until(ref, "namespace-quota", reconciled=True)
     assert "ResourceQuota 'tight'" in answer.sentence
@@ -245,7 +252,7 @@ def test_a_namespace_that_is_being_deleted_and_does_not_go(own: Asked) -> None:
 
 
 def test_two_at_once_are_ranked_the_heads_first(own: Asked) -> None:
-    own.api.create(quota(own.namespace, pods="1"))
+    tighten(own, pods="1")
     ref = own.want("dev", workers={"min": 1, "max": 1})
     own.make(ref, lambda manifest: head_of(manifest).update(nodeSelector={"zone": "moon"}))
     answer = own.until(ref, "node-selector", "namespace-quota")
