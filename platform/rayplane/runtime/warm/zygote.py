@@ -26,6 +26,9 @@ from rayplane.runtime.warm.rules import NotWarm
 
 log = logging.getLogger("rayplane.warm")
 
+SHIM_PATIENCE = 60.0
+"""Seconds that a shim may take over each part of its request: a busy machine may hold it up."""
+
 Act = Callable[[], NoReturn]
 
 
@@ -33,9 +36,7 @@ def main() -> Act | None:
     """Serve until a signal ends this process; what the child is to do, in each child."""
     _log_here()
     environment, path = dict(os.environ), sys.path[1:]  # without the place of -m
-    os.close(
-        os.pidfd_open(os.getpid())
-    )  # what guards an entrypoint needs; without it this raises, and starts are plain
+    os.close(os.pidfd_open(os.getpid()))  # what a guardian needs: where the kernel has none, starts are plain
     family.die_with_parent(signal.SIGTERM)
     if os.getppid() != int(sys.argv[3]):
         return None  # it ended before this could be told
@@ -92,7 +93,7 @@ def _peer(connection: socket.socket) -> tuple[int, int]:
 
 def _answer(connection: socket.socket, ground: Ground) -> Act | None:
     """In a fresh child: read the request and take it, or say that it needs a plain start."""
-    connection.settimeout(10)
+    connection.settimeout(SHIM_PATIENCE)
     try:
         request, streams = _read(connection)
         return _take(request, streams, connection, ground)
