@@ -161,6 +161,7 @@ class LogFollowers:
                 if follower.early:
                     self._copy_early(follower)
                     follower.early = False
+                    continue  # it may have been abandoned: the tail is slow to open and to leave
                 if self._copy(follower):
                     follower.finished, follower.problem = True, ""
                     return
