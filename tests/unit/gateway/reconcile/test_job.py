@@ -470,3 +470,22 @@ def test_the_first_lines_of_a_log_are_kept_before_rays_tail_tells_of_them(
         while not storage.exists(path) or storage.read(path) != b"first line\n":
             assert time.monotonic() < deadline
             watch.wait(1)
+
+
+def test_a_job_that_ends_soon_does_not_wait_for_the_tail_of_its_log(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+
+    def tail(ray: Any, submission_id: str, **_: Any) -> Iterator[str]:
+        opened.append(submission_id)
+        return iter(())
+
+    monkeypatch.setattr("rayplane.gateway.reconcile.logs._EARLY", 600.0)
+    monkeypatch.setattr(type(bench.world.ray), "logs_tail", tail)
+    job = bench.world.job()
+    ray = bench.run(job)
+    ray.log, ray.status = "all of it\n", "SUCCEEDED"
+    assert bench.end(job).phase == "Succeeded"
+    assert opened == []
+    assert bench.world.platform.storage.read(layout.job_log(TEAM, job.metadata.uid)) == b"all of it\n"
