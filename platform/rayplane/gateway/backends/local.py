@@ -201,7 +201,8 @@ class LocalBackend(SharedNodesOnly):
         ports = local_head.choose_ports(ref.uid, attempt=attempt, taken=self._taken(ref.uid), is_free=_is_free)
         store_bytes, slow = local_head.object_store(launch.size.memory, shutil.disk_usage(_SHM).free)
         folder.mkdir(mode=0o700, parents=True)
-        warm.mkdir(mode=0o700)
+        if self._warm:
+            warm.mkdir(mode=0o700)
         head_log = self._log(ref.uid)
         if head_log.exists():
             head_log.replace(head_log.with_suffix(".previous.log"))

@@ -130,7 +130,7 @@ def _register(engine: _Engine) -> Callable[[str], None]:
             with engine.staying():
                 plan = DBOS.run_step(_RETRY, engine.plan, uid, name, done)
                 if plan["cached"] is None:
-                    with engine.starting(uid, name, plan):
+                    with engine.starting(uid, plan):
                         DBOS.run_step(_RETRY, engine.submit, uid, name, plan)
                         outcome = DBOS.run_step(_RETRY, engine.wait, uid, name, plan)
                 else:
@@ -196,7 +196,7 @@ class _Engine:
             raise
 
     @contextlib.contextmanager
-    def starting(self, uid: str, name: str, plan: dict[str, Any]) -> Iterator[None]:
+    def starting(self, uid: str, plan: dict[str, Any]) -> Iterator[None]:
         """A place to start the step in, where its cluster shares the cores of a host with others. Not a DBOS step: the
         next leader waits for one anew. A run that is to stop waits no longer: its jobs are stopped as they come."""
         start = plan.get("start", {"host": "", "cores": None, "rank": 0})  # a plan of an older version has none
@@ -205,7 +205,7 @@ class _Engine:
             def leaving() -> bool:
                 return self.leaving.is_set() or (run_watch.wait(0) and self._load(uid)[1].stop_requested)
 
-            place = self._starts.place(start["host"], name, cores=start["cores"], rank=start["rank"], leaving=leaving)
+            place = self._starts.place(start["host"], cores=start["cores"], rank=start["rank"], leaving=leaving)
             with place:
                 if self.leaving.is_set():
                     raise _Leaving

@@ -18,7 +18,6 @@ HOLD = 15.0
 
 @dataclass(eq=False)
 class _Start:
-    step: str
     rank: int
     until: float | None = None
     """When it counts as started, on the clock; None while it waits."""
@@ -33,9 +32,7 @@ class Starts:
         self._hosts: dict[str, list[_Start]] = {}
 
     @contextmanager
-    def place(
-        self, host: str, step: str, *, cores: int | None, rank: int, leaving: Callable[[], bool]
-    ) -> Iterator[None]:
+    def place(self, host: str, *, cores: int | None, rank: int, leaving: Callable[[], bool]) -> Iterator[None]:
         """Wait for a place, then hold it for the block. ``cores`` None: no step waits.
 
         Of those that wait the highest ``rank`` is first, then the one that came first. ``leaving`` ends the wait.
@@ -43,7 +40,7 @@ class Starts:
         if cores is None:
             yield
             return
-        start = _Start(step, rank)
+        start = _Start(rank)
         with self._changed:
             starts = self._hosts.setdefault(host, [])
             starts.append(start)

@@ -40,17 +40,17 @@ class Ground:
         self.environment = dict(environment)
         self.python_path = rules.python_path(environment.get("PYTHONPATH", ""), os.getcwd())
         """What the node's own PYTHONPATH lists."""
-        base_path = [folder for folder in path if folder not in self.python_path]
         self.added = {name: value for name, value in os.environ.items() if name not in environment}
         """What libraries set for themselves when they were imported."""
-        self.base_path = list(base_path)
+        self.base_path = [folder for folder in path if folder not in self.python_path]
         self.modules = frozenset(sys.modules)
         self.loaded = frozenset(name.partition(".")[0] for name in sys.modules)
-        self.installed = _installed(base_path)
-        self.generators = [item for item in gc.get_objects() if type(item) is random.Random]
+        self.installed = _installed(self.base_path)
+        objects = gc.get_objects()
+        self.generators = [item for item in objects if type(item) is random.Random]
         numpy = sys.modules.get("numpy")
         kind = numpy.random.RandomState if numpy is not None else ()
-        self.numpy_generators = [item for item in gc.get_objects() if isinstance(item, kind)]
+        self.numpy_generators = [item for item in objects if isinstance(item, kind)]
 
     def check_installed(self) -> None:
         """Raise NotWarm if packages were installed or removed since."""

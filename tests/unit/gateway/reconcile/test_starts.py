@@ -31,7 +31,7 @@ class Steps:
 
         def run() -> None:
             leaving = self.leaving.is_set
-            with self.places.place(host, step, cores=cores, rank=rank, leaving=leaving):
+            with self.places.place(host, cores=cores, rank=rank, leaving=leaving):
                 self.started.append(step)
                 assert self._release[step].wait(WAIT)
 
