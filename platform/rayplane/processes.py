@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from rayplane.errors import PortTaken, Unavailable
 
 MARK = "RAYPLANE_MARK"
 """Environment variable that every process of a home inherits: ``<home id>`` or ``<home id>/<name>``."""
+
+LISTENER = "RAYPLANE_LISTENER"
+"""Environment variable with the number of the listening socket that a child is started with."""
 
 
 class ProcessRecord(BaseModel):
@@ -47,22 +51,27 @@ def start(
     records: Path,
     env: Mapping[str, str],
     port: int | None = None,
+    listen: str | None = None,
     cwd: Path | None = None,
 ) -> ProcessRecord:
     """Start a child in its own session, its output appended to ``log``; record it before returning.
 
-    ``argv`` must hold no secret: every user of the host can read it. Raises PortTaken if ``port`` is in use.
+    ``argv`` must hold no secret: every user of the host can read it. With ``listen``, an address, the child gets a
+    socket that listens there on ``port`` already (``take_listener``): no other process can take the port while the
+    child imports. Raises PortTaken if ``port`` is in use.
     """
-    if port is not None:
+    if port is not None and listen is None:
         require_free(port)
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output:
+    with log.open("ab") as output, _listener(port, listen) as descriptor:
+        handed = {} if descriptor is None else {LISTENER: str(descriptor)}
         child = subprocess.Popen(
             list(argv),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**env, MARK: mark},
+            env={**env, **handed, MARK: mark},
+            pass_fds=() if descriptor is None else (descriptor,),
             cwd=cwd,
             start_new_session=True,
         )
@@ -193,9 +202,22 @@ def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
             probe.close()
 
 
+def take_listener() -> socket.socket | None:
+    """The listening socket that this process was started with, once; None where it is to listen by itself.
+
+    The processes that it starts in turn inherit neither the socket nor the variable that names it.
+    """
+    number = os.environ.pop(LISTENER, None)
+    if number is None:
+        return None
+    listener = socket.socket(fileno=int(number))
+    listener.set_inheritable(False)
+    return listener
+
+
 def is_free(port: int, host: str = "127.0.0.1") -> bool:
     """Whether a listener could bind the port now."""
-    with socket.socket() as probe:
+    with socket.socket(_family_of(host)) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
@@ -207,10 +229,34 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
 def require_free(port: int, host: str = "127.0.0.1") -> None:
     """Raise PortTaken if the port is in use."""
     if not is_free(port, host):
-        raise PortTaken(
-            f"Port {port} on {host} is used by another process.",
-            remedy="Stop that process, or choose another port (0 picks a free one).",
-        )
+        raise _port_taken(port, host)
+
+
+def _port_taken(port: int, host: str) -> PortTaken:
+    return PortTaken(
+        f"Port {port} on {host} is used by another process.",
+        remedy="Stop that process, or choose another port (0 picks a free one).",
+    )
+
+
+def _family_of(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+@contextlib.contextmanager
+def _listener(port: int | None, host: str | None) -> Iterator[int | None]:
+    """The descriptor of a listening socket for a child to inherit, open here until the child has its own."""
+    if port is None or host is None:
+        yield None
+        return
+    try:
+        listener = socket.create_server((host, port), family=_family_of(host), backlog=128)
+    except OSError as exc:
+        if exc.errno != errno.EADDRINUSE:
+            raise
+        raise _port_taken(port, host) from exc
+    with listener:
+        yield listener.fileno()
 
 
 def _family(record: ProcessRecord) -> list[int]:

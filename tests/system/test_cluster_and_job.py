@@ -60,7 +60,8 @@ class Platform:
         processes.start(
             "mlflow",
             [
-                *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.mlflow_port)),
+                *(sys.executable, "-m", "rayplane.client.up.mlflow_server"),
+                *("--host", "127.0.0.1", "--port", str(self.mlflow_port)),
                 *("--allowed-hosts", f"127.0.0.1:{self.mlflow_port}", "--workers", "1"),
                 *("--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--serve-artifacts"),
                 *("--default-artifact-root", "mlflow-artifacts:/", "--artifacts-destination", f"file://{folder}/files"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from rayplane import processes
+from rayplane.errors import PortTaken
 from rayplane.processes import ProcessRecord
 from tests.support.local_platform import until
 
@@ -157,3 +159,62 @@ def test_when_a_child_was_started_is_read_off_the_process_itself(tmp_path: Path,
     first = processes.started_at(record)
     time.sleep(0.3)
     assert abs(processes.started_at(record) - first) < timedelta(seconds=0.1)
+
+
+LISTENS = """
+import os, subprocess, sys
+from rayplane import processes
+from rayplane.errors import PortTaken
+listener = processes.take_listener()
+inherited = subprocess.run([sys.executable, "-c", "import os; print(os.listdir('/proc/self/fd'))"], capture_output=True)
+print(processes.LISTENER in os.environ, str(listener.fileno()) in inherited.stdout.decode(), flush=True)
+connection, _ = listener.accept()
+connection.sendall(b"it is me")
+connection.close()
+"""
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_child_accepts_on_the_socket_that_listened_before_it_imported_anything(
+    tmp_path: Path, mark: str, host: str
+) -> None:
+    port = processes.free_port()
+    record = processes.start(
+        "child",
+        [sys.executable, "-c", LISTENS],
+        mark=mark,
+        log=tmp_path / "child.log",
+        records=tmp_path,
+        env=dict(os.environ),
+        port=port,
+        listen=host,
+    )
+    with socket.create_connection((host, port), timeout=30) as connection:  # at once: nothing waits for the child
+        assert connection.recv(100) == b"it is me"
+    os.waitpid(record.pid, 0)
+    # Neither the variable nor the socket goes on to what the child starts.
+    assert (tmp_path / "child.log").read_text() == "False False\n"
+    assert processes.is_free(port, host)
+
+
+def test_two_children_can_not_be_started_on_one_port_within_the_seconds_that_they_import(
+    tmp_path: Path, mark: str
+) -> None:
+    port = processes.free_port()
+
+    def start_on_the_port(name: str) -> processes.ProcessRecord:
+        return processes.start(
+            name,
+            SLEEP,
+            mark=mark,
+            log=tmp_path / f"{name}.log",
+            records=tmp_path,
+            env=dict(os.environ),
+            port=port,
+            listen="127.0.0.1",
+        )
+
+    start_on_the_port("first")
+    with pytest.raises(PortTaken, match=str(port)):
+        start_on_the_port("second")
+    assert processes.load("second", tmp_path) is None

@@ -43,16 +43,18 @@ def main() -> int:
         settings = load_gateway()
         telemetry.configure(settings.log_level)
         logging.getLogger("httpx").setLevel(logging.WARNING)  # else one line for each look at Ray and MLflow
-        processes.require_free(settings.port, settings.host)
-        run(settings)
+        listener = processes.take_listener()
+        if listener is None:
+            processes.require_free(settings.port, settings.host)
+        run(settings, listener)
     except RayplaneError as exc:
         print(f"rayplane gateway: {exc}", file=sys.stderr)
         return exc.exit_code
     return 0
 
 
-def run(settings: GatewaySettings) -> None:
-    """Wire the parts, serve, and take them down in the reverse order."""
+def run(settings: GatewaySettings, listener: socket.socket | None) -> None:
+    """Wire the parts, serve on ``listener`` or else the settings' port, and take all down in the reverse order."""
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     store = Store(settings.store_url)
     store.migrate()
@@ -106,7 +108,7 @@ def run(settings: GatewaySettings) -> None:
     loop.start()
     try:
         log.info("the gateway listens at %s", settings.url, extra={"home": str(settings.home)})
-        server.run()
+        server.run(sockets=[listener] if listener is not None else None)
     finally:
         loop.stop()
         for opened in backends.values():

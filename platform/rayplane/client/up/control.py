@@ -97,11 +97,13 @@ def _up(settings: GatewaySettings, home: Home, say: Say, deadline: float) -> Non
         try:
             _wait(home, supervisor, _names(state), say, deadline)
         except PortTaken as exc:
-            # Somebody was faster between the choice and the listener; ports that nobody asked for are chosen again.
+            # Another process was faster between the choice and the listener; ports that the user left open are chosen
+            # again. The children that it kept from starting begin anew, so their report, with its restarts, goes.
             if state.pinned or choice == CHOICES:
                 raise
             say(f"{exc.detail} Other ports are chosen.")
             processes.stop(supervisor, grace=30)
+            report_path(home).unlink(missing_ok=True)
         else:
             return
 

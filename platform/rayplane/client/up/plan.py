@@ -42,6 +42,8 @@ class Child:
     """URL that answers 200 when the child works."""
     log: Path
     cwd: Path
+    listen: str | None = None
+    """Address at which the supervisor opens the port for it; None where the child does so by itself."""
     configuration: str = ""
     """Hash of the files that it reads at its start."""
 
@@ -95,6 +97,7 @@ def _gateway(settings: GatewaySettings, home: Home, state: PlatformState) -> Chi
         health=f"{local_url(settings.host, port)}/healthz",
         log=home.logs / "gateway.log",
         cwd=home.path,
+        listen=settings.host,
     )
 
 
@@ -103,12 +106,12 @@ def _mlflow(settings: GatewaySettings, home: Home, state: PlatformState) -> Chil
     return Child(
         name=MLFLOW,
         argv=(
-            *(sys.executable, "-m", "mlflow", "server"),
+            *(sys.executable, "-m", "rayplane.client.up.mlflow_server"),
             # Where the gateway listens: whoever runs jobs reaches both. It asks for a name and a password.
             *("--host", settings.host, "--port", str(port)),
             # Without this the API answers 403 to a Host that it does not know, while /health says 200.
             *("--allowed-hosts", ",".join(_hosts(settings, port))),
-            # One worker, and no job execution (by environment): 2 processes instead of 10.
+            # One worker, and no job execution (by environment): one process instead of ten.
             *("--workers", "1"),
             *("--backend-store-uri", f"sqlite:///{home.mlflow / 'mlflow.db'}"),
             *("--serve-artifacts", "--default-artifact-root", "mlflow-artifacts:/"),
@@ -129,6 +132,7 @@ def _mlflow(settings: GatewaySettings, home: Home, state: PlatformState) -> Chil
         health=f"{local_url(settings.host, port)}/health",
         log=home.logs / "mlflow.log",
         cwd=home.mlflow,
+        listen=settings.host,
         configuration=configuration.digest(home.mlflow / "auth.ini"),
     )
 

@@ -121,6 +121,7 @@ class Watch:
                 records=self._home.processes,
                 env={**self._environ, **self._child.env},
                 port=self._child.port,
+                listen=self._child.listen,
                 cwd=self._child.cwd,
             )
         except (RayplaneError, OSError) as exc:

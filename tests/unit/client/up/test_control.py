@@ -196,3 +196,46 @@ def test_staying_prints_what_is_logged_and_ends_with_the_supervisor(
 def test_staying_with_no_supervisor_fails_at_once(home: Home) -> None:
     with pytest.raises(Failed, match="supervisor"):
         control.stay(home)
+
+
+def test_a_child_whose_port_another_process_took_first_counts_no_restart_on_its_next_port(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ports = iter([8470, 21_000])
+
+    def launch(settings: GatewaySettings, home: Home, say: object) -> tuple[state.PlatformState, ProcessRecord]:
+        """Start a stand-in for the supervisor, which reports as the real one does after the race for port 8470."""
+        port = next(ports)
+        url = f"http://127.0.0.1:{port}"
+        supervisor = sleeper(home, "supervisor")
+        earlier = state.read_report(home).children.get("gateway")
+        restarts = (earlier.restarts if earlier else 0) + (2 if port == 8470 else 0)
+        gateway = state.ChildReport(
+            name="gateway",
+            state="port-taken" if port == 8470 else "healthy",
+            pid=supervisor.pid,
+            port=port,
+            url=url,
+            health=f"{url}/healthz",
+            log="",
+            restarts=restarts,
+        )
+        state.write_report(home, state.SupervisorReport(pid=supervisor.pid, children={"gateway": gateway}))
+        made = state.PlatformState(
+            home=str(home.path),
+            gateway_url=url,
+            mlflow_url=url,
+            prometheus_url=None,
+            ports={"gateway": port},
+            pinned=[],
+        )
+        state.write_state(home, made)
+        return made, supervisor
+
+    monkeypatch.setattr(control, "_launch", launch)
+    monkeypatch.setattr(control, "_names", lambda state: ["gateway"])
+    monkeypatch.setattr(control.health, "answers", lambda url: True)
+    lines: list[str] = []
+    control.up(GatewaySettings(home=home.path), say=lines.append)
+    assert any("Other ports are chosen" in line for line in lines)
+    assert state.read_report(home).children["gateway"].restarts == 0

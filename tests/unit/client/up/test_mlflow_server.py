@@ -1,0 +1,80 @@
+"""MLflow's server in one process: databases appear whole or not at all, and its own command still does the rest."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sqlite3
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.engine import Engine
+
+
+@pytest.fixture(scope="module")
+def mlflow_server() -> Any:
+    """The module under test, imported where it is needed alone: it imports all of MLflow's server."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return importlib.import_module("rayplane.client.up.mlflow_server")
+
+
+def tables(path: Path) -> set[str]:
+    with sqlite3.connect(path) as connection:
+        return {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+
+
+def one_table(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE whole (id INTEGER)"))
+
+
+def interrupted(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE half (id INTEGER)"))
+    raise KeyboardInterrupt
+
+
+def test_a_database_whose_making_was_interrupted_is_not_there_and_is_made_anew(
+    mlflow_server: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "mlflow.db"
+    with pytest.raises(KeyboardInterrupt):
+        mlflow_server.make_database(f"sqlite:///{path}", interrupted)
+    assert not path.exists()
+    mlflow_server.make_database(f"sqlite:///{path}", one_table)
+    assert tables(path) == {"whole"}
+    assert os.listdir(tmp_path) == ["mlflow.db"]
+
+
+def test_a_database_that_is_there_is_left_alone(mlflow_server: Any, tmp_path: Path) -> None:
+    path = tmp_path / "mlflow.db"
+    path.write_bytes(b"a database of before")
+    mlflow_server.make_database(f"sqlite:///{path}", one_table)
+    assert path.read_bytes() == b"a database of before"
+
+
+def test_what_mlflow_refuses_ends_the_process_with_mlflows_message_and_code(tmp_path: Path) -> None:
+    """Run the real thing where it must refuse: the options are MLflow's own, read by MLflow."""
+    auth = tmp_path / "auth.ini"
+    auth.write_text(f"[mlflow]\ndatabase_uri = sqlite:///{tmp_path}/auth.db\ndefault_permission = READ\n")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "rayplane.client.up.mlflow_server"),
+            *("--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db", "--no-such-option"),
+        ],
+        env={**os.environ, "MLFLOW_AUTH_CONFIG_PATH": str(auth)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "--no-such-option" in done.stderr
+    assert {"experiments", "alembic_version"} <= tables(tmp_path / "mlflow.db")
+    assert {"users", "alembic_version_auth"} <= tables(tmp_path / "auth.db")
