@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 import pytest
@@ -42,6 +42,8 @@ class BackendCase:
     ref: ClusterRef
     spec: ClusterSpec = field(default_factory=ClusterSpec)
     launch: LaunchContext = field(default_factory=lambda: LaunchContext(size=SIZE, env={"RAYPLANE_TEAM": "alpha"}))
+    successor: Callable[[], Backend] | None = None
+    """Makes the backend of a gateway that is started on the same home after this one."""
     crash: Callable[[ClusterRef], None] | None = None
     """Kills the head of a ready cluster."""
     heals: bool = False
@@ -280,10 +282,19 @@ class CreatingBackendContract(BackendContract):
         assert after.drift == ""
         assert not {n.id for n in _held(before)} & {n.id for n in _held(after)}
 
+    def test_another_gateway_finds_the_head_that_an_earlier_one_started(self, case: BackendCase) -> None:
+        if case.successor is None:
+            return
+        before = case.until("ready")
+        standing = tuple(node for node in before.nodes if node.ended_at is None)
+        seen = case.successor().observe(case.ref, case.spec)
+        assert seen == replace(before, nodes=standing), "when earlier heads ended is known to their own gateway alone"
+
     def test_a_deleted_cluster_goes_and_leaves_nothing(self, case: BackendCase) -> None:
         case.until("ready")
+        backend = case.successor() if case.successor is not None else case.backend
         began = time.monotonic()
-        case.backend.delete(case.ref)
+        backend.delete(case.ref)
         case.backend.delete(case.ref)
         assert time.monotonic() - began < case.at_once, "delete must return soon"
         seen = case.until("absent")

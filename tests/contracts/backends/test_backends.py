@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -78,21 +77,15 @@ class TestLocal(CreatingBackendContract):
             files: list[object] = [p for p in home.path.rglob("*") if p.is_file()]
             return [*processes.marked(mark), *(f for f in folders if f.exists()), *files]
 
-        yield BackendCase(LocalBackend(settings), REF, crash=crash, leftovers=leftovers, patience=240)
+        yield BackendCase(
+            LocalBackend(settings),
+            REF,
+            successor=lambda: LocalBackend(settings),
+            crash=crash,
+            leftovers=leftovers,
+            patience=240,
+        )
         processes.stop_marked(home.id, grace=2)
-
-    def test_another_gateway_finds_the_head_that_an_earlier_one_started(self, case: BackendCase) -> None:
-        # Runs after the cluster was deleted: it is made once more, and taken down by the successor.
-        case.ensure()
-        before = case.until("ready")
-        assert isinstance(case.backend, LocalBackend)
-        successor = LocalBackend(GatewaySettings(home=case.backend._home.path))
-        seen = successor.observe(case.ref, case.spec)
-        held = tuple(node for node in before.nodes if node.ended_at is None)
-        assert seen == replace(before, nodes=held), "when earlier heads ended is known to their own gateway alone"
-        successor.delete(case.ref)
-        case.until("absent")
-        assert list(case.leftovers(case.ref)) == []
 
 
 class TestExisting(ReadingBackendContract):

@@ -44,7 +44,7 @@ class Server(http.server.BaseHTTPRequestHandler):
 def server(tmp_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     token(tmp_home, SECRET)
     made = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
-    thread = threading.Thread(target=made.serve_forever)
+    thread = threading.Thread(target=made.serve_forever, args=(0.02,))
     thread.start()
     url = f"http://127.0.0.1:{made.server_port}"
     monkeypatch.setenv("RAYPLANE_URL", url)

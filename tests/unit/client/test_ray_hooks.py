@@ -20,12 +20,12 @@ from rayplane.gateway.usecases.platform import Platform
 from rayplane.nouns.base import Metadata, Object
 from rayplane.nouns.cluster import ClusterStatus, Endpoint
 from rayplane.nouns.environment import Environment
-from tests.unit.gateway.api.served import migrated_database, platform_without_compute, serve
+from tests.unit.gateway.api.served import platform_without_compute, serve
 
 
 @pytest.fixture
 def platform(tmp_path: Path) -> Iterator[Platform]:
-    with platform_without_compute(tmp_path, migrated_database(tmp_path)) as made:
+    with platform_without_compute(tmp_path) as made:
         yield made
 
 

@@ -20,19 +20,14 @@ from rayplane.nouns.job import JobStatus
 from rayplane.nouns.pipeline import RunStatus, StepRun
 from rayplane.storage import layout
 from tests.unit.client.command import run
-from tests.unit.gateway.api.served import migrated_database, platform_without_compute, serve
+from tests.unit.gateway.api.served import platform_without_compute, serve
 
 STEPS = {"one": {"entrypoint": "true"}}
 
 
-@pytest.fixture(scope="module")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return migrated_database(tmp_path_factory.mktemp("database"))
-
-
 @pytest.fixture
-def platform(tmp_path: Path, migrated: Path) -> Iterator[Platform]:
-    with platform_without_compute(tmp_path, migrated) as made:
+def platform(tmp_path: Path) -> Iterator[Platform]:
+    with platform_without_compute(tmp_path) as made:
         yield made
 
 

@@ -15,7 +15,7 @@ from rayplane.gateway.backends.base import ClusterRef, Evidence
 from rayplane.gateway.usecases.platform import Platform
 from rayplane.testing.fakes import FakeBackend
 from tests.unit.client.command import run
-from tests.unit.gateway.api.served import migrated_database, platform_without_compute, serve
+from tests.unit.gateway.api.served import platform_without_compute, serve
 
 PULL = Evidence("pod", "pod/dev-head", "ErrImagePull", 'Failed to pull image "r/x:1": not found', count=3, node="head")
 QUOTA = Evidence(
@@ -24,14 +24,9 @@ QUOTA = Evidence(
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return migrated_database(tmp_path_factory.mktemp("database"))
-
-
 @pytest.fixture
-def platform(tmp_path: Path, migrated: Path) -> Iterator[Platform]:
-    with platform_without_compute(tmp_path, migrated) as made:
+def platform(tmp_path: Path) -> Iterator[Platform]:
+    with platform_without_compute(tmp_path) as made:
         yield made
 
 

@@ -13,19 +13,13 @@ from fastapi.testclient import TestClient
 
 from rayplane.gateway.api.app import create_app
 from rayplane.gateway.usecases.platform import Platform
-from tests.unit.gateway.api.served import migrated_database, platform_without_compute
-
-
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty database of this version: migrated once, copied by each test."""
-    return migrated_database(tmp_path_factory.mktemp("database"))
+from tests.unit.gateway.api.served import platform_without_compute
 
 
 @pytest.fixture
-def platform(tmp_path: Path, migrated: Path) -> Iterator[Platform]:
+def platform(tmp_path: Path) -> Iterator[Platform]:
     """A platform whose reconcilers are not there: what is wanted stays wanted until a test says otherwise."""
-    with platform_without_compute(tmp_path, migrated) as made:
+    with platform_without_compute(tmp_path) as made:
         yield made
 
 

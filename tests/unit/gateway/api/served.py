@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -19,22 +18,14 @@ from rayplane.processes import free_port
 from rayplane.settings import GatewaySettings
 from rayplane.storage.root import open_root
 from rayplane.testing.fakes import FakeBackend
-
-
-def migrated_database(folder: Path) -> Path:
-    """An empty SQLite database of this version, to be copied."""
-    store = Store(f"sqlite:///{folder / 'empty.db'}")
-    store.migrate()
-    store.close()
-    return folder / "empty.db"
+from tests.support import stores
 
 
 @contextmanager
-def platform_without_compute(folder: Path, migrated: Path) -> Iterator[Platform]:
+def platform_without_compute(folder: Path) -> Iterator[Platform]:
     """A platform on a real store and storage in ``folder``; nothing reconciles."""
     settings = GatewaySettings(home=folder / "home", mlflow_url="http://127.0.0.1:1")
-    shutil.copy(migrated, folder / "gateway.db")
-    store, backend = Store(f"sqlite:///{folder / 'gateway.db'}"), FakeBackend()
+    store, backend = Store(stores.migrate(f"sqlite:///{folder / 'gateway.db'}")), FakeBackend()
     yield Platform(
         store=store,
         storage=open_root(f"file://{folder / 'storage'}"),

@@ -27,6 +27,7 @@ from rayplane.settings import GatewaySettings
 from rayplane.storage import layout
 from rayplane.storage.root import open_root
 from rayplane.testing.fakes import FakeBackend
+from tests.support import stores
 
 CODE = {"jobs/__init__.py": "", "jobs/a.py": "", "jobs/b.py": "", "jobs/c.py": "", "jobs/d.py": ""}
 STEPS: dict[str, Any] = {
@@ -93,8 +94,7 @@ class Cluster:
 @pytest.fixture
 def platform(tmp_path: Path) -> Iterator[Platform]:
     settings = GatewaySettings(home=tmp_path / "home")
-    store = Store(f"sqlite:///{tmp_path / 'gateway.db'}")
-    store.migrate()
+    store = Store(stores.migrate(f"sqlite:///{tmp_path / 'gateway.db'}"))
     backend = FakeBackend()
     made = Platform(
         store=store,

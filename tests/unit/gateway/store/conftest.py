@@ -14,6 +14,7 @@ from psycopg import sql
 from sqlalchemy.engine import make_url
 
 from rayplane.gateway.store import Store
+from tests.support import stores
 
 
 class Clock:
@@ -60,7 +61,9 @@ def clock() -> Clock:
 @pytest.fixture
 def store(store_url: str, clock: Callable[[], datetime]) -> Iterator[Store]:
     """A migrated store."""
-    made = Store(store_url, clock=clock)
-    made.migrate()
+    on_sqlite = store_url.startswith("sqlite")
+    made = Store(stores.migrate(store_url) if on_sqlite else store_url, clock=clock)
+    if not on_sqlite:
+        made.migrate()
     yield made
     made.close()

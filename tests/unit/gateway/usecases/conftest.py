@@ -22,6 +22,7 @@ from rayplane.nouns.events import Operation
 from rayplane.settings import GatewaySettings
 from rayplane.storage.root import open_root
 from rayplane.testing.fakes import FakeBackend
+from tests.support import stores
 
 ADA = Principal(name="ada", role="admin")
 
@@ -64,8 +65,7 @@ class Bench:
 def empty(tmp_path: Path) -> Iterator[Bench]:
     """A platform with nothing on it."""
     settings = GatewaySettings(home=tmp_path / "home", mlflow_url="http://127.0.0.1:5000")
-    store = Store(f"sqlite:///{tmp_path / 'gateway.db'}")
-    store.migrate()
+    store = Store(stores.migrate(f"sqlite:///{tmp_path / 'gateway.db'}"))
     backend = FakeBackend()
     woken: list[int] = []
     platform = Platform(

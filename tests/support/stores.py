@@ -1,0 +1,31 @@
+"""Stores on SQLite that need no migration: each begins as a copy of an empty database that was migrated once."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from pathlib import Path
+
+from sqlalchemy.engine import make_url
+
+from rayplane.gateway.store import Store
+from rayplane.gateway.store.database import prepare_file
+
+
+def migrate(url: str) -> str:
+    """Put an empty database of this version where ``url`` (``sqlite:///<path>``) says; the same URL."""
+    parsed = make_url(url)
+    assert parsed.database is not None
+    prepare_file(parsed)
+    Path(parsed.database).write_bytes(_empty())
+    return url
+
+
+@functools.cache
+def _empty() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "empty.db"
+        store = Store(f"sqlite:///{path}")
+        store.migrate()
+        store.close()
+        return path.read_bytes()
