@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +33,10 @@ print("user", os.getuid(), "kubernetes", pathlib.Path("/var/run/secrets/kubernet
 folder = pathlib.Path(os.environ["TEST_FOLDER"])
 (folder / "written").write_text("by the job")
 print("teams", sorted(path.name for path in folder.parent.iterdir()))
+"""
+PRINTS_BYTES = r"""
+import random, sys
+sys.stdout.buffer.write(b"Z\xfcrich\r 50 %\r\n" + random.Random(7).randbytes(2**21))
 """
 KILLS_RAY = """
 import os, pathlib, signal
@@ -106,6 +111,18 @@ def test_a_head_whose_ray_is_killed_is_told_of_and_another_takes_its_place(level
     case.until_mended(before)
 
 
+def test_what_a_job_prints_is_kept_byte_for_byte(case: BackendCase) -> None:
+    ray = client(case.until("ready"))
+    ray.submit(f"python -c '{PRINTS_BYTES}'", "bytes")
+    before, odd, after = ended(ray, "bytes").partition(b"Z\xfcrich\r 50 %\r\n")
+    assert odd
+    assert after == random.Random(7).randbytes(2**21)
+    size = len(before + odd + after)
+    assert b"".join(ray.log_from("bytes", size - 9)) == after[-9:]
+    assert b"".join(ray.log_from("bytes", size)) == b""
+    ray.close()
+
+
 def test_it_goes_and_leaves_nothing(level_b: LevelB, case: BackendCase) -> None:
     began = time.monotonic()
     case.backend.delete(case.ref)
@@ -126,12 +143,12 @@ def run(case: BackendCase, name: str, code: str) -> str:
     """Run Python code as a job; what it printed."""
     ray = client(case.until("ready"))
     ray.submit(f"python -c '{code}'", name)
-    said = ended(ray, name)
+    said = ended(ray, name).decode()
     ray.close()
     return said
 
 
-def ended(ray: RayRest, name: str) -> str:
+def ended(ray: RayRest, name: str) -> bytes:
     """Wait for a job to succeed; what it printed."""
 
     def over() -> dict[str, Any] | None:
@@ -140,6 +157,6 @@ def ended(ray: RayRest, name: str) -> str:
         return job if job["status"] in ("SUCCEEDED", "FAILED", "STOPPED") else None
 
     job = wait_for(f"job {name} over", over, seconds=240, every=0.5)
-    said = ray.logs(name, most=2**20) or ""
-    assert job["status"] == "SUCCEEDED", f"{job.get('message')}\n{said}"
+    said = b"".join(ray.log_from(name, 0))
+    assert job["status"] == "SUCCEEDED", f"{job.get('message')}\n{said.decode(errors='replace')}"
     return said

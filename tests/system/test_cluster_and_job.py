@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import signal
+import subprocess
 import sys
 import time
 import zipfile
@@ -20,6 +21,7 @@ from rayplane import processes
 from rayplane.client.up import configuration
 from rayplane.gateway.mlflow_rest import MlflowRest
 from rayplane.settings import Home, write_secret
+from rayplane.storage import layout
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -34,6 +36,17 @@ for second in range(int(os.environ["SECONDS"])):
     time.sleep(1)
 print("bye", flush=True)
 """
+BYTES = r"""
+import random, sys, time
+out, some = sys.stdout.buffer, random.Random(7)
+out.write(b"begin\nZ\xfcrich\r 50 %\r100 %\r\n")
+for _ in range(64):
+    out.write(some.randbytes(2**20))
+    out.flush()
+    time.sleep(float(sys.argv[1]))
+out.write(b"x" * 50_000_000 + b"\nend\n")
+"""
+"""Prints 64 MiB of random bytes, Latin-1, progress by carriage returns, and a line of 50 MB."""
 TRACKED = """
 import mlflow
 with mlflow.start_run() as run:
@@ -149,6 +162,11 @@ class Platform:
     def log(self, job: str) -> str:
         return self.call("GET", f"/jobs/{job}/logs").text
 
+    def kept(self, job: str) -> Path:
+        """The file with the job's kept log."""
+        uid = self.get(f"/jobs/{job}")["metadata"]["uid"]
+        return self.home.storage / layout.job_log(TEAM, uid)
+
     def mlflow(self) -> MlflowRest:
         return MlflowRest(self.mlflow_url, "admin", self._password)
 
@@ -193,7 +211,9 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
 @pytest.fixture(scope="module")
 def package(platform: Platform) -> str:
     # All in one folder, as a team may well pack it: Ray takes such a folder off unless it is kept from it.
-    return platform.upload({"jobs/__init__.py": "", "jobs/talk.py": TALK, "jobs/tracked.py": TRACKED})
+    return platform.upload(
+        {"jobs/__init__.py": "", "jobs/talk.py": TALK, "jobs/tracked.py": TRACKED, "jobs/bytes.py": BYTES}
+    )
 
 
 def test_a_job_runs_from_its_package_and_its_log_and_end_are_kept(platform: Platform, package: str) -> None:
@@ -253,13 +273,22 @@ def test_a_tracked_job_has_one_finished_run_allocated_before_it_starts(platform:
 
 def test_a_job_goes_on_while_the_gateway_is_killed(platform: Platform, package: str) -> None:
     job = platform.submit(entrypoint="python -m jobs.talk", package=package, env={"SECONDS": "12"}, tracked=False)
+    prints = platform.submit(entrypoint="python -m jobs.bytes 0.1", package=package, tracked=False)
     until(lambda: "second 1\n" in platform.log(job), "the job talks")
+    until(lambda: platform.kept(prints).stat().st_size > 2**20, "its log is being kept")
     platform.kill_gateway()
     platform.start_gateway()
     status = platform.phase(f"/jobs/{job}", "Succeeded", "Failed")
     assert (status["phase"], len(status["attempts"])) == ("Succeeded", 1)
     text = platform.log(job)
     assert [text.count(f"second {n}\n") for n in range(12)] == [1] * 12, text
+    assert platform.phase(f"/jobs/{prints}", "Succeeded", "Failed")["phase"] == "Succeeded"
+    (platform.home.path / "bytes.py").write_text(BYTES)
+    run = [sys.executable, str(platform.home.path / "bytes.py"), "0"]
+    printed = subprocess.run(run, capture_output=True, check=True).stdout
+    kept = platform.kept(prints).read_bytes()
+    assert len(kept) - len(printed) < 1000, "beside its own lines Ray says little"
+    assert kept.endswith(printed), "the kept log is what the job printed, byte for byte"
 
 
 def test_a_job_whose_head_is_killed_runs_again_and_says_why(platform: Platform, package: str) -> None:

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import json
 import ssl
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 import httpx
-from websockets.exceptions import ConnectionClosedOK, InvalidStatus, WebSocketException
-from websockets.sync.client import connect
 
 from rayplane.errors import Failed, InvalidInput, NotFound, RayplaneError, Unauthenticated, Unavailable
 
 SLOW = 60.0
 """Seconds for calls in which Ray starts something: a first submission waits for the node's agent, Serve for its
 controller."""
+LONG = 3600.0
+"""Seconds that Ray may take to send a whole log."""
+_NO_LOG = ("A file is not found", "has no driver node id", "Could not find a log file")
+"""What Ray (2.60) says, with status 500, of a job whose process has not begun, or never did."""
+_AGENTS = 1000
+"""Of so many jobs the address of their node's agent is kept."""
+_AGENTS_AWAY, _CONNECT = 60.0, 3.0
+"""Seconds for which agents are not asked after one could not be reached, and for which a connection is tried."""
 
 
 class RayRest:
@@ -29,6 +36,10 @@ class RayRest:
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         # Not the environment's proxies: a cluster's address is the platform's own, and loopback is never proxied.
         self._http = httpx.Client(headers=self._headers, timeout=timeout, trust_env=False, verify=_tls())
+        self._agents: dict[str, str] = {}
+        """URL of the agent on a job's node, by submission id."""
+        self._agents_answer_from = float("-inf")
+        """Before this instant, of the monotonic clock, agents are not asked: one could not be reached."""
 
     def close(self) -> None:
         """Close the connections."""
@@ -80,61 +91,71 @@ class RayRest:
         except NotFound:
             return
 
-    def logs(self, submission_id: str, *, most: int) -> str | None:
-        """All of the job's log as it is now; None if Ray's answer has more than ``most`` bytes.
+    def log_from(self, submission_id: str, offset: int) -> Iterator[bytes]:
+        """The job's log as it is now from byte ``offset`` on, byte for byte, in pieces; nothing where there is no more.
 
-        Raises NotFound for an unknown job.
+        Raises NotFound for an unknown job. Ray's own routes for a job's log read it as text: they end at the first byte
+        that is not UTF-8, and change line ends. The agent of the job's node serves the file in ranges; where it can't
+        be reached, Ray's state API sends all of it, of which the part before ``offset`` is dropped.
         """
-        url = f"{self.base_url}/api/jobs/{quote(submission_id, safe='')}/logs"
-        body = bytearray()
-        with self._reaching(), self._http.stream("GET", url, timeout=SLOW) as response:
-            if not response.is_success:
+        agent = self._agent(submission_id)
+        if agent is None:
+            yield from self._whole_log(submission_id, offset)
+        elif agent:
+            try:
+                yield from self._range_of_log(f"{agent}/logs/job-driver-{quote(submission_id, safe='')}.log", offset)
+            except Unavailable as exc:
+                if not isinstance(exc.__cause__, httpx.ConnectError | httpx.ConnectTimeout):
+                    raise
+                self._agents.clear()
+                self._agents_answer_from = time.monotonic() + _AGENTS_AWAY
+                yield from self._whole_log(submission_id, offset)
+
+    def _agent(self, submission_id: str) -> str | None:
+        """URL of the agent on the job's node; "" while the job has none; None if it is not to be asked.
+
+        It gets the cluster's token, so it must be on the host that the token is for: the one of the dashboard.
+        """
+        if time.monotonic() < self._agents_answer_from:
+            return None
+        if submission_id not in self._agents:
+            job = self.job(submission_id)
+            if job is None:
+                raise NotFound(f"Ray at {self.base_url} knows no job '{submission_id}'.")
+            agent = str(job.get("driver_agent_http_address") or "")
+            if not agent:
+                return ""
+            if len(self._agents) >= _AGENTS:
+                self._agents.clear()
+            self._agents[submission_id] = agent.rstrip("/")
+        agent = self._agents[submission_id]
+        return agent if urlsplit(agent).hostname == urlsplit(self.base_url).hostname else None
+
+    def _range_of_log(self, url: str, offset: int) -> Iterator[bytes]:
+        headers = {"Range": f"bytes={offset}-", "Accept-Encoding": "identity"}
+        timeout = httpx.Timeout(10.0, connect=_CONNECT)
+        with self._reaching(), self._http.stream("GET", url, headers=headers, timeout=timeout) as response:
+            if response.status_code == httpx.codes.PARTIAL_CONTENT:
+                yield from response.iter_bytes()
+            elif response.status_code not in (httpx.codes.NOT_FOUND, httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE):
                 response.read()
                 raise _error(response)
-            for chunk in response.iter_bytes():
-                body += chunk
-                if len(body) > most:
-                    return None
-        return str(json.loads(body)["logs"])
 
-    def logs_tail(self, submission_id: str, *, idle: float = 0.5) -> Iterator[str]:
-        """The job's log from its first byte, as it grows, until the job has ended and all of it was sent.
-
-        Yields "" whenever nothing came for ``idle`` seconds, so that the reader may flush or leave. Raises NotFound for
-        an unknown job, Unavailable if the connection breaks before the end.
-        """
-        parts = urlsplit(self.base_url)
-        scheme = "wss" if parts.scheme == "https" else "ws"
-        url = f"{scheme}://{parts.netloc}{parts.path}/api/jobs/{quote(submission_id, safe='')}/logs/tail"
-        try:
-            with connect(
-                url,
-                additional_headers=self._headers,
-                max_size=None,
-                proxy=None,
-                # Ray's dashboard passes the offer of compression on to its own backend, can't read what that then
-                # compresses, and ends the connection as if the log were empty (2.60, subprocesses/handle.py).
-                compression=None,
-                open_timeout=SLOW,
-                close_timeout=1,
-                # A busy dashboard may answer a ping late; a dead one closes the socket, which is noticed without pings.
-                ping_interval=None,
-            ) as socket:
-                while True:
-                    try:
-                        message = socket.recv(timeout=idle)
-                    except TimeoutError:
-                        yield ""
-                        continue
-                    except ConnectionClosedOK:
-                        return
-                    yield message if isinstance(message, str) else message.decode(errors="replace")
-        except InvalidStatus as exc:
-            if exc.response.status_code == 404:
-                raise NotFound(f"Ray at {self.base_url} knows no job '{submission_id}'.") from exc
-            raise Unavailable(f"Ray at {self.base_url} answered {exc.response.status_code} to a log's reader.") from exc
-        except (OSError, WebSocketException) as exc:
-            raise Unavailable(f"The log of '{submission_id}' broke off: {exc or type(exc).__name__}.") from exc
+    def _whole_log(self, submission_id: str, offset: int) -> Iterator[bytes]:
+        # Ray asks for a node, and takes that of the job instead. Without -1 it would send the last thousand lines.
+        asked = {"submission_id": submission_id, "node_id": "the-job-has-one", "lines": -1, "timeout": int(LONG)}
+        url = f"{self.base_url}/api/v0/logs/file?{urlencode(asked)}"
+        with self._reaching(), self._http.stream("GET", url, timeout=SLOW) as response:
+            if response.is_success:
+                for piece in response.iter_bytes():
+                    yield piece[offset:]
+                    offset = max(0, offset - len(piece))
+                return
+            text = response.read().decode(errors="replace")
+            if self.job(submission_id) is None:
+                raise NotFound(f"Ray at {self.base_url} knows no job '{submission_id}'.")
+            if not any(reason in text for reason in _NO_LOG):
+                raise _error(response)
 
     def activities(self) -> dict[str, Any]:
         """What Ray says is active: ``{"driver": {"is_active", "last_activity_at"...}, ...}``."""

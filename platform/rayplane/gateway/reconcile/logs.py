@@ -1,4 +1,4 @@
-"""Follow the logs of running jobs into the storage root: a thread each; a restart leaves neither a gap nor a repeat."""
+"""Follow the logs of jobs into the storage root, byte for byte: a thread each; a restart leaves no gap, no repeat."""
 
 from __future__ import annotations
 
@@ -9,21 +9,23 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from rayplane.errors import NotFound, RayplaneError, Unavailable
+from rayplane.errors import Failed, NotFound, RayplaneError, Unavailable
 from rayplane.gateway.ray_rest import RayRest
 from rayplane.storage.root import Storage
 
 log = logging.getLogger(__name__)
 
+_SHORTEST, _LONGEST = 0.1, 1.0
+"""Seconds between two looks at a log: the first while it is young or grows; they double while nothing comes."""
+_YOUNG = 5.0
+"""For so many seconds a log is young: most jobs end, or say their first words, within them."""
+_SHARE, _REST = 4.0, 30.0
+"""A look that took long is followed by so many times its seconds of rest, up to so many seconds: where Ray can't send
+the new part of a log alone, it sends all of it."""
 _FLUSH_BYTES = 256 * 1024
-_FLUSH_SECONDS = 0.1
-_EARLY, _EARLY_PAUSE, _EARLY_BYTES = 5.0, 0.1, 256 * 1024
-"""For so many seconds a new log is asked for, whole, after each pause while it is no longer than this: Ray's own tail
-looks at it once a second (2.60), and of most jobs the first lines are what a user waits for."""
 _CHUNK = 2**20
-_WHOLE = 16 * 2**20
-"""Up to this many bytes an ended job's log is asked for at once, at four times as much memory: Ray takes 4 s to
-say that a followed one ended."""
+_LOOK = 1.0
+"""Seconds that a look at an ended job waits for the rest of its log."""
 
 
 def header(number: int, submission_id: str) -> str:
@@ -37,16 +39,22 @@ class _Follower:
     path: str
     number: int
     submission_id: str
-    early: bool = False
     abandoned: threading.Event = field(default_factory=threading.Event)
+    ended: bool = False
+    """Whether the attempt has ended, so that the next look takes what is left."""
+    hurry: threading.Event = field(default_factory=threading.Event)
+    """Set to look again at once."""
+    looked: threading.Event = field(default_factory=threading.Event)
+    """Set once a look that began after the attempt's end is over, well or not."""
     finished: bool = False
-    come: int = 0
+    begins: int | None = None
+    """Where the attempt's log begins in the file; None before the first look."""
+    furthest: int = 0
     """How many bytes of it have ever come, kept or not: what comes again is not counted again."""
-    heard: float = 0.0
+    heard: float = float("-inf")
     """When more than that came last, on the monotonic clock."""
-    long: bool = False
-    """Whether it is too long to be asked for at once."""
-    problem: str = ""
+    error: RayplaneError | None = None
+    """Why the last look failed; None if it went well."""
     thread: threading.Thread | None = None
 
 
@@ -66,15 +74,12 @@ class LogFollowers:
         with self._lock:
             self._closed = False
 
-    def follow(self, ray: RayRest, *, path: str, number: int, submission_id: str, early: bool = True) -> None:
-        """Follow this attempt's log into the file at ``path``, if that is not done already. Nothing while closed.
-
-        ``early``: it may have begun just now, so that its first lines are waited for.
-        """
+    def follow(self, ray: RayRest, *, path: str, number: int, submission_id: str) -> None:
+        """Follow this attempt's log into the file at ``path``, if that is not done already. Nothing while closed."""
         with self._lock:
             if self._closed or submission_id in self._followers:
                 return
-            follower = _Follower(ray, path, number, submission_id, early=early)
+            follower = _Follower(ray, path, number, submission_id)
             self._followers[submission_id] = follower
             follower.thread = threading.Thread(
                 target=self._run, args=(follower,), name=f"log-{submission_id[:12]}", daemon=True
@@ -88,44 +93,24 @@ class LogFollowers:
             return follower is not None and follower.finished
 
     def complete(self, ray: RayRest, *, path: str, number: int, submission_id: str) -> bool:
-        """Bring in the rest of the log of an attempt that ended; False while that takes longer than one call.
+        """Bring in the rest of the log of an attempt that ended; False while that takes longer than one look.
 
         Raises NotFound if Ray does not know the attempt, Unavailable if it does not answer.
         """
-        if self.finished(submission_id):
-            return True
-        if self._is_long(submission_id):
-            return False
-        kept = self._storage.size(path) if self._storage.exists(path) else 0
-        whole = ray.logs(submission_id, most=_WHOLE) if kept <= _WHOLE else None
-        if whole is None:
-            self.follow(ray, path=path, number=number, submission_id=submission_id, early=False)
-            self._note_long(submission_id)
-            return False
-        self.abandon(submission_id)
-        follower = _Follower(ray, path, number, submission_id)
-        text = whole.encode()
-        if text:
-            rest = bytearray(text[self._kept(follower) :])
-            self._flush(follower, rest)
-        follower.finished = True
-        with self._lock:
-            self._followers[submission_id] = follower
-        return True
-
-    def _is_long(self, submission_id: str) -> bool:
+        self.follow(ray, path=path, number=number, submission_id=submission_id)
         with self._lock:
             follower = self._followers.get(submission_id)
-            return follower is not None and follower.long
-
-    def _note_long(self, submission_id: str) -> None:
-        with self._lock:
-            follower = self._followers.get(submission_id)
-            if follower is not None:  # else this process follows no more
-                follower.long, follower.early = True, False
+        if follower is None:
+            return False  # this process follows no more
+        follower.ended = True
+        follower.hurry.set()
+        if follower.looked.wait(_LOOK) and follower.error is not None:
+            follower.looked.clear()
+            raise follower.error
+        return follower.finished
 
     def comes(self, submission_id: str, *, within: timedelta) -> bool:
-        """Whether something of the attempt's log came within this time, kept already or not."""
+        """Whether something of the attempt's log came within this time."""
         with self._lock:
             follower = self._followers.get(submission_id)
             return follower is not None and time.monotonic() - follower.heard < within.total_seconds()
@@ -134,88 +119,66 @@ class LogFollowers:
         """Why the log is not being kept just now; empty if it is."""
         with self._lock:
             follower = self._followers.get(submission_id)
-            return follower.problem if follower is not None else ""
+            return str(follower.error or "") if follower is not None else ""
 
     def abandon(self, submission_id: str) -> None:
         """Follow it no more, and forget it: what has come is kept. Blocks until that is written."""
         with self._lock:
             follower = self._followers.pop(submission_id, None)
         if follower is not None:
-            follower.abandoned.set()
-            if follower.thread is not None:
-                follower.thread.join()
+            _leave(follower)
 
     def stop(self) -> None:
         """Leave all, and start none until opened: another process goes on where these ended."""
         with self._lock:
             self._closed = True
-            ids = list(self._followers)
-            for follower in self._followers.values():
-                follower.abandoned.set()
-        for submission_id in ids:
-            self.abandon(submission_id)
+            followers = list(self._followers.values())
+            self._followers.clear()
+        for follower in followers:
+            follower.abandoned.set()
+        for follower in followers:
+            _leave(follower)
 
     def _run(self, follower: _Follower) -> None:
+        young, pause = time.monotonic() + _YOUNG, _SHORTEST
         while not follower.abandoned.is_set():
-            try:
-                if follower.early:
-                    self._copy_early(follower)
-                    follower.early = False
-                    continue  # it may have been abandoned: the tail is slow to open and to leave
-                if self._copy(follower):
-                    follower.finished, follower.problem = True, ""
+            last = follower.ended
+            began = time.monotonic()
+            come, follower.error = self._look(follower)
+            if last:
+                follower.finished = follower.error is None and not follower.abandoned.is_set()
+                follower.looked.set()
+                if follower.finished:
                     return
-            except (NotFound, Unavailable) as exc:
-                follower.problem = str(exc)
-            except RayplaneError as exc:
-                follower.problem = str(exc)
-                log.warning("the log of %s is not kept: %s", follower.submission_id, exc)
-            except Exception as exc:
-                follower.problem = f"{type(exc).__name__}: {exc}"
-                log.exception("the log of %s is not kept", follower.submission_id)
-            follower.early = False
-            follower.abandoned.wait(1.0)
+            now = time.monotonic()
+            pause = _SHORTEST if come or now < young else min(_LONGEST, 2 * pause)
+            follower.hurry.wait(max(pause, min(_REST, _SHARE * (now - began))))
+            follower.hurry.clear()
 
-    def _copy_early(self, follower: _Follower) -> None:
-        """Keep what comes in the first seconds."""
-        deadline = time.monotonic() + _EARLY
-        kept = self._kept(follower)
-        while follower.early and time.monotonic() < deadline and not follower.abandoned.is_set():
-            whole = follower.ray.logs(follower.submission_id, most=_EARLY_BYTES)
-            if whole is None:
-                return
-            data = whole.encode()
-            if len(data) > max(kept, follower.come):
-                follower.come, follower.heard = len(data), time.monotonic()
-                self._flush(follower, bytearray(data[kept:]))
-                kept = len(data)
-            follower.abandoned.wait(_EARLY_PAUSE)
-
-    def _copy(self, follower: _Follower) -> bool:
-        """Append what is not kept yet, to the end; False if abandoned before."""
-        skip = self._kept(follower)
+    def _look(self, follower: _Follower) -> tuple[int, RayplaneError | None]:
+        """Append what is not kept yet; how many bytes came, and what went wrong."""
         come = 0
         pending = bytearray()
-        flushed = time.monotonic()
         try:
-            for text in follower.ray.logs_tail(follower.submission_id):
-                follower.problem = ""
-                data = text.encode()
+            offset = self._kept(follower)
+            for data in follower.ray.log_from(follower.submission_id, offset):
                 come += len(data)
-                if come > follower.come:
-                    follower.come, follower.heard = come, time.monotonic()
-                dropped = min(skip, len(data))
-                skip -= dropped
-                pending += data[dropped:]
-                now = time.monotonic()
-                if pending and (not text or len(pending) >= _FLUSH_BYTES or now - flushed >= _FLUSH_SECONDS):
+                pending += data
+                if offset + come > follower.furthest:
+                    follower.furthest, follower.heard = offset + come, time.monotonic()
+                if len(pending) >= _FLUSH_BYTES:
                     self._flush(follower, pending)
-                    flushed = now
                 if follower.abandoned.is_set():
-                    return False
-            return True
-        finally:
+                    break
             self._flush(follower, pending)
+        except RayplaneError as exc:
+            if not isinstance(exc, NotFound | Unavailable) and str(exc) != str(follower.error):
+                log.warning("the log of %s is not kept: %s", follower.submission_id, exc)
+            return come, exc
+        except Exception as exc:
+            log.exception("the log of %s is not kept", follower.submission_id)
+            return come, Failed(f"{type(exc).__name__}: {exc}")
+        return come, None
 
     def _flush(self, follower: _Follower, pending: bytearray) -> None:
         if pending:
@@ -226,15 +189,22 @@ class LogFollowers:
     def _kept(self, follower: _Follower) -> int:
         """How many bytes of this attempt's log are in the file; begins its part of the file if there is none."""
         size = self._storage.size(follower.path) if self._storage.exists(follower.path) else 0
+        if follower.begins is None:
+            follower.begins = self._begins(follower, size)
+            size = max(size, follower.begins)
+        return max(0, size - follower.begins)
+
+    def _begins(self, follower: _Follower, size: int) -> int:
+        """Where this attempt's log begins in a file of ``size`` bytes; marks its begin if that was not done yet."""
         if follower.number == 1:
-            return size
+            return 0
         mark = header(follower.number, follower.submission_id).encode()
-        found = self._find(follower.path, mark, size)
-        if found is not None:
-            return size - found - len(mark)
+        at = self._find(follower.path, mark, size)
+        if at is not None:
+            return at + len(mark)
         ends_a_line = size == 0 or self._storage.read_from(follower.path, size - 1, 1) == b"\n"
-        self._storage.append(follower.path, (b"" if ends_a_line else b"\n") + mark)
-        return 0
+        self._storage.append(follower.path, mark if ends_a_line else b"\n" + mark)
+        return size + len(mark) + (not ends_a_line)
 
     def _find(self, path: str, mark: bytes, size: int) -> int | None:
         """Where the mark begins; sought from the end, where it is."""
@@ -247,3 +217,10 @@ class LogFollowers:
                 return start + at
             end = start
         return None
+
+
+def _leave(follower: _Follower) -> None:
+    follower.abandoned.set()
+    follower.hurry.set()
+    if follower.thread is not None:
+        follower.thread.join()

@@ -24,6 +24,7 @@ from rayplane.nouns.team import TeamSpec, TeamStatus
 from rayplane.settings import GatewaySettings, write_secret
 from rayplane.storage.root import open_root
 from rayplane.testing.fakes import FakeBackend
+from tests.support import stores
 
 TEAM = "alpha"
 
@@ -47,8 +48,7 @@ class World:
     def __init__(self, folder: Path, *, mlflow_url: str | None = "http://mlflow") -> None:
         self.settings = GatewaySettings(home=folder, mlflow_url=mlflow_url)
         self.clock = Clock()
-        self.store = Store(self.settings.store_url)
-        self.store.migrate()
+        self.store = Store(stores.migrate(self.settings.store_url))
         # As on a host of one's own: a cluster is looked at again and again, and a team needs no place.
         able = frozenset(set(Capability) - {Capability.WATCH, Capability.TEAM})
         self.backend = FakeBackend(capabilities=able, clock=self.clock)
@@ -149,22 +149,11 @@ class FakeRay:
         self._check()
         self.jobs[submission_id].status = "STOPPED"
 
-    def logs(self, submission_id: str, *, most: int) -> str | None:
+    def log_from(self, submission_id: str, offset: int) -> Iterator[bytes]:
         self._check()
         if submission_id not in self.jobs:
             raise NotFound(f"Ray knows no job '{submission_id}'.")
-        return self.jobs[submission_id].log
-
-    def logs_tail(self, submission_id: str, *, idle: float = 0.01) -> Iterator[str]:
-        sent = 0
-        while True:
-            self._check()
-            text = self.jobs[submission_id].log
-            ended = self.jobs[submission_id].status in ("SUCCEEDED", "FAILED", "STOPPED")
-            yield text[sent:]
-            sent = len(text)
-            if ended:
-                return
+        yield self.jobs[submission_id].log.encode()[offset:]
 
     def activities(self) -> dict[str, Any]:
         self._check()

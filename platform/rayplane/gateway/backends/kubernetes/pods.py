@@ -15,6 +15,8 @@ from rayplane.gateway.backends.kubernetes.settings import KubernetesSettings
 from rayplane.nouns.team import Size
 
 CLIENT, DASHBOARD, SERVE, METRICS = 10001, 8265, 8000, 8080
+AGENT = 52365
+"""Ray's own choice, on each node: its agent serves the node's log files."""
 GCS = 6379
 PORTS = {"gcs-server": GCS, "client": CLIENT, "dashboard": DASHBOARD, "serve": SERVE, "metrics": METRICS}
 """The head's ports. A RayService needs one that is named ``serve``."""

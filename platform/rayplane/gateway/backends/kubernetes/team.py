@@ -169,7 +169,7 @@ def _deny() -> Object:
 def _openings(settings: KubernetesSettings) -> Object:
     """What Ray needs: its own team's pods, the gateway and the operator at its doors, Prometheus, and the way out."""
     own: Object = {"podSelector": {}}
-    doors = [pods.DASHBOARD, pods.CLIENT, pods.SERVE, pods.METRICS]
+    doors = [pods.DASHBOARD, pods.CLIENT, pods.SERVE, pods.METRICS, pods.AGENT]
     ingress: list[Object] = [
         {"from": [own]},
         {"from": [_namespace_named(settings.gateway_namespace)], "ports": _tcp(*doors)},

@@ -77,7 +77,7 @@ def test_everything_is_closed_but_rays_openings() -> None:
     ingress = one(NETWORK_POLICY, "rayplane-ray", placed())["spec"]["ingress"]
     own, gateway, operator = ingress
     assert own == {"from": [{"podSelector": {}}]}
-    assert [port["port"] for port in gateway["ports"]] == [8265, 10001, 8000, 8080]
+    assert [port["port"] for port in gateway["ports"]] == [8265, 10001, 8000, 8080, 52365]
     assert [port["port"] for port in operator["ports"]] == [8265, 8000]
     with_prometheus = KubernetesSettings(monitoring_namespace="monitoring", ingress_namespace="ingress")
     assert len(one(NETWORK_POLICY, "rayplane-ray", placed(settings=with_prometheus))["spec"]["ingress"]) == 5
