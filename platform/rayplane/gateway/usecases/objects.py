@@ -202,9 +202,11 @@ def _write(
     store = platform.store
     owner = platform.team(team) if noun.team_scoped else None
     before = None
-    if isinstance(spec, ClusterSpec | ServiceSpec):
+    if isinstance(spec, ClusterSpec | ServiceSpec | TeamSpec):
         before = _before(noun, team, name, platform)
-    if isinstance(spec, ClusterSpec):
+    if isinstance(spec, TeamSpec):
+        teams.check_grant(name, before, spec, principal)
+    elif isinstance(spec, ClusterSpec):
         assert owner is not None
         cluster.check_quota(owner, name, spec, before, platform)
     elif isinstance(spec, ServiceSpec):

@@ -188,7 +188,7 @@ def _try(item: _Item, principal: Principal, platform: Platform) -> None:
     if isinstance(item.spec, JobSpec):
         _try_job(item, item.spec, principal, platform)
     else:
-        _check(item, item.spec, owner, platform)
+        _check(item, item.spec, owner, principal, platform)
         found = _put(item, principal, platform)
         if item.result.change != "unchanged":
             _check_change(item, item.spec, found, platform)
@@ -197,10 +197,11 @@ def _try(item: _Item, principal: Principal, platform: Platform) -> None:
     plan_effects.describe(item.result, item.before, item.object(principal), owner, platform)
 
 
-def _check(item: _Item, spec: BaseModel, owner: Object | None, platform: Platform) -> None:
+def _check(item: _Item, spec: BaseModel, owner: Object | None, principal: Principal, platform: Platform) -> None:
     before = item.before
     if isinstance(spec, TeamSpec):
         item.check(lambda: teams.check(spec, platform))
+        item.check(lambda: teams.check_grant(item.name, before, spec, principal))
     elif isinstance(spec, ClusterSpec):
         assert owner is not None
         item.check(lambda: clusters.check_quota(owner, item.name, spec, before, platform))
