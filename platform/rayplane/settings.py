@@ -116,6 +116,11 @@ class GatewaySettings(BaseSettings):
     """Prometheus' URL, published to clients."""
     backends: list[str] | None = None
     """Backends that teams may use here, as JSON; by default all that are installed."""
+    existing_addresses: list[str] = ["127.0.0.0/8", "::1/128"]
+    """Places of clusters on the backend ``existing``, as JSON: networks (``10.1.0.0/16``), addresses, names
+    (``ray.example.org``, ``*.ray.example.org``), each with ``:port`` if only that one. A network counts for what a name
+    resolves to at each look; what a listed name resolves to is trusted. A cluster that an admin of the platform applies
+    need not be among them. Link-local and metadata addresses are refused always."""
     reconcile_interval: float = Field(default=1.0, gt=0)
     """Seconds between two looks at objects that are under way."""
     warm_processes: bool = True

@@ -58,7 +58,7 @@ def run(settings: GatewaySettings, listener: socket.socket | None) -> None:
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     store = Store(settings.store_url)
     store.migrate()
-    rays = RayClients()
+    rays = RayClients(settings.existing_addresses)
     mlflow = connect_mlflow(settings)
 
     backends: dict[str, Any] = {}

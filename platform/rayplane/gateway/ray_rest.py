@@ -7,6 +7,7 @@ import ssl
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
@@ -14,28 +15,55 @@ from urllib.parse import quote, urlencode, urlsplit
 import httpx
 
 from rayplane.errors import Failed, InvalidInput, NotFound, RayplaneError, Unauthenticated, Unavailable
+from rayplane.gateway import ray_reach
 
 SLOW = 60.0
 """Seconds for calls in which Ray starts something: a first submission waits for the node's agent, Serve for its
 controller."""
+
 LONG = 3600.0
 """Seconds that Ray may take to send a whole log."""
-_NO_LOG = ("A file is not found", "has no driver node id", "Could not find a log file")
-"""What Ray (2.60) says, with status 500, of a job whose process has not begun, or never did."""
+_NO_LOG = (b"A file is not found", b"has no driver node id", b"Could not find a log file")
+"""Words of Ray's answer (2.60), of status 500, about a job whose process has not begun, or never did."""
 _AGENTS = 1000
 """Of so many jobs the address of their node's agent is kept."""
 _AGENTS_AWAY, _CONNECT = 60.0, 3.0
 """Seconds for which agents are not asked after one could not be reached, and for which a connection is tried."""
 
+MOST_STATUS = 2**20
+"""The most bytes of an answer that says how a cluster is."""
+MOST = 16 * 2**20
+"""The most bytes of any other answer, but for a log's."""
+
 
 class RayRest:
-    """One cluster's dashboard. Thread-safe. Every call raises Unavailable while the cluster does not answer."""
+    """One cluster's dashboard. Thread-safe. Every call raises Unavailable while the cluster does not answer.
 
-    def __init__(self, base_url: str, token: str | None = None, *, timeout: float = 10.0) -> None:
+    A call takes no longer than its timeout as a whole (a log's takes what it needs), and no redirect is followed. With
+    a ``reach`` others run the cluster: only addresses within it are asked, and no error repeats what they answer.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        token: str | None = None,
+        *,
+        timeout: float = 10.0,
+        reach: ray_reach.Reach | None = None,
+    ) -> None:
         self.base_url = base_url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._timeout = timeout
+        self._reach = reach
+        self._clock = ray_reach.Clock()
         # Not the environment's proxies: a cluster's address is the platform's own, and loopback is never proxied.
-        self._http = httpx.Client(headers=self._headers, timeout=timeout, trust_env=False, verify=_tls())
+        # Nothing compressed: a small answer would unpack to one of any size.
+        self._http = httpx.Client(
+            headers={**self._headers, "Accept-Encoding": "identity"},
+            timeout=timeout,
+            trust_env=False,
+            transport=ray_reach.Transport(_tls(), self._clock, reach),
+        )
         self._agents: dict[str, str] = {}
         """URL of the agent on a job's node, by submission id."""
         self._agents_answer_from = float("-inf")
@@ -47,8 +75,7 @@ class RayRest:
 
     def version(self) -> dict[str, Any]:
         """``{"ray_version": ..., "session_name": ...}``; raises Unauthenticated where the token is refused."""
-        answer: dict[str, Any] = self._call("GET", "/api/version").json()
-        return answer
+        return self._call("GET", "/api/version", most=MOST_STATUS).object()
 
     def submit(
         self,
@@ -70,19 +97,18 @@ class RayRest:
         }
         resources = {"entrypoint_num_cpus": num_cpus, "entrypoint_num_gpus": num_gpus, "entrypoint_memory": memory}
         body.update({key: value for key, value in resources.items() if value})
-        response = self._send("POST", "/api/jobs/", json=body, timeout=SLOW)
+        answer = self._send("POST", "/api/jobs/", json=body, timeout=SLOW)
         # Ray answers 500 both to an id that it knows and to real trouble, so the id is looked up.
-        if response.is_success or (response.status_code >= 500 and self.job(submission_id) is not None):
+        if answer.is_success or (answer.status >= 500 and self.job(submission_id) is not None):
             return
-        raise _error(response)
+        raise answer.error()
 
     def job(self, submission_id: str) -> dict[str, Any] | None:
         """Ray's record of a job: ``status``, ``message``, ``error_type``, ``driver_exit_code``...; None if unknown."""
         try:
-            answer: dict[str, Any] = self._call("GET", f"/api/jobs/{quote(submission_id, safe='')}").json()
+            return self._call("GET", f"/api/jobs/{quote(submission_id, safe='')}").object()
         except NotFound:
             return None
-        return answer
 
     def stop(self, submission_id: str) -> None:
         """Ask Ray to stop a job; one that has ended, or is unknown, is success."""
@@ -114,9 +140,10 @@ class RayRest:
     def _agent(self, submission_id: str) -> str | None:
         """URL of the agent on the job's node; "" while the job has none; None if it is not to be asked.
 
-        It gets the cluster's token, so it must be on the host that the token is for: the one of the dashboard.
+        It gets the cluster's token, so it must be on the host that the token is for: the dashboard's. A cluster
+        that others run is asked at its dashboard's port alone.
         """
-        if time.monotonic() < self._agents_answer_from:
+        if self._reach is not None or time.monotonic() < self._agents_answer_from:
             return None
         if submission_id not in self._agents:
             job = self.job(submission_id)
@@ -132,14 +159,13 @@ class RayRest:
         return agent if urlsplit(agent).hostname == urlsplit(self.base_url).hostname else None
 
     def _range_of_log(self, url: str, offset: int) -> Iterator[bytes]:
-        headers = {"Range": f"bytes={offset}-", "Accept-Encoding": "identity"}
+        headers = {"Range": f"bytes={offset}-"}
         timeout = httpx.Timeout(10.0, connect=_CONNECT)
         with self._reaching(), self._http.stream("GET", url, headers=headers, timeout=timeout) as response:
             if response.status_code == httpx.codes.PARTIAL_CONTENT:
-                yield from response.iter_bytes()
+                yield from _plain(response)
             elif response.status_code not in (httpx.codes.NOT_FOUND, httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE):
-                response.read()
-                raise _error(response)
+                raise self._read(response, MOST_STATUS).error()
 
     def _whole_log(self, submission_id: str, offset: int) -> Iterator[bytes]:
         # Ray asks for a node, and takes that of the job instead. Without -1 it would send the last thousand lines.
@@ -147,27 +173,26 @@ class RayRest:
         url = f"{self.base_url}/api/v0/logs/file?{urlencode(asked)}"
         with self._reaching(), self._http.stream("GET", url, timeout=SLOW) as response:
             if response.is_success:
-                for piece in response.iter_bytes():
+                for piece in _plain(response):
                     yield piece[offset:]
                     offset = max(0, offset - len(piece))
                 return
-            text = response.read().decode(errors="replace")
+            refusal = self._read(response, MOST_STATUS)
             if self.job(submission_id) is None:
                 raise NotFound(f"Ray at {self.base_url} knows no job '{submission_id}'.")
-            if not any(reason in text for reason in _NO_LOG):
-                raise _error(response)
+            if not any(reason in refusal.body for reason in _NO_LOG):
+                raise refusal.error()
 
     def activities(self) -> dict[str, Any]:
         """What Ray says is active: ``{"driver": {"is_active", "last_activity_at"...}, ...}``."""
-        answer: dict[str, Any] = self._call("GET", "/api/component_activities").json()
-        return answer
+        return self._call("GET", "/api/component_activities", most=MOST_STATUS).object()
 
     def demands(self) -> list[str]:
         """What work waits for, as Ray's autoscaler reports it, a line each: ``{'CPU': 1.0}: 5+ pending tasks/actors``.
 
         Empty where nothing waits, and where no autoscaler has reported yet.
         """
-        answer = self._call("GET", "/api/cluster_status", params={"format": "1"}).json()
+        answer = self._call("GET", "/api/cluster_status", params={"format": "1"}).object()
         report = str((answer.get("data") or {}).get("clusterStatus") or "")
         # The report is text alone (2.60); its last part is headed "Pending Demands:", or "Demands:" by autoscaler v1.
         lines = report.partition("Demands:")[2].splitlines()
@@ -182,25 +207,43 @@ class RayRest:
 
     def serve_status(self) -> dict[str, Any]:
         """Serve's state: ``applications`` by name, each with ``status``, ``message`` and ``deployments``."""
-        answer: dict[str, Any] = self._call("GET", "/api/serve/applications/", timeout=SLOW).json()
+        return self._call("GET", "/api/serve/applications/", timeout=SLOW).object()
+
+    def _call(self, method: str, path: str, *, most: int = MOST, **kwargs: Any) -> _Answer:
+        answer = self._send(method, path, most=most, **kwargs)
+        if not answer.is_success:
+            raise answer.error()
         return answer
 
-    def _call(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
-        response = self._send(method, path, **kwargs)
-        if not response.is_success:
-            raise _error(response)
-        return response
+    def _send(
+        self, method: str, path: str, *, most: int = MOST, timeout: float | None = None, **kwargs: Any
+    ) -> _Answer:
+        seconds = timeout or self._timeout
+        with (
+            self._clock.lasting(seconds),
+            self._reaching(),
+            self._http.stream(method, self.base_url + path, timeout=seconds, **kwargs) as response,
+        ):
+            return self._read(response, most)
 
-    def _send(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
-        with self._reaching():
-            return self._http.request(method, self.base_url + path, **kwargs)
+    def _read(self, response: httpx.Response, most: int) -> _Answer:
+        """The answer as a whole; raises Unavailable for one that is larger, or compressed though that was not asked."""
+        answer = _Answer(response.request, response.status_code, repeated=self._reach is None)
+        for chunk in _plain(response):
+            answer.body += chunk
+            if len(answer.body) > most:
+                raise Unavailable(f"{answer.what} with more than {most} bytes: is that a Ray dashboard?")
+        return answer
 
     @contextmanager
     def _reaching(self) -> Iterator[None]:
         try:
             yield
         except httpx.TransportError as exc:
-            raise Unavailable(f"Ray does not answer at {self.base_url}: {exc or type(exc).__name__}.") from exc
+            # What breaks HTTP's rules is repeated in the error's text.
+            repeats = self._reach is None or not isinstance(exc, httpx.ProtocolError)
+            reason = (str(exc) if repeats else "it does not speak HTTP as a server does") or type(exc).__name__
+            raise Unavailable(f"Ray does not answer at {self.base_url}: {reason}.") from exc
 
 
 @cache
@@ -209,26 +252,60 @@ def _tls() -> ssl.SSLContext:
     return httpx.create_ssl_context(trust_env=False)
 
 
-def _error(response: httpx.Response) -> RayplaneError:
-    request = response.request
-    what = f"Ray answered {response.status_code} to {request.method} {request.url.copy_with(query=None)}"
-    reason = _reason(response)
-    status = response.status_code
-    if status in (401, 403):
-        return Unauthenticated(f"{what}: the cluster's token is refused.", remedy="Create the cluster anew.")
-    if status == 404:
-        return NotFound(f"{what}: {reason}")
-    if status in (400, 413, 422):
-        return InvalidInput(f"{what}: {reason}")
-    return Unavailable(f"{what}: {reason}") if status >= 500 else Failed(f"{what}: {reason}")
+def _plain(response: httpx.Response) -> Iterator[bytes]:
+    """The body as it comes; raises Unavailable if it is compressed: a small one would unpack to one of any size."""
+    if response.headers.get("content-encoding", "identity").lower() != "identity":
+        what = _Answer(response.request, response.status_code, repeated=False).what
+        raise Unavailable(f"{what}, compressed, which was not asked for: is that a Ray dashboard?")
+    yield from response.iter_raw()
 
 
-def _reason(response: httpx.Response) -> str:
-    """The end of what Ray says: it answers with whole tracebacks, whose last line tells."""
-    try:
-        body = response.json()
-    except json.JSONDecodeError:
-        body = None
-    text = str(body.get("msg") or body) if isinstance(body, dict) else response.text
-    lines = [line.strip() for line in text.strip().splitlines() if line.strip().strip("^.")]
-    return lines[-1][:500] if lines else "no reason given"
+@dataclass
+class _Answer:
+    """The outcome of one request."""
+
+    request: httpx.Request
+    status: int
+    repeated: bool
+    """True if errors may tell what is in it."""
+    body: bytearray = field(default_factory=bytearray)
+
+    @property
+    def what(self) -> str:
+        """The words by which errors call it."""
+        return f"Ray answered {self.status} to {self.request.method} {self.request.url.copy_with(query=None)}"
+
+    @property
+    def is_success(self) -> bool:
+        return 200 <= self.status < 300
+
+    def object(self) -> dict[str, Any]:
+        """The JSON object in it; raises Unavailable if it is none."""
+        try:
+            value = json.loads(self.body)
+        except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, dict):
+            raise Unavailable(f"{self.what}, but not with a JSON object: is that a Ray dashboard?")
+        return value
+
+    def error(self) -> RayplaneError:
+        """The error that an answer which is no success tells of."""
+        reason = self._reason() if self.repeated else "a success was expected; its answer is not repeated here"
+        if self.status in (401, 403):
+            return Unauthenticated(f"{self.what}: the cluster's token is refused.", remedy="Create the cluster anew.")
+        if self.status == 404:
+            return NotFound(f"{self.what}: {reason}")
+        if self.status in (400, 413, 422):
+            return InvalidInput(f"{self.what}: {reason}")
+        return Unavailable(f"{self.what}: {reason}") if self.status >= 500 else Failed(f"{self.what}: {reason}")
+
+    def _reason(self) -> str:
+        """The end of what Ray says: it answers with whole tracebacks, whose last line tells."""
+        try:
+            body = json.loads(self.body)
+        except (ValueError, RecursionError):
+            body = None
+        text = str(body.get("msg") or body) if isinstance(body, dict) else self.body.decode(errors="replace")
+        lines = [line.strip() for line in text.strip().splitlines() if line.strip().strip("^.")]
+        return lines[-1][:500] if lines else "no reason given"

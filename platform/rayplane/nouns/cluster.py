@@ -100,6 +100,9 @@ class Endpoint(Record):
 
     dashboard_url: str
     """Base URL of the Ray dashboard: Jobs and Serve REST."""
+    reach: Literal["own", "allowed", "placed"] = "own"
+    """Owner of that address: the platform itself; another, and the settings must allow it at each look; or
+    another, and an admin of the platform placed it."""
     client_address: str | None = None
     """``ray://host:port`` for Ray Client."""
     token_path: str | None = None
@@ -137,6 +140,8 @@ class ClusterStatus(Status):
     """Until when somebody asked that it not be suspended for idleness."""
     lives_until: Instant | None = None
     """Until when somebody asked that it live, where that is longer than its lifetime."""
+    placed: bool = False
+    """Set where an admin of the platform chose ``spec.address``: the settings then need not allow it."""
 
     @property
     def is_over(self) -> bool:

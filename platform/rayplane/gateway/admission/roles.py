@@ -7,16 +7,19 @@ from typing import Literal
 
 from rayplane.errors import Forbidden
 
-Action = Literal["read", "write", "admin", "report", "metrics"]
+Action = Literal["read", "write", "admin", "report", "metrics", "operate"]
 
 _ALLOWED: dict[str, frozenset[str]] = {
-    "admin": frozenset({"read", "write", "admin", "metrics"}),
+    "admin": frozenset({"read", "write", "admin", "metrics", "operate"}),
     "member": frozenset({"read", "write"}),
     "viewer": frozenset({"read"}),
     "cluster": frozenset({"report", "read"}),
     "metrics": frozenset({"metrics"}),
-    "system": frozenset({"read", "write", "admin", "report", "metrics"}),
+    "system": frozenset({"read", "write", "admin", "report", "metrics", "operate"}),
 }
+
+_OF_ALL_TEAMS = frozenset({"metrics", "operate"})
+"""What concerns the platform as a whole: never for a principal that belongs to one team, its admin neither."""
 
 
 @dataclass(frozen=True)
@@ -40,5 +43,19 @@ def authorize(principal: Principal, action: Action, team: str | None = None) -> 
             f"'{principal.name}' ({principal.role}) may not {action} {f'in team {team!r}' if team else 'here'}.",
             remedy="Ask an admin of the team for the role that may.",
         )
+    if action in _OF_ALL_TEAMS and principal.team is not None:
+        raise Forbidden(
+            f"'{principal.name}' belongs to team '{principal.team}', and this is of all teams.",
+            remedy="Ask an admin of the platform.",
+        )
     if team is not None and principal.team is not None and principal.team != team:
         raise Forbidden(f"'{principal.name}' belongs to team '{principal.team}', not '{team}'.")
+
+
+def may(principal: Principal, action: Action, team: str | None = None) -> bool:
+    """True if ``authorize`` lets the principal do it."""
+    try:
+        authorize(principal, action, team)
+    except Forbidden:
+        return False
+    return True

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import time
+from functools import partial
 from typing import Annotated, Any
 
+import anyio
+import anyio.to_thread
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
+from rayplane.gateway.admission.roles import Principal
 from rayplane.gateway.api.answers import PROBLEMS, Described, Here
 from rayplane.gateway.api.auth import Caller
 from rayplane.gateway.usecases import plan as plans
+from rayplane.gateway.usecases.platform import Platform
 from rayplane.nouns.base import Document, parse
 from rayplane.nouns.plan import Plan
 
@@ -17,6 +23,11 @@ router = APIRouter(prefix="/v1", tags=["plan"], responses=PROBLEMS)
 
 MOST = 500
 """Documents in one plan."""
+
+PATIENCE = 5.0
+"""Seconds for which a plan waits for those before it."""
+LOOK = 0.05
+"""Seconds between two looks whether it is its turn."""
 
 
 class PlanRequest(BaseModel):
@@ -29,7 +40,23 @@ class PlanRequest(BaseModel):
 
 
 @router.post("/plan", operation_id="plan", summary="Say what documents would change, forbid and cost")
-def plan(body: PlanRequest, caller: Caller, here: Here) -> Plan:
-    """What applying the documents together would do. It answers 200 also where something is forbidden: `allowed`."""
+async def plan(body: PlanRequest, caller: Caller, here: Here) -> Plan:
+    """What applying the documents together would do. It answers 200 also where something is forbidden: `allowed`.
+
+    A few plans are made at once, the others wait for some seconds and are then answered 503, with `Retry-After`.
+    """
+    until = time.monotonic() + PATIENCE
+    while not here.preflights.begin_plan():  # without a thread: those are for what does not wait
+        if time.monotonic() >= until:
+            raise here.preflights.too_many_plans()
+        await anyio.sleep(LOOK)
+    try:
+        # On a thread of its own, since a pre-flight may take long, and the others answer everything else.
+        return await anyio.to_thread.run_sync(partial(_make, body, caller, here), limiter=anyio.CapacityLimiter(1))
+    finally:
+        here.preflights.end_plan()
+
+
+def _make(body: PlanRequest, caller: Principal, here: Platform) -> Plan:
     documents = [parse(Document, value, f"documents[{place}]") for place, value in enumerate(body.documents)]
     return plans.plan(documents, team=body.team, principal=caller, platform=here)

@@ -47,6 +47,8 @@ def respond(error: Exception, path: str) -> Response:
         known = as_rayplane_error(error)
         problem = known.to_problem(instance=path)
         headers = {"WWW-Authenticate": "Bearer"} if known.status == 401 else {}
+        if "retry_after" in known.fields:
+            headers["Retry-After"] = str(known.fields["retry_after"])
         if _RAY_PATH.match(path):
             return PlainTextResponse(str(known), status_code=_ray_status(known), headers=headers)
     if _RAY_PATH.match(path):

@@ -47,6 +47,8 @@ class ClusterRef:
     team: str
     name: str
     uid: str
+    placed: bool = field(default=False, compare=False)
+    """Set where an admin of the platform chose the address at which it runs."""
 
     def __str__(self) -> str:
         return f"{self.team}/{self.name}"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from rayplane.errors import RayplaneError, Unauthenticated, Unsupported
+from rayplane.errors import InvalidSpec, RayplaneError, Unauthenticated, Unsupported
+from rayplane.gateway import ray_address, ray_token
 from rayplane.gateway.backends.base import (
     Capability,
     ClusterRef,
@@ -16,30 +17,39 @@ from rayplane.gateway.backends.base import (
     SharedNodesOnly,
     TeamRef,
 )
+from rayplane.gateway.ray_reach import NOT_ALLOWED, Reach
 from rayplane.gateway.ray_rest import RayRest
 from rayplane.nouns.cluster import ClusterSpec, Endpoint
 from rayplane.nouns.environment import Environment
 from rayplane.nouns.team import Size, TeamSpec
-from rayplane.settings import GatewaySettings, read_secret
+from rayplane.settings import GatewaySettings
 
 UNKNOWN = "unknown"
+PATIENCE = 5.0
+"""Seconds for all of a look at such a cluster."""
+
+_VERSION = re.compile(r"\d{1,4}(\.[0-9A-Za-z+_-]{1,30}){1,4}")
+_SESSION = re.compile(r"[\w.-]{1,128}", re.ASCII)
 
 
 class ExistingBackend(SharedNodesOnly):
-    """Clusters known by ``spec.address``, the URL of their dashboard. Their token is a 0600 file of the home."""
+    """Clusters known by ``spec.address``, the URL of their dashboard: one that the settings allow or an admin placed.
+
+    Their token is a 0600 file of the home, placed by hand: the token, and on a second line the address that it is for.
+    It is sent nowhere else.
+    """
 
     name = "existing"
     capabilities: frozenset[Capability] = frozenset()
 
     def __init__(self, settings: GatewaySettings) -> None:
         self._secrets = settings.home_paths.secrets
+        self._allowed = ray_address.AllowList(settings.existing_addresses)
 
     def preflight(self, ref: ClusterRef, spec: ClusterSpec, size: Size) -> list[str]:
         """An address is needed, and the cluster must answer there."""
         if spec.address is None:
             return ["A cluster of the backend 'existing' needs 'address': the URL of its Ray dashboard."]
-        if urlsplit(spec.address).scheme not in ("http", "https"):
-            return [f"'{spec.address}' is not a URL. Write the dashboard's, such as http://host:8265."]
         seen = self.observe(ref, spec)
         return [] if seen.phase == "ready" else [seen.message]
 
@@ -48,35 +58,39 @@ class ExistingBackend(SharedNodesOnly):
         return None
 
     def environment(self, spec: ClusterSpec) -> Environment | None:
-        """What the cluster says of itself: its Ray. It does not tell its Python, nor what is installed."""
-        if spec.address is None:
-            return None
-        try:
-            with_token = self._ask(spec.address, None)
-        except RayplaneError:
-            return None  # it is not known before the cluster answers, and observe() tells why it does not
-        return _environment(spec.address, with_token["ray_version"])
+        """Not known but from a look at it: see ``observe``."""
+        return None
 
     def observe(self, ref: ClusterRef, spec: ClusterSpec) -> Observation:
-        """Whether the dashboard answers; its session is the incarnation."""
+        """Whether the dashboard answers; its session is the incarnation. It takes ``PATIENCE`` at most."""
         if spec.address is None:
             return Observation(phase="absent")
-        token = self._token_path(ref)
         try:
-            answer = self._ask(spec.address, token)
+            address = ray_address.parse(spec.address)
+        except InvalidSpec as exc:
+            return Observation(phase="failed", reason="AddressRefused", message=str(exc))
+        path = self._token_path(ref)
+        try:
+            placed = ray_token.token_for(address, path)
+            answer = self._ask(address, placed.token, Reach(self._allowed, placed=ref.placed))
         except Unauthenticated:
-            remedy = f"Put the cluster's Ray token into '{token}' (0600)."
-            message = f"Ray at {spec.address} refuses the token of '{ref}'. {remedy}"
-            return Observation(phase="failed", reason="TokenRefused", message=message)
+            return Observation(phase="failed", reason="TokenRefused", message=_refused(ref, address, path, placed))
         except RayplaneError as exc:
-            return Observation(phase="failed", reason="Unreachable", message=str(exc))
+            refused = exc.fields.get("reason") == NOT_ALLOWED
+            return Observation(phase="failed", reason="AddressRefused" if refused else "Unreachable", message=str(exc))
+        ray, session = str(answer.get("ray_version") or ""), str(answer.get("session_name") or "")
+        if not (_VERSION.fullmatch(ray) and _SESSION.fullmatch(session)):
+            message = f"What answers at {address} names no version and session of Ray: is that a Ray dashboard?"
+            return Observation(phase="failed", reason="Unreachable", message=message)
         return Observation(
             phase="ready",
-            incarnation=str(answer.get("session_name")),
+            incarnation=session,
             endpoint=Endpoint(
-                dashboard_url=spec.address.rstrip("/"), token_path=str(token) if token.exists() else None
+                dashboard_url=str(address),
+                reach="placed" if ref.placed else "allowed",
+                token_path=str(path) if placed.token is not None else None,
             ),
-            environment=_environment(spec.address, answer["ray_version"]),
+            environment=_environment(str(address), ray),
         )
 
     def ensure(self, ref: ClusterRef, spec: ClusterSpec, launch: LaunchContext) -> None:
@@ -112,9 +126,8 @@ class ExistingBackend(SharedNodesOnly):
     def close(self) -> None:
         """Nothing is held between two calls."""
 
-    def _ask(self, address: str, token_path: Path | None) -> dict[str, str]:
-        token = read_secret(token_path) if token_path is not None and token_path.exists() else None
-        client = RayRest(address, token, timeout=5.0)
+    def _ask(self, address: ray_address.Address, token: str | None, reach: Reach) -> dict[str, object]:
+        client = RayRest(str(address), token, timeout=PATIENCE, reach=reach)
         try:
             return client.version()
         finally:
@@ -126,3 +139,10 @@ class ExistingBackend(SharedNodesOnly):
 
 def _environment(address: str, ray: str) -> Environment:
     return Environment(interpreter=address, ray=ray, python=UNKNOWN, lock_hash=UNKNOWN, rayplane=UNKNOWN)
+
+
+def _refused(ref: ClusterRef, address: ray_address.Address, path: Path, placed: ray_token.PlacedToken) -> str:
+    remedy = f"Put the cluster's Ray token into '{path}' (0600), and '{address}' on its second line."
+    if placed.token is not None:
+        return f"Ray at {address} refuses the token of '{ref}'. {remedy}"
+    return f"Ray at {address} asks for a token, and '{ref}' has none for it: {placed.problem} {remedy}"

@@ -140,11 +140,12 @@ class ClusterReconciler:
 
     def _begin(self, obj: Object) -> _Look:
         spec = ClusterSpec.model_validate(obj.spec)
-        ref = ClusterRef(team=obj.metadata.team or "", name=obj.metadata.name, uid=obj.metadata.uid)
+        status = ClusterStatus.model_validate(obj.status)
+        meta = obj.metadata
+        ref = ClusterRef(team=meta.team or "", name=meta.name, uid=meta.uid, placed=status.placed)
         team = self._platform.store.get("Team", "", ref.team)
         team_is = team_spec(team)
         place = clusters.backend_of(spec, team_is)
-        status = ClusterStatus.model_validate(obj.status)
         return _Look(obj, ref, spec, status, team, team_is, place, self._backends(place))
 
     def _subscribe(self, look: _Look) -> None:

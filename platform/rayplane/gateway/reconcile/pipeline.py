@@ -28,7 +28,7 @@ from rayplane.gateway.reconcile.step_key import code_closure, resolve, step_key,
 from rayplane.gateway.usecases import job as jobs
 from rayplane.gateway.usecases.platform import Platform
 from rayplane.nouns.base import MAX_NAME, Object, utcnow
-from rayplane.nouns.cluster import ClusterSpec
+from rayplane.nouns.cluster import ClusterSpec, ClusterStatus
 from rayplane.nouns.dataset import DatasetVersion
 from rayplane.nouns.job import TERMINAL, JobSpec, JobStatus, Output
 from rayplane.nouns.pipeline import PipelineSpec, RunSpec, RunStatus, StepResult, StepRun
@@ -400,6 +400,9 @@ class _Engine:
     def _environment(self, run: Object, pipeline: PipelineSpec) -> str:
         spec = self._cluster(run, pipeline)
         environment = self._backend(run, pipeline).environment(spec)
+        if environment is None:  # known only from a look at it, as of a cluster that others run
+            cluster = self._platform.store.get("Cluster", _team(run), pipeline.cluster)
+            environment = ClusterStatus.model_validate(cluster.status).environment
         return environment.key if environment else "unknown"
 
     def _cluster(self, run: Object, pipeline: PipelineSpec) -> ClusterSpec:

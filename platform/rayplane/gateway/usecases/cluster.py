@@ -7,7 +7,7 @@ from datetime import datetime
 
 from rayplane.errors import Conflict, InvalidInput, InvalidSpec, Refused, Unsupported
 from rayplane.gateway.admission import lifetime
-from rayplane.gateway.admission.roles import Principal, authorize
+from rayplane.gateway.admission.roles import Principal, authorize, may
 from rayplane.gateway.admission.sizes import size_of
 from rayplane.gateway.backends.base import Capability, ClusterRef, Reader
 from rayplane.gateway.usecases import nodes, operations
@@ -20,20 +20,56 @@ from rayplane.nouns.job import TERMINAL, UNFINISHED
 from rayplane.nouns.team import TeamSpec, Usage
 
 
-def check(team: Object, name: str, spec: ClusterSpec, before: Object | None, platform: Platform) -> None:
-    """Raise InvalidSpec or Refused with the reasons why the team can't have such a cluster, whatever else it has."""
+def check(
+    team: Object, name: str, spec: ClusterSpec, before: Object | None, principal: Principal, platform: Platform
+) -> None:
+    """Raise InvalidSpec or Refused with the reasons why the team can't have such a cluster, whatever else it has.
+
+    Asks the cluster's backend: for a principal who may write it. Raises Unavailable while too much is asked at once.
+    """
     spec_of_team = team_spec(team)
     size = size_of(spec_of_team, spec.size, team_name=team.metadata.name)
     backend = backend_of(spec, spec_of_team)
     check_backend(backend, "cluster.backend", platform)
     reader = platform.readers(backend)
-    ref = ClusterRef(team=team.metadata.name, name=name, uid=before.metadata.uid if before else "")
+    ref = ref_of(team.metadata.name, name, spec, before, principal)
     check_acted_on(spec, reader)
+    if before is None:
+        check_address(spec, reader)
     held = None if before is None else ClusterSpec.model_validate(before.spec)
     lifetime.require(spec, spec_of_team, what=f"Cluster '{ref}'", before=held)
-    reasons = reader.preflight(ref, spec, size)
+    reasons = platform.preflights.make(lambda: reader.preflight(ref, spec, size))
     if reasons:
         raise Refused(f"Cluster '{ref}' can't be made: {' '.join(reasons)}")
+
+
+def ref_of(
+    team: str, name: str, spec: ClusterSpec, before: Object | None, principal: Principal | None = None
+) -> ClusterRef:
+    """Name a cluster to its backend. An admin of the platform chose its address: ``principal`` now, or one before."""
+    placed = principal is not None and may(principal, "operate")
+    if before is not None and ClusterSpec.model_validate(before.spec).address == spec.address:
+        placed = placed or ClusterStatus.model_validate(before.status).placed
+    return ClusterRef(team=team, name=name, uid=before.metadata.uid if before else "", placed=placed)
+
+
+def first_status(spec: ClusterSpec, principal: Principal) -> ClusterStatus:
+    """The status of a cluster that the principal makes."""
+    return ClusterStatus(placed=spec.address is not None and may(principal, "operate"))
+
+
+def note_placed(cluster: Object, spec: ClusterSpec, principal: Principal, platform: Platform) -> Object:
+    """Note that an admin of the platform applied a cluster that another made: the address is the admin's choice now.
+
+    To be called in the transaction that wrote the cluster.
+    """
+    status = ClusterStatus.model_validate(cluster.status)
+    if spec.address is None or status.placed or not may(principal, "operate"):
+        return cluster
+    meta = cluster.metadata
+    detail = {"address": spec.address}
+    platform.store.audit(principal.name, "place", kind="Cluster", team=meta.team or "", name=meta.name, detail=detail)
+    return platform.store.set_status(meta.uid, status.model_copy(update={"placed": True}), wanted=True)
 
 
 def check_quota(
@@ -383,6 +419,15 @@ def check_acted_on(spec: ClusterSpec, reader: Reader) -> None:
                 f"cluster.{field}: the backend '{reader.name}' can't take a cluster's compute back.",
                 remedy="Leave it out: whoever runs the cluster stops it.",
             )
+
+
+def check_address(spec: ClusterSpec, reader: Reader) -> None:
+    """Raise InvalidSpec for an address on a backend that makes clusters: what it made would count as another's."""
+    if spec.address is not None and Capability.CREATE in reader.capabilities:
+        raise InvalidSpec(
+            f"cluster.address: the backend '{reader.name}' makes its clusters, it takes none that runs already.",
+            remedy="Leave it out, or write backend: existing.",
+        )
 
 
 def _demand(cluster: Object | None, spec: ClusterSpec, team: TeamSpec) -> Usage:

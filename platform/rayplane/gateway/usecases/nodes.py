@@ -36,12 +36,18 @@ def check_job(team: Object, name: str, spec: JobSpec, nodes: Nodes, platform: Pl
     _refuse(f"Job '{ref}'", reader.preflight_job(ref, spec, size))
 
 
-def check_service(team: Object, name: str, spec: ServiceSpec, nodes: Nodes, platform: Platform) -> None:
-    """Raise InvalidSpec, Refused or Unsupported with the reasons why the service can't have its nodes."""
+def check_service(
+    team: Object, name: str, spec: ServiceSpec, nodes: Nodes, platform: Platform, *, ask: bool = True
+) -> None:
+    """Raise InvalidSpec, Refused or Unsupported with the reasons why the service can't have its nodes.
+
+    ``ask``: those of the backend too.
+    """
     reader = _reader(team, "service", Capability.SERVICE, nodes, platform)
     size = size_of(team_spec(team), nodes.size, team_name=team.metadata.name, where="service.nodes.size")
     ref = ServiceRef(team=team.metadata.name, name=name, uid="0" * 32)
-    _refuse(f"Service '{ref}'", reader.preflight_service(ref, spec, size))
+    if ask:
+        _refuse(f"Service '{ref}'", reader.preflight_service(ref, spec, size))
 
 
 def check_quota(team: Object, kind: str, name: str, wanted: Usage, held: Usage | None, platform: Platform) -> None:

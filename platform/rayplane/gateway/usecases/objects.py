@@ -59,7 +59,7 @@ def apply(
             platform.wake()
         return found, change, operation
     owner = platform.team(team) if noun.team_scoped else None
-    _check(owner, name, spec, _before(noun, team, name, platform), platform)
+    _check(owner, name, spec, _before(noun, team, name, platform), principal, platform)
     with platform.store.transaction(commit=not dry_run):
         found, change, operation = _write(noun, team, name, spec, labels, principal, platform, if_match)
     if dry_run:
@@ -175,14 +175,16 @@ def _before(noun: NounType, team: str, name: str, platform: Platform) -> Object 
         return None
 
 
-def _check(team: Object | None, name: str, spec: BaseModel, before: Object | None, platform: Platform) -> None:
+def _check(
+    team: Object | None, name: str, spec: BaseModel, before: Object | None, principal: Principal, platform: Platform
+) -> None:
     """What a spec must meet before it is written; may ask a backend's reader, so it is outside of the transaction."""
     if isinstance(spec, TeamSpec):
         teams.check(spec, platform)
         return
     assert team is not None
     if isinstance(spec, ClusterSpec):
-        cluster.check(team, name, spec, before, platform)
+        cluster.check(team, name, spec, before, principal, platform)
     elif isinstance(spec, PipelineSpec):
         pipeline.check(team.metadata.name, spec, platform)
     elif isinstance(spec, ServiceSpec):
@@ -202,9 +204,11 @@ def _write(
     store = platform.store
     owner = platform.team(team) if noun.team_scoped else None
     before = None
-    if isinstance(spec, ClusterSpec | ServiceSpec):
+    if isinstance(spec, ClusterSpec | ServiceSpec | TeamSpec):
         before = _before(noun, team, name, platform)
-    if isinstance(spec, ClusterSpec):
+    if isinstance(spec, TeamSpec):
+        teams.check_grant(name, before, spec, principal)
+    elif isinstance(spec, ClusterSpec):
         assert owner is not None
         cluster.check_quota(owner, name, spec, before, platform)
     elif isinstance(spec, ServiceSpec):
@@ -218,8 +222,10 @@ def _write(
         labels=labels,
         owner=principal.name,
         if_match=if_match,
-        status=noun.status(),
+        status=cluster.first_status(spec, principal) if isinstance(spec, ClusterSpec) else noun.status(),
     )
+    if isinstance(spec, ClusterSpec) and change != "created":
+        found = cluster.note_placed(found, spec, principal, platform)
     if change == "unchanged":
         return found, change, None
     # After the write, which an error here undoes: a stale If-Match or a deletion under way is to be told first.

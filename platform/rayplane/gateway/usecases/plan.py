@@ -6,8 +6,10 @@ so a cluster counts against the quota of its neighbours, and a job finds the clu
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel
@@ -16,13 +18,13 @@ from rayplane.errors import Conflict, InvalidSpec, NotFound, RayplaneError
 from rayplane.gateway.admission import lifetime
 from rayplane.gateway.admission.roles import Principal, authorize
 from rayplane.gateway.admission.sizes import size_of
-from rayplane.gateway.backends.base import ClusterRef
 from rayplane.gateway.usecases import cluster as clusters
 from rayplane.gateway.usecases import job as jobs
 from rayplane.gateway.usecases import pipeline, plan_effects, service
 from rayplane.gateway.usecases import team as teams
 from rayplane.gateway.usecases.objects import authorize_write, check_name_of
 from rayplane.gateway.usecases.platform import Platform, team_spec
+from rayplane.gateway.usecases.preflights import PLAN_PATIENCE
 from rayplane.nouns import NOUNS, RUN, by_kind
 from rayplane.nouns.base import Document, NounType, Object, parse
 from rayplane.nouns.cluster import ClusterSpec
@@ -32,9 +34,13 @@ from rayplane.nouns.plan import Plan, PlannedDocument, Refusal
 from rayplane.nouns.service import ServiceSpec
 from rayplane.nouns.team import TeamSpec
 
+NOT_ASKED = "Pre-flight was not made: a backend is asked only for those who may write this."
+
 
 def plan(documents: list[Document], *, team: str | None, principal: Principal, platform: Platform) -> Plan:
     """What applying the documents would do. ``team`` is for those that name none.
+
+    A backend is asked about what the principal may write alone, and only until the plan's time is over.
 
     Raises InvalidSpec for a kind that is not known or a document without a team; all else that is wrong with a document
     is told in its place.
@@ -45,11 +51,12 @@ def plan(documents: list[Document], *, team: str | None, principal: Principal, p
     _refuse_twins(items)
     for item in items:
         _parse(item, principal)
+    until = time.monotonic() + PLAN_PATIENCE
     made = {item.name: item.object(principal) for item in items if item.noun.kind == "Team" and item.readable}
     for item in items:
         # May ask where compute comes from, which takes time: not while the writers' turn is held.
         if isinstance(item.spec, ClusterSpec) and item.readable:
-            _preflight(item, item.spec, made.get(item.team), platform)
+            _preflight(item, item.spec, made.get(item.team), principal, platform, until=until)
     with platform.store.transaction(commit=False):
         for item in items:
             if item.readable:
@@ -70,6 +77,7 @@ class _Item:
     spec: BaseModel | None = None
     """None if it can't be parsed."""
     readable: bool = False
+    writable: bool = False
     before: Object | None = None
     result: PlannedDocument = field(init=False)
 
@@ -128,12 +136,18 @@ def _parse(item: _Item, principal: Principal) -> None:
     except RayplaneError as exc:
         item.refuse(exc)
         return
-    item.check(lambda: authorize_write(item.noun, item.team, item.name, principal))
+    try:
+        authorize_write(item.noun, item.team, item.name, principal)
+        item.writable = True
+    except RayplaneError as exc:
+        item.refuse(exc)
     item.check(lambda: check_name_of(item.noun, item.name))
     item.spec = item.check(lambda: parse(item.noun.spec, item.document.spec, item.noun.singular))
 
 
-def _preflight(item: _Item, spec: ClusterSpec, team: Object | None, platform: Platform) -> None:
+def _preflight(
+    item: _Item, spec: ClusterSpec, team: Object | None, principal: Principal, platform: Platform, *, until: float
+) -> None:
     """All reasons why the team can't have such a cluster, whatever else it has."""
     owner = team if team is not None else item.check(lambda: platform.team(item.team))
     if owner is None:
@@ -150,13 +164,19 @@ def _preflight(item: _Item, spec: ClusterSpec, team: Object | None, platform: Pl
         return
     item.check(lambda: clusters.check_acted_on(spec, reader))
     before = _before(item, platform)
+    if before is None:
+        item.check(lambda: clusters.check_address(spec, reader))
     held = None if before is None else ClusterSpec.model_validate(before.spec)
-    ref = ClusterRef(team=item.team, name=item.name, uid=before.metadata.uid if before else "")
+    ref = clusters.ref_of(item.team, item.name, spec, before, principal)
     item.check(lambda: lifetime.require(spec, of_team, what=f"Cluster '{ref}'", before=held))
     if size is None:
         return
     item.result.cost = plan_effects.cost(spec, size, clusters.terms_of(spec, of_team, reader))
-    for reason in item.check(lambda: reader.preflight(ref, spec, size)) or ():
+    if not item.writable:
+        item.result.warnings.append(NOT_ASKED)
+        return
+    ask = partial(reader.preflight, ref, spec, size)
+    for reason in item.check(lambda: platform.preflights.make(ask, until=until)) or ():
         item.result.forbidden.append(Refusal(code="refused", message=reason))
 
 
@@ -188,7 +208,7 @@ def _try(item: _Item, principal: Principal, platform: Platform) -> None:
     if isinstance(item.spec, JobSpec):
         _try_job(item, item.spec, principal, platform)
     else:
-        _check(item, item.spec, owner, platform)
+        _check(item, item.spec, owner, principal, platform)
         found = _put(item, principal, platform)
         if item.result.change != "unchanged":
             _check_change(item, item.spec, found, platform)
@@ -197,10 +217,12 @@ def _try(item: _Item, principal: Principal, platform: Platform) -> None:
     plan_effects.describe(item.result, item.before, item.object(principal), owner, platform)
 
 
-def _check(item: _Item, spec: BaseModel, owner: Object | None, platform: Platform) -> None:
+def _check(item: _Item, spec: BaseModel, owner: Object | None, principal: Principal, platform: Platform) -> None:
     before = item.before
     if isinstance(spec, TeamSpec):
         item.check(lambda: teams.check(spec, platform))
+        if item.writable:
+            item.check(lambda: teams.check_grant(item.name, before, spec, principal))
     elif isinstance(spec, ClusterSpec):
         assert owner is not None
         item.check(lambda: clusters.check_quota(owner, item.name, spec, before, platform))
@@ -210,8 +232,10 @@ def _check(item: _Item, spec: BaseModel, owner: Object | None, platform: Platfor
         item.check(lambda: pipeline.check(item.team, spec, platform))
     elif isinstance(spec, ServiceSpec):
         assert owner is not None
-        item.check(lambda: service.check(owner, item.name, spec, platform))
+        item.check(lambda: service.check(owner, item.name, spec, platform, ask=item.writable))
         if spec.nodes is not None:
+            if not item.writable:
+                item.result.warnings.append(NOT_ASKED)
             item.check(lambda: service.check_place(owner, item.name, spec, before, platform))
         if before is not None:
             item.check(lambda: service.check_change(owner, before, spec))

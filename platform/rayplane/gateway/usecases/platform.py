@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from rayplane.errors import Conflict, NotFound
 from rayplane.gateway.admission.tokens import TokenSigner
 from rayplane.gateway.backends.base import Reader
 from rayplane.gateway.store import Store
+from rayplane.gateway.usecases.preflights import Preflights
 from rayplane.nouns.base import Object, utcnow
 from rayplane.nouns.team import TeamSpec
 from rayplane.settings import GatewaySettings
@@ -31,6 +32,8 @@ class Platform:
     ended: Callable[[str], None] = lambda uid: None
     """Tells the reconcilers that the entrypoint of this job's attempt has ended: Ray will say so in a moment."""
     clock: Callable[[], datetime] = utcnow
+    preflights: Preflights = field(default_factory=Preflights)
+    """Through which all pre-flights that persons ask for are made."""
 
     def team(self, name: str) -> Object:
         """A team that takes new work; raises NotFound if it is not there, Conflict if it is being deleted."""

@@ -9,12 +9,15 @@ from rayplane.nouns.base import Object
 from rayplane.nouns.service import ServiceSpec
 
 
-def check(team: Object, name: str, spec: ServiceSpec, platform: Platform) -> None:
-    """Raise NotFound for a cluster, InvalidSpec for a package that is not there, and whatever forbids its nodes."""
+def check(team: Object, name: str, spec: ServiceSpec, platform: Platform, *, ask: bool = True) -> None:
+    """Raise NotFound for a cluster, InvalidSpec for a package that is not there, and whatever forbids its nodes.
+
+    ``ask``: the backend is asked too, which is for those who may write the service.
+    """
     if spec.cluster is not None:
         platform.cluster(team.metadata.name, spec.cluster)
     elif spec.nodes is not None:
-        nodes.check_service(team, name, spec, spec.nodes, platform)
+        nodes.check_service(team, name, spec, spec.nodes, platform, ask=ask)
     packages.check(team.metadata.name, spec.package, "service.package", platform)
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import difflib
 
 from rayplane import plugins
-from rayplane.errors import Conflict, InvalidSpec, Refused
-from rayplane.gateway.usecases.platform import Platform
+from rayplane.errors import Conflict, Forbidden, InvalidSpec, Refused
+from rayplane.gateway.admission import grants
+from rayplane.gateway.admission.roles import Principal, may
+from rayplane.gateway.usecases.platform import Platform, team_spec
 from rayplane.nouns.base import Object
 from rayplane.nouns.job import TERMINAL
 from rayplane.nouns.team import TeamSpec
@@ -15,6 +17,24 @@ from rayplane.nouns.team import TeamSpec
 def check(spec: TeamSpec, platform: Platform) -> None:
     """Raise InvalidSpec for a backend that is not known, Refused for one that is not offered here."""
     check_backend(spec.backend, "team.backend", platform)
+
+
+def check_grant(name: str, before: Object | None, spec: TeamSpec, principal: Principal) -> None:
+    """Raise Forbidden if a team's own admin makes the team, or gives it more than the platform gave it.
+
+    To be called in the transaction that writes the team.
+    """
+    if may(principal, "operate"):
+        return
+    remedy = "Ask an admin of the platform."
+    if before is None:
+        raise Forbidden(f"Team '{name}' is not there, and '{principal.name}' may not make it.", remedy=remedy)
+    more = grants.raised(team_spec(before), spec)
+    if more:
+        raise Forbidden(
+            f"'{principal.name}' may not give team '{name}' more than the platform did: {', '.join(more)}.",
+            remedy=remedy,
+        )
 
 
 def check_backend(name: str, where: str, platform: Platform) -> None:

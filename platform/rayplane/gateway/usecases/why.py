@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 
-from rayplane.errors import InvalidInput, NotFound, RayplaneError, Refused
-from rayplane.gateway.admission.roles import Principal, authorize
+from rayplane.errors import InvalidInput, NotFound, RayplaneError, Refused, Unavailable
+from rayplane.gateway.admission.roles import Principal, authorize, may
 from rayplane.gateway.admission.sizes import size_of
 from rayplane.gateway.backends.base import ClusterRef, Reader
 from rayplane.gateway.usecases import cluster as clusters
@@ -18,6 +18,7 @@ from rayplane.nouns import by_kind
 from rayplane.nouns.base import Object, utcnow
 from rayplane.nouns.cluster import ClusterSpec
 from rayplane.nouns.pipeline import RunStatus
+from rayplane.nouns.team import Size
 from rayplane.nouns.why import Explanation
 from rayplane.storage import layout
 
@@ -39,15 +40,18 @@ def explain(
     noun = by_kind(kind)
     authorize(principal, "read", team if noun.team_scoped else name)
     obj = platform.store.get(kind, team if noun.team_scoped else "", name)
-    return _Explainer(platform, clock()).explain(obj)
+    ask = may(principal, "write", team if noun.team_scoped else name)
+    return _Explainer(platform, clock(), ask=ask).explain(obj)
 
 
 class _Explainer:
     """Explains objects as they are at one instant."""
 
-    def __init__(self, platform: Platform, now: datetime) -> None:
+    def __init__(self, platform: Platform, now: datetime, *, ask: bool) -> None:
+        """``ask``: pre-flight is made anew. For those who may not write the conditions tell what the last one said."""
         self._platform = platform
         self._now = now
+        self._ask = ask
 
     def explain(self, obj: Object) -> Explanation:
         facts = Facts(obj, self._now)
@@ -68,7 +72,7 @@ class _Explainer:
             return facts
         try:
             reader = self._platform.readers(clusters.backend_of(spec, team_spec(owner)))
-            ref = ClusterRef(team=meta.team or "", name=meta.name, uid=meta.uid)
+            ref = clusters.ref_of(meta.team or "", meta.name, spec, facts.obj)
             facts = replace(facts, evidence=reader.evidence(ref))
         except RayplaneError as exc:
             # That it can't be asked is the answer.
@@ -85,7 +89,7 @@ class _Explainer:
             size = size_of(team_spec(owner), spec.size, team_name=ref.team)
         except Refused as exc:
             return [Verdict("size-gone", exc.detail, exc.remedy or "")]
-        reasons = [Verdict("preflight", reason) for reason in reader.preflight(ref, spec, size)]
+        reasons = [Verdict("preflight", reason) for reason in self._preflight(ref, spec, size, reader)]
         if owner.status.get("phase") != "Ready":
             remedy = f"Wait; if it goes on: rayplane why team/{ref.team}."
             # Only where jobs are tracked does a cluster wait for its team; the reconciler says so then.
@@ -93,6 +97,14 @@ class _Explainer:
                 Verdict("team-not-onboarded", f"team '{ref.team}' is not onboarded yet", remedy, likely=True)
             )
         return reasons
+
+    def _preflight(self, ref: ClusterRef, spec: ClusterSpec, size: Size, reader: Reader) -> list[str]:
+        if not self._ask:
+            return []
+        try:
+            return self._platform.preflights.make(lambda: reader.preflight(ref, spec, size))
+        except Unavailable as exc:
+            return [str(exc)]
 
     def _quota(self, owner: Object, obj: Object, spec: ClusterSpec) -> list[Verdict]:
         """Whether the team's clusters ask for more than its quota is by now: an admin may have lowered it."""

@@ -62,6 +62,7 @@ CODES: tuple[str, ...] = (
     "head-died",
     # They run, but do not answer.
     "token-refused",
+    "address-refused",
     "unreachable",
     "probe-failing",
     "head-not-answering",

@@ -40,6 +40,7 @@ _REASONS: dict[str, tuple[str, str]] = {
     "Unrecorded": ("head-died", _HEAD),
     "NotAnswering": ("head-not-answering", "It may be busy. It is started anew by itself if it goes on."),
     "TokenRefused": ("token-refused", "Give the platform the cluster's own token, as the reason says."),
+    "AddressRefused": ("address-refused", "Use an address that is allowed, or have an admin of the platform apply it."),
     "Unreachable": ("unreachable", "See that Ray runs at this address and that the gateway may reach it."),
     "Unavailable": ("backend-unreachable", "See that it runs; the gateway tries again by itself."),
     "Timeout": ("backend-unreachable", "See that it runs; the gateway tries again by itself."),

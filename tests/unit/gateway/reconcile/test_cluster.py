@@ -48,6 +48,18 @@ def test_a_cluster_that_was_applied_becomes_ready(world: World, reconciler: Clus
     assert status.incarnation
 
 
+@pytest.mark.parametrize("placed", [True, False])
+def test_the_backend_learns_whether_an_admin_placed_the_address(
+    world: World, reconciler: ClusterReconciler, monkeypatch: pytest.MonkeyPatch, placed: bool
+) -> None:
+    cluster, asked = world.cluster(), []
+    world.platform.store.set_status(cluster.metadata.uid, {**cluster.status, "placed": placed})
+    observe = world.backend.observe
+    monkeypatch.setattr(world.backend, "observe", lambda ref, spec: asked.append(ref.placed) or observe(ref, spec))
+    assert look(reconciler, world, cluster, 3).placed is placed
+    assert set(asked) == {placed}
+
+
 def test_the_head_is_told_paths_and_never_secrets(world: World, reconciler: ClusterReconciler) -> None:
     cluster = world.cluster()
     look(reconciler, world, cluster)

@@ -26,7 +26,7 @@ from rayplane.nouns.pipeline import RunStatus, StepRun
 from rayplane.settings import GatewaySettings
 from rayplane.storage import layout
 from rayplane.storage.root import open_root
-from rayplane.testing.fakes import FakeBackend
+from rayplane.testing.fakes import ENVIRONMENT, FakeBackend
 from tests.support import stores
 
 CODE = {"jobs/__init__.py": "", "jobs/a.py": "", "jobs/b.py": "", "jobs/c.py": "", "jobs/d.py": ""}
@@ -210,6 +210,24 @@ def test_changed_code_runs_its_step_and_what_depends_on_it(
     apply(platform, **{"jobs/b.py": "changed = True\n"})
     status = finish(platform, start(platform, reconciler))
     assert phases(status) == {"a": "Cached", "b": "Succeeded", "c": "Cached", "d": "Succeeded"}
+
+
+def test_another_environment_rebuilds_also_where_only_a_look_at_the_cluster_tells_it(
+    platform: Platform, cluster: Cluster, reconciler: PipelineReconciler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeBackend, "environment", lambda self, spec: None)
+
+    def look(ray: str) -> None:
+        dev = platform.store.get("Cluster", "growth", "dev")
+        environment = ENVIRONMENT.model_copy(update={"ray": ray}).model_dump(mode="json")
+        platform.store.set_status(dev.metadata.uid, {**dev.status, "environment": environment})
+
+    apply(platform)
+    look("2.60.0")
+    finish(platform, start(platform, reconciler))
+    assert set(phases(finish(platform, start(platform, reconciler))).values()) == {"Cached"}
+    look("2.61.0")
+    assert set(phases(finish(platform, start(platform, reconciler))).values()) == {"Succeeded"}
 
 
 def test_a_deleted_output_is_rebuilt_and_what_needs_it_stays_cached(

@@ -165,11 +165,14 @@ def test_the_quota_weighs_the_documents_together(bench: Any) -> None:
 def test_every_reason_is_told_not_the_first_alone(bench: Any) -> None:
     bench.apply("Team", "growth", {"quota": {"cpu": 8}}, team="")
     bench.backend.reasons = ["No disk. Free some.", "No GPU. Choose another size."]
+    found = only(bench, doc("Cluster", "more", {}))
+    assert [refusal.code for refusal in found.forbidden] == ["refused", "refused", "refused"]
+    assert messages(found)[:2] == ["No disk. Free some.", "No GPU. Choose another size."]
+    assert "does not fit: quota 'cpu' is exceeded" in messages(found)[2]
     viewer = Principal(name="vi", role="viewer", team="growth")
-    found = only(bench, doc("Cluster", "more", {}), principal=viewer)
-    assert [refusal.code for refusal in found.forbidden] == ["forbidden", "refused", "refused", "refused"]
-    assert messages(found)[1:3] == ["No disk. Free some.", "No GPU. Choose another size."]
-    assert "does not fit: quota 'cpu' is exceeded" in messages(found)[3]
+    found = only(bench, doc("Cluster", "more", {}), principal=viewer)  # for whom no backend is asked
+    assert [refusal.code for refusal in found.forbidden] == ["forbidden", "refused"]
+    assert "does not fit: quota 'cpu' is exceeded" in messages(found)[1]
 
 
 def test_a_wrong_size_and_a_wrong_backend_are_both_told_with_the_nearest_right_one(bench: Any) -> None:

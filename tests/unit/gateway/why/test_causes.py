@@ -264,6 +264,7 @@ PLATFORM: list[tuple[Facts, str, str]] = [
         "No space left",
     ),
     (Facts(cluster(condition=("Ready", False, "TokenRefused", "refused.")), NOW), "token-refused", "refused"),
+    (Facts(cluster(condition=("Ready", False, "AddressRefused", "not it.")), NOW), "address-refused", "not it"),
     (Facts(cluster(condition=("Ready", False, "Unreachable", "no route.")), NOW), "unreachable", "no route"),
     (Facts(cluster(condition=("Ready", False, "NotAnswering", "runs.")), NOW), "head-not-answering", "runs"),
     (Facts(cluster(condition=("Ready", False, "Unsupported", "can't.")), NOW), "unsupported", "can't"),

@@ -1,0 +1,70 @@
+"""The bound on pre-flights under way in the whole gateway: each asks a place that may be slow, on a thread."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rayplane.errors import Unavailable
+
+PLAN_PATIENCE = 20.0
+"""Seconds after which a plan makes no further pre-flight."""
+
+
+class Preflights:
+    """Lets a few pre-flights through, a few more wait for a moment, and sends the others away. Thread-safe."""
+
+    def __init__(self, *, at_once: int = 8, waiting: int = 8, patience: float = 2.0, plans: int = 4) -> None:
+        self._at_once = at_once
+        self._slots = threading.BoundedSemaphore(at_once)
+        self._queue = threading.BoundedSemaphore(waiting)
+        self._patience = patience
+        self._plans = plans
+        self._planning = threading.BoundedSemaphore(plans)
+
+    def make(self, act: Callable[[], list[str]], *, until: float = float("inf")) -> list[str]:
+        """Make a pre-flight and answer as it does; begin none after ``until``, an instant of the monotonic clock.
+
+        Raises Unavailable, with ``retry_after``, if it was not made.
+        """
+        if time.monotonic() >= until:
+            raise Unavailable("Pre-flight was not made: the time for it is over.", remedy="Ask for less at once.")
+        with self._slot(until):
+            return act()
+
+    def begin_plan(self) -> bool:
+        """Take a place for one more plan, which ``end_plan`` gives back; False if none is free."""
+        return self._planning.acquire(blocking=False)
+
+    def end_plan(self) -> None:
+        """Give a plan's place back."""
+        self._planning.release()
+
+    def too_many_plans(self) -> Unavailable:
+        """The error that one plan too many is refused with."""
+        return _busy(f"The plan was not made: {self._plans} others are under way.")
+
+    @contextmanager
+    def _slot(self, until: float) -> Iterator[None]:
+        if not self._slots.acquire(blocking=False):
+            self._wait(until)
+        try:
+            yield
+        finally:
+            self._slots.release()
+
+    def _wait(self, until: float) -> None:
+        busy = _busy(f"Pre-flight was not made: {self._at_once} others are under way.")
+        if not self._queue.acquire(blocking=False):
+            raise busy
+        try:
+            if not self._slots.acquire(timeout=max(0.0, min(self._patience, until - time.monotonic()))):
+                raise busy
+        finally:
+            self._queue.release()
+
+
+def _busy(detail: str) -> Unavailable:
+    return Unavailable(detail, remedy="Try again in some seconds.", retry_after=5)

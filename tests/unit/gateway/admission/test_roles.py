@@ -1,0 +1,60 @@
+"""Roles, and the limits that a team's own admin does not loosen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rayplane.errors import Forbidden
+from rayplane.gateway.admission.grants import raised
+from rayplane.gateway.admission.roles import SYSTEM, Principal, authorize, may
+from rayplane.nouns.team import TeamSpec
+
+GIVEN = {
+    "quota": {"cpu": 8, "memory": "16Gi", "clusters": 2},
+    "sizes": {"small": {"cpu": 2, "memory": "4Gi"}},
+    "idle_timeout": "1h",
+    "delete_after_idle": "2h",
+    "max_lifetime": "8h",
+    "max_extension": "4h",
+}
+
+
+@pytest.mark.parametrize("action", ["metrics", "operate"])
+def test_what_is_of_all_teams_is_for_no_teams_own_admin(action: Any) -> None:
+    with pytest.raises(Forbidden, match="belongs to team 'growth', and this is of all teams"):
+        authorize(Principal(name="tia", role="admin", team="growth"), action)
+    authorize(Principal(name="ada", role="admin"), action)
+    authorize(SYSTEM, action)
+
+
+def test_metrics_are_read_by_who_is_there_for_it() -> None:
+    assert may(Principal(name="prometheus", role="metrics"), "metrics")
+    for role in ("member", "viewer", "cluster"):
+        assert not may(Principal(name="x", role=role), "metrics")  # type: ignore[arg-type]
+        assert not may(Principal(name="x", role=role), "operate")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("change", "more"),
+    [
+        ({}, []),
+        ({"members": {"bo": "admin"}}, []),
+        ({"quota": {"cpu": 4, "memory": "1Gi", "gpu": 2, "clusters": 1}}, []),
+        ({"quota": {"cpu": 9, "memory": "16Gi", "clusters": 2}}, ["quota.cpu"]),
+        ({"quota": {}}, ["quota.cpu", "quota.memory", "quota.clusters"]),
+        ({"quota": {"cpu": 8, "memory": "16Gi", "clusters": 3}}, ["quota.clusters"]),
+        ({"sizes": {"small": {"cpu": 1, "memory": "1Gi"}}}, []),
+        ({"sizes": {"small": {"cpu": 2, "memory": "4Gi", "gpu": 1}}}, ["sizes.small"]),
+        ({"sizes": {"small": {"cpu": 2, "memory": "4Gi"}, "new": {"cpu": 1, "memory": "1Gi"}}}, ["sizes.new"]),
+        ({"backend": "existing"}, ["backend"]),
+        ({"idle_timeout": "30m", "max_lifetime": "1h", "max_extension": 0}, []),
+        ({"idle_timeout": None}, ["idle_timeout"]),
+        ({"delete_after_idle": "3h"}, ["delete_after_idle"]),
+        ({"max_lifetime": "9h", "max_extension": "5h"}, ["max_lifetime", "max_extension"]),
+    ],
+)
+def test_what_gives_a_team_more_is_named_and_what_gives_it_less_is_not(change: dict[str, Any], more: list[str]) -> None:
+    before, wanted = (TeamSpec.model_validate(spec) for spec in (GIVEN, {**GIVEN, **change}))
+    assert raised(before, wanted) == more

@@ -1,0 +1,112 @@
+"""The bound on pre-flights that are under way."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from rayplane.errors import Refused, Unavailable
+from rayplane.gateway.admission.roles import Principal
+from rayplane.gateway.usecases import plan as plans
+from rayplane.gateway.usecases.preflights import Preflights
+from rayplane.nouns.base import Document, Metadata
+
+
+def test_a_preflight_answers_what_the_backend_does() -> None:
+    assert Preflights().make(lambda: ["no room"]) == ["no room"]
+
+
+def test_one_too_many_is_sent_away_at_once_and_told_when_to_come_again() -> None:
+    few, go, begun = Preflights(at_once=2, waiting=0), threading.Event(), threading.Semaphore(0)
+
+    def slow() -> list[str]:
+        begun.release()
+        assert go.wait(60)
+        return []
+
+    with ThreadPoolExecutor(2) as pool:
+        running = [pool.submit(few.make, slow) for _ in range(2)]
+        assert begun.acquire(timeout=60)
+        assert begun.acquire(timeout=60)
+        with pytest.raises(Unavailable, match="Pre-flight was not made: 2 others are under way") as caught:
+            few.make(lambda: pytest.fail("it was made"))
+        assert caught.value.fields["retry_after"] > 0
+        go.set()
+        assert [future.result(timeout=60) for future in running] == [[], []]
+    assert few.make(lambda: ["made"]) == ["made"]
+
+
+def test_one_that_waits_gets_its_turn() -> None:
+    few, go, begun = Preflights(at_once=1, waiting=1, patience=60), threading.Event(), threading.Event()
+
+    def slow() -> list[str]:
+        begun.set()
+        assert go.wait(60)
+        return ["first"]
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(few.make, slow)
+        assert begun.wait(60)
+        second = pool.submit(few.make, lambda: ["second"])
+        go.set()
+        assert (first.result(timeout=60), second.result(timeout=60)) == (["first"], ["second"])
+
+
+def test_a_place_is_free_again_after_a_preflight_that_fails() -> None:
+    one = Preflights(at_once=1, waiting=0)
+
+    def fails() -> list[str]:
+        raise Refused("no")
+
+    for _ in range(3):
+        with pytest.raises(Refused):
+            one.make(fails)
+    assert one.make(list) == []
+
+
+def test_none_is_begun_after_the_time_for_it() -> None:
+    with pytest.raises(Unavailable, match="Pre-flight was not made: the time for it is over"):
+        Preflights().make(lambda: pytest.fail("it was made"), until=time.monotonic() - 1)
+
+
+def document(name: str, **spec: Any) -> Document:
+    return Document(kind="Cluster", metadata=Metadata(name=name, team="growth"), spec=spec)
+
+
+def test_a_plan_whose_time_is_over_says_of_the_rest_that_it_asked_nobody(
+    bench: Any, ada: Principal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plans, "PLAN_PATIENCE", 0.0)
+    answer = plans.plan([document("new")], team=None, principal=ada, platform=bench.platform)
+    (refusal,) = answer.documents[0].forbidden
+    assert (refusal.code, answer.allowed) == ("unavailable", False)
+    assert refusal.message == "Pre-flight was not made: the time for it is over."
+
+
+@pytest.mark.parametrize("role", ["viewer", "cluster"])
+def test_who_may_not_write_has_no_backend_asked(bench: Any, monkeypatch: pytest.MonkeyPatch, role: Any) -> None:
+    for ask in ("preflight", "preflight_job", "preflight_service"):
+        monkeypatch.setattr(bench.backend, ask, lambda *_: pytest.fail("a backend was asked"))
+    reader = Principal(name="vi", role=role, team="growth")
+    own = {"model": "models:/m@champion", "nodes": {"size": "small"}}
+    answer = plans.plan(
+        [
+            document("new"),
+            Document(kind="Service", metadata=Metadata(name="s", team="growth"), spec=own),
+            Document(
+                kind="Job",
+                metadata=Metadata(name="j", team="growth"),
+                spec={"entrypoint": "true", "nodes": {"size": "small"}},
+            ),
+        ],
+        team=None,
+        principal=reader,
+        platform=bench.platform,
+    )
+    assert not answer.allowed
+    assert all("may not write" in d.forbidden[0].message for d in answer.documents)
+    assert [d.kind for d in answer.documents if plans.NOT_ASKED in d.warnings] == ["Cluster", "Service"]
