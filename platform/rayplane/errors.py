@@ -5,7 +5,9 @@ RayplaneError                   500  exit 1   anything below
 │   ├── InvalidSpec             422  exit 2   a document or spec is wrong (unknown key, bad value)
 │   ├── InvalidData             422  exit 2   the data is wrong (missing column, no rows)
 │   ├── Malformed               400  exit 2   a request's body can't be read at all (no JSON)
-│   └── TooLarge                413  exit 2   a request holds more than is taken at once
+│   ├── TooLarge                413  exit 2   a request holds more than is taken at once
+│   │   └── HeadersTooLarge     431  exit 2   a request's line and headers do
+│   └── TooSlow                 408  exit 2   a request did not arrive in time
 ├── Unauthenticated             401  exit 3   no token, or one that is not known
 ├── Forbidden                   403  exit 3   the principal may not do this
 ├── NotFound                    404  exit 4   no such object
@@ -15,6 +17,7 @@ RayplaneError                   500  exit 1   anything below
 ├── Unsupported                 501  exit 7   this backend, scheme or flavor cannot do this
 ├── Unavailable                 503  exit 8   something needed is down or not there yet; worth another try
 │   ├── Timeout                 504  exit 8   it did not happen in time
+│   ├── TooMany                 429  exit 8   the caller has as many requests open as one may have
 │   └── PortTaken               503  exit 8   a listener's port belongs to another process
 ├── StorageFull                 507  exit 9   no room left under the storage root or the home
 └── Failed                      500  exit 1   a job, a pipeline, a step or a gate ended badly; the reason is its own
@@ -81,6 +84,14 @@ class TooLarge(InvalidInput):
     status, title = 413, "Too large"
 
 
+class HeadersTooLarge(TooLarge):
+    status, title = 431, "Headers too large"
+
+
+class TooSlow(InvalidInput):
+    status, title = 408, "Too slow"
+
+
 class Unauthenticated(RayplaneError):
     status, exit_code, title = 401, 3, "Not authenticated"
 
@@ -115,6 +126,10 @@ class Unavailable(RayplaneError):
 
 class Timeout(Unavailable):
     status, title = 504, "Timed out"
+
+
+class TooMany(Unavailable):
+    status, title = 429, "Too many requests"
 
 
 class PortTaken(Unavailable):

@@ -68,6 +68,11 @@ class Home:
         return self.path / "storage"
 
     @property
+    def uploads(self) -> Path:
+        """Folder (0700) of what is being uploaded, in files without names."""
+        return self.path / "uploads"
+
+    @property
     def mlflow(self) -> Path:
         """The MLflow server's databases and configuration."""
         return self.path / "mlflow"
@@ -127,6 +132,22 @@ class GatewaySettings(BaseSettings):
     """Whether a local cluster forks its workers and jobs from an interpreter that has imported the usual libraries."""
     log_level: str = "INFO"
     """Least level that is logged."""
+    max_header_bytes: int = Field(default=64 * 2**10, ge=2**10, le=2**20)
+    """The most bytes that a request's line and headers may have together; more is answered with 431."""
+    max_package_bytes: int = Field(default=256 * 2**20, ge=1)
+    """The most bytes that an uploaded code package may have; more is answered with 413."""
+    header_timeout: float = Field(default=20, gt=0)
+    """Seconds in which a request's line and headers must arrive, from the connection or its first byte on."""
+    body_timeout: float = Field(default=60, gt=0)
+    """Seconds for which a request's body may stop arriving. Answers are not limited: a log may be followed for days."""
+    keep_alive_timeout: int = Field(default=60, gt=0)
+    """Seconds for which a connection is kept open for another request."""
+    max_connections: int = Field(default=1000, ge=10)
+    """The most connections in all. For one more, the one that has waited longest for a request is closed."""
+    max_requests: int = Field(default=400, ge=1)
+    """The most requests that one principal may have under way at once; one more is answered with 429."""
+    max_followed_logs: int = Field(default=256, ge=1)
+    """The most logs that one principal may follow at once; one more is answered with 429."""
 
     @property
     def home_paths(self) -> Home:

@@ -17,6 +17,7 @@ from rayplane import plugins, processes, telemetry
 from rayplane.errors import InvalidInput, RayplaneError
 from rayplane.gateway.admission import tokens
 from rayplane.gateway.api.app import create_app
+from rayplane.gateway.api.connections import allow_files, configure
 from rayplane.gateway.mlflow_rest import MlflowRest
 from rayplane.gateway.reconcile.cluster import ClusterReconciler
 from rayplane.gateway.reconcile.job import JobReconciler
@@ -55,6 +56,7 @@ def main() -> int:
 
 def run(settings: GatewaySettings, listener: socket.socket | None) -> None:
     """Wire the parts, serve on ``listener`` or else the settings' port, and take all down in the reverse order."""
+    allow_files(settings.max_connections)
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     store = Store(settings.store_url)
     store.migrate()
@@ -95,8 +97,9 @@ def run(settings: GatewaySettings, listener: socket.socket | None) -> None:
     )
     server = _Server(
         store,
-        uvicorn.Config(
+        configure(
             create_app(platform, loop=loop),
+            settings,
             host=settings.host,
             port=settings.port,
             # The requests are counted in the metrics; their log lines would drown the rest.

@@ -26,6 +26,13 @@ REQUEST_SECONDS = Histogram(
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
     registry=REGISTRY,
 )
+LIMITED = Counter(
+    "rayplane_http_limited_total",
+    "Times that a limit of the API was reached: headers, head (its time), body (its time), bytes, connections, "
+    "requests (of a principal), followed_logs.",
+    ["limit"],
+    registry=REGISTRY,
+)
 OBJECTS = Gauge(
     "rayplane_objects",
     "Objects in the store, by kind and phase.",

@@ -13,6 +13,7 @@ import stat
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
@@ -22,6 +23,8 @@ from rayplane.storage.root import room
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # not to wait for the other end of a pipe
+_PART = 2**20
+"""Bytes that are copied at a time."""
 
 
 class FileStorage:
@@ -47,12 +50,15 @@ class FileStorage:
             return file.read(limit)
 
     def write(self, path: str, data: bytes) -> None:
+        self.write_from(path, BytesIO(data))
+
+    def write_from(self, path: str, source: BinaryIO) -> None:
         with room(f"write '{self.uri(path)}'"), self._folder_of(path, make=True) as (folder, name):
             partial = f".{name}.{uuid.uuid4().hex}"
             file = os.open(partial, _FILE | os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=folder)
             try:
                 with os.fdopen(file, "wb") as stream:
-                    stream.write(data)
+                    shutil.copyfileobj(source, stream, _PART)
                     stream.flush()
                     os.fsync(file)
                 os.rename(partial, name, src_dir_fd=folder, dst_dir_fd=folder)

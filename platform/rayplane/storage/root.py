@@ -6,7 +6,7 @@ import errno
 import posixpath
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import BinaryIO, Protocol
 from urllib.parse import urlsplit
 
 from rayplane import plugins
@@ -36,6 +36,10 @@ class Storage(Protocol):
 
     def write(self, path: str, data: bytes) -> None:
         """Replace a file atomically."""
+        ...
+
+    def write_from(self, path: str, source: BinaryIO) -> None:
+        """Replace a file atomically by the rest of ``source``, a part at a time."""
         ...
 
     def append(self, path: str, data: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -26,6 +27,17 @@ def test_what_is_appended_is_at_the_end(tmp_path: Path) -> None:
     assert storage.read("growth/jobs/log") == b"one\ntwo\n"
     assert storage.read_from("growth/jobs/log", 4, 2) == b"tw"
     assert storage.size("growth/jobs/log") == 8
+
+
+def test_a_file_is_replaced_by_the_rest_of_another(tmp_path: Path) -> None:
+    storage = FileStorage(f"file://{tmp_path}/root")
+    source = io.BytesIO(b"head" + b"x" * 3_000_000)
+    source.seek(4)
+    for _ in range(2):
+        storage.write_from("growth/big", source)
+        source.seek(4)
+    assert storage.read("growth/big") == b"x" * 3_000_000
+    assert os.listdir(tmp_path / "root/growth") == ["big"]
 
 
 FULL_DISK = """

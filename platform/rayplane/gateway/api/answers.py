@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse
 
 from rayplane.errors import InvalidInput
 from rayplane.gateway.admission.roles import Principal
+from rayplane.gateway.api import lanes
 from rayplane.gateway.api.problems import Problem
 from rayplane.gateway.usecases.platform import Platform
 from rayplane.nouns.base import Metadata, NounType, Object, parse
@@ -23,13 +24,14 @@ from rayplane.nouns.events import Operation
 MAX_LIMIT = 1000
 
 
-def _platform(request: Request) -> Platform:
+async def _platform(request: Request) -> Platform:
+    await lanes.enter(request.scope)
     platform: Platform = request.app.state.platform
     return platform
 
 
 Here = Annotated[Platform, Depends(_platform)]
-"""The platform that the app was made for."""
+"""The platform that the app was made for; a route that may be slow waits for its turn before it gets it."""
 
 Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="The most items to answer with.")]
 Cursor = Annotated[str | None, Query(description="The next_cursor of an earlier answer.")]
@@ -42,7 +44,10 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
         404: "No such object.",
         409: "The object is in another state than the request supposes.",
         412: "If-Match names another version.",
+        413: "The body is larger than the route takes.",
         422: "The request is wrong; nothing was made.",
+        429: "The principal has as many requests open as one may; Retry-After says when to try again.",
+        431: "The request's line and headers are too long.",
     }.items()
 }
 """Documentation of the problems that any route may answer with."""
@@ -131,7 +136,7 @@ def written(obj: Object, change: str, operation: Operation | None, *, dry_run: b
     return shown(obj, status=200 if dry_run else status, headers=headers)
 
 
-def if_match(value: Annotated[str | None, Header(alias="If-Match")] = None) -> int | None:
+async def if_match(value: Annotated[str | None, Header(alias="If-Match")] = None) -> int | None:
     """The resource version of If-Match; ``*`` and none mean any."""
     if value is None or value.strip() == "*":
         return None

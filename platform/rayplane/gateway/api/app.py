@@ -27,7 +27,9 @@ from rayplane.gateway.api import (
     records,
 )
 from rayplane.gateway.api.auth import OPEN, Authenticate
-from rayplane.gateway.api.limit import Limit
+from rayplane.gateway.api.followed import Followed
+from rayplane.gateway.api.lanes import Lanes, Turns
+from rayplane.gateway.api.limit import Limit, Share
 from rayplane.gateway.usecases.platform import Platform
 
 
@@ -49,7 +51,9 @@ def create_app(platform: Platform, *, loop: Wakeable | None = None) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
+    settings = platform.settings
     app.state.platform, app.state.loop = platform, loop
+    app.state.lanes, app.state.followed = Lanes(), Followed(settings.max_followed_logs)
     problems.install(app)
     # A noun's own routes come before the common ones, and Ray's last: its two free path parts would match anything.
     own = (
@@ -65,8 +69,11 @@ def create_app(platform: Platform, *, loop: Wakeable | None = None) -> FastAPI:
     )
     for router in (*own, prometheus.router, noun.router(), ray_proxy.router()):
         app.include_router(router)
-    app.add_middleware(Limit)
+    # The one that is added last is the first to see a request.
+    app.add_middleware(Turns, lanes=app.state.lanes)
+    app.add_middleware(Share, most=settings.max_requests)
     app.add_middleware(Authenticate, platform=platform)
+    app.add_middleware(Limit, head_bytes=settings.max_header_bytes)
     app.add_middleware(Measure)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app

@@ -5,12 +5,13 @@ from __future__ import annotations
 import platform as _host
 from importlib.metadata import version
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
 from rayplane.gateway.admission.roles import authorize
 from rayplane.gateway.api.answers import PROBLEMS, Here
 from rayplane.gateway.api.auth import Caller
+from rayplane.gateway.api.lanes import run
 from rayplane.gateway.usecases.platform import Platform
 from rayplane.nouns.cluster import ClusterSpec
 from rayplane.nouns.environment import Environment
@@ -52,15 +53,15 @@ class Info(BaseModel):
 
 
 @router.get("/healthz", tags=["platform"], operation_id="healthz", summary="Alive")
-def healthz() -> Health:
-    """Answers as long as the process does."""
+async def healthz() -> Health:
+    """Answers as long as the process does. On the event loop: it waits for no thread."""
     return Health(status="ok")
 
 
 @router.get("/readyz", tags=["platform"], operation_id="readyz", summary="Ready")
-def readyz(here: Here) -> Health:
-    """Answers 200 once the store can be read."""
-    here.store.list("Team", "", limit=1)
+async def readyz(request: Request, here: Here) -> Health:
+    """Answers 200 once the store can be read. In a thread of its own: it waits for no other work."""
+    await run(request.app.state.lanes.probe, here.store.list, "Team", "", limit=1)
     return Health(status="ok")
 
 

@@ -7,12 +7,12 @@ from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query, Request
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
 from rayplane.gateway.api import waiting
 from rayplane.gateway.api.answers import PROBLEMS, Here, IdempotencyKey, document_model, once, shown
 from rayplane.gateway.api.auth import Caller
+from rayplane.gateway.api.lanes import run
 from rayplane.gateway.api.noun import OBJECT_MODELS
 from rayplane.gateway.store.changes import log_of
 from rayplane.gateway.usecases import job
@@ -75,6 +75,7 @@ def stop(team: str, name: str, caller: Caller, here: Here) -> JSONResponse:
 
 @router.get("/{name}/logs", operation_id="get_job_logs", summary="The kept log", response_class=Response)
 async def logs(
+    request: Request,
     team: str,
     name: str,
     caller: Caller,
@@ -84,13 +85,15 @@ async def logs(
 ) -> Response:
     """The log from a byte offset: X-Next-Offset says where to go on, X-Log-Complete whether there will be no more."""
     read = partial(job.logs, team, name, offset, principal=caller, platform=here)
-    data, following, complete = await run_in_threadpool(read)
+    state = request.app.state
+    data, following, complete = await run(state.lanes.logs, read)
     if wait and not data and not complete:
-        uid = (await run_in_threadpool(here.store.get, "Job", team, name)).metadata.uid
-        async with waiting.listening(here.store.changes, uid, log_of(uid)) as changed:
-            data, following, complete = await run_in_threadpool(read)  # it may have come before the listener
-            deadline = time.monotonic() + wait
-            while not data and not complete and await changed(deadline):
-                data, following, complete = await run_in_threadpool(read)
+        uid = (await run(state.lanes.logs, here.store.get, "Job", team, name)).metadata.uid
+        with state.followed.one(caller):
+            async with waiting.listening(here.store.changes, uid, log_of(uid), pause=state.followed.pause) as changed:
+                data, following, complete = await run(state.lanes.logs, read)  # it may have come before the listener
+                deadline = time.monotonic() + wait
+                while not data and not complete and await changed(deadline):
+                    data, following, complete = await run(state.lanes.logs, read)
     headers = {"X-Next-Offset": str(following), "X-Log-Complete": "true" if complete else "false"}
     return Response(data, media_type="text/plain; charset=utf-8", headers=headers)

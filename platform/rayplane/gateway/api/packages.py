@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import io
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated, BinaryIO
 
 from fastapi import APIRouter, Path, Request
-from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from rayplane.errors import NotFound, TooLarge
-from rayplane.gateway.admission.roles import authorize
+from rayplane.errors import Malformed, NotFound
 from rayplane.gateway.api.answers import PROBLEMS, Here
 from rayplane.gateway.api.auth import Caller
+from rayplane.gateway.api.lanes import Lanes, run
+from rayplane.gateway.api.limit import Body, allow_body
 from rayplane.gateway.usecases import packages
+from rayplane.gateway.usecases.platform import Platform
+from rayplane.storage.root import room
 
-MAX_BYTES = 256 * 2**20
-"""The largest package that is taken: code, not data."""
+PART = 2**18
+"""Bytes that are written at a time."""
 
 router = APIRouter(prefix="/v1/teams/{team}/packages/{sha256}", tags=["packages"], responses=PROBLEMS)
 Sha256 = Annotated[str, Path(pattern="^[0-9a-f]{64}$")]
@@ -43,20 +50,51 @@ def has(team: str, sha256: Sha256, caller: Caller, here: Here) -> Response:
 )
 async def put(team: str, sha256: Sha256, request: Request, caller: Caller, here: Here) -> Response:
     """Keep a zip whose SHA-256 is the one in the URL; one already there is success."""
-    authorize(caller, "write", team)  # before so much is read
-    data = await body_of(request)
-    await run_in_threadpool(packages.put, team, sha256, data, principal=caller, platform=here)
+    lane = request.app.state.lanes.packages
+    await run(lane, packages.check_upload, team, principal=caller, platform=here)
+    async with uploaded(request, here) as file:
+        await run(lane, packages.put, team, sha256, file, principal=caller, platform=here)
     return Response(status_code=201)
 
 
-async def body_of(request: Request) -> bytes:
-    """The request's body; raises TooLarge as soon as it is larger than a package may be."""
-    data = bytearray()
-    async for chunk in request.stream():
-        data += chunk
-        if len(data) > MAX_BYTES:
-            raise TooLarge(
-                f"The package has more than {MAX_BYTES // 2**20} MiB.",
-                remedy="Leave data out of the code folder (list it in .rayignore) and read it from a dataset.",
-            )
-    return bytes(data)
+@asynccontextmanager
+async def uploaded(request: Request, here: Platform) -> AsyncIterator[BinaryIO]:
+    """The request's body as a file, for the length of the block. It has no name: whatever happens, it does not stay.
+
+    Raises TooLarge as soon as it is known that it is larger than a package may be, Malformed if it ends too early,
+    StorageFull if there is no room for it.
+    """
+    lanes: Lanes = request.app.state.lanes
+    remedy = "Leave data out of the code folder (list it in .rayignore) and read it from a dataset."
+    allow_body(request.scope, Body(here.settings.max_package_bytes, "package", remedy, kept=False))
+    file = await run(lanes.packages, _new_file, here)
+    try:
+        part = bytearray()
+        async for chunk in request.stream():
+            part += chunk
+            if len(part) >= PART:
+                await run(lanes.packages, _append, file, part)
+                part = bytearray()
+        await run(lanes.packages, _append, file, part)
+        file.seek(0)
+        with io.BufferedReader(file) as reader:
+            yield reader
+    except ClientDisconnect as exc:
+        raise Malformed("The package ended before all of it had come.", remedy="Upload it again.") from exc
+    finally:
+        file.close()
+
+
+def _new_file(here: Platform) -> io.FileIO:
+    folder = here.settings.home_paths.uploads
+    with room(f"keep an upload in '{folder}'"):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Not in the system's folder for temporary files, which may be in memory.
+        return tempfile.TemporaryFile(dir=folder, buffering=0)
+
+
+def _append(file: io.FileIO, part: bytearray) -> None:
+    with room("keep an upload"):
+        left = memoryview(part)
+        while left:
+            left = left[file.write(left) :]

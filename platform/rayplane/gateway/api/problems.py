@@ -41,6 +41,8 @@ def install(app: FastAPI) -> None:
 
 def respond(error: Exception, path: str) -> Response:
     """The answer to an error that a request for ``path`` met: text for Ray's clients, a problem for all others."""
+    if isinstance(error, HTTPException) and isinstance(error.__cause__, errors.RayplaneError):
+        error = error.__cause__  # FastAPI wraps what reading a body raises
     if isinstance(error, HTTPException):
         problem, headers = _http_problem(error, path)
     else:
@@ -99,7 +101,7 @@ def _ray_status(error: errors.RayplaneError) -> int:
         return 409
     if isinstance(error, errors.Unauthenticated) and error.fields.get("reason") == "unknown-token":
         return 403
-    if isinstance(error, errors.InvalidInput):
+    if isinstance(error, errors.InvalidInput) and not isinstance(error, errors.TooLarge):
         return 400
     return error.status
 

@@ -6,22 +6,25 @@ import asyncio
 import codecs
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import ExitStack
 from functools import cache
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Request, WebSocket
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocketDisconnect
 
 from rayplane.errors import Conflict, NotFound, RayplaneError, Unsupported
 from rayplane.gateway.admission.roles import Principal, authorize
 from rayplane.gateway.api import ray_jobs, waiting
 from rayplane.gateway.api.answers import Here
 from rayplane.gateway.api.auth import Caller, refuse
+from rayplane.gateway.api.followed import Followed
 from rayplane.gateway.api.info import default_environment
-from rayplane.gateway.api.packages import body_of
+from rayplane.gateway.api.lanes import Lanes, run
+from rayplane.gateway.api.packages import uploaded
 from rayplane.gateway.api.problems import respond
 from rayplane.gateway.api.ray_routes import ALLOW, REFUSED
 from rayplane.gateway.store.changes import log_of
@@ -64,10 +67,10 @@ def router() -> APIRouter:
     return made
 
 
-def _guard(method: str, template: str) -> Callable[..., None]:
+def _guard(method: str, template: str) -> Callable[..., Awaitable[None]]:
     action = ALLOW[method, template]
 
-    def guard(team: str, caller: Caller) -> None:
+    async def guard(team: str, caller: Caller) -> None:
         authorize(caller, action, team)
 
     return guard
@@ -102,9 +105,11 @@ async def _put_package(
     team: str, cluster: str, protocol: str, package_name: str, request: Request, caller: Caller, here: Here
 ) -> Response:
     _only_gcs(protocol)
-    await run_in_threadpool(objects.get, "Cluster", team, cluster, principal=caller, platform=here)
-    data = await body_of(request)
-    await run_in_threadpool(packages.put_by_ray_name, team, package_name, data, principal=caller, platform=here)
+    lane = request.app.state.lanes.packages
+    await run(lane, packages.check_upload, team, principal=caller, platform=here)
+    await run(lane, objects.get, "Cluster", team, cluster, principal=caller, platform=here)
+    async with uploaded(request, here) as file:
+        await run(lane, packages.put_by_ray_name, team, package_name, file, principal=caller, platform=here)
     return Response()
 
 
@@ -171,42 +176,51 @@ async def _tail(websocket: WebSocket) -> None:
     team, cluster = websocket.path_params["team"], websocket.path_params["cluster"]
     wanted = websocket.path_params["job_or_submission_id"]
     here: Platform = websocket.app.state.platform
+    lanes: Lanes = websocket.app.state.lanes
     caller: Principal = websocket.scope["rayplane.principal"]
-    try:
-        authorize(caller, ALLOW["GET", "/api/jobs/{job_or_submission_id}/logs/tail"], team)
-        name = (await run_in_threadpool(_find, team, cluster, wanted, here)).metadata.name
-    except RayplaneError as error:
-        await refuse(respond(error, websocket.url.path), websocket.scope, websocket.receive, websocket.send)
-        return
-    await websocket.accept()
-    gone = asyncio.ensure_future(_until_gone(websocket))
-    try:
-        await _follow(websocket, team, name, caller, here, gone)
-        if not gone.done():
-            await websocket.close(1000)
-    except RayplaneError as error:
-        await websocket.close(1011, str(error)[:120])
-    finally:
-        gone.cancel()
+    with ExitStack() as counted:
+        try:
+            authorize(caller, ALLOW["GET", "/api/jobs/{job_or_submission_id}/logs/tail"], team)
+            counted.enter_context(websocket.app.state.followed.one(caller))
+            followed_job = await run(lanes.logs, _find, team, cluster, wanted, here)
+        except RayplaneError as error:
+            await refuse(respond(error, websocket.url.path), websocket.scope, websocket.receive, websocket.send)
+            return
+        await websocket.accept()
+        gone = asyncio.ensure_future(_until_gone(websocket))
+        try:
+            await _follow(websocket, followed_job, caller, here, gone)
+            if not gone.done():
+                await websocket.close(1000)
+        except RayplaneError as error:
+            await websocket.close(1011, str(error)[:120])
+        except WebSocketDisconnect:
+            return  # the client has gone while it was told more
+        finally:
+            gone.cancel()
 
 
 async def _follow(
-    websocket: WebSocket, team: str, name: str, caller: Principal, here: Platform, gone: asyncio.Future[None]
+    websocket: WebSocket, followed_job: Object, caller: Principal, here: Platform, gone: asyncio.Future[None]
 ) -> None:
+    lanes: Lanes = websocket.app.state.lanes
+    followed: Followed = websocket.app.state.followed
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     offset = 0
-    uid = (await run_in_threadpool(here.store.get, "Job", team, name)).metadata.uid
-    async with waiting.listening(here.store.changes, uid, log_of(uid)) as changed:
+    uid, team, name = followed_job.metadata.uid, followed_job.metadata.team or "", followed_job.metadata.name
+    async with waiting.listening(here.store.changes, uid, log_of(uid), pause=followed.pause) as changed:
         while not gone.done():
-            data, following, complete = await run_in_threadpool(
-                job.logs, team, name, offset, principal=caller, platform=here
+            data, following, complete = await run(
+                lanes.logs, job.logs, team, name, offset, principal=caller, platform=here
             )
             text = decoder.decode(data)
             if text:
                 await websocket.send_text(text)
             if following == offset and complete:
                 return
-            if following == offset and not await changed(time.monotonic() + TAIL_INTERVAL):
+            if len(data) < job.LOG_CHUNK and not gone.done():  # what a log grows by meanwhile is read in one go
+                await asyncio.wait([gone], timeout=followed.pause())
+            if following == offset and not await changed(time.monotonic() + max(TAIL_INTERVAL, followed.pause())):
                 await asyncio.sleep(TAIL_INTERVAL)
             offset = following
 

@@ -14,9 +14,11 @@ LONGEST = 0.5
 
 
 @asynccontextmanager
-async def listening(changes: Changes, *uids: str) -> AsyncIterator[Callable[[float], Awaitable[bool]]]:
+async def listening(
+    changes: Changes, *uids: str, pause: Callable[[], float] = lambda: 0.0
+) -> AsyncIterator[Callable[[float], Awaitable[bool]]]:
     """``changed(deadline)`` waits until one of the objects may have changed; False once the deadline has passed
-    (monotonic seconds), or the gateway ends."""
+    (monotonic seconds), or the gateway ends. Looks that no change asks for are ``pause()`` seconds apart."""
     loop, event = asyncio.get_running_loop(), asyncio.Event()
 
     def tell() -> None:
@@ -28,7 +30,7 @@ async def listening(changes: Changes, *uids: str) -> AsyncIterator[Callable[[flo
         if left <= 0 or changes.closed:
             return False
         try:
-            await asyncio.wait_for(event.wait(), min(left, LONGEST))
+            await asyncio.wait_for(event.wait(), min(left, max(LONGEST, pause())))
         except TimeoutError:
             return True
         event.clear()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import re
 import zipfile
 import zlib
+from typing import BinaryIO
 
 from rayplane.errors import InvalidData, InvalidSpec, NotFound
 from rayplane.gateway.admission.roles import Principal, authorize
@@ -17,21 +17,26 @@ _SHA256 = re.compile(r"^[0-9a-f]{64}$")
 _RAY_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,199}$|^_[A-Za-z0-9_.\-]{1,199}$")
 
 
-def put(team: str, sha256: str, data: bytes, *, principal: Principal, platform: Platform) -> None:
-    """Keep a package; one already there is success. Raises InvalidData if it is not the zip of that hash."""
+def check_upload(team: str, *, principal: Principal, platform: Platform) -> None:
+    """Raise unless the principal may upload packages to the team. To be asked before any of one is read."""
     authorize(principal, "write", team)
     platform.team(team)
+
+
+def put(team: str, sha256: str, file: BinaryIO, *, principal: Principal, platform: Platform) -> None:
+    """Keep a package, which ``file`` holds from its start; one already there is success.
+
+    Raises InvalidData if it is not the zip of that hash.
+    """
+    check_upload(team, principal=principal, platform=platform)
     _check_sha256(sha256)
-    found = hashlib.sha256(data).hexdigest()
+    found = _digest(file)
     if found != sha256:
         raise InvalidData(
             f"The package's SHA-256 is {found}, not {sha256}.",
             remedy="Upload it again: it changed or was cut on the way.",
         )
-    _check_zip(data)
-    path = layout.package(team, sha256)
-    if not platform.storage.exists(path):
-        platform.storage.write(path, data)
+    _keep(team, sha256, file, platform)
 
 
 def has(team: str, sha256: str, *, principal: Principal, platform: Platform) -> bool:
@@ -41,11 +46,12 @@ def has(team: str, sha256: str, *, principal: Principal, platform: Platform) -> 
     return platform.storage.exists(layout.package(team, sha256))
 
 
-def put_by_ray_name(team: str, ray_name: str, data: bytes, *, principal: Principal, platform: Platform) -> str:
+def put_by_ray_name(team: str, ray_name: str, file: BinaryIO, *, principal: Principal, platform: Platform) -> str:
     """Keep a package that a stock Ray client uploads under a name of its own; answers its SHA-256 (hex)."""
+    check_upload(team, principal=principal, platform=platform)
     alias = layout.package_alias(team, _checked_ray_name(ray_name))
-    sha256 = hashlib.sha256(data).hexdigest()
-    put(team, sha256, data, principal=principal, platform=platform)
+    sha256 = _digest(file)
+    _keep(team, sha256, file, platform)
     platform.storage.write(alias, sha256.encode())
     return sha256
 
@@ -76,6 +82,14 @@ def check(team: str, package: str | None, where: str, platform: Platform) -> Non
         )
 
 
+def _keep(team: str, sha256: str, file: BinaryIO, platform: Platform) -> None:
+    _check_zip(file)
+    path = layout.package(team, sha256)
+    if not platform.storage.exists(path):
+        file.seek(0)
+        platform.storage.write_from(path, file)
+
+
 def _check_sha256(sha256: str) -> None:
     if not _SHA256.fullmatch(sha256):
         raise InvalidData(f"'{sha256[:80]}' is not a SHA-256.", remedy="Write it as 64 lower-case hexadecimal digits.")
@@ -87,9 +101,17 @@ def _checked_ray_name(name: str) -> str:
     return name
 
 
-def _check_zip(data: bytes) -> None:
+def _digest(file: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    file.seek(0)
+    while part := file.read(2**20):
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _check_zip(file: BinaryIO) -> None:
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        with zipfile.ZipFile(file) as archive:
             broken = archive.testzip()
             names = archive.namelist()
     except (

@@ -12,6 +12,7 @@ import uvicorn
 
 from rayplane.gateway.admission import tokens
 from rayplane.gateway.api.app import create_app
+from rayplane.gateway.api.connections import configure
 from rayplane.gateway.store import Store
 from rayplane.gateway.usecases.platform import Platform
 from rayplane.processes import free_port
@@ -41,7 +42,8 @@ def platform_without_compute(folder: Path) -> Iterator[Platform]:
 def serve(platform: Platform) -> Iterator[str]:
     """The URL of the platform's API while it is served."""
     port = free_port()
-    server = uvicorn.Server(uvicorn.Config(create_app(platform), host="127.0.0.1", port=port, log_level="warning"))
+    config = configure(create_app(platform), platform.settings, host="127.0.0.1", port=port, log_level="warning")
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     deadline = time.monotonic() + 20

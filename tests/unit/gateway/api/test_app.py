@@ -381,11 +381,9 @@ def test_packages_are_kept_under_their_hash(growth: TestClient, zipped: tuple[st
 
 
 def test_a_package_that_is_too_large_is_refused(
-    growth: TestClient, zipped: tuple[str, bytes], monkeypatch: pytest.MonkeyPatch
+    growth: TestClient, zipped: tuple[str, bytes], platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rayplane.gateway.api import packages
-
-    monkeypatch.setattr(packages, "MAX_BYTES", 10)
+    monkeypatch.setattr(platform.settings, "max_package_bytes", 10)
     answer = growth.put(f"/v1/teams/growth/packages/{zipped[0]}", content=zipped[1])
     assert (answer.status_code, ".rayignore" in answer.json()["remedy"]) == (413, True)
 
@@ -399,7 +397,14 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_read(
     answer = growth.post("/v1/plan", content=b"x" * 101)
     assert (answer.status_code, answer.json()["detail"][:24]) == (413, "The request has more tha")
     in_parts = growth.post("/v1/plan", content=(b"x" * 60 for _ in range(2)))
-    assert in_parts.status_code in (400, 413)
+    assert (in_parts.status_code, in_parts.json()["detail"][:24]) == (413, "The request has more tha")
+
+
+def test_headers_that_are_too_long_are_refused(growth: TestClient) -> None:
+    for headers in ({"x": "y" * 70_000}, {f"x{n}": "y" * 100 for n in range(700)}):
+        answer = growth.get("/v1/teams", headers=headers)
+        assert (answer.status_code, answer.json()["type"]) == (431, "urn:rayplane:problem:headers-too-large")
+    assert growth.get("/v1/teams", headers={"x": "y" * 60_000}).status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,7 @@ def package(platform: Platform, **changed: str) -> str:
         for path, text in {**CODE, **changed}.items():
             archive.writestr(zipfile.ZipInfo(path), text)
     digest = hashlib.sha256(buffer.getvalue()).hexdigest()
-    packages.put("growth", digest, buffer.getvalue(), principal=SYSTEM, platform=platform)
+    packages.put("growth", digest, buffer, principal=SYSTEM, platform=platform)
     return f"sha256:{digest}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -122,7 +123,7 @@ def test_a_package_must_have_been_uploaded(bench: Any, ada: Principal, make_zip:
         submit(bench, ada, package=f"sha256:{sha256}")
     with pytest.raises(InvalidSpec, match="not a content address"):
         submit(bench, ada, package="latest")
-    packages.put("growth", sha256, data, principal=ada, platform=bench.platform)
+    packages.put("growth", sha256, io.BytesIO(data), principal=ada, platform=bench.platform)
     assert submit(bench, ada, package=f"sha256:{sha256}").spec["package"] == f"sha256:{sha256}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -116,7 +117,7 @@ def test_a_package_is_kept_under_its_hash_once(bench: Any, ada: Principal, make_
     sha256, data = make_zip()
     assert not packages.has("growth", sha256, principal=ada, platform=bench.platform)
     for _ in range(2):
-        packages.put("growth", sha256, data, principal=ada, platform=bench.platform)
+        packages.put("growth", sha256, io.BytesIO(data), principal=ada, platform=bench.platform)
     assert packages.has("growth", sha256, principal=ada, platform=bench.platform)
     assert not packages.has("ads", sha256, principal=ada, platform=bench.platform)
 
@@ -125,7 +126,7 @@ def test_what_is_not_the_zip_of_its_hash_is_refused(bench: Any, ada: Principal, 
     sha256, data = make_zip()
 
     def put(name: str, content: bytes) -> None:
-        packages.put("growth", name, content, principal=ada, platform=bench.platform)
+        packages.put("growth", name, io.BytesIO(content), principal=ada, platform=bench.platform)
 
     with pytest.raises(InvalidData, match="Upload it again"):
         put(sha256, data[:-1])
@@ -146,7 +147,7 @@ def test_a_package_is_found_by_the_name_that_rays_client_gave_it(bench: Any, ada
     sha256, data = make_zip()
     name = "_ray_pkg_0123456789abcdef.zip"
     assert packages.resolve_ray_name("growth", name, platform=bench.platform) is None
-    packages.put_by_ray_name("growth", name, data, principal=ada, platform=bench.platform)
+    packages.put_by_ray_name("growth", name, io.BytesIO(data), principal=ada, platform=bench.platform)
     assert packages.resolve_ray_name("growth", name, platform=bench.platform) == sha256
     assert packages.resolve_ray_name("ads", name, platform=bench.platform) is None
     for wrong in ("../x", "a/b", "", ".hidden"):

@@ -1,0 +1,93 @@
+"""Threads for each kind of slow work, so that none waits for another: what may ask a backend, logs, packages, a probe.
+
+All else has the rest of the 40 threads that FastAPI runs its routes on: of these, backends can't take more than 16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from anyio import CapacityLimiter, to_thread
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from rayplane.nouns import NOUNS
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+ASK_BACKENDS = frozenset(
+    {
+        ("POST", "/v1/plan"),
+        ("POST", "/v1/teams/{team}/jobs"),
+        ("POST", "/{team}/{cluster}/api/jobs/"),
+        ("PUT", "/v1/teams/{team}"),
+        *(("PUT", f"/v1/teams/{{team}}/{noun.plural}/{{name}}") for noun in NOUNS if noun.team_scoped),
+        ("GET", "/v1/teams/{team}/why"),
+        *(("GET", f"/v1/teams/{{team}}/{noun.plural}/{{name}}/why") for noun in NOUNS if noun.team_scoped),
+    }
+)
+"""(method, template) of the routes that may call a backend or Ray: pre-flight, environments, evidence."""
+
+_TURN = "rayplane.turn"
+
+
+class Lanes:
+    """How many threads each kind of work may have at once."""
+
+    def __init__(self) -> None:
+        self.backends = CapacityLimiter(16)
+        self.logs = CapacityLimiter(4)
+        self.packages = CapacityLimiter(4)
+        self.probe = CapacityLimiter(1)
+
+
+async def run(lane: CapacityLimiter, act: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """What ``act`` returns, called in a thread of the lane."""
+    return await to_thread.run_sync(lambda: act(*args, **kwargs), limiter=lane)
+
+
+class Turns:
+    """Pure ASGI middleware: a request that may ask a backend gives its turn back once its answer begins."""
+
+    def __init__(self, app: ASGIApp, lanes: Lanes) -> None:
+        self._app = app
+        self._lane = lanes.backends
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        turn = scope[_TURN] = _Turn(self._lane)
+
+        async def giving_back(message: Message) -> None:
+            turn.leave()
+            await send(message)
+
+        try:
+            await self._app(scope, receive, giving_back)
+        finally:
+            turn.leave()
+
+
+async def enter(scope: Scope) -> None:
+    """Wait for a turn, if the request's route may ask a backend. To be called when the request's body is in."""
+    route = getattr(scope.get("route"), "path", "")
+    if (scope["method"], route) in ASK_BACKENDS:
+        await scope[_TURN].enter()
+
+
+class _Turn:
+    def __init__(self, lane: CapacityLimiter) -> None:
+        self._lane = lane
+        self._taken = False
+
+    async def enter(self) -> None:
+        if not self._taken:
+            await self._lane.acquire_on_behalf_of(self)
+            self._taken = True
+
+    def leave(self) -> None:
+        if self._taken:
+            self._taken = False
+            self._lane.release_on_behalf_of(self)

@@ -1,0 +1,548 @@
+"""What hostile and clumsy callers may do to a real uvicorn: raw sockets, and small limits where time counts.
+
+Each runs with both of uvicorn's parsers; the gateway takes httptools where it is installed, and else h11.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import socket
+import threading
+import time
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+
+from rayplane.gateway.admission.roles import Principal
+from rayplane.gateway.api import connections, lanes
+from rayplane.gateway.api.app import create_app
+from rayplane.gateway.api.connections import BoundedH11
+from rayplane.gateway.api.followed import LOOKS, Followed
+from rayplane.gateway.usecases.platform import Platform
+from rayplane.nouns.job import JobStatus
+from rayplane.storage import layout
+from tests.unit.gateway.api.served import serve
+
+MIB = 2**20
+LONG = 60.0
+"""Seconds after which a test gives up on what should happen at once."""
+
+
+@pytest.fixture(params=["httptools", "h11"])
+def parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Which of uvicorn's parsers the gateway uses."""
+    if request.param == "h11":
+        monkeypatch.setattr(connections, "_fastest", lambda: BoundedH11)
+    return str(request.param)
+
+
+@pytest.fixture
+def metrics_token(platform: Platform) -> str:
+    """The token of Prometheus, which may neither read nor write."""
+    return (platform.settings.home_paths.secrets / "metrics.token").read_text().strip()
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """Room for the sockets of both sides in this process."""
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    connections.allow_files(1500)
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@contextmanager
+def served(platform: Platform, **settings: Any) -> Iterator[str]:
+    """The URL of the platform's API, with these settings."""
+    for name, value in settings.items():
+        assert hasattr(platform.settings, name)
+        setattr(platform.settings, name, value)
+    with serve(platform) as url:
+        yield url
+
+
+def connect(url: str) -> socket.socket:
+    parts = urlsplit(url)
+    return socket.create_connection((parts.hostname, parts.port), timeout=LONG)  # type: ignore[arg-type]
+
+
+def head(method: str, path: str, *, token: str | None = None, **headers: object) -> bytes:
+    given = {"host": "gateway", **({"authorization": f"Bearer {token}"} if token else {}), **headers}
+    lines = [f"{method} {path} HTTP/1.1", *(f"{name.replace('_', '-')}: {value}" for name, value in given.items())]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+def send_until_refused(connection: socket.socket, piece: bytes, most: int) -> int:
+    """Bytes that were sent before the other side hung up; ``most`` if it never did."""
+    sent = 0
+    while sent < most:
+        try:
+            connection.sendall(piece)
+        except (BrokenPipeError, ConnectionResetError):
+            break
+        sent += len(piece)
+    return sent
+
+
+def rest_of(connection: socket.socket) -> bytes:
+    """All that comes until the connection is closed."""
+    read = b""
+    while True:
+        try:
+            piece = connection.recv(65536)
+        except ConnectionResetError:
+            return read
+        if not piece:
+            return read
+        read += piece
+
+
+def answer_of(connection: socket.socket) -> bytes:
+    """One answer, of which the length is said, on a connection that stays open."""
+    read = b""
+    while b"\r\n\r\n" not in read:
+        piece = connection.recv(65536)
+        assert piece, read
+        read += piece
+    top, _, body = read.partition(b"\r\n\r\n")
+    length = next(int(line.split(b":")[1]) for line in top.lower().split(b"\r\n") if b"content-length" in line)
+    while len(body) < length:
+        body += connection.recv(65536)
+    return top + b"\r\n\r\n" + body
+
+
+def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + LONG
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.usefixtures("parser")
+@pytest.mark.parametrize(
+    ("start", "piece"),
+    [
+        (b"GET /healthz HTTP/1.1\r\nx: ", b"y" * 65536),
+        (b"GET /healthz HTTP/1.1\r\n", b"x: y\r\n" * 10_000),
+        (b"GET /", b"y" * 65536),
+    ],
+    ids=["one header", "many headers", "the path"],
+)
+def test_a_head_without_end_is_refused_while_others_are_answered(
+    platform: Platform, start: bytes, piece: bytes
+) -> None:
+    with served(platform) as url, connect(url) as hostile, ThreadPoolExecutor(1) as pool:
+        hostile.sendall(start)
+        sent = pool.submit(send_until_refused, hostile, piece, 64 * MIB)
+        for _ in range(5):
+            assert httpx.get(f"{url}/healthz", timeout=LONG).status_code == 200
+        assert sent.result() < 16 * MIB  # the most that both systems' buffers may take
+        assert rest_of(hostile).startswith(b"HTTP/1.1 431 ")
+        assert httpx.get(f"{url}/healthz", timeout=LONG).status_code == 200
+
+
+@pytest.mark.usefixtures("parser")
+def test_what_follows_an_early_answer_is_not_read_without_end(platform: Platform) -> None:
+    with served(platform) as url, connect(url) as hostile:
+        hostile.sendall(head("POST", "/v1/plan", transfer_encoding="chunked") + b"0\r\nx: ")
+        assert send_until_refused(hostile, b"y" * 65536, 64 * MIB) < 16 * MIB
+        assert rest_of(hostile)[:12] in (b"HTTP/1.1 401", b"HTTP/1.1 431")  # whichever comes first
+
+
+@pytest.mark.usefixtures("parser")
+def test_a_body_that_comes_after_its_early_answer_leaves_the_connection_usable(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "REST_SECONDS", LONG)
+    with served(platform) as url, connect(url) as client:
+        client.sendall(head("POST", "/v1/plan", content_length=2))
+        assert answer_of(client).startswith(b"HTTP/1.1 401 ")
+        client.sendall(b"{}" + head("GET", "/healthz"))
+        assert answer_of(client).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.usefixtures("parser")
+def test_a_connection_that_is_closed_between_requests_says_nothing(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "REST_SECONDS", LONG)
+    with served(platform, header_timeout=0.5) as url, connect(url) as client:
+        client.sendall(head("POST", "/v1/plan", content_length=2))
+        assert answer_of(client).startswith(b"HTTP/1.1 401 ")
+        client.sendall(b"{}")
+        assert rest_of(client) == b""
+
+
+@pytest.mark.usefixtures("parser", "growth")
+def test_a_sender_that_waits_to_be_asked_for_its_body_is_asked_once_it_is_checked(
+    platform: Platform, token: str, zipped: tuple[str, bytes]
+) -> None:
+    sha256, data = zipped
+    path = f"/v1/teams/growth/packages/{sha256}"
+    with served(platform) as url, connect(url) as client:
+        client.sendall(head("PUT", path, token=token, content_length=len(data), expect="100-continue"))
+        assert client.recv(65536).startswith(b"HTTP/1.1 100 ")
+        client.sendall(data)
+        assert answer_of(client).startswith(b"HTTP/1.1 201 ")
+
+
+@pytest.mark.usefixtures("parser")
+@pytest.mark.parametrize("start", [b"", b"GET /healthz HTTP/1.1\r\nho"], ids=["nothing", "half a head"])
+def test_a_connection_without_a_request_is_closed_in_time(platform: Platform, start: bytes) -> None:
+    with served(platform, header_timeout=0.5) as url, connect(url) as client:
+        client.sendall(start)
+        said = rest_of(client)
+        assert said.startswith(b"HTTP/1.1 408 ") if start else said == b""
+
+
+@pytest.mark.usefixtures("parser")
+@pytest.mark.parametrize("first", [b"", head("GET", "/healthz")], ids=["at first", "after a request"])
+def test_a_head_that_drips_is_cut_off(platform: Platform, first: bytes) -> None:
+    with served(platform, header_timeout=0.5) as url, connect(url) as client:
+        if first:
+            client.sendall(first)
+            assert answer_of(client).startswith(b"HTTP/1.1 200 ")
+        client.sendall(b"GET / HTTP/1.1\r\nx: ")
+        client.settimeout(0.05)
+        deadline = time.monotonic() + LONG
+        said = b""
+        while not said:
+            assert time.monotonic() < deadline
+            client.sendall(b"y")
+            try:
+                said = client.recv(65536)
+            except TimeoutError:
+                continue
+        assert said.startswith(b"HTTP/1.1 408 ")
+
+
+@pytest.mark.usefixtures("parser")
+def test_a_body_that_stops_is_cut_off_and_leaves_no_file(platform: Platform, growth: TestClient, token: str) -> None:
+    package = head("PUT", f"/v1/teams/growth/packages/{'0' * 64}", token=token, content_length=10 * MIB)
+    plan = head("POST", "/v1/plan", token=token, content_length=100)
+    with served(platform, body_timeout=0.5) as url, connect(url) as first, connect(url) as second:
+        first.sendall(plan + b"{")
+        second.sendall(package + b"x" * 3 * MIB)
+        for client in (first, second):
+            assert rest_of(client).startswith(b"HTTP/1.1 408 ")
+        assert os.listdir(platform.settings.home_paths.uploads) == []
+        assert httpx.get(f"{url}/readyz", timeout=LONG).status_code == 200
+
+
+@pytest.mark.usefixtures("parser")
+def test_a_kept_connection_without_requests_is_closed_in_time(platform: Platform) -> None:
+    with served(platform, keep_alive_timeout=1) as url, connect(url) as client:
+        client.sendall(head("GET", "/healthz"))
+        assert answer_of(client).startswith(b"HTTP/1.1 200 ")
+        assert rest_of(client) == b""
+
+
+@pytest.mark.usefixtures("parser")
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/v1/teams/growth/clusters/packages", b"413"), ("/v1/teams/packages/packages/x/packages", b"404")],
+)
+def test_a_large_body_is_refused_before_it_is_read_whatever_the_path_is_called(
+    platform: Platform, metrics_token: str, path: str, status: bytes
+) -> None:
+    json = {"content_type": "application/json", "token": metrics_token}
+    with served(platform) as url:
+        with connect(url) as client:
+            client.sendall(head("PUT", "/v1/teams/growth/clusters/packages", content_length=300 * MIB, **json))
+            assert answer_of(client).startswith(b"HTTP/1.1 413 ")
+            assert send_until_refused(client, b"x" * 65536, 300 * MIB) < 16 * MIB
+        with connect(url) as client:
+            client.sendall(head("PUT", path, transfer_encoding="chunked", **json))
+            assert send_until_refused(client, b"10000\r\n" + b"x" * 65536 + b"\r\n", 300 * MIB) < 40 * MIB
+            assert rest_of(client).startswith(b"HTTP/1.1 " + status)
+        assert httpx.get(f"{url}/healthz", timeout=LONG).status_code == 200
+
+
+@pytest.mark.usefixtures("parser")
+@pytest.mark.parametrize(
+    ("path", "own", "status"),
+    [
+        (f"/v1/teams/growth/packages/{'0' * 64}", False, b"403"),
+        ("/growth/dev/api/packages/gcs/_ray_pkg_0.zip", False, b"403"),
+        (f"/v1/teams/nothing/packages/{'0' * 64}", True, b"404"),
+        ("/growth/nothing/api/packages/gcs/_ray_pkg_0.zip", True, b"404"),
+        ("/nothing/dev/api/packages/gcs/_ray_pkg_0.zip", True, b"404"),
+    ],
+)
+@pytest.mark.usefixtures("growth")
+def test_an_upload_that_is_not_allowed_is_refused_before_its_body_comes(
+    platform: Platform, token: str, metrics_token: str, path: str, own: bool, status: bytes
+) -> None:
+    with served(platform) as url, connect(url) as client:
+        client.sendall(head("PUT", path, token=token if own else metrics_token, content_length=200 * MIB))
+        assert answer_of(client).startswith(b"HTTP/1.1 " + status)
+    assert not platform.settings.home_paths.uploads.exists()
+
+
+@pytest.mark.usefixtures("parser", "growth")
+@pytest.mark.parametrize("path", [f"/v1/teams/growth/packages/{'0' * 64}", "/growth/dev/api/packages/gcs/p.zip"])
+def test_a_package_is_refused_by_the_length_that_is_declared_and_by_its_own(
+    platform: Platform, token: str, path: str
+) -> None:
+    with served(platform, max_package_bytes=2 * MIB) as url:
+        with connect(url) as client:
+            client.sendall(head("PUT", path, token=token, content_length=2 * MIB + 1))
+            assert b".rayignore" in answer_of(client)
+        with connect(url) as client:
+            client.sendall(head("PUT", path, token=token, transfer_encoding="chunked"))
+            assert send_until_refused(client, b"10000\r\n" + b"x" * 65536 + b"\r\n", 300 * MIB) < 16 * MIB
+            assert rest_of(client).startswith(b"HTTP/1.1 413 ")
+    assert os.listdir(platform.settings.home_paths.uploads) == []
+
+
+@pytest.mark.usefixtures("parser", "growth")
+def test_a_large_package_is_kept_from_a_file_that_does_not_stay(platform: Platform, token: str) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("weights.bin", os.urandom(20 * MIB))  # more than any other body may have
+    data, headers = buffer.getvalue(), {"Authorization": f"Bearer {token}"}
+    sha256 = hashlib.sha256(data).hexdigest()
+    with served(platform) as url:
+        half = httpx.put(f"{url}/v1/teams/growth/packages/{sha256}", content=data[:-1], headers=headers, timeout=LONG)
+        assert half.status_code == 422
+        for path in (f"/v1/teams/growth/packages/{sha256}", "/growth/dev/api/packages/gcs/p.zip"):
+            assert httpx.put(url + path, content=data, headers=headers, timeout=LONG).is_success
+    assert platform.storage.read(layout.package("growth", sha256)) == data
+    assert os.listdir(platform.settings.home_paths.uploads) == []
+
+
+@pytest.mark.usefixtures("parser", "growth")
+def test_an_upload_whose_sender_goes_away_leaves_no_file(
+    platform: Platform, token: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    uploads = platform.settings.home_paths.uploads
+    with served(platform) as url:
+        with connect(url) as client:
+            client.sendall(head("PUT", f"/v1/teams/growth/packages/{'0' * 64}", token=token, content_length=9 * MIB))
+            client.sendall(b"x" * MIB)
+            until(lambda: _open_below(uploads) == 1)
+        until(lambda: _open_below(uploads) == 0)
+    assert os.listdir(uploads) == []
+    assert "unexpectedly" not in caplog.text
+
+
+def _open_below(folder: Path) -> int:
+    """How many files that this process has open lie, or lay, in a folder."""
+    open_now = 0
+    for descriptor in os.listdir("/proc/self/fd"):
+        try:
+            open_now += os.readlink(f"/proc/self/fd/{descriptor}").startswith(f"{folder}/")
+        except FileNotFoundError:
+            continue
+    return open_now
+
+
+@pytest.mark.usefixtures("parser", "many_files")
+def test_500_slow_connections_keep_nothing_from_being_answered(platform: Platform, token: str) -> None:
+    with served(platform) as url, ExitStack() as slow:
+        for _ in range(500):
+            slow.enter_context(connect(url)).sendall(b"GET /v1/teams HTTP/1.1\r\nhost: gateway\r\nx: ")
+        for path in ("/healthz", "/readyz", "/v1/teams"):
+            answer = httpx.get(url + path, headers={"Authorization": f"Bearer {token}"}, timeout=LONG)
+            assert answer.status_code == 200
+
+
+@pytest.mark.usefixtures("parser")
+def test_a_connection_beyond_those_for_probes_is_refused_at_once(
+    platform: Platform, job_uid: str, token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "FOR_PROBES", 0)
+    with served(platform, max_connections=2) as url, followers(url, platform, job_uid, token, 2) as clients:
+        with connect(url) as refused:
+            said = rest_of(refused)
+            assert said.startswith(b"HTTP/1.1 503 ")
+            assert b"retry-after: 5" in said
+        platform.store.set_status(job_uid, JobStatus(phase="Succeeded"))
+        for client in clients:
+            assert answer_of(client).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.usefixtures("parser")
+def test_for_one_connection_too_many_the_one_that_waited_longest_goes(platform: Platform) -> None:
+    with served(platform, max_connections=3) as url, ExitStack() as slow:
+        clients = [slow.enter_context(connect(url)) for _ in range(3)]
+        for client in clients:
+            client.sendall(head("GET", "/healthz"))
+            assert answer_of(client).startswith(b"HTTP/1.1 200 ")
+        assert httpx.get(f"{url}/healthz", timeout=LONG).status_code == 200
+        assert rest_of(clients[0]) == b""
+        clients[2].sendall(head("GET", "/healthz"))
+        assert answer_of(clients[2]).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.fixture
+def job_uid(platform: Platform, growth: TestClient) -> str:
+    """A job that runs until ``finish``."""
+    body = {"metadata": {"name": "train"}, "spec": {"entrypoint": "true", "cluster": "dev"}}
+    assert growth.post("/v1/teams/growth/jobs", json=body).status_code == 202
+    return platform.store.get("Job", "growth", "train").metadata.uid
+
+
+LOG = "/v1/teams/growth/jobs/train/logs"
+
+
+@contextmanager
+def followers(url: str, platform: Platform, uid: str, token: str, number: int) -> Iterator[list[socket.socket]]:
+    """Requests that are held until there is more of the job's log."""
+    with ExitStack() as stack:
+        clients = [stack.enter_context(connect(url)) for _ in range(number)]
+        for client in clients:
+            client.sendall(head("GET", f"{LOG}?wait=20", token=token))
+        until(lambda: len(platform.store.changes._listeners.get(uid, ())) == number)
+        yield clients
+
+
+def tail_of_the_job(token: str) -> bytes:
+    """A websocket's handshake, as Ray's client follows a log."""
+    headers = {
+        "connection": "Upgrade", "upgrade": "websocket", "sec_websocket_version": 13,
+        "sec_websocket_key": "AAAAAAAAAAAAAAAAAAAAAA==",
+    }  # fmt: skip
+    return head("GET", "/growth/dev/api/jobs/train/logs/tail", token=token, **headers)
+
+
+@pytest.mark.usefixtures("parser")
+def test_where_all_connections_are_at_work_only_probes_are_answered(
+    platform: Platform, job_uid: str, token: str
+) -> None:
+    with served(platform, max_connections=3) as url, followers(url, platform, job_uid, token, 3) as clients:
+        refused = httpx.get(f"{url}/v1/teams", headers={"Authorization": f"Bearer {token}"}, timeout=LONG)
+        assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
+        for path in ("/healthz", "/readyz"):
+            assert httpx.get(url + path, timeout=LONG).status_code == 200
+        platform.store.set_status(job_uid, JobStatus(phase="Succeeded"))
+        for client in clients:
+            assert answer_of(client).startswith(b"HTTP/1.1 200 ")
+        assert httpx.get(f"{url}/healthz", timeout=LONG).status_code == 200
+
+
+def test_a_principal_follows_so_many_logs_and_no_more(
+    platform: Platform, growth: TestClient, job_uid: str, token: str
+) -> None:
+    headers = {"Authorization": f"Bearer {token}"}
+    tail = tail_of_the_job(token)
+    with served(platform, max_followed_logs=3) as url:
+        with followers(url, platform, job_uid, token, 3) as clients:
+            refused = httpx.get(f"{url}{LOG}?wait=20", headers=headers, timeout=LONG)
+            assert (refused.status_code, refused.headers["Retry-After"]) == (429, "5")
+            assert "Stop following" in refused.json()["remedy"]
+            with connect(url) as another:
+                another.sendall(tail)
+                assert rest_of(another).startswith(b"HTTP/1.1 429 ")
+            assert httpx.get(f"{url}{LOG}", headers=headers, timeout=LONG).status_code == 200
+            platform.store.set_status(job_uid, JobStatus(phase="Running"))  # a change that ends no wait
+            platform.storage.append(layout.job_log("growth", job_uid), b"hello")
+            platform.store.set_status(job_uid, JobStatus(phase="Succeeded"))
+            for client in clients:
+                assert answer_of(client).startswith(b"HTTP/1.1 200 ")
+        with connect(url) as another:
+            another.sendall(tail)
+            said = b""
+            while b"hello" not in said:
+                piece = another.recv(65536)
+                assert piece, said
+                said += piece
+
+
+@pytest.mark.usefixtures("parser", "many_files", "job_uid")
+def test_of_300_log_tails_the_last_are_refused_and_the_others_keep_nothing_from_being_answered(
+    platform: Platform, token: str
+) -> None:
+    headers = {"Authorization": f"Bearer {token}"}
+    with served(platform) as url, ExitStack() as stack:
+        clients = [stack.enter_context(connect(url)) for _ in range(300)]
+        for client in clients:
+            client.sendall(tail_of_the_job(token))
+        answers = Counter(client.recv(12) for client in clients)
+        assert answers == {b"HTTP/1.1 101": 256, b"HTTP/1.1 429": 44}
+        for _ in range(5):
+            for path in ("/healthz", "/readyz", "/v1/teams"):
+                assert httpx.get(url + path, headers=headers, timeout=LONG).status_code == 200
+
+
+def test_a_follower_that_goes_away_within_a_long_log_is_no_error(
+    platform: Platform, job_uid: str, token: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    platform.storage.append(layout.job_log("growth", job_uid), b"x" * 64 * MIB)
+    with served(platform) as url, connect(url) as client:
+        client.sendall(tail_of_the_job(token))
+        assert client.recv(12) == b"HTTP/1.1 101"
+        until(lambda: bool(platform.store.changes._listeners))
+        client.close()  # with much unread
+        until(lambda: not platform.store.changes._listeners)
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_principal_has_so_many_requests_under_way_and_others_have_their_own(
+    platform: Platform, job_uid: str, token: str, metrics_token: str
+) -> None:
+    with served(platform, max_requests=2) as url, followers(url, platform, job_uid, token, 2) as clients:
+        refused = httpx.get(f"{url}/v1/teams", headers={"Authorization": f"Bearer {token}"}, timeout=LONG)
+        assert (refused.status_code, refused.headers["Retry-After"]) == (429, "1")
+        for path in ("/metrics", "/healthz"):
+            other = httpx.get(url + path, headers={"Authorization": f"Bearer {metrics_token}"}, timeout=LONG)
+            assert other.status_code == 200
+        platform.store.set_status(job_uid, JobStatus(phase="Succeeded"))
+        for client in clients:
+            assert answer_of(client).startswith(b"HTTP/1.1 200 ")
+        again = httpx.get(f"{url}/v1/teams", headers={"Authorization": f"Bearer {token}"}, timeout=LONG)
+        assert again.status_code == 200
+
+
+def test_many_followers_look_more_rarely() -> None:
+    followed, ada = Followed(most=1000), Principal(name="ada", role="member")
+    with ExitStack() as stack:
+        assert followed.pause() == 0
+        for _ in range(5 * LOOKS):
+            stack.enter_context(followed.one(ada))
+        assert followed.pause() == 5
+    assert followed.pause() == 0
+
+
+def test_the_api_and_the_probes_do_not_wait_for_backends(platform: Platform, growth: TestClient, token: str) -> None:
+    gate, asked = threading.Event(), threading.Semaphore(0)
+
+    def slow(name: str) -> Any:
+        asked.release()
+        assert gate.wait(LONG)
+        return platform.readers(name)
+
+    headers = {"Authorization": f"Bearer {token}"}
+    spec = {"spec": {}}
+    with served(replace(platform, readers=slow)) as url, ThreadPoolExecutor(50) as pool:
+        writes = [
+            pool.submit(httpx.put, f"{url}/v1/teams/growth/clusters/c{n}", json=spec, headers=headers, timeout=2 * LONG)
+            for n in range(50)
+        ]
+        try:
+            for _ in range(16):
+                assert asked.acquire(timeout=LONG)
+            for path in ("/healthz", "/readyz", "/v1/teams", "/v1/teams/growth/clusters/dev"):
+                assert httpx.get(url + path, headers=headers, timeout=LONG / 2).status_code == 200
+        finally:
+            gate.set()
+        assert {write.result().status_code for write in writes} <= {202, 403}  # a quota may refuse some
+
+
+def test_each_route_that_may_ask_a_backend_is_one(platform: Platform) -> None:
+    paths = create_app(platform).openapi()["paths"]
+    assert [(method, path) for method, path in lanes.ASK_BACKENDS if method.lower() not in paths.get(path, {})] == []
