@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-import zipfile
-import zlib
 
 from rayplane.errors import InvalidData, InvalidSpec, NotFound
 from rayplane.gateway.admission.roles import Principal, authorize
+from rayplane.gateway.usecases import archive
 from rayplane.gateway.usecases.platform import Platform
 from rayplane.storage import layout
 
@@ -18,7 +17,10 @@ _RAY_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,199}$|^_[A-Za-z0-9_.\-]{1
 
 
 def put(team: str, sha256: str, data: bytes, *, principal: Principal, platform: Platform) -> None:
-    """Keep a package; one already there is success. Raises InvalidData if it is not the zip of that hash."""
+    """Keep a package; one already there is success.
+
+    Raises InvalidData if it is not the zip of that hash, or one that is not safe to unpack; TooLarge if its files are.
+    """
     authorize(principal, "write", team)
     platform.team(team)
     _check_sha256(sha256)
@@ -28,7 +30,7 @@ def put(team: str, sha256: str, data: bytes, *, principal: Principal, platform: 
             f"The package's SHA-256 is {found}, not {sha256}.",
             remedy="Upload it again: it changed or was cut on the way.",
         )
-    _check_zip(data)
+    archive.check(io.BytesIO(data))
     path = layout.package(team, sha256)
     if not platform.storage.exists(path):
         platform.storage.write(path, data)
@@ -85,27 +87,3 @@ def _checked_ray_name(name: str) -> str:
     if not _RAY_NAME.fullmatch(name):
         raise InvalidData(f"'{name[:80]}' is not a package's name.", remedy="Let Ray's own client name it.")
     return name
-
-
-def _check_zip(data: bytes) -> None:
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            broken = archive.testzip()
-            names = archive.namelist()
-    except (
-        zipfile.BadZipFile,
-        zipfile.LargeZipFile,
-        zlib.error,
-        RuntimeError,
-        NotImplementedError,
-        EOFError,
-        ValueError,
-    ) as exc:
-        raise InvalidData(
-            f"The package is not a zip that can be read: {exc}.", remedy="Upload a zip of the folder."
-        ) from exc
-    if broken is not None:
-        raise InvalidData(f"The package's file '{broken}' is damaged.", remedy="Upload it again.")
-    outside = next((n for n in names if n.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", n)), None)
-    if outside is not None:
-        raise InvalidData(f"The package's file '{outside}' leaves its folder.", remedy="Pack the folder itself.")
