@@ -59,8 +59,9 @@ def healthz() -> Health:
 
 @router.get("/readyz", tags=["platform"], operation_id="readyz", summary="Ready")
 def readyz(here: Here) -> Health:
-    """Answers 200 once the store can be read."""
+    """Answers 200 once the store can be read, and 503 while another process keeps it from being written."""
     here.store.list("Team", "", limit=1)
+    here.store.check_writable()
     return Health(status="ok")
 
 
