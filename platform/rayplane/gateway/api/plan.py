@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from rayplane.gateway.api.answers import PROBLEMS, Described, Here
 from rayplane.gateway.api.auth import Caller
 from rayplane.gateway.usecases import plan as plans
-from rayplane.nouns.base import Document, parse
+from rayplane.nouns.base import Document, Text, parse
 from rayplane.nouns.plan import Plan
 
 router = APIRouter(prefix="/v1", tags=["plan"], responses=PROBLEMS)
@@ -24,7 +24,7 @@ class PlanRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     documents: list[Annotated[dict[str, Any], Described(Document)]] = Field(max_length=MOST)
-    team: str | None = None
+    team: Text | None = None
     """For those that name none."""
 
 

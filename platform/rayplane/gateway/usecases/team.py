@@ -6,6 +6,7 @@ import difflib
 
 from rayplane import plugins
 from rayplane.errors import Conflict, InvalidSpec, Refused
+from rayplane.gateway.admission.env import check_names
 from rayplane.gateway.usecases.platform import Platform
 from rayplane.nouns.base import Object
 from rayplane.nouns.job import TERMINAL
@@ -13,7 +14,9 @@ from rayplane.nouns.team import TeamSpec
 
 
 def check(spec: TeamSpec, platform: Platform) -> None:
-    """Raise InvalidSpec for a backend that is not known, Refused for one that is not offered here."""
+    """Raise InvalidSpec for a backend that is not known or a member's name that can't be read, Refused for a backend
+    that is not offered here."""
+    check_names({str(place): name for place, name in enumerate(spec.members)}, "team.members")
     check_backend(spec.backend, "team.backend", platform)
 
 
