@@ -6,7 +6,7 @@ import re
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayplane.text import PrintableStream, check_plain, printable
@@ -32,6 +32,7 @@ def test_what_a_terminal_obeys_is_written_out() -> None:
     assert printable("a\tb\nc\r", lines=True) == "a\tb\nc\\r"
 
 
+@settings(deadline=None)
 @given(ANY)
 def test_nothing_that_a_terminal_obeys_is_printable(text: str) -> None:
     assert OBEYED.search(printable(text, lines=True)) is None
@@ -50,6 +51,7 @@ def test_a_log_loses_its_colours_and_each_step_of_its_progress_is_a_line() -> No
     assert streamed("cut \x1b[3") == r"cut \x1b[3"
 
 
+@settings(deadline=None)
 @given(ANY, st.lists(st.integers(0, 40), max_size=4))
 def test_a_log_reads_the_same_wherever_it_is_cut(text: str, cuts: list[int]) -> None:
     text = f"\x1b[1;32mok\x1b[0m\r{text}\r\n"

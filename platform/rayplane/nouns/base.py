@@ -24,7 +24,7 @@ from pydantic import (
 )
 
 from rayplane.errors import InvalidSpec
-from rayplane.text import check_plain
+from rayplane.text import check_plain, printable
 
 # A name is at most 40 characters so that every derived name (a Service, a head pod, a label) stays within 63.
 MAX_NAME = 40
@@ -37,7 +37,8 @@ def check_name(value: str) -> str:
         raise ValueError(f"'{_short(value)}' has {len(value)} characters; a name has at most {MAX_NAME}")
     if not _NAME.fullmatch(value):
         raise ValueError(
-            f"'{value}' is not a name: use lower-case letters, digits and '-', with a letter or digit at both ends"
+            f"'{_short(value)}' is not a name: use lower-case letters, digits and '-', with a letter or digit at both "
+            "ends"
         )
     return value
 
@@ -95,7 +96,8 @@ def _finite(number: float, value: Any) -> float:
 
 def _short(value: Any) -> str:
     text = str(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."
+    # Visibly, since pydantic can't tell of an error whose message holds half of a surrogate pair.
+    return printable(text if len(text) <= 60 else f"{text[:60]}...")
 
 
 Quantity = Annotated[float, BeforeValidator(parse_quantity), Field(ge=0)]

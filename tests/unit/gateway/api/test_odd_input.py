@@ -268,6 +268,7 @@ def test_a_body_that_python_gives_up_on_is_refused(growth: TestClient, body: byt
         ("/v1/plan", {"documents": [], "team": "\ud800"}),
         ("/v1/run-context", {"submission_id": "\ud800-1"}),
         (f"{CLUSTER}/extend", {"\ud800": 1}),
+        (f"{CLUSTER}/extend", {"duration": "\ud800"}),
         ("/v1/teams/growth/pipelines/p/runs", {"parameters": {"\ud800": "\ud800"}}),
         ("/growth/dev/api/jobs/", {"\ud800": 1}),
         ("/growth/dev/api/jobs/", {"entrypoint": "x", "runtime_env": {"working_dir": "gcs://\ud800"}}),

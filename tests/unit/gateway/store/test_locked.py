@@ -44,20 +44,25 @@ def write(store: Store, name: str) -> RayplaneError | None:
 def test_no_writer_waits_for_those_before_it_as_well(kept: Store, other: sqlite3.Connection) -> None:
     other.execute("BEGIN IMMEDIATE")
     began = time.monotonic()
-    with ThreadPoolExecutor(20) as pool:
-        refused = list(pool.map(lambda number: write(kept, f"c{number}"), range(20)))
+    with ThreadPoolExecutor(40) as pool:
+        refused = list(pool.map(lambda number: write(kept, f"c{number}"), range(40)))
     took = time.monotonic() - began
     other.execute("ROLLBACK")
-    assert [type(error) for error in refused] == [Unavailable] * 20
+    assert [type(error) for error in refused] == [Unavailable] * 40
     assert "kept locked by another process" in str(refused[0])
-    assert took < 15  # one after the other they would wait for 20
+    assert took < 30  # one after the other they would wait for 40
     assert write(kept, "after") is None
 
 
-def test_a_lock_that_is_given_back_in_time_is_waited_for(kept: Store, other: sqlite3.Connection) -> None:
+def test_a_lock_that_is_given_back_in_time_is_waited_for(
+    kept: Store, other: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "LOCK_SECONDS", 60.0)
+    store = Store(str(kept._url))
     other.execute("BEGIN IMMEDIATE")
     threading.Timer(0.2, lambda: other.execute("ROLLBACK")).start()
-    assert write(kept, "dev") is None
+    assert write(store, "dev") is None
+    store.close()
 
 
 def test_a_store_is_writable_unless_another_process_keeps_it(kept: Store, other: sqlite3.Connection) -> None:
