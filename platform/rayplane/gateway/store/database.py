@@ -119,16 +119,16 @@ class Database:
             if self._waits_since is not None and time.monotonic() - began > LOCK_SECONDS:
                 raise self._locked()
         try:
+            self._waits_since = time.monotonic()
             yield
         finally:
+            self._waits_since = None
             self._turn.release()
 
     def _begin(self, connection: Connection) -> RootTransaction:
-        self._waits_since = time.monotonic()
-        try:
-            return connection.begin()
-        finally:
-            self._waits_since = None
+        transaction = connection.begin()  # on SQLite this waits for its lock, as may the connection before it
+        self._waits_since = None
+        return transaction
 
     def check_writable(self) -> None:
         """Raise Unavailable if another process keeps SQLite locked, so that nothing can be written; it changes nothing.
