@@ -559,18 +559,10 @@ class Packages:
 
 
 def read_documents(text: str, name: str) -> list[Document]:
-    """The documents in a YAML text. Raises InvalidSpec naming ``name``, the document's place in it, and the field."""
-    import yaml  # what asks the gateway needs none
+    """The documents in a YAML text. Raises InvalidSpec naming ``name`` and the line, or the document and the field."""
+    from rayplane.client.documents import load  # what asks the gateway needs no YAML
 
-    try:
-        found = [value for value in yaml.safe_load_all(text) if value is not None]
-    # PyYAML lets out what its conversions raise: for 2013-02-30, !!bool x, !!timestamp x, or nesting without end.
-    except (yaml.YAMLError, ValueError, ArithmeticError) as exc:
-        raise _not_yaml(name, str(exc)) from exc
-    except (LookupError, AttributeError) as exc:
-        raise _not_yaml(name, "a value is not of its tag's kind") from exc
-    except RecursionError as exc:
-        raise _not_yaml(name, "it is nested too deeply") from exc
+    found = load(text, name)
     if not found:
         raise errors.InvalidSpec(f"{name}: there is no document in it.", remedy="Write kind, metadata and spec.")
     documents = []
@@ -578,10 +570,6 @@ def read_documents(text: str, name: str) -> list[Document]:
         require_json(value, f"{name}[{place}]")
         documents.append(parse(Document, value, f"{name}[{place}]"))
     return documents
-
-
-def _not_yaml(name: str, why: str) -> errors.InvalidSpec:
-    return errors.InvalidSpec(f"{name}: not YAML: {why}.", remedy="Mend the file.")
 
 
 def require_json(value: Any, path: str) -> None:

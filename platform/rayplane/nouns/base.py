@@ -6,6 +6,7 @@ import difflib
 import json
 import math
 import re
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
@@ -19,9 +20,11 @@ from pydantic import (
     Field,
     PlainSerializer,
     ValidationError,
+    field_validator,
 )
 
 from rayplane.errors import InvalidSpec
+from rayplane.text import check_plain, printable
 
 # A name is at most 40 characters so that every derived name (a Service, a head pod, a label) stays within 63.
 MAX_NAME = 40
@@ -31,16 +34,30 @@ _NAME = re.compile(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
 def check_name(value: str) -> str:
     """A DNS-1123 label of at most 40 characters; raises ValueError that says which rule is broken."""
     if len(value) > MAX_NAME:
-        raise ValueError(f"'{value}' has {len(value)} characters; a name has at most {MAX_NAME}")
+        raise ValueError(f"'{_short(value)}' has {len(value)} characters; a name has at most {MAX_NAME}")
     if not _NAME.fullmatch(value):
         raise ValueError(
-            f"'{value}' is not a name: use lower-case letters, digits and '-', with a letter or digit at both ends"
+            f"'{_short(value)}' is not a name: use lower-case letters, digits and '-', with a letter or digit at both "
+            "ends"
         )
     return value
 
 
 Name = Annotated[str, AfterValidator(check_name)]
 """A DNS-1123 label, short enough for every name derived from it."""
+
+
+def check_labels(labels: Mapping[str, str]) -> None:
+    """Raise ValueError naming the first key or value that no label may have; a key is also asked for by a query."""
+    for key, value in labels.items():
+        for part in (key, value):
+            try:
+                check_plain(part)
+            except ValueError as exc:
+                raise ValueError(f"label {exc}") from exc
+        if not key or '"' in key or "\\" in key:
+            raise ValueError(f"'{key}' is no label's key: it is not empty, and holds no quotation mark or backslash")
+
 
 _SUFFIX = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 _QUANTITY = re.compile(r"^([0-9]+(?:\.[0-9]+)?)(m|Ki|Mi|Gi|Ti|k|M|G|T)?$")
@@ -49,11 +66,11 @@ _QUANTITY = re.compile(r"^([0-9]+(?:\.[0-9]+)?)(m|Ki|Mi|Gi|Ti|k|M|G|T)?$")
 def parse_quantity(value: Any) -> Any:
     """A Kubernetes quantity ("16Gi", "500m", 2) as a float in base units (bytes, cores, devices)."""
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return _finite(float(value), value)
+        return _finite(_float(value), value)
     match = _QUANTITY.fullmatch(str(value).strip())
     if not match:
         raise ValueError(
-            f"'{value}' is not a quantity: write a number with an optional suffix, such as 500m, 2 or 16Gi"
+            f"'{_short(value)}' is not a quantity: write a number with an optional suffix, such as 500m, 2 or 16Gi"
         )
     try:
         number = Decimal(match[1])
@@ -63,10 +80,24 @@ def parse_quantity(value: Any) -> Any:
     return _finite(float(number / 1000) if suffix == "m" else float(number * _SUFFIX[suffix]), value)
 
 
+def _float(value: int | float) -> float:
+    """As Python's own, but for a number that none holds, which is infinite."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
 def _finite(number: float, value: Any) -> float:
     if not math.isfinite(number):
-        raise ValueError(f"'{value}' is no amount: write a number that is finite")
+        raise ValueError(f"'{_short(value)}' is no amount: write a number that is finite")
     return number
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    # Visibly, since pydantic can't tell of an error whose message holds half of a surrogate pair.
+    return printable(text if len(text) <= 60 else f"{text[:60]}...")
 
 
 Quantity = Annotated[float, BeforeValidator(parse_quantity), Field(ge=0)]
@@ -81,20 +112,29 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 def parse_duration(value: Any) -> Any:
     """A duration ("90s", "1h30m", "14d", or a number of seconds) in seconds. Raises ValueError above 100 years."""
     if isinstance(value, int | float) and not isinstance(value, bool):
-        seconds = float(value)
+        seconds = _float(value)
     else:
         text = str(value).strip()
         parts = _DURATION.findall(text)
         if not parts or "".join(n + u for n, u in parts) != text:
-            raise ValueError(f"'{value}' is not a duration: write it as 30s, 10m, 1h30m or 14d")
+            raise ValueError(f"'{_short(value)}' is not a duration: write it as 30s, 10m, 1h30m or 14d")
         seconds = sum(float(number) * _SECONDS[unit] for number, unit in parts)
     if not seconds <= _LONGEST:  # nor is what is no number
-        raise ValueError(f"'{value}' is longer than {_LONGEST / _SECONDS['d']:.0f} days: write less, or leave it out")
+        raise ValueError(
+            f"'{_short(value)}' is longer than {_LONGEST / _SECONDS['d']:.0f} days: write less, or leave it out"
+        )
     return seconds
 
 
 Seconds = Annotated[float, BeforeValidator(parse_duration), Field(ge=0)]
 """A duration in seconds, written as in "1h30m"."""
+
+
+Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
+"""How many: as many as Kubernetes counts."""
+
+MOST_LEVELS = 100
+"""How deeply a JSON value may be nested: what one stack could just read, a deeper one could not read again."""
 
 
 def check_json(value: Any) -> Any:
@@ -110,8 +150,27 @@ def check_json(value: Any) -> Any:
         raise ValueError("it is nested too deeply") from exc
     except ValueError as exc:
         raise ValueError("it holds itself") from exc
+    _check_levels(value)
     return value
 
+
+def _check_levels(value: Any) -> None:
+    level: list[Any] = [value]
+    for _ in range(MOST_LEVELS):
+        level = [part for item in level for part in _parts(item)]
+        if not level:
+            return
+    raise ValueError(f"it is nested too deeply: more than {MOST_LEVELS} levels")
+
+
+def _parts(item: Any) -> Iterable[Any]:
+    if isinstance(item, dict):
+        return item.values()
+    return item if isinstance(item, list | tuple) else ()
+
+
+Text = Annotated[str, AfterValidator(check_json)]
+"""A text that can be written: no half of a surrogate pair, which JSON can say and pydantic lets through."""
 
 JsonObject = Annotated[dict[str, Any], AfterValidator(check_json)]
 """A JSON object that nobody looks into, all of whose texts can be written."""
@@ -122,8 +181,18 @@ def utcnow() -> datetime:
     return datetime.now(UTC)
 
 
+def check_instant(value: datetime) -> datetime:
+    """An instant that has a date in UTC; raises ValueError for one beyond the ends of the calendar."""
+    try:
+        value.astimezone(UTC)
+    except OverflowError as exc:
+        raise ValueError(f"'{value.isoformat()}' is in no year of UTC: it has those from 1 to 9999") from exc
+    return value
+
+
 Instant = Annotated[
     AwareDatetime,
+    AfterValidator(check_instant),
     PlainSerializer(lambda t: t.astimezone(UTC).isoformat().replace("+00:00", "Z"), return_type=str, when_used="json"),
 ]
 
@@ -204,6 +273,13 @@ class Document(BaseModel):
     kind: str
     metadata: Metadata
     spec: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("metadata")
+    @classmethod
+    def _labelled(cls, value: Metadata) -> Metadata:
+        # Not by the metadata's own type, by which an object is read, too: one kept before there was this rule.
+        check_labels(value.labels)
+        return value
 
 
 class Object(BaseModel):

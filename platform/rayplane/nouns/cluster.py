@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from rayplane.nouns.base import Instant, Name, Record, Seconds, Spec, Status
+from rayplane.nouns.base import Count, Instant, Name, Record, Seconds, Spec, Status
 from rayplane.nouns.environment import Environment
 
-_RANGE = re.compile(r"\s*(\d+)\s*(?:\.\.\s*(\d+)\s*)?")
+_RANGE = re.compile(r"\s*([0-9]{1,10})\s*(?:\.\.\s*([0-9]{1,10})\s*)?")
 
 
 def parse_workers(value: Any) -> Any:
@@ -20,7 +20,8 @@ def parse_workers(value: Any) -> Any:
     match = _RANGE.fullmatch(str(value))
     if match is None:
         raise ValueError(
-            f"'{value}' is no number of workers: write 4 for that many always, or 0..4 for as many as the work needs"
+            f"'{str(value)[:60]}' is no number of workers: write 4 for that many always, or 0..4 for as many as the "
+            "work needs"
         )
     least, most = match[1], match[2] or match[1]
     return {"min": int(least), "max": int(most)}
@@ -29,8 +30,8 @@ def parse_workers(value: Any) -> Any:
 class Workers(Spec):
     """How many worker nodes beside the head, at least and at most; ``4`` and ``0..4`` are short for both."""
 
-    min: int = Field(default=0, ge=0)
-    max: int = Field(default=0, ge=0)
+    min: Count = 0
+    max: Count = 0
 
     @model_validator(mode="before")
     @classmethod

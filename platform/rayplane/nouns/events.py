@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from rayplane.nouns.base import Instant, JsonObject, Record, utcnow
+from rayplane.nouns.base import Instant, JsonObject, Record, Text, utcnow
 
 EventType = Literal[
     "dataset.published",  # data: DatasetVersion
@@ -25,10 +25,10 @@ EventType = Literal[
 class Event(Record):
     """One thing that happened in a job. The id makes a second delivery harmless."""
 
-    id: str
+    id: Text
     type: EventType
     time: Instant = Field(default_factory=utcnow)
-    submission_id: str | None = None
+    submission_id: Text | None = None
     data: JsonObject = Field(default_factory=dict)
 
 

@@ -6,7 +6,7 @@ import re
 
 from pydantic import Field, field_validator, model_validator
 
-from rayplane.nouns.base import Instant, Name, Record, Seconds, Spec, Status
+from rayplane.nouns.base import Count, Instant, Name, Record, Seconds, Spec, Status
 from rayplane.nouns.cluster import Endpoint, Nodes, require_one_place
 from rayplane.nouns.environment import Environment
 
@@ -17,8 +17,8 @@ _APP = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 class Replicas(Spec):
     """How many replicas, at least and at most."""
 
-    min: int = Field(default=1, ge=0)
-    max: int = Field(default=1, ge=1)
+    min: Count = 1
+    max: Count = Field(default=1, ge=1)
 
     @model_validator(mode="after")
     def _ordered(self) -> Replicas:
@@ -43,7 +43,7 @@ class ServiceSpec(Spec):
     feature_service: str | None = None
     """Feast feature service read online; default: what training recorded on the model."""
     replicas: Replicas = Field(default_factory=Replicas)
-    max_ongoing_requests: int = Field(default=100, ge=1)
+    max_ongoing_requests: Count = Field(default=100, ge=1)
     startup_timeout: Seconds = 300
 
     @field_validator("model")

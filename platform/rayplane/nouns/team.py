@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from rayplane.nouns.base import Name, Quantity, Record, Seconds, Spec, Status
+from rayplane.nouns.base import Count, Name, Quantity, Record, Seconds, Spec, Status
 
 Role = Literal["viewer", "member", "admin"]
 
@@ -17,7 +17,7 @@ class Quota(Spec):
     cpu: Quantity | None = None
     memory: Quantity | None = None
     gpu: Quantity | None = None
-    clusters: int | None = Field(default=None, ge=0)
+    clusters: Count | None = None
 
 
 class Size(Spec):

@@ -21,6 +21,8 @@ from urllib.parse import unquote, urlsplit
 from rayplane.errors import InvalidInput, NotFound
 from rayplane.storage.root import room
 
+_LONGEST = 220
+"""Bytes of a file's name: a file system takes 255, and a file has a longer one while it is written."""
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # not to wait for the other end of a pipe
 _PART = 2**20
@@ -46,6 +48,8 @@ class FileStorage:
 
     def read_from(self, path: str, offset: int, limit: int) -> bytes:
         with self._reader(path) as file:
+            if offset >= os.fstat(file.fileno()).st_size:  # a file system can't even look beyond what it can hold
+                return b""
             file.seek(offset)
             return file.read(limit)
 
@@ -116,6 +120,11 @@ class FileStorage:
         parts = () if normal == "." else tuple(normal.split("/"))
         if ".." in parts:
             raise InvalidInput(f"Path '{path}' leaves the storage root.", remedy="Use a path below it.")
+        for part in parts:
+            if "\0" in part or len(os.fsencode(part)) > _LONGEST:
+                raise InvalidInput(
+                    f"No file can be called '{part[:60]}'.", remedy=f"Use a name of at most {_LONGEST} bytes."
+                )
         return parts
 
     @contextmanager

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from rayplane.errors import InvalidSpec
-from rayplane.nouns.base import check_name, parse
+from rayplane.nouns.base import MOST_LEVELS, Condition, Document, Object, check_json, check_name, parse
 from rayplane.nouns.cluster import ClusterSpec
 from rayplane.nouns.job import JobSpec, Resources
 from rayplane.nouns.team import check_team_name
@@ -60,3 +60,39 @@ def _circle() -> list[Any]:
 def test_what_can_not_be_written_is_refused(value: Any, why: str) -> None:
     with pytest.raises(InvalidSpec, match=rf"job\.spec: it .*{why}"):
         parse(JobSpec, {"entrypoint": "true", "cluster": "dev", "values": {"a": value}}, "job.spec")
+
+
+@pytest.mark.parametrize("at", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59"])
+def test_an_instant_that_has_no_date_in_utc_is_refused(at: str) -> None:
+    with pytest.raises(InvalidSpec, match="is in no year of UTC"):
+        parse(Condition, {"type": "Ready", "status": "True", "last_transition_time": at}, "condition")
+    at = at.replace("+", "*").replace("-23:59", "+23:59").replace("*", "-")
+    parse(Condition, {"type": "Ready", "status": "True", "last_transition_time": at}, "condition")
+
+
+@pytest.mark.parametrize("number", [10**400, -(10**400)])
+def test_a_whole_number_that_no_float_holds_is_refused(number: int) -> None:
+    with pytest.raises(InvalidSpec, match=r"job\.resources\.cpu: .* is no amount"):
+        parse(JobSpec, {"entrypoint": "true", "cluster": "dev", "resources": {"cpu": number}}, "job")
+    with pytest.raises(InvalidSpec, match=r"cluster\.max_lifetime: "):
+        parse(ClusterSpec, {"max_lifetime": number}, "cluster")
+
+
+def test_what_is_nested_a_hundred_levels_deep_is_kept_and_no_more() -> None:
+    value: Any = "x"
+    for _ in range(MOST_LEVELS - 1):
+        value = [value]
+    assert check_json(value) == value
+    with pytest.raises(ValueError, match="nested too deeply"):
+        check_json({"a": value})
+
+
+@pytest.mark.parametrize(
+    "labels", [{"a\0": "x"}, {"a": "x\x1b[2J"}, {"a": "\u202e"}, {"": "x"}, {'"': "x"}, {"\\": "x"}]
+)
+def test_a_document_has_no_label_that_is_obeyed_or_can_not_be_asked_for(labels: dict[str, str]) -> None:
+    document = {"kind": "Team", "metadata": {"name": "growth", "labels": labels}}
+    with pytest.raises(InvalidSpec, match=r"team\.metadata: "):
+        parse(Document, document, "team")
+    # One that was kept before there was the rule can still be read.
+    assert Object.model_validate(document).metadata.labels == labels

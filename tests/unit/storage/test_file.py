@@ -40,6 +40,23 @@ def test_a_file_is_replaced_by_the_rest_of_another(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "root/growth") == ["big"]
 
 
+def test_a_place_that_no_file_has_is_behind_its_end(tmp_path: Path) -> None:
+    storage = FileStorage(f"file://{tmp_path}/root")
+    storage.append("log", b"line\n")
+    for offset in (5, 2**44, 2**60, 2**63, 2**80):
+        assert storage.read_from("log", offset, 10) == b""
+
+
+@pytest.mark.parametrize("name", ["a\0b", "x" * 300, "ü" * 150])
+def test_a_name_that_no_file_can_have_is_refused(tmp_path: Path, name: str) -> None:
+    storage = FileStorage(f"file://{tmp_path}/root")
+    storage.append("kept/log", b"")
+    for act in (storage.exists, storage.read, storage.size, storage.delete, lambda path: storage.write(path, b"")):
+        for path in (f"kept/{name}", f"{name}/log"):
+            with pytest.raises(InvalidInput, match="No file can be called"):
+                act(path)
+
+
 FULL_DISK = """
 import json, subprocess, sys
 folder = sys.argv[1]

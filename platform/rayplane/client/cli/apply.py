@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rayplane.client.cli.output import Format, Output, TeamOption, client, defaults, print_json
+from rayplane.client.cli.output import Format, Output, TeamOption, client, defaults, print_json, say
 
 if TYPE_CHECKING:
     from rayplane.client.sdk import Client
@@ -33,7 +33,7 @@ def apply(
         print_json([vars(change) for change in changes])
         return
     for change in changes:
-        print(f"{change}{' (dry run)' if dry_run else ''}")
+        say(f"{change}{' (dry run)' if dry_run else ''}")
 
 
 def load(name: str) -> list[tuple[Document, Path]]:

@@ -18,6 +18,7 @@ from rayplane.client.cli.output import (
     print_json,
     print_object,
     print_table,
+    say,
     team_of,
 )
 
@@ -233,4 +234,4 @@ def _print(ways: Mapping[str, Mapping[str, str | None]], output: Format | None) 
         return
     for key, value in next(iter(ways.values())).items():
         if value is not None:
-            print(f"export {key}={shlex.quote(value)}")
+            say(f"export {key}={shlex.quote(value)}")

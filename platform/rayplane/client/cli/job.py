@@ -18,7 +18,9 @@ from rayplane.client.cli.output import (
     note,
     pairs,
     print_json,
+    print_log,
     print_object,
+    say,
     team_of,
 )
 
@@ -79,7 +81,7 @@ def submit(
         made = api.jobs.submit(of, spec, name)
         note(f"job {of}/{made.metadata.name} submitted")
         if not wait:
-            print_object(made, Format.JSON) if output is Format.JSON else print(made.metadata.name)
+            print_object(made, Format.JSON) if output is Format.JSON else say(made.metadata.name)
             return
         raise typer.Exit(_follow(api, of, made.metadata.name, output or Format.TABLE))
 
@@ -88,11 +90,17 @@ def submit(
 def logs(
     name: NameArgument,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")] = False,
+    raw: Annotated[
+        bool,
+        typer.Option("--raw", help="As the job wrote it, with its colours and all else that a terminal obeys."),
+    ] = False,
     team: TeamOption = None,
     output: Output = None,
 ) -> None:
     """Print a job's log, which is kept after its cluster is gone.
 
+    Without --raw, on a terminal or not, colours are left out, a carriage return begins a new line, and other control
+    characters are written out, as \\x1b is: a log can neither move the cursor nor write to the clipboard.
     As JSON it is one object, printed at the end: {"job": NAME, "team": TEAM, "log": TEXT}.
     """
     with client() as api:
@@ -101,8 +109,7 @@ def logs(
         if output is Format.JSON:
             print_json({"job": name, "team": of, "log": "".join(texts)})
             return
-        for text in texts:
-            print(text, end="", flush=True)
+        print_log(texts, raw=raw)
 
 
 @app.command()
@@ -162,9 +169,8 @@ def _follow(api: Client, team: str, name: str, output: Format) -> int:
     from rayplane.client.sdk import why
 
     try:
-        for text in api.jobs.logs(team, name, follow=True):
-            # With -o json standard output is the object alone.
-            print(text, end="", flush=True) if output is Format.TABLE else typer.echo(text, nl=False, err=True)
+        # With -o json standard output is the object alone.
+        print_log(api.jobs.logs(team, name, follow=True), aside=output is Format.JSON)
         ended = api.jobs.wait(team, name)
     except KeyboardInterrupt:
         note(f"job {team}/{name} goes on. Follow it: rayplane job logs -f {name} --team {team}")

@@ -74,7 +74,7 @@ def _version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
 
-        print(f"rayplane {version('rayplane')}")
+        shown.say(f"rayplane {version('rayplane')}")
         raise typer.Exit
 
 

@@ -1,4 +1,7 @@
-"""What commands print: aligned tables for people, JSON for programs; problems on standard error."""
+"""What commands print: aligned tables for people, JSON for programs; problems on standard error.
+
+Whatever is printed came from others: a terminal gets none of its commands (ANSI, OSC) but by ``job logs --raw``.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from rayplane.text import PrintableStream, printable
 
 if TYPE_CHECKING:
     from rayplane.client.sdk import Client
@@ -78,6 +83,20 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, default=str))
 
 
+def say(text: str, *, end: str = "\n") -> None:
+    """A line of the answer, or several."""
+    print(printable(text, lines=True), end=end)
+
+
+def print_log(pieces: Iterable[str], *, raw: bool = False, aside: bool = False) -> None:
+    """A job's log as it comes; ``raw`` with all that it tells a terminal, ``aside`` on standard error."""
+    out, stream = sys.stderr if aside else sys.stdout, PrintableStream()
+    for piece in pieces:
+        print(piece if raw else stream.add(piece), end="", file=out, flush=True)
+    if not raw:
+        print(stream.end(), end="", file=out, flush=True)
+
+
 def print_objects(noun: NounType, objects: Sequence[Object], output: Format) -> None:
     """Objects with the columns of their noun, or as a JSON array."""
     if output is Format.JSON:
@@ -94,7 +113,11 @@ def print_object(obj: Object, output: Format) -> None:
         return
     import yaml
 
-    print(yaml.safe_dump(obj.model_dump(mode="json"), sort_keys=False, allow_unicode=True), end="")
+    value = obj.model_dump(mode="json")
+    text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
+    if printable(text, lines=True) != text:  # YAML's own escapes: what is printed can be read again
+        text = yaml.safe_dump(value, sort_keys=False)
+    print(text, end="")
 
 
 def print_explanation(explanation: Explanation, output: Format) -> None:
@@ -102,15 +125,15 @@ def print_explanation(explanation: Explanation, output: Format) -> None:
     if output is Format.JSON:
         print_json(explanation.model_dump(mode="json"))
         return
-    print(explanation.sentence)
+    say(explanation.sentence)
     for place, cause in enumerate(explanation.causes):
         if place:
-            print(f"Also: {cause.sentence}")
-        print(f"  do:   {cause.remedy}")
+            say(f"Also: {cause.sentence}")
+        say(f"  do:   {cause.remedy}")
         if cause.certainty == "likely":
-            print("  This is likely, not certain.")
+            say("  This is likely, not certain.")
         for line in clues(cause):
-            print(f"  seen: {line}")
+            say(f"  seen: {line}")
 
 
 def clues(cause: Cause) -> list[str]:
@@ -128,7 +151,7 @@ def clues(cause: Cause) -> list[str]:
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Columns as wide as they must be, never cut: another program may read them."""
-    lines = [list(headings), *(list(row) for row in rows)]
+    lines = [list(headings), *([printable(text) for text in row] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
     for line in lines:
         print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
@@ -167,7 +190,7 @@ def seconds(value: float) -> str:
 
 def note(text: str) -> None:
     """A line for the person at the terminal: standard error, so that standard output stays the answer."""
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text, lines=True), file=sys.stderr, flush=True)
 
 
 def pairs(values: Sequence[str], option: str) -> dict[str, str]:
@@ -229,6 +252,6 @@ def _print_error(error: RayplaneError, as_json: bool) -> None:
     if as_json:
         print(json.dumps(error.to_problem(), default=str), file=sys.stderr)
         return
-    print(f"Error: {error.detail}", file=sys.stderr)
+    note(f"Error: {error.detail}")
     if error.remedy:
-        print(f"  {error.remedy}", file=sys.stderr)
+        note(f"  {error.remedy}")

@@ -19,6 +19,7 @@ from rayplane.client.cli.output import (
     pairs,
     print_object,
     print_objects,
+    say,
     seconds,
     team_of,
 )
@@ -49,7 +50,7 @@ def run(
         started = api.pipelines.run(of, name, pairs(param or [], "--param"), force)
         note(f"run {of}/{started.metadata.name} started")
         if not wait:
-            print_object(started, Format.JSON) if output is Format.JSON else print(started.metadata.name)
+            print_object(started, Format.JSON) if output is Format.JSON else say(started.metadata.name)
             return
         with progress() as seen:
             ended = api.pipelines.wait_run(of, name, started.metadata.name, progress=seen)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rayplane.client.cli.apply import from_its_file, load, only_team
-from rayplane.client.cli.output import Format, Output, TeamOption, client, defaults, print_json
+from rayplane.client.cli.output import Format, Output, TeamOption, client, defaults, print_json, say
 
 if TYPE_CHECKING:
     from rayplane.nouns.plan import Cost, Plan, PlannedDocument, TotalCost
@@ -42,15 +42,15 @@ def plan(
 def _print(plan: Plan) -> None:
     for document in plan.documents:
         where = f"{document.team}/{document.name}" if document.team else document.name
-        print(f"{_SIGNS[document.change]} {document.kind.lower()} {where}")
+        say(f"{_SIGNS[document.change]} {document.kind.lower()} {where}")
         for line in _lines(document):
-            print(f"    {line}")
+            say(f"    {line}")
     count = {change: sum(d.change == change for d in plan.documents) for change in _SIGNS}
-    print(f"{count['created']} to make, {count['changed']} to change, {count['unchanged']} as it is.", end="")
-    print(f" At most {_total(plan.cost)}." if _total(plan.cost) else "")
+    say(f"{count['created']} to make, {count['changed']} to change, {count['unchanged']} as it is.", end="")
+    say(f" At most {_total(plan.cost)}." if _total(plan.cost) else "")
     forbidden = sum(bool(d.forbidden) for d in plan.documents)
     if forbidden:
-        print(f"{forbidden} of {len(plan.documents)} documents forbidden; applied together, none would be.")
+        say(f"{forbidden} of {len(plan.documents)} documents forbidden; applied together, none would be.")
 
 
 def _lines(document: PlannedDocument) -> list[str]:

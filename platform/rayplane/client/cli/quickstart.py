@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rayplane.client.cli.output import Format, Output, client, note, print_json, print_table
+from rayplane.client.cli.output import Format, Output, client, note, print_json, print_table, say
 
 if TYPE_CHECKING:
     from rayplane.client.quickstart import Report
@@ -56,9 +56,9 @@ def _print(report: Report) -> None:
             ["Prometheus", targets],
         ],
     )
-    print()
+    say("")
     print_table(["FLIGHT", "ANSWER"], [[_flight(p.request), str(p.answer)] for p in report.predictions])
-    print()
+    say("")
     print_table(
         ["STAGE", "SECONDS", ""],
         [[s.name, f"{s.seconds:.1f}", "cached" if s.cached else ""] for s in report.stages],

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rayplane.client.cli.noun import NameArgument, group
-from rayplane.client.cli.output import Format, Output, TeamOption, client, print_json, team_of
+from rayplane.client.cli.output import Format, Output, TeamOption, client, print_json, say, team_of
 
 if TYPE_CHECKING:
     from rayplane.client.sdk import Client
@@ -28,7 +28,7 @@ def url(
     """Print where predictions are asked: POST JSON there."""
     with client() as api:
         found = _url(api, team_of(api, team), name, wait)
-    print_json({"url": found}) if output is Format.JSON else print(found)
+    print_json({"url": found}) if output is Format.JSON else say(found)
 
 
 @app.command()

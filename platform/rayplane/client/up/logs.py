@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from rayplane.text import printable
+
 
 class Tail:
     """The lines that are added to some files from now on, each with its file's name; a file may come, or begin anew."""
@@ -42,7 +44,7 @@ def printed(files: Sequence[Path], *, to: TextIO, every: float = 0.5) -> Iterato
 
     def show() -> None:
         for line in tail.read():
-            print(line, file=to, flush=True)
+            print(printable(line), file=to, flush=True)
 
     thread = threading.Thread(target=run, name="logs", daemon=True)
     thread.start()

@@ -1,4 +1,4 @@
-"""What must not be in a spec: names that are the platform's own, and values that look like secrets. Pure."""
+"""What must not be in a spec: names that are the platform's own or unreadable, values that look like secrets. Pure."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 
 from rayplane.errors import InvalidSpec
+from rayplane.text import check_plain
 
 RESERVED = ("RAYPLANE_", "RAY_")
 """Prefixes of variables that the platform and Ray set: a job that changed them would not be what its record says."""
@@ -58,6 +59,15 @@ def check_values(values: Mapping[str, str], where: str) -> None:
             raise InvalidSpec(
                 f"{where}.{key}: its value looks like a secret, and a spec is no place for it.", remedy=_REMEDY
             )
+
+
+def check_names(names: Mapping[str, str | None], where: str) -> None:
+    """Raise InvalidSpec for the first field of a spec that names something by control or bidirectional characters."""
+    for field, name in names.items():
+        try:
+            check_plain(name or "")
+        except ValueError as exc:
+            raise InvalidSpec(f"{where}.{field}: {exc}.", remedy="Write it in letters, digits and signs.") from exc
 
 
 def looks_secret(value: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
@@ -13,15 +14,17 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 from starlette.responses import JSONResponse
 
-from rayplane.errors import InvalidInput
+from rayplane.errors import InvalidInput, InvalidSpec
 from rayplane.gateway.admission.roles import Principal
 from rayplane.gateway.api import lanes
 from rayplane.gateway.api.problems import Problem
 from rayplane.gateway.usecases.platform import Platform
-from rayplane.nouns.base import Metadata, NounType, Object, parse
+from rayplane.nouns.base import Metadata, NounType, Object, check_labels, parse
 from rayplane.nouns.events import Operation
 
 MAX_LIMIT = 1000
+MOST_LABELS = 20
+"""Labels that one list may be narrowed down by."""
 
 
 async def _platform(request: Request) -> Platform:
@@ -43,7 +46,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
         403: "The principal may not do this, or admission refuses it.",
         404: "No such object.",
         409: "The object is in another state than the request supposes.",
-        412: "If-Match names another version.",
+        412: "If-Match names another version, or If-None-Match refuses the one that is there.",
         413: "The body is larger than the route takes.",
         422: "The request is wrong; nothing was made.",
         429: "The principal has as many requests open as one may; Retry-After says when to try again.",
@@ -106,8 +109,12 @@ def page_model(noun: NounType, item: type[BaseModel]) -> type[BaseModel]:
 
 def metadata_of(body: dict[str, Any], noun: NounType, team: str | None, name: str) -> Metadata:
     """The body's metadata, parsed; raises InvalidInput if they name another object than the URL does."""
-    given = {"name": name, **body}
-    metadata = parse(Metadata, given, f"{noun.singular}.metadata")
+    given, where = {"name": name, **body}, f"{noun.singular}.metadata"
+    metadata = parse(Metadata, given, where)
+    try:
+        check_labels(metadata.labels)
+    except ValueError as exc:
+        raise InvalidSpec(f"{where}.labels: {exc}.") from exc
     if metadata.name != name:
         raise InvalidInput(
             f"metadata.name is '{metadata.name}', but the URL says '{name}'.",
@@ -136,18 +143,35 @@ def written(obj: Object, change: str, operation: Operation | None, *, dry_run: b
     return shown(obj, status=200 if dry_run else status, headers=headers)
 
 
+# Not by str.isdigit, which takes a superscript for a digit; and a version has 19 digits at most.
+_ETAG = re.compile(r'(?:W/)?"?([0-9]{1,19})"?')
+
+
 async def if_match(value: Annotated[str | None, Header(alias="If-Match")] = None) -> int | None:
-    """The resource version of If-Match; ``*`` and none mean any."""
+    """The resource version of If-Match; ``*`` and none mean any. Raises InvalidInput for what is no ETag of ours."""
     if value is None or value.strip() == "*":
         return None
-    text = value.strip().removeprefix("W/").strip('"')
-    if not text.isdigit():
+    match = _ETAG.fullmatch(value.strip())
+    if match is None:
         raise InvalidInput(
-            f"If-Match '{value}' is not an ETag of this API.", remedy='Send the ETag of a GET, such as "3".'
+            f"If-Match '{value[:60]}' is not an ETag of this API.", remedy='Send the ETag of a GET, such as "3".'
         )
-    return int(text)
+    return int(match[1])
 
 
+async def if_none_match(value: Annotated[str | None, Header(alias="If-None-Match")] = None) -> bool:
+    """Whether the object must not be there yet (``*``). Raises InvalidInput for anything else."""
+    if value is None:
+        return False
+    if value.strip() != "*":
+        raise InvalidInput(
+            f"If-None-Match '{value[:60]}' is not understood.",
+            remedy="Send * to make what is not there yet, or If-Match to change what is.",
+        )
+    return True
+
+
+IfNoneMatch = Annotated[bool, Depends(if_none_match)]
 IfMatch = Annotated[int | None, Depends(if_match)]
 IdempotencyKey = Annotated[
     str | None,
@@ -185,8 +209,10 @@ def once(
 def _once(
     key: str, request: Request, body: Any, act: Callable[[], JSONResponse], principal: Principal, platform: Platform
 ) -> JSONResponse:
+    # What must be so for the request to count belongs to it: with another If-Match it is another request.
+    conditions = [request.headers[name] for name in ("if-match", "if-none-match") if name in request.headers]
     text = json.dumps(
-        [request.method, str(request.url.path), str(request.url.query), body], sort_keys=True, default=str
+        [request.method, str(request.url.path), str(request.url.query), body, *conditions], sort_keys=True, default=str
     )
     fingerprint = hashlib.sha256(text.encode()).hexdigest()
     known = platform.store.recall(principal.name, key, fingerprint)
@@ -205,10 +231,16 @@ def labels_of(values: list[str] | None) -> dict[str, str] | None:
     """``["k=v", ...]`` as a mapping; None for none."""
     if not values:
         return None
+    if len(values) > MOST_LABELS:
+        raise InvalidInput(f"{len(values)} labels are asked for.", remedy=f"Ask for {MOST_LABELS} at most.")
     labels = {}
     for value in values:
         key, equals, text = value.partition("=")
         if not (key and equals):
-            raise InvalidInput(f"label '{value}' is not k=v.", remedy="Write it as label=key=value.")
+            raise InvalidInput(f"label '{value[:60]}' is not k=v.", remedy="Write it as label=key=value.")
         labels[key] = text
+    try:
+        check_labels(labels)
+    except ValueError as exc:
+        raise InvalidInput(f"{exc}.", remedy="Write it as label=key=value.") from exc
     return labels

@@ -12,6 +12,7 @@ from rayplane.gateway import metrics
 from rayplane.gateway.api.answers import PROBLEMS, Here
 from rayplane.gateway.api.auth import Caller
 from rayplane.gateway.usecases import events, job
+from rayplane.nouns.base import Text
 from rayplane.nouns.events import EventBatch
 from rayplane.nouns.job import RunContext
 
@@ -22,7 +23,7 @@ class RunContextRequest(BaseModel):
     """Ray's id of the attempt (``<job uid>-<n>``); null asks for the cluster's own context."""
 
     model_config = ConfigDict(extra="ignore")
-    submission_id: str | None = None
+    submission_id: Text | None = None
 
 
 class Ingested(BaseModel):

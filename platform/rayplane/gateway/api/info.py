@@ -12,6 +12,7 @@ from rayplane.gateway.admission.roles import authorize
 from rayplane.gateway.api.answers import PROBLEMS, Here
 from rayplane.gateway.api.auth import Caller
 from rayplane.gateway.api.lanes import run
+from rayplane.gateway.store import Store
 from rayplane.gateway.usecases.platform import Platform
 from rayplane.nouns.cluster import ClusterSpec
 from rayplane.nouns.environment import Environment
@@ -60,9 +61,18 @@ async def healthz() -> Health:
 
 @router.get("/readyz", tags=["platform"], operation_id="readyz", summary="Ready")
 async def readyz(request: Request, here: Here) -> Health:
-    """Answers 200 once the store can be read. In a thread of its own: it waits for no other work."""
-    await run(request.app.state.lanes.probe, here.store.list, "Team", "", limit=1)
+    """Answers 200 once the store can be read, and 503 while another process keeps it from being written.
+
+    In a thread of its own: it waits for no other work.
+    """
+    await run(request.app.state.lanes.probe, _require_store, here.store)
     return Health(status="ok")
+
+
+def _require_store(store: Store) -> None:
+    """Raise Unavailable unless the store can be read and written."""
+    store.list("Team", "", limit=1)
+    store.check_writable()
 
 
 @router.get("/v1/info", tags=["platform"], operation_id="get_info", summary="Versions and URLs", responses=PROBLEMS)

@@ -10,18 +10,21 @@ from fastapi import APIRouter, Body, Query, Request
 from starlette.responses import JSONResponse, Response
 
 from rayplane.gateway.api import waiting
-from rayplane.gateway.api.answers import PROBLEMS, Here, IdempotencyKey, document_model, once, shown
+from rayplane.gateway.api.answers import PROBLEMS, Here, IdempotencyKey, document_model, metadata_of, once, shown
 from rayplane.gateway.api.auth import Caller
 from rayplane.gateway.api.lanes import run
 from rayplane.gateway.api.noun import OBJECT_MODELS
 from rayplane.gateway.store.changes import log_of
 from rayplane.gateway.usecases import job
 from rayplane.nouns import JOB
-from rayplane.nouns.base import Metadata, parse
+from rayplane.nouns.base import parse
 from rayplane.nouns.job import JobSpec
 
 MOST_WAIT = 20.0
 """Seconds for which a request for more of a log may be held."""
+
+MOST_OFFSET = 2**53 - 1
+"""The greatest byte offset that JSON's numbers hold exactly; no file is as large."""
 
 router = APIRouter(prefix="/v1/teams/{team}/jobs", tags=["jobs"], responses=PROBLEMS)
 _Submission = document_model(JOB, named=False)
@@ -39,15 +42,21 @@ def _submit(
     document = body.model_dump()
 
     def write() -> JSONResponse:
-        name = document["metadata"].get("name")
-        if name is not None:
-            name = parse(Metadata, document["metadata"], "job.metadata").name
+        name, labels = _asked(document["metadata"], team)
         spec = parse(JobSpec, document["spec"], "job.spec")
-        obj = job.submit(spec, team=team, name=name, principal=caller, platform=here)
+        obj = job.submit(spec, team=team, name=name, labels=labels, principal=caller, platform=here)
         url = f"/v1/teams/{team}/jobs/{obj.metadata.name}"
         return shown(obj, status=202, headers={"Location": url})
 
     return once(key, request, document, write, principal=caller, platform=here)
+
+
+def _asked(metadata: dict[str, Any], team: str) -> tuple[str | None, dict[str, str] | None]:
+    """(name, labels) of a submission, each None where nothing is said; raises InvalidInput as a PUT does."""
+    named = metadata.get("name") is not None
+    given = metadata if named else {key: value for key, value in metadata.items() if key != "name"}
+    parsed = metadata_of(given, JOB, team, metadata["name"] if named else "unnamed")
+    return parsed.name if named else None, parsed.labels if "labels" in metadata else None
 
 
 _submit.__annotations__["body"] = Annotated[_Submission, Body()]
@@ -80,7 +89,7 @@ async def logs(
     name: str,
     caller: Caller,
     here: Here,
-    offset: Annotated[int, Query(ge=0, le=2**62, description="Byte to start from.")] = 0,
+    offset: Annotated[int, Query(ge=0, le=MOST_OFFSET, description="Byte to start from.")] = 0,
     wait: Annotated[float, Query(ge=0, le=MOST_WAIT, description="Seconds to wait for more where there is none.")] = 0,
 ) -> Response:
     """The log from a byte offset: X-Next-Offset says where to go on, X-Log-Complete whether there will be no more."""

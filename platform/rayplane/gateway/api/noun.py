@@ -14,6 +14,7 @@ from rayplane.gateway.api.answers import (
     Here,
     IdempotencyKey,
     IfMatch,
+    IfNoneMatch,
     Limit,
     document_model,
     labels_of,
@@ -153,8 +154,8 @@ def _explainer(noun: NounType) -> Any:
 
 def _putter(noun: NounType, body_model: Any) -> Any:
     def act(
-        request: Request, team: str, name: str, body: Any, precondition: int | None, dry_run: bool, key: str | None,
-        caller: Caller, here: Here,
+        request: Request, team: str, name: str, body: Any, precondition: int | None, new: bool, dry_run: bool,
+        key: str | None, caller: Caller, here: Here,
     ) -> JSONResponse:  # fmt: skip
         document = body.model_dump()
 
@@ -169,6 +170,7 @@ def _putter(noun: NounType, body_model: Any) -> Any:
                 principal=caller,
                 platform=here,
                 if_match=precondition,
+                if_absent=new,
                 dry_run=dry_run,
             )
             return written(obj, change, operation, dry_run=dry_run)
@@ -183,10 +185,11 @@ def _putter(noun: NounType, body_model: Any) -> Any:
         caller: Caller,
         here: Here,
         precondition: IfMatch,
+        new: IfNoneMatch,
         dry_run: DryRun = False,
         key: IdempotencyKey = None,
     ) -> JSONResponse:
-        return act(request, team, name, body, precondition, dry_run, key, caller, here)
+        return act(request, team, name, body, precondition, new, dry_run, key, caller, here)
 
     def of_all(
         request: Request,
@@ -195,10 +198,11 @@ def _putter(noun: NounType, body_model: Any) -> Any:
         caller: Caller,
         here: Here,
         precondition: IfMatch,
+        new: IfNoneMatch,
         dry_run: DryRun = False,
         key: IdempotencyKey = None,
     ) -> JSONResponse:
-        return act(request, "", team, body, precondition, dry_run, key, caller, here)
+        return act(request, "", team, body, precondition, new, dry_run, key, caller, here)
 
     chosen = of_team if noun.team_scoped else of_all
     # The annotation is set here, because only here is the noun's own model known.

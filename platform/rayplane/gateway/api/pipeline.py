@@ -22,6 +22,7 @@ from rayplane.gateway.api.answers import (
 from rayplane.gateway.api.auth import Caller
 from rayplane.gateway.usecases import pipeline
 from rayplane.nouns import RUN
+from rayplane.nouns.base import Text
 
 router = APIRouter(prefix="/v1/teams/{team}/pipelines/{name}/runs", tags=["pipelines"], responses=PROBLEMS)
 _Run = object_model(RUN)
@@ -31,7 +32,7 @@ class RunRequest(BaseModel):
     """What a run is asked to do: parameters over the pipeline's defaults; ``force`` runs every step anew."""
 
     model_config = ConfigDict(extra="forbid")
-    parameters: dict[str, str] = Field(default_factory=dict)
+    parameters: dict[Text, Text] = Field(default_factory=dict)
     force: bool = False
 
 

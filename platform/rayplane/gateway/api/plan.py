@@ -16,7 +16,7 @@ from rayplane.gateway.api.answers import PROBLEMS, Described, Here
 from rayplane.gateway.api.auth import Caller
 from rayplane.gateway.usecases import plan as plans
 from rayplane.gateway.usecases.platform import Platform
-from rayplane.nouns.base import Document, parse
+from rayplane.nouns.base import Document, Text, parse
 from rayplane.nouns.plan import Plan
 
 router = APIRouter(prefix="/v1", tags=["plan"], responses=PROBLEMS)
@@ -35,7 +35,7 @@ class PlanRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     documents: list[Annotated[dict[str, Any], Described(Document)]] = Field(max_length=MOST)
-    team: str | None = None
+    team: Text | None = None
     """For those that name none."""
 
 

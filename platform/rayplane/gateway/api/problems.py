@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Mapping
@@ -15,9 +16,14 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from rayplane import errors
+from rayplane.text import printable
 
 MEDIA_TYPE = "application/problem+json"
 _RAY_PATH = re.compile(r"^/(?!v1/)[^/]+/[^/]+/api(/|$)")
+_HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "5"}}
+"""Status -> what a client is told beside the problem: how to say who it is, in how many seconds to ask again."""
+_NO_JSON = "There was an error parsing the body"
+"""What FastAPI says of a body that Python's JSON gives up on without calling it wrong JSON."""
 _log = logging.getLogger(__name__)
 
 
@@ -48,14 +54,27 @@ def respond(error: Exception, path: str) -> Response:
     else:
         known = as_rayplane_error(error)
         problem = known.to_problem(instance=path)
-        headers = {"WWW-Authenticate": "Bearer"} if known.status == 401 else {}
+        headers = dict(_HEADERS.get(known.status, {}))
         if "retry_after" in known.fields:
             headers["Retry-After"] = str(known.fields["retry_after"])
         if _RAY_PATH.match(path):
-            return PlainTextResponse(str(known), status_code=_ray_status(known), headers=headers)
+            return _plain(str(known), _ray_status(known), headers)
     if _RAY_PATH.match(path):
-        return PlainTextResponse(problem["detail"], status_code=problem["status"], headers=headers)
-    return JSONResponse(problem, status_code=problem["status"], media_type=MEDIA_TYPE, headers=headers)
+        return _plain(problem["detail"], problem["status"], headers)
+    return _Problem(problem, status_code=problem["status"], media_type=MEDIA_TYPE, headers=headers)
+
+
+class _Problem(JSONResponse):
+    """A problem as JSON. What it repeats of a request may be no text, such as half of a surrogate pair."""
+
+    def render(self, content: Any) -> bytes:
+        """The body."""
+        return json.dumps(content, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
+
+
+def _plain(text: str, status: int, headers: Mapping[str, str]) -> PlainTextResponse:
+    # Ray's command prints it as it is.
+    return PlainTextResponse(printable(text, lines=True), status_code=status, headers=dict(headers))
 
 
 def as_rayplane_error(error: Exception) -> errors.RayplaneError:
@@ -83,6 +102,8 @@ def _http_problem(error: HTTPException, path: str) -> tuple[dict[str, Any], Mapp
         404: f"There is nothing at '{path}'.",
         405: f"'{path}' does not allow this method.",
     }.get(error.status_code, str(error.detail))
+    if detail == _NO_JSON:
+        detail = "The body can't be read as JSON: it is not UTF-8, is nested too deeply, or holds too long a number."
     problem = {
         "type": f"urn:rayplane:problem:{code}",
         "title": title,

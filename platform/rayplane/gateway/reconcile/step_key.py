@@ -11,7 +11,7 @@ import re
 import shlex
 import threading
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -19,6 +19,9 @@ from rayplane.errors import InvalidSpec
 from rayplane.nouns.job import Output
 from rayplane.nouns.pipeline import Step
 
+_MOST_SOURCE = 2**20
+"""Bytes of a module whose imports are looked for: a parsed one takes a hundred times as many."""
+_PIECE = 2**16
 _REFERENCE = re.compile(r"\$\{([^}]*)\}")
 # CPython's parser counts its recursion per process, not per thread, in older releases (python/cpython#106905): two
 # threads that parse at once may end with a SystemError.
@@ -97,23 +100,35 @@ def code_closure(package: bytes | None, entrypoint: str, files: list[str]) -> di
     For ``python -m module`` and ``python file.py`` these are the entry module and every module of the package that it
     imports, transitively, with the ``__init__.py`` of each package on the way, and the files that match ``files``.
     A dotted string constant that names a module of the package counts as an import, since class paths travel so.
-    For any other command it is the whole package.
+    For any other command, and with a module of more than a MiB, it is the whole package.
     """
     if package is None:
         return {}
     with zipfile.ZipFile(io.BytesIO(package)) as archive:
-        contents = {info.filename: archive.read(info) for info in archive.infolist() if not info.is_dir()}
-    entry = _entry_file(entrypoint, contents)
-    if entry is None:
-        chosen = set(contents)
-    else:
-        chosen = _reachable(entry, contents)
-        chosen |= {path for path in contents if any(fnmatch.fnmatch(path, pattern) for pattern in files)}
-    return {path: hashlib.sha256(contents[path]).hexdigest() for path in sorted(chosen)}
+        contents = {info.filename: info for info in archive.infolist() if not info.is_dir()}
+        entry = _entry_file(entrypoint, contents)
+        chosen = None if entry is None else _reachable(entry, contents, archive)
+        if chosen is None:
+            chosen = set(contents)
+        else:
+            chosen |= {path for path in contents if any(fnmatch.fnmatch(path, pattern) for pattern in files)}
+        return {path: _hash(archive, contents[path]) for path in sorted(chosen)}
 
 
-def _entry_file(entrypoint: str, contents: Mapping[str, bytes]) -> str | None:
-    words = shlex.split(entrypoint)
+def _hash(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> str:
+    """In pieces: a package's files may have more bytes together than the gateway has memory."""
+    digest = hashlib.sha256()
+    with archive.open(info) as stream:
+        while data := stream.read(_PIECE):
+            digest.update(data)
+    return digest.hexdigest()
+
+
+def _entry_file(entrypoint: str, contents: Collection[str]) -> str | None:
+    try:
+        words = shlex.split(entrypoint)
+    except ValueError:
+        return None  # a shell may yet understand it, or say itself what is wrong
     if len(words) >= 3 and _is_python(words[0]) and words[1] == "-m":
         return _file_of(words[2], contents)
     if len(words) >= 2 and _is_python(words[0]) and words[1] in contents:
@@ -125,13 +140,14 @@ def _is_python(word: str) -> bool:
     return re.fullmatch(r"(.*/)?python(\d+(\.\d+)?)?", word) is not None
 
 
-def _file_of(module: str, contents: Mapping[str, bytes]) -> str | None:
+def _file_of(module: str, contents: Collection[str]) -> str | None:
     base = module.replace(".", "/")
     candidates = (f"{base}.py", f"{base}/__main__.py", f"{base}/__init__.py")
     return next((path for path in candidates if path in contents), None)
 
 
-def _reachable(entry: str, contents: Mapping[str, bytes]) -> set[str]:
+def _reachable(entry: str, contents: Mapping[str, zipfile.ZipInfo], archive: zipfile.ZipFile) -> set[str] | None:
+    """The modules that a file stands on; None where one of them is too large to look into."""
     seen: set[str] = set()
     queue = [entry, *_parents(entry, contents)]
     while queue:
@@ -139,14 +155,16 @@ def _reachable(entry: str, contents: Mapping[str, bytes]) -> set[str]:
         if path in seen:
             continue
         seen.add(path)
-        for module in _imported(path, contents[path]):
+        if contents[path].file_size > _MOST_SOURCE:
+            return None
+        for module in _imported(path, archive.read(contents[path])):
             found = _file_of(module, contents)
             if found is not None:
                 queue.extend([found, *_parents(found, contents)])
     return seen
 
 
-def _parents(path: str, contents: Mapping[str, bytes]) -> list[str]:
+def _parents(path: str, contents: Collection[str]) -> list[str]:
     folders = path.split("/")[:-1]
     inits = ("/".join([*folders[: i + 1], "__init__.py"]) for i in range(len(folders)))
     return [init for init in inits if init in contents]
@@ -157,8 +175,10 @@ def _imported(path: str, source: bytes) -> frozenset[str]:
     try:
         with _PARSING:
             tree = ast.parse(source)
-    except SyntaxError:
-        return frozenset()  # the job itself will say what is wrong; the file's own bytes are in the key
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        # The job itself will say what is wrong; the file's own bytes are in the key. The last two are how the parser
+        # says that it is nested too deeply, ValueError how Python 3.11 refuses a NUL.
+        return frozenset()
     package = path.removesuffix(".py").removesuffix("/__init__").split("/")
     if not path.endswith("__init__.py"):
         package = package[:-1]

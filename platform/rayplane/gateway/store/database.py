@@ -5,15 +5,25 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, select, update
+from sqlalchemy import Connection, Engine, ExceptionContext, RootTransaction, create_engine, event, select, update
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DatabaseError,
+    DataError,
+    DBAPIError,
+    InterfaceError,
+    NoSuchModuleError,
+    OperationalError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from rayplane.errors import InvalidInput, StorageFull, Unavailable
@@ -22,7 +32,11 @@ from rayplane.gateway.store.changes import Changes
 from rayplane.nouns.base import utcnow
 
 BUSY_SECONDS = 30
-"""How long a writer waits for another process' turn on SQLite, and a connection for Postgres to answer."""
+"""How long a connection waits for Postgres to answer."""
+LOCK_SECONDS = 10.0
+"""How long a writer waits on SQLite for another process that holds its lock; less than clients wait for the gateway."""
+PROBE_SECONDS = 0.5
+"""How long a question whether SQLite can be written waits: a write of another process takes less."""
 
 _WRITES = "rayplane_writes"
 _NEXT_VERSION = update(tables.revision).values(value=tables.revision.c.value + 1).returning(tables.revision.c.value)
@@ -40,6 +54,8 @@ class Database:
         """Wakes the waiters of each object that a transaction wrote, once that is committed."""
         # Threads of this process queue here rather than poll SQLite's file lock, which lets one of them starve.
         self._turn = threading.RLock()
+        self._waits_since: float | None = None
+        """When (monotonic) the writer whose turn it is began to wait for SQLite's lock; None if it has it."""
 
     def close(self) -> None:
         """Close every connection; the next use opens new ones."""
@@ -50,7 +66,8 @@ class Database:
         """All writes of the block, or none of them. Blocks of one thread nest into the outermost.
 
         With ``commit=False`` everything is done and then undone: a dry run. It must be the outermost block then.
-        Raises Unavailable if the database can't be reached, StorageFull if it has no room.
+        Raises Unavailable if the database can't be reached or another process keeps it locked, StorageFull if it has no
+        room, InvalidInput for a value that it can't hold.
         """
         if self._connection is not None:
             if not commit:
@@ -59,7 +76,7 @@ class Database:
             return
         with self._errors(), self._process_turn(), self._engine.connect() as connection:
             connection = connection.execution_options(**{_WRITES: True})
-            with connection.begin() as transaction:
+            with self._begin(connection) as transaction:
                 self._take_turn(connection)
                 self._local.connection, self._local.written = connection, set()
                 try:
@@ -96,8 +113,51 @@ class Database:
         if self._engine.dialect.name != "sqlite":
             yield
             return
-        with self._turn:
+        began = time.monotonic()
+        while not self._turn.acquire(timeout=0.2):
+            # However many wait: none waits longer than the first, while that one waits for another process.
+            if self._waits_since is not None and time.monotonic() - began > LOCK_SECONDS:
+                raise self._locked()
+        try:
+            self._waits_since = time.monotonic()
             yield
+        finally:
+            self._waits_since = None
+            self._turn.release()
+
+    def _begin(self, connection: Connection) -> RootTransaction:
+        transaction = connection.begin()  # on SQLite this waits for its lock, as may the connection before it
+        self._waits_since = None
+        return transaction
+
+    def check_writable(self) -> None:
+        """Raise Unavailable if another process keeps SQLite locked, so that nothing can be written; it changes nothing.
+
+        Other databases have no lock of that kind.
+        """
+        if self._engine.dialect.name != "sqlite" or self._connection is not None:
+            return
+        since = self._waits_since
+        if since is not None and time.monotonic() - since > PROBE_SECONDS:
+            raise self._locked()
+        if not self._turn.acquire(blocking=False):
+            return  # a writer of this process has the lock, or asks for it since a moment
+        try:
+            self._probe()
+        finally:
+            self._turn.release()
+
+    def _probe(self) -> None:
+        with self._errors(), self._engine.connect() as connection:
+            driver: Any = connection.connection.driver_connection
+            driver.execute(f"PRAGMA busy_timeout = {int(PROBE_SECONDS * 1000)}")
+            try:
+                driver.execute("BEGIN IMMEDIATE")
+                driver.execute("ROLLBACK")
+            except sqlite3.OperationalError as exc:
+                raise self._translated(exc) from exc
+            finally:
+                driver.execute(f"PRAGMA busy_timeout = {int(LOCK_SECONDS * 1000)}")
 
     def _take_turn(self, connection: Connection) -> None:
         # SQLite's BEGIN IMMEDIATE has taken the turn already. On Postgres the lock of this row is the turn: taken first
@@ -126,6 +186,8 @@ class Database:
     def _translated(self, exc: Exception) -> Exception:
         where = self._url.render_as_string(hide_password=True)
         said = str(getattr(exc, "orig", exc)).strip()
+        if said.startswith("database is locked") or "table is locked" in said:
+            return self._locked()
         if any(words in said for words in ("disk is full", "No space left", "could not extend file")):
             return StorageFull(
                 f"The database {where} has no room left.",
@@ -135,6 +197,12 @@ class Database:
         if "no such table" not in said:
             remedy = "See that it runs and that RAYPLANE_DATABASE_URL names it."
         return Unavailable(f"The database {where} does not answer: {said}.", remedy=remedy)
+
+    def _locked(self) -> Unavailable:
+        return Unavailable(
+            f"The database {self._url.render_as_string(hide_password=True)} is kept locked by another process.",
+            remedy="Nothing was written: try again. If it lasts, end what holds it, such as a backup or a shell.",
+        )
 
 
 def prepare_file(url: URL) -> None:
@@ -165,9 +233,15 @@ def _parse(text: str) -> URL:
 
 
 def _engine(url: URL) -> Engine:
+    engine = _new_engine(url)
+    event.listen(engine, "handle_error", _on_error)
+    return engine
+
+
+def _new_engine(url: URL) -> Engine:
     if url.get_backend_name() == "sqlite":
         engine = create_engine(
-            url, json_serializer=to_json, connect_args={"timeout": BUSY_SECONDS}, pool_size=16, max_overflow=48
+            url, json_serializer=to_json, connect_args={"timeout": LOCK_SECONDS}, pool_size=16, max_overflow=48
         )
         event.listen(engine, "connect", _on_sqlite_connect)
         event.listen(engine, "begin", _on_sqlite_begin)
@@ -192,6 +266,17 @@ def _on_sqlite_connect(connection: Any, _: Any) -> None:
         cursor.execute("PRAGMA foreign_keys=ON")
     finally:
         cursor.close()
+
+
+def _on_error(context: ExceptionContext) -> Exception | None:
+    """What no column can hold is the caller's: a NUL on Postgres, half of a surrogate pair, a number of 70 bits."""
+    original = context.original_exception
+    if isinstance(context.sqlalchemy_exception, DataError) or isinstance(original, UnicodeEncodeError | OverflowError):
+        return InvalidInput(
+            "The database can't hold a value of this request.",
+            remedy="Leave out control characters, and numbers of more than 18 digits.",
+        )
+    return None
 
 
 def _on_sqlite_begin(connection: Connection) -> None:

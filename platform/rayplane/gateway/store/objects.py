@@ -12,11 +12,11 @@ from typing import Any, Literal, TypeAlias
 
 from sqlalchemy import ColumnElement, Connection, Row, bindparam, func, insert, select, tuple_, update
 
-from rayplane.errors import Conflict, InvalidInput, NotFound, PreconditionFailed
+from rayplane.errors import Conflict, NotFound, PreconditionFailed
 from rayplane.gateway.store.database import Database, to_json
-from rayplane.gateway.store.paging import Page, check_limit, decode_cursor, encode_cursor
+from rayplane.gateway.store.paging import Page, check_limit, decode_cursor, encode_cursor, no_cursor
 from rayplane.gateway.store.tables import objects, revision
-from rayplane.nouns.base import Metadata, Object, Status
+from rayplane.nouns.base import Metadata, Object, Status, check_instant
 
 Change = Literal["created", "changed", "unchanged"]
 
@@ -68,23 +68,21 @@ class Objects(Database):
         labels: Mapping[str, str] | None = None,
         owner: str,
         if_match: int | None = None,
+        if_absent: bool = False,
         status: Status | Mapping[str, Any] | None = None,
         external_id: str | None = None,
     ) -> tuple[Object, Change]:
         """Make the object, or change its spec and labels (None keeps them); equal ones change nothing.
 
         ``owner``, ``status`` and ``external_id`` (another unique name within kind and team) count only when it is made.
-        Raises PreconditionFailed if ``if_match`` is not its resource version, Conflict if it is being deleted or if
-        another object has the external id.
+        Raises PreconditionFailed if ``if_match`` is not its resource version, or if it is there and was to be
+        ``if_absent``; Conflict if it is being deleted or if another object has the external id.
         """
         with self._write() as connection:
             row = _by_name(connection, kind, team, name)
-            version = row.resource_version if row else None
-            if if_match is not None and version != if_match:
-                raise PreconditionFailed(
-                    f"{_title(kind, team, name)} is at version {version}, not {if_match}.",
-                    remedy="Get it again and repeat the change on what it is now.",
-                )
+            check_precondition(
+                _title(kind, team, name), row.resource_version if row else None, if_match=if_match, if_absent=if_absent
+            )
             if row is None:
                 return self._create(
                     connection, kind, team, name, spec, labels or {}, owner, status, external_id
@@ -320,6 +318,22 @@ class Objects(Database):
         return [row.name for row in connection.execute(query.limit(1000))]
 
 
+def check_precondition(title: str, version: int | None, *, if_match: int | None, if_absent: bool = False) -> None:
+    """Raise PreconditionFailed unless an object's version (None: it is not there) is what a request supposes."""
+    if if_match is not None and version != if_match:
+        raise PreconditionFailed(
+            f"{title} is at version {version}, not {if_match}."
+            if version is not None
+            else f"{title} is not there, let alone at version {if_match}.",
+            remedy="Get it again and repeat the change on what it is now.",
+        )
+    if if_absent and version is not None:
+        raise PreconditionFailed(
+            f"{title} is there already, at version {version}.",
+            remedy="Choose another name, or change this one: send its ETag as If-Match.",
+        )
+
+
 def _by_name(connection: Connection, kind: str, team: str, name: str) -> Row[Any] | None:
     return connection.execute(_BY_NAME, {"kind": kind, "team": team, "name": name}).one_or_none()
 
@@ -340,10 +354,11 @@ def _position(cursor: str) -> tuple[datetime, str]:
     created_at, uid = decode_cursor(cursor, str, 2)
     try:
         instant = datetime.fromisoformat(str(created_at))
+        if instant.tzinfo is None:
+            raise ValueError("it has no zone")
+        check_instant(instant)
     except ValueError as exc:
-        raise InvalidInput(f"'{cursor}' is not a cursor of this list.", remedy="Send an earlier next_cursor.") from exc
-    if instant.tzinfo is None:
-        raise InvalidInput(f"'{cursor}' is not a cursor of this list.", remedy="Send an earlier next_cursor.")
+        raise no_cursor(cursor) from exc
     return instant, str(uid)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from rayplane.errors import InvalidInput
+from rayplane.nouns.base import check_json
 
 MAX_LIMIT = 1000
 T = TypeVar("T")
@@ -39,16 +40,18 @@ def decode_cursor(cursor: str, kind: type[str] | type[int], size: int) -> list[s
     try:
         raw = base64.b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
         position = json.loads(raw)
-    except (ValueError, binascii.Error) as exc:
-        raise _bad(cursor) from exc
+        check_json(position)  # JSON can say half of a surrogate pair, which no column holds
+    except (ValueError, binascii.Error, RecursionError) as exc:
+        raise no_cursor(cursor) from exc
     if not isinstance(position, list) or len(position) != size or any(type(part) is not kind for part in position):
-        raise _bad(cursor)
+        raise no_cursor(cursor)
     if any(isinstance(part, int) and abs(part) >= 2**63 for part in position):
-        raise _bad(cursor)  # a number that no column holds
+        raise no_cursor(cursor)  # a number that no column holds
     return position
 
 
-def _bad(cursor: str) -> InvalidInput:
+def no_cursor(cursor: str) -> InvalidInput:
+    """The error for a text that is no cursor of the list that it was sent to."""
     return InvalidInput(
         f"'{cursor[:60]}' is not a cursor of this list.", remedy="Send the next_cursor of an earlier answer."
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -321,4 +322,4 @@ def _require_name(name: str) -> None:
 
 
 def _version_order(version: str) -> tuple[int, str]:
-    return (int(version), version) if version.isdecimal() else (-1, version)
+    return (int(version), version) if re.fullmatch("[0-9]{1,18}", version) else (-1, version)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 import secrets
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rayplane.errors import Conflict, Forbidden, InvalidInput, InvalidSpec, NotFound, Refused, Unauthenticated
-from rayplane.gateway.admission.env import check_env, check_values
+from rayplane.gateway.admission.env import check_env, check_names, check_values
 from rayplane.gateway.admission.roles import Principal, authorize
 from rayplane.gateway.admission.versions import declared_by, require_match
 from rayplane.gateway.backends.base import Capability
-from rayplane.gateway.store.objects import Change
+from rayplane.gateway.store.objects import Change, check_precondition
 from rayplane.gateway.usecases import nodes, packages
 from rayplane.gateway.usecases.cluster import backend_of, note_work
 from rayplane.gateway.usecases.platform import Platform, team_spec
@@ -31,13 +32,22 @@ LOG_CHUNK = 2**20
 _ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"  # no character that is taken for another
 
 
-def submit(spec: JobSpec, *, team: str, name: str | None, principal: Principal, platform: Platform) -> Object:
+def submit(
+    spec: JobSpec,
+    *,
+    team: str,
+    name: str | None,
+    labels: dict[str, str] | None = None,
+    principal: Principal,
+    platform: Platform,
+) -> Object:
     """Want a job. The same spec again, under the same name or Ray-facing id on its cluster, answers with that job.
 
-    Raises NotFound for an unknown team or cluster, InvalidSpec, Refused by admission, Unsupported for nodes of its own
-    where there are none, Conflict if the name or id is another job's.
+    ``labels`` None leaves those of a job that is there. Raises NotFound for an unknown team or cluster, InvalidSpec,
+    Refused by admission, Unsupported for nodes of its own where there are none, Conflict if the name or id is another
+    job's.
     """
-    obj, change = place(spec, team=team, name=name, labels={}, principal=principal, platform=platform)
+    obj, change = place(spec, team=team, name=name, labels=labels, principal=principal, platform=platform)
     if change == "created":
         platform.wake()
     return obj
@@ -48,20 +58,26 @@ def place(
     *,
     team: str,
     name: str | None,
-    labels: dict[str, str],
+    labels: dict[str, str] | None,
     principal: Principal,
     platform: Platform,
     if_match: int | None = None,
+    if_absent: bool = False,
     commit: bool = True,
 ) -> tuple[Object, Change]:
-    """Check a job and write it, once; ``commit=False`` only says what would be. Nobody is woken."""
+    """Check a job and write it, once; ``commit=False`` only says what would be. Nobody is woken.
+
+    Of a job that is there only the labels may change. Raises PreconditionFailed if it is not at version ``if_match``,
+    or is there though it is to be ``if_absent``; else as ``submit`` does.
+    """
     authorize(principal, "write", team)
     owner = platform.team(team)
     if name is not None:
         _check_name(name)
     spec = _tracking(spec, platform)
+    wish = _Wish(labels, if_match, if_absent)
     if (known := _known(spec, team, name, platform)) is not None:
-        return known, "unchanged"
+        return _relabel(known, wish, principal, platform, commit=commit)
     environment, what = _check_place(spec, owner, name, platform)
     check_content(spec, team, platform)
     if environment is not None:
@@ -70,7 +86,7 @@ def place(
     with platform.store.transaction(commit=commit):
         # Once more, now that nobody else writes: the same request may have come twice at once.
         if (known := _known(spec, team, name, platform)) is not None:
-            return known, "unchanged"
+            return _relabel(known, wish, principal, platform)
         name = name or _new_name(spec, team, platform)
         if spec.cluster is not None:
             note_work(platform.cluster(team, spec.cluster), platform)
@@ -78,13 +94,14 @@ def place(
             wanted = nodes.demand(spec.nodes.as_cluster(), team_spec(owner))
             nodes.check_quota(owner, "Job", name, wanted, None, platform)
         return _write(
-            spec, team, name, {**_pipeline_labels(spec), **labels}, status, principal, platform, if_match
+            spec, team, name, {**_pipeline_labels(spec), **(labels or {})}, status, principal, platform, if_match
         ), "created"
 
 
 def check_content(spec: JobSpec, team: str, platform: Platform) -> None:
     """Raise InvalidSpec for a package that is not there, and for variables and values that a job may not have."""
     packages.check(team, spec.package, "job.package", platform)
+    check_names({"experiment": spec.experiment, "pipeline": spec.pipeline, "submission_id": spec.submission_id}, "job")
     check_env(spec.env, "job.env")
     for where, values in (
         ("job.parameters", spec.parameters),
@@ -197,7 +214,7 @@ def job_of_attempt(submission_id: str, platform: Platform) -> tuple[Object, int]
     """(job, attempt) of Ray's id ``<job uid>-<n>``; raises NotFound."""
     uid, _, number = submission_id.rpartition("-")
     unknown = NotFound(f"There is no attempt '{submission_id[:100]}' of a job.", remedy="It was deleted, or never was.")
-    if not uid or not number.isdecimal() or len(number) > 9:
+    if not uid or re.fullmatch("[0-9]{1,9}", number) is None:
         raise unknown
     try:
         job = platform.store.get_by_uid(uid)
@@ -279,6 +296,32 @@ def _known(spec: JobSpec, team: str, name: str | None, platform: Platform) -> Ob
             f"{title}{by} is there with another spec, and a job's spec never changes.", remedy="Choose another name."
         )
     return found
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """What a request wants of a job beside its spec."""
+
+    labels: dict[str, str] | None
+    if_match: int | None
+    if_absent: bool
+
+
+def _relabel(
+    known: Object, wish: _Wish, principal: Principal, platform: Platform, *, commit: bool = True
+) -> tuple[Object, Change]:
+    """The job that is there, with the labels that are wished for; raises PreconditionFailed as ``place`` says."""
+    team, name, store = known.metadata.team or "", known.metadata.name, platform.store
+    version = known.metadata.resource_version
+    check_precondition(f"Job '{team}/{name}'", version, if_match=wish.if_match, if_absent=wish.if_absent)
+    labels = {**_pipeline_labels(JobSpec.model_validate(known.spec)), **(wish.labels or {})}
+    if wish.labels is None or labels == known.metadata.labels:
+        return known, "unchanged"
+    with store.transaction(commit=commit):
+        spec = store.get("Job", team, name).spec
+        found, change = store.put("Job", team, name, spec, labels=labels, owner=principal.name, if_match=wish.if_match)
+        store.audit(principal.name, "label", kind="Job", team=team, name=name, detail={"labels": labels})
+    return found, change
 
 
 def _comparable(spec: dict[str, Any]) -> dict[str, Any]:

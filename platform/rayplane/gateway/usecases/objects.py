@@ -37,11 +37,14 @@ def apply(
     principal: Principal,
     platform: Platform,
     if_match: int | None = None,
+    if_absent: bool = False,
     dry_run: bool = False,
 ) -> tuple[Object, Change, Operation | None]:
     """Make an object or change it; answers with it, what changed, and the operation to wait for if there is work to do.
 
     The spec is checked whole before anything is written; ``dry_run`` checks and answers the same, and writes nothing.
+    Raises PreconditionFailed for one that is not at version ``if_match``, or that is there though it is to be
+    ``if_absent``.
     """
     noun = _noun(kind)
     team = team if noun.team_scoped else ""
@@ -51,7 +54,7 @@ def apply(
     if isinstance(spec, JobSpec):
         found, change = job.place(
             spec, team=team, name=name, labels=labels, principal=principal, platform=platform,
-            if_match=if_match, commit=not dry_run,
+            if_match=if_match, if_absent=if_absent, commit=not dry_run,
         )  # fmt: skip
         operation = None
         if change == "created" and not dry_run:
@@ -61,7 +64,7 @@ def apply(
     owner = platform.team(team) if noun.team_scoped else None
     _check(owner, name, spec, _before(noun, team, name, platform), principal, platform)
     with platform.store.transaction(commit=not dry_run):
-        found, change, operation = _write(noun, team, name, spec, labels, principal, platform, if_match)
+        found, change, operation = _write(noun, team, name, spec, labels, principal, platform, if_match, if_absent)
     if dry_run:
         return found, change, None
     if change != "unchanged":
@@ -200,6 +203,7 @@ def _write(
     principal: Principal,
     platform: Platform,
     if_match: int | None,
+    if_absent: bool,
 ) -> tuple[Object, Change, Operation | None]:
     store = platform.store
     owner = platform.team(team) if noun.team_scoped else None
@@ -222,6 +226,7 @@ def _write(
         labels=labels,
         owner=principal.name,
         if_match=if_match,
+        if_absent=if_absent,
         status=cluster.first_status(spec, principal) if isinstance(spec, ClusterSpec) else noun.status(),
     )
     if isinstance(spec, ClusterSpec) and change != "created":

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-import zipfile
-import zlib
 from typing import BinaryIO
 
 from rayplane.errors import InvalidData, InvalidSpec, NotFound
 from rayplane.gateway.admission.roles import Principal, authorize
+from rayplane.gateway.usecases import archive
 from rayplane.gateway.usecases.platform import Platform
 from rayplane.storage import layout
 
@@ -26,7 +25,7 @@ def check_upload(team: str, *, principal: Principal, platform: Platform) -> None
 def put(team: str, sha256: str, file: BinaryIO, *, principal: Principal, platform: Platform) -> None:
     """Keep a package, which ``file`` holds from its start; one already there is success.
 
-    Raises InvalidData if it is not the zip of that hash.
+    Raises InvalidData if it is not the zip of that hash, or one that is not safe to unpack; TooLarge if its files are.
     """
     check_upload(team, principal=principal, platform=platform)
     _check_sha256(sha256)
@@ -83,7 +82,7 @@ def check(team: str, package: str | None, where: str, platform: Platform) -> Non
 
 
 def _keep(team: str, sha256: str, file: BinaryIO, platform: Platform) -> None:
-    _check_zip(file)
+    archive.check(file)
     path = layout.package(team, sha256)
     if not platform.storage.exists(path):
         file.seek(0)
@@ -107,27 +106,3 @@ def _digest(file: BinaryIO) -> str:
     while part := file.read(2**20):
         digest.update(part)
     return digest.hexdigest()
-
-
-def _check_zip(file: BinaryIO) -> None:
-    try:
-        with zipfile.ZipFile(file) as archive:
-            broken = archive.testzip()
-            names = archive.namelist()
-    except (
-        zipfile.BadZipFile,
-        zipfile.LargeZipFile,
-        zlib.error,
-        RuntimeError,
-        NotImplementedError,
-        EOFError,
-        ValueError,
-    ) as exc:
-        raise InvalidData(
-            f"The package is not a zip that can be read: {exc}.", remedy="Upload a zip of the folder."
-        ) from exc
-    if broken is not None:
-        raise InvalidData(f"The package's file '{broken}' is damaged.", remedy="Upload it again.")
-    outside = next((n for n in names if n.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", n)), None)
-    if outside is not None:
-        raise InvalidData(f"The package's file '{outside}' leaves its folder.", remedy="Pack the folder itself.")

@@ -6,7 +6,7 @@ import difflib
 import re
 
 from rayplane.errors import Conflict, InvalidSpec, NotFound, Refused
-from rayplane.gateway.admission.env import check_env, check_values
+from rayplane.gateway.admission.env import check_env, check_names, check_values
 from rayplane.gateway.admission.roles import Principal, authorize
 from rayplane.gateway.store import Page
 from rayplane.gateway.usecases import packages
@@ -22,6 +22,7 @@ def check(team: str, spec: PipelineSpec, platform: Platform) -> None:
     """Raise InvalidSpec for an unknown ``${parameter}``, a variable that a job may not have, or a package that is not
     there; Refused for a tracked step where there is no MLflow."""
     packages.check(team, spec.package, "pipeline.package", platform)
+    check_names({"experiment": spec.experiment}, "pipeline")
     check_values(spec.parameters, "pipeline.parameters")
     for name, step in spec.steps.items():
         where = f"pipeline.steps.{name}"

@@ -7,6 +7,7 @@ import difflib
 from rayplane import plugins
 from rayplane.errors import Conflict, Forbidden, InvalidSpec, Refused
 from rayplane.gateway.admission import grants
+from rayplane.gateway.admission.env import check_names
 from rayplane.gateway.admission.roles import Principal, may
 from rayplane.gateway.usecases.platform import Platform, team_spec
 from rayplane.nouns.base import Object
@@ -15,7 +16,9 @@ from rayplane.nouns.team import TeamSpec
 
 
 def check(spec: TeamSpec, platform: Platform) -> None:
-    """Raise InvalidSpec for a backend that is not known, Refused for one that is not offered here."""
+    """Raise InvalidSpec for a backend that is not known or a member's name that can't be read, Refused for a backend
+    that is not offered here."""
+    check_names({str(place): name for place, name in enumerate(spec.members)}, "team.members")
     check_backend(spec.backend, "team.backend", platform)
 
 

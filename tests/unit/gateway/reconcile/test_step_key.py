@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import tracemalloc
 import zipfile
 
 import pytest
@@ -61,6 +63,35 @@ def test_named_files_are_in_the_closure() -> None:
 def test_a_file_with_a_syntax_error_is_still_in_the_closure() -> None:
     closure = code_closure(package(**{"jobs/lonely.py": "def broken(:\n"}), "python -m jobs.lonely", [])
     assert "jobs/lonely.py" in closure
+
+
+@pytest.mark.parametrize("source", ["x = '\0'", "(" * 5000, "x = " + "-" * 200_000 + "1", "# \ud7ff\n" + "[" * 150])
+def test_a_file_that_the_parser_gives_up_on_is_still_in_the_closure(source: str) -> None:
+    closure = code_closure(package(**{"jobs/lonely.py": source}), "python -m jobs.lonely", [])
+    assert sorted(closure) == ["jobs/__init__.py", "jobs/lonely.py"]
+
+
+def test_with_a_module_too_large_to_look_into_the_closure_is_the_whole_package() -> None:
+    large = package(**{"jobs/units.py": "#" * (2**20 + 1)})
+    assert set(code_closure(large, "python -m jobs.prepare", [])) == set(FILES)
+    assert "jobs/units.py" not in code_closure(large, "python -m jobs.lonely", [])
+
+
+def test_closure_of_a_command_that_no_shell_understands_is_the_whole_package() -> None:
+    assert set(code_closure(package(), "python -m jobs.lonely 'a", [])) == set(FILES)
+
+
+def test_a_large_file_is_hashed_without_being_held() -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("zeros", bytes(2**26))
+    expected = hashlib.sha256(bytes(2**26)).hexdigest()
+    tracemalloc.start()
+    try:
+        assert code_closure(buffer.getvalue(), "bash run.sh", []) == {"zeros": expected}
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()
 
 
 def key(**changed: object) -> str:

@@ -1,0 +1,108 @@
+"""YAML as people write it: each key once, aliases that stay small, and every fault told with its file and line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any
+
+import yaml
+from yaml.composer import ComposerError
+from yaml.constructor import ConstructorError
+from yaml.events import AliasEvent
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from yaml.reader import ReaderError
+
+from rayplane.errors import InvalidSpec
+
+MOST_VALUES = 100_000
+"""The most values that a document may hold once each alias is written out: a few lines can stand for billions."""
+MOST_LEVELS = 100
+"""How deeply a document may be nested."""
+
+_MERGE = "tag:yaml.org,2002:merge"
+
+
+def load(text: str, name: str) -> list[Any]:
+    """The values of all documents of a text that are not empty.
+
+    Raises InvalidSpec naming ``name`` and the line: for what is not YAML, a key that is there twice, and a document
+    that is too large once its aliases are written out, or nested too deeply.
+    """
+    try:
+        loader = _Loader(text)
+        try:
+            return [value for value in _all(loader) if value is not None]
+        finally:
+            loader.dispose()
+    except ReaderError as exc:
+        line = text.count("\n", 0, exc.position) + 1
+        raise _not_yaml(name, f"U+{exc.character:04X} is no character of a text", line) from exc
+    except yaml.MarkedYAMLError as exc:
+        mark = exc.problem_mark or exc.context_mark
+        why = ", ".join(part for part in (exc.context, exc.problem) if part)
+        raise _not_yaml(name, why, mark.line + 1 if mark else None) from exc
+    except yaml.YAMLError as exc:
+        raise _not_yaml(name, str(exc), None) from exc
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, which lets a later key replace an earlier one and counts no aliases."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._levels = 0
+        self._sizes: dict[Node, int] = {}
+
+    def compose_node(self, parent: Node | None, index: Any) -> Node | None:
+        """A node of the document, which an alias gives once more."""
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        self._levels += 1
+        if self._levels > MOST_LEVELS:
+            raise ComposerError(None, None, "it is nested too deeply", event.start_mark)
+        node = super().compose_node(parent, index)
+        self._levels -= 1
+        if node is not None and not isinstance(event, AliasEvent):
+            self._sizes[node] = size = 1 + sum(self._sizes.get(part, 1) for part in _parts(node))
+            if size > MOST_VALUES:
+                why = f"it holds more than {MOST_VALUES} values once its aliases are written out"
+                raise ComposerError(None, None, why, event.start_mark)
+        return node
+
+    def compose_mapping_node(self, anchor: Any) -> MappingNode:
+        """A mapping, each of whose keys is there once; what ``<<`` brings in is no key of its own."""
+        node: MappingNode = super().compose_mapping_node(anchor)
+        lines: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, ScalarNode) or key.tag == _MERGE:
+                continue
+            if (first := lines.get((key.tag, key.value))) is not None:
+                raise ComposerError(None, None, f"key '{key.value}' of line {first} is there again", key.start_mark)
+            lines[key.tag, key.value] = key.start_mark.line + 1
+        return node
+
+    def construct_object(self, node: Node, deep: bool = False) -> Any:
+        """The value of a node. What PyYAML's conversions let out, as for 2013-02-30 or !!bool x, gets its line."""
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, ArithmeticError) as exc:
+            raise ConstructorError(None, None, str(exc), node.start_mark) from exc
+        except (LookupError, AttributeError) as exc:
+            raise ConstructorError(None, None, "a value is not of its tag's kind", node.start_mark) from exc
+
+
+def _all(loader: _Loader) -> Iterator[Any]:
+    while loader.check_data():  # type: ignore[no-untyped-call]
+        yield loader.get_data()
+
+
+def _parts(node: Node) -> Iterator[Node]:
+    if isinstance(node, SequenceNode):
+        yield from node.value
+    elif isinstance(node, MappingNode):
+        yield from chain.from_iterable(node.value)
+
+
+def _not_yaml(name: str, why: str, line: int | None) -> InvalidSpec:
+    where = f", in line {line}" if line is not None else ""
+    return InvalidSpec(f"{name}: not YAML: {why}{where}.", remedy="Mend the file.")
