@@ -145,17 +145,17 @@ class RayRest:
         """
         if self._reach is not None or time.monotonic() < self._agents_answer_from:
             return None
-        if submission_id not in self._agents:
+        agent = self._agents.get(submission_id)
+        if agent is None:
             job = self.job(submission_id)
             if job is None:
                 raise NotFound(f"Ray at {self.base_url} knows no job '{submission_id}'.")
-            agent = str(job.get("driver_agent_http_address") or "")
+            agent = str(job.get("driver_agent_http_address") or "").rstrip("/")
             if not agent:
                 return ""
             if len(self._agents) >= _AGENTS:
                 self._agents.clear()
-            self._agents[submission_id] = agent.rstrip("/")
-        agent = self._agents[submission_id]
+            self._agents[submission_id] = agent
         return agent if urlsplit(agent).hostname == urlsplit(self.base_url).hostname else None
 
     def _range_of_log(self, url: str, offset: int) -> Iterator[bytes]:
@@ -171,7 +171,8 @@ class RayRest:
         # Ray asks for a node, and takes that of the job instead. Without -1 it would send the last thousand lines.
         asked = {"submission_id": submission_id, "node_id": "the-job-has-one", "lines": -1, "timeout": int(LONG)}
         url = f"{self.base_url}/api/v0/logs/file?{urlencode(asked)}"
-        with self._reaching(), self._http.stream("GET", url, timeout=SLOW) as response:
+        timeout = httpx.Timeout(SLOW, connect=_CONNECT)
+        with self._reaching(), self._http.stream("GET", url, timeout=timeout) as response:
             if response.is_success:
                 for piece in _plain(response):
                     yield piece[offset:]
@@ -180,6 +181,8 @@ class RayRest:
             refusal = self._read(response, MOST_STATUS)
             if self.job(submission_id) is None:
                 raise NotFound(f"Ray at {self.base_url} knows no job '{submission_id}'.")
+            if refusal.status == httpx.codes.NOT_FOUND:
+                raise Unavailable(f"{refusal.what}: there is no state API, which has the log.")
             if not any(reason in refusal.body for reason in _NO_LOG):
                 raise refusal.error()
 

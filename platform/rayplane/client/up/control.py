@@ -164,6 +164,8 @@ def _choose(settings: GatewaySettings, home: Home, *, with_prometheus: bool) -> 
         preferred=plan.PREFERRED_PORTS,
         required=required,
         ours=ours,
+        # Prometheus listens on loopback, the others where the settings say.
+        is_free=lambda port: processes.is_free(port) and processes.is_free(port, settings.host),
     )
     gateway = settings.public_url or plan.local_url(settings.host, chosen[plan.GATEWAY])
     return PlatformState(

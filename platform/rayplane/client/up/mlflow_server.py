@@ -9,13 +9,18 @@ neither use nor mend one whose making was interrupted.
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-import mlflow.server
+# First: MLflow tells by uvicorn's presence, when it is imported, that it runs as a server, and then checks hosts.
 import uvicorn
+
+# isort: split
+import mlflow.server
 from mlflow.cli import cli
 from mlflow.server.auth.config import read_auth_config
 from mlflow.server.auth.db.utils import migrate_if_needed
@@ -31,9 +36,11 @@ def main(arguments: Sequence[str]) -> None:
 
     Ends as the command does: with its exit code and its messages.
     """
+    listener = processes.take_listener()
     make_database(arguments[arguments.index("--backend-store-uri") + 1], _initialize_tables)
     make_database(read_auth_config().database_uri, lambda engine: migrate_if_needed(engine, "head"))
-    setattr(mlflow.server, "_exec_cmd", serve)  # noqa: B010  no type covers another package's private name
+    # The type checker covers no private name of another package.
+    setattr(mlflow.server, "_exec_cmd", partial(serve, listener))  # noqa: B010
     cli(["server", *arguments], prog_name="mlflow")
 
 
@@ -45,21 +52,24 @@ def make_database(uri: str, fill: Callable[[Engine], None]) -> None:
     path = Path(make_url(uri).database or "")
     if path.exists():
         return
-    partial = path.with_name(f"{path.name}.partial")
-    for interrupted in path.parent.glob(f"{partial.name}*"):  # with its journal
+    unready = path.with_name(f"{path.name}.partial")
+    for interrupted in path.parent.glob(f"{unready.name}*"):  # with its journal
         interrupted.unlink()
-    engine = create_engine(f"sqlite:///{partial}")
+    engine = create_engine(f"sqlite:///{unready}")
     fill(engine)
     engine.dispose()
-    partial.replace(path)
+    for stale in ("-journal", "-wal", "-shm"):  # of a file that was taken away: SQLite would play them into this one
+        path.with_name(path.name + stale).unlink(missing_ok=True)
+    unready.replace(path)
 
 
-def serve(command: Sequence[str], *, extra_env: Mapping[str, str], **_: Any) -> NoReturn:
+def serve(
+    listener: socket.socket | None, command: Sequence[str], *, extra_env: Mapping[str, str], **_: Any
+) -> NoReturn:
     """Stand in for MLflow's start of ``command`` (`python -m uvicorn ...`): do what it would do, in this process."""
     os.environ.update(extra_env)
     options = uvicorn.main.make_context("uvicorn", list(command[3:])).params
     config = uvicorn.Config(**{name: options[name] for name in ("app", "host", "port", "factory", "log_config")})
-    listener = processes.take_listener()
     uvicorn.Server(config).run(sockets=[listener] if listener is not None else None)
     sys.exit()
 

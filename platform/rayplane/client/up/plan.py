@@ -124,6 +124,8 @@ def _mlflow(settings: GatewaySettings, home: Home, state: PlatformState) -> Chil
             "MLFLOW_AUTH_ADMIN_PASSWORD": secrets.mlflow_password(),
             "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.mlflow_signing_key(),
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            # As the option above, for the part of MLflow that reads it when it is imported.
+            "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(_hosts(settings, port)),
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "DO_NOT_TRACK": "true",
         },

@@ -110,7 +110,7 @@ class Watch:
         return f"{self._home.id}/{self._child.name}"
 
     def _start(self) -> None:
-        # What a killed child left (MLflow's worker survives its parent) holds the port: it goes first.
+        # What a killed child left (a worker of its own, say) holds the port: it goes first.
         processes.stop_marked(self._mark)
         try:
             self._record = processes.start(

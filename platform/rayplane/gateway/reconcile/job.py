@@ -42,6 +42,8 @@ ENDING_PATIENCE = 10.0
 """Seconds for which it is looked at so often."""
 LOG_PATIENCE = timedelta(seconds=30)
 """How long an ended attempt's log may take to come in, before the job ends without the rest of it."""
+LOG_LONGEST = timedelta(hours=1)
+"""How long it may take though it still comes: a Ray of others might never end it."""
 UID_TAG = "rayplane.job_uid"
 _BATCH = 500
 _RUN_END: dict[str, RunEnd] = {"Succeeded": "FINISHED", "Failed": "FAILED", "Stopped": "KILLED"}
@@ -303,7 +305,8 @@ class JobReconciler:
             except RayplaneError as exc:
                 problem = str(exc)
             waited = look.now - (attempt.ended_at or look.now)
-            if waited < LOG_PATIENCE or self._logs.comes(attempt.submission_id, within=LOG_PATIENCE):
+            comes = waited < LOG_LONGEST and self._logs.comes(attempt.submission_id, within=LOG_PATIENCE)
+            if waited < LOG_PATIENCE or comes:
                 return False
         self._logs.abandon(attempt.submission_id)
         log.warning("job %s/%s: the end of the log is missing: %s", look.team, look.name, problem)

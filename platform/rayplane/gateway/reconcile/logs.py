@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -15,7 +15,7 @@ from rayplane.storage.root import Storage
 
 log = logging.getLogger(__name__)
 
-_SHORTEST, _LONGEST = 0.1, 1.0
+_SHORTEST, _LONGEST = 0.1, 2.0
 """Seconds between two looks at a log: the first while it is young or grows; they double while nothing comes."""
 _YOUNG = 5.0
 """For so many seconds a log is young: most jobs end, or say their first words, within them."""
@@ -24,8 +24,8 @@ _SHARE, _REST = 4.0, 30.0
 the new part of a log alone, it sends all of it."""
 _FLUSH_BYTES = 256 * 1024
 _CHUNK = 2**20
-_LOOK = 1.0
-"""Seconds that a look at an ended job waits for the rest of its log."""
+_LOOK, _LEAVE = 1.0, 2.0
+"""Seconds that a look at an ended job waits for the rest of its log, and that followers get to end."""
 
 
 def header(number: int, submission_id: str) -> str:
@@ -56,6 +56,9 @@ class _Follower:
     error: RayplaneError | None = None
     """Why the last look failed; None if it went well."""
     thread: threading.Thread | None = None
+    writing: threading.Lock = field(default_factory=threading.Lock)
+    left: bool = False
+    """Whether it may write no more. Guarded by ``writing``."""
 
 
 class LogFollowers:
@@ -75,16 +78,20 @@ class LogFollowers:
             self._closed = False
 
     def follow(self, ray: RayRest, *, path: str, number: int, submission_id: str) -> None:
-        """Follow this attempt's log into the file at ``path``, if that is not done already. Nothing while closed."""
+        """Follow this attempt's log into the file at ``path``, from now on by ``ray``. Nothing while closed."""
         with self._lock:
-            if self._closed or submission_id in self._followers:
+            if self._closed:
+                return
+            known = self._followers.get(submission_id)
+            if known is not None:
+                known.ray = ray
                 return
             follower = _Follower(ray, path, number, submission_id)
-            self._followers[submission_id] = follower
             follower.thread = threading.Thread(
                 target=self._run, args=(follower,), name=f"log-{submission_id[:12]}", daemon=True
             )
             follower.thread.start()
+            self._followers[submission_id] = follower
 
     def finished(self, submission_id: str) -> bool:
         """Whether all of the attempt's log is kept."""
@@ -104,9 +111,11 @@ class LogFollowers:
             return False  # this process follows no more
         follower.ended = True
         follower.hurry.set()
-        if follower.looked.wait(_LOOK) and follower.error is not None:
-            follower.looked.clear()
-            raise follower.error
+        if follower.looked.wait(_LOOK):
+            error = follower.error
+            if error is not None:
+                follower.looked.clear()
+                raise error
         return follower.finished
 
     def comes(self, submission_id: str, *, within: timedelta) -> bool:
@@ -122,11 +131,14 @@ class LogFollowers:
             return str(follower.error or "") if follower is not None else ""
 
     def abandon(self, submission_id: str) -> None:
-        """Follow it no more, and forget it: what has come is kept. Blocks until that is written."""
+        """Follow it no more, and forget it: what has come is kept, and nothing after this call.
+
+        Blocks until that is written, but no longer than a Ray that does not answer may hold a look up.
+        """
         with self._lock:
             follower = self._followers.pop(submission_id, None)
         if follower is not None:
-            _leave(follower)
+            _leave([follower])
 
     def stop(self) -> None:
         """Leave all, and start none until opened: another process goes on where these ended."""
@@ -134,10 +146,7 @@ class LogFollowers:
             self._closed = True
             followers = list(self._followers.values())
             self._followers.clear()
-        for follower in followers:
-            follower.abandoned.set()
-        for follower in followers:
-            _leave(follower)
+        _leave(followers)
 
     def _run(self, follower: _Follower) -> None:
         young, pause = time.monotonic() + _YOUNG, _SHORTEST
@@ -157,39 +166,52 @@ class LogFollowers:
 
     def _look(self, follower: _Follower) -> tuple[int, RayplaneError | None]:
         """Append what is not kept yet; how many bytes came, and what went wrong."""
-        come = 0
+        before = follower.furthest
         pending = bytearray()
         try:
-            offset = self._kept(follower)
-            for data in follower.ray.log_from(follower.submission_id, offset):
-                come += len(data)
-                pending += data
-                if offset + come > follower.furthest:
-                    follower.furthest, follower.heard = offset + come, time.monotonic()
-                if len(pending) >= _FLUSH_BYTES:
-                    self._flush(follower, pending)
-                if follower.abandoned.is_set():
-                    break
-            self._flush(follower, pending)
+            try:
+                self._read(follower, pending)
+            finally:
+                self._flush(follower, pending)  # the last words of a head that broke off count as well
         except RayplaneError as exc:
             if not isinstance(exc, NotFound | Unavailable) and str(exc) != str(follower.error):
                 log.warning("the log of %s is not kept: %s", follower.submission_id, exc)
-            return come, exc
+            return follower.furthest - before, exc
         except Exception as exc:
-            log.exception("the log of %s is not kept", follower.submission_id)
-            return come, Failed(f"{type(exc).__name__}: {exc}")
-        return come, None
+            error = Failed(f"{type(exc).__name__}: {exc}")
+            if str(error) != str(follower.error):
+                log.exception("the log of %s is not kept", follower.submission_id)
+            return follower.furthest - before, error
+        return follower.furthest - before, None
+
+    def _read(self, follower: _Follower, pending: bytearray) -> None:
+        at = self._kept(follower)
+        for data in follower.ray.log_from(follower.submission_id, at):
+            at += len(data)
+            pending += data
+            # Of a log that Ray sends whole, the part that is kept already comes as empty pieces.
+            if at > follower.furthest or (not data and follower.ended):
+                follower.furthest, follower.heard = max(at, follower.furthest), time.monotonic()
+            if len(pending) >= _FLUSH_BYTES:
+                self._flush(follower, pending)
+            if follower.abandoned.is_set():
+                return
 
     def _flush(self, follower: _Follower, pending: bytearray) -> None:
-        if pending:
+        if not pending:
+            return
+        with follower.writing:
+            if follower.left:  # the file is another's to write now
+                pending.clear()
+                return
             self._storage.append(follower.path, bytes(pending))
-            pending.clear()
-            self._kept_more(follower.submission_id)
+        pending.clear()
+        self._kept_more(follower.submission_id)
 
     def _kept(self, follower: _Follower) -> int:
         """How many bytes of this attempt's log are in the file; begins its part of the file if there is none."""
         size = self._storage.size(follower.path) if self._storage.exists(follower.path) else 0
-        if follower.begins is None:
+        if follower.begins is None or size < follower.begins:  # the job may have cut its own log
             follower.begins = self._begins(follower, size)
             size = max(size, follower.begins)
         return max(0, size - follower.begins)
@@ -219,8 +241,14 @@ class LogFollowers:
         return None
 
 
-def _leave(follower: _Follower) -> None:
-    follower.abandoned.set()
-    follower.hurry.set()
-    if follower.thread is not None:
-        follower.thread.join()
+def _leave(followers: Sequence[_Follower]) -> None:
+    """Tell them to end, wait a moment, and let none write after that."""
+    for follower in followers:
+        follower.abandoned.set()
+        follower.hurry.set()
+    deadline = time.monotonic() + _LEAVE
+    for follower in followers:
+        if follower.thread is not None:
+            follower.thread.join(max(0.0, deadline - time.monotonic()))
+        with follower.writing:
+            follower.left = True

@@ -96,9 +96,9 @@ def changed(value: Any, place: tuple[Any, ...], new: Any) -> Any:
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-def platform(request: pytest.FixtureRequest, tmp_path: Path, migrated: Path) -> Iterator[Platform]:
+def platform(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Platform]:
     """A platform without compute on either database: each has values of its own that it can't hold."""
-    with platform_without_compute(tmp_path, migrated) as made:
+    with platform_without_compute(tmp_path) as made:
         if request.param == "sqlite":
             yield made
             return

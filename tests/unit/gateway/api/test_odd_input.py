@@ -391,7 +391,7 @@ def test_a_database_that_stays_locked_is_503_in_bounded_time_and_not_ready(
     tmp_path: Path, migrated: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database, "LOCK_SECONDS", 0.5)
-    with platform_without_compute(tmp_path, migrated) as platform:
+    with platform_without_compute(tmp_path) as platform:
         token = platform.settings.home_paths.token.read_text().strip()
         api = TestClient(create_app(platform), headers={"Authorization": f"Bearer {token}"})
         assert api.put("/v1/teams/growth", json={"spec": {}}).is_success
