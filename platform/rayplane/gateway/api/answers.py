@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, Header, Query, Request
 from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, create_model
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 
 from rayplane.errors import InvalidInput
 from rayplane.gateway.admission.roles import Principal
 from rayplane.gateway.api.problems import Problem
+from rayplane.gateway.store.texts import ObjectText, View
 from rayplane.gateway.usecases.platform import Platform
 from rayplane.nouns.base import Metadata, NounType, Object, parse
 from rayplane.nouns.events import Operation
@@ -23,7 +24,7 @@ from rayplane.nouns.events import Operation
 MAX_LIMIT = 1000
 
 
-def _platform(request: Request) -> Platform:
+async def _platform(request: Request) -> Platform:  # async, as all that never waits: FastAPI gives others a thread
     platform: Platform = request.app.state.platform
     return platform
 
@@ -32,6 +33,9 @@ Here = Annotated[Platform, Depends(_platform)]
 """The platform that the app was made for."""
 
 Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="The most items to answer with.")]
+ListView = Annotated[
+    View, Query(description="Whether items are whole objects, or tell only who each is and its phase.")
+]
 Cursor = Annotated[str | None, Query(description="The next_cursor of an earlier answer.")]
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
@@ -89,13 +93,24 @@ def object_model(noun: NounType) -> type[BaseModel]:
     )
 
 
-def page_model(noun: NounType, item: type[BaseModel]) -> type[BaseModel]:
+def page_model(noun: NounType, item: type[BaseModel], name: str = "List") -> type[BaseModel]:
     """A page of a noun's list."""
     return create_model(
-        f"{noun.kind}List",
+        f"{noun.kind}{name}",
         __doc__=f"A page of {noun.plural}; ask again with next_cursor until it is null.",
         items=(list[item], ...),  # type: ignore[valid-type]
         next_cursor=(str | None, None),
+    )
+
+
+def summary_model(noun: NounType) -> type[BaseModel]:
+    """What a list with view=summary has of an object."""
+    return create_model(
+        f"{noun.kind}Summary",
+        __doc__=f"A {noun.singular} in a summary: who it is, and its phase.",
+        kind=(_literal(noun.kind), ...),
+        metadata=(Metadata, ...),
+        phase=(str, ...),
     )
 
 
@@ -121,6 +136,17 @@ def shown(obj: Object, *, status: int = 200, headers: dict[str, str] | None = No
     return JSONResponse(obj.model_dump(mode="json"), status_code=status, headers={"ETag": obj.etag, **(headers or {})})
 
 
+def shown_text(found: ObjectText) -> Response:
+    """One object with its ETag, as the store has it."""
+    return Response(found.json, media_type="application/json", headers={"ETag": f'"{found.version}"'})
+
+
+def page_of(items: Sequence[str], next_cursor: str | None) -> Response:
+    """A page of objects, each of which is JSON."""
+    cursor = "null" if next_cursor is None else f'"{next_cursor}"'  # letters, digits, '-' and '_' alone
+    return Response(f'{{"items":[{",".join(items)}],"next_cursor":{cursor}}}', media_type="application/json")
+
+
 def written(obj: Object, change: str, operation: Operation | None, *, dry_run: bool = False) -> JSONResponse:
     """The answer to a write: 202 and Location if there is work to do, 201 if made, else 200; X-Change tells which."""
     headers = {"X-Change": change}
@@ -131,7 +157,7 @@ def written(obj: Object, change: str, operation: Operation | None, *, dry_run: b
     return shown(obj, status=200 if dry_run else status, headers=headers)
 
 
-def if_match(value: Annotated[str | None, Header(alias="If-Match")] = None) -> int | None:
+async def if_match(value: Annotated[str | None, Header(alias="If-Match")] = None) -> int | None:
     """The resource version of If-Match; ``*`` and none mean any."""
     if value is None or value.strip() == "*":
         return None

@@ -35,7 +35,7 @@ class Authenticate:
             await self._app(scope, receive, send)
             return
         try:
-            principal = await run_in_threadpool(_identify, bearer(Headers(scope=scope)), self._platform)
+            principal = await _identify(bearer(Headers(scope=scope)), self._platform)
         except RayplaneError as error:
             await refuse(respond(error, scope["path"]), scope, receive, send)
             return
@@ -66,18 +66,19 @@ async def refuse(response: Response, scope: Scope, receive: Receive, send: Send)
     await response(scope, receive, send)
 
 
-def _identify(token: str, platform: Platform) -> Principal:
+async def _identify(token: str, platform: Platform) -> Principal:
     """Whose token this is; raises Unauthenticated for nobody's, and for that of a cluster that is gone."""
     principal = platform.signer.verify(token)
     if principal is None:
         raise Unauthenticated(
             "The token is not known here: it is wrong or was revoked.", remedy=_REMEDY, reason="unknown-token"
         )
-    reporting_cluster(principal, platform)
+    if principal.cluster_uid is not None:  # only for this is the store asked, which may take a while
+        await run_in_threadpool(reporting_cluster, principal, platform)
     return principal
 
 
-def _principal(connection: HTTPConnection) -> Principal:
+async def _principal(connection: HTTPConnection) -> Principal:
     principal: Principal = connection.scope["rayplane.principal"]
     return principal
 
