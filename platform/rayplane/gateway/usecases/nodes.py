@@ -15,7 +15,7 @@ from rayplane.nouns.cluster import ClusterSpec, Nodes
 from rayplane.nouns.environment import Environment
 from rayplane.nouns.job import UNFINISHED, JobSpec
 from rayplane.nouns.service import ServiceSpec
-from rayplane.nouns.team import Quota, TeamSpec, Usage
+from rayplane.nouns.team import TeamSpec, Usage
 
 
 def backend_of(nodes: Nodes, team: TeamSpec) -> str:
@@ -51,7 +51,7 @@ def check_quota(team: Object, kind: str, name: str, wanted: Usage, held: Usage |
     both take the last of it.
     """
     spec = team_spec(team)
-    if spec.quota == Quota():
+    if not quota.limits_compute(spec.quota):
         return
     others = quota.total(
         usage
