@@ -18,6 +18,8 @@ from rayplane.gateway.store.paging import Page, check_limit, decode_cursor, enco
 from rayplane.gateway.store.tables import objects, revision
 from rayplane.nouns.base import Metadata, Object, Status
 
+NO_CLUSTER = ""
+"""Stands for no cluster where objects are asked for by the one that their spec names."""
 Change = Literal["created", "changed", "unchanged"]
 
 # Statements that every look and every write need, built once: building one costs more than it takes SQLite to answer.
@@ -158,7 +160,7 @@ class Objects(Database):
         phases: Collection[str] | None = None,
         cluster: str | None = None,
     ) -> Iterator[Object]:
-        """All objects, oldest first, page by page. ``cluster``: only those whose spec names it."""
+        """All objects, oldest first, page by page. ``cluster``: only those whose spec names it; NO_CLUSTER: none."""
         cursor: str | None = None
         while True:
             page = self.list(kind, team, labels=labels, phases=phases, cluster=cluster, limit=500, cursor=cursor)
@@ -344,7 +346,7 @@ def _filter(
     if team is not None:
         yield objects.c.team == team
     if cluster is not None:
-        yield objects.c.cluster == cluster
+        yield objects.c.cluster.is_(None) if cluster == NO_CLUSTER else objects.c.cluster == cluster
     if phases is not None:
         yield objects.c.phase.in_(sorted(phases))
     for key, value in (labels or {}).items():

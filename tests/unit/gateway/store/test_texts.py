@@ -13,6 +13,7 @@ from sqlalchemy import event
 
 from rayplane.errors import InvalidInput, NotFound
 from rayplane.gateway.store import Store
+from rayplane.gateway.store.objects import NO_CLUSTER
 from rayplane.nouns.base import Object
 from rayplane.nouns.job import UNFINISHED
 
@@ -125,6 +126,7 @@ def test_objects_are_listed_by_the_cluster_that_their_spec_names_now(store: Stor
     assert [o.metadata.name for o in store.each("Service", "growth", cluster="dev")] == ["stays"]
     store.update_spec(moved.metadata.uid, {"cluster": None})
     assert list(store.each("Service", "growth", cluster="other")) == []
+    assert [o.metadata.name for o in store.each("Service", "growth", cluster=NO_CLUSTER)] == ["moved"]
     store.update_spec(moved.metadata.uid, {"cluster": ["dev"]})
     assert [o.metadata.name for o in store.each("Service", "growth", cluster="dev")] == ["stays"]
 
