@@ -120,14 +120,14 @@ class Texts(Database):
         query = _PAGES[view, cursor is not None]
         if labels:
             query = query.where(*(label_is(key, value) for key, value in labels.items()))
-        with self._read() as connection:
+        with self._read_many() as connection:
             rows = connection.execute(query, values).all()
         return Page(_show(rows[:limit], view, kind, team), _next(rows, limit))
 
     def newest_jobs(self, team: str, cluster: str, most: int) -> list[JobText]:
         """The newest jobs on a cluster, the oldest of them first."""
         values = {"kind": "Job", "team": team, "cluster": cluster, "most": most}
-        with self._read() as connection:
+        with self._read_many() as connection:
             rows = connection.execute(_NEWEST_JOBS, values).all()
         return [JobText(*row) for row in reversed(rows)]
 

@@ -139,6 +139,26 @@ def test_objects_are_counted_by_phase(store: Store) -> None:
     assert store.count("Job", "growth", phases=UNFINISHED) == 2
 
 
+def test_threads_read_lists_of_sqlite_one_after_the_other_and_none_waits_for_one_that_is_held_up(
+    tmp_path: Path,
+) -> None:
+    store = Store(f"sqlite:///{tmp_path / 'gateway.db'}")
+    store.migrate()
+    put(store, "j1")
+    alone: list[bool] = []
+    event.listen(store._engine, "before_cursor_execute", lambda *_: alone.append(store._reading.locked()))
+    store.texts("Job", "growth")
+    store.newest_jobs("growth", "dev", 9)
+    assert set(alone) == {True}
+    assert not store._reading.locked()
+    with store._reading:  # as a thread that is held up in its read
+        assert len(store.texts("Job", "growth").items) == 1
+    with pytest.raises(InvalidInput), store.transaction():
+        store.texts("Job", "growth", cursor="bad")
+    assert not store._reading.locked()
+    store.close()
+
+
 def _cursor(store: Store) -> str | None:
     return store.list("Job", "growth", limit=1).next_cursor
 
