@@ -42,6 +42,12 @@ def check(name: str, value: float, most: float, remark: str = "") -> dict[str, A
     return {"name": name, "value": value, "wanted": wanted, "ok": value <= most}
 
 
+def check_least(name: str, value: float, least: float, remark: str = "") -> dict[str, Any]:
+    """A figure that has a lowest value; ``remark`` follows what is wanted."""
+    wanted = f">= {least:g} ({remark})" if remark else f">= {least:g}"
+    return {"name": name, "value": value, "wanted": wanted, "ok": value >= least}
+
+
 def say(line: str) -> None:
     """Progress."""
     print(f"bench: {line}", file=sys.stderr, flush=True)

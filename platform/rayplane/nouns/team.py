@@ -12,12 +12,14 @@ Role = Literal["viewer", "member", "admin"]
 
 
 class Quota(Spec):
-    """The most that a team's clusters may ask for together; absent means no limit."""
+    """The most that a team's clusters may ask for together, and the most jobs it may have; null means no limit."""
 
     cpu: Quantity | None = None
     memory: Quantity | None = None
     gpu: Quantity | None = None
     clusters: Count | None = None
+    jobs: Count | None = 10_000
+    """Jobs that have not ended: those that wait, and those that run."""
 
 
 class Size(Spec):

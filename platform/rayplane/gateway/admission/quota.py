@@ -1,4 +1,5 @@
-"""What a team's clusters may ask for together. Pure: specs and sizes in, usage and reasons out."""
+"""What a team's clusters may ask for together, and how many jobs it may have. Pure: specs and sizes in, usage and
+reasons out."""
 
 from __future__ import annotations
 
@@ -62,6 +63,20 @@ def require(quota: Quota, others: Usage, wanted: Usage, before: Usage | None = N
         raise Refused(
             f"{what} does not fit: {'; '.join(reasons)}.",
             remedy="Free some with 'rayplane cluster suspend' or 'delete', or ask for a smaller size or fewer workers.",
+        )
+
+
+def limits_compute(quota: Quota) -> bool:
+    """Whether anything but the number of jobs is limited."""
+    return any(limit is not None for limit in (quota.clusters, quota.cpu, quota.memory, quota.gpu))
+
+
+def require_job(quota: Quota, others: int, *, what: str) -> None:
+    """Raise Refused if the team may not have one more job beside ``others`` that have not ended."""
+    if quota.jobs is not None and others >= quota.jobs:
+        raise Refused(
+            f"{what} does not fit: quota 'jobs' is exceeded ({others} have not ended + 1 wanted of {quota.jobs}).",
+            remedy="Wait until some have ended, stop some with 'rayplane job stop', or have the team's quota raised.",
         )
 
 

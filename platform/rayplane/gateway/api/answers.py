@@ -5,19 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, Header, Query, Request
 from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, create_model
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 
 from rayplane.errors import InvalidInput, InvalidSpec
 from rayplane.gateway.admission.roles import Principal
 from rayplane.gateway.api import lanes
 from rayplane.gateway.api.problems import Problem
+from rayplane.gateway.store.texts import ObjectText, View
 from rayplane.gateway.usecases.platform import Platform
 from rayplane.nouns.base import Metadata, NounType, Object, check_labels, parse
 from rayplane.nouns.events import Operation
@@ -27,7 +28,7 @@ MOST_LABELS = 20
 """Labels that one list may be narrowed down by."""
 
 
-async def _platform(request: Request) -> Platform:
+async def _platform(request: Request) -> Platform:  # async, as all that never waits: FastAPI gives others a thread
     await lanes.enter(request.scope)
     platform: Platform = request.app.state.platform
     return platform
@@ -37,6 +38,9 @@ Here = Annotated[Platform, Depends(_platform)]
 """The platform that the app was made for; a route that may be slow waits for its turn before it gets it."""
 
 Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="The most items to answer with.")]
+ListView = Annotated[
+    View, Query(description="Whether items are whole objects, or tell only who each is and its phase.")
+]
 Cursor = Annotated[str | None, Query(description="The next_cursor of an earlier answer.")]
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
@@ -97,13 +101,24 @@ def object_model(noun: NounType) -> type[BaseModel]:
     )
 
 
-def page_model(noun: NounType, item: type[BaseModel]) -> type[BaseModel]:
+def page_model(noun: NounType, item: type[BaseModel], name: str = "List") -> type[BaseModel]:
     """A page of a noun's list."""
     return create_model(
-        f"{noun.kind}List",
+        f"{noun.kind}{name}",
         __doc__=f"A page of {noun.plural}; ask again with next_cursor until it is null.",
         items=(list[item], ...),  # type: ignore[valid-type]
         next_cursor=(str | None, None),
+    )
+
+
+def summary_model(noun: NounType) -> type[BaseModel]:
+    """What a list with view=summary has of an object."""
+    return create_model(
+        f"{noun.kind}Summary",
+        __doc__=f"A {noun.singular} in a summary: who it is, and its phase.",
+        kind=(_literal(noun.kind), ...),
+        metadata=(Metadata, ...),
+        phase=(str, ...),
     )
 
 
@@ -131,6 +146,17 @@ def metadata_of(body: dict[str, Any], noun: NounType, team: str | None, name: st
 def shown(obj: Object, *, status: int = 200, headers: dict[str, str] | None = None) -> JSONResponse:
     """One object with its ETag."""
     return JSONResponse(obj.model_dump(mode="json"), status_code=status, headers={"ETag": obj.etag, **(headers or {})})
+
+
+def shown_text(found: ObjectText) -> Response:
+    """One object with its ETag, as the store has it."""
+    return Response(found.json, media_type="application/json", headers={"ETag": f'"{found.version}"'})
+
+
+def page_of(items: Sequence[str], next_cursor: str | None) -> Response:
+    """A page of objects, each of which is JSON."""
+    cursor = "null" if next_cursor is None else f'"{next_cursor}"'  # letters, digits, '-' and '_' alone
+    return Response(f'{{"items":[{",".join(items)}],"next_cursor":{cursor}}}', media_type="application/json")
 
 
 def written(obj: Object, change: str, operation: Operation | None, *, dry_run: bool = False) -> JSONResponse:

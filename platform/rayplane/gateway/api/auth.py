@@ -35,9 +35,7 @@ class Authenticate:
             await self._app(scope, receive, send)
             return
         try:
-            principal = _known(bearer(Headers(scope=scope)), self._platform)
-            if principal.cluster_uid is not None:  # only a look into the store tells whether it is still there
-                await run_in_threadpool(reporting_cluster, principal, self._platform)
+            principal = await _identify(bearer(Headers(scope=scope)), self._platform)
         except RayplaneError as error:
             await refuse(respond(error, scope["path"]), scope, receive, send)
             return
@@ -68,13 +66,15 @@ async def refuse(response: Response, scope: Scope, receive: Receive, send: Send)
     await response(scope, receive, send)
 
 
-def _known(token: str, platform: Platform) -> Principal:
-    """Whose token this is; raises Unauthenticated for one that is not known."""
+async def _identify(token: str, platform: Platform) -> Principal:
+    """The principal of a token; raises Unauthenticated if it is unknown, or that of a cluster that is gone."""
     principal = platform.signer.verify(token)
     if principal is None:
         raise Unauthenticated(
             "The token is not known here: it is wrong or was revoked.", remedy=_REMEDY, reason="unknown-token"
         )
+    if principal.cluster_uid is not None:  # only for this is the store asked, which may take a while
+        await run_in_threadpool(reporting_cluster, principal, platform)
     return principal
 
 

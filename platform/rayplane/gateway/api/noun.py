@@ -6,7 +6,7 @@ from functools import cache
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query, Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 
 from rayplane.gateway.api.answers import (
     PROBLEMS,
@@ -16,16 +16,21 @@ from rayplane.gateway.api.answers import (
     IfMatch,
     IfNoneMatch,
     Limit,
+    ListView,
     document_model,
     labels_of,
     metadata_of,
     object_model,
     once,
     page_model,
+    page_of,
     shown,
+    shown_text,
+    summary_model,
     written,
 )
 from rayplane.gateway.api.auth import Caller
+from rayplane.gateway.store.texts import View
 from rayplane.gateway.usecases import objects, why
 from rayplane.nouns import NOUNS
 from rayplane.nouns.base import NounType
@@ -61,7 +66,7 @@ def _add(made: APIRouter, noun: NounType) -> None:
         operation_id=f"list_{noun.plural}",
         summary=f"List {noun.plural}",
         tags=[noun.plural],
-        responses={200: {"model": page_model(noun, answer)}},
+        responses={200: {"model": page_model(noun, answer) | page_model(noun, summary_model(noun), "SummaryList")}},
     )
     made.add_api_route(
         item,
@@ -111,33 +116,56 @@ def _add(made: APIRouter, noun: NounType) -> None:
 
 def _lister(noun: NounType) -> Any:
     def act(
-        team: str | None, labels: list[str] | None, limit: int, cursor: str | None, caller: Caller, here: Here
-    ) -> JSONResponse:
+        team: str | None,
+        labels: list[str] | None,
+        limit: int,
+        cursor: str | None,
+        view: View,
+        caller: Caller,
+        here: Here,
+    ) -> Response:
         page = objects.list(
-            noun.kind, team, labels=labels_of(labels), limit=limit, cursor=cursor, principal=caller, platform=here
+            noun.kind,
+            team,
+            labels=labels_of(labels),
+            limit=limit,
+            cursor=cursor,
+            view=view,
+            principal=caller,
+            platform=here,
         )
-        items = [obj.model_dump(mode="json") for obj in page.items]
-        return JSONResponse({"items": items, "next_cursor": page.next_cursor})
+        return page_of(page.items, page.next_cursor)
 
     def of_team(
-        team: str, caller: Caller, here: Here, label: Labels = None, limit: Limit = 100, cursor: Cursor = None
-    ) -> JSONResponse:
-        return act(team, label, limit, cursor, caller, here)
+        team: str,
+        caller: Caller,
+        here: Here,
+        label: Labels = None,
+        limit: Limit = 100,
+        cursor: Cursor = None,
+        view: ListView = "full",
+    ) -> Response:
+        return act(team, label, limit, cursor, view, caller, here)
 
     def of_all(
-        caller: Caller, here: Here, label: Labels = None, limit: Limit = 100, cursor: Cursor = None
-    ) -> JSONResponse:
-        return act(None, label, limit, cursor, caller, here)
+        caller: Caller,
+        here: Here,
+        label: Labels = None,
+        limit: Limit = 100,
+        cursor: Cursor = None,
+        view: ListView = "full",
+    ) -> Response:
+        return act(None, label, limit, cursor, view, caller, here)
 
     return of_team if noun.team_scoped else of_all
 
 
 def _getter(noun: NounType) -> Any:
-    def of_team(team: str, name: str, caller: Caller, here: Here) -> JSONResponse:
-        return shown(objects.get(noun.kind, team, name, principal=caller, platform=here))
+    def of_team(team: str, name: str, caller: Caller, here: Here) -> Response:
+        return shown_text(objects.text(noun.kind, team, name, principal=caller, platform=here))
 
-    def of_all(team: str, caller: Caller, here: Here) -> JSONResponse:
-        return shown(objects.get(noun.kind, "", team, principal=caller, platform=here))
+    def of_all(team: str, caller: Caller, here: Here) -> Response:
+        return shown_text(objects.text(noun.kind, "", team, principal=caller, platform=here))
 
     return of_team if noun.team_scoped else of_all
 

@@ -6,9 +6,12 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
+from pydantic_core import from_json
+
 from rayplane.errors import InvalidInput
+from rayplane.gateway.store.texts import JobText
 from rayplane.nouns.base import Object, parse
-from rayplane.nouns.job import JobSpec, JobStatus
+from rayplane.nouns.job import JobSpec
 
 _STATUS = {
     "Pending": "PENDING",
@@ -75,41 +78,57 @@ def to_spec(request: Mapping[str, Any], *, cluster: str, resolve: Callable[[str]
 
 def details(job: Object) -> dict[str, Any]:
     """Ray's ``JobDetails`` of a job; instants are milliseconds since the epoch."""
-    spec, status = JobSpec.model_validate(job.spec), JobStatus.model_validate(job.status)
+    return _details(job.metadata.name, job.metadata.created_at, job.spec, job.status)
+
+
+def details_of_text(job: JobText) -> dict[str, Any]:
+    """The same of a job as the store keeps it: thousands are listed, so no model is made of each."""
+    return _details(job.name, job.created_at, from_json(job.spec), from_json(job.status))
+
+
+def _details(
+    name: str, created_at: datetime | None, spec: Mapping[str, Any], status: Mapping[str, Any]
+) -> dict[str, Any]:
     environment: dict[str, Any] = {}
-    if spec.package:
-        environment["working_dir"] = spec.package
-    if spec.env:
-        environment["env_vars"] = spec.env
-    if spec.pip:
-        environment["pip"] = spec.pip
+    for key, field in (("working_dir", "package"), ("env_vars", "env"), ("pip", "pip")):
+        if spec.get(field):
+            environment[key] = spec[field]
+    started_at = status.get("started_at")
     return {
         "type": "SUBMISSION",
         "job_id": None,
-        "submission_id": public_id(job),
+        "submission_id": _public_id(name, spec),
         "driver_info": None,
-        "status": ray_status(job),
-        "entrypoint": spec.entrypoint,
-        "message": status.message or None,
+        "status": _ray_status(status),
+        "entrypoint": spec["entrypoint"],
+        "message": status.get("message") or None,
         "error_type": None,
-        "start_time": _millis(status.started_at or job.metadata.created_at),
-        "end_time": _millis(status.ended_at),
-        "metadata": spec.metadata,
+        "start_time": _millis(started_at or created_at),
+        "end_time": _millis(status.get("ended_at")),
+        "metadata": spec.get("metadata", {}),
         "runtime_env": environment,
         "driver_agent_http_address": None,
         "driver_node_id": None,
-        "driver_exit_code": status.exit_code,
+        "driver_exit_code": status.get("exit_code"),
     }
 
 
 def public_id(job: Object) -> str:
     """The id by which Ray's clients know a job: the one that they gave, or its name."""
-    return str(job.spec.get("submission_id") or job.metadata.name)
+    return _public_id(job.metadata.name, job.spec)
+
+
+def _public_id(name: str, spec: Mapping[str, Any]) -> str:
+    return str(spec.get("submission_id") or name)
 
 
 def ray_status(job: Object) -> str:
     """PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED."""
-    return _STATUS[str(job.status.get("phase", "Pending"))]
+    return _ray_status(job.status)
+
+
+def _ray_status(status: Mapping[str, Any]) -> str:
+    return _STATUS[str(status.get("phase", "Pending"))]
 
 
 def _carry(key: str, value: Any, resolve: Callable[[str], str | None]) -> dict[str, Any]:
@@ -163,5 +182,9 @@ def _unsupported(what: str, key: str | None = None) -> InvalidInput:
     )
 
 
-def _millis(instant: datetime | None) -> int | None:
-    return None if instant is None else int(instant.timestamp() * 1000)
+def _millis(instant: datetime | str | None) -> int | None:
+    """``instant`` is a datetime, or what became of one in JSON."""
+    if instant is None:
+        return None
+    at = datetime.fromisoformat(instant) if isinstance(instant, str) else instant
+    return int(at.timestamp() * 1000)

@@ -480,8 +480,7 @@ class ClusterReconciler:
 
     def _stop_jobs(self, ref: ClusterRef, *, why: str = "") -> int:
         """Ask every job that is left on the cluster to stop; how many there are."""
-        unfinished = self._platform.store.each("Job", ref.team, phases=UNFINISHED)
-        left = [job for job in unfinished if job.spec.get("cluster") == ref.name]
+        left = list(self._platform.store.each("Job", ref.team, phases=UNFINISHED, cluster=ref.name))
         for job in left:
             if not job.spec.get("stop_requested"):
                 jobs.stop(ref.team, job.metadata.name, principal=SYSTEM, platform=self._platform, why=why)

@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from rayplane.errors import InvalidInput, NotFound, RayplaneError
@@ -20,7 +21,16 @@ from rayplane.gateway.reconcile import inbox, runtime_env
 from rayplane.gateway.reconcile.attempts import End, message_of, verdict
 from rayplane.gateway.reconcile.logs import LogFollowers
 from rayplane.gateway.reconcile.look import Look
-from rayplane.gateway.reconcile.places import NotNow, OnCluster, OnOwnNodes, Place, Sight
+from rayplane.gateway.reconcile.parking import Until
+from rayplane.gateway.reconcile.places import (
+    ONBOARDING,
+    NotNow,
+    OnCluster,
+    OnOwnNodes,
+    Place,
+    Sight,
+    written_after,
+)
 from rayplane.gateway.reconcile.status import editing
 from rayplane.gateway.store.changes import log_of
 from rayplane.gateway.usecases import events
@@ -95,7 +105,7 @@ class JobReconciler:
         uid = submission_id.rpartition("-")[0]
         self._platform.store.changes.tell([log_of(uid)])
 
-    def reconcile(self, obj: Object) -> float | None:
+    def reconcile(self, obj: Object) -> float | Until | None:
         """Do the job's next thing."""
         look = Look(obj, self._clock())
         if look.status.phase in TERMINAL:
@@ -121,17 +131,18 @@ class JobReconciler:
             return OnOwnNodes(look, look.spec.nodes, self._platform, self._backends, self._rays, wake=self._wake)
         return OnCluster(look, self._platform, self._rays)
 
-    def _launch(self, look: Look, place: Place) -> float:
+    def _launch(self, look: Look, place: Place) -> float | Until:
         """Record the next attempt, to be begun; wait where something that it needs is not there yet."""
         ground = place.ground()
         if isinstance(ground, NotNow):
             if ground.never:
                 return self._finish(look, "Failed", ground.message)
-            return self._wait(look, ground.reason, ground.message)
+            return self._wait(look, ground)
         if look.spec.tracked and look.status.run_id is None:
             team = self._platform.store.get("Team", "", look.team)
             if team.status.get("phase") != "Ready":
-                return self._wait(look, "TeamNotReady", f"Team '{look.team}' is being onboarded.")
+                until = written_after(team, ONBOARDING)
+                return self._wait(look, NotNow("TeamNotReady", f"Team '{look.team}' is being onboarded.", until=until))
             self._allocate_run(look, ground.environment)
         number = len(look.status.attempts) + 1
         attempt = Attempt(
@@ -424,12 +435,23 @@ class JobReconciler:
         self._mlflow.set_tags(look.team, run_id, tags)
         self._mlflow.end_run(look.team, run_id, _RUN_END[final.phase])
 
-    def _wait(self, look: Look, reason: str, message: str) -> float:
-        with editing(self._platform.store, look.uid, JobStatus) as status:
+    def _wait(self, look: Look, why: NotNow) -> float | Until:
+        """Say what the job waits for, once, and leave it alone until that changes or its time is over."""
+
+        def say(status: JobStatus) -> None:
             status.phase = "Pending"
             status.observed_generation = look.obj.metadata.generation
-            status.set_condition("Scheduled", False, reason, message, look.obj.metadata.generation)
-        return SOON
+            status.set_condition("Scheduled", False, why.reason, why.message, look.obj.metadata.generation)
+
+        after = look.status.model_copy(deep=True)
+        say(after)
+        if after != look.status:  # thousands may wait: one that has said so takes no writer's turn
+            with editing(self._platform.store, look.uid, JobStatus) as status:
+                say(status)
+        if why.until is None:
+            return SOON
+        left = look.seconds_left if look.status.started_at is not None else None
+        return why.until if left is None else replace(why.until, within=max(ENDING, min(why.until.within, left)))
 
 
 def _default(end: End) -> str:

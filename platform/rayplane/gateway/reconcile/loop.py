@@ -2,6 +2,7 @@
 
 An object is due when it was written to, when its reconciler asked for it, or when somebody below says that it changed.
 Those that are at rest cost nothing: what was written is asked for by version, and the nearest due time is a heap's top.
+Nor do those that wait for another object (a job for its cluster): they are due when that one is written.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import itertools
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from typing import Protocol, runtime_checkable
 from rayplane.errors import NotFound, RayplaneError, Unavailable
 from rayplane.gateway import metrics
 from rayplane.gateway.reconcile.leader import Leader
+from rayplane.gateway.reconcile.parking import Parking, Until
 from rayplane.gateway.store.objects import Written
 from rayplane.gateway.usecases.platform import Platform
 from rayplane.nouns import by_kind
@@ -45,11 +48,12 @@ class Reconciler(Protocol):
 
     kind: str
 
-    def reconcile(self, obj: Object) -> float | None:
+    def reconcile(self, obj: Object) -> float | Until | None:
         """Do at most one bounded thing for the object.
 
-        Returns the seconds after which to be asked again, None if it is settled until it is written to. An error is
-        recorded on the object, and it is asked again with back-off. Called by one thread at a time for each object.
+        Returns the seconds after which to be asked again, None if it is settled until it is written to, Until if it
+        waits for another object to be. An error is recorded on the object, and it is asked again with back-off. Called
+        by one thread at a time for each object.
         """
         ...
 
@@ -84,6 +88,8 @@ class _Entry:
     failures: int = 0
     recorded: bool = False
     """Whether the object's status tells of the failures."""
+    version: int = 0
+    """The newest resource version that is known of it."""
 
 
 class Loop:
@@ -109,6 +115,10 @@ class Loop:
         """(due, a number that keeps their order, uid). An item counts only if it is its entry's due time."""
         self._order = itertools.count()
         self._lock = threading.Lock()
+        self._parking = Parking(platform.store.changes, self._tell)
+        """Which objects wait for another one. Guarded by the lock."""
+        self._told: deque[str] = deque()
+        """Objects that others wait for, and that were written since the last look."""
         self._nudge = threading.Event()
         self._written = threading.Event()
         self._stopping = threading.Event()
@@ -162,6 +172,11 @@ class Loop:
             self._written.set()
         self._nudge.set()
 
+    def _tell(self, uid: str) -> None:
+        """Others wait for this object, and it was written. Any thread may; one that has just written must not wait."""
+        self._told.append(uid)
+        self._nudge.set()
+
     def _run(self) -> None:
         while not self._stopping.is_set():
             pause = self._interval
@@ -191,6 +206,7 @@ class Loop:
                 for entry in self._entries.values():
                     entry.wanted = None
                 self._heap.clear()
+                self._parking.clear()
             for reconciler in stateful:
                 reconciler.stop()
 
@@ -214,6 +230,8 @@ class Loop:
             self._last_asked = now
             self._take_in(now)
         with self._lock:
+            while self._told:
+                self._release(self._told.popleft(), None, now)
             while self._heap and self._heap[0][0] <= now:
                 due, _, uid = heapq.heappop(self._heap)
                 entry = self._entries.get(uid)
@@ -228,6 +246,8 @@ class Loop:
         with self._lock:
             for item in written:
                 self._consider(item, now)
+                # This process' own writes were told of already; another's are not.
+                self._release(item.uid, item.version, now)
             if full:
                 self._last_full = now
                 present = {item.uid for item in written}
@@ -251,13 +271,22 @@ class Loop:
             return
         if entry is None:
             entry = self._entries[item.uid] = _Entry(reconciler)
+        entry.version = item.version
         if entry.wanted != item.wanted:
             entry.wanted = item.wanted
             self._schedule(item.uid, entry, now)
 
+    def _release(self, other: str, version: int | None, now: float) -> None:
+        """Look at those that wait for an object which was written. The lock is held."""
+        for uid in self._parking.release(other, version):
+            entry = self._entries.get(uid)
+            if entry is not None:
+                self._schedule(uid, entry, now)
+
     def _forget(self, uid: str) -> None:
         entry = self._entries.get(uid)
         if entry is not None and not entry.running:
+            self._parking.leave(uid)
             del self._entries[uid]
 
     def _schedule(self, uid: str, entry: _Entry, due: float) -> None:
@@ -271,12 +300,14 @@ class Loop:
     def _hand_over(self, uid: str, entry: _Entry, now: float) -> None:
         metrics.RECONCILE_LAG.labels(entry.reconciler.kind).set(max(0.0, now - entry.due))
         entry.running, entry.written, entry.woken = True, False, False
+        self._parking.leave(uid)
         assert self._pool is not None
         self._pool.submit(self._reconcile, entry.reconciler, uid, entry)
 
     def _reconcile(self, reconciler: Reconciler, uid: str, entry: _Entry) -> None:
         started = time.monotonic()
         due, gone = started + LONGEST_BACKOFF, False  # whatever goes wrong below: forgotten is only what is gone
+        until: Until | None = None
         try:
             # Read now: it may have been written to since it became due.
             obj = self._platform.store.get_by_uid(uid)
@@ -284,7 +315,9 @@ class Loop:
             if entry.recorded:
                 self._record(reconciler.kind, uid, None)
             entry.failures, entry.recorded = 0, False
-            due = float("inf") if again is None else time.monotonic() + again
+            until = again if isinstance(again, Until) else None
+            seconds = again.within if isinstance(again, Until) else again
+            due = float("inf") if seconds is None else time.monotonic() + seconds
         except NotFound as exc:
             if self._exists(uid):
                 due = self._failed(reconciler.kind, uid, entry, exc)
@@ -294,9 +327,9 @@ class Loop:
             due = self._failed(reconciler.kind, uid, entry, exc)
         finally:
             metrics.RECONCILE_SECONDS.labels(reconciler.kind).observe(time.monotonic() - started)
-            self._done(uid, entry, due, gone)
+            self._done(uid, entry, due, gone, until)
 
-    def _done(self, uid: str, entry: _Entry, due: float, gone: bool) -> None:
+    def _done(self, uid: str, entry: _Entry, due: float, gone: bool, until: Until | None) -> None:
         with self._lock:
             entry.running, entry.due = False, float("inf")
             if gone:
@@ -304,6 +337,11 @@ class Loop:
                 return
             if entry.written or (entry.woken and entry.failures == 0):
                 due = time.monotonic()
+            elif until is not None and self._leading:
+                self._parking.park(uid, until)
+                other = self._entries.get(until.uid)
+                if other is not None and other.version > until.version:  # written while this one was looked at
+                    due = time.monotonic()
             if due != float("inf"):
                 self._schedule(uid, entry, due)
             soonest = bool(self._heap) and self._heap[0][2] == uid

@@ -14,13 +14,17 @@ from rayplane.gateway.ray_rest import RayRest
 from rayplane.gateway.reconcile import holdings, launch
 from rayplane.gateway.reconcile.attempts import End, end_of
 from rayplane.gateway.reconcile.look import Look
+from rayplane.gateway.reconcile.parking import Until
 from rayplane.gateway.usecases import nodes as own_nodes
 from rayplane.gateway.usecases.platform import Platform, team_spec
+from rayplane.nouns.base import Object
 from rayplane.nouns.cluster import ClusterStatus, Endpoint, Nodes
 from rayplane.nouns.environment import Environment
 from rayplane.nouns.job import Attempt
 
 Rays = Callable[[Endpoint], RayRest]
+AT_REST, ONBOARDING = 300.0, 30.0
+"""Seconds after which to look at a job all the same that waits for its cluster to be written, or for its team."""
 _ENDED = {"succeeded": "Succeeded", "failed": "Failed", "stopped": "Stopped", "timed_out": "TimedOut"}
 
 
@@ -40,6 +44,8 @@ class NotNow:
     reason: str
     message: str
     never: bool = False
+    until: Until | None = None
+    """The object whose change may end that."""
 
 
 @dataclass(frozen=True)
@@ -94,10 +100,12 @@ class OnCluster:
         self._where = f"'{look.team}/{look.spec.cluster}'"
         self._cluster: ClusterStatus | None = None
         self._going = False
+        self._until: Until | None = None
         try:
             found = platform.store.get("Cluster", look.team, look.spec.cluster)
         except NotFound:
             return
+        self._until = written_after(found, AT_REST)
         self._cluster = ClusterStatus.model_validate(found.status)
         self._going = found.metadata.deleted_at is not None
 
@@ -107,7 +115,7 @@ class OnCluster:
         if cluster is None or self._going:
             return NotNow("ClusterGone", f"Cluster {self._where} was deleted.", never=True)
         if cluster.phase != "Ready" or cluster.endpoint is None or cluster.incarnation is None:
-            return NotNow("ClusterNotReady", self._why_not_ready(cluster))
+            return NotNow("ClusterNotReady", self._why_not_ready(cluster), until=self._until)
         return Ground(cluster.incarnation, cluster.environment)
 
     def sight(self, attempt: Attempt) -> Sight:
@@ -182,7 +190,7 @@ class OnOwnNodes:
         """Anywhere, once the team has its place and its credentials."""
         lacking = launch.team_lacks(self._platform, self._team, self._place, self._backend, self._wake)
         if lacking:
-            return NotNow("TeamNotReady", lacking)
+            return NotNow("TeamNotReady", lacking, until=written_after(self._team, ONBOARDING))
         return Ground(environment=self._backend.environment(self._nodes.as_cluster()))
 
     def sight(self, attempt: Attempt) -> Sight:
@@ -249,6 +257,11 @@ class OnOwnNodes:
 
     def _ref(self, attempt: Attempt) -> JobRef:
         return JobRef(team=self._look.team, name=self._look.name, uid=self._look.uid, attempt=attempt.number)
+
+
+def written_after(other: Object, within: float) -> Until:
+    """Wait until the object is written after it was seen so, or for ``within`` seconds."""
+    return Until(other.metadata.uid, other.metadata.resource_version, within)
 
 
 def _asked(ray: RayRest, attempt: Attempt, *, timed_out: bool) -> Sight:

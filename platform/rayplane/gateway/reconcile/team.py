@@ -10,6 +10,7 @@ from pathlib import Path
 from rayplane.gateway.backends.base import Backend, Capability, TeamRef
 from rayplane.gateway.mlflow_rest import MlflowRest
 from rayplane.gateway.reconcile.status import editing
+from rayplane.gateway.store.objects import NO_CLUSTER
 from rayplane.gateway.usecases.platform import Platform, team_spec
 from rayplane.nouns.base import Object
 from rayplane.nouns.job import UNFINISHED
@@ -77,7 +78,8 @@ class TeamReconciler:
         store = self._platform.store
         asked = [cluster.spec for cluster in store.each("Cluster", team)]
         asked += [service.spec.get("nodes") or {} for service in store.each("Service", team)]
-        asked += [job.spec.get("nodes") or {} for job in store.each("Job", team, phases=UNFINISHED)]
+        own = store.each("Job", team, phases=UNFINISHED, cluster=NO_CLUSTER)
+        asked += [job.spec.get("nodes") or {} for job in own]
         named = {place.get("backend") or spec.backend for place in asked}
         return sorted(n for n in {spec.backend, *named} if Capability.TEAM in self._backends(n).capabilities)
 

@@ -18,6 +18,8 @@ from rayplane.gateway.store.paging import Page, check_limit, decode_cursor, enco
 from rayplane.gateway.store.tables import objects, revision
 from rayplane.nouns.base import Metadata, Object, Status, check_instant
 
+NO_CLUSTER = ""
+"""Stands for no cluster where objects are asked for by the one that their spec names."""
 Change = Literal["created", "changed", "unchanged"]
 
 # Statements that every look and every write need, built once: building one costs more than it takes SQLite to answer.
@@ -29,10 +31,15 @@ _BY_NAME = select(objects).where(
 )
 _BY_UID = select(objects).where(objects.c.uid == bindparam("uid"))
 _UPDATE = update(objects).where(objects.c.uid == bindparam("which")).returning(*objects.c)
+_IN_ORDER = (objects.c.created_at, objects.c.uid)
+# Few objects are in the phases that are asked for (that have not ended): they are found by phase and then sorted. For
+# the bare columns SQLite would go through all that the team has, which an index holds in this order.
+_SORTED = tuple(func.coalesce(column, column) for column in _IN_ORDER)
 _WRITTEN = select(
     *(objects.c.uid, objects.c.kind, objects.c.phase, objects.c.resource_version),
     *(objects.c.generation, objects.c.deleted_at, objects.c.removed_at),
 )
+_PRESENT = _WRITTEN.where(objects.c.removed_at.is_(None)).order_by(objects.c.resource_version)
 _WRITTEN_AFTER = _WRITTEN.where(objects.c.resource_version > bindparam("after")).order_by(objects.c.resource_version)
 
 
@@ -51,8 +58,7 @@ class Written:
     """Whether it was removed, and is history."""
 
 
-Names: TypeAlias = list[str]  # in the class below, `list` is its method
-Changes: TypeAlias = list[Written]
+Changes: TypeAlias = list[Written]  # in the class below, `list` is its method
 
 
 class Objects(Database):
@@ -99,7 +105,7 @@ class Objects(Database):
         with self._read() as connection:
             row = _by_name(connection, kind, team, name)
             if row is None:
-                raise _not_found(kind, team, name, self._names(connection, kind, team))
+                raise not_found(connection, kind, team, name)
             return _object(row)
 
     def find(self, kind: str, team: str, external_id: str) -> Object | None:
@@ -123,16 +129,17 @@ class Objects(Database):
         limit: int = 100,
         cursor: str | None = None,
         phases: Collection[str] | None = None,
+        cluster: str | None = None,
     ) -> Page[Object]:
         """A page of objects, oldest first; ``team`` None means all. Raises InvalidInput on a bad cursor or limit."""
         query = (
             select(objects)
-            .where(*_filter(kind, team, labels, phases), objects.c.removed_at.is_(None))
-            .order_by(objects.c.created_at, objects.c.uid)
+            .where(*_filter(kind, team, labels, phases, cluster), objects.c.removed_at.is_(None))
+            .order_by(*(_IN_ORDER if phases is None else _SORTED))
             .limit(check_limit(limit) + 1)
         )
         if cursor is not None:
-            created_at, uid = _position(cursor)
+            created_at, uid = position(cursor)
             query = query.where(tuple_(objects.c.created_at, objects.c.uid) > tuple_(created_at, uid))
         with self._read() as connection:
             rows = connection.execute(query).all()
@@ -149,21 +156,28 @@ class Objects(Database):
         *,
         labels: Mapping[str, str] | None = None,
         phases: Collection[str] | None = None,
+        cluster: str | None = None,
     ) -> Iterator[Object]:
-        """All objects, oldest first, page by page."""
+        """All objects, oldest first, page by page. ``cluster``: only those whose spec names it; NO_CLUSTER: none."""
         cursor: str | None = None
         while True:
-            page = self.list(kind, team, labels=labels, phases=phases, limit=500, cursor=cursor)
+            page = self.list(kind, team, labels=labels, phases=phases, cluster=cluster, limit=500, cursor=cursor)
             yield from page.items
             cursor = page.next_cursor
             if cursor is None:
                 return
 
     def count(
-        self, kind: str, team: str | None = None, *, labels: Mapping[str, str] | None = None, removed: bool = False
+        self,
+        kind: str,
+        team: str | None = None,
+        *,
+        labels: Mapping[str, str] | None = None,
+        phases: Collection[str] | None = None,
+        removed: bool = False,
     ) -> int:
         """How many objects there are; with ``removed``, how many there ever were."""
-        query = select(func.count()).select_from(objects).where(*_filter(kind, team, labels, None))
+        query = select(func.count()).select_from(objects).where(*_filter(kind, team, labels, phases))
         if not removed:
             query = query.where(objects.c.removed_at.is_(None))
         with self._read() as connection:
@@ -188,7 +202,7 @@ class Objects(Database):
             if after is None:
                 # Asked first: what is committed between the two questions is told again, rather than never.
                 newest = int(connection.execute(select(revision.c.value)).scalar_one())
-                rows = connection.execute(_WRITTEN.where(objects.c.removed_at.is_(None))).all()
+                rows = connection.execute(_PRESENT).all()
             else:
                 newest, rows = after, connection.execute(_WRITTEN_AFTER, {"after": after}).all()
         found = [Written(row[0], row[1], row[2], row[3], (row[4], row[5]), row[6] is not None) for row in rows]
@@ -270,7 +284,7 @@ class Objects(Database):
                 f"{_title(kind, team, taken.metadata.name)} is known as '{external_id}' already.",
                 remedy="Choose another id.",
             )
-        now, plain = self._clock(), _plain(status or {})
+        now, plain, plain_spec = self._clock(), _plain(status or {}), _plain(spec)
         values = {
             "uid": uuid.uuid4().hex,
             "kind": kind,
@@ -283,9 +297,10 @@ class Objects(Database):
             "owner": owner,
             "created_at": now,
             "updated_at": now,
-            "spec": _plain(spec),
+            "spec": plain_spec,
             "status": plain,
             "phase": str(plain.get("phase", "")),
+            "cluster": _cluster(plain_spec),
         }
         return _object(connection.execute(insert(objects).values(values).returning(*objects.c)).one())
 
@@ -302,6 +317,8 @@ class Objects(Database):
     def _update(self, connection: Connection, uid: str, **values: Any) -> Object:
         values["resource_version"] = self._next_version(connection)
         values["updated_at"] = self._clock()
+        if "spec" in values:
+            values["cluster"] = _cluster(values["spec"])
         self._note_write(uid)
         return _object(connection.execute(_UPDATE, {**values, "which": uid}).one())
 
@@ -310,12 +327,6 @@ class Objects(Database):
         if row is None or (row.removed_at is not None and not removed):
             raise NotFound(f"There is no object with uid '{uid}'.", remedy="It was deleted, or never was.")
         return row
-
-    def _names(self, connection: Connection, kind: str, team: str) -> Names:
-        query = select(objects.c.name).where(
-            objects.c.kind == kind, objects.c.team == team, objects.c.removed_at.is_(None)
-        )
-        return [row.name for row in connection.execute(query.limit(1000))]
 
 
 def check_precondition(title: str, version: int | None, *, if_match: int | None, if_absent: bool = False) -> None:
@@ -339,18 +350,31 @@ def _by_name(connection: Connection, kind: str, team: str, name: str) -> Row[Any
 
 
 def _filter(
-    kind: str, team: str | None, labels: Mapping[str, str] | None, phases: Collection[str] | None
+    kind: str,
+    team: str | None,
+    labels: Mapping[str, str] | None,
+    phases: Collection[str] | None,
+    cluster: str | None = None,
 ) -> Iterator[ColumnElement[bool]]:
     yield objects.c.kind == kind
     if team is not None:
         yield objects.c.team == team
+    if cluster is not None:
+        yield objects.c.cluster.is_(None) if cluster == NO_CLUSTER else objects.c.cluster == cluster
     if phases is not None:
         yield objects.c.phase.in_(sorted(phases))
     for key, value in (labels or {}).items():
-        yield objects.c.labels[key].as_string() == value
+        yield label_is(key, value)
 
 
-def _position(cursor: str) -> tuple[datetime, str]:
+def label_is(key: str, value: str) -> ColumnElement[bool]:
+    """The condition that an object has a label."""
+    condition: ColumnElement[bool] = objects.c.labels[key].as_string() == value
+    return condition
+
+
+def position(cursor: str) -> tuple[datetime, str]:
+    """(when the last object of a page was made, its uid); raises InvalidInput on a bad cursor."""
     created_at, uid = decode_cursor(cursor, str, 2)
     try:
         instant = datetime.fromisoformat(str(created_at))
@@ -367,6 +391,12 @@ def _plain(value: Status | Mapping[str, Any]) -> dict[str, Any]:
     data = value.model_dump(mode="json") if isinstance(value, Status) else dict(value)
     plain: dict[str, Any] = json.loads(to_json(data))
     return plain
+
+
+def _cluster(spec: Mapping[str, Any]) -> str | None:
+    """The cluster that a spec names."""
+    named = spec.get("cluster")
+    return named if isinstance(named, str) else None
 
 
 def _object(row: Row[Any]) -> Object:
@@ -394,7 +424,10 @@ def _title(kind: str, team: str, name: str) -> str:
     return f"{kind} '{f'{team}/' if team else ''}{name}'"
 
 
-def _not_found(kind: str, team: str, name: str, names: list[str]) -> NotFound:
+def not_found(connection: Connection, kind: str, team: str, name: str) -> NotFound:
+    """That there is no such object, with the nearest name that there is."""
+    live = (objects.c.kind == kind, objects.c.team == team, objects.c.removed_at.is_(None))
+    names = [row.name for row in connection.execute(select(objects.c.name).where(*live).limit(1000))]
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     if near:
         remedy = f"Did you mean '{near[0]}'?"

@@ -16,7 +16,7 @@ from rayplane.gateway.usecases.team import check_backend
 from rayplane.nouns.base import Object, utcnow
 from rayplane.nouns.cluster import ClusterSpec, ClusterStatus, ClusterUsage, Lease
 from rayplane.nouns.events import Operation
-from rayplane.nouns.job import TERMINAL, UNFINISHED
+from rayplane.nouns.job import UNFINISHED
 from rayplane.nouns.team import TeamSpec, Usage
 
 
@@ -256,16 +256,16 @@ def resume_for_work(cluster: Object, platform: Platform) -> str:
 
 def work_of(team: str, name: str, platform: Platform) -> str:
     """What the platform has to do on a cluster: a job that has not ended, or a service; empty if nothing."""
-    for job in platform.store.each("Job", team, phases=UNFINISHED):
-        if job.spec.get("cluster") == name:
-            return f"job '{job.metadata.name}'"
+    job = next(platform.store.each("Job", team, phases=UNFINISHED, cluster=name), None)
+    if job is not None:
+        return f"job '{job.metadata.name}'"
     services = services_of(team, name, platform)
     return f"service '{services[0]}'" if services else ""
 
 
 def services_of(team: str, name: str, platform: Platform) -> list[str]:
     """The services that the cluster hosts."""
-    return [s.metadata.name for s in platform.store.each("Service", team) if s.spec.get("cluster") == name]
+    return [service.metadata.name for service in platform.store.each("Service", team, cluster=name)]
 
 
 def terms_of(spec: ClusterSpec, team: TeamSpec, reader: Reader) -> lifetime.Terms:
@@ -339,11 +339,7 @@ def check_deletion(cluster: Object, platform: Platform) -> None:
             f"Cluster '{team}/{name}' hosts {_listed('service', services)}.",
             remedy=f"Delete it first: rayplane service delete {services[0]} --team {team}",
         )
-    jobs = [
-        job.metadata.name
-        for job in platform.store.each("Job", team)
-        if job.spec.get("cluster") == name and job.status.get("phase") not in TERMINAL
-    ]
+    jobs = [job.metadata.name for job in platform.store.each("Job", team or "", phases=UNFINISHED, cluster=name)]
     if jobs:
         raise Conflict(
             f"Cluster '{team}/{name}' runs {_listed('job', jobs)}.",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rayplane.errors import Conflict, Forbidden, InvalidInput, InvalidSpec, NotFound, Refused, Unauthenticated
+from rayplane.gateway.admission import quota
 from rayplane.gateway.admission.env import check_env, check_names, check_values
 from rayplane.gateway.admission.roles import Principal, authorize
 from rayplane.gateway.admission.versions import declared_by, require_match
@@ -20,7 +21,7 @@ from rayplane.gateway.usecases.platform import Platform, team_spec
 from rayplane.nouns.base import MAX_NAME, Object, check_name
 from rayplane.nouns.cluster import ClusterSpec, ClusterStatus
 from rayplane.nouns.environment import Environment
-from rayplane.nouns.job import TERMINAL, FeastAccess, JobSpec, JobStatus, MlflowAccess, RunContext
+from rayplane.nouns.job import TERMINAL, UNFINISHED, FeastAccess, JobSpec, JobStatus, MlflowAccess, RunContext
 from rayplane.storage import layout
 
 GIT_COMMIT = "rayplane.git_commit"
@@ -88,6 +89,7 @@ def place(
         if (known := _known(spec, team, name, platform)) is not None:
             return _relabel(known, wish, principal, platform)
         name = name or _new_name(spec, team, platform)
+        _check_quota(owner, name, platform)
         if spec.cluster is not None:
             note_work(platform.cluster(team, spec.cluster), platform)
         elif spec.nodes is not None:
@@ -96,6 +98,15 @@ def place(
         return _write(
             spec, team, name, {**_pipeline_labels(spec), **(labels or {})}, status, principal, platform, if_match
         ), "created"
+
+
+def _check_quota(team: Object, name: str, platform: Platform) -> None:
+    """Raise Refused if the team has as many jobs as it may. To be called in the transaction that writes the job."""
+    limits = team_spec(team).quota
+    if limits.jobs is None:
+        return
+    others = platform.store.count("Job", team.metadata.name, phases=UNFINISHED)
+    quota.require_job(limits, others, what=f"Job '{team.metadata.name}/{name}'")
 
 
 def check_content(spec: JobSpec, team: str, platform: Platform) -> None:

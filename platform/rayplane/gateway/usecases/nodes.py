@@ -8,6 +8,7 @@ from rayplane.errors import Refused, Unsupported
 from rayplane.gateway.admission import quota
 from rayplane.gateway.admission.sizes import size_of
 from rayplane.gateway.backends.base import Capability, JobRef, Reader, ServiceRef
+from rayplane.gateway.store.objects import NO_CLUSTER
 from rayplane.gateway.usecases.platform import Platform, team_spec
 from rayplane.gateway.usecases.team import check_backend
 from rayplane.nouns.base import Object
@@ -15,7 +16,7 @@ from rayplane.nouns.cluster import ClusterSpec, Nodes
 from rayplane.nouns.environment import Environment
 from rayplane.nouns.job import UNFINISHED, JobSpec
 from rayplane.nouns.service import ServiceSpec
-from rayplane.nouns.team import Quota, TeamSpec, Usage
+from rayplane.nouns.team import TeamSpec, Usage
 
 
 def backend_of(nodes: Nodes, team: TeamSpec) -> str:
@@ -57,7 +58,7 @@ def check_quota(team: Object, kind: str, name: str, wanted: Usage, held: Usage |
     both take the last of it.
     """
     spec = team_spec(team)
-    if spec.quota == Quota():
+    if not quota.limits_compute(spec.quota):
         return
     others = quota.total(
         usage
@@ -82,7 +83,7 @@ def _holders(team: str, spec: TeamSpec, platform: Platform) -> Iterator[tuple[Ob
     for service in platform.store.each("Service", team):
         if (nodes := service.spec.get("nodes")) is not None:
             yield service, demand(Nodes.model_validate(nodes).as_cluster(), spec)
-    for job in platform.store.each("Job", team, phases=UNFINISHED):
+    for job in platform.store.each("Job", team, phases=UNFINISHED, cluster=NO_CLUSTER):
         # A job ends only after its nodes are freed.
         if (nodes := job.spec.get("nodes")) is not None:
             yield job, demand(Nodes.model_validate(nodes).as_cluster(), spec)

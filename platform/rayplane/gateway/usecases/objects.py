@@ -11,6 +11,7 @@ from rayplane.errors import InvalidSpec, NotFound, PreconditionFailed
 from rayplane.gateway.admission.roles import Principal, authorize
 from rayplane.gateway.store import Page
 from rayplane.gateway.store.objects import Change
+from rayplane.gateway.store.texts import ObjectText, View
 from rayplane.gateway.usecases import cluster, datasets, job, operations, pipeline, service
 from rayplane.gateway.usecases import team as teams
 from rayplane.gateway.usecases.platform import Platform
@@ -79,6 +80,13 @@ def get(kind: str, team: str, name: str, *, principal: Principal, platform: Plat
     return platform.store.get(kind, team if noun.team_scoped else "", name)
 
 
+def text(kind: str, team: str, name: str, *, principal: Principal, platform: Platform) -> ObjectText:
+    """One object as JSON, for whoever only passes it on; raises NotFound with the nearest name."""
+    noun = by_kind(kind)
+    authorize(principal, "read", team if noun.team_scoped else name)
+    return platform.store.text(kind, team if noun.team_scoped else "", name)
+
+
 def list(
     kind: str,
     team: str | None,
@@ -86,22 +94,21 @@ def list(
     labels: dict[str, str] | None = None,
     limit: int = 100,
     cursor: str | None = None,
+    view: View = "full",
     principal: Principal,
     platform: Platform,
-) -> Page[Object]:
-    """A page of a team's objects, oldest first; of all teams that the principal may read, for kind Team."""
-    noun = by_kind(kind)
-    if noun.team_scoped:
-        authorize(principal, "read", team)
-        if team is not None:
-            platform.store.get("Team", "", team)
-        elif principal.team is not None:
-            team = principal.team
-        return platform.store.list(kind, team, labels=labels, limit=limit, cursor=cursor)
-    authorize(principal, "read")
-    if principal.team is not None:
-        return Page([platform.store.get(kind, "", principal.team)])
-    return platform.store.list(kind, "", labels=labels, limit=limit, cursor=cursor)
+) -> Page[str]:
+    """A page of a team's objects as JSON, oldest first. Raises NotFound for an unknown team.
+
+    ``team`` is None for kind Team: all teams that the principal may read.
+    """
+    authorize(principal, "read", team)
+    store = platform.store
+    if team is not None:
+        store.require("Team", "", team)
+    elif principal.team is not None:
+        return Page([store.text(kind, "", principal.team, view=view).json])
+    return store.texts(kind, team or "", labels=labels, limit=limit, cursor=cursor, view=view)
 
 
 def delete(

@@ -44,6 +44,25 @@ def test_gateways_that_start_at_once_migrate_one_database(store_url: str) -> Non
     store.close()
 
 
+def test_objects_of_an_older_version_are_found_by_their_cluster(store: Store, store_url: str) -> None:
+    specs = {"on": {"cluster": "dev"}, "own": {"cluster": None}, "without": {}, "odd": {"cluster": ["dev"]}}
+    for name, spec in specs.items():
+        store.put("Job", "growth", name, spec, owner="ada")
+    store.close()
+    engine = create_engine(store_url)
+    with engine.begin() as connection:  # as version 0002 left it
+        for index in ("page", "phase", "cluster", "team"):
+            connection.execute(text(f"DROP INDEX ix_objects_{index}"))
+        connection.execute(text("ALTER TABLE objects DROP COLUMN cluster"))
+        connection.execute(text("CREATE INDEX ix_objects_page ON objects (kind, team, created_at, uid)"))
+        connection.execute(text("CREATE INDEX ix_objects_phase ON objects (kind, phase)"))
+        connection.execute(text("UPDATE alembic_version SET version_num = '0002'"))
+    engine.dispose()
+    store.migrate()
+    assert [obj.metadata.name for obj in store.each("Job", "growth", cluster="dev")] == ["on"]
+    assert store.count("Job", "growth") == len(specs)
+
+
 def test_a_database_of_a_newer_rayplane_is_refused(store: Store, store_url: str) -> None:
     engine = create_engine(store_url)
     with engine.begin() as connection:
@@ -95,4 +114,4 @@ def test_the_migrations_are_files_of_the_package() -> None:
     folder = files("rayplane.gateway.store") / "migrations"
     assert (folder / "env.py").is_file()
     found = sorted(p.name for p in (folder / "versions").iterdir() if p.name.startswith("r"))
-    assert found == ["r0001_first.py", "r0002_changes_and_leases.py"]
+    assert found == ["r0001_first.py", "r0002_changes_and_leases.py", "r0003_lists.py"]

@@ -15,6 +15,7 @@ from rayplane.gateway.backends.base import Capability
 from rayplane.gateway.usecases import job, packages
 from rayplane.nouns.base import Object, check_name
 from rayplane.nouns.job import JobSpec
+from rayplane.nouns.team import TeamSpec
 from rayplane.storage import layout
 from rayplane.testing.fakes import ENVIRONMENT
 
@@ -277,3 +278,24 @@ def test_the_token_of_a_cluster_that_is_gone_is_worth_nothing(bench: Any) -> Non
     bench.store.remove(bench.store.get("Cluster", "growth", "dev").metadata.uid)
     with pytest.raises(Unauthenticated, match="cluster is gone"):
         job.run_context(None, principal=principal, platform=bench.platform)
+
+
+def test_a_team_has_no_more_jobs_that_have_not_ended_than_its_quota_says(bench: Any, ada: Principal) -> None:
+    bench.apply("Team", "growth", {"quota": {"jobs": 2}}, team="")
+    submit(bench, ada, "one")
+    submit(bench, ada, "two", cluster=None, nodes={"size": "small"})
+    said = r"'growth/three' does not fit: quota 'jobs' is exceeded \(2 have not ended \+ 1 wanted of 2\)"
+    with pytest.raises(Refused, match=said) as refused:
+        submit(bench, ada, "three")
+    assert "rayplane job stop" in (refused.value.remedy or "")
+    assert submit(bench, ada, "one").metadata.name == "one", "what is there already is no new job"
+    for name in ("one", "two"):
+        bench.settle("Job", name, "Succeeded")
+    submit(bench, ada, "three")
+    bench.apply("Team", "growth", {"quota": {"jobs": None}}, team="")
+    for number in range(5):
+        submit(bench, ada, f"more-{number}")
+
+
+def test_a_team_that_says_nothing_of_jobs_may_have_ten_thousand(bench: Any) -> None:
+    assert TeamSpec.model_validate(bench.store.get("Team", "", "growth").spec).quota.jobs == 10_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -279,7 +280,7 @@ def test_a_teams_principal_lists_its_own_team_alone(bench: Any, ada: Principal) 
 
     def names(principal: Principal) -> list[str]:
         page = objects.list("Team", None, principal=principal, platform=bench.platform)
-        return [team.metadata.name for team in page.items]
+        return [json.loads(team)["metadata"]["name"] for team in page.items]
 
     assert names(ada) == ["growth", "ads"]
     assert names(member) == ["growth"]

@@ -361,3 +361,11 @@ def test_what_a_cluster_past_its_lifetime_would_not_take_is_refused(bench: Any) 
         doc("Cluster", "dev", {"max_lifetime": "1h"}),
     ):
         assert any("takes nothing new" in message for message in messages(only(bench, refused))), refused.kind
+
+
+def test_jobs_beyond_the_quota_are_told_together_with_their_neighbours(bench: Any) -> None:
+    bench.apply("Team", "growth", {"quota": {"jobs": 1}}, team="")
+    jobs = [doc("Job", name, {"entrypoint": "true", "cluster": "dev"}) for name in ("a", "b")]
+    found = planned(bench, *jobs).documents
+    assert messages(found[0]) == []
+    assert "quota 'jobs' is exceeded (1 have not ended + 1 wanted of 1)" in messages(found[1])[0]

@@ -1,0 +1,168 @@
+"""What one gateway process takes: lists, single objects, Ray's list of jobs, and jobs that wait.
+
+python -m benchmarks.gateway [--jobs N] [--waiting N] [--seconds S] [--part lists|waiting ...]
+
+Prints JSON. One gateway in a new home, with one worker as `rayplane up` starts it, on a store that holds a team, its
+suspended cluster and 10,000 jobs that have ended; asked over HTTP on loopback, by connections that are kept. Parts:
+
+- lists: lists of 100 jobs (whole, and in the summary view), single jobs, and the route that stock `ray job list` asks.
+- waiting: CPU of the gateway at rest, then with jobs that wait for the suspended cluster, then with the same stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.at_the_gateway.asking import Connection, latencies, rate
+from benchmarks.at_the_gateway.jobs import CLUSTER, TEAM, fill, name_of
+from benchmarks.at_the_gateway.process import Gateway, gateway
+from benchmarks.shared.figures import check, check_least, say
+
+PARTS = ("lists", "waiting")
+CONNECTIONS = 4
+JOBS = f"/v1/teams/{TEAM}/jobs"
+RAY_JOBS = f"/{TEAM}/{CLUSTER}/api/jobs/"
+RAY_ROUNDS = 200
+SETTLE = 10.0
+PATIENCE = 300.0
+LEAST_LISTS, LEAST_SUMMARIES, LEAST_GETS = 300.0, 1000.0, 1000.0
+MOST_RAY_LIST, MOST_WAITING_CORES = 0.2, 0.02
+
+
+def measure(jobs: int, waiting: int, seconds: float, parts: tuple[str, ...]) -> dict[str, Any]:
+    """The figures of the parts."""
+    load = os.getloadavg()[0]
+    figures: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(prefix="rp-bench-") as folder:
+        say(f"{jobs} jobs are put into a new store")
+        with gateway(Path(folder), partial(fill, ended=jobs)) as server:
+            if "waiting" in parts:  # first: what was asked before would still be at work
+                figures["waiting"] = _waiting(server, waiting, seconds)
+            if "lists" in parts:
+                figures["lists"] = _lists(server, jobs, seconds)
+            figures["resident_mb"] = round(server.resident_mb(), 1)
+    return {
+        "figure": "what one gateway process takes",
+        "jobs": jobs,
+        "load": round(load, 2),
+        "load_after": round(os.getloadavg()[0], 2),
+        **figures,
+        "checks": list(_checks(figures)),
+    }
+
+
+def _lists(server: Gateway, jobs: int, seconds: float) -> dict[str, Any]:
+    with server.connect() as connection:
+        cursors = _cursors(connection)
+        listed = json.loads(connection.ask(RAY_JOBS))
+        say("the list that Ray's clients ask for")
+        taken = latencies(connection, RAY_JOBS, RAY_ROUNDS)
+    paths = [f"{JOBS}?limit=100&cursor={cursor}" for cursor in cursors]
+    asked = partial(rate, server, connections=CONNECTIONS, seconds=seconds)
+    say("lists of 100, whole and in summary; single jobs")
+    return {
+        "list_of_100": asked(path=lambda number: paths[number % len(paths)]),
+        "summary_of_100": asked(path=lambda number: f"{paths[number % len(paths)]}&view=summary"),
+        "get_one": asked(path=lambda number: f"{JOBS}/{name_of(number * 7 % jobs)}"),
+        "ray_job_list": {
+            "jobs": len(listed),
+            "median_seconds": round(taken[len(taken) // 2], 4),
+            "p99_seconds": round(taken[int(len(taken) * 0.99)], 4),
+        },
+    }
+
+
+def _cursors(connection: Connection) -> list[str]:
+    """Those of all pages but the first."""
+    cursors: list[str] = []
+    page = json.loads(connection.ask(f"{JOBS}?limit=100"))
+    while page["next_cursor"] is not None:
+        cursors.append(page["next_cursor"])
+        page = json.loads(connection.ask(f"{JOBS}?limit=100&cursor={cursors[-1]}"))
+    return cursors[:-1] or cursors
+
+
+def _waiting(server: Gateway, count: int, seconds: float) -> dict[str, Any]:
+    time.sleep(SETTLE)
+    say("the gateway at rest")
+    rest = server.cores(seconds)
+    say(f"{count} jobs wait for a suspended cluster")
+    names = [f"waiting-{number:05}" for number in range(count)]
+    with server.connect() as connection:
+        for name in names:
+            spec = {"entrypoint": "true", "cluster": CLUSTER, "tracked": False}
+            connection.ask(JOBS, {"metadata": {"name": name}, "spec": spec})
+        _await(connection, names, lambda job: bool(job["status"]["conditions"]))
+    time.sleep(SETTLE)
+    waiting = server.cores(seconds)
+    say("all of them are stopped")
+    began = time.monotonic()
+    with server.connect() as connection:  # another: the gateway closes one on which nothing is asked
+        for name in names:
+            connection.ask(f"{JOBS}/{name}/stop", {})
+        _await(connection, names, lambda job: job["status"]["phase"] == "Stopped")
+    stopping = time.monotonic() - began
+    time.sleep(SETTLE)
+    return {
+        "jobs": count,
+        "cores_at_rest": round(rest, 4),
+        "cores_with_waiting_jobs": round(waiting, 4),
+        "cores_of_waiting_jobs": round(max(0.0, waiting - rest), 4),
+        "seconds_to_stop_all": round(stopping, 2),
+        "cores_with_stopped_jobs": round(server.cores(seconds), 4),
+    }
+
+
+def _await(connection: Connection, names: list[str], done: Any) -> None:
+    deadline = time.monotonic() + PATIENCE
+    for name in names:
+        while not done(json.loads(connection.ask(f"{JOBS}/{name}"))):
+            if time.monotonic() > deadline:
+                raise SystemExit(f"job '{name}' was not looked at in {PATIENCE:g} s")
+            time.sleep(0.1)
+
+
+def _checks(figures: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Each figure that is wanted, of the parts that were measured."""
+    if "lists" in figures:
+        lists = figures["lists"]
+        yield check_least("lists of 100 jobs a second", lists["list_of_100"]["per_second"], LEAST_LISTS)
+        yield check_least(
+            "lists of 100 jobs in the summary view a second",
+            lists["summary_of_100"]["per_second"],
+            LEAST_SUMMARIES,
+            "goal",
+        )
+        yield check_least("single jobs a second", lists["get_one"]["per_second"], LEAST_GETS)
+        yield check("p99 seconds of ray job list", lists["ray_job_list"]["p99_seconds"], MOST_RAY_LIST)
+    if "waiting" in figures:
+        waiting = figures["waiting"]
+        name = f"cores used by {waiting['jobs']} waiting jobs"
+        yield check(name, waiting["cores_of_waiting_jobs"], MOST_WAITING_CORES)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description="Measure what one gateway process takes.")
+    parser.add_argument("--jobs", type=int, default=10_000, help="Jobs in the store, all of which have ended.")
+    parser.add_argument("--waiting", type=int, default=1000, help="Jobs that wait.")
+    parser.add_argument("--seconds", type=float, default=20.0, help="How long each figure is measured.")
+    parser.add_argument("--part", choices=PARTS, action="append", help="A part to measure; all if none is named.")
+    asked = parser.parse_args()
+    if asked.jobs < 300 or asked.waiting < 1 or asked.seconds <= 0:
+        parser.error("--jobs must be at least 300, --waiting at least 1, --seconds more than 0")
+    # Without bytecode the gateway would compile itself anew.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    print(json.dumps(measure(asked.jobs, asked.waiting, asked.seconds, tuple(asked.part or PARTS))))
+
+
+if __name__ == "__main__":
+    main()
