@@ -12,7 +12,7 @@ def raised(before: TeamSpec, wanted: TeamSpec) -> list[str]:
     more = []
     if wanted.backend != before.backend:
         more.append("backend")
-    for name in (*_AMOUNTS, "clusters"):
+    for name in (*_AMOUNTS, "clusters", "jobs"):
         if _more(getattr(before.quota, name), getattr(wanted.quota, name)):
             more.append(f"quota.{name}")
     for name, size in wanted.sizes.items():

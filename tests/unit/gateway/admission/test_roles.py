@@ -45,6 +45,8 @@ def test_metrics_are_read_by_who_is_there_for_it() -> None:
         ({"quota": {"cpu": 9, "memory": "16Gi", "clusters": 2}}, ["quota.cpu"]),
         ({"quota": {}}, ["quota.cpu", "quota.memory", "quota.clusters"]),
         ({"quota": {"cpu": 8, "memory": "16Gi", "clusters": 3}}, ["quota.clusters"]),
+        ({"quota": {"cpu": 8, "memory": "16Gi", "clusters": 2, "jobs": 10_001}}, ["quota.jobs"]),
+        ({"quota": {"cpu": 8, "memory": "16Gi", "clusters": 2, "jobs": None}}, ["quota.jobs"]),
         ({"sizes": {"small": {"cpu": 1, "memory": "1Gi"}}}, []),
         ({"sizes": {"small": {"cpu": 2, "memory": "4Gi", "gpu": 1}}}, ["sizes.small"]),
         ({"sizes": {"small": {"cpu": 2, "memory": "4Gi"}, "new": {"cpu": 1, "memory": "1Gi"}}}, ["sizes.new"]),

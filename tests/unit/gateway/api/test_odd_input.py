@@ -388,7 +388,7 @@ def test_a_key_with_another_precondition_is_another_request(growth: TestClient, 
 
 
 def test_a_database_that_stays_locked_is_503_in_bounded_time_and_not_ready(
-    tmp_path: Path, migrated: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database, "LOCK_SECONDS", 0.5)
     with platform_without_compute(tmp_path) as platform:
