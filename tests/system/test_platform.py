@@ -71,6 +71,14 @@ def test_mlflow_lets_in_its_admin_and_nobody_without_a_password(platform_up: Loc
     assert httpx.get(url, auth=(user, password)).status_code == 200
 
 
+def test_mlflow_answers_to_the_hosts_that_it_is_known_by_and_to_no_other(platform_up: LocalPlatform) -> None:
+    url = f"{platform_up.state.mlflow_url}/api/3.0/mlflow/workspaces"
+    port = platform_up.state.ports["mlflow"]
+    admin = tuple((platform_up.home.secrets / "mlflow-admin").read_text().splitlines())
+    for host, status in ((f"localhost:{port}", 200), (f"127.0.0.1:{port}", 200), (f"rebound.example:{port}", 403)):
+        assert httpx.get(url, auth=admin, headers={"Host": host}).status_code == status, host
+
+
 def test_mlflow_refuses_a_password_that_was_changed_or_taken_away_at_once(platform_up: LocalPlatform) -> None:
     url = platform_up.state.mlflow_url
     admin = MlflowRest(url, *(platform_up.home.secrets / "mlflow-admin").read_text().split())
