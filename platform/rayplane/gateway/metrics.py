@@ -51,6 +51,11 @@ EVENTS = Counter(
     ["team"],
     registry=REGISTRY,
 )
+LOGS_CUT = Counter(
+    "rayplane_logs_cut_total",
+    "Attempts of jobs whose kept log lacks its end.",
+    registry=REGISTRY,
+)
 RECONCILE_SECONDS = Histogram(
     "rayplane_reconcile_duration_seconds",
     "Time that one look at one object took, in seconds, by kind.",

@@ -13,6 +13,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from rayplane.errors import InvalidInput, NotFound, RayplaneError
+from rayplane.gateway import metrics
 from rayplane.gateway.admission.roles import SYSTEM
 from rayplane.gateway.backends.base import Backend, Submission
 from rayplane.gateway.mlflow_rest import MlflowRest, RunEnd
@@ -321,6 +322,7 @@ class JobReconciler:
                 return False
         self._logs.abandon(attempt.submission_id)
         log.warning("job %s/%s: the end of the log is missing: %s", look.team, look.name, problem)
+        metrics.LOGS_CUT.inc()
         with editing(self._platform.store, look.uid, JobStatus) as status:
             self._say_log(look, status, f"The end of the log is missing: {problem.rstrip('.')}.")
         return True

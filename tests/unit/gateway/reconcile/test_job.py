@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from rayplane.errors import InvalidInput, Unavailable
+from rayplane.gateway import metrics
 from rayplane.gateway.backends.base import ClusterRef
 from rayplane.gateway.reconcile import inbox
 from rayplane.gateway.reconcile.job import ENDING, WATCH, JobReconciler
@@ -392,6 +393,7 @@ def test_a_job_that_puts_something_else_in_place_of_its_log_ends_all_the_same(
     ray.log, ray.status = "one\n", "SUCCEEDED"
     bench.look(job)
     deadline = time.monotonic() + 20
+    cut = metrics.LOGS_CUT._value.get()
     bench.world.clock.forward(3)
     while (status := bench.look(job)).phase not in TERMINAL and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -401,6 +403,7 @@ def test_a_job_that_puts_something_else_in_place_of_its_log_ends_all_the_same(
         assert told is not None
         assert (told.status, odd in told.message) == ("False", True), told
     assert list(elsewhere.iterdir()) == []
+    assert metrics.LOGS_CUT._value.get() == cut + 1
 
 
 def test_events_that_are_too_large_together_are_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
