@@ -20,6 +20,7 @@ from pydantic import (
     Field,
     PlainSerializer,
     ValidationError,
+    ValidationInfo,
     field_validator,
 )
 
@@ -130,7 +131,18 @@ Seconds = Annotated[float, BeforeValidator(parse_duration), Field(ge=0)]
 """A duration in seconds, written as in "1h30m"."""
 
 
-Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
+ASKED = "asked"
+"""The context in which what a user asks for is parsed; what is kept already is read by the older, wider rules."""
+_MOST = 2**31 - 1
+
+
+def _countable(value: int, info: ValidationInfo) -> int:
+    if info.context == ASKED and value > _MOST:
+        raise ValueError(f"Input should be less than or equal to {_MOST}")
+    return value
+
+
+Count = Annotated[int, Field(ge=0, json_schema_extra={"maximum": _MOST}), AfterValidator(_countable)]
 """How many: as many as Kubernetes counts."""
 
 MOST_LEVELS = 100
@@ -303,7 +315,7 @@ M = TypeVar("M", bound=BaseModel)
 def parse(model: type[M], value: Any, path: str) -> M:
     """Validate ``value`` as ``model``; raises InvalidSpec that names every wrong field and the nearest right one."""
     try:
-        return model.model_validate(check_json(value))
+        return model.model_validate(check_json(value), context=ASKED)
     except ValidationError as exc:
         lines = [_explain(model, error, path) for error in exc.errors()]
     except ValueError as exc:

@@ -11,7 +11,7 @@ from rayplane.errors import InvalidSpec
 from rayplane.nouns.base import MOST_LEVELS, Condition, Document, Object, check_json, check_name, parse
 from rayplane.nouns.cluster import ClusterSpec
 from rayplane.nouns.job import JobSpec, Resources
-from rayplane.nouns.team import check_team_name
+from rayplane.nouns.team import TeamSpec, check_team_name
 
 
 @pytest.mark.parametrize("said", ["9999999d", "999999999999d", 1e300, float("inf"), float("nan")])
@@ -96,3 +96,10 @@ def test_a_document_has_no_label_that_is_obeyed_or_can_not_be_asked_for(labels: 
         parse(Document, document, "team")
     # One that was kept before there was the rule can still be read.
     assert Object.model_validate(document).metadata.labels == labels
+
+
+def test_a_count_that_was_kept_before_there_was_a_most_is_read_though_it_may_not_be_asked_for() -> None:
+    kept = {"quota": {"clusters": 5_000_000_000}}
+    assert TeamSpec.model_validate(kept).quota.clusters == 5_000_000_000
+    with pytest.raises(InvalidSpec, match=r"quota\.clusters: Input should be less than or equal to 2147483647"):
+        parse(TeamSpec, kept, "team.spec")

@@ -77,6 +77,7 @@ def require_job(quota: Quota, others: int, *, what: str) -> None:
         raise Refused(
             f"{what} does not fit: quota 'jobs' is exceeded ({others} have not ended + 1 wanted of {quota.jobs}).",
             remedy="Wait until some have ended, stop some with 'rayplane job stop', or have the team's quota raised.",
+            quota="jobs",
         )
 
 

@@ -12,7 +12,6 @@ from functools import cache
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Request, WebSocket
-from pydantic_core import to_json
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocketDisconnect
@@ -131,7 +130,7 @@ def _jobs(team: str, cluster: str, here: Here) -> Response:
     """The cluster's newest jobs: Ray's API has no pages, and what its clients print is for people."""
     here.store.require("Cluster", team, cluster)
     listed = [ray_jobs.details_of_text(job) for job in here.store.newest_jobs(team, cluster, MOST_LISTED)]
-    return Response(to_json(listed), media_type="application/json")
+    return Response(json.dumps(listed), media_type="application/json")
 
 
 def _job(team: str, cluster: str, job_or_submission_id: str, here: Here) -> dict[str, Any]:

@@ -61,7 +61,9 @@ def message_of(attempts: Sequence[Attempt]) -> str:
 
 def _reason(info: dict[str, Any]) -> str:
     # Ray repeats the end of the log in its message; the log is kept by itself.
-    text = str(info.get("message") or "Ray gives no reason").split(", last available logs", 1)[0].strip()
+    # Half of a surrogate pair, which JSON can say, can't be written.
+    message = str(info.get("message") or "Ray gives no reason").encode(errors="replace").decode()
+    text = message.split(", last available logs", 1)[0].strip()
     error = info.get("error_type")
     if error and error != "JOB_ENTRYPOINT_COMMAND_ERROR":
         text = f"{text} ({error})"

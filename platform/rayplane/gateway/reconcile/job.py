@@ -303,7 +303,7 @@ class JobReconciler:
 
     def _log_is_in(self, look: Look, attempt: Attempt, place: Place) -> bool:
         """Whether the ended attempt's log is kept, or can't be had any more."""
-        if attempt.status == "Lost" or self._logs.finished(attempt.submission_id):
+        if attempt.log_kept or attempt.status == "Lost" or self._logs.finished(attempt.submission_id):
             return True
         problem = "its cluster is gone"
         ray = place.ray(attempt)
@@ -324,6 +324,7 @@ class JobReconciler:
         log.warning("job %s/%s: the end of the log is missing: %s", look.team, look.name, problem)
         metrics.LOGS_CUT.inc()
         with editing(self._platform.store, look.uid, JobStatus) as status:
+            status.attempts[-1].log_kept = True  # as much of it as will ever be
             self._say_log(look, status, f"The end of the log is missing: {problem.rstrip('.')}.")
         return True
 
@@ -442,6 +443,8 @@ class JobReconciler:
 
         def say(status: JobStatus) -> None:
             status.phase = "Pending"
+            if status.attempts:
+                status.attempts[-1].log_kept = True  # it was let go before, and is not to be sought by another process
             status.observed_generation = look.obj.metadata.generation
             status.set_condition("Scheduled", False, why.reason, why.message, look.obj.metadata.generation)
 

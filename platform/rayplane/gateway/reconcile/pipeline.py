@@ -18,7 +18,7 @@ from dbos import DBOS, DBOSConfig, SetWorkflowID, WorkflowHandle
 from pydantic import ValidationError
 
 from rayplane import plugins
-from rayplane.errors import Conflict, Failed, InvalidInput, NotFound, RayplaneError, Unavailable
+from rayplane.errors import Conflict, Failed, InvalidInput, NotFound, RayplaneError, Refused, Unavailable
 from rayplane.gateway.admission.roles import SYSTEM
 from rayplane.gateway.backends.base import Reader
 from rayplane.gateway.mlflow_rest import MlflowRest
@@ -43,6 +43,8 @@ EXECUTOR = "rayplane-leader"
 WORKFLOW_VERSION = "1"
 OBSERVE = "observe"
 
+ROOM = 5.0
+"""Seconds after which a step is submitted again that found no room in its team's quota of jobs."""
 # A DBOS step is retried on what may pass: a dependency that is away. All else fails the pipeline's step at once.
 _RETRY: Any = {
     "retries_allowed": True,
@@ -363,7 +365,16 @@ class _Engine:
         return {"name": name, "phase": phase, "message": message, "outputs": []}
 
     def _submit(self, run: Object, step: str, spec: JobSpec) -> None:
-        jobs.submit(spec, team=_team(run), name=_job_name(run, step), principal=SYSTEM, platform=self._platform)
+        """Submit the step's job; where the team has as many as it may, once some have ended."""
+        while True:
+            try:
+                jobs.submit(spec, team=_team(run), name=_job_name(run, step), principal=SYSTEM, platform=self._platform)
+                return
+            except Refused as exc:
+                if exc.fields.get("quota") != "jobs" or self._load(run.metadata.uid)[1].stop_requested:
+                    raise
+            if self.leaving.wait(ROOM):
+                raise _Leaving
 
     def _follow(self, run: Object, step: str) -> JobStatus:
         store = self._platform.store

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, TypeAlias
 
-from sqlalchemy import ColumnElement, Connection, Row, bindparam, func, insert, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, Row, bindparam, func, insert, or_, select, tuple_, update
 
 from rayplane.errors import Conflict, NotFound, PreconditionFailed
 from rayplane.gateway.store.database import Database, to_json
@@ -369,8 +369,9 @@ def _filter(
 
 def label_is(key: str, value: str) -> ColumnElement[bool]:
     """The condition that an object has a label."""
-    condition: ColumnElement[bool] = objects.c.labels[key].as_string() == value
-    return condition
+    # SQLite (3.40) compares a key as it is kept, with its escapes.
+    spellings = dict.fromkeys((key, json.dumps(key)[1:-1]))
+    return or_(*(objects.c.labels[spelling].as_string() == value for spelling in spellings))
 
 
 def position(cursor: str) -> tuple[datetime, str]:

@@ -73,6 +73,18 @@ def test_rays_list_holds_the_newest_jobs_alone(growth: TestClient, monkeypatch: 
     assert growth.get("/growth/nope/api/jobs/").status_code == 404
 
 
+def test_one_odd_job_of_before_does_not_hide_the_others_in_rays_list(growth: TestClient, platform: Platform) -> None:
+    made = submit(growth, "odd", submission_id="raysubmit_odd")
+    submit(growth, "plain", submission_id="raysubmit_plain")
+    deep: dict[str, object] = {}
+    for _ in range(230):
+        deep = {"deeper": deep}
+    status = JobStatus(phase="Failed", message="no text: \ud800").model_dump(mode="json")
+    platform.store.set_status(made["metadata"]["uid"], {**status, "values": deep})
+    listed = growth.get("/growth/dev/api/jobs/")
+    assert [job["submission_id"] for job in listed.json()] == ["raysubmit_odd", "raysubmit_plain"]
+
+
 def test_rays_list_says_of_a_job_what_asking_for_it_alone_does(growth: TestClient, platform: Platform) -> None:
     made = submit(
         growth, "full", env={"A": "ü"}, pip=["polars"], metadata={"k": "v"}, submission_id="raysubmit_1", retries=2

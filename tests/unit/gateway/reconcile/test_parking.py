@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rayplane.gateway import metrics
 from rayplane.gateway.admission.roles import SYSTEM
 from rayplane.gateway.backends.base import ClusterRef
 from rayplane.gateway.reconcile import places
@@ -17,6 +19,7 @@ from rayplane.gateway.reconcile.job import JobReconciler
 from rayplane.gateway.reconcile.leader import Leader
 from rayplane.gateway.reconcile.loop import Loop
 from rayplane.gateway.reconcile.parking import Parking, Until
+from rayplane.gateway.reconcile.status import editing
 from rayplane.gateway.store import Store
 from rayplane.gateway.store.changes import Changes
 from rayplane.gateway.store.database import Database
@@ -25,6 +28,7 @@ from rayplane.nouns.base import Object
 from rayplane.nouns.cluster import ClusterStatus
 from rayplane.nouns.job import Attempt, JobStatus
 from tests.unit.gateway.reconcile.doubles import TEAM, World
+from tests.unit.gateway.reconcile.test_job import Bench
 
 
 def until(probe: Callable[[], object], seconds: float = 30) -> None:
@@ -274,3 +278,25 @@ def test_who_leads_no_more_parks_nothing(world: World, watched: Watched, loop: L
     write(world.store, cluster, phase="Suspended")
     time.sleep(0.3)
     assert watched.looks == ["task"]
+
+
+def test_a_job_that_waits_for_its_next_attempt_says_once_that_the_log_of_the_last_one_was_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rayplane.gateway.reconcile.job.LOG_PATIENCE", timedelta(seconds=0))
+    bench = Bench(tmp_path)
+    job = bench.world.job(retries=1)
+    bench.run(job)
+    with editing(bench.world.store, job.metadata.uid, JobStatus) as status:
+        status.attempts[-1].status, status.attempts[-1].ended_at = "Failed", bench.world.clock.now
+    bench.lose_head()
+    before = metrics.LOGS_CUT._value.get()
+    for _ in range(4):
+        bench.look(job)
+    status = bench.world.job_status(job)
+    assert (status.phase, len(status.attempts)) == ("Pending", 1)
+    assert metrics.LOGS_CUT._value.get() == before + 1
+    version = bench.world.get(job).metadata.resource_version
+    bench.restart()
+    bench.look(job, times=3)
+    assert bench.world.get(job).metadata.resource_version == version, "it takes no writers' turn"

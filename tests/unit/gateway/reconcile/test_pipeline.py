@@ -188,6 +188,17 @@ def test_steps_run_in_order_and_hand_on_their_outputs(
     assert "'c.sum'" in str(step(status, "d").outputs[0].value)
 
 
+def test_a_step_that_finds_no_room_in_the_quota_of_jobs_waits_for_it(
+    platform: Platform, cluster: Cluster, reconciler: PipelineReconciler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rayplane.gateway.reconcile.pipeline.ROOM", 0.05)
+    team = platform.store.get("Team", "", "growth")
+    platform.store.put("Team", "", "growth", {**team.spec, "quota": {"jobs": 1}}, owner="test")
+    apply(platform)
+    status = finish(platform, start(platform, reconciler))
+    assert set(phases(status).values()) == {"Succeeded"}
+
+
 def test_a_second_run_takes_all_from_the_cache(
     platform: Platform, cluster: Cluster, reconciler: PipelineReconciler
 ) -> None:

@@ -266,3 +266,9 @@ def test_a_status_that_tells_a_wish_raises_the_generation(store: Store) -> None:
     assert seen.metadata.generation == 1
     asked = store.set_status(made.metadata.uid, Status(phase="Suspended"), wanted=True)
     assert asked.metadata.generation == 2
+
+
+def test_a_label_whose_key_is_not_ascii_is_found(store: Store) -> None:
+    put(store, labels={"équipe": "x"})
+    assert [obj.metadata.name for obj in store.list("Cluster", labels={"équipe": "x"}).items] == ["dev"]
+    assert store.list("Cluster", labels={"équipe": "y"}).items == []
