@@ -41,6 +41,9 @@ FOR_PROBES = 32
 OTHER_FILES = 512
 """Files that the gateway may need beside its connections."""
 
+MOST_PARTING = OTHER_FILES // 2
+"""Connections that may be at their end at once; beyond these they end without the pause."""
+
 Awaited = Literal["head", "body", "rest"]
 
 
@@ -59,6 +62,8 @@ class Door:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
+        self.parting = 0
+        """Connections that were told their last word and are not closed yet."""
         self._waiting: dict[Bounded, None] = {}
 
     def enter(self, connection: Bounded) -> int:
@@ -170,6 +175,8 @@ class Bounded(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
         self.door.busy(self)
+        if self._parting:
+            self.door.parting -= 1
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -180,14 +187,22 @@ class Bounded(asyncio.Protocol):
         if not self._parting:
             self._after(data)
 
+    def handle_websocket_upgrade(self, *event: Any) -> None:
+        """Refuse one beyond the limit, for which uvicorn would take the app as it was configured, or amid an answer."""
+        if self._answering or self.app is not self.config.loaded_app:
+            self.refuse(_full(self.door.limits.connections), "connections")
+            return
+        super().handle_websocket_upgrade(*event)  # type: ignore[misc]  # of uvicorn's protocol, the next base
+
     def answered(self) -> None:
         """The answer to a request is out."""
-        if self._parting or self.transport.is_closing():
+        if self._parting or self.transport.is_closing() or self.transport.get_protocol() is not self:
             return
         if self._answering:  # the next one, which came together with it
             self._look(0)
         elif self.in_body:
             self._rest = REST_BYTES
+            self.door.waits(self)  # it has its answer, so it goes first where there are too many
             self._await("rest")
         else:
             self._begun = False
@@ -263,9 +278,13 @@ class Bounded(asyncio.Protocol):
     def _part(self) -> None:
         """End the connection, in such a way that what was said arrives."""
         self._await(None)
-        self._parting = True
+        if not self._parting:
+            self._parting = True
+            self.door.parting += 1
         self.door.busy(self)
-        self._timer = self.loop.call_later(PARTING, self.transport.abort)
+        self.connections.discard(self)  # it takes no other's place; its end is told later
+        pause = PARTING if self.door.parting <= MOST_PARTING else 0
+        self._timer = self.loop.call_later(pause, self.transport.abort)
         if not self.transport.is_closing():
             self.flow.pause_reading()
             with suppress(OSError):  # the client has gone

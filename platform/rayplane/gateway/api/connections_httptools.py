@@ -6,6 +6,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from rayplane.gateway.api.connections import Bounded
 
+MOST_PIPELINED = 16
+"""Requests that may wait on a connection for the answer to the one before: uvicorn reads on after each answer."""
+
 
 class BoundedHttpTools(Bounded, HttpToolsProtocol):
     """Counts the bytes of which the parser has made nothing yet: a line, headers, a chunk's head, a body's trailers.
@@ -29,6 +32,9 @@ class BoundedHttpTools(Bounded, HttpToolsProtocol):
         super().data_received(data)
 
     def on_headers_complete(self) -> None:
+        """Called by the parser; raises OverflowError where too many wait, which ends the parser: 400, closed."""
+        if len(self.pipeline) >= MOST_PIPELINED:
+            raise OverflowError("too many requests wait on one connection")
         self._unmade, self._in_body = 0, True
         super().on_headers_complete()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from functools import partial
 from typing import Annotated, Any
@@ -103,6 +104,7 @@ async def logs(
                 data, following, complete = await run(state.lanes.logs, read)  # it may have come before the listener
                 deadline = time.monotonic() + wait
                 while not data and not complete and await changed(deadline):
+                    await asyncio.sleep(max(0.0, min(state.followed.pause(), deadline - time.monotonic())))
                     data, following, complete = await run(state.lanes.logs, read)
     headers = {"X-Next-Offset": str(following), "X-Log-Complete": "true" if complete else "false"}
     return Response(data, media_type="text/plain; charset=utf-8", headers=headers)

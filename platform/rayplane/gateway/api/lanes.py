@@ -18,7 +18,6 @@ T = TypeVar("T")
 
 ASK_BACKENDS = frozenset(
     {
-        ("POST", "/v1/plan"),
         ("POST", "/v1/teams/{team}/jobs"),
         ("POST", "/{team}/{cluster}/api/jobs/"),
         ("PUT", "/v1/teams/{team}"),
@@ -27,7 +26,10 @@ ASK_BACKENDS = frozenset(
         *(("GET", f"/v1/teams/{{team}}/{noun.plural}/{{name}}/why") for noun in NOUNS if noun.team_scoped),
     }
 )
-"""(method, template) of the routes that may call a backend or Ray: pre-flight, environments, evidence."""
+"""(method, template) of the routes that may call a backend or Ray: pre-flight, environments, evidence.
+
+Not plan, which has a bound and threads of its own (``api/plan.py``) and would hold a turn while it waits for its place.
+"""
 
 _TURN = "rayplane.turn"
 

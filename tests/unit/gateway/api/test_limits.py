@@ -111,6 +111,14 @@ def rest_of(connection: socket.socket) -> bytes:
         read += piece
 
 
+def first_of(connection: socket.socket) -> bytes:
+    """The first word and status of an answer; nothing where the connection was ended instead."""
+    try:
+        return connection.recv(12)
+    except ConnectionResetError:
+        return b""
+
+
 def answer_of(connection: socket.socket) -> bytes:
     """One answer, of which the length is said, on a connection that stays open."""
     read = b""
@@ -432,6 +440,58 @@ def test_where_all_connections_are_at_work_only_probes_are_answered(
         platform.store.set_status(job_uid, JobStatus(phase="Succeeded"))
         for client in clients:
             assert answer_of(client).startswith(b"HTTP/1.1 200 ")
+        assert httpx.get(f"{url}/healthz", timeout=LONG).status_code == 200
+
+
+@pytest.mark.usefixtures("parser", "job_uid")
+def test_websockets_take_no_place_beyond_the_limit_and_none_of_the_probes(platform: Platform, token: str) -> None:
+    with served(platform, max_connections=5) as url, ExitStack() as stack:
+        clients = [stack.enter_context(connect(url)) for _ in range(20)]
+        for client in clients:
+            client.sendall(tail_of_the_job(token))
+        answers = Counter(first_of(client) for client in clients)
+        assert answers[b"HTTP/1.1 101"] == 5
+        assert answers.keys() <= {b"HTTP/1.1 101", b"HTTP/1.1 503", b""}, "those that still waited may have had to go"
+        assert httpx.get(f"{url}/healthz", timeout=LONG).status_code == 200
+
+
+@pytest.mark.usefixtures("parser")
+def test_requests_whose_bodies_never_come_keep_no_others_out_once_answered(platform: Platform, token: str) -> None:
+    half = head("POST", "/v1/plan", content_length=9)  # no token: 401, before its body
+    with served(platform, max_connections=5) as url, ExitStack() as stack:
+        for _ in range(20):
+            client = stack.enter_context(connect(url))
+            client.sendall(half)
+            assert first_of(client) == b"HTTP/1.1 401"
+        headers = {"Authorization": f"Bearer {token}"}
+        assert httpx.get(f"{url}/v1/teams", headers=headers, timeout=LONG).status_code == 200
+
+
+@pytest.mark.usefixtures("parser")
+def test_a_handshake_that_comes_together_with_a_request_leaves_no_connection_behind(platform: Platform) -> None:
+    both = head("GET", "/v1/teams") + tail_of_the_job("wrong")
+    with served(platform, max_connections=5) as url:
+        for _ in range(20):
+            with connect(url) as client:
+                client.sendall(both)
+                first_of(client)
+        with ExitStack() as stack:  # as many as there may be, and one more
+            for _ in range(6):
+                client = stack.enter_context(connect(url))
+                client.sendall(head("GET", "/healthz"))
+                assert answer_of(client).startswith(b"HTTP/1.1 200 ")
+
+
+def test_requests_that_are_sent_without_end_on_one_connection_end_it(platform: Platform) -> None:
+    with served(platform) as url, connect(url) as hostile, ThreadPoolExecutor(1) as pool:
+        sent = pool.submit(send_until_refused, hostile, head("GET", "/v1/teams") * 1000, 64 * MIB)
+        while True:
+            try:
+                if not hostile.recv(MIB):
+                    break
+            except ConnectionResetError:
+                break
+        assert sent.result(timeout=LONG) < 64 * MIB
         assert httpx.get(f"{url}/healthz", timeout=LONG).status_code == 200
 
 
