@@ -105,7 +105,7 @@ class AllowList:
 
 
 def refusal(ip: IP) -> str:
-    """The reason why the platform never asks this IP address, whoever wants it; empty if there is none."""
+    """The reason why the platform never asks this IP address, for any caller; empty if there is none."""
     for one in _embedded(ip):
         if any(one.version == network.version and one in network for network in _NEVER):
             return f"{ip} is link-local, a cloud's metadata service, or no single host"

@@ -32,7 +32,7 @@ class _Row:
 
 
 class Parking:
-    """Parked objects by what they wait for. Not thread-safe: whoever owns it holds its own lock.
+    """Parked objects by what they wait for. Not thread-safe: its owner holds a lock.
 
     ``written`` is called with the uid of an object that is waited for at each write of this process, from any thread
     and with no lock held.
@@ -77,6 +77,6 @@ class Parking:
         return released
 
     def clear(self) -> None:
-        """Nobody waits any more."""
+        """Let none wait any more."""
         for uid in list(self._place):
             self.leave(uid)

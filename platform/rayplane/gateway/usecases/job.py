@@ -66,7 +66,7 @@ def place(
     if_absent: bool = False,
     commit: bool = True,
 ) -> tuple[Object, Change]:
-    """Check a job and write it, once; ``commit=False`` only says what would be. Nobody is woken.
+    """Check a job and write it, once; ``commit=False`` only says what would be. Wakes no reconciler.
 
     Of a job that is there only the labels may change. Raises PreconditionFailed if it is not at version ``if_match``,
     or is there though it is to be ``if_absent``; else as ``submit`` does.

@@ -81,7 +81,7 @@ def get(kind: str, team: str, name: str, *, principal: Principal, platform: Plat
 
 
 def text(kind: str, team: str, name: str, *, principal: Principal, platform: Platform) -> ObjectText:
-    """One object as JSON, for whoever only passes it on; raises NotFound with the nearest name."""
+    """One object as JSON, for callers that only pass it on; raises NotFound with the nearest name."""
     noun = by_kind(kind)
     authorize(principal, "read", team if noun.team_scoped else name)
     return platform.store.text(kind, team if noun.team_scoped else "", name)

@@ -29,10 +29,10 @@ def put(team: str, sha256: str, file: BinaryIO, *, principal: Principal, platfor
     """
     check_upload(team, principal=principal, platform=platform)
     _check_sha256(sha256)
-    found = _digest(file)
-    if found != sha256:
+    digest = _digest(file)
+    if digest != sha256:
         raise InvalidData(
-            f"The package's SHA-256 is {found}, not {sha256}.",
+            f"The package's SHA-256 is {digest}, not {sha256}.",
             remedy="Upload it again: it changed or was cut on the way.",
         )
     _keep(team, sha256, file, platform)
