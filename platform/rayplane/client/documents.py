@@ -14,11 +14,10 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from yaml.reader import ReaderError
 
 from rayplane.errors import InvalidSpec
+from rayplane.nouns.base import MOST_LEVELS
 
 MOST_VALUES = 100_000
 """The most values that a document may hold once each alias is written out: a few lines can stand for billions."""
-MOST_LEVELS = 100
-"""How deeply a document may be nested."""
 
 _MERGE = "tag:yaml.org,2002:merge"
 

@@ -103,6 +103,7 @@ def _gateway(settings: GatewaySettings, home: Home, state: PlatformState) -> Chi
 
 def _mlflow(settings: GatewaySettings, home: Home, state: PlatformState) -> Child:
     port, secrets = state.ports[MLFLOW], credentials.of(home)
+    hosts = ",".join(_hosts(settings, port))
     return Child(
         name=MLFLOW,
         argv=(
@@ -110,7 +111,7 @@ def _mlflow(settings: GatewaySettings, home: Home, state: PlatformState) -> Chil
             # Where the gateway listens: whoever runs jobs reaches both. It asks for a name and a password.
             *("--host", settings.host, "--port", str(port)),
             # Without this the API answers 403 to a Host that it does not know, while /health says 200.
-            *("--allowed-hosts", ",".join(_hosts(settings, port))),
+            *("--allowed-hosts", hosts),
             # One worker, and no job execution (by environment): one process instead of ten.
             *("--workers", "1"),
             *("--backend-store-uri", f"sqlite:///{home.mlflow / 'mlflow.db'}"),
@@ -125,7 +126,7 @@ def _mlflow(settings: GatewaySettings, home: Home, state: PlatformState) -> Chil
             "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.mlflow_signing_key(),
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             # As the option above, for the part of MLflow that reads it when it is imported.
-            "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(_hosts(settings, port)),
+            "MLFLOW_SERVER_ALLOWED_HOSTS": hosts,
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "DO_NOT_TRACK": "true",
         },

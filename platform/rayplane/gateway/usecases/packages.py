@@ -101,8 +101,5 @@ def _checked_ray_name(name: str) -> str:
 
 
 def _digest(file: BinaryIO) -> str:
-    digest = hashlib.sha256()
     file.seek(0)
-    while part := file.read(2**20):
-        digest.update(part)
-    return digest.hexdigest()
+    return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # typeshed has no readinto
