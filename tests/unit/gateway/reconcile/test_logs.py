@@ -135,14 +135,13 @@ def test_an_ended_log_that_comes_slowly_is_said_to_come(followers: LogFollowers,
     go_on = threading.Event()
 
     def whole(rest: bytes) -> Iterator[bytes]:
-        for _ in range(3):
+        while not go_on.wait(0.02):
             yield b""  # the part that is kept already
-        go_on.wait(60)
         yield rest
 
     ray.pieces = whole
     assert not followers.complete(ray, path=PATH, number=1, submission_id="uid-1")
-    assert followers.comes("uid-1", within=timedelta(seconds=60))
+    until(lambda: followers.comes("uid-1", within=timedelta(seconds=60)))
     go_on.set()
     complete(followers, ray)
     assert kept(storage) == b"the whole log"
