@@ -198,15 +198,19 @@ class LogFollowers:
                 return
 
     def _flush(self, follower: _Follower, pending: bytearray) -> None:
-        if not pending:
-            return
+        if pending:
+            appended = self._append(follower, bytes(pending))
+            pending.clear()
+            if appended:
+                self._kept_more(follower.submission_id)
+
+    def _append(self, follower: _Follower, data: bytes) -> bool:
+        """Write to the end of the file; False, and nothing written, once it is another follower's to write."""
         with follower.writing:
-            if follower.left:  # the file is another's to write now
-                pending.clear()
-                return
-            self._storage.append(follower.path, bytes(pending))
-        pending.clear()
-        self._kept_more(follower.submission_id)
+            if follower.left:
+                return False
+            self._storage.append(follower.path, data)
+        return True
 
     def _kept(self, follower: _Follower) -> int:
         """How many bytes of this attempt's log are in the file; begins its part of the file if there is none."""
@@ -225,7 +229,7 @@ class LogFollowers:
         if at is not None:
             return at + len(mark)
         ends_a_line = size == 0 or self._storage.read_from(follower.path, size - 1, 1) == b"\n"
-        self._storage.append(follower.path, mark if ends_a_line else b"\n" + mark)
+        self._append(follower, mark if ends_a_line else b"\n" + mark)
         return size + len(mark) + (not ends_a_line)
 
     def _find(self, path: str, mark: bytes, size: int) -> int | None:
