@@ -1,12 +1,15 @@
-"""What one gateway process takes: lists, single objects, Ray's list of jobs, and jobs that wait.
+"""What one gateway process takes: lists, single objects, Ray's list of jobs, jobs that wait, hostile callers.
 
-python -m benchmarks.gateway [--jobs N] [--waiting N] [--seconds S] [--part lists|waiting ...]
+python -m benchmarks.gateway [--jobs N] [--waiting N] [--seconds S] [--part NAME ...]
 
 Prints JSON. One gateway in a new home, with one worker as `rayplane up` starts it, on a store that holds a team, its
 suspended cluster and 10,000 jobs that have ended; asked over HTTP on loopback, by connections that are kept. Parts:
 
 - lists: lists of 100 jobs (whole, and in the summary view), single jobs, and the route that stock `ray job list` asks.
 - waiting: CPU of the gateway at rest, then with jobs that wait for the suspended cluster, then with the same stopped.
+- abuse: how long /healthz takes while callers send 64 MiB of headers, hold 500 slow connections, follow a log 300
+  times, ask for 60 plans to a server that drips, and send bodies of 300 MiB, each alone and all at once;
+  its memory meanwhile.
 """
 
 from __future__ import annotations
@@ -21,12 +24,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.at_the_gateway import abused
 from benchmarks.at_the_gateway.asking import Connection, latencies, rate
 from benchmarks.at_the_gateway.jobs import CLUSTER, TEAM, fill, name_of
 from benchmarks.at_the_gateway.process import Gateway, gateway
 from benchmarks.shared.figures import check, check_least, say
 
-PARTS = ("lists", "waiting")
+PARTS = ("lists", "waiting", "abuse")
 CONNECTIONS = 4
 JOBS = f"/v1/teams/{TEAM}/jobs"
 RAY_JOBS = f"/{TEAM}/{CLUSTER}/api/jobs/"
@@ -35,6 +39,7 @@ SETTLE = 10.0
 PATIENCE = 300.0
 LEAST_LISTS, LEAST_SUMMARIES, LEAST_GETS = 300.0, 1000.0, 1000.0
 MOST_RAY_LIST, MOST_WAITING_CORES = 0.2, 0.02
+MOST_HEALTHZ, MOST_RESIDENT_MB = 0.2, 400.0
 
 
 def measure(jobs: int, waiting: int, seconds: float, parts: tuple[str, ...]) -> dict[str, Any]:
@@ -48,6 +53,8 @@ def measure(jobs: int, waiting: int, seconds: float, parts: tuple[str, ...]) -> 
                 figures["waiting"] = _waiting(server, waiting, seconds)
             if "lists" in parts:
                 figures["lists"] = _lists(server, jobs, seconds)
+            if "abuse" in parts:
+                figures["abuse"] = abused.measure(server, seconds)
             figures["resident_mb"] = round(server.resident_mb(), 1)
     return {
         "figure": "what one gateway process takes",
@@ -147,6 +154,12 @@ def _checks(figures: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         waiting = figures["waiting"]
         name = f"cores used by {waiting['jobs']} waiting jobs"
         yield check(name, waiting["cores_of_waiting_jobs"], MOST_WAITING_CORES)
+    if "abuse" in figures:
+        for title, figure in figures["abuse"].items():
+            if isinstance(figure, dict):
+                yield check(f"longest seconds of /healthz: {title}", figure["longest_seconds"], MOST_HEALTHZ)
+        resident = figures["abuse"]["resident_mb_at_most"]
+        yield check("resident MB at most, of a gateway that is abused", resident, MOST_RESIDENT_MB)
 
 
 def main() -> None:

@@ -28,10 +28,11 @@ class Gateway:
     pid: int
     port: int
     token: str
+    home: Path
 
-    def connect(self) -> Connection:
-        """A new keep-alive connection of the local user."""
-        return Connection(self.port, self.token)
+    def connect(self, token: str | None = None) -> Connection:
+        """A new keep-alive connection of the local user, or of another token."""
+        return Connection(self.port, self.token if token is None else token)
 
     def cpu_seconds(self) -> float:
         """What it has used since it began."""
@@ -49,13 +50,18 @@ class Gateway:
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
+    def most_resident_mb(self) -> float:
+        """The most resident memory that it ever had."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
+
 
 @contextmanager
-def gateway(home: Path, fill: Callable[[Store], None]) -> Iterator[Gateway]:
-    """Fill a new home's store, then run a gateway on it until the block's end."""
+def gateway(home: Path, fill: Callable[[Store], None], **settings: str) -> Iterator[Gateway]:
+    """Fill a new home's store, then run a gateway on it, with more settings, until the block's end."""
     port = free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAYPLANE_")}
-    settings = {"HOME": str(home), "PORT": str(port), "LOG_LEVEL": "WARNING"}
+    settings |= {"HOME": str(home), "PORT": str(port), "LOG_LEVEL": "WARNING"}
     environment |= {f"RAYPLANE_{name}": value for name, value in settings.items()}
     store = Store(GatewaySettings(home=home).store_url)
     store.migrate()
@@ -64,7 +70,7 @@ def gateway(home: Path, fill: Callable[[Store], None]) -> Iterator[Gateway]:
     with (home / "gateway.log").open("wb") as log:
         process = subprocess.Popen([sys.executable, "-m", "rayplane.gateway"], env=environment, stdout=log, stderr=log)
         try:
-            yield Gateway(process.pid, port, _await(process, port, home))
+            yield Gateway(process.pid, port, _await(process, port, home), home)
         finally:
             process.send_signal(signal.SIGTERM)
             try:

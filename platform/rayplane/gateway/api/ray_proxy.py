@@ -193,28 +193,32 @@ async def _tail(websocket: WebSocket) -> None:
             return
         await websocket.accept()
         gone = asyncio.ensure_future(_until_gone(websocket))
+        following = asyncio.ensure_future(_follow(websocket, followed_job, caller, here))
         try:
-            await _follow(websocket, followed_job, caller, here, gone)
-            if not gone.done():
-                await websocket.close(1000)
+            # A client that leaves makes room for another at once, not at its next look.
+            await asyncio.wait([gone, following], return_when=asyncio.FIRST_COMPLETED)
+            if following.done():
+                await following
+                if not gone.done():
+                    await websocket.close(1000)
         except RayplaneError as error:
             await websocket.close(1011, str(error)[:120])
         except WebSocketDisconnect:
             return  # the client has gone while it was told more
         finally:
             gone.cancel()
+            following.cancel()
 
 
-async def _follow(
-    websocket: WebSocket, followed_job: Object, caller: Principal, here: Platform, gone: asyncio.Future[None]
-) -> None:
+async def _follow(websocket: WebSocket, followed_job: Object, caller: Principal, here: Platform) -> None:
+    """Send what the log has, and what it grows by, until its end."""
     lanes: Lanes = websocket.app.state.lanes
     followed: Followed = websocket.app.state.followed
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     offset = 0
     uid, team, name = followed_job.metadata.uid, followed_job.metadata.team or "", followed_job.metadata.name
     async with waiting.listening(here.store.changes, uid, log_of(uid), pause=followed.pause) as changed:
-        while not gone.done():
+        while True:
             data, following, complete = await run(
                 lanes.logs, job.logs, team, name, offset, principal=caller, platform=here
             )
@@ -223,8 +227,8 @@ async def _follow(
                 await websocket.send_text(text)
             if following == offset and complete:
                 return
-            if len(data) < job.LOG_CHUNK and not gone.done():  # what a log grows by meanwhile is read in one go
-                await asyncio.wait([gone], timeout=followed.pause())
+            if len(data) < job.LOG_CHUNK:  # what a log grows by meanwhile is read in one go
+                await asyncio.sleep(followed.pause())
             if following == offset and not await changed(time.monotonic() + max(TAIL_INTERVAL, followed.pause())):
                 await asyncio.sleep(TAIL_INTERVAL)
             offset = following

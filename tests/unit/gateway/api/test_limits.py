@@ -552,6 +552,26 @@ def test_a_follower_that_goes_away_within_a_long_log_is_no_error(
     assert "Traceback" not in capsys.readouterr().err
 
 
+def test_a_follower_that_goes_away_makes_room_for_another_at_once(
+    platform: Platform, job_uid: str, token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def pause(_: Followed) -> float:  # none before the first look; a quarter of an hour until the next
+        calls.append(0)
+        return 0.0 if len(calls) == 1 else 1000.0
+
+    monkeypatch.setattr(Followed, "pause", pause)
+    with served(platform, max_followed_logs=1) as url:
+        for _ in range(2):
+            calls.clear()
+            with connect(url) as client:
+                client.sendall(tail_of_the_job(token))
+                assert first_of(client) == b"HTTP/1.1 101"
+                until(lambda: len(calls) >= 3)
+            until(lambda: not platform.store.changes._listeners)
+
+
 def test_a_principal_has_so_many_requests_under_way_and_others_have_their_own(
     platform: Platform, job_uid: str, token: str, metrics_token: str
 ) -> None:
