@@ -6,6 +6,8 @@ Prints JSON. One gateway in a new home, with one worker as `rayplane up` starts 
 suspended cluster and 10,000 jobs that have ended; asked over HTTP on loopback, by connections that are kept. Parts:
 
 - lists: lists of 100 jobs (whole, and in the summary view), single jobs, and the route that stock `ray job list` asks.
+- calls: a job's record as Ray's clients ask for it, 100 times a second, beside a bare server of the same bytes.
+- upload: packages of 500 MB, checked and kept, beside a bare server that writes them to the disk.
 - waiting: CPU of the gateway at rest, then with jobs that wait for the suspended cluster, then with the same stopped.
 - abuse: how long /healthz takes while callers send 64 MiB of headers, hold 500 slow connections, follow a log 300
   times, ask for 60 plans to a server that drips, and send bodies of 300 MiB, each alone and all at once;
@@ -24,13 +26,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.at_the_gateway import abused
+from benchmarks.at_the_gateway import abused, calls, uploads
 from benchmarks.at_the_gateway.asking import Connection, latencies, rate
 from benchmarks.at_the_gateway.jobs import CLUSTER, TEAM, fill, name_of
 from benchmarks.at_the_gateway.process import Gateway, gateway
 from benchmarks.shared.figures import check, check_least, say
 
-PARTS = ("lists", "waiting", "abuse")
+PARTS = ("lists", "calls", "upload", "waiting", "abuse")
 CONNECTIONS = 4
 JOBS = f"/v1/teams/{TEAM}/jobs"
 RAY_JOBS = f"/{TEAM}/{CLUSTER}/api/jobs/"
@@ -39,6 +41,7 @@ SETTLE = 10.0
 PATIENCE = 300.0
 LEAST_LISTS, LEAST_SUMMARIES, LEAST_GETS = 300.0, 1000.0, 1000.0
 MOST_RAY_LIST, MOST_WAITING_CORES = 0.2, 0.02
+MOST_CALL_MORE, LEAST_OF_DIRECT, MOST_UPLOAD_MB = 0.003, 0.8, 60.0
 MOST_HEALTHZ, MOST_RESIDENT_MB = 0.2, 400.0
 
 
@@ -48,11 +51,15 @@ def measure(jobs: int, waiting: int, seconds: float, parts: tuple[str, ...]) -> 
     figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="rp-bench-") as folder:
         say(f"{jobs} jobs are put into a new store")
-        with gateway(Path(folder), partial(fill, ended=jobs)) as server:
+        with gateway(Path(folder), partial(fill, ended=jobs), MAX_PACKAGE_BYTES=str(2 * uploads.SIZE)) as server:
             if "waiting" in parts:  # first: what was asked before would still be at work
                 figures["waiting"] = _waiting(server, waiting, seconds)
             if "lists" in parts:
                 figures["lists"] = _lists(server, jobs, seconds)
+            if "calls" in parts:
+                figures["calls"] = calls.measure(server, jobs, seconds)
+            if "upload" in parts:
+                figures["upload"] = uploads.measure(server)
             if "abuse" in parts:
                 figures["abuse"] = abused.measure(server, seconds)
             figures["resident_mb"] = round(server.resident_mb(), 1)
@@ -150,6 +157,12 @@ def _checks(figures: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         )
         yield check_least("single jobs a second", lists["get_one"]["per_second"], LEAST_GETS)
         yield check("p99 seconds of ray job list", lists["ray_job_list"]["p99_seconds"], MOST_RAY_LIST)
+    if "calls" in figures:
+        more = figures["calls"]["p99_seconds_more"]
+        yield check("p99 seconds of a small call beyond the bare one", more, MOST_CALL_MORE)
+    if "upload" in figures:
+        yield check_least("speed of an upload / direct", figures["upload"]["of_direct"], LEAST_OF_DIRECT)
+        yield check("resident MB more while uploads come", figures["upload"]["resident_mb_more"], MOST_UPLOAD_MB)
     if "waiting" in figures:
         waiting = figures["waiting"]
         name = f"cores used by {waiting['jobs']} waiting jobs"

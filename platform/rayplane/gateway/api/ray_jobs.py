@@ -75,20 +75,13 @@ def to_spec(request: Mapping[str, Any], *, cluster: str, resolve: Callable[[str]
     return parse(JobSpec, spec, "job")
 
 
-def details(job: Object) -> dict[str, Any]:
-    """Ray's ``JobDetails`` of a job; instants are milliseconds since the epoch."""
-    return _details(job.metadata.name, job.metadata.created_at, job.spec, job.status)
+def details(job: JobText) -> dict[str, Any]:
+    """Ray's ``JobDetails`` of a job as the store keeps it; instants are milliseconds since the epoch.
 
-
-def details_of_text(job: JobText) -> dict[str, Any]:
-    """The same of a job as the store keeps it: thousands are listed, so no model is made of each."""
+    Thousands are listed, so no model is made of each.
+    """
     # Not by pydantic's parser: it refuses what may be kept from before, 200 levels and half of a surrogate pair.
-    return _details(job.name, job.created_at, json.loads(job.spec), json.loads(job.status))
-
-
-def _details(
-    name: str, created_at: datetime | None, spec: Mapping[str, Any], status: Mapping[str, Any]
-) -> dict[str, Any]:
+    spec, status = json.loads(job.spec), json.loads(job.status)
     environment: dict[str, Any] = {}
     for key, field in (("working_dir", "package"), ("env_vars", "env"), ("pip", "pip")):
         if spec.get(field):
@@ -97,13 +90,13 @@ def _details(
     return {
         "type": "SUBMISSION",
         "job_id": None,
-        "submission_id": _public_id(name, spec),
+        "submission_id": _public_id(job.name, spec),
         "driver_info": None,
         "status": _ray_status(status),
         "entrypoint": spec["entrypoint"],
         "message": status.get("message") or None,
         "error_type": None,
-        "start_time": _millis(started_at or created_at),
+        "start_time": _millis(started_at or job.created_at),
         "end_time": _millis(status.get("ended_at")),
         "metadata": spec.get("metadata", {}),
         "runtime_env": environment,

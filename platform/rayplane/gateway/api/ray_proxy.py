@@ -129,12 +129,15 @@ def _submit(
 def _jobs(team: str, cluster: str, here: Here) -> Response:
     """The cluster's newest jobs: Ray's API has no pages, and what its clients print is for people."""
     here.store.require("Cluster", team, cluster)
-    listed = [ray_jobs.details_of_text(job) for job in here.store.newest_jobs(team, cluster, MOST_LISTED)]
+    listed = [ray_jobs.details(job) for job in here.store.newest_jobs(team, cluster, MOST_LISTED)]
     return Response(json.dumps(listed), media_type="application/json")
 
 
-def _job(team: str, cluster: str, job_or_submission_id: str, here: Here) -> dict[str, Any]:
-    return ray_jobs.details(_find(team, cluster, job_or_submission_id, here))
+def _job(team: str, cluster: str, job_or_submission_id: str, here: Here) -> Response:
+    text = job.read_by_submission_id(team, cluster, job_or_submission_id, platform=here)
+    if text is None:
+        raise _unknown(job_or_submission_id)
+    return Response(json.dumps(ray_jobs.details(text)), media_type="application/json")
 
 
 def _stop(team: str, cluster: str, job_or_submission_id: str, caller: Caller, here: Here) -> dict[str, bool]:
@@ -259,8 +262,12 @@ def _not_allowed(method: str, rest: str) -> Unsupported:
 def _find(team: str, cluster: str, wanted: str, here: Platform) -> Object:
     found = job.find_by_submission_id(team, cluster, wanted, platform=here)
     if found is None:
-        raise NotFound(f"Job {wanted} does not exist")
+        raise _unknown(wanted)
     return found
+
+
+def _unknown(wanted: str) -> NotFound:
+    return NotFound(f"Job {wanted} does not exist")
 
 
 def _only_gcs(protocol: str) -> None:

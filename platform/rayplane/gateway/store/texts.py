@@ -11,7 +11,19 @@ from datetime import UTC, datetime
 from json.encoder import encode_basestring_ascii as quoted
 from typing import Any, Literal, TypeAlias
 
-from sqlalchemy import ColumnElement, Row, Select, Text, bindparam, cast, literal_column, select, tuple_, type_coerce
+from sqlalchemy import (
+    ColumnElement,
+    Row,
+    Select,
+    Text,
+    bindparam,
+    cast,
+    literal_column,
+    select,
+    tuple_,
+    type_coerce,
+    union_all,
+)
 
 from rayplane.gateway.store.database import Database
 from rayplane.gateway.store.objects import label_is, not_found, position
@@ -75,11 +87,18 @@ _IS_THERE: Select[Any] = (
     select(literal_column("1")).select_from(objects).where(*_OF_TEAM, objects.c.name == bindparam("name"))
 )
 _PAGES = {(view, after): _page(view, after=after) for view in _COLUMNS for after in (False, True)}
+_JOB = select(objects.c.name, objects.c.created_at, _plain(objects.c.spec).label("spec"), _plain(objects.c.status))
 _NEWEST_JOBS = (
-    select(objects.c.name, objects.c.created_at, _plain(objects.c.spec).label("spec"), _plain(objects.c.status))
-    .where(*_OF_TEAM, objects.c.cluster == bindparam("cluster"))
+    _JOB.where(*_OF_TEAM, objects.c.cluster == bindparam("cluster"))
     .order_by(objects.c.created_at.desc(), objects.c.uid.desc())
     .limit(bindparam("most"))
+)
+# Two queries in one, each by an index of its own: given "or", a planner may choose to read all jobs of the cluster.
+_JOB_OF_RAY = union_all(
+    _JOB.add_columns(objects.c.cluster).where(*_OF_TEAM, objects.c.external_id == bindparam("external_id")),
+    _JOB.add_columns(objects.c.cluster).where(
+        *_OF_TEAM, objects.c.name == bindparam("name"), objects.c.external_id.is_(None)
+    ),
 )
 
 
@@ -130,6 +149,13 @@ class Texts(Database):
         with self._read_many() as connection:
             rows = connection.execute(_NEWEST_JOBS, values).all()
         return [JobText(*row) for row in reversed(rows)]
+
+    def job_of_ray(self, team: str, cluster: str, external_id: str, name: str) -> JobText | None:
+        """The job on a cluster with this external id, or of this name and without one; None if there is neither."""
+        values = {"kind": "Job", "team": team, "external_id": external_id, "name": name}
+        with self._read() as connection:
+            rows = connection.execute(_JOB_OF_RAY, values).all()
+        return next((JobText(*row[:-1]) for row in rows if row.cluster == cluster), None)
 
 
 def _next(rows: Sequence[Row[Any]], limit: int) -> str | None:

@@ -15,6 +15,7 @@ from rayplane.gateway.admission.roles import Principal, authorize
 from rayplane.gateway.admission.versions import declared_by, require_match
 from rayplane.gateway.backends.base import Capability
 from rayplane.gateway.store.objects import Change, check_precondition
+from rayplane.gateway.store.texts import JobText
 from rayplane.gateway.usecases import nodes, packages
 from rayplane.gateway.usecases.cluster import backend_of, note_work
 from rayplane.gateway.usecases.platform import Platform, team_spec
@@ -173,6 +174,12 @@ def find_by_submission_id(team: str, cluster: str | None, submission_id: str, *,
         return None
     named = not job.spec.get("submission_id") and cluster in (None, job.spec.get("cluster"))
     return job if named else None
+
+
+def read_by_submission_id(team: str, cluster: str, submission_id: str, *, platform: Platform) -> JobText | None:
+    """What is kept of the job that Ray's clients know by this id on a cluster, for those who only pass it on."""
+    external_id = _external_id(cluster, submission_id)
+    return platform.store.job_of_ray(team, cluster, external_id, name=submission_id)
 
 
 def run_context(submission_id: str | None, *, principal: Principal, platform: Platform) -> RunContext:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,7 +12,7 @@ from ray.runtime_env import RuntimeEnv
 
 from rayplane.errors import InvalidInput
 from rayplane.gateway.api import ray_jobs
-from rayplane.nouns.base import Metadata, Object
+from rayplane.gateway.store.texts import JobText
 from rayplane.nouns.job import JobSpec
 
 SHA = "a" * 64
@@ -64,14 +65,10 @@ def test_what_says_nothing_is_carried(environment: dict[str, Any]) -> None:
     assert _spec(runtime_env=environment).env == {}
 
 
-def _job(phase: str, **status: Any) -> Object:
+def _job(phase: str, **status: Any) -> JobText:
     spec = {"entrypoint": "python a.py", "cluster": "dev", "env": {"A": "b"}, "metadata": {"k": "v"}}
-    return Object(
-        kind="Job",
-        metadata=Metadata(name="a-1", team="growth", created_at=datetime(2026, 1, 1, tzinfo=UTC)),
-        spec=spec,
-        status={"phase": phase, **status},
-    )
+    created_at = datetime(2026, 1, 1, tzinfo=UTC)
+    return JobText("a-1", created_at, json.dumps(spec), json.dumps({"phase": phase, **status}))
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,11 @@ def test_a_job_is_found_by_the_id_that_rays_clients_know(bench: Any, ada: Princi
 
     def find(cluster: str | None, id: str) -> str | None:
         found = job.find_by_submission_id("growth", cluster, id, platform=bench.platform)
-        return found.metadata.name if found else None
+        name = found.metadata.name if found else None
+        if cluster is not None:
+            text = job.read_by_submission_id("growth", cluster, id, platform=bench.platform)
+            assert (text and text.name) == name
+        return name
 
     assert find("dev", "raysubmit_1") == stock.metadata.name
     assert find("other", "raysubmit_1") == elsewhere.metadata.name
