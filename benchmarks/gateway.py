@@ -12,6 +12,7 @@ suspended cluster and 10,000 jobs that have ended; asked over HTTP on loopback, 
 - abuse: how long /healthz takes while callers send 64 MiB of headers, hold 500 slow connections, follow a log 300
   times, ask for 60 plans to a server that drips, and send bodies of 300 MiB, each alone and all at once;
   its memory meanwhile.
+- followed: on a real local platform, 200 jobs that print, whose logs are kept and followed at once for 5 minutes.
 """
 
 from __future__ import annotations
@@ -21,18 +22,18 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.at_the_gateway import abused, calls, uploads
+from benchmarks.at_the_gateway import abused, calls, followed, uploads
 from benchmarks.at_the_gateway.asking import Connection, latencies, rate
 from benchmarks.at_the_gateway.jobs import CLUSTER, TEAM, fill, name_of
 from benchmarks.at_the_gateway.process import Gateway, gateway
 from benchmarks.shared.figures import check, check_least, say
 
-PARTS = ("lists", "calls", "upload", "waiting", "abuse")
+PARTS = ("lists", "calls", "upload", "waiting", "abuse", "followed")
 CONNECTIONS = 4
 JOBS = f"/v1/teams/{TEAM}/jobs"
 RAY_JOBS = f"/{TEAM}/{CLUSTER}/api/jobs/"
@@ -42,12 +43,30 @@ PATIENCE = 300.0
 LEAST_LISTS, LEAST_SUMMARIES, LEAST_GETS = 300.0, 1000.0, 1000.0
 MOST_RAY_LIST, MOST_WAITING_CORES = 0.2, 0.02
 MOST_CALL_MORE, LEAST_OF_DIRECT, MOST_UPLOAD_MB = 0.003, 0.8, 60.0
+FOLLOWED_LOGS, FOLLOWED_SECONDS = 200, 300.0
+MOST_SLOPE_SECONDS, MOST_SLOPE_MB, MOST_SLOPE_CORES = 0.2, 10.0, 0.1
 MOST_HEALTHZ, MOST_RESIDENT_MB = 0.2, 400.0
 
 
-def measure(jobs: int, waiting: int, seconds: float, parts: tuple[str, ...]) -> dict[str, Any]:
+def measure(jobs: int, waiting: int, logs: int, seconds: float, parts: Collection[str]) -> dict[str, Any]:
     """The figures of the parts."""
     load = os.getloadavg()[0]
+    figures: dict[str, Any] = {}
+    if "followed" in parts:
+        figures["followed"] = followed.measure(logs, FOLLOWED_SECONDS)
+    if set(parts) - {"followed"}:
+        figures |= _of_one_process(jobs, waiting, seconds, parts)
+    return {
+        "figure": "what one gateway process takes",
+        "jobs": jobs,
+        "load": round(load, 2),
+        "load_after": round(os.getloadavg()[0], 2),
+        **figures,
+        "checks": list(_checks(figures)),
+    }
+
+
+def _of_one_process(jobs: int, waiting: int, seconds: float, parts: Collection[str]) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="rp-bench-") as folder:
         say(f"{jobs} jobs are put into a new store")
@@ -63,14 +82,7 @@ def measure(jobs: int, waiting: int, seconds: float, parts: tuple[str, ...]) -> 
             if "abuse" in parts:
                 figures["abuse"] = abused.measure(server, seconds)
             figures["resident_mb"] = round(server.resident_mb(), 1)
-    return {
-        "figure": "what one gateway process takes",
-        "jobs": jobs,
-        "load": round(load, 2),
-        "load_after": round(os.getloadavg()[0], 2),
-        **figures,
-        "checks": list(_checks(figures)),
-    }
+    return figures
 
 
 def _lists(server: Gateway, jobs: int, seconds: float) -> dict[str, Any]:
@@ -167,6 +179,15 @@ def _checks(figures: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         waiting = figures["waiting"]
         name = f"cores used by {waiting['jobs']} waiting jobs"
         yield check(name, waiting["cores_of_waiting_jobs"], MOST_WAITING_CORES)
+    if "followed" in figures:
+        of = figures["followed"]
+        yield check(f"of {of['logs']} followed logs, those that lost or repeated a line", of["faulty_logs"], 0)
+        slope = followed.slope(of)
+        yield check(
+            "seconds of lag more in the last fifth of the time", slope["median_lag_seconds"], MOST_SLOPE_SECONDS
+        )
+        yield check("resident MB more in the last fifth of the time", slope["resident_mb"], MOST_SLOPE_MB)
+        yield check("cores more in the last fifth of the time", slope["cores"], MOST_SLOPE_CORES)
     if "abuse" in figures:
         for title, figure in figures["abuse"].items():
             if isinstance(figure, dict):
@@ -182,12 +203,13 @@ def main() -> None:
     parser.add_argument("--waiting", type=int, default=1000, help="Jobs that wait.")
     parser.add_argument("--seconds", type=float, default=20.0, help="How long each figure is measured.")
     parser.add_argument("--part", choices=PARTS, action="append", help="A part to measure; all if none is named.")
+    parser.add_argument("--logs", type=int, default=FOLLOWED_LOGS, help="Logs that are followed.")
     asked = parser.parse_args()
-    if asked.jobs < 300 or asked.waiting < 1 or asked.seconds <= 0:
-        parser.error("--jobs must be at least 300, --waiting at least 1, --seconds more than 0")
+    if asked.jobs < 300 or asked.waiting < 1 or asked.logs < 1 or asked.seconds <= 0:
+        parser.error("--jobs must be at least 300, --waiting and --logs at least 1, --seconds more than 0")
     # Without bytecode the gateway would compile itself anew.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    print(json.dumps(measure(asked.jobs, asked.waiting, asked.seconds, tuple(asked.part or PARTS))))
+    print(json.dumps(measure(asked.jobs, asked.waiting, asked.logs, asked.seconds, asked.part or PARTS)))
 
 
 if __name__ == "__main__":
