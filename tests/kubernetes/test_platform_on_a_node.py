@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -22,9 +24,11 @@ import yaml
 
 from rayplane.client.sdk import Client
 from rayplane.nouns.base import Document, Object
+from rayplane.storage import layout
 from tests.kubernetes.bed import api as kubernetes
 from tests.kubernetes.bed.api import wait_for
 from tests.kubernetes.bed.level_b import LevelB
+from tests.support import noisy
 from tests.support.local_platform import LocalPlatform, local_platform
 from tests.support.stock_ray import StockRay
 
@@ -88,6 +92,7 @@ def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working folder with a script."""
     folder = tmp_path_factory.mktemp("code")
     (folder / "work.py").write_text(WORK)
+    (folder / "bytes.py").write_text(noisy.PROGRAM)
     return folder
 
 
@@ -121,6 +126,21 @@ def test_stock_ray_submits_through_the_gateway(
     [job] = [job for job in api.jobs.list(TEAM) if job.spec.get("submission_id") == "by-stock-ray"]
     assert job.status["phase"] == "Succeeded"
     assert "ray 2.60.0" in "".join(api.jobs.logs(TEAM, job.metadata.name, follow=False))
+
+
+def test_a_log_of_any_bytes_is_kept_as_it_is_though_the_gateway_is_killed_meanwhile(
+    platform: LocalPlatform, api: Client, code: Path
+) -> None:
+    uid = submit(api, code, "bytes", "python bytes.py 0.2", cluster="auto").metadata.uid
+    kept = Path(urlsplit(platform.settings["RAYPLANE_STORAGE_ROOT"]).path) / layout.job_log(TEAM, uid)
+    wait_for("its log is being kept", lambda: kept.exists() and kept.stat().st_size > 2**20, seconds=120)
+    first = platform.process("gateway")["pid"]
+    os.kill(first, signal.SIGKILL)
+    wait_for("another gateway", lambda: platform.process("gateway")["pid"] not in (None, first), seconds=120)
+    ended = api.jobs.wait(TEAM, "bytes", timeout=300)
+    assert (ended.status["phase"], len(ended.status["attempts"])) == ("Succeeded", 1)
+    noisy.assert_kept(kept.read_bytes())
+    say(f"{kept.stat().st_size} bytes of a log are kept as they were printed, over two gateways")
 
 
 def test_workers_come_with_work_and_go_without(level_b: LevelB, api: Client, code: Path) -> None:

@@ -6,7 +6,6 @@ import hashlib
 import io
 import os
 import signal
-import subprocess
 import sys
 import time
 import zipfile
@@ -22,6 +21,7 @@ from rayplane.client.up import configuration
 from rayplane.gateway.mlflow_rest import MlflowRest
 from rayplane.settings import Home, write_secret
 from rayplane.storage import layout
+from tests.support import noisy
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -36,17 +36,6 @@ for second in range(int(os.environ["SECONDS"])):
     time.sleep(1)
 print("bye", flush=True)
 """
-BYTES = r"""
-import random, sys, time
-out, some = sys.stdout.buffer, random.Random(7)
-out.write(b"begin\nZ\xfcrich\r 50 %\r100 %\r\n")
-for _ in range(64):
-    out.write(some.randbytes(2**20))
-    out.flush()
-    time.sleep(float(sys.argv[1]))
-out.write(b"x" * 50_000_000 + b"\nend\n")
-"""
-"""Prints 64 MiB of random bytes, Latin-1, progress by carriage returns, and a line of 50 MB."""
 TRACKED = """
 import mlflow
 with mlflow.start_run() as run:
@@ -212,7 +201,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
 def package(platform: Platform) -> str:
     # All in one folder, as a team may well pack it: Ray takes such a folder off unless it is kept from it.
     return platform.upload(
-        {"jobs/__init__.py": "", "jobs/talk.py": TALK, "jobs/tracked.py": TRACKED, "jobs/bytes.py": BYTES}
+        {"jobs/__init__.py": "", "jobs/talk.py": TALK, "jobs/tracked.py": TRACKED, "jobs/bytes.py": noisy.PROGRAM}
     )
 
 
@@ -283,12 +272,7 @@ def test_a_job_goes_on_while_the_gateway_is_killed(platform: Platform, package: 
     text = platform.log(job)
     assert [text.count(f"second {n}\n") for n in range(12)] == [1] * 12, text
     assert platform.phase(f"/jobs/{prints}", "Succeeded", "Failed")["phase"] == "Succeeded"
-    (platform.home.path / "bytes.py").write_text(BYTES)
-    run = [sys.executable, str(platform.home.path / "bytes.py"), "0"]
-    printed = subprocess.run(run, capture_output=True, check=True).stdout
-    kept = platform.kept(prints).read_bytes()
-    assert len(kept) - len(printed) < 1000, "beside its own lines Ray says little"
-    assert kept.endswith(printed), "the kept log is what the job printed, byte for byte"
+    noisy.assert_kept(platform.kept(prints).read_bytes())
 
 
 def test_a_job_whose_head_is_killed_runs_again_and_says_why(platform: Platform, package: str) -> None:
