@@ -13,7 +13,7 @@ from rayplane.gateway.admission import tokens
 from rayplane.gateway.admission.roles import SYSTEM
 from rayplane.gateway.backends.base import Capability
 from rayplane.gateway.reconcile.cluster import ClusterReconciler
-from rayplane.gateway.reconcile.team import credentials_path
+from rayplane.gateway.reconcile.team_credentials import credentials_path
 from rayplane.gateway.store import Store
 from rayplane.gateway.usecases import job as jobs
 from rayplane.gateway.usecases.platform import Platform
