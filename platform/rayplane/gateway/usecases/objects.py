@@ -65,9 +65,11 @@ def apply(
     owner = platform.team(team) if noun.team_scoped else None
     _check(owner, name, spec, _before(noun, team, name, platform), principal, platform)
     with platform.store.transaction(commit=not dry_run):
+        if kind == "Team" and not dry_run:
+            teams.clear_records(name, platform)
         found, change, operation = _write(noun, team, name, spec, labels, principal, platform, if_match, if_absent)
         if kind == "Team" and change == "created" and not dry_run:
-            teams.clear_ground(found, platform)
+            teams.clear_files(found, platform)
     if dry_run:
         return found, change, None
     if change != "unchanged":

@@ -59,7 +59,18 @@ def own_names(name: str, taken: Collection[str]) -> TeamStatus:
     return TeamStatus(mlflow_workspace=own, feast_project=own)
 
 
-def clear_ground(team: Object, platform: Platform) -> None:
+def clear_records(name: str, platform: Platform) -> None:
+    """Put what was recorded under the name of a team that is gone with what else was recorded of it.
+
+    A request that was under way while the team went may have written after it. To be called in the transaction that
+    makes a team, before that.
+    """
+    earlier = platform.store.predecessors(name)
+    if earlier and platform.uid_of_team(name) is None:
+        platform.store.file_away(name, archived_name(name, earlier[0]))
+
+
+def clear_files(team: Object, platform: Platform) -> None:
     """Put away what is in the storage root under the name of a team that was just made, if an earlier one had the name.
 
     A team that an older version deleted left its folder there, and a process that outlived its team may write anew.
