@@ -82,6 +82,14 @@ class Home:
         """Feast's SQL registry and online stores."""
         return self.path / "feast"
 
+    def feast_online(self, project: str) -> Path:
+        """The SQLite file of a Feast project's online store."""
+        return self.feast / "online" / f"{project}.db"
+
+    def placed_token(self, team: str, cluster: str) -> Path:
+        """The 0600 file that an admin places for a cluster that others run: its Ray token, and for which address."""
+        return self.secrets / "clusters" / f"{team}.{cluster}.ray"
+
     @property
     def prometheus(self) -> Path:
         """Prometheus' configuration and data."""

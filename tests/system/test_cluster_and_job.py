@@ -253,7 +253,7 @@ def test_a_tracked_job_has_one_finished_run_allocated_before_it_starts(platform:
     assert tags["rayplane.submission"] == status["attempts"][-1]["submission_id"]
     assert tags["rayplane.package"] == package
     user, password = (platform.home.secrets / "teams" / f"{TEAM}.mlflow").read_text().split()
-    mlflow.ensure_workspace("others")
+    mlflow.ensure_workspace("others", "others")
     as_team = MlflowRest(platform.mlflow_url, user, password)
     assert as_team.get_run(TEAM, status["run_id"]) is not None
     with pytest.raises(Exception, match="403"):

@@ -86,7 +86,7 @@ def test_mlflow_refuses_a_password_that_was_changed_or_taken_away_at_once(platfo
     def answer(password: str) -> int:
         return httpx.get(f"{url}/api/3.0/mlflow/workspaces", auth=("leaver", password)).status_code
 
-    admin.ensure_workspace("leavers")
+    admin.ensure_workspace("leavers", "leavers")
     try:
         admin.ensure_user("leavers", "leaver", "the-first-password")
         assert [answer("the-first-password"), answer("the-first-password")] == [200, 200]

@@ -28,6 +28,7 @@ from rayplane.nouns.dataset import DatasetVersion
 from rayplane.nouns.events import Edge
 from rayplane.nouns.job import TERMINAL
 from rayplane.nouns.plan import Plan
+from rayplane.nouns.team import Data
 from rayplane.nouns.why import Explanation
 from rayplane.processes import read_json
 from rayplane.settings import Home, find_home, read_secret
@@ -393,9 +394,14 @@ class Teams(Noun):
         """All teams."""
         return super().list("", labels=labels)
 
-    def delete(self, team: str, name: str | None = None) -> Object:
-        """Ask for deletion."""
-        return super().delete("", name or team)
+    def delete(self, team: str, name: str | None = None, *, data: Data | None = None) -> Object:
+        """Ask for deletion. ``data``: what becomes of what the team has; archived unless it is to be purged.
+
+        The answer's status says which, and under which name the records are kept. Raises Conflict while the team has
+        clusters, services or work under way, and if it is being deleted with the other already.
+        """
+        query = {"data": data} if data is not None else {}
+        return self._client.read(Object, "DELETE", self._path("", name or team), params=query)
 
 
 class Clusters(Noun):

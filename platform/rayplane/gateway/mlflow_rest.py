@@ -44,19 +44,31 @@ class MlflowRest:
         except Unavailable:
             return False
 
-    def ensure_workspace(self, team: str) -> None:
-        """Make the team's workspace; one that is there is success."""
-        if self._find("GET", f"/api/3.0/mlflow/workspaces/{quote(team, safe='')}") is None:
-            self._make("/api/3.0/mlflow/workspaces", {"name": team, "description": f"rayplane team {team}"})
+    def ensure_workspace(self, workspace: str, owner: str, *, adopt: bool = False) -> bool:
+        """Make the workspace of a team; False if one of this name is there and another's.
 
-    def ensure_user(self, team: str, user: str, password: str) -> None:
+        ``owner`` stands in its description. ``adopt``: it is this owner's, whatever its description says.
+        """
+        description = f"rayplane team {owner}"
+        known = self._find("GET", _workspace(workspace))
+        if known is None:
+            self._make(_workspace(), {"name": workspace, "description": description})
+            return True
+        return adopt or known["workspace"].get("description") == description
+
+    def delete_workspace(self, workspace: str) -> None:
+        """Delete a workspace with all that MLflow's database has of it: experiments, runs, models, roles. One already
+        gone is success. Artifacts stay where they are."""
+        self._find("DELETE", _workspace(workspace), params={"mode": "CASCADE"})
+
+    def ensure_user(self, workspace: str, user: str, password: str) -> None:
         """Make the team's user with this password and its role: all in the team's workspace, nothing elsewhere."""
         if self._find("GET", "/api/2.0/mlflow/users/get", params={"username": user}) is None:
             self._make("/api/2.0/mlflow/users/create", {"username": user, "password": password})
         else:
             body = {"username": user, "password": password}
             self._call("PATCH", "/api/2.0/mlflow/users/update-password", json=body)
-        role = self._ensure_role(team)
+        role = self._ensure_role(workspace)
         held = self._call("GET", "/api/3.0/mlflow/users/roles/list", params={"username": user})["roles"]
         if role not in [r["id"] for r in held]:
             self._make("/api/3.0/mlflow/roles/assign", {"username": user, "role_id": role})
@@ -65,23 +77,23 @@ class MlflowRest:
         """Take the user away; one already gone is success. What it made stays in the workspace."""
         self._find("DELETE", "/api/2.0/mlflow/users/delete", json={"username": user})
 
-    def ensure_experiment(self, team: str, name: str) -> str:
+    def ensure_experiment(self, workspace: str, name: str) -> str:
         """The id of the team's experiment of this name, made or restored if need be."""
-        found = self._experiment(team, name)
+        found = self._experiment(workspace, name)
         if found is None:
             try:
-                made = self._call("POST", "/api/2.0/mlflow/experiments/create", team, json={"name": name})
+                made = self._call("POST", "/api/2.0/mlflow/experiments/create", workspace, json={"name": name})
                 return str(made["experiment_id"])
             except Conflict:
-                found = self._experiment(team, name)
+                found = self._experiment(workspace, name)
         if found is None:
-            raise Conflict(f"MLflow neither has nor makes the experiment '{name}' in workspace '{team}'.")
+            raise Conflict(f"MLflow neither has nor makes the experiment '{name}' in workspace '{workspace}'.")
         if found.get("lifecycle_stage") == "deleted":
             body = {"experiment_id": found["experiment_id"]}
-            self._call("POST", "/api/2.0/mlflow/experiments/restore", team, json=body)
+            self._call("POST", "/api/2.0/mlflow/experiments/restore", workspace, json=body)
         return str(found["experiment_id"])
 
-    def create_run(self, team: str, experiment_id: str, *, tags: Mapping[str, str], name: str) -> str:
+    def create_run(self, workspace: str, experiment_id: str, *, tags: Mapping[str, str], name: str) -> str:
         """Make a run (status RUNNING) and return its id."""
         body = {
             "experiment_id": experiment_id,
@@ -89,10 +101,10 @@ class MlflowRest:
             "start_time": _now(),
             "tags": _tags(tags),
         }
-        run_id: str = self._call("POST", "/api/2.0/mlflow/runs/create", team, json=body)["run"]["info"]["run_id"]
+        run_id: str = self._call("POST", "/api/2.0/mlflow/runs/create", workspace, json=body)["run"]["info"]["run_id"]
         return run_id
 
-    def find_run(self, team: str, experiment_id: str, tag: str, value: str) -> str | None:
+    def find_run(self, workspace: str, experiment_id: str, tag: str, value: str) -> str | None:
         """The id of the oldest run in the experiment that carries this tag, if any."""
         body = {
             "experiment_ids": [experiment_id],
@@ -100,57 +112,57 @@ class MlflowRest:
             "order_by": ["attributes.start_time ASC"],
             "max_results": 1,
         }
-        runs = self._call("POST", "/api/2.0/mlflow/runs/search", team, json=body).get("runs", [])
+        runs = self._call("POST", "/api/2.0/mlflow/runs/search", workspace, json=body).get("runs", [])
         return str(runs[0]["info"]["run_id"]) if runs else None
 
-    def get_run(self, team: str, run_id: str) -> dict[str, Any] | None:
+    def get_run(self, workspace: str, run_id: str) -> dict[str, Any] | None:
         """The run as MLflow shows it (``info``, ``data``); None if there is none, or if it is deleted."""
-        found = self._find("GET", "/api/2.0/mlflow/runs/get", team, params={"run_id": run_id})
+        found = self._find("GET", "/api/2.0/mlflow/runs/get", workspace, params={"run_id": run_id})
         if found is None or found["run"]["info"].get("lifecycle_stage") == "deleted":
             return None
         run: dict[str, Any] = found["run"]
         return run
 
-    def set_tags(self, team: str, run_id: str, tags: Mapping[str, str]) -> None:
+    def set_tags(self, workspace: str, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags on a run; those that it has get the new value."""
-        self._call("POST", "/api/2.0/mlflow/runs/log-batch", team, json={"run_id": run_id, "tags": _tags(tags)})
+        self._call("POST", "/api/2.0/mlflow/runs/log-batch", workspace, json={"run_id": run_id, "tags": _tags(tags)})
 
-    def resume_run(self, team: str, run_id: str) -> None:
+    def resume_run(self, workspace: str, run_id: str) -> None:
         """Mark a run as running again: another attempt goes on with it."""
-        self._call("POST", "/api/2.0/mlflow/runs/update", team, json={"run_id": run_id, "status": "RUNNING"})
+        self._call("POST", "/api/2.0/mlflow/runs/update", workspace, json={"run_id": run_id, "status": "RUNNING"})
 
-    def end_run(self, team: str, run_id: str, status: RunEnd) -> None:
+    def end_run(self, workspace: str, run_id: str, status: RunEnd) -> None:
         """End a run; ending it twice is success."""
         body = {"run_id": run_id, "status": status, "end_time": _now()}
-        self._call("POST", "/api/2.0/mlflow/runs/update", team, json=body)
+        self._call("POST", "/api/2.0/mlflow/runs/update", workspace, json=body)
 
-    def alias_version(self, team: str, model: str, alias: str) -> str | None:
+    def alias_version(self, workspace: str, model: str, alias: str) -> str | None:
         """The version that an alias points to; None if there is no such model or alias."""
         params = {"name": model, "alias": alias}
         try:
-            found = self._find("GET", "/api/2.0/mlflow/registered-models/alias", team, params=params)
+            found = self._find("GET", "/api/2.0/mlflow/registered-models/alias", workspace, params=params)
         except InvalidInput:
             return None  # MLflow answers 400 INVALID_PARAMETER_VALUE for an alias that was never set
         return str(found["model_version"]["version"]) if found else None
 
-    def model_version(self, team: str, model: str, version: str) -> dict[str, Any] | None:
+    def model_version(self, workspace: str, model: str, version: str) -> dict[str, Any] | None:
         """A model version as MLflow shows it (``name``, ``version``, ``run_id``...); None if there is none."""
         params = {"name": model, "version": version}
-        found = self._find("GET", "/api/2.0/mlflow/model-versions/get", team, params=params)
+        found = self._find("GET", "/api/2.0/mlflow/model-versions/get", workspace, params=params)
         answer: dict[str, Any] | None = found["model_version"] if found else None
         return answer
 
-    def _experiment(self, team: str, name: str) -> dict[str, Any] | None:
+    def _experiment(self, workspace: str, name: str) -> dict[str, Any] | None:
         params = {"experiment_name": name}
-        found = self._find("GET", "/api/2.0/mlflow/experiments/get-by-name", team, params=params)
+        found = self._find("GET", "/api/2.0/mlflow/experiments/get-by-name", workspace, params=params)
         answer: dict[str, Any] | None = found["experiment"] if found else None
         return answer
 
-    def _ensure_role(self, team: str) -> int:
-        listed = self._call("GET", "/api/3.0/mlflow/roles/list", params={"workspace": team})["roles"]
+    def _ensure_role(self, workspace: str) -> int:
+        listed = self._call("GET", "/api/3.0/mlflow/roles/list", params={"workspace": workspace})["roles"]
         role = next((r for r in listed if r["name"] == ROLE), None)
         if role is None:
-            body = {"workspace": team, "name": ROLE, "description": "Members of the team"}
+            body = {"workspace": workspace, "name": ROLE, "description": "Members of the workspace"}
             role = self._call("POST", "/api/3.0/mlflow/roles/create", json=body)["role"]
         role_id = int(role["id"])
         answer = self._call("GET", "/api/3.0/mlflow/roles/permissions/list", params={"role_id": str(role_id)})
@@ -173,21 +185,21 @@ class MlflowRest:
         except Conflict:
             return
 
-    def _find(self, method: str, path: str, team: str | None = None, **kwargs: Any) -> dict[str, Any] | None:
+    def _find(self, method: str, path: str, workspace: str | None = None, **kwargs: Any) -> dict[str, Any] | None:
         try:
-            return self._call(method, path, team, **kwargs)
+            return self._call(method, path, workspace, **kwargs)
         except NotFound:
             return None
 
-    def _call(self, method: str, path: str, team: str | None = None, **kwargs: Any) -> dict[str, Any]:
-        response = self._send(method, path, team, **kwargs)
+    def _call(self, method: str, path: str, workspace: str | None = None, **kwargs: Any) -> dict[str, Any]:
+        response = self._send(method, path, workspace, **kwargs)
         if not response.is_success:
             raise _error(response)
         answer: dict[str, Any] = response.json() if response.content else {}
         return answer
 
-    def _send(self, method: str, path: str, team: str | None = None, **kwargs: Any) -> httpx.Response:
-        headers = {WORKSPACE_HEADER: team} if team else {}
+    def _send(self, method: str, path: str, workspace: str | None = None, **kwargs: Any) -> httpx.Response:
+        headers = {WORKSPACE_HEADER: workspace} if workspace else {}
         try:
             return self._http.request(method, self.url + path, headers=headers, **kwargs)
         except httpx.TransportError as exc:
@@ -195,6 +207,10 @@ class MlflowRest:
                 f"MLflow does not answer at {self.url}: {exc or type(exc).__name__}.",
                 remedy="Look at it with 'rayplane status'; 'rayplane up' starts it again.",
             ) from exc
+
+
+def _workspace(name: str | None = None) -> str:
+    return "/api/3.0/mlflow/workspaces" + (f"/{quote(name, safe='')}" if name else "")
 
 
 def _now() -> int:

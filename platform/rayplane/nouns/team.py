@@ -9,6 +9,11 @@ from pydantic import Field, model_validator
 from rayplane.nouns.base import Count, Name, Quantity, Record, Seconds, Spec, Status
 
 Role = Literal["viewer", "member", "admin"]
+Data = Literal["archive", "purge"]
+"""What becomes of a deleted team's data: kept where no team of its name finds it, or deleted."""
+
+ARCHIVED = "~"
+"""Stands in the name under which a deleted team's records are kept, and in no team's name."""
 
 
 class Quota(Spec):
@@ -57,6 +62,11 @@ def check_team_name(value: str) -> str:
     return value
 
 
+def archived_name(name: str, uid: str) -> str:
+    """The name under which the records of a deleted team are kept."""
+    return f"{name}{ARCHIVED}{uid}"
+
+
 class TeamSpec(Spec):
     """What a team is given."""
 
@@ -85,9 +95,14 @@ class TeamStatus(Status):
     """What onboarding made."""
 
     mlflow_workspace: str | None = None
+    """Its own in MLflow: no earlier team of its name had it."""
     feast_project: str | None = None
     places: dict[str, str] = Field(default_factory=dict)
     """Backend -> what its place for the team still lacks; empty once the place is there."""
+    data: Data | None = None
+    """What becomes of its data; set once it is being deleted."""
+    archived_as: str | None = None
+    """The name under which its records are kept then."""
 
 
 class Usage(Record):

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
-from rayplane.errors import InvalidInput, NotFound
+from rayplane.errors import Conflict, InvalidInput, NotFound
 from rayplane.storage.root import room
 
 _LONGEST = 220
@@ -110,6 +110,18 @@ class FileStorage:
                 shutil.rmtree(name, dir_fd=folder)
             else:
                 os.unlink(name, dir_fd=folder)  # of a link, the link
+
+    def move(self, source: str, target: str) -> None:
+        with (
+            room(f"write '{self.uri(target)}'"),
+            self._found(source),
+            self._folder_of(source) as (old, name),
+            self._folder_of(target, make=True) as (new, other),
+        ):
+            with suppress(FileNotFoundError):
+                os.stat(other, dir_fd=new, follow_symlinks=False)
+                raise Conflict(f"There is something at '{self.uri(target)}'.", remedy="Choose another path.")
+            os.rename(name, other, src_dir_fd=old, dst_dir_fd=new)
 
     def local_path(self, path: str) -> str | None:
         return str(self._base.resolve().joinpath(*self._parts(path)))

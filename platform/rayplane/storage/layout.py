@@ -56,3 +56,22 @@ def feast(team: str) -> str:
 def mlflow_artifacts() -> str:
     """Where the MLflow server keeps artifacts, below which it makes a folder per workspace."""
     return "mlflow"
+
+
+def mlflow_workspace(workspace: str) -> str:
+    """Folder of the artifacts of one MLflow workspace, made by the MLflow server."""
+    return f"{mlflow_artifacts()}/workspaces/{workspace}"
+
+
+def team(name: str) -> str:
+    """Folder of all that a team has in the storage root, but for its runs' artifacts."""
+    return name
+
+
+def archive(archived: str) -> str:
+    """Folder of all that a deleted team left; ``archived`` is the name of its records. No team can be called so."""
+    return f"{ARCHIVE}/{archived}"
+
+
+ARCHIVE = "_archive"
+"""Folder of all that deleted teams left."""

@@ -62,6 +62,11 @@ class Storage(Protocol):
         """Delete a file, or a folder with all in it."""
         ...
 
+    def move(self, source: str, target: str) -> None:
+        """Give a file or folder, with all in it, another path, at once. Raises NotFound without ``source``, Conflict if
+        there is something at ``target``."""
+        ...
+
     def local_path(self, path: str) -> str | None:
         """The path on this host's file system, if the scheme has one."""
         ...

@@ -23,13 +23,14 @@ from rayplane.client.cli.output import (
 NameArgument = Annotated[str, typer.Argument(help="Its name.", show_default=False)]
 
 
-def group(plural: str, help_: str) -> typer.Typer:
-    """A group with the common verbs of the noun that has this plural."""
+def group(plural: str, help_: str, *, delete: bool = True) -> typer.Typer:
+    """A group with the common verbs of the noun that has this plural; without ``delete`` it adds its own."""
     app = typer.Typer(help=help_, no_args_is_help=True)
     _add_list(app, plural)
     _add_get(app, plural)
     _add_why(app, plural)
-    _add_delete(app, plural)
+    if delete:
+        _add_delete(app, plural)
     return app
 
 

@@ -241,7 +241,8 @@ def _once(
         [request.method, str(request.url.path), str(request.url.query), body, *conditions], sort_keys=True, default=str
     )
     fingerprint = hashlib.sha256(text.encode()).hexdigest()
-    known = platform.store.recall(principal.name, key, fingerprint)
+    team = str(request.path_params.get("team", ""))
+    known = platform.store.recall(principal.name, key, fingerprint, team_uid=platform.uid_of_team(team))
     if known is not None:
         return JSONResponse(
             known["body"], status_code=known["status"], headers={**known["headers"], "X-Replayed": "true"}
@@ -249,7 +250,7 @@ def _once(
     answer = act()
     kept = {k: v for k, v in answer.headers.items() if k in ("etag", "location", "x-change")}
     remembered = {"status": answer.status_code, "headers": kept, "body": json.loads(bytes(answer.body))}
-    platform.store.remember(principal.name, key, fingerprint, remembered)
+    platform.store.remember(principal.name, key, fingerprint, remembered, team_uid=platform.uid_of_team(team))
     return answer
 
 

@@ -34,6 +34,7 @@ from rayplane.gateway.store.texts import View
 from rayplane.gateway.usecases import objects, why
 from rayplane.nouns import NOUNS
 from rayplane.nouns.base import NounType
+from rayplane.nouns.team import Data
 from rayplane.nouns.why import Explanation
 
 OBJECT_MODELS = {noun.kind: object_model(noun) for noun in NOUNS}
@@ -43,6 +44,10 @@ Labels = Annotated[
     list[str] | None, Query(alias="label", description="Only objects with this label (k=v); may repeat.")
 ]
 DryRun = Annotated[bool, Query(description="Check everything and say what would change, but write nothing.")]
+DataOf = Annotated[
+    Data | None,
+    Query(alias="data", description="What becomes of the team's data: archived unless it is to be purged."),
+]
 
 
 @cache
@@ -240,11 +245,18 @@ def _putter(noun: NounType, body_model: Any) -> Any:
 
 def _deleter(noun: NounType) -> Any:
     def act(
-        request: Request, team: str, name: str, precondition: int | None, key: str | None, caller: Caller, here: Here
+        request: Request,
+        team: str,
+        name: str,
+        precondition: int | None,
+        key: str | None,
+        caller: Caller,
+        here: Here,
+        data: Data | None = None,
     ) -> JSONResponse:
         def write() -> JSONResponse:
             obj, operation = objects.delete(
-                noun.kind, team, name, principal=caller, platform=here, if_match=precondition
+                noun.kind, team, name, principal=caller, platform=here, if_match=precondition, data=data
             )
             return shown(obj, status=202, headers={"Location": f"/v1/operations/{operation.id}"})
 
@@ -262,8 +274,14 @@ def _deleter(noun: NounType) -> Any:
         return act(request, team, name, precondition, key, caller, here)
 
     def of_all(
-        request: Request, team: str, caller: Caller, here: Here, precondition: IfMatch, key: IdempotencyKey = None
+        request: Request,
+        team: str,
+        caller: Caller,
+        here: Here,
+        precondition: IfMatch,
+        data: DataOf = None,
+        key: IdempotencyKey = None,
     ) -> JSONResponse:
-        return act(request, "", team, precondition, key, caller, here)
+        return act(request, "", team, precondition, key, caller, here, data)
 
     return of_team if noun.team_scoped else of_all

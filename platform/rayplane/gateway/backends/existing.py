@@ -43,7 +43,7 @@ class ExistingBackend(SharedNodesOnly):
     capabilities: frozenset[Capability] = frozenset()
 
     def __init__(self, settings: GatewaySettings) -> None:
-        self._secrets = settings.home_paths.secrets
+        self._home = settings.home_paths
         self._allowed = ray_address.AllowList(settings.existing_addresses)
 
     def preflight(self, ref: ClusterRef, spec: ClusterSpec, size: Size) -> list[str]:
@@ -134,7 +134,7 @@ class ExistingBackend(SharedNodesOnly):
             client.close()
 
     def _token_path(self, ref: ClusterRef) -> Path:
-        return self._secrets / "clusters" / f"{ref.team}.{ref.name}.ray"
+        return self._home.placed_token(ref.team, ref.name)
 
 
 def _environment(address: str, ray: str) -> Environment:

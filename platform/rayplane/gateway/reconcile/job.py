@@ -266,7 +266,7 @@ class JobReconciler:
 
     def _resume_run(self, look: Look, attempt: Attempt) -> None:
         if look.spec.tracked and look.status.run_id and attempt.number > 1 and self._mlflow is not None:
-            self._mlflow.resume_run(look.team, look.status.run_id)
+            self._mlflow.resume_run(self._platform.workspace(look.team), look.status.run_id)
 
     def _variables(self, look: Look, attempt: Attempt) -> dict[str, str]:
         env = {**look.spec.env, "RAYPLANE_SUBMISSION_ID": attempt.submission_id}
@@ -413,11 +413,12 @@ class JobReconciler:
                 f"Job '{look.team}/{look.name}' is to be tracked, but no MLflow server is set.",
                 remedy="Set RAYPLANE_MLFLOW_URL, or submit it with tracked: false.",
             )
-        experiment_id = self._mlflow.ensure_experiment(look.team, experiment_of(look.spec))
-        run_id = self._mlflow.find_run(look.team, experiment_id, UID_TAG, look.uid)
+        workspace = self._platform.workspace(look.team)
+        experiment_id = self._mlflow.ensure_experiment(workspace, experiment_of(look.spec))
+        run_id = self._mlflow.find_run(workspace, experiment_id, UID_TAG, look.uid)
         if run_id is None:
             tags = _tags(look, environment or look.status.environment)
-            run_id = self._mlflow.create_run(look.team, experiment_id, tags=tags, name=look.name)
+            run_id = self._mlflow.create_run(workspace, experiment_id, tags=tags, name=look.name)
         with editing(self._platform.store, look.uid, JobStatus) as status:
             status.run_id, status.experiment_id = run_id, experiment_id
 
@@ -425,7 +426,8 @@ class JobReconciler:
         run_id = look.status.run_id
         if run_id is None or self._mlflow is None:
             return
-        if self._mlflow.get_run(look.team, run_id) is None:
+        workspace = self._platform.workspace(look.team)
+        if self._mlflow.get_run(workspace, run_id) is None:
             log.warning("job %s/%s: its MLflow run %s was deleted meanwhile", look.team, look.name, run_id)
             return
         tags = {
@@ -435,8 +437,8 @@ class JobReconciler:
         }
         if final.git_commit:
             tags["mlflow.source.git.commit"] = final.git_commit
-        self._mlflow.set_tags(look.team, run_id, tags)
-        self._mlflow.end_run(look.team, run_id, _RUN_END[final.phase])
+        self._mlflow.set_tags(workspace, run_id, tags)
+        self._mlflow.end_run(workspace, run_id, _RUN_END[final.phase])
 
     def _wait(self, look: Look, why: NotNow) -> float | Until:
         """Say what the job waits for, once, and leave it alone until that changes or its time is over."""

@@ -6,23 +6,23 @@ from collections.abc import Callable
 
 from rayplane import plugins
 from rayplane.gateway.backends.base import Backend, Capability, LaunchContext
-from rayplane.gateway.reconcile.team import credentials_path
+from rayplane.gateway.reconcile.team_credentials import credentials_path
 from rayplane.gateway.usecases.platform import Platform
 from rayplane.nouns.base import Object
 from rayplane.nouns.team import Size, TeamStatus
 from rayplane.settings import GatewaySettings, read_secret
 
 
-def environment(team: str, cluster: str | None, settings: GatewaySettings) -> dict[str, str]:
+def environment(team: str, cluster: str | None, settings: GatewaySettings, *, workspace: str) -> dict[str, str]:
     """What the head's environment tells drivers and workers. ``cluster`` is None on nodes of a job's or a service's
-    own. Pure."""
+    own, ``workspace`` the team's own in MLflow. Pure."""
     env = {"RAYPLANE_GATEWAY_URL": settings.url, "RAYPLANE_TEAM": team}
     if cluster is not None:
         env["RAYPLANE_CLUSTER"] = cluster
     if settings.mlflow_url:
         env |= {
             "MLFLOW_TRACKING_URI": settings.mlflow_url,
-            "MLFLOW_WORKSPACE": team,
+            "MLFLOW_WORKSPACE": workspace,
             "MLFLOW_TRACKING_AUTH": plugins.MLFLOW_AUTH_PROVIDER,
             "RAY_TRAIN_CALLBACKS": plugins.TRAIN_CALLBACK,
         }
@@ -54,4 +54,5 @@ def context(platform: Platform, team: str, uid: str, size: Size, *, cluster: str
     credentials = credentials_path(settings.home_paths, team)
     if settings.mlflow_url and credentials.exists():
         secrets["RAYPLANE_MLFLOW_CREDENTIALS"] = read_secret(credentials)
-    return LaunchContext(size=size, env=environment(team, cluster, settings), secrets=secrets)
+    env = environment(team, cluster, settings, workspace=platform.workspace(team))
+    return LaunchContext(size=size, env=env, secrets=secrets)

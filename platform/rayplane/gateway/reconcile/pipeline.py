@@ -432,11 +432,14 @@ class _Engine:
     def _is_there(self, team: str, output: Output) -> bool:
         if output.kind == "dataset":
             return self._dataset_is_whole(team, output)
+        if self._mlflow is None:
+            return output.kind not in ("run", "model")
+        workspace = self._platform.workspace(team)
         if output.kind == "run":
-            return self._mlflow is not None and _found(lambda m: m.get_run(team, output.value), self._mlflow)
+            return _found(lambda m: m.get_run(workspace, output.value), self._mlflow)
         if output.kind == "model":
             name, version = output.name, str(output.value)
-            return self._mlflow is not None and _found(lambda m: m.model_version(team, name, version), self._mlflow)
+            return _found(lambda m: m.model_version(workspace, name, version), self._mlflow)
         return True
 
     def _dataset_is_whole(self, team: str, output: Output) -> bool:

@@ -107,16 +107,16 @@ class ServiceReconciler:
     def _resolve(self, obj: Object, spec: ServiceSpec) -> Target | None:
         if self._mlflow is None:
             raise InvalidInput("No MLflow server is set, so no model can be served.", remedy="Set RAYPLANE_MLFLOW_URL.")
-        team = obj.metadata.team or ""
+        workspace = self._platform.workspace(obj.metadata.team or "")
         model, alias, version = model_of(spec)
         if alias is not None:
-            version = self._mlflow.alias_version(team, model, alias)
+            version = self._mlflow.alias_version(workspace, model, alias)
         if version is None:
             return None
         deployed = ServiceStatus.model_validate(obj.status).revision
         if deployed is not None and (deployed.model, deployed.version) == (model, version):
             return Target(model, version, deployed.run_id)
-        found = self._mlflow.model_version(team, model, version)
+        found = self._mlflow.model_version(workspace, model, version)
         return Target(model, version, found.get("run_id") or None) if found is not None else None
 
     def _roll_out(self, obj: Object, status: ServiceStatus, host: Host, footing: Footing, target: Target) -> float:

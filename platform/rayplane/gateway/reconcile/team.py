@@ -1,36 +1,23 @@
-"""Onboard a team (its place on each backend, MLflow workspace and credentials) and take all of it away again."""
+"""Onboard a team: its place on each backend, its MLflow workspace and its credentials."""
 
 from __future__ import annotations
 
-import logging
-import secrets
 from collections.abc import Callable
-from pathlib import Path
 
 from rayplane.gateway.backends.base import Backend, Capability, TeamRef
 from rayplane.gateway.mlflow_rest import MlflowRest
 from rayplane.gateway.reconcile.status import editing
+from rayplane.gateway.reconcile.team_credentials import credentials
+from rayplane.gateway.reconcile.team_deletion import UNDER_WAY, TeamDeletion
 from rayplane.gateway.store.objects import NO_CLUSTER
-from rayplane.gateway.usecases.platform import Platform, team_spec
+from rayplane.gateway.usecases.platform import Platform, project_of, team_spec, workspace_of
+from rayplane.gateway.usecases.team import own_names
 from rayplane.nouns.base import Object
 from rayplane.nouns.job import UNFINISHED
-from rayplane.nouns.team import TeamSpec, TeamStatus
-from rayplane.settings import Home, read_secret, write_secret
+from rayplane.nouns.team import TeamSpec, TeamStatus, archived_name
 
-log = logging.getLogger(__name__)
-
-UNDER_WAY, AT_REST = 2.0, 300.0
-"""Seconds between two looks at a team whose places are being made or taken away; at one whose places are there."""
-
-
-def credentials_path(home: Home, team: str) -> Path:
-    """The 0600 file with the team's MLflow user name and password, one a line. The backend hands them to workers."""
-    return home.secrets / "teams" / f"{team}.mlflow"
-
-
-def user_of(team: str) -> str:
-    """The MLflow user that a team's jobs are."""
-    return f"rayplane-{team}"
+AT_REST = 300.0
+"""Seconds between two looks at a team whose places are there."""
 
 
 class TeamReconciler:
@@ -42,15 +29,17 @@ class TeamReconciler:
         self._platform = platform
         self._mlflow = mlflow
         self._backends = backends
+        self._deletion = TeamDeletion(platform, mlflow, backends)
 
     def reconcile(self, obj: Object) -> float | None:
         """Make what the team needs; each is made once, may be asked for again, and is put right where it drifted."""
         if obj.metadata.deleted_at is not None:
-            return self._remove(obj)
+            return self._deletion.go_on(obj)
         team = obj.metadata.name
         if self._mlflow is not None:
-            self._mlflow.ensure_workspace(team)
-            self._mlflow.ensure_user(team, *self._credentials(team))
+            workspace = self._workspace(obj, self._mlflow)
+            home = self._platform.settings.home_paths
+            self._mlflow.ensure_user(workspace, *credentials(home, team, workspace))
         spec, ref = team_spec(obj), TeamRef(team, obj.metadata.uid)
         wanted = self._wanted(team, spec)
         places = self._note(obj, wanted)
@@ -63,8 +52,8 @@ class TeamReconciler:
         with editing(self._platform.store, obj.metadata.uid, TeamStatus) as status:
             status.phase = "Pending" if lacking else "Ready"
             status.observed_generation = obj.metadata.generation
-            status.mlflow_workspace = team if self._mlflow is not None else None
-            status.feast_project = team
+            status.mlflow_workspace = status.mlflow_workspace or workspace_of(obj)
+            status.feast_project = status.feast_project or project_of(obj)
             status.places = kept
             message = "" if self._mlflow is not None else "No MLflow server is set: jobs are not tracked."
             reason = "Onboarding" if lacking else "Onboarded"
@@ -92,26 +81,14 @@ class TeamReconciler:
                 status.places = {**new, **status.places}
         return {**new, **known}
 
-    def _credentials(self, team: str) -> tuple[str, str]:
-        path = credentials_path(self._platform.settings.home_paths, team)
-        if not path.exists():
-            write_secret(path, f"{user_of(team)}\n{secrets.token_urlsafe(32)}\n")
-        user, password = read_secret(path).splitlines()[:2]
-        return user, password
-
-    def _remove(self, obj: Object) -> float | None:
-        team, places = TeamRef(obj.metadata.name, obj.metadata.uid), TeamStatus.model_validate(obj.status).places
-        left = {name: rest for name in places if (rest := self._backends(name).delete_team(team))}
-        if left:
-            with editing(self._platform.store, obj.metadata.uid, TeamStatus) as status:
-                status.phase, status.places = "Deleting", left
-                status.observed_generation = obj.metadata.generation
-                status.set_condition("Ready", False, "Deleting", " ".join(left.values()), obj.metadata.generation)
-            return UNDER_WAY
-        # The workspace stays: runs and models are evidence. Access to it does not.
-        if self._mlflow is not None:
-            self._mlflow.delete_user(user_of(team.name))
-        credentials_path(self._platform.settings.home_paths, team.name).unlink(missing_ok=True)
-        self._platform.store.remove(obj.metadata.uid)
-        log.info("team %s is gone", team)
-        return None
+    def _workspace(self, obj: Object, mlflow: MlflowRest) -> str:
+        """The team's workspace, which is there then. Another one if it turns out to be another team's, of which the
+        store knows nothing: before anybody is let into it."""
+        store, workspace = self._platform.store, workspace_of(obj)
+        owner = archived_name(obj.metadata.name, obj.metadata.uid)
+        onboarded = TeamStatus.model_validate(obj.status).observed_generation > 0
+        while not mlflow.ensure_workspace(workspace, owner, adopt=onboarded):
+            other = own_names(obj.metadata.name, {workspace, *store.names_elsewhere()})
+            with editing(store, obj.metadata.uid, TeamStatus) as status:
+                status.mlflow_workspace = workspace = other.mlflow_workspace or workspace
+        return workspace

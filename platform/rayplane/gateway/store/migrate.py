@@ -18,8 +18,9 @@ _one_at_a_time = threading.Lock()
 _ADVISORY_LOCK = 7230_1984
 
 
-def upgrade(engine: Engine) -> None:
-    """Bring the schema to the newest revision, or leave it as it was. Raises Unsupported if a newer one made it."""
+def upgrade(engine: Engine, revision: str = "head") -> None:
+    """Bring the schema to a revision (default: the newest), or leave it as it was. Raises Unsupported if a newer
+    rayplane made it."""
     with as_file(files(__package__) / "migrations") as folder, _one_at_a_time:
         config = Config()
         config.set_main_option("script_location", str(folder).replace("%", "%%"))
@@ -30,7 +31,7 @@ def upgrade(engine: Engine) -> None:
                     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
                 config.attributes["connection"] = connection
                 try:
-                    command.upgrade(config, "head")
+                    command.upgrade(config, revision)
                 except CommandError as exc:
                     raise Unsupported(
                         f"The database was written by a newer rayplane: {exc}.",

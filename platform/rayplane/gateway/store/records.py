@@ -98,26 +98,35 @@ class Records(Database):
                 raise NotFound(f"There is no operation '{id}'.", remedy="Look at the object itself.")
             return Operation.model_validate(row.body)
 
-    def remember(self, principal: str, key: str, fingerprint: str, answer: Mapping[str, Any]) -> None:
+    def remember(
+        self, principal: str, key: str, fingerprint: str, answer: Mapping[str, Any], *, team_uid: str | None = None
+    ) -> None:
         """Keep the answer to a request with an idempotency key for a day; the first one kept stays.
 
-        Raises Conflict if the key came with another request (fingerprint).
+        ``team_uid``: of the team that it was about. Raises Conflict if the key came with another request (fingerprint).
         """
         now = self._clock()
         with self._write() as connection:
             connection.execute(delete(idempotency).where(idempotency.c.created_at < now - REMEMBERED))
-            if self.recall(principal, key, fingerprint) is None:
-                values = {"principal": principal, "key": key, "fingerprint": fingerprint}
+            if self.recall(principal, key, fingerprint, team_uid=team_uid) is None:
+                key_of = (idempotency.c.principal == principal, idempotency.c.key == key)
+                connection.execute(delete(idempotency).where(*key_of))  # of an earlier team
+                values = {"principal": principal, "key": key, "fingerprint": fingerprint, "team_uid": team_uid}
                 connection.execute(insert(idempotency).values(**values, answer=dict(answer), created_at=now))
 
-    def recall(self, principal: str, key: str, fingerprint: str) -> dict[str, Any] | None:
-        """The answer that was kept for this key; raises Conflict if it was to another request."""
+    def recall(
+        self, principal: str, key: str, fingerprint: str, *, team_uid: str | None = None
+    ) -> dict[str, Any] | None:
+        """The answer that was kept for this key; raises Conflict if it was to another request.
+
+        ``team_uid``: of the team that is there now. What was answered about an earlier one of its name does not count.
+        """
         table = idempotency
         fresh = table.c.created_at >= self._clock() - REMEMBERED
         query = select(table).where(table.c.principal == principal, table.c.key == key, fresh)
         with self._read() as connection:
             row = connection.execute(query).one_or_none()
-        if row is None:
+        if row is None or (team_uid is not None and row.team_uid not in (None, team_uid)):
             return None
         if row.fingerprint != fingerprint:
             raise Conflict(

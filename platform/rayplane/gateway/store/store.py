@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rayplane.gateway.store.database import prepare_file
+from rayplane.gateway.store.filing import Filing
 from rayplane.gateway.store.leadership import Leadership
 from rayplane.gateway.store.ledger import Ledger
 from rayplane.gateway.store.migrate import upgrade
@@ -11,7 +12,7 @@ from rayplane.gateway.store.records import Records
 from rayplane.gateway.store.texts import Texts
 
 
-class Store(Objects, Texts, Ledger, Records, Leadership):
+class Store(Objects, Texts, Ledger, Records, Filing, Leadership):
     """Synchronous and thread-safe. Instants have their zone. Calls that belong together go into ``transaction()``."""
 
     def migrate(self) -> None:

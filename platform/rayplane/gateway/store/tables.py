@@ -207,6 +207,7 @@ idempotency = Table(
     Column("fingerprint", Text, nullable=False),
     Column("answer", Document, nullable=False),
     Column("created_at", Instant, nullable=False),
+    Column("team_uid", Text),
     PrimaryKeyConstraint("principal", "key"),
     Index(None, "created_at"),
 )

@@ -286,7 +286,8 @@ def usage(
 ) -> list[ClusterUsage]:
     """What the team's clusters held between two instants (default: from the first lease until now), by cluster."""
     authorize(principal, "read", team)
-    platform.store.get("Team", "", team)
+    if not platform.store.is_archive(team):
+        platform.store.get("Team", "", team)
     now = clock()
     end = min(until, now) if until is not None else now
     first = since if since is not None else datetime.min.replace(tzinfo=now.tzinfo)

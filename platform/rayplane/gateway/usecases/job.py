@@ -18,7 +18,7 @@ from rayplane.gateway.store.objects import Change, check_precondition
 from rayplane.gateway.store.texts import JobText
 from rayplane.gateway.usecases import nodes, packages
 from rayplane.gateway.usecases.cluster import backend_of, note_work
-from rayplane.gateway.usecases.platform import Platform, team_spec
+from rayplane.gateway.usecases.platform import Platform, project_of, team_spec
 from rayplane.nouns.base import MAX_NAME, Object, check_name
 from rayplane.nouns.cluster import ClusterSpec, ClusterStatus
 from rayplane.nouns.environment import Environment
@@ -433,7 +433,7 @@ def _context(holder: Object, platform: Platform) -> RunContext:
     known = holder.status.get("environment")
     mlflow = None
     if settings.mlflow_url is not None:
-        mlflow = MlflowAccess(tracking_uri=settings.mlflow_url, workspace=team)
+        mlflow = MlflowAccess(tracking_uri=settings.mlflow_url, workspace=platform.workspace(team))
     return RunContext(
         team=team,
         cluster=holder.metadata.name if holder.kind == "Cluster" else None,
@@ -448,10 +448,12 @@ def _context(holder: Object, platform: Platform) -> RunContext:
 def _feast(holder: Object, team: str, platform: Platform) -> FeastAccess:
     """One registry for all teams; where a team sees only its own folder of the storage root, one in there."""
     settings = platform.settings
-    registry, online = settings.registry_url, settings.home_paths.feast / "online" / f"{team}.db"
-    backend = holder.spec.get("backend") or team_spec(platform.store.get("Team", "", team)).backend
+    owner = platform.store.get("Team", "", team)
+    project = project_of(owner)
+    registry, online = settings.registry_url, settings.home_paths.feast_online(project)
+    backend = holder.spec.get("backend") or team_spec(owner).backend
     own = platform.storage.local_path(layout.feast(team))
     if own is not None and Capability.TEAM in platform.readers(backend).capabilities:
         registry = settings.feast_registry_url or f"sqlite:///{own}/registry.db"
         online = Path(own, "online.db")
-    return FeastAccess(project=team.replace("-", "_"), registry_url=registry, online_path=str(online))
+    return FeastAccess(project=project.replace("-", "_"), registry_url=registry, online_path=str(online))

@@ -22,7 +22,7 @@ from rayplane.nouns.events import Operation
 from rayplane.nouns.job import JobSpec
 from rayplane.nouns.pipeline import PipelineSpec
 from rayplane.nouns.service import ServiceSpec
-from rayplane.nouns.team import TeamSpec, check_team_name
+from rayplane.nouns.team import Data, TeamSpec, check_team_name
 
 RECONCILED = frozenset({"Team", "Cluster", "Job", "Service", "PipelineRun"})
 """Kinds that a reconciler makes so and takes down. Of others the object is all there is: Ready once stored."""
@@ -65,7 +65,11 @@ def apply(
     owner = platform.team(team) if noun.team_scoped else None
     _check(owner, name, spec, _before(noun, team, name, platform), principal, platform)
     with platform.store.transaction(commit=not dry_run):
+        if kind == "Team" and not dry_run:
+            teams.clear_records(name, platform)
         found, change, operation = _write(noun, team, name, spec, labels, principal, platform, if_match, if_absent)
+        if kind == "Team" and change == "created" and not dry_run:
+            teams.clear_files(found, platform)
     if dry_run:
         return found, change, None
     if change != "unchanged":
@@ -112,12 +116,20 @@ def list(
 
 
 def delete(
-    kind: str, team: str, name: str, *, principal: Principal, platform: Platform, if_match: int | None = None
+    kind: str,
+    team: str,
+    name: str,
+    *,
+    principal: Principal,
+    platform: Platform,
+    if_match: int | None = None,
+    data: Data | None = None,
 ) -> tuple[Object, Operation]:
     """Want an object gone; its reconciler takes down what was made. One already on its way out stays so.
 
     Raises Conflict while something needs it. A dataset goes with the data of all its versions; a model's object goes,
-    its versions stay in MLflow's registry.
+    its versions stay in MLflow's registry. ``data``: what becomes of a team's, by default it is archived; raises
+    Conflict if the team is on its way out with the other.
     """
     noun = by_kind(kind)
     team = team if noun.team_scoped else ""
@@ -130,11 +142,16 @@ def delete(
                 f"{kind} '{name}' is at version {found.metadata.resource_version}, not {if_match}.",
                 remedy="Get it again and look whether it should still go.",
             )
+        leaving = teams.deleting(found, data) if kind == "Team" else None
         if found.metadata.deleted_at is None:
             if kind in _DELETION_CHECKS:
                 _DELETION_CHECKS[kind](found, platform)
             found = store.mark_deleted(found.metadata.uid)
-            store.audit(principal.name, "delete", kind=kind, team=team or name, name=name)
+            detail = {}
+            if leaving is not None:
+                found = store.set_status(found.metadata.uid, leaving)
+                detail = {"data": leaving.data, "archived_as": leaving.archived_as}
+            store.audit(principal.name, "delete", kind=kind, team=team or name, name=name, detail=detail)
         operation = operations.begin(store, found, "delete")
     if kind in RECONCILED:
         platform.wake()
@@ -234,7 +251,7 @@ def _write(
         owner=principal.name,
         if_match=if_match,
         if_absent=if_absent,
-        status=cluster.first_status(spec, principal) if isinstance(spec, ClusterSpec) else noun.status(),
+        status=_first_status(noun, name, spec, principal, platform),
     )
     if isinstance(spec, ClusterSpec) and change != "created":
         found = cluster.note_placed(found, spec, principal, platform)
@@ -256,6 +273,14 @@ def _write(
     if noun.kind in RECONCILED:
         return found, change, operations.begin(store, found, "apply")
     return settle(found, noun.status.model_validate(found.status), platform), change, None
+
+
+def _first_status(noun: NounType, name: str, spec: BaseModel, principal: Principal, platform: Platform) -> Status:
+    if isinstance(spec, ClusterSpec):
+        return cluster.first_status(spec, principal)
+    if isinstance(spec, TeamSpec):
+        return teams.first_status(name, platform)
+    return noun.status()
 
 
 def settle(found: Object, status: Status, platform: Platform) -> Object:

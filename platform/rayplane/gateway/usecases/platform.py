@@ -12,7 +12,7 @@ from rayplane.gateway.backends.base import Reader
 from rayplane.gateway.store import Store
 from rayplane.gateway.usecases.preflights import Preflights
 from rayplane.nouns.base import Object, utcnow
-from rayplane.nouns.team import TeamSpec
+from rayplane.nouns.team import TeamSpec, TeamStatus
 from rayplane.settings import GatewaySettings
 from rayplane.storage.root import Storage
 
@@ -46,6 +46,17 @@ class Platform:
             raise Conflict(f"Team '{name}' is being deleted and takes nothing new.", remedy="Use another team.")
         return team
 
+    def uid_of_team(self, name: str) -> str | None:
+        """The uid of a team, also of one that is being deleted; None if it is not there."""
+        try:
+            return self.store.get("Team", "", name).metadata.uid
+        except NotFound:
+            return None
+
+    def workspace(self, team: str) -> str:
+        """The team's own workspace in MLflow; raises NotFound for an unknown team."""
+        return workspace_of(self.store.get("Team", "", team))
+
     def cluster(self, team: str, name: str) -> Object:
         """A cluster that takes new work; raises NotFound if it is not there, Conflict if it is being deleted."""
         try:
@@ -58,6 +69,16 @@ class Platform:
                 f"Cluster '{team}/{name}' is being deleted and takes nothing new.", remedy="Wait, then apply it again."
             )
         return cluster
+
+
+def workspace_of(team: Object) -> str:
+    """A team's own workspace in MLflow. One of before this was noted has that of its name."""
+    return TeamStatus.model_validate(team.status).mlflow_workspace or team.metadata.name
+
+
+def project_of(team: Object) -> str:
+    """What a team's project in Feast is made of. One of before this was noted has its name."""
+    return TeamStatus.model_validate(team.status).feast_project or team.metadata.name
 
 
 def team_spec(team: Object) -> TeamSpec:

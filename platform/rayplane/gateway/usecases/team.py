@@ -1,8 +1,10 @@
-"""Teams: what their specs must meet, and what forbids to delete one."""
+"""Teams: what their specs must meet, what a new one must not find of an earlier one, and what forbids to delete one."""
 
 from __future__ import annotations
 
 import difflib
+import secrets
+from collections.abc import Collection
 
 from rayplane import plugins
 from rayplane.errors import Conflict, Forbidden, InvalidSpec, Refused
@@ -12,7 +14,8 @@ from rayplane.gateway.admission.roles import Principal, may
 from rayplane.gateway.usecases.platform import Platform, team_spec
 from rayplane.nouns.base import Object
 from rayplane.nouns.job import TERMINAL
-from rayplane.nouns.team import TeamSpec
+from rayplane.nouns.team import Data, TeamSpec, TeamStatus, archived_name
+from rayplane.storage import layout
 
 
 def check(spec: TeamSpec, platform: Platform) -> None:
@@ -38,6 +41,67 @@ def check_grant(name: str, before: Object | None, spec: TeamSpec, principal: Pri
             f"'{principal.name}' may not give team '{name}' more than the platform did: {', '.join(more)}.",
             remedy=remedy,
         )
+
+
+def first_status(name: str, platform: Platform) -> TeamStatus:
+    """The status of a team that is made: in MLflow and Feast it has its name, or another if an earlier team had that.
+
+    To be called in the transaction that writes the team.
+    """
+    return own_names(name, platform.store.names_elsewhere())
+
+
+def own_names(name: str, taken: Collection[str]) -> TeamStatus:
+    """What a team is called in MLflow and Feast, where ``taken`` are those of all teams that ever were."""
+    own = name
+    while own in taken:
+        own = f"{name}-{secrets.token_hex(4)}"
+    return TeamStatus(mlflow_workspace=own, feast_project=own)
+
+
+def clear_records(name: str, platform: Platform) -> None:
+    """Put what was recorded under the name of a team that is gone with what else was recorded of it.
+
+    A request that was under way while the team went may have written after it. To be called in the transaction that
+    makes a team, before that.
+    """
+    earlier = platform.store.predecessors(name)
+    if earlier and platform.uid_of_team(name) is None:
+        platform.store.file_away(name, archived_name(name, earlier[0]))
+
+
+def clear_files(team: Object, platform: Platform) -> None:
+    """Put away what is in the storage root under the name of a team that was just made, if an earlier one had the name.
+
+    A team that an older version deleted left its folder there, and a process that outlived its team may write anew.
+    """
+    name = team.metadata.name
+    earlier = platform.store.predecessors(name)
+    if not earlier or not platform.storage.exists(layout.team(name)):
+        return
+    archive = layout.archive(archived_name(name, earlier[0]))
+    if platform.storage.exists(archive):
+        archive = f"{archive}.before-{team.metadata.uid}"
+    platform.storage.move(layout.team(name), archive)
+
+
+def deleting(team: Object, data: Data | None) -> TeamStatus:
+    """The status of a team that is to be deleted, which says what becomes of its data: by default it is archived.
+
+    Raises Conflict if it is being deleted already, and the other was asked for.
+    """
+    status = TeamStatus.model_validate(team.status)
+    if team.metadata.deleted_at is not None:
+        known = status.data or "archive"
+        if data is not None and data != known:
+            raise Conflict(
+                f"Team '{team.metadata.name}' is being deleted with data: {known}.",
+                remedy="Wait until it is gone. The manual says how an archive is removed.",
+            )
+        return status
+    status.data = data or "archive"
+    status.archived_as = archived_name(team.metadata.name, team.metadata.uid)
+    return status
 
 
 def check_backend(name: str, where: str, platform: Platform) -> None:

@@ -13,7 +13,7 @@ from rayplane.gateway.admission import tokens
 from rayplane.gateway.admission.roles import SYSTEM
 from rayplane.gateway.backends.base import Capability
 from rayplane.gateway.reconcile.cluster import ClusterReconciler
-from rayplane.gateway.reconcile.team import credentials_path
+from rayplane.gateway.reconcile.team_credentials import credentials_path
 from rayplane.gateway.store import Store
 from rayplane.gateway.usecases import job as jobs
 from rayplane.gateway.usecases.platform import Platform
@@ -185,6 +185,26 @@ class FakeMlflow:
     runs: dict[str, dict[str, Any]] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
     down: bool = False
+    workspaces: dict[str, str] = field(default_factory=dict)
+    """Name -> owner."""
+    users: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Name -> (workspace, password)."""
+
+    def ensure_workspace(self, workspace: str, owner: str, *, adopt: bool = False) -> bool:
+        self._check()
+        return self.workspaces.setdefault(workspace, owner) == owner or adopt
+
+    def delete_workspace(self, workspace: str) -> None:
+        self._check()
+        self.workspaces.pop(workspace, None)
+
+    def ensure_user(self, workspace: str, user: str, password: str) -> None:
+        self._check()
+        self.users[user] = (workspace, password)
+
+    def delete_user(self, user: str) -> None:
+        self._check()
+        self.users.pop(user, None)
 
     def ensure_experiment(self, team: str, name: str) -> str:
         self._check()

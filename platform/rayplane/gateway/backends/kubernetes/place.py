@@ -87,6 +87,7 @@ class Places:
         """Ask for it to go; what is left of it, empty once nothing is."""
         self._cache.require(*self._kinds)
         namespace = self._settings.namespace(ref.name)
+        self._own_claims.discard(namespace)  # it goes with the namespace, and a team of that name needs one anew
         held = self._cache[NAMESPACE].get("", namespace)
         if held is not None and _is_of(held, ref):
             if not held["metadata"].get("deletionTimestamp"):
