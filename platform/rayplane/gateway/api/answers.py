@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, Header, Query, Request
@@ -221,37 +222,72 @@ def once(
     Raises Conflict if the key came with another request. A POST and its remembered answer are one transaction: a PUT or
     DELETE may be done twice, but a second POST would make a second thing.
     """
-    if key is None:
-        return act()
-    if request.method == "POST":
-        with platform.store.transaction():
-            answer = _once(key, request, body, act, principal, platform)
-        # What the use case woke may have looked before the commit.
-        platform.wake()
-        return answer
-    return _once(key, request, body, act, principal, platform)
+    return once_prepared(key, request, body, lambda: act, principal=principal, platform=platform)
 
 
-def _once(
-    key: str, request: Request, body: Any, act: Callable[[], JSONResponse], principal: Principal, platform: Platform
+def once_prepared(
+    key: str | None,
+    request: Request,
+    body: Any,
+    prepare: Callable[[], Callable[[], JSONResponse]],
+    *,
+    principal: Principal,
+    platform: Platform,
 ) -> JSONResponse:
+    """The same of a request that takes two steps: ``prepare()`` may ask a backend, so it runs outside of the
+    transaction; what it answers with is the rest, which runs within."""
+    if key is None:
+        return prepare()()
+    keyed = _Keyed(key, _fingerprint(request, body), str(request.path_params.get("team", "")), principal, platform)
+    replay = keyed.recall()
+    if replay is not None:
+        return replay
+    act = prepare()
+    if request.method != "POST":
+        return keyed.remember(act())
+    with platform.store.transaction():
+        # Once more, now that no other writer comes between: the same request may have come twice at once.
+        answer = keyed.recall() or keyed.remember(act())
+    # What the use case woke may have looked before the commit.
+    platform.wake()
+    return answer
+
+
+def _fingerprint(request: Request, body: Any) -> str:
     # What must be so for the request to count belongs to it: with another If-Match it is another request.
     conditions = [request.headers[name] for name in ("if-match", "if-none-match") if name in request.headers]
     text = json.dumps(
         [request.method, str(request.url.path), str(request.url.query), body, *conditions], sort_keys=True, default=str
     )
-    fingerprint = hashlib.sha256(text.encode()).hexdigest()
-    team = str(request.path_params.get("team", ""))
-    known = platform.store.recall(principal.name, key, fingerprint, team_uid=platform.uid_of_team(team))
-    if known is not None:
-        return JSONResponse(
-            known["body"], status_code=known["status"], headers={**known["headers"], "X-Replayed": "true"}
-        )
-    answer = act()
-    kept = {k: v for k, v in answer.headers.items() if k in ("etag", "location", "x-change")}
-    remembered = {"status": answer.status_code, "headers": kept, "body": json.loads(bytes(answer.body))}
-    platform.store.remember(principal.name, key, fingerprint, remembered, team_uid=platform.uid_of_team(team))
-    return answer
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class _Keyed:
+    """A request with an idempotency key."""
+
+    key: str
+    fingerprint: str
+    team: str
+    principal: Principal
+    platform: Platform
+
+    def recall(self) -> JSONResponse | None:
+        """The answer that was kept for it; raises Conflict if the key came with another request."""
+        uid = self.platform.uid_of_team(self.team)
+        known = self.platform.store.recall(self.principal.name, self.key, self.fingerprint, team_uid=uid)
+        if known is None:
+            return None
+        headers = {**known["headers"], "X-Replayed": "true"}
+        return JSONResponse(known["body"], status_code=known["status"], headers=headers)
+
+    def remember(self, answer: JSONResponse) -> JSONResponse:
+        """Keep its answer, and give it back."""
+        headers = {name: value for name, value in answer.headers.items() if name in ("etag", "location", "x-change")}
+        kept = {"status": answer.status_code, "headers": headers, "body": json.loads(bytes(answer.body))}
+        uid = self.platform.uid_of_team(self.team)
+        self.platform.store.remember(self.principal.name, self.key, self.fingerprint, kept, team_uid=uid)
+        return answer
 
 
 def labels_of(values: list[str] | None) -> dict[str, str] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any
 
@@ -11,7 +12,15 @@ from fastapi import APIRouter, Body, Query, Request
 from starlette.responses import JSONResponse, Response
 
 from rayplane.gateway.api import waiting
-from rayplane.gateway.api.answers import PROBLEMS, Here, IdempotencyKey, document_model, metadata_of, once, shown
+from rayplane.gateway.api.answers import (
+    PROBLEMS,
+    Here,
+    IdempotencyKey,
+    document_model,
+    metadata_of,
+    once_prepared,
+    shown,
+)
 from rayplane.gateway.api.auth import Caller
 from rayplane.gateway.api.lanes import run
 from rayplane.gateway.api.noun import OBJECT_MODELS
@@ -42,14 +51,20 @@ def _submit(
     """Ask for one run of an entrypoint. The name is made if the metadata has none."""
     document = body.model_dump()
 
-    def write() -> JSONResponse:
+    def prepare() -> Callable[[], JSONResponse]:
         name, labels = _asked(document["metadata"], team)
         spec = parse(JobSpec, document["spec"], "job.spec")
-        obj = job.submit(spec, team=team, name=name, labels=labels, principal=caller, platform=here)
-        url = f"/v1/teams/{team}/jobs/{obj.metadata.name}"
-        return shown(obj, status=202, headers={"Location": url})
+        place = job.prepare(spec, team=team, name=name, labels=labels, principal=caller, platform=here)
 
-    return once(key, request, document, write, principal=caller, platform=here)
+        def write() -> JSONResponse:
+            obj, change = place()
+            if change == "created":
+                here.wake()
+            return shown(obj, status=202, headers={"Location": f"/v1/teams/{team}/jobs/{obj.metadata.name}"})
+
+        return write
+
+    return once_prepared(key, request, document, prepare, principal=caller, platform=here)
 
 
 def _asked(metadata: dict[str, Any], team: str) -> tuple[str | None, dict[str, str] | None]:

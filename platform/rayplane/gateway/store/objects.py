@@ -85,20 +85,19 @@ class Objects(Database):
         ``if_absent``; Conflict if it is being deleted or if another object has the external id.
         """
         with self._write() as connection:
-            row = _by_name(connection, kind, team, name)
-            check_precondition(
-                _title(kind, team, name), row.resource_version if row else None, if_match=if_match, if_absent=if_absent
-            )
+            row = _writable(connection, kind, team, name, if_match, if_absent)
             if row is None:
                 return self._create(
                     connection, kind, team, name, spec, labels or {}, owner, status, external_id
                 ), "created"
-            if row.deleted_at is not None:
-                raise Conflict(
-                    f"{_title(kind, team, name)} is being deleted.",
-                    remedy="Wait until it is gone, then apply it again.",
-                )
             return self._change(connection, row, spec, labels)
+
+    def check_put(
+        self, kind: str, team: str, name: str, *, if_match: int | None = None, if_absent: bool = False
+    ) -> None:
+        """Raise what ``put`` would raise whatever the spec is: PreconditionFailed, or Conflict for a deletion."""
+        with self._read() as connection:
+            _writable(connection, kind, team, name, if_match, if_absent)
 
     def get(self, kind: str, team: str, name: str) -> Object:
         """The object, also while it is being deleted; raises NotFound with the nearest existing name."""
@@ -343,6 +342,17 @@ def check_precondition(title: str, version: int | None, *, if_match: int | None,
             f"{title} is there already, at version {version}.",
             remedy="Choose another name, or change this one: send its ETag as If-Match.",
         )
+
+
+def _writable(
+    connection: Connection, kind: str, team: str, name: str, if_match: int | None, if_absent: bool
+) -> Row[Any] | None:
+    """The object's row, None if it is not there; raises PreconditionFailed or Conflict if it can't be written."""
+    row, title = _by_name(connection, kind, team, name), _title(kind, team, name)
+    check_precondition(title, row.resource_version if row else None, if_match=if_match, if_absent=if_absent)
+    if row is not None and row.deleted_at is not None:
+        raise Conflict(f"{title} is being deleted.", remedy="Wait until it is gone, then apply it again.")
+    return row
 
 
 def _by_name(connection: Connection, kind: str, team: str, name: str) -> Row[Any] | None:

@@ -8,39 +8,14 @@ from datetime import datetime
 from rayplane.errors import Conflict, InvalidInput, InvalidSpec, Refused, Unsupported
 from rayplane.gateway.admission import lifetime
 from rayplane.gateway.admission.roles import Principal, authorize, may
-from rayplane.gateway.admission.sizes import size_of
 from rayplane.gateway.backends.base import Capability, ClusterRef, Reader
 from rayplane.gateway.usecases import nodes, operations
 from rayplane.gateway.usecases.platform import Platform, team_spec
-from rayplane.gateway.usecases.team import check_backend
 from rayplane.nouns.base import Object, utcnow
 from rayplane.nouns.cluster import ClusterSpec, ClusterStatus, ClusterUsage, Lease
 from rayplane.nouns.events import Operation
 from rayplane.nouns.job import UNFINISHED
 from rayplane.nouns.team import TeamSpec, Usage
-
-
-def check(
-    team: Object, name: str, spec: ClusterSpec, before: Object | None, principal: Principal, platform: Platform
-) -> None:
-    """Raise InvalidSpec or Refused with the reasons why the team can't have such a cluster, whatever else it has.
-
-    Asks the cluster's backend: for a principal who may write it. Raises Unavailable while too much is asked at once.
-    """
-    spec_of_team = team_spec(team)
-    size = size_of(spec_of_team, spec.size, team_name=team.metadata.name)
-    backend = backend_of(spec, spec_of_team)
-    check_backend(backend, "cluster.backend", platform)
-    reader = platform.readers(backend)
-    ref = ref_of(team.metadata.name, name, spec, before, principal)
-    check_acted_on(spec, reader)
-    if before is None:
-        check_address(spec, reader)
-    held = None if before is None else ClusterSpec.model_validate(before.spec)
-    lifetime.require(spec, spec_of_team, what=f"Cluster '{ref}'", before=held)
-    reasons = platform.preflights.make(lambda: reader.preflight(ref, spec, size))
-    if reasons:
-        raise Refused(f"Cluster '{ref}' can't be made: {' '.join(reasons)}")
 
 
 def ref_of(

@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import re
 import secrets
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rayplane.errors import Conflict, Forbidden, InvalidInput, InvalidSpec, NotFound, Refused, Unauthenticated
-from rayplane.gateway.admission import quota
-from rayplane.gateway.admission.env import check_env, check_names, check_values
 from rayplane.gateway.admission.roles import Principal, authorize
-from rayplane.gateway.admission.versions import declared_by, require_match
 from rayplane.gateway.backends.base import Capability
 from rayplane.gateway.store.objects import Change, check_precondition
 from rayplane.gateway.store.texts import JobText
-from rayplane.gateway.usecases import nodes, packages
-from rayplane.gateway.usecases.cluster import backend_of, note_work
 from rayplane.gateway.usecases.platform import Platform, project_of, team_spec
+from rayplane.gateway.usecases.rules import RULES
+from rayplane.gateway.usecases.rules.draft import Draft, enforce
+from rayplane.nouns import JOB
 from rayplane.nouns.base import MAX_NAME, Object, check_name
-from rayplane.nouns.cluster import ClusterSpec, ClusterStatus
 from rayplane.nouns.environment import Environment
-from rayplane.nouns.job import TERMINAL, UNFINISHED, FeastAccess, JobSpec, JobStatus, MlflowAccess, RunContext
+from rayplane.nouns.job import TERMINAL, FeastAccess, JobSpec, JobStatus, MlflowAccess, RunContext
 from rayplane.storage import layout
 
-GIT_COMMIT = "rayplane.git_commit"
-"""Key of a job's metadata under which a client says which commit the code is."""
 DEFAULT_EXPERIMENT = "jobs"
 LOG_CHUNK = 2**20
 """The most bytes of a log that one answer holds."""
@@ -72,57 +68,45 @@ def place(
     Of a job that is there only the labels may change. Raises PreconditionFailed if it is not at version ``if_match``,
     or is there though it is to be ``if_absent``; else as ``submit`` does.
     """
+    return prepare(
+        spec, team=team, name=name, labels=labels, principal=principal, platform=platform,
+        if_match=if_match, if_absent=if_absent, commit=commit,
+    )()  # fmt: skip
+
+
+def prepare(
+    spec: JobSpec,
+    *,
+    team: str,
+    name: str | None,
+    labels: dict[str, str] | None,
+    principal: Principal,
+    platform: Platform,
+    if_match: int | None = None,
+    if_absent: bool = False,
+    commit: bool = True,
+) -> Callable[[], tuple[Object, Change]]:
+    """Make all checks of a job that may take a while; answers with the rest of ``place``, for within a transaction."""
     authorize(principal, "write", team)
     owner = platform.team(team)
     if name is not None:
         _check_name(name)
-    spec = _tracking(spec, platform)
-    wish = _Wish(labels, if_match, if_absent)
-    if (known := _known(spec, team, name, platform)) is not None:
-        return _relabel(known, wish, principal, platform, commit=commit)
-    environment, what = _check_place(spec, owner, name, platform)
-    check_content(spec, team, platform)
-    if environment is not None:
-        require_match(declared_by(spec.metadata), environment, what=what)
-    status = JobStatus(environment=environment, git_commit=spec.metadata.get(GIT_COMMIT))
-    with platform.store.transaction(commit=commit):
-        # Once more, now that nobody else writes: the same request may have come twice at once.
-        if (known := _known(spec, team, name, platform)) is not None:
-            return _relabel(known, wish, principal, platform)
-        name = name or _new_name(spec, team, platform)
-        _check_quota(owner, name, platform)
-        if spec.cluster is not None:
-            note_work(platform.cluster(team, spec.cluster), platform)
-        elif spec.nodes is not None:
-            wanted = nodes.demand(spec.nodes.as_cluster(), team_spec(owner))
-            nodes.check_quota(owner, "Job", name, wanted, None, platform)
-        return _write(
-            spec, team, name, {**_pipeline_labels(spec), **(labels or {})}, status, principal, platform, if_match
-        ), "created"
+    spec = tracking(spec, platform)
+    wish = Wish(labels, if_match, if_absent)
+    draft = Draft(JOB, name or _stem(spec.entrypoint), spec, owner, None, principal, platform)
+    if known(spec, team, name, platform) is None:
+        enforce(RULES["Job"].before(draft))
 
+    def write() -> tuple[Object, Change]:
+        with platform.store.transaction(commit=commit):
+            # Only now does no other writer come between: the same request may have come twice at once.
+            if (job := known(spec, team, name, platform)) is not None:
+                return relabel(job, wish, principal, platform)
+            named = replace(draft, name=name or _new_name(spec, team, platform))
+            enforce(RULES["Job"].reserve(named))
+            return put(named, wish), "created"
 
-def _check_quota(team: Object, name: str, platform: Platform) -> None:
-    """Raise Refused if the team has as many jobs as it may. To be called in the transaction that writes the job."""
-    limits = team_spec(team).quota
-    if limits.jobs is None:
-        return
-    others = platform.store.count("Job", team.metadata.name, phases=UNFINISHED)
-    quota.require_job(limits, others, what=f"Job '{team.metadata.name}/{name}'")
-
-
-def check_content(spec: JobSpec, team: str, platform: Platform) -> None:
-    """Raise InvalidSpec for a package that is not there, and for variables and values that a job may not have."""
-    packages.check(team, spec.package, "job.package", platform)
-    check_names({"experiment": spec.experiment, "pipeline": spec.pipeline, "submission_id": spec.submission_id}, "job")
-    check_env(spec.env, "job.env")
-    for where, values in (
-        ("job.parameters", spec.parameters),
-        ("job.metadata", spec.metadata),
-        ("job.sources", spec.sources),
-        ("job.pip", {str(index): item for index, item in enumerate(spec.pip)}),
-        ("job", {"entrypoint": spec.entrypoint}),
-    ):
-        check_values(values, where)
+    return write
 
 
 def stop(team: str, name: str, *, principal: Principal, platform: Platform, why: str = "") -> Object:
@@ -281,7 +265,8 @@ def _check_name(name: str) -> None:
         raise InvalidSpec(f"job.metadata.name: {exc}.") from exc
 
 
-def _tracking(spec: JobSpec, platform: Platform) -> JobSpec:
+def tracking(spec: JobSpec, platform: Platform) -> JobSpec:
+    """The spec, untracked where there is no MLflow; raises Refused if it says that it is to be tracked."""
     if platform.settings.mlflow_url is not None or not spec.tracked:
         return spec
     if "tracked" in spec.model_fields_set:
@@ -291,7 +276,7 @@ def _tracking(spec: JobSpec, platform: Platform) -> JobSpec:
     return spec.model_copy(update={"tracked": False})
 
 
-def _known(spec: JobSpec, team: str, name: str | None, platform: Platform) -> Object | None:
+def known(spec: JobSpec, team: str, name: str | None, platform: Platform) -> Object | None:
     """The job that this very request made before; raises Conflict if its name or Ray-facing id is another's."""
     found = None
     if name is not None:
@@ -317,7 +302,7 @@ def _known(spec: JobSpec, team: str, name: str | None, platform: Platform) -> Ob
 
 
 @dataclass(frozen=True)
-class _Wish:
+class Wish:
     """What a request wants of a job beside its spec."""
 
     labels: dict[str, str] | None
@@ -325,21 +310,20 @@ class _Wish:
     if_absent: bool
 
 
-def _relabel(
-    known: Object, wish: _Wish, principal: Principal, platform: Platform, *, commit: bool = True
-) -> tuple[Object, Change]:
-    """The job that is there, with the labels that are wished for; raises PreconditionFailed as ``place`` says."""
-    team, name, store = known.metadata.team or "", known.metadata.name, platform.store
-    version = known.metadata.resource_version
+def relabel(job: Object, wish: Wish, principal: Principal, platform: Platform) -> tuple[Object, Change]:
+    """The job that is there, with the labels that are wished for; raises PreconditionFailed as ``place`` says.
+
+    To be called in a transaction.
+    """
+    team, name, store = job.metadata.team or "", job.metadata.name, platform.store
+    version = job.metadata.resource_version
     check_precondition(f"Job '{team}/{name}'", version, if_match=wish.if_match, if_absent=wish.if_absent)
-    labels = {**_pipeline_labels(JobSpec.model_validate(known.spec)), **(wish.labels or {})}
-    if wish.labels is None or labels == known.metadata.labels:
-        return known, "unchanged"
-    with store.transaction(commit=commit):
-        spec = store.get("Job", team, name).spec
-        found, change = store.put("Job", team, name, spec, labels=labels, owner=principal.name, if_match=wish.if_match)
-        store.audit(principal.name, "label", kind="Job", team=team, name=name, detail={"labels": labels})
-    return found, change
+    labels = {**_pipeline_labels(JobSpec.model_validate(job.spec)), **(wish.labels or {})}
+    if wish.labels is None or labels == job.metadata.labels:
+        return job, "unchanged"
+    obj, change = store.put("Job", team, name, job.spec, labels=labels, owner=principal.name, if_match=wish.if_match)
+    store.audit(principal.name, "label", kind="Job", team=team, name=name, detail={"labels": labels})
+    return obj, change
 
 
 def _comparable(spec: dict[str, Any]) -> dict[str, Any]:
@@ -347,34 +331,30 @@ def _comparable(spec: dict[str, Any]) -> dict[str, Any]:
     return JobSpec.model_validate(spec).model_dump(mode="json", exclude={"stop_requested"})
 
 
-def _write(
-    spec: JobSpec,
-    team: str,
-    name: str,
-    labels: dict[str, str],
-    status: JobStatus,
-    principal: Principal,
-    platform: Platform,
-    if_match: int | None,
-) -> Object:
-    store = platform.store
+def put(draft: Draft, wish: Wish) -> Object:
+    """Write a job that is not there, with what follows from it. To be called in a transaction, after its checks."""
+    spec: JobSpec = draft.spec
+    team, store = draft.team, draft.platform.store
+    status = RULES["Job"].first_status(draft)
     job, _ = store.put(
         "Job",
         team,
-        name,
+        draft.name,
         spec.model_dump(mode="json"),
-        labels=labels,
-        owner=principal.name,
-        if_match=if_match,
+        labels={**_pipeline_labels(spec), **(wish.labels or {})},
+        owner=draft.principal.name,
+        if_match=wish.if_match,
         status=status,
         external_id=_external_id(spec.cluster, spec.submission_id) if spec.submission_id else None,
     )
-    status.log_uri = platform.storage.uri(layout.job_log(team, job.metadata.uid))
+    for effect in RULES["Job"].written(draft):
+        job = effect(job)
+    status.log_uri = draft.platform.storage.uri(layout.job_log(team, job.metadata.uid))
     job = store.set_status(job.metadata.uid, status)
     detail: dict[str, Any] = {"cluster": spec.cluster, "entrypoint": spec.entrypoint}
     if spec.nodes is not None:
         detail["nodes"] = spec.nodes.model_dump(mode="json")
-    store.audit(principal.name, "submit", kind="Job", team=team, name=job.metadata.name, detail=detail)
+    store.audit(draft.principal.name, "submit", kind="Job", team=team, name=job.metadata.name, detail=detail)
     return job
 
 
@@ -406,25 +386,6 @@ def _pipeline_labels(spec: JobSpec) -> dict[str, str]:
     if spec.pipeline is None:
         return {}
     return dict(zip(("pipeline", "run", "step"), spec.pipeline.split("/", 2), strict=False))
-
-
-def _check_place(spec: JobSpec, team: Object, name: str | None, platform: Platform) -> tuple[Environment | None, str]:
-    """(the environment of where the job is to run, as far as it is known; how messages call that place)."""
-    if spec.nodes is not None:
-        nodes.check_job(team, name or _stem(spec.entrypoint), spec, spec.nodes, platform)
-        return nodes.environment(spec.nodes, team, platform), "The job's own nodes"
-    assert spec.cluster is not None
-    cluster = platform.cluster(team.metadata.name, spec.cluster)
-    return _environment(cluster, team.metadata.name, platform), f"Cluster '{team.metadata.name}/{spec.cluster}'"
-
-
-def _environment(cluster: Object, team: str, platform: Platform) -> Environment | None:
-    known = ClusterStatus.model_validate(cluster.status).environment
-    if known is not None:
-        return known
-    spec = ClusterSpec.model_validate(cluster.spec)
-    backend = backend_of(spec, team_spec(platform.store.get("Team", "", team)))
-    return platform.readers(backend).environment(spec)
 
 
 def _context(holder: Object, platform: Platform) -> RunContext:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rayplane.errors import Refused, Unsupported
+from rayplane.errors import Unsupported
 from rayplane.gateway.admission import quota
-from rayplane.gateway.admission.sizes import size_of
-from rayplane.gateway.backends.base import Capability, JobRef, Reader, ServiceRef
+from rayplane.gateway.backends.base import Capability, Reader
 from rayplane.gateway.store.objects import NO_CLUSTER
 from rayplane.gateway.usecases.platform import Platform, team_spec
 from rayplane.gateway.usecases.team import check_backend
 from rayplane.nouns.base import Object
 from rayplane.nouns.cluster import ClusterSpec, Nodes
 from rayplane.nouns.environment import Environment
-from rayplane.nouns.job import UNFINISHED, JobSpec
-from rayplane.nouns.service import ServiceSpec
+from rayplane.nouns.job import UNFINISHED
 from rayplane.nouns.team import TeamSpec, Usage
 
 
@@ -27,28 +25,6 @@ def backend_of(nodes: Nodes, team: TeamSpec) -> str:
 def environment(nodes: Nodes, team: Object, platform: Platform) -> Environment | None:
     """The environment that such nodes would have; None if it can't be known before they run."""
     return platform.readers(backend_of(nodes, team_spec(team))).environment(nodes.as_cluster())
-
-
-def check_job(team: Object, name: str, spec: JobSpec, nodes: Nodes, platform: Platform) -> None:
-    """Raise InvalidSpec, Refused or Unsupported with the reasons why the job can't have its nodes."""
-    reader = _reader(team, "job", Capability.JOB, nodes, platform)
-    size = size_of(team_spec(team), nodes.size, team_name=team.metadata.name, where="job.nodes.size")
-    ref = JobRef(team=team.metadata.name, name=name, uid="0" * 32, attempt=1)
-    _refuse(f"Job '{ref}'", reader.preflight_job(ref, spec, size))
-
-
-def check_service(
-    team: Object, name: str, spec: ServiceSpec, nodes: Nodes, platform: Platform, *, ask: bool = True
-) -> None:
-    """Raise InvalidSpec, Refused or Unsupported with the reasons why the service can't have its nodes.
-
-    ``ask``: those of the backend too.
-    """
-    reader = _reader(team, "service", Capability.SERVICE, nodes, platform)
-    size = size_of(team_spec(team), nodes.size, team_name=team.metadata.name, where="service.nodes.size")
-    ref = ServiceRef(team=team.metadata.name, name=name, uid="0" * 32)
-    if ask:
-        _refuse(f"Service '{ref}'", reader.preflight_service(ref, spec, size))
 
 
 def check_quota(team: Object, kind: str, name: str, wanted: Usage, held: Usage | None, platform: Platform) -> None:
@@ -89,18 +65,15 @@ def _holders(team: str, spec: TeamSpec, platform: Platform) -> Iterator[tuple[Ob
             yield job, demand(Nodes.model_validate(nodes).as_cluster(), spec)
 
 
-def _reader(team: Object, noun: str, capability: Capability, nodes: Nodes, platform: Platform) -> Reader:
+def reader(team: Object, noun: str, capability: Capability, nodes: Nodes, platform: Platform) -> Reader:
+    """The backend that the nodes come from; raises InvalidSpec or Refused for one that is not known or not offered,
+    Unsupported for one that has no nodes for a ``noun`` alone."""
     backend = backend_of(nodes, team_spec(team))
     check_backend(backend, f"{noun}.nodes.backend", platform)
-    reader = platform.readers(backend)
-    if capability not in reader.capabilities:
+    known = platform.readers(backend)
+    if capability not in known.capabilities:
         raise Unsupported(
             f"{noun}.nodes: the backend '{backend}' has no nodes for one {noun} alone.",
             remedy=f"Name a cluster of the team instead: {noun}.cluster.",
         )
-    return reader
-
-
-def _refuse(what: str, reasons: list[str]) -> None:
-    if reasons:
-        raise Refused(f"{what} can't have nodes of its own: {' '.join(reasons)}")
+    return known

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
-
-from pydantic import BaseModel
 
 from rayplane.errors import InvalidSpec, NotFound, PreconditionFailed
 from rayplane.gateway.admission.roles import Principal, authorize
 from rayplane.gateway.store import Page
 from rayplane.gateway.store.objects import Change
 from rayplane.gateway.store.texts import ObjectText, View
-from rayplane.gateway.usecases import cluster, datasets, job, operations, pipeline, service
+from rayplane.gateway.usecases import datasets, job, operations
 from rayplane.gateway.usecases import team as teams
 from rayplane.gateway.usecases.platform import Platform
+from rayplane.gateway.usecases.rules import RULES
+from rayplane.gateway.usecases.rules.draft import Draft, enforce
 from rayplane.nouns import by_kind
 from rayplane.nouns.base import NounType, Object, Status, check_name, parse
-from rayplane.nouns.cluster import ClusterSpec
 from rayplane.nouns.events import Operation
 from rayplane.nouns.job import JobSpec
-from rayplane.nouns.pipeline import PipelineSpec
-from rayplane.nouns.service import ServiceSpec
-from rayplane.nouns.team import Data, TeamSpec, check_team_name
-
-RECONCILED = frozenset({"Team", "Cluster", "Job", "Service", "PipelineRun"})
-"""Kinds that a reconciler makes so and takes down. Of others the object is all there is: Ready once stored."""
+from rayplane.nouns.team import Data, check_team_name
 
 
 def apply(
@@ -53,28 +47,35 @@ def apply(
     check_name_of(noun, name)
     spec = parse(noun.spec, doc_spec, noun.singular)
     if isinstance(spec, JobSpec):
-        found, change = job.place(
+        obj, change = job.place(
             spec, team=team, name=name, labels=labels, principal=principal, platform=platform,
             if_match=if_match, if_absent=if_absent, commit=not dry_run,
         )  # fmt: skip
         operation = None
         if change == "created" and not dry_run:
-            operation = operations.begin(platform.store, found, "apply")
+            operation = operations.begin(platform.store, obj, "apply")
             platform.wake()
-        return found, change, operation
+        return obj, change, operation
     owner = platform.team(team) if noun.team_scoped else None
-    _check(owner, name, spec, _before(noun, team, name, platform), principal, platform)
+    draft = Draft(noun, name, spec, owner, store_before(noun, team, name, platform), principal, platform)
+    enforce(RULES[kind].before(draft))
     with platform.store.transaction(commit=not dry_run):
+        # Once more, now that no other writer comes between.
+        draft = replace(
+            draft,
+            owner=platform.team(team) if noun.team_scoped else None,
+            before=store_before(noun, team, name, platform),
+        )
         if kind == "Team" and not dry_run:
             teams.clear_records(name, platform)
-        found, change, operation = _write(noun, team, name, spec, labels, principal, platform, if_match, if_absent)
+        obj, change, operation = _write(draft, labels, if_match, if_absent)
         if kind == "Team" and change == "created" and not dry_run:
-            teams.clear_files(found, platform)
+            teams.clear_files(obj, platform)
     if dry_run:
-        return found, change, None
+        return obj, change, None
     if change != "unchanged":
         platform.wake()
-    return found, change, operation
+    return obj, change, operation
 
 
 def get(kind: str, team: str, name: str, *, principal: Principal, platform: Platform) -> Object:
@@ -144,8 +145,7 @@ def delete(
             )
         leaving = teams.deleting(found, data) if kind == "Team" else None
         if found.metadata.deleted_at is None:
-            if kind in _DELETION_CHECKS:
-                _DELETION_CHECKS[kind](found, platform)
+            RULES[kind].check_deletion(found, platform)
             found = store.mark_deleted(found.metadata.uid)
             detail = {}
             if leaving is not None:
@@ -153,20 +153,13 @@ def delete(
                 detail = {"data": leaving.data, "archived_as": leaving.archived_as}
             store.audit(principal.name, "delete", kind=kind, team=team or name, name=name, detail=detail)
         operation = operations.begin(store, found, "delete")
-    if kind in RECONCILED:
+    if RULES[kind].reconciled:
         platform.wake()
         return found, operation
     if kind == "Dataset":
         datasets.take_down(found, platform)
     store.remove(found.metadata.uid)
     return found, operations.current(store, operation)
-
-
-_DELETION_CHECKS: dict[str, Callable[[Object, Platform], None]] = {
-    "Team": teams.check_deletion,
-    "Cluster": cluster.check_deletion,
-    "Pipeline": pipeline.check_deletion,
-}
 
 
 def _noun(kind: str) -> NounType:
@@ -194,7 +187,7 @@ def check_name_of(noun: NounType, name: str) -> None:
         raise InvalidSpec(f"{noun.singular}.metadata.name: {exc}.") from exc
 
 
-def _before(noun: NounType, team: str, name: str, platform: Platform) -> Object | None:
+def store_before(noun: NounType, team: str, name: str, platform: Platform) -> Object | None:
     """The object as it is, if it is there."""
     try:
         return platform.store.get(noun.kind, team, name)
@@ -202,85 +195,36 @@ def _before(noun: NounType, team: str, name: str, platform: Platform) -> Object 
         return None
 
 
-def _check(
-    team: Object | None, name: str, spec: BaseModel, before: Object | None, principal: Principal, platform: Platform
-) -> None:
-    """What a spec must meet before it is written; may ask a backend's reader, so it is outside of the transaction."""
-    if isinstance(spec, TeamSpec):
-        teams.check(spec, platform)
-        return
-    assert team is not None
-    if isinstance(spec, ClusterSpec):
-        cluster.check(team, name, spec, before, principal, platform)
-    elif isinstance(spec, PipelineSpec):
-        pipeline.check(team.metadata.name, spec, platform)
-    elif isinstance(spec, ServiceSpec):
-        service.check(team, name, spec, platform)
-
-
 def _write(
-    noun: NounType,
-    team: str,
-    name: str,
-    spec: BaseModel,
-    labels: dict[str, str],
-    principal: Principal,
-    platform: Platform,
-    if_match: int | None,
-    if_absent: bool,
+    draft: Draft, labels: dict[str, str], if_match: int | None, if_absent: bool
 ) -> tuple[Object, Change, Operation | None]:
-    store = platform.store
-    owner = platform.team(team) if noun.team_scoped else None
-    before = None
-    if isinstance(spec, ClusterSpec | ServiceSpec | TeamSpec):
-        before = _before(noun, team, name, platform)
-    if isinstance(spec, TeamSpec):
-        teams.check_grant(name, before, spec, principal)
-    elif isinstance(spec, ClusterSpec):
-        assert owner is not None
-        cluster.check_quota(owner, name, spec, before, platform)
-    elif isinstance(spec, ServiceSpec):
-        assert owner is not None
-        service.check_place(owner, name, spec, before, platform)
-    found, change = store.put(
+    noun, platform, rules = draft.noun, draft.platform, RULES[draft.noun.kind]
+    # A stale If-Match, or a deletion under way, is to be told first.
+    platform.store.check_put(noun.kind, draft.team, draft.name, if_match=if_match, if_absent=if_absent)
+    enforce(rules.reserve(draft))
+    obj, change = platform.store.put(
         noun.kind,
-        team,
-        name,
-        spec.model_dump(mode="json"),
+        draft.team,
+        draft.name,
+        draft.spec.model_dump(mode="json"),
         labels=labels,
-        owner=principal.name,
+        owner=draft.principal.name,
         if_match=if_match,
         if_absent=if_absent,
-        status=_first_status(noun, name, spec, principal, platform),
+        status=rules.first_status(draft),
     )
-    if isinstance(spec, ClusterSpec) and change != "created":
-        found = cluster.note_placed(found, spec, principal, platform)
+    effects = [*(rules.applied(draft) if change != "created" else ())]
+    effects += [*(rules.written(draft) if change != "unchanged" else ())]
+    for effect in effects:
+        obj = effect(obj)
     if change == "unchanged":
-        return found, change, None
-    # After the write, which an error here undoes: a stale If-Match or a deletion under way is to be told first.
-    if before is not None and isinstance(spec, ClusterSpec):
-        assert owner is not None
-        cluster.check_change(owner, before, spec)
-        found = cluster.note_wish(before, found, spec, platform)
-    elif isinstance(spec, ServiceSpec):
-        assert owner is not None
-        if before is not None:
-            service.check_change(owner, before, spec)
-        if spec.cluster is not None:
-            cluster.note_work(store.get("Cluster", team, spec.cluster), platform)
-    detail = {"change": change, "generation": found.metadata.generation}
-    store.audit(principal.name, "apply", kind=noun.kind, team=team or name, name=name, detail=detail)
-    if noun.kind in RECONCILED:
-        return found, change, operations.begin(store, found, "apply")
-    return settle(found, noun.status.model_validate(found.status), platform), change, None
-
-
-def _first_status(noun: NounType, name: str, spec: BaseModel, principal: Principal, platform: Platform) -> Status:
-    if isinstance(spec, ClusterSpec):
-        return cluster.first_status(spec, principal)
-    if isinstance(spec, TeamSpec):
-        return teams.first_status(name, platform)
-    return noun.status()
+        return obj, change, None
+    detail = {"change": change, "generation": obj.metadata.generation}
+    team = draft.team or draft.name
+    platform.store.audit(draft.principal.name, "apply", kind=noun.kind, team=team, name=draft.name, detail=detail)
+    if rules.reconciled:
+        return obj, change, operations.begin(platform.store, obj, "apply")
+    return settle(obj, noun.status.model_validate(obj.status), platform), change, None
 
 
 def settle(found: Object, status: Status, platform: Platform) -> Object:

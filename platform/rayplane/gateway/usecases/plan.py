@@ -15,24 +15,22 @@ from typing import Any
 from pydantic import BaseModel
 
 from rayplane.errors import Conflict, InvalidSpec, NotFound, RayplaneError
-from rayplane.gateway.admission import lifetime
 from rayplane.gateway.admission.roles import Principal, authorize
-from rayplane.gateway.admission.sizes import size_of
 from rayplane.gateway.usecases import cluster as clusters
 from rayplane.gateway.usecases import job as jobs
-from rayplane.gateway.usecases import pipeline, plan_effects, service
-from rayplane.gateway.usecases import team as teams
-from rayplane.gateway.usecases.objects import authorize_write, check_name_of
+from rayplane.gateway.usecases import plan_effects
+from rayplane.gateway.usecases.objects import authorize_write, check_name_of, store_before
 from rayplane.gateway.usecases.platform import Platform, team_spec
 from rayplane.gateway.usecases.preflights import PLAN_PATIENCE
+from rayplane.gateway.usecases.rules import RULES
+from rayplane.gateway.usecases.rules.cluster import reader_of
+from rayplane.gateway.usecases.rules.draft import Draft
 from rayplane.nouns import NOUNS, RUN, by_kind
 from rayplane.nouns.base import Document, NounType, Object, parse
 from rayplane.nouns.cluster import ClusterSpec
 from rayplane.nouns.job import JobSpec
-from rayplane.nouns.pipeline import PipelineSpec
 from rayplane.nouns.plan import Plan, PlannedDocument, Refusal
 from rayplane.nouns.service import ServiceSpec
-from rayplane.nouns.team import TeamSpec
 
 NOT_ASKED = "Pre-flight was not made: a backend is asked only for those who may write this."
 
@@ -55,8 +53,8 @@ def plan(documents: list[Document], *, team: str | None, principal: Principal, p
     made = {item.name: item.object(principal) for item in items if item.noun.kind == "Team" and item.readable}
     for item in items:
         # May ask where compute comes from, which takes time: not while the writers' turn is held.
-        if isinstance(item.spec, ClusterSpec) and item.readable:
-            _preflight(item, item.spec, made.get(item.team), principal, platform, until=until)
+        if item.readable and item.spec is not None:
+            _check_before(item, made.get(item.team), principal, platform, until=until)
     with platform.store.transaction(commit=False):
         for item in items:
             if item.readable:
@@ -101,11 +99,28 @@ class _Item:
         meta = self.document.metadata.model_copy(update={"team": self.team or None, "owner": principal.name})
         return Object(kind=self.noun.kind, metadata=meta, spec=spec.model_dump(mode="json"))
 
+    def draft(
+        self,
+        owner: Object | None,
+        before: Object | None,
+        principal: Principal,
+        platform: Platform,
+        *,
+        until: float = float("inf"),
+    ) -> Draft:
+        """What the rule book checks."""
+        return Draft(
+            self.noun, self.name, self.spec, owner, before, principal, platform, ask=self.writable, until=until
+        )
+
     def refuse(self, error: RayplaneError) -> None:
-        """Note an error against it, once."""
-        refusal = Refusal(code=error.code, message=error.detail, remedy=error.remedy)
-        if all(refusal.message != known.message for known in self.result.forbidden):
-            self.result.forbidden.append(refusal)
+        """Note an error against it, once; each of a backend's reasons by itself."""
+        if reasons := error.fields.get("reasons"):
+            refusals = [Refusal(code=error.code, message=reason) for reason in reasons]
+        else:
+            refusals = [Refusal(code=error.code, message=error.detail, remedy=error.remedy)]
+        known = {refusal.message for refusal in self.result.forbidden}
+        self.result.forbidden += [refusal for refusal in refusals if refusal.message not in known]
 
     def check(self, act: Callable[[], Any]) -> Any:
         """The answer of a check; None if it refuses, which is noted."""
@@ -145,127 +160,77 @@ def _parse(item: _Item, principal: Principal) -> None:
     item.spec = item.check(lambda: parse(item.noun.spec, item.document.spec, item.noun.singular))
 
 
-def _preflight(
-    item: _Item, spec: ClusterSpec, team: Object | None, principal: Principal, platform: Platform, *, until: float
-) -> None:
-    """All reasons why the team can't have such a cluster, whatever else it has."""
-    owner = team if team is not None else item.check(lambda: platform.team(item.team))
-    if owner is None:
-        return
-    of_team = team_spec(owner)
-    size = item.check(lambda: size_of(of_team, spec.size, team_name=item.team))
-    backend = clusters.backend_of(spec, of_team)
-    known = len(item.result.forbidden)
-    item.check(lambda: teams.check_backend(backend, "cluster.backend", platform))
-    if len(item.result.forbidden) > known:
-        return
-    reader = item.check(lambda: platform.readers(backend))
-    if reader is None:
-        return
-    item.check(lambda: clusters.check_acted_on(spec, reader))
-    before = _before(item, platform)
-    if before is None:
-        item.check(lambda: clusters.check_address(spec, reader))
-    held = None if before is None else ClusterSpec.model_validate(before.spec)
-    ref = clusters.ref_of(item.team, item.name, spec, before, principal)
-    item.check(lambda: lifetime.require(spec, of_team, what=f"Cluster '{ref}'", before=held))
-    if size is None:
-        return
-    item.result.cost = plan_effects.cost(spec, size, clusters.terms_of(spec, of_team, reader))
-    if not item.writable:
+def _check_before(item: _Item, made: Object | None, principal: Principal, platform: Platform, *, until: float) -> None:
+    """Note all that forbids it whatever else its team has, which these documents may make; and what it may cost."""
+    noun = item.noun
+    owner = None
+    if noun.team_scoped:
+        owner = made if made is not None else item.check(lambda: platform.team(item.team))
+        if owner is None:
+            return
+    if isinstance(item.spec, JobSpec):
+        spec = item.spec
+        item.spec = item.check(lambda: jobs.tracking(spec, platform)) or spec.model_copy(update={"tracked": False})
+        if item.check(lambda: jobs.known(spec, item.team, item.name, platform)) is not None:
+            return  # a job that is there is not checked again
+    draft = item.draft(owner, store_before(noun, item.team, item.name, platform), principal, platform, until=until)
+    rules = RULES[noun.kind]
+    for check in rules.before(draft):
+        item.check(check.act)
+    if not item.writable and rules.asks(draft):
         item.result.warnings.append(NOT_ASKED)
-        return
-    ask = partial(reader.preflight, ref, spec, size)
-    for reason in item.check(lambda: platform.preflights.make(ask, until=until)) or ():
-        item.result.forbidden.append(Refusal(code="refused", message=reason))
-
-
-def _before(item: _Item, platform: Platform) -> Object | None:
-    """The object as it is, if it is there."""
-    return _found(item.noun.kind, item.team, item.name, platform)
-
-
-def _found(kind: str, team: str, name: str, platform: Platform) -> Object | None:
-    try:
-        return platform.store.get(kind, team, name)
-    except NotFound:
-        return None
+    if isinstance(draft.spec, ClusterSpec) and (reader := reader_of(draft)) is not None:
+        size = draft.of_team.sizes.get(draft.spec.size)
+        if size is not None:
+            terms = clusters.terms_of(draft.spec, draft.of_team, reader)
+            item.result.cost = plan_effects.cost(draft.spec, size, terms)
 
 
 def _try(item: _Item, principal: Principal, platform: Platform) -> None:
     """Do what applying it would do to the store, noting all that refuses it and what changes."""
     kind = item.noun.kind
-    item.before = _before(item, platform)
+    before = item.before = store_before(item.noun, item.team, item.name, platform)
     if item.spec is None:
-        item.result.change = "created" if item.before is None else "changed"
-        if item.before is None and kind in ("Team", "Cluster"):
+        item.result.change = "created" if before is None else "changed"
+        if before is None and kind in ("Team", "Cluster"):
             _put(item, principal, platform)  # what needs it is not to be refused for that
         return
     owner = item.check(lambda: platform.team(item.team)) if item.noun.team_scoped else None
     if owner is None and item.noun.team_scoped:
         item.result.change = "created"
         return
+    draft = item.draft(owner, before, principal, platform)
     if isinstance(item.spec, JobSpec):
-        _try_job(item, item.spec, principal, platform)
+        _try_job(item, draft)
     else:
-        _check(item, item.spec, owner, principal, platform)
-        found = _put(item, principal, platform)
-        if item.result.change != "unchanged":
-            _check_change(item, item.spec, found, platform)
+        for check in RULES[kind].reserve(draft):
+            item.check(check.act)
+        obj = _put(item, principal, platform)
+        if obj is not None and item.result.change != "unchanged":
+            for effect in RULES[kind].written(draft):
+                obj = item.check(partial(effect, obj)) or obj
     if isinstance(item.spec, JobSpec | ServiceSpec) and owner is not None:
         item.result.cost = plan_effects.cost_of_nodes(item.spec, team_spec(owner))
-    plan_effects.describe(item.result, item.before, item.object(principal), owner, platform)
+    plan_effects.describe(item.result, before, item.object(principal), owner, platform)
 
 
-def _check(item: _Item, spec: BaseModel, owner: Object | None, principal: Principal, platform: Platform) -> None:
-    before = item.before
-    if isinstance(spec, TeamSpec):
-        item.check(lambda: teams.check(spec, platform))
-        if item.writable:
-            item.check(lambda: teams.check_grant(item.name, before, spec, principal))
-    elif isinstance(spec, ClusterSpec):
-        assert owner is not None
-        item.check(lambda: clusters.check_quota(owner, item.name, spec, before, platform))
-        if before is not None:
-            item.check(lambda: clusters.check_change(owner, before, spec))
-    elif isinstance(spec, PipelineSpec):
-        item.check(lambda: pipeline.check(item.team, spec, platform))
-    elif isinstance(spec, ServiceSpec):
-        assert owner is not None
-        item.check(lambda: service.check(owner, item.name, spec, platform, ask=item.writable))
-        if spec.nodes is not None:
-            if not item.writable:
-                item.result.warnings.append(NOT_ASKED)
-            item.check(lambda: service.check_place(owner, item.name, spec, before, platform))
-        if before is not None:
-            item.check(lambda: service.check_change(owner, before, spec))
-
-
-def _check_change(item: _Item, spec: BaseModel, found: Object | None, platform: Platform) -> None:
-    """What is asked only of an object that is new or other than before; ``found`` is what was written, if it was."""
-    before = item.before
-    if isinstance(spec, ClusterSpec) and before is not None and found is not None:
-        item.check(lambda: clusters.note_wish(before, found, spec, platform))
-    elif isinstance(spec, ServiceSpec) and spec.cluster is not None:
-        host = _found("Cluster", item.team, spec.cluster, platform)
-        if host is not None:
-            item.check(lambda: clusters.note_work(host, platform))
-
-
-def _try_job(item: _Item, spec: JobSpec, principal: Principal, platform: Platform) -> None:
-    placed = item.check(
-        lambda: jobs.place(
-            spec,
-            team=item.team,
-            name=item.name,
-            labels=item.document.metadata.labels,
-            principal=principal,
-            platform=platform,
-        )
-    )
-    if placed is None:  # that is one reason; what it holds may be another
-        item.check(lambda: jobs.check_content(spec, item.team, platform))
-    item.result.change = placed[1] if placed is not None else "created" if item.before is None else "changed"
+def _try_job(item: _Item, draft: Draft) -> None:
+    """Write it as a submission would, unless something forbids it. Of a job that is there the labels alone change."""
+    item.result.change = "created" if item.before is None else "changed"
+    wish = jobs.Wish(item.document.metadata.labels, None, False)
+    try:
+        job = jobs.known(draft.spec, draft.team, draft.name, draft.platform)
+    except RayplaneError as exc:
+        item.refuse(exc)
+        return
+    if job is not None:
+        relabelled = item.check(lambda: jobs.relabel(job, wish, draft.principal, draft.platform))
+        item.result.change = relabelled[1] if relabelled is not None else "changed"
+        return
+    for check in RULES["Job"].reserve(draft):
+        item.check(check.act)
+    if not item.result.forbidden:
+        item.check(lambda: jobs.put(draft, wish))
 
 
 def _put(item: _Item, principal: Principal, platform: Platform) -> Object | None:

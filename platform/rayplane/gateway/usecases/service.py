@@ -1,38 +1,19 @@
-"""Services: what their specs must meet."""
+"""Services: what they may hold, and what of them can't change."""
 
 from __future__ import annotations
 
 from rayplane.errors import Refused
-from rayplane.gateway.usecases import nodes, packages
-from rayplane.gateway.usecases.platform import Platform, team_spec
+from rayplane.gateway.usecases import nodes
+from rayplane.gateway.usecases.platform import team_spec
 from rayplane.nouns.base import Object
 from rayplane.nouns.service import ServiceSpec
+from rayplane.nouns.team import TeamSpec, Usage
 
 
-def check(team: Object, name: str, spec: ServiceSpec, platform: Platform, *, ask: bool = True) -> None:
-    """Raise NotFound for a cluster, InvalidSpec for a package that is not there, and whatever forbids its nodes.
-
-    ``ask``: the backend is asked too, which is for those who may write the service.
-    """
-    if spec.cluster is not None:
-        platform.cluster(team.metadata.name, spec.cluster)
-    elif spec.nodes is not None:
-        nodes.check_service(team, name, spec, spec.nodes, platform, ask=ask)
-    packages.check(team.metadata.name, spec.package, "service.package", platform)
-
-
-def check_place(team: Object, name: str, spec: ServiceSpec, before: Object | None, platform: Platform) -> None:
-    """Raise NotFound for a cluster that is gone, Refused if nodes of its own don't fit into the team's quota.
-
-    To be called in the transaction that writes the service.
-    """
-    if spec.cluster is not None:
-        platform.cluster(team.metadata.name, spec.cluster)
-        return
-    assert spec.nodes is not None
+def granted(before: Object | None, team: TeamSpec) -> Usage | None:
+    """What the nodes of a service as it is may come to hold; None if it has none."""
     old = None if before is None else ServiceSpec.model_validate(before.spec).nodes
-    held = None if old is None else nodes.demand(old.as_cluster(), team_spec(team))
-    nodes.check_quota(team, "Service", name, nodes.demand(spec.nodes.as_cluster(), team_spec(team)), held, platform)
+    return None if old is None else nodes.demand(old.as_cluster(), team)
 
 
 def check_change(team: Object, before: Object, spec: ServiceSpec) -> None:

@@ -9,20 +9,12 @@ from collections.abc import Collection
 from rayplane import plugins
 from rayplane.errors import Conflict, Forbidden, InvalidSpec, Refused
 from rayplane.gateway.admission import grants
-from rayplane.gateway.admission.env import check_names
 from rayplane.gateway.admission.roles import Principal, may
 from rayplane.gateway.usecases.platform import Platform, team_spec
 from rayplane.nouns.base import Object
 from rayplane.nouns.job import TERMINAL
 from rayplane.nouns.team import Data, TeamSpec, TeamStatus, archived_name
 from rayplane.storage import layout
-
-
-def check(spec: TeamSpec, platform: Platform) -> None:
-    """Raise InvalidSpec for a backend that is not known or a member's name that can't be read, Refused for a backend
-    that is not offered here."""
-    check_names({str(place): name for place, name in enumerate(spec.members)}, "team.members")
-    check_backend(spec.backend, "team.backend", platform)
 
 
 def check_grant(name: str, before: Object | None, spec: TeamSpec, principal: Principal) -> None:

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime
 
-from rayplane.errors import InvalidInput, NotFound, RayplaneError, Refused, Unavailable
+from rayplane.errors import InvalidInput, NotFound, RayplaneError
 from rayplane.gateway.admission.roles import Principal, authorize, may
-from rayplane.gateway.admission.sizes import size_of
-from rayplane.gateway.backends.base import ClusterRef, Reader
+from rayplane.gateway.backends.base import ClusterRef
 from rayplane.gateway.usecases import cluster as clusters
 from rayplane.gateway.usecases.platform import Platform, team_spec
+from rayplane.gateway.usecases.rules import RULES
+from rayplane.gateway.usecases.rules.draft import Check, Draft
 from rayplane.gateway.why.explain import explain as explained
 from rayplane.gateway.why.facts import Facts, Verdict, title
 from rayplane.nouns import by_kind
 from rayplane.nouns.base import Object, utcnow
 from rayplane.nouns.cluster import ClusterSpec
 from rayplane.nouns.pipeline import RunStatus
-from rayplane.nouns.team import Size
 from rayplane.nouns.why import Explanation
 from rayplane.storage import layout
 
 _TAIL = 4096
 """Bytes of a failed job's log that are looked at for its last words."""
 _LAST_LINES = 5
+_READER = Principal(name="rayplane", role="viewer")
+"""Asks on its own: what is so does not depend on the person who wants to know."""
+_VERDICTS = {"size": ("size-gone", False), "quota": ("quota", True)}
+"""Check of the rule book -> (code of what it says, whether that is but likely to hold the object up)."""
 
 
 def explain(
@@ -76,43 +80,41 @@ class _Explainer:
             facts = replace(facts, evidence=reader.evidence(ref))
         except RayplaneError as exc:
             # That it can't be asked is the answer.
-            return replace(facts, silence=str(exc), verdicts=self._quota(owner, facts.obj, spec))
+            return replace(facts, silence=str(exc), verdicts=self._verdicts(RULES["Cluster"].reserve, facts, owner))
         if meta.deleted_at is not None or spec.suspended or facts.obj.status.get("phase") == "Ready":
             return facts
-        return replace(
-            facts, verdicts=[*self._admission(owner, ref, spec, reader), *self._quota(owner, facts.obj, spec)]
-        )
-
-    def _admission(self, owner: Object, ref: ClusterRef, spec: ClusterSpec, reader: Reader) -> list[Verdict]:
-        """What forbids to make the cluster now."""
-        try:
-            size = size_of(team_spec(owner), spec.size, team_name=ref.team)
-        except Refused as exc:
-            return [Verdict("size-gone", exc.detail, exc.remedy or "")]
-        reasons = [Verdict("preflight", reason) for reason in self._preflight(ref, spec, size, reader)]
-        if owner.status.get("phase") != "Ready":
+        verdicts = self._verdicts(RULES["Cluster"].before, facts, owner, before=facts.obj)
+        if not any(verdict.code == "size-gone" for verdict in verdicts) and owner.status.get("phase") != "Ready":
             remedy = f"Wait; if it goes on: rayplane why team/{ref.team}."
             # Only where jobs are tracked does a cluster wait for its team; the reconciler says so then.
-            reasons.append(
+            verdicts.append(
                 Verdict("team-not-onboarded", f"team '{ref.team}' is not onboarded yet", remedy, likely=True)
             )
-        return reasons
+        return replace(facts, verdicts=verdicts + self._verdicts(RULES["Cluster"].reserve, facts, owner))
 
-    def _preflight(self, ref: ClusterRef, spec: ClusterSpec, size: Size, reader: Reader) -> list[str]:
-        if not self._ask:
-            return []
-        try:
-            return self._platform.preflights.make(lambda: reader.preflight(ref, spec, size))
-        except Unavailable as exc:
-            return [str(exc)]
-
-    def _quota(self, owner: Object, obj: Object, spec: ClusterSpec) -> list[Verdict]:
-        """Whether the team's clusters ask for more than its quota is by now: an admin may have lowered it."""
-        try:
-            clusters.check_quota(owner, obj.metadata.name, spec, None, self._platform)
-        except Refused as exc:
-            return [Verdict("quota", exc.detail, exc.remedy or "", likely=True)]
-        return []
+    def _verdicts(
+        self,
+        checks: Callable[[Draft], Iterator[Check]],
+        facts: Facts,
+        owner: Object,
+        *,
+        before: Object | None = None,
+    ) -> list[Verdict]:
+        """What refuses the object now. Without ``before`` as if it were new: an admin may have lowered the quota."""
+        noun, meta = by_kind(facts.obj.kind), facts.obj.metadata
+        spec = noun.spec.model_validate(facts.obj.spec)
+        draft = Draft(noun, meta.name, spec, owner, before, _READER, self._platform, ask=self._ask)
+        verdicts: list[Verdict] = []
+        for check in checks(draft):
+            try:
+                check.act()
+            except RayplaneError as exc:
+                code, likely = _VERDICTS.get(check.name, ("preflight", False))
+                if reasons := exc.fields.get("reasons"):
+                    verdicts += [Verdict(code, reason, likely=likely) for reason in reasons]
+                else:
+                    verdicts.append(Verdict(code, exc.detail, exc.remedy or "", likely=likely))
+        return verdicts
 
     def _job(self, facts: Facts) -> Facts:
         phase = facts.obj.status.get("phase", "Pending")

@@ -236,8 +236,8 @@ def test_what_would_not_change_is_not_forbidden(bench: Any, make_zip: Any) -> No
         assert bench.apply(document.kind, document.metadata.name, document.spec)[1] == "unchanged"
     other = only(bench, doc("Job", "other", {**job, "cluster": "no"}))
     assert [message.partition(":")[0] for message in messages(other)] == [
-        "Cluster 'growth/no' is not there.",
         "job.package",
+        "Cluster 'growth/no' is not there.",
     ]
 
 

@@ -109,4 +109,4 @@ def test_who_may_not_write_has_no_backend_asked(bench: Any, monkeypatch: pytest.
     )
     assert not answer.allowed
     assert all("may not write" in d.forbidden[0].message for d in answer.documents)
-    assert [d.kind for d in answer.documents if plans.NOT_ASKED in d.warnings] == ["Cluster", "Service"]
+    assert [d.kind for d in answer.documents if plans.NOT_ASKED in d.warnings] == ["Cluster", "Job", "Service"]

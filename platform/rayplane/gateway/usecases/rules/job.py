@@ -1,0 +1,116 @@
+"""The rules of jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rayplane.errors import RayplaneError
+from rayplane.gateway.admission import quota
+from rayplane.gateway.admission.env import check_env, check_names, check_values
+from rayplane.gateway.admission.versions import declared_by, require_match
+from rayplane.gateway.usecases import nodes, packages
+from rayplane.gateway.usecases.cluster import backend_of, note_work
+from rayplane.gateway.usecases.platform import Platform, team_spec
+from rayplane.gateway.usecases.rules.base import Effect, Rules
+from rayplane.gateway.usecases.rules.draft import Check, Draft
+from rayplane.gateway.usecases.rules.nodes import nodes_of
+from rayplane.nouns.base import Object
+from rayplane.nouns.cluster import ClusterSpec, ClusterStatus
+from rayplane.nouns.environment import Environment
+from rayplane.nouns.job import UNFINISHED, JobSpec, JobStatus
+
+GIT_COMMIT = "rayplane.git_commit"
+"""Key of a job's metadata under which a client says which commit the code is."""
+
+
+class JobRules(Rules):
+    """A job is for a cluster of the team or for nodes of its own, in the environment that it declares."""
+
+    reconciled = True
+
+    def before(self, draft: Draft) -> Iterator[Check]:
+        spec: JobSpec = draft.spec
+        if spec.nodes is not None:
+            yield from nodes_of(draft, spec.nodes)
+        yield from _content(spec, draft)
+
+    def reserve(self, draft: Draft) -> Iterator[Check]:
+        spec: JobSpec = draft.spec
+        owner, platform = draft.owner, draft.platform
+        assert owner is not None
+        if spec.cluster is not None:
+            name = spec.cluster
+            yield Check("cluster", lambda: platform.cluster(draft.team, name))
+        yield Check("environment", lambda: _require_environment(draft))
+        yield Check("jobs", lambda: _check_number(owner, draft.name, platform))
+        if spec.nodes is not None:
+            wanted = nodes.demand(spec.nodes.as_cluster(), draft.of_team)
+            yield Check("quota", lambda: nodes.check_quota(owner, "Job", draft.name, wanted, None, platform))
+
+    def written(self, draft: Draft) -> Iterator[Effect]:
+        if draft.spec.cluster is not None:
+            yield lambda obj: _busy(draft, obj)
+
+    def first_status(self, draft: Draft) -> JobStatus:
+        return JobStatus(environment=environment_of(draft), git_commit=draft.spec.metadata.get(GIT_COMMIT))
+
+    def asks(self, draft: Draft) -> bool:
+        return draft.spec.nodes is not None
+
+
+def environment_of(draft: Draft) -> Environment | None:
+    """The environment of where the job is to run, as far as it is known; None too where that place is not there."""
+    spec: JobSpec = draft.spec
+    assert draft.owner is not None
+    try:
+        if spec.nodes is not None:
+            return nodes.environment(spec.nodes, draft.owner, draft.platform)
+        assert spec.cluster is not None
+        return _environment(draft.platform.cluster(draft.team, spec.cluster), draft.owner, draft.platform)
+    except RayplaneError:
+        return None  # the check of that place says why
+
+
+def _require_environment(draft: Draft) -> None:
+    environment = environment_of(draft)
+    place = "The job's own nodes" if draft.spec.nodes is not None else f"Cluster '{draft.team}/{draft.spec.cluster}'"
+    if environment is not None:
+        require_match(declared_by(draft.spec.metadata), environment, what=place)
+
+
+def _environment(cluster: Object, owner: Object, platform: Platform) -> Environment | None:
+    known = ClusterStatus.model_validate(cluster.status).environment
+    if known is not None:
+        return known
+    spec = ClusterSpec.model_validate(cluster.spec)
+    return platform.readers(backend_of(spec, team_spec(owner))).environment(spec)
+
+
+def _content(spec: JobSpec, draft: Draft) -> Iterator[Check]:
+    """The package is there, and variables and values are those that a job may have."""
+    yield Check("package", lambda: packages.check(draft.team, spec.package, "job.package", draft.platform))
+    names = {"experiment": spec.experiment, "pipeline": spec.pipeline, "submission_id": spec.submission_id}
+    yield Check("names", lambda: check_names(names, "job"))
+    yield Check("env", lambda: check_env(spec.env, "job.env"))
+    for where, values in (
+        ("job.parameters", spec.parameters),
+        ("job.metadata", spec.metadata),
+        ("job.sources", spec.sources),
+        ("job.pip", {str(index): item for index, item in enumerate(spec.pip)}),
+        ("job", {"entrypoint": spec.entrypoint}),
+    ):
+        yield Check("values", lambda where=where, values=values: check_values(values, where))  # type: ignore[misc]
+
+
+def _check_number(owner: Object, name: str, platform: Platform) -> None:
+    """Raise Refused if the team has as many jobs as it may."""
+    limits = team_spec(owner).quota
+    if limits.jobs is None:
+        return
+    others = platform.store.count("Job", owner.metadata.name, phases=UNFINISHED)
+    quota.require_job(limits, others, what=f"Job '{owner.metadata.name}/{name}'")
+
+
+def _busy(draft: Draft, obj: Object) -> Object:
+    note_work(draft.platform.cluster(draft.team, draft.spec.cluster), draft.platform)
+    return obj

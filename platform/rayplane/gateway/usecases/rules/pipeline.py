@@ -1,0 +1,21 @@
+"""The rules of pipelines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rayplane.gateway.usecases import pipeline as pipelines
+from rayplane.gateway.usecases.platform import Platform
+from rayplane.gateway.usecases.rules.base import Rules
+from rayplane.gateway.usecases.rules.draft import Check, Draft
+from rayplane.nouns.base import Object
+
+
+class PipelineRules(Rules):
+    """A pipeline refers to parameters, packages and variables that there are."""
+
+    def before(self, draft: Draft) -> Iterator[Check]:
+        yield Check("content", lambda: pipelines.check(draft.team, draft.spec, draft.platform))
+
+    def check_deletion(self, obj: Object, platform: Platform) -> None:
+        pipelines.check_deletion(obj, platform)

@@ -1,0 +1,35 @@
+"""The rules of teams."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rayplane.gateway.admission.env import check_names
+from rayplane.gateway.usecases import team as teams
+from rayplane.gateway.usecases.platform import Platform
+from rayplane.gateway.usecases.rules.base import Rules
+from rayplane.gateway.usecases.rules.draft import Check, Draft
+from rayplane.nouns.base import Object
+from rayplane.nouns.team import TeamSpec, TeamStatus
+
+
+class TeamRules(Rules):
+    """A team names a backend that is offered here, and its own admin gives it no more than the platform did."""
+
+    reconciled = True
+
+    def before(self, draft: Draft) -> Iterator[Check]:
+        spec: TeamSpec = draft.spec
+        members = {str(place): name for place, name in enumerate(spec.members)}
+        yield Check("members", lambda: check_names(members, "team.members"))
+        yield Check("backend", lambda: teams.check_backend(spec.backend, "team.backend", draft.platform))
+
+    def reserve(self, draft: Draft) -> Iterator[Check]:
+        if draft.ask:  # who may not write it at all is told that alone
+            yield Check("grant", lambda: teams.check_grant(draft.name, draft.before, draft.spec, draft.principal))
+
+    def first_status(self, draft: Draft) -> TeamStatus:
+        return teams.first_status(draft.name, draft.platform)
+
+    def check_deletion(self, obj: Object, platform: Platform) -> None:
+        teams.check_deletion(obj, platform)

@@ -1,0 +1,210 @@
+"""The rule book is the one list of checks: what apply enforces, plan collects and why explains comes from it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from rayplane.errors import RayplaneError
+from rayplane.gateway.admission.roles import Principal
+from rayplane.gateway.usecases.plan import plan
+from rayplane.gateway.usecases.rules import RULES
+from rayplane.gateway.usecases.rules.base import Rules
+from rayplane.gateway.usecases.rules.draft import Check, Draft
+from rayplane.gateway.usecases.why import explain
+from rayplane.nouns import NOUNS, by_kind
+from rayplane.nouns.base import Document, Metadata, NounType
+from rayplane.nouns.job import JobStatus
+from tests.unit.gateway.usecases.conftest import ADA, Bench
+
+TEAM_ADMIN = Principal(name="tess", role="admin", team="growth")
+PIPELINE = {"cluster": "dev", "steps": {"a": {"entrypoint": "true"}}}
+GOOD: dict[str, dict[str, Any]] = {
+    "Team": {},
+    "Cluster": {},
+    "Job": {"entrypoint": "true", "cluster": "dev"},
+    "Pipeline": PIPELINE,
+    "Dataset": {},
+    "Feature": {},
+    "Model": {},
+    "Service": {"model": "models:/m@champion", "cluster": "dev"},
+}
+"""A spec of each kind that its rules let through."""
+OWN = {"size": "small"}
+REFUSED: list[tuple[str, str, dict[str, Any]]] = [
+    ("Team", "members", {"members": {"\u202e": "member"}}),
+    ("Team", "backend", {"backend": "nowhere"}),
+    ("Cluster", "size", {"size": "huge"}),
+    ("Cluster", "lifetime", {"max_lifetime": "900d"}),
+    ("Cluster", "preflight", {}),
+    ("Cluster", "quota", {"size": "small", "workers": {"min": 0, "max": 99}}),
+    ("Job", "preflight", {"entrypoint": "true", "nodes": OWN}),
+    ("Job", "package", {**GOOD["Job"], "package": f"sha256:{'0' * 64}"}),
+    ("Job", "env", {**GOOD["Job"], "env": {"RAYPLANE_TEAM": "x"}}),
+    ("Job", "cluster", {"entrypoint": "true", "cluster": "gone"}),
+    ("Job", "environment", {**GOOD["Job"], "metadata": {"rayplane.ray": "1.0.0"}}),
+    ("Job", "quota", {"entrypoint": "true", "nodes": {**OWN, "workers": {"min": 0, "max": 99}}}),
+    ("Pipeline", "content", {**PIPELINE, "package": f"sha256:{'0' * 64}"}),
+    ("Service", "preflight", {"model": "models:/m@champion", "nodes": OWN}),
+    ("Service", "package", {**GOOD["Service"], "package": f"sha256:{'0' * 64}"}),
+    ("Service", "cluster", {"model": "models:/m@champion", "cluster": "gone"}),
+]
+"""Kind, the check of its rules that refuses, a spec that it refuses."""
+
+
+class Without(Rules):
+    """The rules of a kind without one check."""
+
+    def __init__(self, rules: Rules, name: str) -> None:
+        self._rules = rules
+        self._name = name
+        self.reconciled = rules.reconciled
+
+    def before(self, draft: Draft) -> Iterator[Check]:
+        return (check for check in self._rules.before(draft) if check.name != self._name)
+
+    def reserve(self, draft: Draft) -> Iterator[Check]:
+        return (check for check in self._rules.reserve(draft) if check.name != self._name)
+
+    def first_status(self, draft: Draft) -> Any:
+        return self._rules.first_status(draft)
+
+
+class With(Without):
+    """The rules of a kind with one check more, at either place."""
+
+    def __init__(self, rules: Rules, place: str) -> None:
+        super().__init__(rules, "")
+        self._place = place
+
+    def before(self, draft: Draft) -> Iterator[Check]:
+        yield from super().before(draft)
+        if self._place == "before":
+            yield Check("more", _refuse)
+
+    def reserve(self, draft: Draft) -> Iterator[Check]:
+        yield from super().reserve(draft)
+        if self._place == "reserve":
+            yield Check("more", _refuse)
+
+
+def _refuse() -> None:
+    raise RayplaneError("It is refused by one more check.")
+
+
+@pytest.fixture
+def narrow(bench: Bench) -> Bench:
+    """A team whose quota and lifetimes are small, and a backend that gives nothing."""
+    bench.apply("Team", "growth", {"quota": {"cpu": 16}, "max_lifetime": "8h"}, team="")
+    bench.backend.reasons = ["No room."]
+    return bench
+
+
+def refusal(bench: Bench, kind: str, spec: dict[str, Any], name: str = "new") -> str | None:
+    """What apply refuses it with; None if it would write it."""
+    try:
+        bench.apply(kind, name, spec, team="" if kind == "Team" else "growth", dry_run=True)
+    except RayplaneError as exc:
+        return str(exc.fields.get("reasons") or exc.detail)
+    return None
+
+
+def planned(bench: Bench, kind: str, spec: dict[str, Any], name: str = "new") -> list[str]:
+    """All that plan forbids it with."""
+    team = None if kind == "Team" else "growth"
+    document = Document(kind=kind, metadata=Metadata(name=name, team=team), spec=spec)
+    (answer,) = plan([document], team=None, principal=ADA, platform=bench.platform).documents
+    return [refusal.message for refusal in answer.forbidden]
+
+
+@pytest.mark.parametrize(("kind", "name", "spec"), REFUSED, ids=[f"{kind}-{name}" for kind, name, _ in REFUSED])
+def test_apply_and_plan_lose_a_check_that_is_taken_out_of_the_rule_book(
+    narrow: Bench, monkeypatch: pytest.MonkeyPatch, kind: str, name: str, spec: dict[str, Any]
+) -> None:
+    if name != "preflight":
+        narrow.backend.reasons = []
+    refused = refusal(narrow, kind, spec)
+    assert refused is not None
+    messages = planned(narrow, kind, spec)
+    assert any(message in refused for message in messages), (refused, messages)
+    monkeypatch.setitem(RULES, kind, Without(RULES[kind], name))  # type: ignore[arg-type]
+    again = refusal(narrow, kind, spec)
+    assert again != refused
+    assert [message for message in planned(narrow, kind, spec) if message in refused] == []
+
+
+@pytest.mark.parametrize("place", ["before", "reserve"])
+@pytest.mark.parametrize("noun", NOUNS, ids=lambda noun: noun.kind)
+def test_apply_and_plan_of_every_kind_gain_a_check_that_is_put_into_the_rule_book(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, noun: NounType, place: str
+) -> None:
+    spec = GOOD[noun.kind]
+    assert refusal(bench, noun.kind, spec) is None
+    assert planned(bench, noun.kind, spec) == []
+    monkeypatch.setitem(RULES, noun.kind, With(RULES[noun.kind], place))  # type: ignore[arg-type]
+    assert refusal(bench, noun.kind, spec) == "It is refused by one more check."
+    assert planned(bench, noun.kind, spec) == ["It is refused by one more check."]
+
+
+def test_why_a_cluster_is_not_ready_is_explained_by_the_same_checks(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.apply("Cluster", "dev", {})
+    monkeypatch.setitem(RULES, "Cluster", With(RULES["Cluster"], "before"))  # type: ignore[arg-type]
+    causes = explain("Cluster", "growth", "dev", principal=ADA, platform=bench.platform).causes
+    assert any("refused by one more check" in cause.sentence for cause in causes)
+
+
+def test_every_kind_has_its_page_in_the_rule_book() -> None:
+    assert set(RULES) == {noun.kind for noun in NOUNS} | {"PipelineRun"}
+    assert all(by_kind(kind).kind == kind for kind in RULES)
+
+
+def test_no_backend_is_asked_while_the_writers_turn_is_held(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = []
+
+    def ask(*_: Any) -> list[str]:
+        held.append(bench.store._connection is not None)
+        return []
+
+    for name in ("preflight", "preflight_job", "preflight_service"):
+        monkeypatch.setattr(bench.backend, name, ask)
+    for kind in ("Cluster", "Job", "Service"):
+        spec = {**GOOD[kind], "cluster": None, "nodes": OWN} if kind != "Cluster" else {}
+        bench.apply(kind, "one", spec)
+        planned(bench, kind, spec, "two")
+    assert held == [False] * 6
+
+
+def test_others_write_and_read_while_many_submissions_wait_for_a_slow_backend(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released, asked = threading.Event(), threading.Semaphore(0)
+
+    def ask(*_: Any) -> list[str]:
+        asked.release()
+        assert released.wait(120)
+        return []
+
+    monkeypatch.setattr(bench.backend, "preflight_job", ask)
+    spec = {"entrypoint": "true", "nodes": OWN, "tracked": False}
+    with ThreadPoolExecutor(200) as pool:
+        submissions = [pool.submit(bench.apply, "Job", f"j{number}", spec) for number in range(200)]
+        assert asked.acquire(timeout=60), "one of them is being asked about"
+        try:
+            for number in range(20):
+                bench.apply("Dataset", f"d{number}", {})
+                bench.apply("Job", f"quick{number}", GOOD["Job"])
+                bench.store.get("Dataset", "growth", f"d{number}")
+        finally:
+            released.set()
+        ended = [submission.exception(timeout=120) for submission in submissions]
+    made = sum(error is None for error in ended)
+    assert made >= 8, "those that the backend was asked about"
+    assert {type(error).__name__ for error in ended if error is not None} <= {"Unavailable"}
+    assert bench.store.count("Job", "growth") == made + 20
+    assert JobStatus.model_validate(bench.store.get("Job", "growth", "quick0").status).phase == "Pending"
