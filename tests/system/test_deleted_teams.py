@@ -10,12 +10,11 @@ from typing import Any
 import httpx
 import pytest
 
-from rayplane.gateway.mlflow_rest import WORKSPACE_HEADER
 from rayplane.nouns.base import Object
 from rayplane.nouns.job import JobStatus
 from rayplane.nouns.team import TeamStatus
 from rayplane.storage import layout
-from tests.support import team_routes
+from tests.support import mlflow_places, team_routes
 from tests.support.local_platform import LocalPlatform
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -40,8 +39,8 @@ print("{MARK}", flush=True)
 """
 LOOK = """
 import json
+import os
 
-import mlflow
 from mlflow import MlflowClient
 
 from rayplane.errors import NotFound
@@ -53,7 +52,7 @@ try:
 except NotFound:
     data = None
 print("SEEN", json.dumps({
-    "workspace": mlflow.get_workspace(),
+    "workspace": os.environ["MLFLOW_WORKSPACE"],
     "project": context.current().feast.project,
     "experiments": [found.name for found in client.search_experiments()],
     "models": [found.name for found in client.search_registered_models()],
@@ -120,9 +119,10 @@ def bench(request: pytest.FixtureRequest, platform_up: LocalPlatform, tmp_path: 
     made = Bench(platform_up, f"passing-{request.param}", tmp_path / "code")
     before = made.marked()
     yield made
-    if any(cluster.metadata.team == made.name for cluster in made.client.clusters.list(made.name)):
-        made.drop_cluster()
-    made.delete("purge")
+    if made.name in [team.metadata.name for team in made.client.teams.list()]:
+        if made.client.clusters.list(made.name):
+            made.drop_cluster()
+        made.delete("purge")
     assert [p for p in made.marked() if p not in before and not p.startswith(("_archive", "mlflow/workspaces"))] == []
 
 
@@ -152,9 +152,8 @@ def test_a_team_that_is_deleted_and_made_anew_reaches_nothing_of_the_old_one(ben
     old += known["job_or_submission_id"][2:]
     with admin(bench) as api:
         assert len(team_routes.leaks(team_routes.walk(api, bench.name, known, queries), old)) > 10
-    places = places_in_mlflow(bench.name, status)
-    with mlflow(bench, old_user, bench.name) as theirs:
-        assert {path: theirs.get(path).status_code for path in places} == dict.fromkeys(places, 200)
+    url, places = bench.platform.state.mlflow_url, mlflow_places.places(str(status.run_id), str(status.experiment_id))
+    assert list(mlflow_places.found(url, old_user, bench.name, places)) == places, "the places are right"
     bench.drop_cluster()
     uid = bench.client.teams.get(bench.name).metadata.uid
     gone = bench.delete(data)
@@ -175,19 +174,16 @@ def test_a_team_that_is_deleted_and_made_anew_reaches_nothing_of_the_old_one(ben
     assert second.mlflow_workspace not in (None, bench.name)
     new_user = bench.credentials()
     assert (new_user[0] != old_user[0], new_user[1] != old_user[1]) == (True, True)
-    for workspace in (second.mlflow_workspace, bench.name):
-        with mlflow(bench, new_user, workspace) as ours:
-            answers = {path: ours.get(path) for path in places}
-        assert {path: answer.status_code for path, answer in answers.items() if answer.is_success} == {}, workspace
-        assert not any(MARK in answer.text for answer in answers.values())
-    with mlflow(bench, new_user, second.mlflow_workspace) as ours:
-        listed = ours.get("/api/3.0/mlflow/workspaces").json()["workspaces"]
-        assert [workspace["name"] for workspace in listed] == [second.mlflow_workspace]
-    with mlflow(bench, old_user, bench.name) as theirs:
-        assert {theirs.get(path).status_code for path in places} == {401}
-    with mlflow(bench, bench_admin(bench), bench.name) as its_admin:
-        alive = {path for path in places if its_admin.get(path).is_success}
-    assert alive == (set(places) if data == "archive" else set())
+    for workspace in (str(second.mlflow_workspace), bench.name):
+        assert mlflow_places.found(url, new_user, workspace, places) == {}, workspace
+    empty = {"experiments": [], "runs": [], "models": [], "versions": []}
+    assert mlflow_places.listed(url, new_user, str(second.mlflow_workspace)) == {
+        **empty,
+        "workspaces": [second.mlflow_workspace],
+    }
+    assert mlflow_places.found(url, old_user, bench.name, places) == {}
+    alive = mlflow_places.found(url, bench_admin(bench), bench.name, places)
+    assert list(alive) == (places if data == "archive" else [])
     new_cluster = bench.make_cluster()
     _, log, _ = bench.run("look", LOOK, tracked=False)
     seen = json.loads(next(line for line in log.splitlines() if line.startswith("SEEN "))[5:])
@@ -221,26 +217,3 @@ def bench_admin(bench: Bench) -> tuple[str, str]:
     """MLflow's admin."""
     user, password = (bench.platform.home.secrets / "mlflow-admin").read_text().split()
     return user, password
-
-
-def mlflow(bench: Bench, user: tuple[str, str], workspace: str) -> httpx.Client:
-    """A client of MLflow's API in a workspace."""
-    headers = {WORKSPACE_HEADER: workspace}
-    return httpx.Client(base_url=bench.platform.state.mlflow_url, auth=user, headers=headers, timeout=60)
-
-
-def places_in_mlflow(workspace: str, status: JobStatus) -> list[str]:
-    """Where MLflow's API has what the old team's job made; the last is the file itself, through MLflow's proxy."""
-    run = f"run_id={status.run_id}"
-    return [
-        f"/api/2.0/mlflow/runs/get?{run}",
-        f"/api/2.0/mlflow/artifacts/list?{run}",
-        f"/get-artifact?{run}&path=note.txt",
-        f"/api/2.0/mlflow/metrics/get-history?{run}&metric_key=loss",
-        f"/api/2.0/mlflow/experiments/get?experiment_id={status.experiment_id}",
-        "/api/2.0/mlflow/experiments/get-by-name?experiment_name=old-experiment",
-        "/api/2.0/mlflow/registered-models/get?name=old-model",
-        "/api/2.0/mlflow/registered-models/alias?name=old-model&alias=champion",
-        "/api/2.0/mlflow/model-versions/get?name=old-model&version=1",
-        f"/api/2.0/mlflow-artifacts/artifacts/{status.experiment_id}/{status.run_id}/artifacts/note.txt",
-    ]
