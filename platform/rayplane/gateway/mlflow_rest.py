@@ -23,6 +23,9 @@ _GRANTS = {
     "scorer": "MANAGE",
 }
 
+_DEFAULT = "default"
+"""MLflow's own workspace, which is no team's."""
+
 RunEnd = Literal["FINISHED", "FAILED", "KILLED"]
 
 
@@ -58,7 +61,10 @@ class MlflowRest:
 
     def delete_workspace(self, workspace: str) -> None:
         """Delete a workspace with all that MLflow's database has of it: experiments, runs, models, roles. One already
-        gone is success. Artifacts stay where they are."""
+        gone is success. Artifacts stay where they are; ids of its experiments are not given again."""
+        # On SQLite MLflow gives the newest experiment's id again once that is deleted, to whichever team comes next.
+        body = {"experiment_id": self.ensure_experiment(_DEFAULT, f"rayplane-purged-{workspace}")}
+        self._call("POST", "/api/2.0/mlflow/experiments/delete", _DEFAULT, json=body)
         self._find("DELETE", _workspace(workspace), params={"mode": "CASCADE"})
 
     def ensure_user(self, workspace: str, user: str, password: str) -> None:

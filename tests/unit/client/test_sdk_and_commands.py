@@ -18,6 +18,7 @@ from rayplane.nouns.base import Document, Metadata, Object, utcnow
 from rayplane.nouns.cluster import ClusterStatus, Endpoint, Suspension
 from rayplane.nouns.job import JobStatus
 from rayplane.nouns.pipeline import RunStatus, StepRun
+from rayplane.nouns.team import TeamStatus
 from rayplane.storage import layout
 from tests.unit.client.command import run
 from tests.unit.gateway.api.served import platform_without_compute, serve
@@ -563,3 +564,48 @@ def test_a_wrong_token_exits_3(
     exit_code, _, err = run(capsys, "cluster", "list", "--team", "growth")
     assert exit_code == 3
     assert "wrong or was revoked" in err
+
+
+@pytest.mark.parametrize("data", [None, "archive", "purge"])
+def test_deleting_a_team_says_what_becomes_of_its_data_before_it_waits(
+    client: Client, platform: Platform, capsys: pytest.CaptureFixture[str], data: str | None
+) -> None:
+    uid = client.teams.apply("growth", spec={}).metadata.uid
+    asked = ["--data", data] if data else []
+    exit_code, out, err = run(capsys, "team", "delete", "growth", *asked, "--no-wait")
+    assert (exit_code, out) == (0, "")
+    first, second = err.splitlines()
+    assert f"growth~{uid}" in first
+    if data == "purge":
+        assert first.startswith("Team growth goes with all its data. Its audit log and its leases stay")
+    else:
+        assert f"files in _archive/growth~{uid} of the storage root" in first
+        assert "MLflow's workspace growth" in first
+    assert second == "team growth is being deleted"
+    assert TeamStatus.model_validate(client.teams.get("growth").status).data == (data or "archive")
+
+
+def test_deleting_a_team_prints_it_as_json_and_nothing_beside(
+    client: Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client.teams.apply("growth", spec={})
+    exit_code, out, err = run(capsys, "team", "delete", "growth", "--data", "purge", "--no-wait", "-o", "json")
+    assert (exit_code, err) == (0, "")
+    assert json.loads(out)["status"]["data"] == "purge"
+
+
+def test_a_word_that_says_neither_is_refused_and_deletes_no_team(
+    client: Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client.teams.apply("growth", spec={})
+    exit_code, _, err = run(capsys, "team", "delete", "growth", "--data", "shred")
+    assert exit_code == 2
+    assert "archive" in err
+    assert client.teams.get("growth").metadata.deleted_at is None
+
+
+def test_a_team_that_is_being_archived_is_not_purged(client: Client) -> None:
+    client.teams.apply("growth", spec={})
+    assert client.teams.delete("growth").status["data"] == "archive"
+    with pytest.raises(errors.Conflict, match="data: archive"):
+        client.teams.delete("growth", data="purge")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from rayplane.errors import InvalidInput, NotFound
+from rayplane.errors import Conflict, InvalidInput, NotFound
 from rayplane.storage.file import FileStorage
 
 
@@ -187,3 +187,45 @@ def test_a_root_that_is_a_link_itself_is_a_root(tmp_path: Path) -> None:
     assert storage.read("a/file") == b"x"
     with pytest.raises(InvalidInput, match="leaves the storage root"):
         storage.read("a/../../etc/passwd")
+
+
+def test_a_folder_is_moved_with_all_in_it_and_its_old_path_is_free(tmp_path: Path) -> None:
+    storage = FileStorage(f"file://{tmp_path}/root")
+    storage.write("growth/jobs/1/driver.log", b"line\n")
+    storage.move("growth", "_archive/growth~1")
+    assert not storage.exists("growth")
+    assert storage.read("_archive/growth~1/jobs/1/driver.log") == b"line\n"
+    storage.write("growth/jobs/2/driver.log", b"")
+    assert list(storage.list("growth/jobs")) == ["2"]
+
+
+def test_nothing_is_moved_onto_what_is_there(tmp_path: Path) -> None:
+    storage = FileStorage(f"file://{tmp_path}/root")
+    storage.write("a/file", b"a")
+    storage.write("b/file", b"b")
+    (tmp_path / "root/empty").mkdir()
+    (tmp_path / "root/link").symlink_to(tmp_path / "nowhere")
+    for target in ("b", "b/file", "empty", "link"):
+        with pytest.raises(Conflict, match=f"There is something at .*/{target}'"):
+            storage.move("a", target)
+    assert (storage.read("a/file"), storage.read("b/file")) == (b"a", b"b")
+
+
+def test_moving_what_is_not_there_says_so(tmp_path: Path) -> None:
+    storage = FileStorage(f"file://{tmp_path}/root")
+    for source in ("growth", "growth/deeper"):
+        with pytest.raises(NotFound, match="growth"):
+            storage.move(source, "_archive/growth~1")
+    with pytest.raises(InvalidInput, match="leaves the storage root"):
+        storage.move("../growth", "_archive/growth~1")
+
+
+def test_a_link_in_the_place_of_a_folder_is_moved_and_not_followed(tmp_path: Path) -> None:
+    storage = FileStorage(f"file://{tmp_path}/root")
+    storage.write("other/file", b"other's")
+    (tmp_path / "root/growth").symlink_to(tmp_path / "root/other")
+    storage.move("growth", "_archive/growth~1")
+    assert storage.read("other/file") == b"other's"
+    assert (tmp_path / "root/_archive/growth~1").is_symlink()
+    storage.delete("_archive/growth~1")
+    assert storage.read("other/file") == b"other's"

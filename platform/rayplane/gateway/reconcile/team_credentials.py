@@ -13,6 +13,17 @@ def credentials_path(home: Home, team: str) -> Path:
     return home.secrets / "teams" / f"{team}.mlflow"
 
 
+def files_of(home: Home, team: str) -> list[Path]:
+    """All files that name a user of the team, also beside that of the one in use. No team's name has a dot."""
+    path = credentials_path(home, team)
+    return sorted(path.parent.glob(f"{path.name}*"))
+
+
+def user_in(path: Path) -> str:
+    """The user that such a file names; empty if it has none. Raises InvalidInput where others may read it."""
+    return next(iter(read_secret(path).splitlines()), "")
+
+
 def user_of(workspace: str) -> str:
     """The MLflow user that a team's jobs are: as its workspace, one that no earlier team was."""
     return f"rayplane-{workspace}"

@@ -15,7 +15,7 @@ from rayplane.gateway.admission.roles import SYSTEM
 from rayplane.gateway.backends.base import Backend, TeamRef
 from rayplane.gateway.mlflow_rest import MlflowRest
 from rayplane.gateway.reconcile.status import editing
-from rayplane.gateway.reconcile.team_credentials import credentials_path, user_of
+from rayplane.gateway.reconcile.team_credentials import files_of, user_in, user_of
 from rayplane.gateway.store import feast_registry
 from rayplane.gateway.usecases.platform import Platform, project_of, workspace_of
 from rayplane.nouns.base import Object
@@ -65,12 +65,13 @@ class TeamDeletion:
 
     def _take_access(self, team: Object) -> None:
         name, home = team.metadata.name, self._platform.settings.home_paths
+        files = files_of(home, name)
         if self._mlflow is not None:
-            self._mlflow.delete_user(user_of(workspace_of(team)))
-        credentials_path(home, name).unlink(missing_ok=True)
-        # No name has a dot.
-        for placed in home.placed_token(name, "*").parent.glob(home.placed_token(name, "*").name):
-            placed.unlink(missing_ok=True)
+            for user in sorted({user_of(workspace_of(team)), *map(user_in, files)} - {""}):
+                self._mlflow.delete_user(user)
+        placed = home.placed_token(name, "*")
+        for file in (*files, *placed.parent.glob(placed.name)):
+            file.unlink(missing_ok=True)
 
     def _put_files_away(self, name: str, archive: str, *, purge: bool) -> None:
         storage = self._platform.storage

@@ -93,6 +93,8 @@ def populated(world: World) -> Object:
     world.store.close_lease("l", utcnow())
     write_secret(home.placed_token(TEAM, "theirs"), "token\nhttp://127.0.0.1:8265\n")
     write_secret(home.placed_token("alpha-2", "theirs"), "another team's\n")
+    write_secret(home.secrets / "teams" / "alpha.mlflow.former", "rayplane-alpha.2\npassword\n")
+    world.mlflow.ensure_user("alpha", "rayplane-alpha.2", "password")
     online = home.feast_online(TEAM)
     online.parent.mkdir(parents=True)
     online.write_bytes(b"")
@@ -130,7 +132,7 @@ def left(world: World, team: Object) -> dict[str, Any]:
         "users": sorted(world.mlflow.users),
         "places": len(world.backend.teams),
         "secrets": sorted(p.name for p in world.settings.home_paths.secrets.rglob("*.ray")),
-        "credentials": credentials_path(world.settings.home_paths, TEAM).exists(),
+        "credentials": [p.name for p in credentials_path(world.settings.home_paths, TEAM).parent.glob("*")],
         "online": world.settings.home_paths.feast_online(TEAM).exists(),
         "feast": views,
         "datasets": world.store.count("Dataset", archived, removed=True),
@@ -145,7 +147,7 @@ ALWAYS = {
     "users": [],
     "places": 0,
     "secrets": ["alpha-2.theirs.ray"],
-    "credentials": False,
+    "credentials": [],
     "of the name": [0, 0],
     "leases": 1,
     "audit of the name": [],
