@@ -134,7 +134,10 @@ ERRORS: dict[int, Answer] = {
         lambda r: r.has_body or r.is_ray,
     ),
     401: Answer("No token, or one that is not known.", lambda r: not r.is_open),
-    403: Answer("The principal may not do this, or admission refuses it.", lambda r: not r.is_open),
+    403: Answer(
+        "The principal may not do this, or admission refuses it.",
+        lambda r: not r.is_open and r.operation["operationId"] != "get_openapi",
+    ),
     404: Answer("No such object.", lambda r: r.is_named),
     408: Answer("The request did not arrive in time; the connection is closed.", lambda r: True),
     409: Answer("The object is in another state than the request supposes.", lambda r: r.writes),

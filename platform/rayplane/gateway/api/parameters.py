@@ -17,7 +17,7 @@ from rayplane.text import PLAIN, UNSAFE
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 """A SHA-256 in hexadecimal."""
 OperationId = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
-Version = Annotated[str, Field(pattern="^(latest|[0-9a-f]{16})$")]
+Version = Annotated[str, Field(min_length=1)]
 RayPackage = Annotated[str, Field(pattern="^[A-Za-z0-9_][A-Za-z0-9_.-]{1,199}$")]
 SubmissionId = Annotated[str, Field(min_length=1)]
 

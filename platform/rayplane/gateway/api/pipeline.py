@@ -22,7 +22,7 @@ _Run = object_model(RUN)
 class RunRequest(BaseModel):
     """What a run is asked to do: parameters over the pipeline's defaults; ``force`` runs every step anew."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     parameters: dict[Text, Text] = Field(default_factory=dict)
     force: bool = False
 

@@ -18,6 +18,7 @@ from rayplane.gateway.api.openapi import ERRORS, EXAMPLES, routes_of
 from rayplane.gateway.api.parameters import PATH_PARAMETERS
 from rayplane.gateway.usecases.platform import Platform
 from rayplane.nouns import NOUNS
+from tests.support import http_reference
 
 OTHERS = {
     "RayplaneError": "a defect",
@@ -140,6 +141,11 @@ def test_a_status_that_a_route_can_not_have_is_not_in_it(made: dict[str, Any]) -
     assert {int(code) for code in item["put"]["responses"]} == {
         200, 201, 202, 400, 401, 403, 404, 408, 409, 412, 413, 422, 429, 431, 501, 503, 507,
     }  # fmt: skip
+
+
+def test_the_reference_page_is_what_the_document_makes_it() -> None:
+    # After a change: python -m tests.support.http_reference
+    assert http_reference.PAGE.read_text() == http_reference.page()
 
 
 @pytest.mark.parametrize("noun", NOUNS, ids=lambda noun: noun.singular)
