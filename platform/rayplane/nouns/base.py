@@ -296,7 +296,7 @@ class Record(BaseModel):
     """What a process left behind. Versioned; unknown keys are ignored, so an older reader survives a newer writer."""
 
     model_config = ConfigDict(extra="ignore")
-    schema_version: int = 1
+    schema_version: Whole = 1
 
 
 class Condition(Record):

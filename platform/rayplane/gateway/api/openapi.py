@@ -46,7 +46,8 @@ Every route but the two probes needs `Authorization: Bearer <token>`; `X-Ray-Aut
 needs it as well.
 
 **Errors** are problem documents (RFC 9457) with a `remedy`. A status below is one that its route can answer; beside
-these a path that is none is answered 404, and a method that a path does not have 405, with `Allow`. A 500 is a defect.
+these a path that is none is answered 404, and a method that a path does not have 405, with `Allow`. What is no HTTP
+at all is answered 400 in plain text. A 500 is a defect.
 
 **Names of what is not there.** A path with a name that no object can have is answered 404 where one reads or deletes,
 and 422 where one would make it.

@@ -247,6 +247,12 @@ def test_an_idempotency_key_is_visible_ascii(growth: TestClient, key: str) -> No
     assert answer.status_code == 422
 
 
+@pytest.mark.parametrize("version", [True, "1", 1.5])
+def test_the_version_of_a_report_is_a_whole_number(growth: TestClient, version: Any) -> None:
+    body = {"schema_version": version, "events": [{"id": "1", "type": "attempt.ended"}]}
+    assert growth.post("/v1/events?team=growth", json=body).status_code == 422
+
+
 def test_a_model_uri_with_a_line_feed_is_refused(growth: TestClient) -> None:
     spec = {"model": "models:/delays/1\n", "cluster": "dev"}
     assert growth.put("/v1/teams/growth/services/one", json={"spec": spec}).status_code == 422
