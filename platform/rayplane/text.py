@@ -12,6 +12,10 @@ _LINES = "\u2028\u2029"
 _HALVES = "\ud800-\udfff"
 
 _UNSAFE = re.compile(f"[{_CONTROL}{_DIRECTION}{_LINES}]")
+UNSAFE = "".join(c if c == "-" else f"\\u{ord(c):04x}" for c in f"{_CONTROL}{_DIRECTION}{_LINES}")
+"""The characters that ``check_plain`` refuses, as the inside of a class that Python and JSON Schema read alike."""
+PLAIN = f"^[^{UNSAFE}]*$"
+"""The pattern of a text that ``check_plain`` lets through."""
 _UNPRINTABLE = re.compile(f"[{_CONTROL}{_DIRECTION}{_LINES}{_HALVES}]")
 _UNPRINTABLE_IN_LINES = re.compile(f"[\x00-\x08\x0b-\x1f\x7f-\x9f{_DIRECTION}{_LINES}{_HALVES}]")
 _COLOUR = re.compile(r"\x1b\[[0-9;:]*m")

@@ -19,17 +19,25 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    Strict,
     ValidationError,
     ValidationInfo,
+    WithJsonSchema,
     field_validator,
 )
 
 from rayplane.errors import InvalidSpec
-from rayplane.text import check_plain, printable
+from rayplane.text import PLAIN, UNSAFE, check_plain, printable
 
 # A name is at most 40 characters so that every derived name (a Service, a head pod, a label) stays within 63.
 MAX_NAME = 40
-_NAME = re.compile(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
+NAME = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+_NAME = re.compile(NAME)
+
+# What follows documents in JSON Schema what a check in Python refuses; both are made of the same pattern. A pattern has
+# neither \s nor \w nor \d, which Python and JSON Schema read differently.
+BLANK = "[ \\t\\r\\n]*"
+"""Blanks around a value that is written as text."""
 
 
 def check_name(value: str) -> str:
@@ -44,7 +52,11 @@ def check_name(value: str) -> str:
     return value
 
 
-Name = Annotated[str, AfterValidator(check_name)]
+Name = Annotated[
+    str,
+    AfterValidator(check_name),
+    WithJsonSchema({"type": "string", "pattern": NAME, "minLength": 1, "maxLength": MAX_NAME}),
+]
 """A DNS-1123 label, short enough for every name derived from it."""
 
 
@@ -60,15 +72,38 @@ def check_labels(labels: Mapping[str, str]) -> None:
             raise ValueError(f"'{key}' is no label's key: it is not empty, and holds no quotation mark or backslash")
 
 
+LABEL_KEY = f'^[^{UNSAFE}"\\\\]+$'
+"""The pattern of a label's key."""
+Labels = Annotated[
+    dict[str, str],
+    WithJsonSchema(
+        {
+            "type": "object",
+            "propertyNames": {"pattern": LABEL_KEY},
+            "additionalProperties": {"type": "string", "pattern": PLAIN},
+        },
+        mode="validation",
+    ),
+]
+"""Labels. What is kept from before there was this rule is read, too; ``check_labels`` refuses the rest."""
+Plain = Annotated[str, WithJsonSchema({"type": "string", "pattern": PLAIN}, mode="validation")]
+"""A text whose use case asks ``check_plain`` for it."""
+PACKAGE = "^sha256:[0-9a-f]{64}$"
+Package = Annotated[str, WithJsonSchema({"type": "string", "pattern": PACKAGE}, mode="validation")]
+"""The content address of a code package, which its use case looks for."""
+
 _SUFFIX = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
-_QUANTITY = re.compile(r"^([0-9]+(?:\.[0-9]+)?)(m|Ki|Mi|Gi|Ti|k|M|G|T)?$")
+# No more digits than a float holds.
+_QUANTITY = re.compile(rf"^{BLANK}([0-9]{{1,60}}(?:\.[0-9]{{1,60}})?)(m|Ki|Mi|Gi|Ti|k|M|G|T)?{BLANK}$")
 
 
 def parse_quantity(value: Any) -> Any:
     """A Kubernetes quantity ("16Gi", "500m", 2) as a float in base units (bytes, cores, devices)."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return _finite(_float(value), value)
-    match = _QUANTITY.fullmatch(str(value).strip())
+    match = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
+    if not match and isinstance(value, str) and re.match(rf"{BLANK}[0-9]{{61}}", value):
+        raise ValueError(f"'{_short(value)}' is no amount: write a number of at most 60 digits")
     if not match:
         raise ValueError(
             f"'{_short(value)}' is not a quantity: write a number with an optional suffix, such as 500m, 2 or 16Gi"
@@ -101,10 +136,19 @@ def _short(value: Any) -> str:
     return printable(text if len(text) <= 60 else f"{text[:60]}...")
 
 
-Quantity = Annotated[float, BeforeValidator(parse_quantity), Field(ge=0)]
+Quantity = Annotated[
+    float,
+    BeforeValidator(parse_quantity),
+    Field(ge=0),
+    WithJsonSchema(
+        {"anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": _QUANTITY.pattern}]},
+        mode="validation",
+    ),
+]
 """An amount in base units (bytes, cores, devices), written as in Kubernetes."""
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_PART = r"([0-9]{1,60}(?:\.[0-9]{1,60})?)(ms|s|m|h|d)"
+_DURATION = re.compile(rf"^{BLANK}(?:{_PART})+{BLANK}$")
 _LONGEST = 36_500 * 86_400.0
 """Seconds; what is longer can't be added to a date."""
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -115,11 +159,9 @@ def parse_duration(value: Any) -> Any:
     if isinstance(value, int | float) and not isinstance(value, bool):
         seconds = _float(value)
     else:
-        text = str(value).strip()
-        parts = _DURATION.findall(text)
-        if not parts or "".join(n + u for n, u in parts) != text:
+        if not isinstance(value, str) or not _DURATION.fullmatch(value):
             raise ValueError(f"'{_short(value)}' is not a duration: write it as 30s, 10m, 1h30m or 14d")
-        seconds = sum(float(number) * _SECONDS[unit] for number, unit in parts)
+        seconds = sum(float(number) * _SECONDS[unit] for number, unit in re.findall(_PART, value))
     if not seconds <= _LONGEST:  # nor is what is no number
         raise ValueError(
             f"'{_short(value)}' is longer than {_LONGEST / _SECONDS['d']:.0f} days: write less, or leave it out"
@@ -127,22 +169,43 @@ def parse_duration(value: Any) -> Any:
     return seconds
 
 
-Seconds = Annotated[float, BeforeValidator(parse_duration), Field(ge=0)]
+_AS_TEXT = {"type": "string", "pattern": _DURATION.pattern}
+Seconds = Annotated[
+    float,
+    BeforeValidator(parse_duration),
+    Field(ge=0),
+    WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0, "maximum": _LONGEST}, _AS_TEXT]}, mode="validation"),
+]
 """A duration in seconds, written as in "1h30m"."""
+Time = Annotated[
+    Seconds,
+    WithJsonSchema(
+        {"anyOf": [{"type": "number", "exclusiveMinimum": 0, "maximum": _LONGEST}, _AS_TEXT]}, mode="validation"
+    ),
+]
+"""A duration that its model wants to be above zero."""
 
 
 ASKED = "asked"
 """The context in which what a user asks for is parsed; what is kept already is read by the older, wider rules."""
-_MOST = 2**31 - 1
+MOST = 2**31 - 1
+"""The most of anything that is counted."""
 
 
 def _countable(value: int, info: ValidationInfo) -> int:
-    if info.context == ASKED and value > _MOST:
-        raise ValueError(f"Input should be less than or equal to {_MOST}")
+    if info.context == ASKED and value > MOST:
+        raise ValueError(f"Input should be less than or equal to {MOST}")
     return value
 
 
-Count = Annotated[int, Field(ge=0, json_schema_extra={"maximum": _MOST}), AfterValidator(_countable)]
+def as_whole(value: Any) -> Any:
+    """A float that is a whole number as an int; anything else as it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, Strict(), BeforeValidator(as_whole)]
+"""A whole number; 1.0 is one, as JSON Schema says."""
+Count = Annotated[Whole, Field(ge=0, json_schema_extra={"maximum": MOST}), AfterValidator(_countable)]
 """How many: as many as Kubernetes counts."""
 
 MOST_LEVELS = 100
@@ -202,24 +265,38 @@ def check_instant(value: datetime) -> datetime:
     return value
 
 
+_INSTANT = re.compile(
+    r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-5][0-9](\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})$"
+)
+
+
+def _written_instant(value: Any) -> Any:
+    # pydantic takes a number, and a text of digits, for seconds since 1970.
+    if isinstance(value, datetime) or (isinstance(value, str) and _INSTANT.fullmatch(value)):
+        return value
+    raise ValueError(f"'{_short(value)}' is no instant: write a date, a time and a zone, as in 2026-01-31T12:00:00Z")
+
+
 Instant = Annotated[
     AwareDatetime,
+    BeforeValidator(_written_instant),
     AfterValidator(check_instant),
     PlainSerializer(lambda t: t.astimezone(UTC).isoformat().replace("+00:00", "Z"), return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "format": "date-time", "pattern": _INSTANT.pattern}),
 ]
 
 
 class Spec(BaseModel):
-    """What a user asks for. Unknown keys are refused, with the nearest right one."""
+    """What a user asks for. Unknown keys are refused, with the nearest right one; so is a text for a number."""
 
-    model_config = ConfigDict(extra="forbid", validate_default=True)
+    model_config = ConfigDict(extra="forbid", validate_default=True, strict=True)
 
 
 class Record(BaseModel):
     """What a process left behind. Versioned; unknown keys are ignored, so an older reader survives a newer writer."""
 
     model_config = ConfigDict(extra="ignore")
-    schema_version: int = 1
+    schema_version: Whole = 1
 
 
 class Condition(Record):
@@ -268,10 +345,10 @@ class Metadata(BaseModel):
     model_config = ConfigDict(extra="forbid")
     name: Name
     team: Name | None = None
-    labels: dict[str, str] = Field(default_factory=dict)
+    labels: Labels = Field(default_factory=dict)
     uid: str = ""
-    generation: int = 0
-    resource_version: int = 0
+    generation: Whole = 0
+    resource_version: Whole = 0
     owner: str = ""
     created_at: Instant | None = None
     updated_at: Instant | None = None

@@ -5,18 +5,23 @@ from __future__ import annotations
 import re
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, GetJsonSchemaHandler, field_validator, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
-from rayplane.nouns.base import Count, Instant, Name, Record, Seconds, Spec, Status
+from rayplane.nouns.base import BLANK, MOST, Count, Instant, Name, Record, Seconds, Spec, Status, Time, as_whole
 from rayplane.nouns.environment import Environment
 
-_RANGE = re.compile(r"\s*([0-9]{1,10})\s*(?:\.\.\s*([0-9]{1,10})\s*)?")
+_RANGE = re.compile(rf"^{BLANK}([0-9]{{1,9}}){BLANK}(?:\.\.{BLANK}([0-9]{{1,9}}){BLANK})?$")
 
 
 def parse_workers(value: Any) -> Any:
     """``4`` or ``"0..4"`` as ``{"min": ..., "max": ...}``; anything that is no such text or number stays as it is."""
+    value = as_whole(value)
     if isinstance(value, bool) or not isinstance(value, int | str):
         return value
+    if isinstance(value, int) and 0 <= value <= MOST:
+        return {"min": value, "max": value}
     match = _RANGE.fullmatch(str(value))
     if match is None:
         raise ValueError(
@@ -37,6 +42,14 @@ class Workers(Spec):
     @classmethod
     def _short(cls, value: Any) -> Any:
         return parse_workers(value)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        made = handler.resolve_ref_schema(handler(schema))
+        if handler.mode == "serialization":
+            return made
+        short = [{"type": "integer", "minimum": 0, "maximum": MOST}, {"type": "string", "pattern": _RANGE.pattern}]
+        return {"title": made.pop("title"), "description": made.pop("description"), "anyOf": [made, *short]}
 
     @model_validator(mode="after")
     def _ordered(self) -> Workers:
@@ -69,11 +82,11 @@ class ClusterSpec(Spec):
     """Overrides the team's backend."""
     address: str | None = None
     """The dashboard's URL of a Ray cluster that already runs (backend `existing`)."""
-    idle_timeout: Seconds | None = None
+    idle_timeout: Time | None = None
     """Seconds without a job, client or Serve application after which it is suspended; default: the team's."""
     delete_after_idle: Seconds | None = None
     """Seconds for which it stays suspended for idleness before it is deleted whole; default: the team's."""
-    max_lifetime: Seconds | None = None
+    max_lifetime: Time | None = None
     """Seconds after it was made at which it is suspended and deleted, whatever it does; default: the team's."""
     suspended: bool = False
     """Whether a person wants it to hold no compute. One that is idle is suspended by its status, not by this."""
@@ -84,6 +97,13 @@ class ClusterSpec(Spec):
         if value == 0:
             raise ValueError("0s would end it at once: write a time, such as 30m, or leave it out for none")
         return value
+
+
+ONE_PLACE: list[Any] = [
+    {"required": [one], "properties": {one: {"type": kind}, other: {"type": "null"}}}
+    for one, kind, other in (("cluster", "string", "nodes"), ("nodes", "object", "cluster"))
+]
+"""What ``require_one_place`` wants, in JSON Schema's words."""
 
 
 def require_one_place(cluster: str | None, nodes: Nodes | None) -> None:

@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 
-from rayplane.nouns.base import Instant, Name, Quantity, Record, Seconds, Spec, Status
-from rayplane.nouns.cluster import Endpoint, Nodes, require_one_place
+from rayplane.nouns.base import Instant, Name, Package, Plain, Quantity, Record, Seconds, Spec, Status, Whole
+from rayplane.nouns.cluster import ONE_PLACE, Endpoint, Nodes, require_one_place
 from rayplane.nouns.environment import Environment
+from rayplane.text import UNSAFE
 
 TERMINAL = frozenset({"Succeeded", "Failed", "Stopped"})
+NOT_BLANK = r"[^\u0000-\u0020\u007f-\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\ufeff]"
+"""The pattern of an entrypoint."""
+_STEP_OF_A_RUN = f"^[^/{UNSAFE}]+/[^/{UNSAFE}]+/[^{UNSAFE}]+$"
 UNFINISHED = frozenset({"", "Pending", "Starting", "Running"})
 """Phases of a job that has not ended."""
+
+
+RESERVED = ("RAYPLANE_", "RAY_")
+"""Prefixes of variables that the platform and Ray set: a job that changed them would not be what its record says."""
+Variables = Annotated[
+    dict[str, str],
+    WithJsonSchema(
+        {
+            "type": "object",
+            "propertyNames": {"pattern": f"^(?!{'|'.join(RESERVED)})[^=\\u0000]+$"},
+            "additionalProperties": {"type": "string", "pattern": "^[^\\u0000]*$"},
+        },
+        mode="validation",
+    ),
+]
+"""Environment variables, which ``admission.env`` checks."""
 
 
 class Resources(Spec):
@@ -26,32 +47,34 @@ class Resources(Spec):
 class JobSpec(Spec):
     """What to run, where, with which code."""
 
-    entrypoint: str = Field(min_length=1)
+    model_config = ConfigDict(json_schema_extra={"oneOf": ONE_PLACE})
+
+    entrypoint: Annotated[str, WithJsonSchema({"type": "string", "pattern": NOT_BLANK})]
     cluster: Name | None = None
     """The team's cluster to run on; None with ``nodes``."""
     nodes: Nodes | None = None
     """Nodes of its own, made for each attempt and freed when its log is kept; None on a cluster."""
-    package: str | None = None
+    package: Package | None = None
     """Content address (``sha256:<hex>``) of an uploaded code package; None runs with no code of its own."""
-    env: dict[str, str] = Field(default_factory=dict)
+    env: Variables = Field(default_factory=dict)
     """Environment variables; never secrets."""
     pip: list[str] = Field(default_factory=list)
     parameters: dict[str, str] = Field(default_factory=dict)
     resources: Resources = Field(default_factory=Resources)
-    retries: int = Field(default=0, ge=0, le=20)
+    retries: Whole = Field(default=0, ge=0, le=20)
     timeout: Seconds | None = None
     tracked: bool = True
     """Whether an MLflow run is allocated before the job starts."""
-    experiment: str | None = None
+    experiment: Plain | None = None
     inputs: dict[str, str] = Field(default_factory=dict)
     """Dataset name -> pinned version."""
     sources: dict[str, str] = Field(default_factory=dict)
     """Source name -> URI that the job reads from outside the platform."""
     values: dict[str, Any] = Field(default_factory=dict)
     """Values recorded by earlier steps: ``<step>.<name>`` -> JSON value."""
-    pipeline: str | None = None
+    pipeline: Annotated[str, WithJsonSchema({"type": "string", "pattern": _STEP_OF_A_RUN})] | None = None
     """``<pipeline>/<run>/<step>`` when a pipeline run made this job."""
-    submission_id: str | None = None
+    submission_id: Plain | None = None
     """The id by which a stock Ray client knows this job."""
     metadata: dict[str, str] = Field(default_factory=dict)
     stop_requested: bool = False
@@ -59,7 +82,7 @@ class JobSpec(Spec):
     @field_validator("entrypoint")
     @classmethod
     def _not_blank(cls, value: str) -> str:
-        if not value.strip():
+        if not re.search(NOT_BLANK, value):
             raise ValueError("the entrypoint is blank")
         return value
 

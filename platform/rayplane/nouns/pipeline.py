@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from rayplane.nouns.base import Instant, Name, Record, Seconds, Spec, Status
-from rayplane.nouns.job import Output
+from rayplane.nouns.base import Instant, Name, Package, Plain, Record, Seconds, Spec, Status, Whole
+from rayplane.nouns.job import Output, Variables
 
 
 class Step(Spec):
@@ -23,10 +23,10 @@ class Step(Spec):
     """Name -> URI of data outside the platform; its content is in the step's key. ``${parameter}`` is replaced."""
     parameters: dict[str, str] = Field(default_factory=dict)
     """``${parameter}`` is replaced from the run's parameters."""
-    env: dict[str, str] = Field(default_factory=dict)
+    env: Variables = Field(default_factory=dict)
     files: list[str] = Field(default_factory=list)
     """Globs of files in the package that the step reads beside its Python code; their content is in its key."""
-    retries: int = Field(default=0, ge=0, le=20)
+    retries: Whole = Field(default=0, ge=0, le=20)
     timeout: Seconds | None = None
     cache: bool = True
     tracked: bool = False
@@ -36,12 +36,12 @@ class PipelineSpec(Spec):
     """Steps on one cluster, with one code package."""
 
     cluster: Name
-    package: str | None = None
+    package: Package | None = None
     """Content address (``sha256:<hex>``) of the code; the client uploads the working folder and fills it in."""
     parameters: dict[str, str] = Field(default_factory=dict)
     """Parameters and their defaults."""
     steps: dict[Name, Step] = Field(min_length=1)
-    experiment: str | None = None
+    experiment: Plain | None = None
 
     @model_validator(mode="after")
     def _is_a_dag(self) -> PipelineSpec:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
+from typing import Annotated
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 
-from rayplane.nouns.base import Count, Instant, Name, Record, Seconds, Spec, Status
-from rayplane.nouns.cluster import Endpoint, Nodes, require_one_place
+from rayplane.nouns.base import Count, Instant, Name, Package, Record, Seconds, Spec, Status
+from rayplane.nouns.cluster import ONE_PLACE, Endpoint, Nodes, require_one_place
 from rayplane.nouns.environment import Environment
 
 _MODEL_URI = re.compile(r"^models:/[A-Za-z0-9_.\-]+(@[A-Za-z0-9_\-]+|/[0-9]+)$")
-_APP = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_APP = re.compile(r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$")
 
 
 class Replicas(Spec):
@@ -30,15 +31,19 @@ class Replicas(Spec):
 class ServiceSpec(Spec):
     """What to serve."""
 
-    model: str
+    model_config = ConfigDict(json_schema_extra={"oneOf": ONE_PLACE})
+
+    model: Annotated[str, WithJsonSchema({"type": "string", "pattern": _MODEL_URI.pattern})]
     """``models:/<name>@<alias>`` (followed) or ``models:/<name>/<version>`` (fixed)."""
     cluster: Name | None = None
     """The team's cluster that hosts it; None with ``nodes``."""
     nodes: Nodes | None = None
     """Nodes of its own; None on a cluster."""
-    app: str = "rayplane.runtime.serving.app:build"
+    app: Annotated[str, WithJsonSchema({"type": "string", "pattern": _APP.pattern})] = (
+        "rayplane.runtime.serving.app:build"
+    )
     """``module:callable`` of the Serve application builder."""
-    package: str | None = None
+    package: Package | None = None
     """Content address of the code package that ``app`` comes from, if it is not rayplane's own."""
     feature_service: str | None = None
     """Feast feature service read online; default: what training recorded on the model."""
@@ -49,7 +54,7 @@ class ServiceSpec(Spec):
     @field_validator("model")
     @classmethod
     def _is_a_model_uri(cls, value: str) -> str:
-        if not _MODEL_URI.match(value):
+        if not _MODEL_URI.fullmatch(value):
             raise ValueError(f"'{value}' is not a model: write models:/<name>@<alias> or models:/<name>/<version>")
         return value
 

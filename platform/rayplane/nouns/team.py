@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, WithJsonSchema, model_validator
 
-from rayplane.nouns.base import Count, Name, Quantity, Record, Seconds, Spec, Status
+from rayplane.nouns.base import MAX_NAME, NAME, Count, Name, Plain, Quantity, Record, Seconds, Spec, Status, Time
 
 Role = Literal["viewer", "member", "admin"]
 Data = Literal["archive", "purge"]
@@ -51,6 +51,10 @@ _MLFLOW = "mlflow"
 """A folder of the storage root: the artifacts of all teams' runs."""
 
 
+TeamName = Annotated[Name, WithJsonSchema({"type": "string", "pattern": NAME, "minLength": 2, "maxLength": MAX_NAME})]
+"""A team's name; ``check_team_name`` refuses others."""
+
+
 def check_team_name(value: str) -> str:
     """A name that MLflow takes for the team's workspace too; raises ValueError that says which rule is broken."""
     if len(value) < 2:
@@ -72,14 +76,14 @@ class TeamSpec(Spec):
 
     backend: str = "local"
     """Where its compute comes from: a name of the plug-in family `backends`."""
-    members: dict[str, Role] = Field(default_factory=dict)
+    members: dict[Plain, Role] = Field(default_factory=dict)
     quota: Quota = Field(default_factory=Quota)
-    sizes: dict[Name, Size] = Field(default_factory=_default_sizes)
-    idle_timeout: Seconds | None = Field(default=None, gt=0)
+    sizes: dict[Name, Size] = Field(default_factory=_default_sizes, json_schema_extra={"minProperties": 1})
+    idle_timeout: Time | None = Field(default=None, gt=0)
     """What a cluster that says none has, in seconds, and the most that one may say; None: no limit."""
     delete_after_idle: Seconds | None = None
     """The same for how long a cluster stays suspended for idleness before it is deleted."""
-    max_lifetime: Seconds | None = Field(default=None, gt=0)
+    max_lifetime: Time | None = Field(default=None, gt=0)
     """The same for how long a cluster may live."""
     max_extension: Seconds = 24 * 3600
     """By how many seconds from now `extend` may put a cluster's end off, and its life beyond ``max_lifetime``."""

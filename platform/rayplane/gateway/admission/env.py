@@ -6,10 +6,8 @@ import re
 from collections.abc import Mapping
 
 from rayplane.errors import InvalidSpec
+from rayplane.nouns.job import RESERVED
 from rayplane.text import check_plain
-
-RESERVED = ("RAYPLANE_", "RAY_")
-"""Prefixes of variables that the platform and Ray set: a job that changed them would not be what its record says."""
 
 _SECRET_WORDS = frozenset(
     {"TOKEN", "SECRET", "PASSWORD", "PASSWD", "PASSPHRASE", "CREDENTIAL", "CREDENTIALS", "APIKEY"}

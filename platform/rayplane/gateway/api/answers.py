@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from fastapi import Depends, Header, Query, Request
+from fastapi import Depends, Request
 from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, create_model
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
@@ -17,16 +16,12 @@ from starlette.responses import JSONResponse, Response
 
 from rayplane.errors import InvalidInput, InvalidSpec
 from rayplane.gateway.admission.roles import Principal
-from rayplane.gateway.api import lanes
-from rayplane.gateway.api.problems import Problem
-from rayplane.gateway.store.texts import ObjectText, View
+from rayplane.gateway.api import lanes, parameters
+from rayplane.gateway.api.parameters import ETAG, MOST_LABELS
+from rayplane.gateway.store.texts import ObjectText
 from rayplane.gateway.usecases.platform import Platform
 from rayplane.nouns.base import Metadata, NounType, Object, check_labels, parse
 from rayplane.nouns.events import Operation
-
-MAX_LIMIT = 1000
-MOST_LABELS = 20
-"""Labels that one list may be narrowed down by."""
 
 
 async def _platform(request: Request) -> Platform:  # async, as all that never waits: FastAPI gives others a thread
@@ -37,28 +32,6 @@ async def _platform(request: Request) -> Platform:  # async, as all that never w
 
 Here = Annotated[Platform, Depends(_platform)]
 """The platform that the app was made for; a route that may be slow waits for its turn before it gets it."""
-
-Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="The most items to answer with.")]
-ListView = Annotated[
-    View, Query(description="Whether items are whole objects, or tell only who each is and its phase.")
-]
-Cursor = Annotated[str | None, Query(description="The next_cursor of an earlier answer.")]
-
-PROBLEMS: dict[int | str, dict[str, Any]] = {
-    code: {"description": text, "content": {"application/problem+json": {"schema": Problem.model_json_schema()}}}
-    for code, text in {
-        401: "No token, or one that is not known.",
-        403: "The principal may not do this, or admission refuses it.",
-        404: "No such object.",
-        409: "The object is in another state than the request supposes.",
-        412: "If-Match names another version, or If-None-Match refuses the one that is there.",
-        413: "The body is larger than the route takes.",
-        422: "The request is wrong; nothing was made.",
-        429: "The principal has as many requests open as one may; Retry-After says when to try again.",
-        431: "The request's line and headers are too long.",
-    }.items()
-}
-"""Documentation of the problems that any route may answer with."""
 
 
 class Described:
@@ -86,7 +59,10 @@ def document_model(noun: NounType, *, named: bool = True) -> type[BaseModel]:
         __doc__=f"A {noun.singular} as it is asked for.",
         kind=(_literal(noun.kind) | None, None),
         metadata=(Annotated[dict[str, Any], Described(Metadata)], Field(default_factory=dict)),
-        spec=(Annotated[dict[str, Any], Described(noun.spec)], Field(default_factory=dict)),
+        spec=(
+            Annotated[dict[str, Any], Described(noun.spec)],
+            ... if any(f.is_required() for f in noun.spec.model_fields.values()) else Field(default_factory=dict),
+        ),
     )
 
 
@@ -170,15 +146,11 @@ def written(obj: Object, change: str, operation: Operation | None, *, dry_run: b
     return shown(obj, status=200 if dry_run else status, headers=headers)
 
 
-# Not by str.isdigit, which takes a superscript for a digit; and a version has 19 digits at most.
-_ETAG = re.compile(r'(?:W/)?"?([0-9]{1,19})"?')
-
-
-async def if_match(value: Annotated[str | None, Header(alias="If-Match")] = None) -> int | None:
+async def if_match(value: parameters.IfMatch = None) -> int | None:
     """The resource version of If-Match; ``*`` and none mean any. Raises InvalidInput for what is no ETag of ours."""
     if value is None or value.strip() == "*":
         return None
-    match = _ETAG.fullmatch(value.strip())
+    match = ETAG.fullmatch(value.strip())
     if match is None:
         raise InvalidInput(
             f"If-Match '{value[:60]}' is not an ETag of this API.", remedy='Send the ETag of a GET, such as "3".'
@@ -186,7 +158,7 @@ async def if_match(value: Annotated[str | None, Header(alias="If-Match")] = None
     return int(match[1])
 
 
-async def if_none_match(value: Annotated[str | None, Header(alias="If-None-Match")] = None) -> bool:
+async def if_none_match(value: parameters.IfNoneMatch = None) -> bool:
     """Whether the object must not be there yet (``*``). Raises InvalidInput for anything else."""
     if value is None:
         return False
@@ -200,12 +172,6 @@ async def if_none_match(value: Annotated[str | None, Header(alias="If-None-Match
 
 IfNoneMatch = Annotated[bool, Depends(if_none_match)]
 IfMatch = Annotated[int | None, Depends(if_match)]
-IdempotencyKey = Annotated[
-    str | None,
-    Header(
-        alias="Idempotency-Key", max_length=200, description="A repeated request with this key gets the first answer."
-    ),
-]
 
 
 def once(

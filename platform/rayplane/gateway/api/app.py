@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
+from functools import cache
 from importlib.metadata import version
-from typing import Any, Protocol
+from typing import Protocol
 
 from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rayplane.gateway import metrics
@@ -18,6 +18,7 @@ from rayplane.gateway.api import (
     info,
     job,
     noun,
+    openapi,
     packages,
     pipeline,
     plan,
@@ -26,7 +27,7 @@ from rayplane.gateway.api import (
     ray_proxy,
     records,
 )
-from rayplane.gateway.api.auth import OPEN, Authenticate
+from rayplane.gateway.api.auth import Authenticate
 from rayplane.gateway.api.followed import Followed
 from rayplane.gateway.api.lanes import Lanes, Turns
 from rayplane.gateway.api.limit import Limit, Share
@@ -47,6 +48,7 @@ def create_app(platform: Platform, *, loop: Wakeable | None = None) -> FastAPI:
         title="rayplane",
         version=version("rayplane"),
         summary="Teams, clusters, jobs, pipelines, datasets, features, models and services on Ray.",
+        openapi_url=None,  # a route of its own serves it, and is in it
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -67,7 +69,8 @@ def create_app(platform: Platform, *, loop: Wakeable | None = None) -> FastAPI:
         records.router,
         plan.router,
     )
-    for router in (*own, prometheus.router, noun.router(), ray_proxy.router()):
+    app.state.routers = (*own, prometheus.router, noun.router(), ray_proxy.router())
+    for router in app.state.routers:
         app.include_router(router)
     # The one that is added last is the first to see a request.
     app.add_middleware(Turns, lanes=app.state.lanes)
@@ -75,7 +78,8 @@ def create_app(platform: Platform, *, loop: Wakeable | None = None) -> FastAPI:
     app.add_middleware(Authenticate, platform=platform)
     app.add_middleware(Limit, head_bytes=settings.max_header_bytes)
     app.add_middleware(Measure)
-    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    document = cache(lambda: openapi.document(app, openapi.offered(settings.backends)))
+    app.openapi = document  # type: ignore[method-assign]
     return app
 
 
@@ -104,15 +108,3 @@ class Measure:
             route = getattr(scope.get("route"), "path", "unmatched")
             metrics.REQUESTS.labels(scope["method"], route, str(status)).inc()
             metrics.REQUEST_SECONDS.labels(scope["method"], route).observe(time.perf_counter() - started)
-
-
-def _openapi(app: FastAPI) -> dict[str, Any]:
-    if app.openapi_schema is None:
-        schema = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
-        schema.setdefault("components", {})["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
-        schema["security"] = [{"token": []}]
-        for path in OPEN:
-            for operation in schema["paths"][path].values():
-                operation["security"] = []
-        app.openapi_schema = schema
-    return app.openapi_schema

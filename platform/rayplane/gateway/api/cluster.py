@@ -11,15 +11,16 @@ from pydantic import BaseModel, ConfigDict
 from starlette.responses import JSONResponse
 
 from rayplane.errors import InvalidInput
-from rayplane.gateway.api.answers import PROBLEMS, Here, IdempotencyKey, once, shown
+from rayplane.gateway.api.answers import Here, once, shown
 from rayplane.gateway.api.auth import Caller
 from rayplane.gateway.api.noun import OBJECT_MODELS
+from rayplane.gateway.api.parameters import IdempotencyKey
 from rayplane.gateway.usecases import cluster
 from rayplane.nouns.base import Object, Seconds
 from rayplane.nouns.cluster import ClusterUsage
 from rayplane.nouns.events import Operation
 
-router = APIRouter(prefix="/v1/teams/{team}", tags=["clusters"], responses=PROBLEMS)
+router = APIRouter(prefix="/v1/teams/{team}", tags=["clusters"])
 _WANTED: dict[int | str, dict[str, Any]] = {
     202: {"model": OBJECT_MODELS["Cluster"], "description": "Wanted; Location names the operation."}
 }

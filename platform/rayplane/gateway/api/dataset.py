@@ -5,12 +5,12 @@ from __future__ import annotations
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from rayplane.gateway.api.answers import PROBLEMS, Here
+from rayplane.gateway.api.answers import Here
 from rayplane.gateway.api.auth import Caller
 from rayplane.gateway.usecases import datasets
 from rayplane.nouns.dataset import DatasetVersion
 
-router = APIRouter(prefix="/v1/teams/{team}/datasets/{name}/versions", tags=["datasets"], responses=PROBLEMS)
+router = APIRouter(prefix="/v1/teams/{team}/datasets/{name}/versions", tags=["datasets"])
 
 
 class DatasetVersionList(BaseModel):

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict
 
 from rayplane.errors import InvalidInput
 from rayplane.gateway import metrics
-from rayplane.gateway.api.answers import PROBLEMS, Here
+from rayplane.gateway.api.answers import Here
 from rayplane.gateway.api.auth import Caller
+from rayplane.gateway.api.parameters import OfTeam
 from rayplane.gateway.usecases import events, job
 from rayplane.nouns.base import Text
 from rayplane.nouns.events import EventBatch
 from rayplane.nouns.job import RunContext
 
-router = APIRouter(prefix="/v1", tags=["workers"], responses=PROBLEMS)
+router = APIRouter(prefix="/v1", tags=["workers"])
 
 
 class RunContextRequest(BaseModel):
@@ -44,7 +43,7 @@ def ingest(
     batch: EventBatch,
     caller: Caller,
     here: Here,
-    team: Annotated[str | None, Query(description="Only for principals of no team.")] = None,
+    team: OfTeam = None,
 ) -> Ingested:
     """Record events and apply what they tell; a repeated delivery changes nothing."""
     of_team = caller.team or team

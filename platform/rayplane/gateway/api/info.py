@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import platform as _host
 from importlib.metadata import version
+from typing import Any
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
+from starlette.responses import JSONResponse
 
 from rayplane.gateway.admission.roles import authorize
-from rayplane.gateway.api.answers import PROBLEMS, Here
+from rayplane.gateway.api.answers import Here
 from rayplane.gateway.api.auth import Caller
 from rayplane.gateway.api.lanes import run
 from rayplane.gateway.store import Store
@@ -75,7 +77,7 @@ def _require_store(store: Store) -> None:
     store.check_writable()
 
 
-@router.get("/v1/info", tags=["platform"], operation_id="get_info", summary="Versions and URLs", responses=PROBLEMS)
+@router.get("/v1/info", tags=["platform"], operation_id="get_info", summary="Versions and URLs")
 def info(caller: Caller, here: Here) -> Info:
     """What a client checks before it does anything."""
     authorize(caller, "read")
@@ -90,6 +92,18 @@ def info(caller: Caller, here: Here) -> Info:
         environment=default_environment(here),
         principal=Who(name=caller.name, role=caller.role, team=caller.team),
     )
+
+
+@router.get(
+    "/openapi.json",
+    tags=["platform"],
+    operation_id="get_openapi",
+    summary="This document",
+    responses={200: {"model": dict[str, Any]}},
+)
+def document(request: Request) -> JSONResponse:
+    """What the gateway answers, in OpenAPI 3.1. Anyone with a token may read it."""
+    return JSONResponse(request.app.openapi())
 
 
 def default_environment(here: Platform) -> Environment | None:

@@ -12,18 +12,11 @@ from fastapi import APIRouter, Body, Query, Request
 from starlette.responses import JSONResponse, Response
 
 from rayplane.gateway.api import waiting
-from rayplane.gateway.api.answers import (
-    PROBLEMS,
-    Here,
-    IdempotencyKey,
-    document_model,
-    metadata_of,
-    once_prepared,
-    shown,
-)
+from rayplane.gateway.api.answers import Here, document_model, metadata_of, once_prepared, shown
 from rayplane.gateway.api.auth import Caller
 from rayplane.gateway.api.lanes import run
 from rayplane.gateway.api.noun import OBJECT_MODELS
+from rayplane.gateway.api.parameters import IdempotencyKey
 from rayplane.gateway.store.changes import log_of
 from rayplane.gateway.usecases import job
 from rayplane.nouns import JOB
@@ -36,7 +29,7 @@ MOST_WAIT = 20.0
 MOST_OFFSET = 2**53 - 1
 """The greatest byte offset that JSON's numbers hold exactly; no file is as large."""
 
-router = APIRouter(prefix="/v1/teams/{team}/jobs", tags=["jobs"], responses=PROBLEMS)
+router = APIRouter(prefix="/v1/teams/{team}/jobs", tags=["jobs"])
 _Submission = document_model(JOB, named=False)
 
 
@@ -91,6 +84,7 @@ router.add_api_route(
     "/{name}/stop",
     operation_id="stop_job",
     summary="Ask a job to stop",
+    status_code=202,
     responses={202: {"model": OBJECT_MODELS["Job"]}},
 )
 def stop(team: str, name: str, caller: Caller, here: Here) -> JSONResponse:
@@ -98,7 +92,13 @@ def stop(team: str, name: str, caller: Caller, here: Here) -> JSONResponse:
     return shown(job.stop(team, name, principal=caller, platform=here), status=202)
 
 
-@router.get("/{name}/logs", operation_id="get_job_logs", summary="The kept log", response_class=Response)
+@router.get(
+    "/{name}/logs",
+    operation_id="get_job_logs",
+    summary="The kept log",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string", "format": "binary"}}}}},
+)
 async def logs(
     request: Request,
     team: str,

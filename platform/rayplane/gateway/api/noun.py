@@ -9,14 +9,9 @@ from fastapi import APIRouter, Body, Query, Request
 from starlette.responses import JSONResponse, Response
 
 from rayplane.gateway.api.answers import (
-    PROBLEMS,
-    Cursor,
     Here,
-    IdempotencyKey,
     IfMatch,
     IfNoneMatch,
-    Limit,
-    ListView,
     document_model,
     labels_of,
     metadata_of,
@@ -30,6 +25,7 @@ from rayplane.gateway.api.answers import (
     written,
 )
 from rayplane.gateway.api.auth import Caller
+from rayplane.gateway.api.parameters import Cursor, IdempotencyKey, Labels, Limit, ListView
 from rayplane.gateway.store.texts import View
 from rayplane.gateway.usecases import objects, why
 from rayplane.nouns import NOUNS
@@ -40,9 +36,6 @@ from rayplane.nouns.why import Explanation
 OBJECT_MODELS = {noun.kind: object_model(noun) for noun in NOUNS}
 """Kind -> the model of its answers, for the routes of a noun's own verbs."""
 
-Labels = Annotated[
-    list[str] | None, Query(alias="label", description="Only objects with this label (k=v); may repeat.")
-]
 DryRun = Annotated[bool, Query(description="Check everything and say what would change, but write nothing.")]
 DataOf = Annotated[
     Data | None,
@@ -53,7 +46,7 @@ DataOf = Annotated[
 @cache
 def router() -> APIRouter:
     """Routes of all eight nouns; made once, since that takes longer than all else of an app."""
-    made = APIRouter(prefix="/v1", responses=PROBLEMS)
+    made = APIRouter(prefix="/v1")
     for noun in NOUNS:
         _add(made, noun)
     return made
@@ -115,6 +108,7 @@ def _add(made: APIRouter, noun: NounType) -> None:
         operation_id=f"delete_{noun.singular}",
         summary=f"Delete a {noun.singular}",
         tags=[noun.plural],
+        status_code=202,
         responses={202: {"model": answer, "description": "It will be taken down; Location names the operation."}},
     )
 

@@ -6,29 +6,39 @@ import io
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Annotated, BinaryIO
+from typing import Any, BinaryIO
 
-from fastapi import APIRouter, Path, Request
+from fastapi import APIRouter, Request
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from rayplane.errors import Malformed, NotFound
-from rayplane.gateway.api.answers import PROBLEMS, Here
+from rayplane.gateway.api.answers import Here
 from rayplane.gateway.api.auth import Caller
 from rayplane.gateway.api.lanes import Lanes, run
 from rayplane.gateway.api.limit import Body, allow_body
+from rayplane.gateway.api.parameters import Sha256
 from rayplane.gateway.usecases import packages
 from rayplane.gateway.usecases.platform import Platform
 from rayplane.storage.root import room
 
+ZIP: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+"""The body of an upload, in OpenAPI's words."""
+
 PART = 2**18
 """Bytes that are written at a time."""
 
-router = APIRouter(prefix="/v1/teams/{team}/packages/{sha256}", tags=["packages"], responses=PROBLEMS)
-Sha256 = Annotated[str, Path(pattern="^[0-9a-f]{64}$")]
+router = APIRouter(prefix="/v1/teams/{team}/packages/{sha256}", tags=["packages"])
 
 
-@router.head("", operation_id="has_package", summary="Whether a package is there", status_code=200)
+@router.head(
+    "", operation_id="has_package", summary="Whether a package is there", status_code=200, response_class=Response
+)
 def has(team: str, sha256: Sha256, caller: Caller, here: Here) -> Response:
     """200 if the package is there, else 404."""
     if not packages.has(team, sha256, principal=caller, platform=here):
@@ -41,12 +51,8 @@ def has(team: str, sha256: Sha256, caller: Caller, here: Here) -> Response:
     operation_id="put_package",
     summary="Upload a package",
     status_code=201,
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}},
-        }
-    },
+    response_class=Response,
+    openapi_extra=ZIP,
 )
 async def put(team: str, sha256: Sha256, request: Request, caller: Caller, here: Here) -> Response:
     """Keep a zip whose SHA-256 is the one in the URL; one already there is success."""

@@ -8,30 +8,21 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse
 
-from rayplane.gateway.api.answers import (
-    PROBLEMS,
-    Cursor,
-    Here,
-    IdempotencyKey,
-    Limit,
-    object_model,
-    once,
-    page_model,
-    shown,
-)
+from rayplane.gateway.api.answers import Here, object_model, once, page_model, shown
 from rayplane.gateway.api.auth import Caller
+from rayplane.gateway.api.parameters import Cursor, IdempotencyKey, Limit
 from rayplane.gateway.usecases import pipeline
 from rayplane.nouns import RUN
 from rayplane.nouns.base import Text
 
-router = APIRouter(prefix="/v1/teams/{team}/pipelines/{name}/runs", tags=["pipelines"], responses=PROBLEMS)
+router = APIRouter(prefix="/v1/teams/{team}/pipelines/{name}/runs", tags=["pipelines"])
 _Run = object_model(RUN)
 
 
 class RunRequest(BaseModel):
     """What a run is asked to do: parameters over the pipeline's defaults; ``force`` runs every step anew."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     parameters: dict[Text, Text] = Field(default_factory=dict)
     force: bool = False
 
@@ -71,7 +62,13 @@ def got(team: str, name: str, run: str, caller: Caller, here: Here) -> JSONRespo
     return shown(pipeline.get_run(team, name, run, principal=caller, platform=here))
 
 
-@router.post("/{run}/stop", operation_id="stop_run", summary="Ask a run to stop", responses={202: {"model": _Run}})
+@router.post(
+    "/{run}/stop",
+    operation_id="stop_run",
+    summary="Ask a run to stop",
+    status_code=202,
+    responses={202: {"model": _Run}},
+)
 def stop(team: str, name: str, run: str, caller: Caller, here: Here) -> JSONResponse:
     """Ask a run to stop; its running steps are stopped, too."""
     return shown(pipeline.stop_run(team, name, run, principal=caller, platform=here), status=202)

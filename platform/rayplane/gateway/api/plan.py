@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import anyio
 import anyio.to_thread
@@ -12,14 +12,15 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 from rayplane.gateway.admission.roles import Principal
-from rayplane.gateway.api.answers import PROBLEMS, Described, Here
+from rayplane.gateway.api.answers import Described, Here
 from rayplane.gateway.api.auth import Caller
 from rayplane.gateway.usecases import plan as plans
 from rayplane.gateway.usecases.platform import Platform
+from rayplane.nouns import NOUNS
 from rayplane.nouns.base import Document, Text, parse
 from rayplane.nouns.plan import Plan
 
-router = APIRouter(prefix="/v1", tags=["plan"], responses=PROBLEMS)
+router = APIRouter(prefix="/v1", tags=["plan"])
 
 MOST = 500
 """Documents in one plan."""
@@ -30,11 +31,17 @@ LOOK = 0.05
 """Seconds between two looks whether it is its turn."""
 
 
+class AnyDocument(Document):
+    """A document as the schema says it: of one of the nouns. ``parse`` names the nearest kind to a wrong one."""
+
+    kind: Literal[tuple(noun.kind for noun in NOUNS)]  # type: ignore[valid-type]
+
+
 class PlanRequest(BaseModel):
     """Documents of any nouns, as `apply` takes them."""
 
     model_config = ConfigDict(extra="forbid")
-    documents: list[Annotated[dict[str, Any], Described(Document)]] = Field(max_length=MOST)
+    documents: list[Annotated[dict[str, Any], Described(AnyDocument)]] = Field(max_length=MOST)
     team: Text | None = None
     """For those that name none."""
 

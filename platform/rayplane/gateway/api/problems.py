@@ -11,6 +11,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -92,7 +93,15 @@ def as_rayplane_error(error: Exception) -> errors.RayplaneError:
 
 
 async def _handle(request: Request, error: Exception) -> Response:
+    if isinstance(error, HTTPException) and error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        error.headers = {**(error.headers or {}), "Allow": ", ".join(_methods(request))}
     return respond(error, request.url.path)
+
+
+def _methods(request: Request) -> list[str]:
+    """All methods of a path; the router names those of the first of its routes alone."""
+    routes = (route for router in request.app.state.routers for route in router.routes if isinstance(route, APIRoute))
+    return sorted({m for route in routes if route.path_regex.match(request.url.path) for m in route.methods or ()})
 
 
 def _http_problem(error: HTTPException, path: str) -> tuple[dict[str, Any], Mapping[str, str]]:

@@ -12,13 +12,13 @@ from starlette.responses import Response
 
 from rayplane.gateway import metrics
 from rayplane.gateway.admission.roles import authorize
-from rayplane.gateway.api.answers import PROBLEMS, Here
+from rayplane.gateway.api.answers import Here
 from rayplane.gateway.api.auth import Caller
 from rayplane.gateway.usecases.platform import Platform
 from rayplane.nouns.base import Object
 from rayplane.nouns.cluster import Endpoint
 
-router = APIRouter(tags=["platform"], responses=PROBLEMS)
+router = APIRouter(tags=["platform"])
 
 
 class TargetGroup(BaseModel):
@@ -28,7 +28,13 @@ class TargetGroup(BaseModel):
     labels: dict[str, str]
 
 
-@router.get("/metrics", operation_id="get_metrics", summary="Metrics of the gateway", response_class=Response)
+@router.get(
+    "/metrics",
+    operation_id="get_metrics",
+    summary="Metrics of the gateway",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
 def exposition(caller: Caller, here: Here) -> Response:
     """Prometheus' text format."""
     authorize(caller, "metrics")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, WithJsonSchema
 
 from rayplane.errors import InvalidInput
 from rayplane.gateway.store.texts import JobText
-from rayplane.nouns.base import Object, parse
-from rayplane.nouns.job import JobSpec
+from rayplane.nouns.base import Object, Plain, Quantity, parse
+from rayplane.nouns.job import NOT_BLANK, JobSpec, Variables
 
 _STATUS = {
     "Pending": "PENDING",
@@ -32,6 +34,33 @@ _REQUEST_FIELDS = frozenset(
         "entrypoint_memory",
     }
 )
+
+
+class RuntimeEnv(BaseModel):
+    """As much of Ray's runtime environment as the platform carries."""
+
+    model_config = ConfigDict(extra="forbid")
+    working_dir: Annotated[str, WithJsonSchema({"type": "string", "pattern": "^gcs://."})] | None = None
+    """The URI of a package that was uploaded."""
+    env_vars: Variables | None = None
+    pip: list[str] | None = None
+    excludes: list[str] | None = None
+
+
+class Submission(BaseModel):
+    """Ray's ``JobSubmitRequest``, as much of it as the platform carries: for documentation, ``to_spec`` reads it."""
+
+    model_config = ConfigDict(extra="forbid")
+    entrypoint: Annotated[str, WithJsonSchema({"type": "string", "pattern": NOT_BLANK})]
+    submission_id: Plain | None = None
+    job_id: Plain | None = None
+    runtime_env: RuntimeEnv | None = None
+    metadata: dict[str, str] | None = None
+    entrypoint_num_cpus: Quantity | None = None
+    entrypoint_num_gpus: Quantity | None = None
+    entrypoint_memory: Quantity | None = None
+
+
 _NOT_CARRIED = {
     "py_modules": "put the modules into the working_dir",
     "conda": "use 'pip', or a cluster whose environment has the packages",

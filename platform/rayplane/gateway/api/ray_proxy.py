@@ -9,30 +9,33 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import ExitStack
 from functools import cache
+from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Request, WebSocket
-from starlette.responses import Response, StreamingResponse
-from starlette.routing import Route, WebSocketRoute
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route, WebSocketRoute, compile_path
 from starlette.websockets import WebSocketDisconnect
 
-from rayplane.errors import Conflict, NotFound, RayplaneError, Unsupported
+from rayplane.errors import Conflict, InvalidInput, NotFound, RayplaneError, Unsupported
 from rayplane.gateway.admission.roles import Principal, authorize
 from rayplane.gateway.api import ray_jobs, waiting
-from rayplane.gateway.api.answers import Here
+from rayplane.gateway.api.answers import Described, Here
 from rayplane.gateway.api.auth import Caller, refuse
 from rayplane.gateway.api.followed import Followed
 from rayplane.gateway.api.info import default_environment
 from rayplane.gateway.api.lanes import Lanes, run
-from rayplane.gateway.api.packages import uploaded
+from rayplane.gateway.api.packages import ZIP, uploaded
 from rayplane.gateway.api.problems import respond
 from rayplane.gateway.api.ray_routes import ALLOW, REFUSED
 from rayplane.gateway.store.changes import log_of
 from rayplane.gateway.usecases import job, objects, packages
 from rayplane.gateway.usecases.platform import Platform
-from rayplane.nouns.base import Object
+from rayplane.nouns.base import Object, check_name
 from rayplane.nouns.cluster import ClusterStatus
 from rayplane.nouns.job import TERMINAL
+from rayplane.nouns.team import check_team_name
 
 RAY_API_VERSION = "4"
 """The version of Ray's Jobs API that is spoken here (``ray.dashboard.modules.version.CURRENT_VERSION``)."""
@@ -63,6 +66,9 @@ def router() -> APIRouter:
             operation_id=f"ray_{endpoint.__name__.strip('_')}",
             dependencies=[Depends(_guard(method, template))],
             response_model=None,
+            summary=_SUMMARIES[method, template],
+            response_class=Response if "/packages/" in template else JSONResponse,
+            openapi_extra=ZIP if endpoint is _put_package else None,
         )
     made.routes.append(WebSocketRoute(_PREFIX + "/api/jobs/{job_or_submission_id}/logs/tail", _tail))
     made.routes.append(WebSocketRoute(_PREFIX + "/api/{rest:path}", _refuse_socket))
@@ -82,6 +88,7 @@ def _guard(method: str, template: str) -> Callable[..., Awaitable[None]]:
 def _version(team: str, cluster: str, caller: Caller, here: Here) -> dict[str, str]:
     # A cluster that is not there gets an answer too: Ray's client takes a 404 here for a Ray that has no Jobs API.
     # Its next request is the one that says what is missing.
+    _require_place(team, cluster)
     try:
         status = ClusterStatus.model_validate(
             objects.get("Cluster", team, cluster, principal=caller, platform=here).status
@@ -117,7 +124,11 @@ async def _put_package(
 
 
 def _submit(
-    team: str, cluster: str, body: Annotated[dict[str, Any], Body()], caller: Caller, here: Here
+    team: str,
+    cluster: str,
+    body: Annotated[dict[str, Any], Described(ray_jobs.Submission), Body()],
+    caller: Caller,
+    here: Here,
 ) -> dict[str, str]:
     spec = ray_jobs.to_spec(
         body, cluster=cluster, resolve=lambda name: packages.resolve_ray_name(team, name, platform=here)
@@ -243,12 +254,19 @@ async def _until_gone(websocket: WebSocket) -> None:
 
 
 async def _refuse(request: Request) -> Response:
+    if allowed := _methods(f"/api/{request.path_params['rest']}"):
+        raise HTTPException(HTTPStatus.METHOD_NOT_ALLOWED, headers={"Allow": ", ".join(allowed)})
     return respond(_not_allowed(request.method, request.path_params["rest"]), request.url.path)
 
 
 async def _refuse_socket(websocket: WebSocket) -> None:
     error = _not_allowed("websocket", websocket.path_params["rest"])
     await refuse(respond(error, websocket.url.path), websocket.scope, websocket.receive, websocket.send)
+
+
+def _methods(path: str) -> list[str]:
+    """The methods of a path that the gateway answers; none for any other path."""
+    return sorted({method for method, template in ALLOW if compile_path(template)[0].match(path)})
 
 
 def _not_allowed(method: str, rest: str) -> Unsupported:
@@ -270,11 +288,30 @@ def _unknown(wanted: str) -> NotFound:
     return NotFound(f"Job {wanted} does not exist")
 
 
+def _require_place(team: str, cluster: str) -> None:
+    try:
+        check_team_name(check_name(team))
+        check_name(cluster)
+    except ValueError as exc:
+        raise InvalidInput(f"{exc}.", remedy="Write the address as <gateway>/<team>/<cluster>.") from exc
+
+
 def _only_gcs(protocol: str) -> None:
     if protocol != "gcs":
-        raise Unsupported(f"Packages of protocol '{protocol}' are not taken.", remedy="Give a local folder.")
+        raise InvalidInput(f"Packages of protocol '{protocol}' are not taken.", remedy="Give a local folder.")
 
 
+_SUMMARIES: dict[tuple[str, str], str] = {
+    ("GET", "/api/version"): "Versions",
+    ("GET", "/api/packages/{protocol}/{package_name}"): "Whether a package is there",
+    ("PUT", "/api/packages/{protocol}/{package_name}"): "Upload a package",
+    ("GET", "/api/jobs/"): "List the newest jobs",
+    ("POST", "/api/jobs/"): "Submit a job",
+    ("GET", "/api/jobs/{job_or_submission_id}"): "Get one job",
+    ("DELETE", "/api/jobs/{job_or_submission_id}"): "Delete a job that has ended",
+    ("POST", "/api/jobs/{job_or_submission_id}/stop"): "Ask a job to stop",
+    ("GET", "/api/jobs/{job_or_submission_id}/logs"): "The kept log",
+}
 _ENDPOINTS: dict[tuple[str, str], Callable[..., Any]] = {
     ("GET", "/api/version"): _version,
     ("GET", "/api/packages/{protocol}/{package_name}"): _has_package,

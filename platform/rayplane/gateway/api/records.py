@@ -8,13 +8,14 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query
 from pydantic import BaseModel
 
-from rayplane.gateway.api.answers import PROBLEMS, Cursor, Here, Limit
+from rayplane.gateway.api.answers import Here
 from rayplane.gateway.api.auth import Caller
+from rayplane.gateway.api.parameters import Cursor, Limit, Node
 from rayplane.gateway.usecases import lineage, records
 from rayplane.nouns.cluster import Lease
 from rayplane.nouns.events import Edge, Operation
 
-router = APIRouter(prefix="/v1", responses=PROBLEMS)
+router = APIRouter(prefix="/v1")
 
 
 class EdgeList(BaseModel):
@@ -57,7 +58,7 @@ class AuditList(BaseModel):
 )
 def edges(
     team: str,
-    node: Annotated[str, Query(description="Such as dataset:<name>@<version> or model:<name>/<version>.")],
+    node: Node,
     caller: Caller,
     here: Here,
     direction: Literal["up", "down"] = "up",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -12,6 +13,8 @@ from rayplane.errors import InvalidInput
 from rayplane.nouns.base import check_json
 
 MAX_LIMIT = 1000
+CURSOR, LONGEST_CURSOR = "^[A-Za-z0-9_-]+$", 1000
+"""The form of a cursor, and its most characters."""
 T = TypeVar("T")
 
 
@@ -37,6 +40,8 @@ def encode_cursor(position: list[str] | list[int]) -> str:
 
 def decode_cursor(cursor: str, kind: type[str] | type[int], size: int) -> list[str] | list[int]:
     """The position that a cursor stands for: ``size`` values of ``kind``; raises InvalidInput for anything else."""
+    if len(cursor) > LONGEST_CURSOR or not re.fullmatch(CURSOR, cursor):
+        raise no_cursor(cursor)
     try:
         raw = base64.b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
         position = json.loads(raw)

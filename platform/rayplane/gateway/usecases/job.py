@@ -336,6 +336,7 @@ def put(draft: Draft, wish: Wish) -> Object:
     spec: JobSpec = draft.spec
     team, store = draft.team, draft.platform.store
     status = RULES["Job"].first_status(draft)
+    assert isinstance(status, JobStatus)
     job, _ = store.put(
         "Job",
         team,

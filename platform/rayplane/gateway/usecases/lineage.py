@@ -6,6 +6,7 @@ from typing import Literal
 
 from rayplane.gateway.admission.roles import Principal, authorize
 from rayplane.gateway.usecases.platform import Platform
+from rayplane.gateway.usecases.team import require_team_name
 from rayplane.nouns.dataset import DatasetVersion
 from rayplane.nouns.events import Edge
 from rayplane.nouns.feature import Materialization
@@ -14,8 +15,12 @@ from rayplane.nouns.feature import Materialization
 def reachable(
     team: str, node: str, direction: Literal["up", "down"], *, principal: Principal, platform: Platform
 ) -> list[Edge]:
-    """Every edge up or down from a node, over any number of hops. A node nobody knows has none."""
+    """Every edge up or down from a node, over any number of hops. A node nobody knows has none.
+
+    Raises NotFound for what can be no team.
+    """
     authorize(principal, "read", team)
+    require_team_name(team)
     return platform.store.edges(team, node, direction)
 
 

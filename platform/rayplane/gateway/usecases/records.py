@@ -8,6 +8,7 @@ from rayplane.gateway.admission.roles import Principal, authorize
 from rayplane.gateway.store import Page
 from rayplane.gateway.usecases import operations
 from rayplane.gateway.usecases.platform import Platform
+from rayplane.gateway.usecases.team import require_team_name
 from rayplane.nouns.cluster import Lease
 from rayplane.nouns.events import Operation
 
@@ -15,8 +16,12 @@ from rayplane.nouns.events import Operation
 def audit(
     team: str, *, limit: int = 100, cursor: str | None = None, principal: Principal, platform: Platform
 ) -> Page[dict[str, Any]]:
-    """A page of the team's audit log, newest first."""
+    """A page of the team's audit log, newest first, also of one that is gone.
+
+    Raises NotFound for what can be no team.
+    """
     authorize(principal, "read", team)
+    require_team_name(team)
     return platform.store.audit_log(team, limit=limit, cursor=cursor)
 
 
@@ -29,8 +34,12 @@ def leases(
     principal: Principal,
     platform: Platform,
 ) -> Page[Lease]:
-    """A page of the team's ledger, in the order in which leases were opened."""
+    """A page of the team's ledger, in the order in which leases were opened, also of one that is gone.
+
+    Raises NotFound for what can be no team.
+    """
     authorize(principal, "read", team)
+    require_team_name(team)
     return platform.store.lease_page(team, open_only=open_only, limit=limit, cursor=cursor)
 
 

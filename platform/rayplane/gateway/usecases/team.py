@@ -7,13 +7,13 @@ import secrets
 from collections.abc import Collection
 
 from rayplane import plugins
-from rayplane.errors import Conflict, Forbidden, InvalidSpec, Refused
+from rayplane.errors import Conflict, Forbidden, InvalidSpec, NotFound, Refused
 from rayplane.gateway.admission import grants
 from rayplane.gateway.admission.roles import Principal, may
 from rayplane.gateway.usecases.platform import Platform, team_spec
-from rayplane.nouns.base import Object
+from rayplane.nouns.base import Object, check_name
 from rayplane.nouns.job import TERMINAL
-from rayplane.nouns.team import Data, TeamSpec, TeamStatus, archived_name
+from rayplane.nouns.team import Data, TeamSpec, TeamStatus, archived_name, check_team_name
 from rayplane.storage import layout
 
 
@@ -109,6 +109,14 @@ def check_backend(name: str, where: str, platform: Platform) -> None:
     offered = platform.settings.backends
     if offered is not None and name not in offered:
         raise Refused(f"{where}: '{name}' is not offered here.", remedy=f"Write one of: {', '.join(offered)}.")
+
+
+def require_team_name(name: str) -> None:
+    """Raise NotFound for a name that no team can have: records are kept of teams that are gone, not of such."""
+    try:
+        check_team_name(check_name(name))
+    except ValueError as exc:
+        raise NotFound(f"There is no such team: {exc}.", remedy="'rayplane team list' says which there are.") from exc
 
 
 def check_deletion(team: Object, platform: Platform) -> None:
