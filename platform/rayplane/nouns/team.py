@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field, WithJsonSchema, model_validator
 
-from rayplane.nouns.base import MAX_NAME, NAME, Count, Name, Plain, Quantity, Record, Seconds, Spec, Status, Time
+from rayplane.nouns.base import (
+    MAX_NAME,
+    NAME,
+    Count,
+    Name,
+    Plain,
+    Quantity,
+    Record,
+    Seconds,
+    Spec,
+    Status,
+    Time,
+    check_name,
+)
 
 Role = Literal["viewer", "member", "admin"]
 Data = Literal["archive", "purge"]
@@ -53,6 +67,19 @@ _MLFLOW = "mlflow"
 
 TeamName = Annotated[Name, WithJsonSchema({"type": "string", "pattern": NAME, "minLength": 2, "maxLength": MAX_NAME})]
 """A team's name; ``check_team_name`` refuses others."""
+
+
+RecordedTeam = Annotated[
+    str, WithJsonSchema({"type": "string", "pattern": f"{NAME[:-1]}({ARCHIVED}[0-9a-f]{{32}})?$", "minLength": 2})
+]
+"""The name under which a team's ledger and audit log are kept: the team's, or that of a deleted one."""
+_ARCHIVE = re.compile(f"{ARCHIVED}[0-9a-f]{{32}}$")
+
+
+def check_recorded_team(value: str) -> str:
+    """A name under which a ledger may be kept; raises ValueError that says which rule is broken."""
+    check_team_name(check_name(_ARCHIVE.sub("", value)))
+    return value
 
 
 def check_team_name(value: str) -> str:

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from rayplane import plugins
 from rayplane.gateway.api.auth import OPEN
 from rayplane.gateway.api.lanes import ASK_BACKENDS
-from rayplane.gateway.api.parameters import PATH_PARAMETERS
+from rayplane.gateway.api.parameters import PATH_PARAMETERS, RECORDED_TEAM, RECORDS
 from rayplane.gateway.api.problems import MEDIA_TYPE, Problem
 from rayplane.nouns import NOUNS
 
@@ -253,11 +253,12 @@ def routes_of(made: dict[str, Any]) -> Iterator[Route]:
 
 def _complete(route: Route) -> None:
     operation = route.operation
-    operation["parameters"] = [_parameter(p) for p in operation.get("parameters", [])]
+    operation["parameters"] = [_parameter(p, operation) for p in operation.get("parameters", [])]
     named = {p["name"] for p in operation["parameters"] if p["in"] == "path"}
     for name in PATH_PARAMETERS:  # one that the code of a route has no use for is in its path all the same
         if f"{{{name}}}" in route.path and name not in named:
-            operation["parameters"].append(_parameter({"name": name, "in": "path", "required": True, "schema": {}}))
+            given = {"name": name, "in": "path", "required": True, "schema": {}}
+            operation["parameters"].append(_parameter(given, operation))
     if not operation["parameters"]:
         del operation["parameters"]
     if route.is_open:
@@ -268,10 +269,11 @@ def _complete(route: Route) -> None:
     _add_links(route)
 
 
-def _parameter(parameter: dict[str, Any]) -> dict[str, Any]:
+def _parameter(parameter: dict[str, Any], operation: dict[str, Any]) -> dict[str, Any]:
     name, schema = parameter["name"], dict(parameter["schema"])
     if parameter["in"] == "path":
-        described, annotation = PATH_PARAMETERS[name]
+        recorded = name == "team" and operation["operationId"] in RECORDS
+        described, annotation = RECORDED_TEAM if recorded else PATH_PARAMETERS[name]
         schema = TypeAdapter(annotation).json_schema()
         return {"name": name, "in": "path", "required": True, "description": described, "schema": schema}
     # What has no value is left out: no query or header can say null.

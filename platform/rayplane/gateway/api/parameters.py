@@ -11,7 +11,7 @@ from pydantic import Field
 from rayplane.gateway.store.paging import CURSOR, LONGEST_CURSOR, MAX_LIMIT
 from rayplane.gateway.store.texts import View
 from rayplane.nouns.base import Name
-from rayplane.nouns.team import TeamName
+from rayplane.nouns.team import RecordedTeam, TeamName
 from rayplane.text import PLAIN, UNSAFE
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -89,3 +89,7 @@ PATH_PARAMETERS: dict[str, tuple[str, Any]] = {
     "job_or_submission_id": ("The id that the client gave the job, or the job's name.", SubmissionId),
 }
 """Name -> (what it is, its type). A name that is not of its form names nothing: 404, unless the route makes it."""
+RECORDED_TEAM = ("The team's name, or that under which the records of a deleted one are kept.", RecordedTeam)
+"""``team`` of the routes that read such records."""
+RECORDS = frozenset({"list_leases", "list_audit", "get_usage"})
+"""Those routes, by the ids of their operations."""

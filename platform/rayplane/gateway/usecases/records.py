@@ -8,7 +8,7 @@ from rayplane.gateway.admission.roles import Principal, authorize
 from rayplane.gateway.store import Page
 from rayplane.gateway.usecases import operations
 from rayplane.gateway.usecases.platform import Platform
-from rayplane.gateway.usecases.team import require_team_name
+from rayplane.gateway.usecases.team import require_recorded_team
 from rayplane.nouns.cluster import Lease
 from rayplane.nouns.events import Operation
 
@@ -21,7 +21,7 @@ def audit(
     Raises NotFound for what can be no team.
     """
     authorize(principal, "read", team)
-    require_team_name(team)
+    require_recorded_team(team)
     return platform.store.audit_log(team, limit=limit, cursor=cursor)
 
 
@@ -39,7 +39,7 @@ def leases(
     Raises NotFound for what can be no team.
     """
     authorize(principal, "read", team)
-    require_team_name(team)
+    require_recorded_team(team)
     return platform.store.lease_page(team, open_only=open_only, limit=limit, cursor=cursor)
 
 

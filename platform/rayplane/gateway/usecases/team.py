@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import secrets
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from rayplane import plugins
 from rayplane.errors import Conflict, Forbidden, InvalidSpec, NotFound, Refused
@@ -13,7 +13,7 @@ from rayplane.gateway.admission.roles import Principal, may
 from rayplane.gateway.usecases.platform import Platform, team_spec
 from rayplane.nouns.base import Object, check_name
 from rayplane.nouns.job import TERMINAL
-from rayplane.nouns.team import Data, TeamSpec, TeamStatus, archived_name, check_team_name
+from rayplane.nouns.team import Data, TeamSpec, TeamStatus, archived_name, check_recorded_team, check_team_name
 from rayplane.storage import layout
 
 
@@ -112,9 +112,18 @@ def check_backend(name: str, where: str, platform: Platform) -> None:
 
 
 def require_team_name(name: str) -> None:
-    """Raise NotFound for a name that no team can have: records are kept of teams that are gone, not of such."""
+    """Raise NotFound for a name that no team can have."""
+    _require(lambda: check_team_name(check_name(name)))
+
+
+def require_recorded_team(name: str) -> None:
+    """Raise NotFound for a name under which no ledger can be kept: records are kept of teams that are gone, too."""
+    _require(lambda: check_recorded_team(name))
+
+
+def _require(check: Callable[[], object]) -> None:
     try:
-        check_team_name(check_name(name))
+        check()
     except ValueError as exc:
         raise NotFound(f"There is no such team: {exc}.", remedy="'rayplane team list' says which there are.") from exc
 
