@@ -57,7 +57,7 @@ class TeamReconciler:
         for name in places:
             backend = self._backends(name)
             # A place that nothing of the team needs any more goes.
-            places[name] = backend.ensure_team(ref, spec) if name in wanted else backend.delete_team(ref)
+            places[name] = backend.ensure_team(ref, spec) if name in wanted else _take_away(backend, ref)
         kept = {name: rest for name, rest in places.items() if name in wanted or rest}
         lacking = [kept[name] for name in wanted if kept[name]]
         with editing(self._platform.store, obj.metadata.uid, TeamStatus) as status:
@@ -101,7 +101,7 @@ class TeamReconciler:
 
     def _remove(self, obj: Object) -> float | None:
         team, places = TeamRef(obj.metadata.name, obj.metadata.uid), TeamStatus.model_validate(obj.status).places
-        left = {name: rest for name in places if (rest := self._backends(name).delete_team(team))}
+        left = {name: rest for name in places if (rest := _take_away(self._backends(name), team))}
         if left:
             with editing(self._platform.store, obj.metadata.uid, TeamStatus) as status:
                 status.phase, status.places = "Deleting", left
@@ -115,3 +115,8 @@ class TeamReconciler:
         self._platform.store.remove(obj.metadata.uid)
         log.info("team %s is gone", team)
         return None
+
+
+def _take_away(backend: Backend, team: TeamRef) -> str:
+    """What is left of the team's place. Nothing where the backend keeps no places any more: its settings may change."""
+    return backend.delete_team(team) if Capability.TEAM in backend.capabilities else ""
