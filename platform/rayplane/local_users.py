@@ -13,8 +13,10 @@ import sys
 from importlib import util
 from pathlib import Path
 
-from rayplane.errors import InvalidInput
-from rayplane.settings import GatewaySettings
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from rayplane.errors import InvalidInput, Unavailable
+from rayplane.settings import GatewaySettings, Home
 from rayplane.storage import layout
 from rayplane.storage.root import open_root
 
@@ -28,6 +30,35 @@ PROTECTED_LINKS = Path("/proc/sys/fs/protected_hardlinks")
 
 _PACKAGES = ("rayplane", "ray")
 _OPEN_FILES = "import sys\nfor path in sys.argv[1:]:\n    open(path, 'rb').close()\n"
+
+
+class Numbered(BaseModel):
+    """The user of one team, by the team's uid. It is never another's, not even once the team is gone."""
+
+    model_config = ConfigDict(extra="ignore")
+    team: str
+    number: int
+    gone: bool = False
+
+
+class Numbers(BaseModel):
+    """Which number the user of each team has, by the team's uid."""
+
+    model_config = ConfigDict(extra="ignore")
+    teams: dict[str, Numbered] = {}
+
+
+def read(home: Home) -> Numbers:
+    """The numbers of a home's teams; none where the setting was never on. Raises Unavailable for a damaged file."""
+    try:
+        return Numbers.model_validate_json(home.local_users.read_bytes())
+    except FileNotFoundError:
+        return Numbers()
+    except ValidationError as exc:
+        raise Unavailable(
+            f"'{home.local_users}', in which are the numbers of the teams' users, is damaged.",
+            remedy="Restore it from a backup: without it a team could get the files of another.",
+        ) from exc
 
 
 def require(settings: GatewaySettings) -> None:

@@ -283,6 +283,7 @@ def _end(home: Home, say: Say) -> list[str]:
     processes.stop_marked(home.id, grace=10)
     for head in cluster_records(home):
         processes.stop(head, grace=10)  # what a head that had died before left in its session
+    _end_users(home, say)
     for folder in (home.processes / "clusters", home.processes):
         for record in folder.glob("*.json"):
             record.unlink(missing_ok=True)
@@ -290,6 +291,17 @@ def _end(home: Home, say: Say) -> list[str]:
     for path in _temporary_folders(home):
         shutil.rmtree(path, ignore_errors=True)  # what another user made in it is not ours to remove
     return stopped
+
+
+def _end_users(home: Home, say: Say) -> None:
+    """End what still runs as the user of a team: it hid from its cluster's end."""
+    try:
+        users = [known.number for known in local_users.read(home).teams.values()]
+    except Unavailable as exc:  # 'down' gets past whatever is damaged
+        say(str(exc))
+        return
+    if os.geteuid() == 0:
+        processes.stop_pids(lambda: processes.of_users(users), grace=0)
 
 
 def _temporary_folders(home: Home) -> list[Path]:

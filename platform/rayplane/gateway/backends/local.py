@@ -298,7 +298,7 @@ class LocalBackend(SharedNodesOnly):
         with self._spawning:
             heads = [record for path in self._records.glob("*.json") if (record := self._record(path.stem)) is not None]
             if not any(head.user == user and processes.alive(head) for head in heads):
-                processes.stop_pids(lambda: processes.of_user(user), grace=0)
+                processes.stop_pids(lambda: processes.of_users([user]), grace=0)
 
     def _clear(self, ref: ClusterRef) -> None:
         for folder in local_head.remains(self._home.id, ref.uid):

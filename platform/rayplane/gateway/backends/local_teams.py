@@ -13,12 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
 from rayplane import local_users
 from rayplane.errors import Unavailable
 from rayplane.gateway.backends.base import TeamRef
 from rayplane.gateway.backends.local_head import Folders
+from rayplane.local_users import Numbered, Numbers
 from rayplane.settings import GatewaySettings, write_secret
 from rayplane.storage import layout
 
@@ -30,20 +29,6 @@ _KEPT = tuple(Path(path).name for path in (layout.job_log("", ""), layout.job_re
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
-class Numbered(BaseModel):
-    """The user of one team, by the team's uid. It is never another's, not even once the team is gone."""
-
-    model_config = ConfigDict(extra="ignore")
-    team: str
-    number: int
-    gone: bool = False
-
-
-class _Numbers(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-    teams: dict[str, Numbered] = {}
-
-
 class LocalTeams:
     """The teams' users of one home. Thread-safe, and safe with another process on the same home."""
 
@@ -51,7 +36,7 @@ class LocalTeams:
         root = local_users.storage_folder(settings)
         assert root is not None  # as local_users.require asks
         self._root = root
-        self._path = settings.home_paths.local_users
+        self._home = settings.home_paths
         self._first, self._last = settings.local_user_ids
 
     def ensure(self, team: TeamRef) -> None:
@@ -78,7 +63,11 @@ class LocalTeams:
 
     def number(self, team: str) -> int | None:
         """The number of the team of that name that there is now."""
-        found = [known.number for known in self._read().teams.values() if known.team == team and not known.gone]
+        found = [
+            known.number
+            for known in local_users.read(self._home).teams.values()
+            if known.team == team and not known.gone
+        ]
         return found[0] if found else None
 
     def _give_folder(self, team: TeamRef, number: int, former: Mapping[int, str]) -> None:
@@ -113,7 +102,7 @@ class LocalTeams:
 
     def _choose(self, team: TeamRef, taken: set[int]) -> int:
         size = self._last - self._first + 1
-        start = int(hashlib.sha256(f"{self._path}/{team.uid}".encode()).hexdigest(), 16)
+        start = int(hashlib.sha256(f"{self._home.local_users}/{team.uid}".encode()).hexdigest(), 16)
         for step in range(size):
             number = self._first + (start + step) % size
             if number not in taken and not _is_named(number):
@@ -124,26 +113,15 @@ class LocalTeams:
         )
 
     @contextmanager
-    def _locked(self) -> Iterator[_Numbers]:
-        with self._path.with_suffix(".lock").open("a") as lock:
+    def _locked(self) -> Iterator[Numbers]:
+        with self._home.local_users.with_suffix(".lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            numbers = self._read()
+            numbers = local_users.read(self._home)
             before = numbers.model_dump_json(indent=1)
             yield numbers
             after = numbers.model_dump_json(indent=1)
             if after != before:
-                write_secret(self._path, after)
-
-    def _read(self) -> _Numbers:
-        try:
-            return _Numbers.model_validate_json(self._path.read_bytes())
-        except FileNotFoundError:
-            return _Numbers()
-        except ValidationError as exc:
-            raise Unavailable(
-                f"'{self._path}', in which are the numbers of the teams' users, is damaged.",
-                remedy="Restore it from a backup: without it a team could get the files of another.",
-            ) from exc
+                write_secret(self._home.local_users, after)
 
 
 def make_folders(folders: Folders, secrets: Mapping[str, str]) -> None:

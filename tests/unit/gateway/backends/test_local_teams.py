@@ -287,10 +287,10 @@ def test_what_hides_as_the_user_of_a_team_that_goes_is_ended(backend: LocalBacke
         os.setresuid(number, number, number)
         os.execvpe("sleep", ["sleep", "1000"], {})
     try:
-        while processes.of_user(number) != [pid]:
+        while processes.of_users([number]) != [pid]:
             assert os.waitpid(pid, os.WNOHANG) == (0, 0)
         backend.delete_team(ALPHA)
-        assert processes.of_user(number) == []
+        assert processes.of_users([number]) == []
     finally:
         if processes._start_time(pid) is not None:
             os.kill(pid, 9)
