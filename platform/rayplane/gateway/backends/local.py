@@ -129,7 +129,7 @@ class LocalBackend(SharedNodesOnly):
             return self._seen(ref, "failed", "HeadDied", f"The Ray head of '{ref}' ended. {_last_words(record)}")
         if not record.ports:
             return self._seen(ref, "failed", "Unrecorded", f"The start of '{ref}' was interrupted.")
-        if (record.user is None) != (self._teams is None):
+        if self._is_of_another_setting(record):
             message = f"The Ray head of '{ref}' runs as another user than RAYPLANE_LOCAL_USERS asks for."
             return self._seen(ref, "failed", "WrongUser", message)
         return self._probe(ref, spec, record)
@@ -146,7 +146,8 @@ class LocalBackend(SharedNodesOnly):
                 remedy="Leave 'workers' out: a local cluster is one node.",
             )
         record = self._record(ref.uid)
-        if record is not None and record.ports and processes.alive(record):
+        runs = record is not None and record.ports and processes.alive(record)
+        if record is not None and runs and not self._is_of_another_setting(record):
             return
         self._begin(ref, "start", lambda: self._start(ref, launch))
 
@@ -299,6 +300,10 @@ class LocalBackend(SharedNodesOnly):
             heads = [record for path in self._records.glob("*.json") if (record := self._record(path.stem)) is not None]
             if not any(head.user == user and processes.alive(head) for head in heads):
                 processes.stop_pids(lambda: processes.of_users([user]), grace=0)
+
+    def _is_of_another_setting(self, record: HeadRecord) -> bool:
+        """Whether it was started as the platform's user where teams have theirs, or the other way round."""
+        return (record.user is None) != (self._teams is None)
 
     def _clear(self, ref: ClusterRef) -> None:
         for folder in local_head.remains(self._home.id, ref.uid):

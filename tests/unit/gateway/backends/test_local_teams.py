@@ -239,10 +239,19 @@ def test_a_cluster_does_not_start_as_the_platforms_user_before_its_team_has_one(
     assert "Team 'alpha' has no Unix user yet" in seen.message
 
 
-def test_a_head_that_runs_as_another_user_than_is_asked_for_is_not_taken_for_ready(backend: LocalBackend) -> None:
+def test_a_head_that_runs_as_another_user_than_is_asked_for_is_not_taken_for_ready_and_begins_anew(
+    backend: LocalBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ref = ClusterRef("alpha", "dev", "d" * 32)
     processes.save(_head(user=None), backend._records)
     assert backend.observe(ref, ClusterSpec()).reason == "WrongUser"
+    asked: list[str] = []
+    monkeypatch.setattr(backend, "_start", lambda ref, _: asked.append(str(ref)))
+    backend.ensure(ref, ClusterSpec(), LaunchContext(size=Size(cpu=1, memory=2**30)))
+    thread = backend._work[ref.uid].thread
+    assert thread is not None
+    thread.join(60)
+    assert asked == ["alpha/dev"]  # which stops what runs first
 
 
 def test_a_token_is_shown_to_no_other_users_listener(backend: LocalBackend, monkeypatch: pytest.MonkeyPatch) -> None:
