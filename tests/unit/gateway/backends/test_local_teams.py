@@ -303,3 +303,48 @@ def test_what_hides_as_the_user_of_a_team_that_goes_is_ended(backend: LocalBacke
     finally:
         if processes._start_time(pid) is not None:
             os.kill(pid, 9)
+
+
+class _Asked(Exception):
+    """A head was to be started so."""
+
+    def __init__(self, argv: list[str], env: dict[str, str], user: int | None) -> None:
+        super().__init__()
+        self.argv, self.env, self.user = argv, env, user
+
+
+@pytest.mark.parametrize("users", [False, pytest.param(True, marks=root_alone)])
+def test_a_head_is_told_of_files_that_it_can_read(
+    settings: GatewaySettings, monkeypatch: pytest.MonkeyPatch, users: bool
+) -> None:
+    def start(name: str, argv: list[str], *, env: dict[str, str], user: int | None, **_: object) -> None:
+        raise _Asked(argv, env, user)
+
+    monkeypatch.setattr(local_users, "require", lambda _: None)
+    monkeypatch.setattr(processes, "start", start)
+    backend = LocalBackend(settings.model_copy(update={"local_users": users}))
+    if users:
+        backend.ensure_team(ALPHA, TeamSpec())
+    ref = ClusterRef("alpha", "dev", "d" * 32)
+    launch = LaunchContext(size=Size(cpu=1, memory=2**30), secrets={"RAYPLANE_TOKEN_PATH": "the cluster's"})
+    try:
+        with pytest.raises(_Asked) as asked:
+            backend._start(ref, launch)
+        env, number = asked.value.env, asked.value.user
+        assert (number is not None) == users
+        told = {name: Path(env[name]) for name in ("RAYPLANE_TOKEN_PATH", "RAY_AUTH_TOKEN_PATH")}
+        assert told["RAYPLANE_TOKEN_PATH"].read_text() == "the cluster's"
+        assert told["RAY_AUTH_TOKEN_PATH"].read_text() == backend._token_path(ref.uid).read_text()
+        folders = local_head.folders(settings.home_paths.id, ref.uid, number)
+        assert f"--temp-dir={folders.ray}" in asked.value.argv
+        assert str(folders.warm) in asked.value.argv
+        for path in (*told.values(), folders.ray, folders.warm):
+            assert (path.stat().st_uid, path.stat().st_mode & 0o077) == (number if users else os.geteuid(), 0)
+        assert (env["HOME"] == str(folders.home)) == users
+        backend._remove(ref)
+        assert [folder for folder in local_head.remains(settings.home_paths.id, ref.uid) if folder.exists()] == []
+        assert [path for path in told.values() if path.exists()] == []
+    finally:
+        shared = local_head.folders(settings.home_paths.id, ref.uid, 0).top.parent
+        if shared.exists():
+            shared.rmdir()
