@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -24,12 +25,25 @@ MARK = "RAYPLANE_MARK"
 LISTENER = "RAYPLANE_LISTENER"
 """Environment variable with the number of the listening socket that a child is started with."""
 
+_CONFINE = """
+import ctypes, os, sys
+if ctypes.CDLL(None, use_errno=True).prctl(38, 1, 0, 0, 0):  # PR_SET_NO_NEW_PRIVS
+    raise OSError(ctypes.get_errno(), "prctl(PR_SET_NO_NEW_PRIVS)")
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+"""What another user's process runs first, so that no program makes it root again."""
+
+
+_LISTENING = "0A"
+
 
 class ProcessRecord(BaseModel):
     """What is known of a child that was started; enough to find it again after a crash."""
 
     model_config = ConfigDict(extra="ignore")
     name: str
+    user: int | None = None
+    """The user that it runs as; None: the one that started it."""
     pid: int
     session: int
     started: int
@@ -53,12 +67,15 @@ def start(
     port: int | None = None,
     listen: str | None = None,
     cwd: Path | None = None,
+    user: int | None = None,
 ) -> ProcessRecord:
     """Start a child in its own session, its output appended to ``log``; record it before returning.
 
     ``argv`` must hold no secret: every user of the host can read it. With ``listen``, an address, the child gets a
     socket that listens there on ``port`` already (``take_listener``): no other process can take the port while the
-    child imports. Raises PortTaken if ``port`` is in use.
+    child imports. With ``user``, a number, it runs as that user and the group of that number, in no other group, with
+    no way back, and keeps from others what it makes; ``argv`` then begins with a path. Raises PortTaken if ``port`` is
+    in use.
     """
     if port is not None and listen is None:
         require_free(port)
@@ -66,7 +83,7 @@ def start(
     with log.open("ab") as output, _listener(port, listen) as descriptor:
         handed = {} if descriptor is None else {LISTENER: str(descriptor)}
         child = subprocess.Popen(
-            list(argv),
+            list(argv) if user is None else [sys.executable, "-I", "-S", "-c", _CONFINE, *argv],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -74,9 +91,14 @@ def start(
             pass_fds=() if descriptor is None else (descriptor,),
             cwd=cwd,
             start_new_session=True,
+            user=user,
+            group=user,
+            extra_groups=None if user is None else [],
+            umask=-1 if user is None else 0o077,
         )
     record = ProcessRecord(
         name=name,
+        user=user,
         pid=child.pid,
         session=child.pid,
         started=_start_time(child.pid) or 0,
@@ -140,6 +162,25 @@ def marked(mark: str) -> list[int]:
     found = {pid for pid, value in values.items() if value == mark or value.startswith(f"{mark}/")}
     mute = {pid for pid in pids - found if not values[pid] and _session(pid) in found and _start_time(pid) is not None}
     return sorted(found | mute)
+
+
+def of_users(users: Iterable[int]) -> list[int]:
+    """Pids of all processes that run as one of these users, by any of a process' four numbers."""
+    wanted = set(users)
+    pids = [int(entry.name) for entry in os.scandir("/proc") if entry.name.isdigit()] if wanted else []
+    return sorted(pid for pid in pids if wanted & _users(pid) and _start_time(pid) is not None)
+
+
+def listening(port: int, host: str) -> set[int]:
+    """The users of the processes that listen on a port for an IPv4 address of this host, or for all addresses."""
+    address = "".join(f"{byte:02X}" for byte in reversed(socket.inet_aton(host)))
+    wanted = {f"{place}:{port:04X}" for place in (address, "0" * 8, "0" * 32, f"{'0' * 16}FFFF0000{address}")}
+    found = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with contextlib.suppress(FileNotFoundError):  # a host without IPv6
+            rows = [line.split() for line in Path(table).read_text().splitlines()[1:]]
+            found |= {int(row[7]) for row in rows if row[3] == _LISTENING and row[1] in wanted}
+    return found
 
 
 def stop(record: ProcessRecord, *, grace: float = 10.0) -> None:
@@ -298,6 +339,16 @@ def _only_waits(pid: int) -> bool:
         return len(os.listdir(f"/proc/{pid}/task")) <= 1
     except OSError:
         return True
+
+
+def _users(pid: int) -> set[int]:
+    """The real, effective, saved and file system's user of a process; empty if it is not there."""
+    # Not by the owner of its folder: a process that may not be traced has root as that.
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return set()
+    return {int(number) for line in lines if line.startswith("Uid:") for number in line.split()[1:]}
 
 
 def _session(pid: int) -> int | None:

@@ -91,6 +91,11 @@ class Home:
         return self.secrets / "clusters" / f"{team}.{cluster}.ray"
 
     @property
+    def local_users(self) -> Path:
+        """Which number the Unix user of each team has, as JSON."""
+        return self.path / "local-users.json"
+
+    @property
     def prometheus(self) -> Path:
         """Prometheus' configuration and data."""
         return self.path / "prometheus"
@@ -138,6 +143,12 @@ class GatewaySettings(BaseSettings):
     """Seconds between two looks at objects that are under way."""
     warm_processes: bool = True
     """Whether a local cluster forks its workers and jobs from an interpreter that has imported the usual libraries."""
+    local_users: bool = False
+    """Whether the backend ``local`` runs all of a team's clusters as a Unix user of that team, with files of its own.
+    Only where root runs the platform, on Linux; without it all of them run as the platform's user."""
+    local_user_ids: tuple[int, int] = (61184, 65519)
+    """The first and the last number that such a user may have, as JSON. Nothing else on the host may use them; two
+    platforms on one host need ranges that do not overlap."""
     log_level: str = "INFO"
     """Least level that is logged."""
     max_header_bytes: int = Field(default=64 * 2**10, ge=2**10, le=2**20)

@@ -29,6 +29,8 @@ class LocalPlatform:
     home: Home
     settings: Mapping[str, str] = field(default_factory=dict)
     """Variables that it is brought up with."""
+    command: str = COMMAND
+    """The `rayplane` that it is brought up by."""
 
     @property
     def env(self) -> dict[str, str]:
@@ -54,7 +56,13 @@ class LocalPlatform:
     ) -> subprocess.CompletedProcess[str]:
         """Run a command against this platform."""
         done = subprocess.run(
-            [COMMAND, *arguments], capture_output=True, text=True, timeout=timeout, env=self.env, cwd=cwd, check=False
+            [self.command, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=self.env,
+            cwd=cwd,
+            check=False,
         )
         assert not check or done.returncode == 0, f"rayplane {' '.join(arguments)}: {done.stdout}\n{done.stderr}"
         return done
@@ -75,9 +83,11 @@ class LocalPlatform:
 
 
 @contextmanager
-def local_platform(home: Path, settings: Mapping[str, str] | None = None) -> Iterator[LocalPlatform]:
+def local_platform(
+    home: Path, settings: Mapping[str, str] | None = None, *, command: str = COMMAND
+) -> Iterator[LocalPlatform]:
     """Bring a platform up in an empty home; at the end bring it down and assert that nothing is left."""
-    made = LocalPlatform(Home(home), settings or {})
+    made = LocalPlatform(Home(home), settings or {}, command)
     try:
         made.rayplane("up")
         yield made

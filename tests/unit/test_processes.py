@@ -218,3 +218,41 @@ def test_two_children_can_not_be_started_on_one_port_within_the_seconds_that_the
     with pytest.raises(PortTaken, match=str(port)):
         start_on_the_port("second")
     assert processes.load("second", tmp_path) is None
+
+
+def test_who_listens_where_is_seen_by_its_user() -> None:
+    mine = {os.geteuid()}
+    with (
+        socket.create_server(("127.0.0.2", 0)) as one,
+        socket.create_server(("0.0.0.0", 0)) as every,
+    ):
+        port, wide = one.getsockname()[1], every.getsockname()[1]
+        assert processes.listening(port, "127.0.0.2") == mine
+        assert processes.listening(port, "127.0.0.3") == set()
+        assert processes.listening(wide, "127.0.0.2") == mine
+    assert processes.listening(port, "127.0.0.2") == set()
+
+
+def test_the_processes_of_users_are_found() -> None:
+    assert os.getpid() in processes.of_users([os.geteuid(), 61234])
+    assert processes.of_users([]) == []
+    assert os.getpid() not in processes.of_users([os.geteuid() + 1])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives processes another user")
+def test_a_process_that_took_another_users_rights_for_a_while_is_found_by_the_one_it_began_as() -> None:
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.setresuid(61231, 61232, 61233)
+        os.write(writing, b"!")
+        os.execvpe("sleep", ["sleep", "60"], {})
+    try:
+        assert os.read(reading, 1) == b"!"
+        for user in (61231, 61232):
+            assert pid in processes.of_users([user])
+    finally:
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
+        os.close(reading)
+        os.close(writing)

@@ -14,7 +14,7 @@ from typing import Any
 
 import uvicorn
 
-from rayplane import plugins, processes, telemetry
+from rayplane import local_users, plugins, processes, telemetry
 from rayplane.errors import InvalidInput, RayplaneError
 from rayplane.gateway.admission import tokens
 from rayplane.gateway.api.app import create_app
@@ -59,6 +59,7 @@ def run(settings: GatewaySettings, listener: socket.socket | None) -> None:
     """Wire the parts, serve on ``listener`` or else the settings' port, and take all down in the reverse order."""
     allow_files(settings.max_connections)
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    local_users.prepare(settings)
     store = Store(settings.store_url)
     store.migrate()
     rays = RayClients(settings.existing_addresses)

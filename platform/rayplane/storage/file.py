@@ -1,7 +1,11 @@
 """The `file` scheme: a folder of this host (or a shared volume), with atomic writes by rename.
 
 A team's code may write to the team's own folder, where it can make links, pipes and whatever else at any moment. So a
-path is walked a folder at a time, each opened from the one above, over no link; and only regular files are read.
+path is walked a folder at a time, each opened from the one above, over no link; and only regular files with one name
+are opened: where the kernel lets users link to files of others, a second name may be all that a team made of one.
+
+A folder that its owner shares with a group alone (setgid) is passed on: what that owner makes in it is the group's to
+read, and a folder is what it is itself.
 """
 
 from __future__ import annotations
@@ -23,7 +27,10 @@ from rayplane.storage.root import room
 
 _LONGEST = 220
 """Bytes of a file's name: a file system takes 255, and a file has a longer one while it is written."""
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# To pass through a folder takes no right to list it, where the system tells the two apart.
+_PASS = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
+_FOLDER = _PASS | os.O_NOFOLLOW
+_LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FILE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # not to wait for the other end of a pipe
 _PART = 2**20
 """Bytes that are copied at a time."""
@@ -62,10 +69,14 @@ class FileStorage:
             file = os.open(partial, _FILE | os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=folder)
             try:
                 with os.fdopen(file, "wb") as stream:
+                    _share(file, folder)
                     shutil.copyfileobj(source, stream, _PART)
                     stream.flush()
                     os.fsync(file)
                 os.rename(partial, name, src_dir_fd=folder, dst_dir_fd=folder)
+            except IsADirectoryError as exc:
+                os.unlink(partial, dir_fd=folder)
+                raise _a_folder(path) from exc
             except BaseException:
                 with suppress(FileNotFoundError):
                     os.unlink(partial, dir_fd=folder)
@@ -78,6 +89,8 @@ class FileStorage:
             self._regular(path, name, os.O_WRONLY | os.O_APPEND | os.O_CREAT, folder) as file,
         ):
             end = os.fstat(file).st_size
+            if not end:
+                _share(file, folder)
             left = memoryview(data)
             try:
                 while left:
@@ -101,7 +114,11 @@ class FileStorage:
     def list(self, path: str) -> Iterator[str]:
         names: Sequence[str] = ()
         with suppress(FileNotFoundError, NotADirectoryError), self._walked(path, self._parts(path)) as folder:
-            names = os.listdir(folder)
+            listed = os.open(".", _LIST, dir_fd=folder)
+            try:
+                names = os.listdir(listed)
+            finally:
+                os.close(listed)
         yield from sorted(name for name in names if not name.startswith("."))
 
     def delete(self, path: str) -> None:
@@ -153,17 +170,17 @@ class FileStorage:
         """The folder that these names lead to from the root, open. Raises OSError if one is missing or no folder."""
         if make and not self._base.exists():
             self._base.mkdir(parents=True, exist_ok=True, mode=0o700)
-        folder = os.open(self._base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)  # the root itself may be a link
+        folder = os.open(self._base, _PASS)  # the root itself may be a link
         try:
             for name in names:
-                if make:
-                    with suppress(FileExistsError):
-                        os.mkdir(name, dir_fd=folder)
+                made = make and _made(name, folder)
                 try:
                     below = os.open(name, _FOLDER, dir_fd=folder)
                 except NotADirectoryError:
                     self._no_link(path, name, folder)
                     raise
+                if made:
+                    _pass_on(folder, below)
                 os.close(folder)
                 folder = below
             yield folder
@@ -192,11 +209,13 @@ class FileStorage:
                 raise _no_file(path) from exc
             raise
         try:
-            mode = os.fstat(file).st_mode
-            if stat.S_ISDIR(mode):
+            found = os.fstat(file)
+            if stat.S_ISDIR(found.st_mode):
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-            if not stat.S_ISREG(mode):
+            if not stat.S_ISREG(found.st_mode):
                 raise _no_file(path)
+            if found.st_nlink > 1:
+                raise _another_name(path)
             yield file
         finally:
             os.close(file)
@@ -222,9 +241,50 @@ class FileStorage:
             raise NotFound(f"There is no file at '{self.uri(path)}'.") from exc
 
 
+def _made(name: str, folder: int) -> bool:
+    """Make a folder in an open one; whether it was not there."""
+    try:
+        os.mkdir(name, dir_fd=folder)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _shared(folder: int) -> int:
+    """The mode of an open folder that this process' user shares with a group alone; 0 of any other."""
+    found = os.fstat(folder)
+    mode = stat.S_IMODE(found.st_mode)
+    return mode if mode & stat.S_ISGID and not mode & 0o007 and found.st_uid == os.geteuid() else 0
+
+
+def _pass_on(above: int, made: int) -> None:
+    """Share a folder that was just made as the one above it is. Should another be in its place, that stays as it is."""
+    mode = _shared(above)
+    if mode and os.fstat(made).st_uid == os.geteuid():
+        again = os.open(".", _LIST, dir_fd=made)  # what is open to pass through takes no other mode
+        try:
+            os.fchmod(again, mode)
+        finally:
+            os.close(again)
+
+
+def _share(file: int, folder: int) -> None:
+    """Let the group read a file that was just made in a folder that is shared with it."""
+    if _shared(folder):
+        os.fchmod(file, 0o640)
+
+
 def _over_a_link(path: str) -> InvalidInput:
     return InvalidInput(f"Path '{path}' goes over a symbolic link.", remedy="Put files in its place.")
 
 
 def _no_file(path: str) -> InvalidInput:
     return InvalidInput(f"'{path}' is a pipe, socket or device.", remedy="Put a file in its place.")
+
+
+def _a_folder(path: str) -> InvalidInput:
+    return InvalidInput(f"'{path}' is a folder.", remedy="Move it away: a file goes there.")
+
+
+def _another_name(path: str) -> InvalidInput:
+    return InvalidInput(f"'{path}' is a file with another name elsewhere (a hard link).", remedy="Put a copy there.")

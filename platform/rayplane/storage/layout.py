@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 
+def packages(team: str) -> str:
+    """Folder of a team's code packages."""
+    return f"{team}/packages"
+
+
 def package(team: str, sha256: str) -> str:
     """A code package (zip), content-addressed."""
     return f"{team}/packages/{sha256}.zip"
@@ -24,6 +29,11 @@ def dataset_version(team: str, name: str, version: str) -> str:
 
 
 VERSION_FILE = "_version.json"
+
+
+def jobs(team: str) -> str:
+    """Folder of what a team's jobs leave, a folder each."""
+    return f"{team}/jobs"
 
 
 def job(team: str, uid: str) -> str:

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ import pytest
 
 from rayplane.errors import Conflict, InvalidInput, NotFound
 from rayplane.storage.file import FileStorage
+from tests.support.other_user import run_as_another
 
 
 def test_what_is_appended_is_at_the_end(tmp_path: Path) -> None:
@@ -63,6 +65,7 @@ folder = sys.argv[1]
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], check=True)
 from rayplane.errors import StorageFull
 from rayplane.storage.file import FileStorage
+from tests.support.other_user import run_as_another
 storage = FileStorage(f"file://{folder}")
 storage.append("log", b"kept")
 told = []
@@ -229,3 +232,89 @@ def test_a_link_in_the_place_of_a_folder_is_moved_and_not_followed(tmp_path: Pat
     assert (tmp_path / "root/_archive/growth~1").is_symlink()
     storage.delete("_archive/growth~1")
     assert storage.read("other/file") == b"other's"
+
+
+def test_a_file_with_another_name_elsewhere_is_not_opened(tmp_path: Path) -> None:
+    storage = FileStorage(f"file://{tmp_path}/root")
+    storage.write("growth/jobs/kept", b"")
+    (tmp_path / "secret").write_text("secret")
+    os.link(tmp_path / "secret", tmp_path / "root/growth/jobs/driver.log")
+    for act in (storage.read, lambda path: storage.read_from(path, 0, 9), lambda path: storage.append(path, b"more")):
+        with pytest.raises(InvalidInput, match="another name"):
+            act("growth/jobs/driver.log")
+    assert (tmp_path / "secret").read_text() == "secret"
+    storage.write("growth/jobs/driver.log", b"new")  # in the other's place, which stays as it is
+    assert storage.read("growth/jobs/driver.log") == b"new"
+    assert (tmp_path / "secret").read_text() == "secret"
+
+
+def test_a_folder_in_a_files_place_is_told_and_stays(tmp_path: Path) -> None:
+    storage = FileStorage(f"file://{tmp_path}/root")
+    storage.write("job/record.json/inside", b"")
+    with pytest.raises(InvalidInput, match="is a folder"):
+        storage.write("job/record.json", b"{}")
+    assert os.listdir(tmp_path / "root/job") == ["record.json"]
+
+
+def test_a_root_that_may_be_passed_but_not_listed_is_enough_for_a_teams_own_folder() -> None:
+    with tempfile.TemporaryDirectory(prefix="rp-test-", dir="/tmp") as name:
+        root = Path(name)
+        (root / "growth").mkdir()
+        (root / "growth").chmod(0o777)
+        root.chmod(0o311)
+
+        def act() -> None:
+            storage = FileStorage(f"file://{root}")
+            storage.write("growth/datasets/one", b"1")
+            storage.append("growth/datasets/one", b"2")
+            assert storage.read("growth/datasets/one") == b"12"
+            assert list(storage.list("growth/datasets")) == ["one"]
+            assert storage.exists("growth/datasets")
+            with pytest.raises(PermissionError):
+                list(storage.list(""))
+            storage.delete("growth/datasets")
+
+        try:
+            run_as_another(act)
+        finally:
+            root.chmod(0o700)
+        assert os.listdir(root / "growth") == []
+
+
+def test_what_is_made_in_a_folder_that_is_shared_with_a_group_is_the_groups_to_read(tmp_path: Path) -> None:
+    storage = FileStorage(f"file://{tmp_path}/root")
+    storage.write("growth/kept", b"")
+    storage.write("other/kept", b"")
+    (tmp_path / "root/growth").chmod(0o3770)
+    before = os.umask(0o077)
+    try:
+        storage.write("growth/jobs/one/record.json", b"{}")
+        storage.append("growth/jobs/one/driver.log", b"words")
+        storage.write("other/jobs/one/record.json", b"{}")
+    finally:
+        os.umask(before)
+    assert _modes(tmp_path / "root/growth/jobs") == {
+        "": 0o3770,
+        "one": 0o3770,
+        "one/driver.log": 0o640,
+        "one/record.json": 0o640,
+    }
+    assert _modes(tmp_path / "root/other/jobs") == {"": 0o700, "one": 0o700, "one/record.json": 0o600}
+
+
+def test_a_folder_that_all_may_read_is_passed_on_to_none(tmp_path: Path) -> None:
+    storage = FileStorage(f"file://{tmp_path}/root")
+    storage.write("growth/kept", b"")
+    (tmp_path / "root/growth").chmod(0o2775)
+    before = os.umask(0o022)
+    try:
+        storage.write("growth/jobs/record.json", b"{}")
+    finally:
+        os.umask(before)
+    assert _modes(tmp_path / "root/growth/jobs") == {"": 0o2755, "record.json": 0o644}
+
+
+def _modes(folder: Path) -> dict[str, int]:
+    """The mode of a folder (its name: empty) and of all that is in it."""
+    found = [folder, *folder.rglob("*")]
+    return {str(path.relative_to(folder)).removeprefix("."): path.stat().st_mode & 0o7777 for path in found}

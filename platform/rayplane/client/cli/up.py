@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from rayplane.settings import Home
 
 
+_USERS = {False: "the platform's own user", True: "a Unix user of each team"}
+
+
 def up(
     port: Annotated[
         int | None,
@@ -64,6 +67,7 @@ def _print_where(found: PlatformView, output: Format | None) -> None:
             ["Prometheus", found.prometheus_url or "not installed"],
             ["token", found.token_path],
             ["home", found.home],
+            ["clusters run as", _USERS[found.local_users]],
         ],
     )
 
@@ -108,4 +112,4 @@ def _print(found: PlatformView) -> None:
     for process in found.processes:
         if process.message:
             note(f"{process.name}: {process.message}")
-    note(f"the platform in {found.home} is {found.state}")
+    note(f"the platform in {found.home} is {found.state}; its clusters run as {_USERS[found.local_users]}")

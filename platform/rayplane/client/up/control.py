@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TextIO
 
-from rayplane import processes
+from rayplane import local_users, processes
 from rayplane.client.up import configuration, credentials, health, logs, plan, ports, room, tools
 from rayplane.client.up.room import Say
 from rayplane.client.up.state import (
@@ -43,10 +43,11 @@ def up(settings: GatewaySettings, *, say: Say, timeout: float = 240.0) -> Platfo
 
     Adopts what an earlier supervisor left healthy, cleans the rest. Where it fails, nothing stays that was not there
     before. Raises PortTaken, StorageFull, InvalidInput (home, settings), Unsupported (packages), Conflict (it runs on
-    another port than the one asked for), Unavailable or Timeout (a child does not come up).
+    another port or with other users than it should), Unavailable or Timeout (a child does not come up).
     """
     home = settings.home_paths
     tools.require_packages()
+    local_users.require(settings)
     room.prepare(home)
     with room.locked(home, say, timeout=timeout), room.explained(home.path):
         nothing_before = not processes.marked(home.id)
@@ -94,6 +95,7 @@ def _up(settings: GatewaySettings, home: Home, say: Say, deadline: float) -> Non
             state, supervisor = _launch(settings, home, say)
         else:
             _require_same_port(settings, state)
+            _require_same_users(settings, home, state.local_users)
         try:
             _wait(home, supervisor, _names(state), say, deadline)
         except PortTaken as exc:
@@ -110,7 +112,11 @@ def _up(settings: GatewaySettings, home: Home, say: Say, deadline: float) -> Non
 
 def _launch(settings: GatewaySettings, home: Home, say: Say) -> tuple[PlatformState, ProcessRecord]:
     """Choose ports, write secrets and configuration, start the supervisor."""
+    _require_same_users(settings, home, settings.local_users)
     _clean_remains(home)
+    given = local_users.prepare(settings)
+    if given:
+        say(f"the files of {', '.join(given)} in the storage root become those of each team's own user")
     binary = tools.find("prometheus")
     if binary is None:
         say(NOT_FOUND)
@@ -175,6 +181,7 @@ def _choose(settings: GatewaySettings, home: Home, *, with_prometheus: bool) -> 
         prometheus_url=plan.local_url("127.0.0.1", chosen[plan.PROMETHEUS]) if with_prometheus else None,
         ports=chosen,
         pinned=sorted(required),
+        local_users=settings.local_users,
     )
 
 
@@ -190,6 +197,21 @@ def _require_same_port(settings: GatewaySettings, state: PlatformState) -> None:
             f"The platform runs already, its gateway on port {has}, not {wanted}.",
             remedy="Run 'rayplane down' first, or leave the port out.",
         )
+
+
+def _require_same_users(settings: GatewaySettings, home: Home, running: bool) -> None:
+    """Raise Conflict if the platform that runs, or a cluster of it, was started with the other setting of users."""
+    wanted = settings.local_users
+    heads = [head for head in cluster_records(home) if processes.alive(head)]
+    others = [f"{head.team}/{head.cluster}" for head in heads if (head.user is not None) != wanted]
+    if running == wanted and not others:
+        return
+    which = f"cluster {', '.join(others)} runs" if others else "it runs"
+    how = "as the platform's user" if wanted else "as a user of its team"
+    raise Conflict(
+        f"RAYPLANE_LOCAL_USERS is {str(wanted).lower()} now, and {which} {how}.",
+        remedy="Run 'rayplane down' first, which ends what runs on the clusters; 'rayplane up' starts them anew.",
+    )
 
 
 def _wait(home: Home, supervisor: ProcessRecord, names: Sequence[str], say: Say, deadline: float) -> None:
@@ -261,6 +283,7 @@ def _end(home: Home, say: Say) -> list[str]:
     processes.stop_marked(home.id, grace=10)
     for head in cluster_records(home):
         processes.stop(head, grace=10)  # what a head that had died before left in its session
+    _end_users(home, say)
     for folder in (home.processes / "clusters", home.processes):
         for record in folder.glob("*.json"):
             record.unlink(missing_ok=True)
@@ -268,6 +291,17 @@ def _end(home: Home, say: Say) -> list[str]:
     for path in _temporary_folders(home):
         shutil.rmtree(path, ignore_errors=True)  # what another user made in it is not ours to remove
     return stopped
+
+
+def _end_users(home: Home, say: Say) -> None:
+    """End what still runs as the user of a team: it hid from its cluster's end."""
+    try:
+        users = [known.number for known in local_users.read(home).teams.values()]
+    except Unavailable as exc:  # 'down' gets past whatever is damaged
+        say(str(exc))
+        return
+    if os.geteuid() == 0:
+        processes.stop_pids(lambda: processes.of_users(users), grace=0)
 
 
 def _temporary_folders(home: Home) -> list[Path]:

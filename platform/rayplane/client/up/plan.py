@@ -83,6 +83,7 @@ def _gateway(settings: GatewaySettings, home: Home, state: PlatformState) -> Chi
         "RAYPLANE_HOST": settings.host,
         "RAYPLANE_PORT": str(port),
         "RAYPLANE_PUBLIC_URL": state.gateway_url,
+        "RAYPLANE_LOCAL_USERS": json.dumps(settings.local_users),
         "RAYPLANE_MLFLOW_URL": state.mlflow_url,
         "RAYPLANE_MLFLOW_ADMIN_PATH": str(credentials.of(home).mlflow_admin),
     }

@@ -28,6 +28,8 @@ class PlatformState(BaseModel):
     ports: dict[str, int] = Field(default_factory=dict)
     pinned: list[str] = Field(default_factory=list)
     """Names of the ports that the user asked for."""
+    local_users: bool = False
+    """Whether each team's clusters run as a Unix user of that team."""
 
 
 class ChildReport(BaseModel):

@@ -35,6 +35,8 @@ class PlatformView(BaseModel):
     mlflow_url: str | None = None
     prometheus_url: str | None = None
     token_path: str
+    local_users: bool = False
+    """Whether each team's clusters run as a Unix user of that team, as of the last `up`."""
     processes: list[ProcessView] = Field(default_factory=list)
 
 
@@ -58,6 +60,7 @@ def look(home: Home) -> PlatformView:
         mlflow_url=state.mlflow_url if state else None,
         prometheus_url=state.prometheus_url if state else None,
         token_path=str(home.token),
+        local_users=state.local_users if state else False,
         processes=found,
     )
 

@@ -50,6 +50,8 @@ class Info(BaseModel):
     mlflow_url: str | None
     prometheus_url: str | None
     storage_root: str
+    local_users: bool
+    """Whether each team has a Unix user of its own on the backend ``local``; else its jobs run as the platform's."""
     environment: Environment | None
     """What a cluster of the default backend runs; null if that can't be known before it does."""
     principal: Who
@@ -89,6 +91,7 @@ def info(caller: Caller, here: Here) -> Info:
         mlflow_url=here.settings.mlflow_url,
         prometheus_url=here.settings.prometheus_url,
         storage_root=here.settings.root_uri,
+        local_users=here.settings.local_users,
         environment=default_environment(here),
         principal=Who(name=caller.name, role=caller.role, team=caller.team),
     )

@@ -21,9 +21,9 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from rayplane import processes
+from rayplane import local_users, processes
 from rayplane.errors import RayplaneError, Unauthenticated, Unavailable, Unsupported
-from rayplane.gateway.backends import local_environment, local_head
+from rayplane.gateway.backends import local_environment, local_head, local_teams
 from rayplane.gateway.backends.base import (
     Capability,
     ClusterRef,
@@ -34,7 +34,8 @@ from rayplane.gateway.backends.base import (
     SharedNodesOnly,
     TeamRef,
 )
-from rayplane.gateway.backends.local_head import HeadRecord
+from rayplane.gateway.backends.local_head import Folders, HeadRecord
+from rayplane.gateway.backends.local_teams import LocalTeams
 from rayplane.gateway.ray_rest import RayRest
 from rayplane.nouns.base import utcnow
 from rayplane.nouns.cluster import ClusterSpec, Endpoint
@@ -54,7 +55,10 @@ _SHM = "/dev/shm"  # noqa: S108  where Ray keeps its object store
 
 
 class LocalBackend(SharedNodesOnly):
-    """Ray heads as processes of this host. One node each; cores are logical."""
+    """Ray heads as processes of this host. One node each; cores are logical.
+
+    With RAYPLANE_LOCAL_USERS each team has a place: a Unix user, whose processes they are, and its folder.
+    """
 
     name = "local"
     capabilities: frozenset[Capability] = frozenset(
@@ -62,7 +66,14 @@ class LocalBackend(SharedNodesOnly):
     )
 
     def __init__(self, settings: GatewaySettings) -> None:
+        local_users.require(settings)
         self._home = settings.home_paths
+        self._teams: LocalTeams | None = None
+        if settings.local_users:
+            self._teams = LocalTeams(settings)
+            self.capabilities |= {Capability.TEAM}
+        self._spawning = threading.Lock()
+        """Held while a head is started and recorded, and while what is left of a user is sought."""
         self._warm = settings.warm_processes
         self._records = self._home.processes / "clusters"
         self._lock = threading.Lock()
@@ -118,6 +129,9 @@ class LocalBackend(SharedNodesOnly):
             return self._seen(ref, "failed", "HeadDied", f"The Ray head of '{ref}' ended. {_last_words(record)}")
         if not record.ports:
             return self._seen(ref, "failed", "Unrecorded", f"The start of '{ref}' was interrupted.")
+        if self._is_of_another_setting(record):
+            message = f"The Ray head of '{ref}' runs as another user than RAYPLANE_LOCAL_USERS asks for."
+            return self._seen(ref, "failed", "WrongUser", message)
         return self._probe(ref, spec, record)
 
     def evidence(self, ref: ClusterRef) -> list[Evidence]:
@@ -132,7 +146,8 @@ class LocalBackend(SharedNodesOnly):
                 remedy="Leave 'workers' out: a local cluster is one node.",
             )
         record = self._record(ref.uid)
-        if record is not None and record.ports and processes.alive(record):
+        runs = record is not None and record.ports and processes.alive(record)
+        if record is not None and runs and not self._is_of_another_setting(record):
             return
         self._begin(ref, "start", lambda: self._start(ref, launch))
 
@@ -145,12 +160,20 @@ class LocalBackend(SharedNodesOnly):
         self._begin(ref, "delete", lambda: self._remove(ref))
 
     def ensure_team(self, team: TeamRef, spec: TeamSpec) -> str:
-        """Raises Unsupported: all teams share this host."""
-        raise _no_places(team)
+        """Give the team its user and its folder. Raises Unsupported where all run as the platform's user."""
+        if self._teams is None:
+            raise _no_places(team)
+        self._teams.ensure(team)
+        return ""
 
     def delete_team(self, team: TeamRef) -> str:
-        """Raises Unsupported."""
-        raise _no_places(team)
+        """End what runs as the team's user, who is nobody's then. Raises Unsupported as ``ensure_team`` does."""
+        if self._teams is None:
+            raise _no_places(team)
+        number = self._teams.delete(team)
+        if number is not None:
+            self._end_user(number)
+        return ""
 
     def subscribe(self, changed: Callable[[str], None]) -> None:
         """Raises Unsupported: heads are looked at."""
@@ -188,62 +211,72 @@ class LocalBackend(SharedNodesOnly):
             work.done = True
 
     def _start(self, ref: ClusterRef, launch: LaunchContext) -> None:
-        folder = local_head.temp_dir(self._home.id, ref.uid)
-        warm = local_head.warm_folder(self._home.id, ref.uid)
+        folders = local_head.folders(self._home.id, ref.uid, self._user(ref))
         # A head that was killed leaves agents and workers behind; they must be gone before another begins.
         self._stop(ref)
-        _remove_tree(folder)
-        _remove_tree(warm)
+        self._clear(ref)
         token_path = self._token_path(ref.uid)
         if not token_path.exists():
             write_secret(token_path, secrets.token_hex(32))
         attempt = self._attempts[ref.uid] = self._attempts.get(ref.uid, -1) + 1
         ports = local_head.choose_ports(ref.uid, attempt=attempt, taken=self._taken(ref.uid), is_free=_is_free)
         store_bytes, slow = local_head.object_store(launch.size.memory, shutil.disk_usage(_SHM).free)
-        folder.mkdir(mode=0o700, parents=True)
-        if self._warm:
-            warm.mkdir(mode=0o700)
+        secret_paths = self._make_folders(ref, folders, launch, token_path)
         head_log = self._log(ref.uid)
         if head_log.exists():
             head_log.replace(head_log.with_suffix(".previous.log"))
-        secret_paths = {}
-        for variable, text in launch.secrets.items():
-            path = secret_paths[variable] = self._secret_path(ref.uid, variable)
-            write_secret(path, text)
-        record = processes.start(
-            ref.uid,
-            local_head.command(ports, launch, folder, store_bytes, warm=warm if self._warm else None),
-            mark=local_head.mark(self._home.id, ref.uid),
-            log=head_log,
-            records=self._records,
-            env=local_head.environment(
-                ports,
-                launch,
-                {**secret_paths, "RAY_AUTH_TOKEN_PATH": token_path},
-                slow_store=slow,
-                inherited=os.environ,
-                cores=os.cpu_count() or 1,
-            ),
-            port=ports["dashboard"],
-            cwd=folder,
-        )
+        with self._spawning:
+            record = processes.start(
+                ref.uid,
+                local_head.command(ports, launch, folders.ray, store_bytes, warm=folders.warm if self._warm else None),
+                mark=local_head.mark(self._home.id, ref.uid),
+                log=head_log,
+                records=self._records,
+                env=local_head.environment(
+                    ports,
+                    launch,
+                    secret_paths,
+                    slow_store=slow,
+                    inherited={**os.environ, **folders.variables(ref.team)},
+                    cores=os.cpu_count() or 1,
+                ),
+                port=ports["dashboard"],
+                cwd=folders.ray,
+                user=folders.user,
+            )
         head = HeadRecord(
             **record.model_dump(),
             team=ref.team,
             cluster=ref.name,
             ports=ports,
-            temp_dir=str(folder),
+            temp_dir=str(folders.ray),
             token_path=str(token_path),
             launched_at=processes.started_at(record).timestamp(),
             size=launch.size,
         )
         processes.save(head, self._records)
-        log.info("started the Ray head of %s", ref, extra={"pid": head.pid, "temp_dir": str(folder)})
+        log.info("started the Ray head of %s", ref, extra={"pid": head.pid, "temp_dir": str(folders.ray)})
+
+    def _make_folders(
+        self, ref: ClusterRef, folders: Folders, launch: LaunchContext, token_path: Path
+    ) -> dict[str, Path]:
+        """Make the cluster's folders and secret files; variable -> the file that its processes read."""
+        if folders.user is not None:
+            texts = {**launch.secrets, "RAY_AUTH_TOKEN_PATH": read_secret(token_path)}
+            local_teams.make_folders(folders, texts)
+            return {variable: folders.secrets / variable for variable in texts}
+        folders.ray.mkdir(mode=0o700, parents=True)
+        if self._warm:
+            folders.warm.mkdir(mode=0o700)
+        paths = {"RAY_AUTH_TOKEN_PATH": token_path}
+        for variable, text in launch.secrets.items():
+            path = paths[variable] = self._secret_path(ref.uid, variable)
+            write_secret(path, text)
+        return paths
 
     def _remove(self, ref: ClusterRef) -> None:
         self._stop(ref)
-        _remove_tree(local_head.temp_dir(self._home.id, ref.uid))
-        _remove_tree(local_head.warm_folder(self._home.id, ref.uid))
+        self._clear(ref)
         for path in self._token_path(ref.uid).parent.glob(f"{ref.uid}.*"):
             path.unlink(missing_ok=True)
         head_log = self._log(ref.uid)
@@ -258,10 +291,42 @@ class LocalBackend(SharedNodesOnly):
             processes.stop(record, grace=_GRACE)
             self._note_end(ref, record)
         processes.stop_marked(local_head.mark(self._home.id, ref.uid), grace=_GRACE)
+        if record is not None and record.user is not None:
+            self._end_user(record.user)
+
+    def _end_user(self, user: int) -> None:
+        """End what still runs as a user of whom no head is left: it may have hidden from its cluster's end."""
+        with self._spawning:
+            heads = [record for path in self._records.glob("*.json") if (record := self._record(path.stem)) is not None]
+            if not any(head.user == user and processes.alive(head) for head in heads):
+                processes.stop_pids(lambda: processes.of_users([user]), grace=0)
+
+    def _is_of_another_setting(self, record: HeadRecord) -> bool:
+        """Whether it was started as the platform's user where teams have theirs, or the other way round."""
+        return (record.user is None) != (self._teams is None)
+
+    def _clear(self, ref: ClusterRef) -> None:
+        for folder in local_head.remains(self._home.id, ref.uid):
+            _remove_tree(folder)
+
+    def _user(self, ref: ClusterRef) -> int | None:
+        """The user that the cluster runs as; None: this process'. Raises Unavailable before the team has its place."""
+        if self._teams is None:
+            return None
+        number = self._teams.number(ref.team)
+        if number is None:
+            raise Unavailable(
+                f"Team '{ref.team}' has no Unix user yet, as which '{ref}' is to run.",
+                remedy="It gets one when it is onboarded: see 'rayplane team get'.",
+            )
+        return number
 
     def _probe(self, ref: ClusterRef, spec: ClusterSpec, record: HeadRecord) -> Observation:
         incarnation = local_head.incarnation(record)
         endpoint = _endpoint(record)
+        strangers = self._strangers(record)
+        if strangers:
+            return self._seen(ref, "starting", "PortTaken", strangers, incarnation)
         try:
             self._client(endpoint, incarnation).version()
         except Unauthenticated as exc:
@@ -274,6 +339,15 @@ class LocalBackend(SharedNodesOnly):
             endpoint=endpoint,
             environment=self.environment(spec),
         )
+
+    @staticmethod
+    def _strangers(record: HeadRecord) -> str:
+        """Who else listens where the head should, so that its token is shown to nobody else; empty if none does."""
+        if record.user is None:
+            return ""
+        port = record.ports["dashboard"]
+        others = sorted(processes.listening(port, local_head.NODE_ADDRESS) - {record.user})
+        return f"Port {port} of its dashboard is user {others[0]}'s, not user {record.user}'s." if others else ""
 
     def _seen(
         self, ref: ClusterRef, phase: Phase, reason: str = "", message: str = "", incarnation: str | None = None

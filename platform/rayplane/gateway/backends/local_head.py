@@ -8,6 +8,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -56,6 +57,45 @@ class HeadRecord(ProcessRecord):
     """What it was given."""
 
 
+@dataclass(frozen=True)
+class Folders:
+    """Where the files of one cluster are while it is up, and whose."""
+
+    ray: Path
+    """Ray's temporary folder."""
+    warm: Path
+    """That of its warm processes."""
+    user: int | None = None
+    """The number of the team's user, who alone may enter ``top``; None: all is the platform's own."""
+
+    @property
+    def top(self) -> Path:
+        """With a user: the folder that all others are in."""
+        return self.ray.parent
+
+    @property
+    def home(self) -> Path:
+        """With a user: what its processes take for their home."""
+        return self.top / "h"
+
+    @property
+    def temporary(self) -> Path:
+        """With a user: where its processes put temporary files."""
+        return self.top / "t"
+
+    @property
+    def secrets(self) -> Path:
+        """With a user: its copies of what is told by the path of a file."""
+        return self.top / "s"
+
+    def variables(self, team: str) -> dict[str, str]:
+        """What tells the processes of a user, whom the host has no entry for, who and where they are."""
+        if self.user is None:
+            return {}
+        name = f"rayplane-{team}"
+        return {"HOME": str(self.home), "TMPDIR": str(self.temporary), "USER": name, "LOGNAME": name}
+
+
 def incarnation(record: ProcessRecord) -> str:
     """What tells this head from any other."""
     return f"{record.pid}-{record.started}"
@@ -94,6 +134,24 @@ def warm_folder(home_id: str, uid: str) -> Path:
     """Where a cluster's warm processes have their socket: beside Ray's folder, which Ray opens to all users."""
     folder = temp_dir(home_id, uid)
     return folder.with_name(f"{folder.name}-w")
+
+
+def folders(home_id: str, uid: str, user: int | None = None) -> Folders:
+    """A cluster's folders: those of a user all in one that is the user's alone."""
+    plain = temp_dir(home_id, uid)
+    if user is None:
+        return Folders(ray=plain, warm=warm_folder(home_id, uid))
+    shared, _, own = plain.name.rpartition("-")
+    top = plain.with_name(f"{shared}-u") / own
+    if len(str(top / "r")) > _LONGEST_FOLDER:
+        top = Path("/tmp", *top.parts[-2:])  # noqa: S108  no shorter one exists
+    return Folders(ray=top / "r", warm=top / "w", user=user)
+
+
+def remains(home_id: str, uid: str) -> list[Path]:
+    """Every folder that a cluster may have left, whoever it ran as."""
+    plain = folders(home_id, uid)
+    return [plain.ray, plain.warm, folders(home_id, uid, user=0).top]
 
 
 def choose_ports(uid: str, *, attempt: int, taken: Collection[int], is_free: Callable[[int], bool]) -> dict[str, int]:

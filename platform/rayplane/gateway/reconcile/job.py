@@ -220,6 +220,7 @@ class JobReconciler:
             if look.spec.nodes is None:
                 self._resume_run(look, attempt)
                 self._stop_lost(look, attempt, sight.ray)
+                self._begin_log(look)
             sight.ray.submit(
                 submission.entrypoint,
                 attempt.submission_id,
@@ -235,6 +236,12 @@ class JobReconciler:
         except NotFound as exc:
             return self._end_attempt(look, attempt, End("Failed", f"The job's code package is gone: {exc}"))
         return self._pause(look, attempt)
+
+    def _begin_log(self, look: Look) -> None:
+        """Make the job's log, and so its folder, before the job can: who owns a folder may replace what is in it."""
+        path = layout.job_log(look.team, look.uid)
+        if self._platform.settings.local_users and not self._platform.storage.exists(path):
+            self._platform.storage.append(path, b"")
 
     def _stop_lost(self, look: Look, attempt: Attempt, ray: RayRest) -> None:
         """Stop earlier attempts that were taken for lost while their head, which is this one, only did not answer."""

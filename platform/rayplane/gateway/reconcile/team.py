@@ -8,7 +8,7 @@ from rayplane.gateway.backends.base import Backend, Capability, TeamRef
 from rayplane.gateway.mlflow_rest import MlflowRest
 from rayplane.gateway.reconcile.status import editing
 from rayplane.gateway.reconcile.team_credentials import credentials
-from rayplane.gateway.reconcile.team_deletion import UNDER_WAY, TeamDeletion
+from rayplane.gateway.reconcile.team_deletion import UNDER_WAY, TeamDeletion, take_away
 from rayplane.gateway.store.objects import NO_CLUSTER
 from rayplane.gateway.usecases.platform import Platform, project_of, team_spec, workspace_of
 from rayplane.gateway.usecases.team import own_names
@@ -46,7 +46,7 @@ class TeamReconciler:
         for name in places:
             backend = self._backends(name)
             # A place that nothing of the team needs any more goes.
-            places[name] = backend.ensure_team(ref, spec) if name in wanted else backend.delete_team(ref)
+            places[name] = backend.ensure_team(ref, spec) if name in wanted else take_away(backend, ref)
         kept = {name: rest for name, rest in places.items() if name in wanted or rest}
         lacking = [kept[name] for name in wanted if kept[name]]
         with editing(self._platform.store, obj.metadata.uid, TeamStatus) as status:

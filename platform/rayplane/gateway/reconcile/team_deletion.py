@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rayplane.errors import Conflict, NotFound
 from rayplane.gateway.admission.roles import SYSTEM
-from rayplane.gateway.backends.base import Backend, TeamRef
+from rayplane.gateway.backends.base import Backend, Capability, TeamRef
 from rayplane.gateway.mlflow_rest import MlflowRest
 from rayplane.gateway.reconcile.status import editing
 from rayplane.gateway.reconcile.team_credentials import files_of, user_in, user_of
@@ -55,7 +55,7 @@ class TeamDeletion:
 
     def _places_left(self, team: Object, status: TeamStatus) -> dict[str, str]:
         ref = TeamRef(team.metadata.name, team.metadata.uid)
-        left = {name: rest for name in status.places if (rest := self._backends(name).delete_team(ref))}
+        left = {name: rest for name in status.places if (rest := take_away(self._backends(name), ref))}
         if left:
             generation = team.metadata.generation
             with editing(self._platform.store, team.metadata.uid, TeamStatus) as now:
@@ -117,3 +117,8 @@ class TeamDeletion:
             store.remove(uid)
             if purge:
                 store.purge(archived, uid)
+
+
+def take_away(backend: Backend, team: TeamRef) -> str:
+    """What is left of the team's place. Nothing where the backend keeps no places any more: its settings may change."""
+    return backend.delete_team(team) if Capability.TEAM in backend.capabilities else ""

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from rayplane import processes
+from rayplane import local_users, processes
 from rayplane.client.up import control, state, tools, view
-from rayplane.errors import Failed, PortTaken, Unsupported
+from rayplane.errors import Conflict, Failed, InvalidInput, PortTaken, Unsupported
 from rayplane.processes import ProcessRecord
 from rayplane.settings import GatewaySettings, Home
 
@@ -239,3 +239,45 @@ def test_a_child_whose_port_another_process_took_first_counts_no_restart_on_its_
     control.up(GatewaySettings(home=home.path), say=lines.append)
     assert any("Other ports are chosen" in line for line in lines)
     assert state.read_report(home).children["gateway"].restarts == 0
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_up_with_the_other_setting_of_users_names_the_clusters_that_run_and_starts_nothing(
+    home: Home, monkeypatch: pytest.MonkeyPatch, wanted: bool
+) -> None:
+    monkeypatch.setattr(local_users, "require", lambda _: None)
+    records = home.processes / "clusters"
+    for name, user in (("one", None if wanted else 61200), ("two", 61201 if wanted else None)):
+        record = sleeper(home, name, records=records)
+        head = view.ClusterRecord(**{**record.model_dump(), "team": "growth", "cluster": name, "user": user})
+        processes.save(head, records)
+    with pytest.raises(Conflict, match="cluster growth/one runs") as refusal:
+        control.up(GatewaySettings(home=home.path, local_users=wanted), say=quiet)
+    assert "'rayplane down' first" in (refusal.value.remedy or "")
+    assert not home.state.exists()
+    assert len(processes.marked(home.id)) == 2
+
+
+def test_a_platform_that_runs_keeps_its_setting_of_users(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_users, "require", lambda _: None)
+    sleeper(home, "supervisor")
+    state.write_state(home, state.PlatformState(home=str(home.path), gateway_url="http://x", mlflow_url="http://y"))
+    with pytest.raises(Conflict, match="RAYPLANE_LOCAL_USERS is true now, and it runs as the platform's user"):
+        control.up(GatewaySettings(home=home.path, local_users=True), say=quiet)
+    assert view.look(home).local_users is False
+
+
+def test_up_with_users_that_is_not_roots_is_refused_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(InvalidInput, match="RAYPLANE_LOCAL_USERS"):
+        control.up(GatewaySettings(home=tmp_path / "new", local_users=True), say=quiet)
+    assert not (tmp_path / "new").exists()
+
+
+def test_down_gets_past_a_damaged_list_of_users(home: Home) -> None:
+    home.local_users.write_text("{")
+    said: list[str] = []
+    control.down(home, say=said.append)
+    assert "is damaged" in " ".join(said)

@@ -427,6 +427,7 @@ def test_info_tells_versions_urls_and_who_asks(api: TestClient) -> None:
     assert info["api_version"] == 1
     assert info["principal"]["role"] == "admin"
     assert info["environment"]["ray"]
+    assert info["local_users"] is False
 
 
 def test_the_schema_names_every_noun_and_its_real_fields(api: TestClient) -> None:

@@ -478,3 +478,24 @@ def test_a_job_that_ends_does_not_wait_for_the_next_look_at_its_log(
     ray.log, ray.status = "all of it\n", "SUCCEEDED"
     assert bench.end(job).phase == "Succeeded"
     assert bench.world.platform.storage.read(layout.job_log(TEAM, job.metadata.uid)) == b"all of it\n"
+
+
+@pytest.mark.parametrize("users", [True, False])
+def test_where_teams_have_users_the_log_is_made_before_the_job_can_make_its_folder(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, users: bool
+) -> None:
+    monkeypatch.setattr(bench.world.settings, "local_users", users)
+    job = bench.world.job()
+    path, there = layout.job_log(TEAM, job.metadata.uid), []
+    submit = bench.world.ray.submit
+
+    def submitted(*arguments: object, **more: object) -> object:
+        there.append(bench.world.platform.storage.exists(path))
+        return submit(*arguments, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(bench.world.ray, "submit", submitted)
+    ray = bench.run(job)
+    assert there == [users]
+    ray.log, ray.status = "hello\n", "SUCCEEDED"
+    assert bench.end(job).phase == "Succeeded"
+    assert bench.world.log(job) == "hello\n"

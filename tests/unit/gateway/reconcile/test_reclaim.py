@@ -590,3 +590,18 @@ def test_a_ray_of_somebody_elses_that_does_not_answer_once_keeps_its_jobs(
         patch.setattr(backend, "observe", lambda ref, spec: silent)
         bench.pass_time(120)
         assert (bench.status.phase, bench.status.incarnation) == ("Failed", None)
+
+
+@pytest.mark.parametrize("deleted", [True, False])
+def test_a_place_on_a_backend_that_keeps_none_any_more_is_forgotten(tmp_path: Path, deleted: bool) -> None:
+    world, reconciler, team, _ = team_bench(tmp_path)
+    reconciler.reconcile(world.get(team))
+    assert world.status(team)["places"] == {"local": ""}
+    world.backend.capabilities -= {Capability.TEAM}
+    if deleted:
+        world.store.mark_deleted(team.metadata.uid)
+    assert reconciler.reconcile(world.get(team)) is None
+    if deleted:
+        assert world.store.count("Team") == 0
+    else:
+        assert (world.status(team)["phase"], world.status(team)["places"]) == ("Ready", {})

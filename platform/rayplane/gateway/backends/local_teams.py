@@ -1,0 +1,198 @@
+"""The place of each team on this host, where each has a Unix user: its number, its folder, its clusters' folders."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import logging
+import os
+import pwd
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from rayplane import local_users
+from rayplane.errors import Unavailable
+from rayplane.gateway.backends.base import TeamRef
+from rayplane.gateway.backends.local_head import Folders
+from rayplane.local_users import Numbered, Numbers
+from rayplane.settings import GatewaySettings, write_secret
+from rayplane.storage import layout
+
+log = logging.getLogger(__name__)
+
+_PACKAGES, _JOBS = (Path(path).name for path in (layout.packages(""), layout.jobs("")))
+_KEPT = tuple(Path(path).name for path in (layout.job_log("", ""), layout.job_record("", "")))
+"""What the platform writes into a job's folder."""
+_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class LocalTeams:
+    """The teams' users of one home. Thread-safe, and safe with another process on the same home."""
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        root = local_users.storage_folder(settings)
+        assert root is not None  # as local_users.require asks
+        self._root = root
+        self._home = settings.home_paths
+        self._first, self._last = settings.local_user_ids
+
+    def ensure(self, team: TeamRef) -> None:
+        """Give the team a number and its folder. Raises Unavailable where no number is left."""
+        with self._locked() as numbers:
+            for uid, known in numbers.teams.items():
+                known.gone = known.gone or (known.team == team.name and uid != team.uid)
+            if team.uid not in numbers.teams:
+                number = self._choose(team, {known.number for known in numbers.teams.values()})
+                numbers.teams[team.uid] = Numbered(team=team.name, number=number)
+            mine = numbers.teams[team.uid]
+            mine.gone = False
+            former = {known.number: uid for uid, known in numbers.teams.items() if uid != team.uid}
+        self._give_folder(team, mine.number, former)
+
+    def delete(self, team: TeamRef) -> int | None:
+        """Take the number out of use; which it was. No other team gets it, and the team's files stay where they are."""
+        with self._locked() as numbers:
+            known = numbers.teams.get(team.uid)
+            if known is None:
+                return None
+            known.gone = True
+            return known.number
+
+    def number(self, team: str) -> int | None:
+        """The number of the team of that name that there is now."""
+        found = [
+            known.number
+            for known in local_users.read(self._home).teams.values()
+            if known.team == team and not known.gone
+        ]
+        return found[0] if found else None
+
+    def _give_folder(self, team: TeamRef, number: int, former: Mapping[int, str]) -> None:
+        """Make the team's folder, or make one that is there the team's; one of an earlier team is put aside."""
+        folder = self._root / team.name
+        self._root.mkdir(parents=True, exist_ok=True, mode=0o711)
+        with suppress(FileNotFoundError):
+            found = folder.stat(follow_symlinks=False)
+            if local_users.is_given(found) and found.st_gid == number:
+                return
+            if found.st_gid in former:
+                aside = self._root / f"{team.name}.{former[found.st_gid]}"
+                folder.rename(aside)
+                os.chown(aside, 0, 0)
+                aside.chmod(0o700)
+                log.warning("the files of an earlier team %s are in %s now", team, aside)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        known = sorted(entry.name for entry in os.scandir(folder))
+        for name in (_PACKAGES, _JOBS):
+            (folder / name).mkdir(mode=0o700, exist_ok=True)
+        descriptor = os.open(folder, _OPEN | os.O_DIRECTORY)
+        try:
+            for name in os.listdir(descriptor):
+                _give(descriptor, (name,), number)
+            # Last: what is there by now shows that all below it is done.
+            os.fchown(descriptor, 0, number)
+            os.fchmod(descriptor, local_users.TEAM_FOLDER)
+        finally:
+            os.close(descriptor)
+        if known:
+            log.info("%s of team %s belong to user %d now", ", ".join(known), team, number)
+
+    def _choose(self, team: TeamRef, taken: set[int]) -> int:
+        size = self._last - self._first + 1
+        start = int(hashlib.sha256(f"{self._home.local_users}/{team.uid}".encode()).hexdigest(), 16)
+        for step in range(size):
+            number = self._first + (start + step) % size
+            if number not in taken and not _is_named(number):
+                return number
+        raise Unavailable(
+            f"Team '{team}' gets no Unix user: all numbers from {self._first} to {self._last} are or were another's.",
+            remedy="Widen RAYPLANE_LOCAL_USER_IDS.",
+        )
+
+    @contextmanager
+    def _locked(self) -> Iterator[Numbers]:
+        with self._home.local_users.with_suffix(".lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            numbers = local_users.read(self._home)
+            before = numbers.model_dump_json(indent=1)
+            yield numbers
+            after = numbers.model_dump_json(indent=1)
+            if after != before:
+                write_secret(self._home.local_users, after)
+
+
+def make_folders(folders: Folders, secrets: Mapping[str, str]) -> None:
+    """Make what a cluster has for itself alone, its user's: folders for Ray, warm processes, HOME, TMPDIR, secrets.
+
+    Until all is there only root can enter it.
+    """
+    assert folders.user is not None
+    for folder in (folders.top.parent, folders.top):
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        found = folder.stat(follow_symlinks=False)
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+            raise Unavailable(
+                f"'{folder}' is not the platform's own folder: it is user {found.st_uid}'s.",
+                remedy="Remove it; 'rayplane down' and 'rayplane up' begin anew.",
+            )
+    folders.top.parent.chmod(0o711)
+    for folder in (folders.ray, folders.warm, folders.home, folders.temporary, folders.secrets):
+        folder.mkdir(mode=0o700)
+        os.chown(folder, folders.user, folders.user)
+    for name, text in secrets.items():
+        write_secret(folders.secrets / name, text)
+        os.chown(folders.secrets / name, folders.user, folders.user)
+    os.chown(folders.top, folders.user, folders.user)
+
+
+def belonging(parts: Sequence[str], mode: int) -> tuple[bool, int]:
+    """Whether what lies at a path in a team's folder is the platform's, and the mode that it is to have. Pure.
+
+    The team may read what is the platform's. Of a job's folder both make a part: there neither replaces the other's.
+    """
+    folder = stat.S_ISDIR(mode)
+    if parts[0] == _PACKAGES:
+        return True, 0o2750 if folder else 0o640
+    if parts[0] == _JOBS and folder and len(parts) <= 2:
+        return True, local_users.TEAM_FOLDER
+    if parts[0] == _JOBS and not folder and len(parts) == 3 and parts[2] in _KEPT:
+        return True, 0o640
+    return False, 0o700 if folder else 0o600 | (mode & 0o100)
+
+
+def _give(above: int, parts: tuple[str, ...], number: int) -> None:
+    """Give what is called so in an open folder, and all in it, to whom it belongs.
+
+    Follows no link. What is neither file nor folder, or has another name elsewhere, stays as it is.
+    """
+    try:
+        descriptor = os.open(parts[-1], _OPEN, dir_fd=above)
+    except OSError as exc:
+        if exc.errno in (errno.ELOOP, errno.ENXIO):  # a link; a socket
+            return
+        raise
+    try:
+        found = os.fstat(descriptor)
+        ours, mode = belonging(parts, found.st_mode)
+        if stat.S_ISDIR(found.st_mode):
+            for name in os.listdir(descriptor):
+                _give(descriptor, (*parts, name), number)
+        elif not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+            return
+        os.fchown(descriptor, 0 if ours else number, number)
+        os.fchmod(descriptor, mode)
+    finally:
+        os.close(descriptor)
+
+
+def _is_named(number: int) -> bool:
+    """Whether the host has a user or a group of that number."""
+    try:
+        pwd.getpwuid(number)
+    except KeyError:
+        return False
+    return True

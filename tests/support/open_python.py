@@ -1,0 +1,57 @@
+"""An interpreter that every user of the host may run, with the packages of this one: teams' own users need that."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+COMMAND = "#!{python}\nimport sys\nfrom rayplane.client.cli.main import main\nsys.exit(main())\n"
+
+
+@dataclass(frozen=True)
+class OpenPython:
+    """The interpreter, the `rayplane` of it, and the variables that both need."""
+
+    python: Path
+    rayplane: Path
+    variables: dict[str, str]
+
+    def may_be_run_by_others(self) -> bool:
+        """Whether a user with no rights of its own gets at the packages."""
+        done = subprocess.run(
+            [str(self.python), "-c", "import rayplane, ray"],
+            user=65533,
+            group=65533,
+            extra_groups=[],
+            cwd="/",
+            env={**os.environ, **self.variables},
+            check=False,
+        )
+        return done.returncode == 0
+
+
+def install(folder: Path) -> OpenPython:
+    """Copy the standard library into ``folder``, which others may enter, and have it find the packages of here."""
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    base, made = Path(sys.base_prefix), folder / "python"
+    for part in ("bin", "lib"):
+        (made / part).mkdir(parents=True)
+    shutil.copy(os.path.realpath(sys.executable), made / "bin" / version)
+    for library in (base / "lib").glob("libpython*.so*"):
+        shutil.copy(library, made / "lib", follow_symlinks=False)
+    left_out = shutil.ignore_patterns("test", "site-packages", "dist-packages", "idlelib", "ensurepip", "config-*")
+    shutil.copytree(base / "lib" / version, made / "lib" / version, ignore=left_out, symlinks=False)
+    packages = made / "lib" / version / "site-packages"
+    packages.mkdir()
+    ours = next(path for path in sys.path if path.startswith(sys.prefix) and path.endswith("site-packages"))
+    (packages / "ours.pth").write_text(f"import site; site.addsitedir({ours!r})\n")
+    command = made / "bin" / "rayplane"
+    command.write_text(COMMAND.format(python=made / "bin" / version))
+    command.chmod(0o755)
+    (made / "bin" / "python").symlink_to(version)
+    subprocess.run(["chmod", "-R", "go=rX", str(made)], check=True)
+    return OpenPython(made / "bin" / version, command, {"LD_LIBRARY_PATH": str(made / "lib")})

@@ -1,0 +1,32 @@
+"""Run a piece of a test as a user with no rights of its own, where the tests are root; as this user where not."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Callable
+
+NUMBER = 65533
+
+
+def run_as_another(act: Callable[[], object]) -> None:
+    """Do it in a child, which has nothing to import any more; fail if it fails there, as its traceback says."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        said = b""
+        try:
+            os.close(reading)
+            if os.geteuid() == 0:
+                os.setgroups([])
+                os.setresgid(NUMBER, NUMBER, NUMBER)
+                os.setresuid(NUMBER, NUMBER, NUMBER)
+            act()
+        except BaseException:  # noqa: BLE001  whatever it is, the parent says it
+            said = traceback.format_exc().encode()
+        os.write(writing, said[-60_000:])
+        os._exit(0 if not said else 1)
+    os.close(writing)
+    with os.fdopen(reading) as stream:
+        said_there = stream.read()
+    assert os.waitpid(pid, 0)[1] == 0, said_there

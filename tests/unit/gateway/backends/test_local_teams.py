@@ -1,0 +1,350 @@
+"""The place of each team on this host, where each has a Unix user."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rayplane import local_users, processes
+from rayplane.errors import Unavailable
+from rayplane.gateway.backends import local_head, local_teams
+from rayplane.gateway.backends.base import Capability, ClusterRef, LaunchContext, TeamRef
+from rayplane.gateway.backends.local import LocalBackend
+from rayplane.gateway.backends.local_teams import LocalTeams, belonging
+from rayplane.nouns.cluster import ClusterSpec
+from rayplane.nouns.team import Size, TeamSpec
+from rayplane.settings import GatewaySettings
+
+root_alone = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives processes another user")
+
+ALPHA, BETA = TeamRef("alpha", "a" * 32), TeamRef("beta", "b" * 32)
+FOLDER, FILE = stat.S_IFDIR | 0o755, stat.S_IFREG | 0o644
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> GatewaySettings:
+    (tmp_path / "home").mkdir()
+    return GatewaySettings(home=tmp_path / "home", local_users=True)
+
+
+@pytest.fixture
+def teams(settings: GatewaySettings, monkeypatch: pytest.MonkeyPatch) -> LocalTeams:
+    """Their numbers alone: what becomes of folders is another test's."""
+    monkeypatch.setattr(LocalTeams, "_give_folder", lambda *_: None)
+    return LocalTeams(settings)
+
+
+def test_each_team_gets_a_number_which_it_keeps(teams: LocalTeams, settings: GatewaySettings) -> None:
+    for team in (ALPHA, BETA, ALPHA):
+        teams.ensure(team)
+    numbers = [teams.number(team.name) for team in (ALPHA, BETA)]
+    assert len(set(numbers)) == 2
+    assert all(number is not None and 61184 <= number <= 65519 for number in numbers)
+    again = LocalTeams(settings)
+    again.ensure(ALPHA)
+    assert [again.number(team.name) for team in (ALPHA, BETA)] == numbers
+    assert settings.home_paths.local_users.stat().st_mode & 0o077 == 0
+
+
+def test_a_team_that_is_made_anew_gets_another_number(teams: LocalTeams) -> None:
+    teams.ensure(ALPHA)
+    first = teams.number("alpha")
+    assert teams.delete(ALPHA) == first
+    assert teams.number("alpha") is None
+    teams.ensure(TeamRef("alpha", "c" * 32))
+    assert teams.number("alpha") not in (None, first)
+
+
+def test_a_successor_takes_over_where_the_deletion_was_not_seen(teams: LocalTeams) -> None:
+    teams.ensure(ALPHA)
+    first = teams.number("alpha")
+    teams.ensure(TeamRef("alpha", "c" * 32))
+    assert teams.number("alpha") not in (None, first)
+
+
+def test_a_team_whose_place_was_taken_away_for_a_while_has_its_number_again(teams: LocalTeams) -> None:
+    teams.ensure(ALPHA)
+    first = teams.number("alpha")
+    teams.delete(ALPHA)
+    teams.ensure(ALPHA)
+    assert teams.number("alpha") == first
+
+
+def test_deleting_a_team_that_has_no_number_succeeds(teams: LocalTeams) -> None:
+    assert teams.delete(ALPHA) is None
+
+
+def test_no_number_is_given_twice_and_none_that_the_host_has_a_user_of(
+    settings: GatewaySettings, teams: LocalTeams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_teams, "_is_named", lambda number: number == 5001)
+    few = LocalTeams(settings.model_copy(update={"local_user_ids": (5000, 5002)}))
+    few.ensure(ALPHA)
+    few.delete(ALPHA)
+    few.ensure(BETA)
+    with pytest.raises(Unavailable, match="5000 to 5002") as refusal:
+        few.ensure(TeamRef("gamma", "c" * 32))
+    assert "RAYPLANE_LOCAL_USER_IDS" in (refusal.value.remedy or "")
+    assert few.number("gamma") is None
+
+
+def test_a_damaged_list_of_numbers_gives_none(teams: LocalTeams, settings: GatewaySettings) -> None:
+    teams.ensure(ALPHA)
+    settings.home_paths.local_users.write_text("{")
+    for act in (lambda: teams.ensure(BETA), lambda: teams.number("alpha")):
+        with pytest.raises(Unavailable, match="damaged"):
+            act()
+
+
+@pytest.mark.parametrize(
+    ("path", "mode", "expected"),
+    [
+        ("packages", FOLDER, (True, 0o2750)),
+        ("packages/by-ray-name", FOLDER, (True, 0o2750)),
+        ("packages/by-ray-name/one", FILE, (True, 0o640)),
+        ("packages/abc.zip", FILE, (True, 0o640)),
+        ("jobs", FOLDER, (True, 0o3770)),
+        ("jobs/one", FOLDER, (True, 0o3770)),
+        ("jobs/one/driver.log", FILE, (True, 0o640)),
+        ("jobs/one/record.json", FILE, (True, 0o640)),
+        ("jobs/one/other.json", FILE, (False, 0o600)),
+        ("jobs/one/events", FOLDER, (False, 0o700)),
+        ("jobs/one/checkpoints/record.json", FILE, (False, 0o600)),
+        ("datasets", FOLDER, (False, 0o700)),
+        ("datasets/packages/abc.zip", FILE, (False, 0o600)),
+        ("feast/registry.db", FILE, (False, 0o600)),
+        ("datasets/run", stat.S_IFREG | 0o755, (False, 0o700)),
+    ],
+)
+def test_logs_records_and_packages_are_the_platforms_all_else_the_teams(
+    path: str, mode: int, expected: tuple[bool, int]
+) -> None:
+    assert belonging(tuple(path.split("/")), mode) == expected
+
+
+@root_alone
+def test_a_folder_of_a_time_before_becomes_the_teams_and_no_link_is_followed(
+    settings: GatewaySettings, tmp_path: Path
+) -> None:
+    folder = settings.home_paths.storage / "alpha"
+    for name in ("datasets/one/part.parquet", "jobs/one/driver.log", "jobs/one/events/e.json", "packages/abc.zip"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("")
+    strange = tmp_path / "strange"
+    strange.mkdir(mode=0o755)
+    (strange / "file").write_text("")
+    (folder / "datasets/link").symlink_to(strange)
+    (folder / "datasets/file").symlink_to(strange / "file")
+    os.link(strange / "file", folder / "datasets/name")
+    os.mkfifo(folder / "datasets/pipe")
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(folder / "s"))
+    teams = LocalTeams(settings)
+    teams.ensure(ALPHA)
+    teams.ensure(ALPHA)
+    number = teams.number("alpha")
+    assert number is not None
+    owned = {
+        name: (found.st_uid, found.st_gid, found.st_mode & 0o7777)
+        for name in ("", "jobs", "jobs/one/driver.log", "jobs/one/events", "packages/abc.zip", "datasets/one")
+        for found in [(folder / name).stat()]
+    }
+    assert owned == {
+        "": (0, number, 0o3770),
+        "jobs": (0, number, 0o3770),
+        "jobs/one/driver.log": (0, number, 0o640),
+        "jobs/one/events": (number, number, 0o700),
+        "packages/abc.zip": (0, number, 0o640),
+        "datasets/one": (number, number, 0o700),
+    }
+    assert {path.stat().st_uid for path in (strange, strange / "file")} == {0}
+
+
+@root_alone
+def test_a_team_that_is_made_anew_finds_an_empty_folder(settings: GatewaySettings) -> None:
+    teams, folder = LocalTeams(settings), settings.home_paths.storage / "alpha"
+    teams.ensure(ALPHA)
+    (folder / "datasets").mkdir()
+    (folder / "datasets" / "secret").write_text("of the first")
+    teams.delete(ALPHA)
+    again = TeamRef("alpha", "c" * 32)
+    teams.ensure(again)
+    assert sorted(os.listdir(folder)) == ["jobs", "packages"]
+    assert folder.stat().st_gid == teams.number("alpha")
+    aside = settings.home_paths.storage / f"alpha.{ALPHA.uid}"
+    assert (aside / "datasets" / "secret").read_text() == "of the first"
+    found = aside.stat()
+    assert (found.st_uid, found.st_gid, found.st_mode & 0o7777) == (0, 0, 0o700)
+
+
+@root_alone
+def test_a_clusters_folders_are_its_users_alone_below_one_that_is_not(tmp_path: Path) -> None:
+    top = tmp_path / "shared" / "one"
+    made = local_head.Folders(ray=top / "r", warm=top / "w", user=61200)
+    local_teams.make_folders(made, {"RAYPLANE_TOKEN_PATH": "secret"})
+    for path in (made.top, made.ray, made.warm, made.home, made.temporary, made.secrets):
+        found = path.stat()
+        assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (61200, 61200, 0o700)
+    token = made.secrets / "RAYPLANE_TOKEN_PATH"
+    assert (token.read_text(), token.stat().st_uid, token.stat().st_mode & 0o777) == ("secret", 61200, 0o600)
+    shared = made.top.parent.stat()
+    assert (shared.st_uid, shared.st_mode & 0o777) == (0, 0o711)
+
+
+@root_alone
+def test_folders_that_another_user_made_beforehand_are_not_used(tmp_path: Path) -> None:
+    made = local_head.Folders(ray=tmp_path / "shared/one/r", warm=tmp_path / "shared/one/w", user=61200)
+    made.top.parent.mkdir()
+    os.chown(made.top.parent, 61201, 61201)
+    with pytest.raises(Unavailable, match="it is user 61201's"):
+        local_teams.make_folders(made, {"RAYPLANE_TOKEN_PATH": "secret"})
+    made.top.parent.rmdir()
+    made.top.parent.symlink_to(tmp_path)
+    with pytest.raises(Unavailable, match="not the platform's own folder"):
+        local_teams.make_folders(made, {"RAYPLANE_TOKEN_PATH": "secret"})
+    assert not (tmp_path / "one").exists()
+
+
+@pytest.fixture
+def backend(settings: GatewaySettings, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalBackend]:
+    monkeypatch.setattr(local_users, "require", lambda _: None)
+    monkeypatch.setattr(LocalTeams, "_give_folder", lambda *_: None)
+    made = LocalBackend(settings)
+    yield made
+    made.close()
+
+
+def test_the_backend_keeps_a_place_for_each_team(backend: LocalBackend, tmp_path: Path) -> None:
+    assert Capability.TEAM in backend.capabilities
+    assert Capability.TEAM not in LocalBackend(GatewaySettings(home=tmp_path / "plain")).capabilities
+    for _ in range(2):
+        assert backend.ensure_team(ALPHA, TeamSpec()) == ""
+    for _ in range(2):
+        assert backend.delete_team(ALPHA) == ""
+
+
+def test_a_cluster_does_not_start_as_the_platforms_user_before_its_team_has_one(backend: LocalBackend) -> None:
+    ref = ClusterRef("alpha", "dev", "d" * 32)
+    backend.ensure(ref, ClusterSpec(), LaunchContext(size=Size(cpu=1, memory=2**30)))
+    work = backend._work[ref.uid]
+    assert work.thread is not None
+    work.thread.join(60)
+    seen = backend.observe(ref, ClusterSpec())
+    assert seen.phase == "failed"
+    assert "Team 'alpha' has no Unix user yet" in seen.message
+
+
+def test_a_head_that_runs_as_another_user_than_is_asked_for_is_not_taken_for_ready_and_begins_anew(
+    backend: LocalBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ref = ClusterRef("alpha", "dev", "d" * 32)
+    processes.save(_head(user=None), backend._records)
+    assert backend.observe(ref, ClusterSpec()).reason == "WrongUser"
+    asked: list[str] = []
+    monkeypatch.setattr(backend, "_start", lambda ref, _: asked.append(str(ref)))
+    backend.ensure(ref, ClusterSpec(), LaunchContext(size=Size(cpu=1, memory=2**30)))
+    thread = backend._work[ref.uid].thread
+    assert thread is not None
+    thread.join(60)
+    assert asked == ["alpha/dev"]  # which stops what runs first
+
+
+def test_a_token_is_shown_to_no_other_users_listener(backend: LocalBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    ref = ClusterRef("alpha", "dev", "d" * 32)
+    with socket.create_server((local_head.NODE_ADDRESS, 0)) as stranger:
+        port = int(stranger.getsockname()[1])
+        processes.save(_head(user=os.geteuid() + 1, port=port), backend._records)
+        seen = backend.observe(ref, ClusterSpec())
+        stranger.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            stranger.accept()
+    assert (seen.phase, seen.reason) == ("starting", "PortTaken")
+    assert f"Port {port} of its dashboard is user {os.geteuid()}'s" in seen.message
+
+
+def _head(user: int | None, port: int = 1) -> local_head.HeadRecord:
+    """The record of a head that runs: this very process."""
+    started = processes._start_time(os.getpid())
+    assert started is not None
+    ports = dict.fromkeys(("dashboard", "client", "serve", "metrics", "dashboard_metrics", "autoscaler_metrics"), port)
+    return local_head.HeadRecord(
+        name="d" * 32,
+        pid=os.getpid(),
+        session=os.getsid(0),
+        started=started,
+        mark="none",
+        boot=processes._boot(),
+        user=user,
+        ports=ports,
+        token_path="/nowhere",
+    )
+
+
+@root_alone
+def test_what_hides_as_the_user_of_a_team_that_goes_is_ended(backend: LocalBackend) -> None:
+    backend.ensure_team(ALPHA, TeamSpec())
+    number = backend._teams.number("alpha") if backend._teams is not None else None
+    assert number is not None
+    pid = os.fork()
+    if pid == 0:
+        os.setresgid(number, number, number)
+        os.setresuid(number, number, number)
+        os.execvpe("sleep", ["sleep", "1000"], {})
+    try:
+        while processes.of_users([number]) != [pid]:
+            assert os.waitpid(pid, os.WNOHANG) == (0, 0)
+        backend.delete_team(ALPHA)
+        assert processes.of_users([number]) == []
+    finally:
+        if processes._start_time(pid) is not None:
+            os.kill(pid, 9)
+
+
+class _Asked(Exception):
+    """A head was to be started so."""
+
+    def __init__(self, argv: list[str], env: dict[str, str], user: int | None) -> None:
+        super().__init__()
+        self.argv, self.env, self.user = argv, env, user
+
+
+@pytest.mark.parametrize("users", [False, pytest.param(True, marks=root_alone)])
+def test_a_head_is_told_of_files_that_it_can_read(
+    settings: GatewaySettings, monkeypatch: pytest.MonkeyPatch, users: bool
+) -> None:
+    def start(name: str, argv: list[str], *, env: dict[str, str], user: int | None, **_: object) -> None:
+        raise _Asked(argv, env, user)
+
+    monkeypatch.setattr(local_users, "require", lambda _: None)
+    monkeypatch.setattr(processes, "start", start)
+    backend = LocalBackend(settings.model_copy(update={"local_users": users}))
+    if users:
+        backend.ensure_team(ALPHA, TeamSpec())
+    ref = ClusterRef("alpha", "dev", "d" * 32)
+    launch = LaunchContext(size=Size(cpu=1, memory=2**30), secrets={"RAYPLANE_TOKEN_PATH": "the cluster's"})
+    try:
+        with pytest.raises(_Asked) as asked:
+            backend._start(ref, launch)
+        env, number = asked.value.env, asked.value.user
+        assert (number is not None) == users
+        told = {name: Path(env[name]) for name in ("RAYPLANE_TOKEN_PATH", "RAY_AUTH_TOKEN_PATH")}
+        assert told["RAYPLANE_TOKEN_PATH"].read_text() == "the cluster's"
+        assert told["RAY_AUTH_TOKEN_PATH"].read_text() == backend._token_path(ref.uid).read_text()
+        folders = local_head.folders(settings.home_paths.id, ref.uid, number)
+        assert f"--temp-dir={folders.ray}" in asked.value.argv
+        assert str(folders.warm) in asked.value.argv
+        for path in (*told.values(), folders.ray, folders.warm):
+            assert (path.stat().st_uid, path.stat().st_mode & 0o077) == (number if users else os.geteuid(), 0)
+        assert (env["HOME"] == str(folders.home)) == users
+        backend._remove(ref)
+        assert [folder for folder in local_head.remains(settings.home_paths.id, ref.uid) if folder.exists()] == []
+        assert [path for path in told.values() if path.exists()] == []
+    finally:
+        shared = local_head.folders(settings.home_paths.id, ref.uid, 0).top.parent
+        if shared.exists():
+            shared.rmdir()
