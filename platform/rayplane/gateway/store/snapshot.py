@@ -276,6 +276,6 @@ def _compare(connection: Connection, summary: SnapshotSummary) -> None:
         given = _written(connection, table, None)
         if given != wanted:
             raise Failed(
-                f"Table '{table}' has {given.rows} rows after the restore, not the {wanted.rows} of the backup, or others.",
+                f"Table '{table}' has {given.rows} rows after the restore that are not the backup's {wanted.rows}.",
                 remedy="Nothing was kept. Use another backup, and report this.",
             )
