@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import zipfile
@@ -18,6 +19,8 @@ from rayplane.client.backup.form import CONTENTS, Contents, Member
 from rayplane.errors import Conflict, InvalidData, InvalidInput, NotFound
 from rayplane.storage.root import room
 
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+"""What a file system answers that has no second names of a file."""
 PART = 2**20
 """Bytes that are copied at a time."""
 
@@ -74,11 +77,18 @@ class Writer:
             self._zip.close()
             self._stream.flush()
             os.fsync(self._stream.fileno())
+        self._name()
+        return self._target.stat().st_size
+
+    def _name(self) -> None:
         try:
             os.link(self._partial, self._target)  # unlike a rename it never takes another's place
         except FileExistsError as exc:
             raise Conflict(f"'{self._target}' was made meanwhile.", remedy="Name another file.") from exc
-        return self._target.stat().st_size
+        except OSError as exc:
+            if exc.errno not in _NO_LINKS:
+                raise
+            self._partial.rename(self._target)
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None

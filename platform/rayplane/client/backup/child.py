@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -9,11 +10,18 @@ import sys
 from pathlib import Path
 
 from rayplane.client.backup.form import StorePart
-from rayplane.errors import Failed, from_problem
+from rayplane.errors import Failed, Unsupported, from_problem
 
 
 def snapshot(verb: str, folder: Path, home: Path) -> StorePart:
-    """``write`` the store of a home into a folder, or ``read`` it from there. Raises what that process does."""
+    """``write`` the store of a home into a folder, or ``read`` it from there. Raises what that process does, and
+    Unsupported where the gateway is not installed.
+    """
+    if importlib.util.find_spec("sqlalchemy") is None:
+        raise Unsupported(
+            "The platform's database needs 'sqlalchemy', which this Python environment lacks.",
+            remedy="Run this where the platform is installed: pip install 'rayplane[local]'",
+        )
     done = subprocess.run(
         [sys.executable, "-m", "rayplane.gateway.backup", verb, str(folder)],
         env={**os.environ, "RAYPLANE_HOME": str(home)},

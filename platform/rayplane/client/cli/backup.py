@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,6 +34,7 @@ def backup(
     from rayplane.client.backup import make
     from rayplane.settings import load_gateway
 
+    _end_as_if_interrupted()
     made = make.backup(load_gateway(), to, files=files, secrets=secrets, say=note)
     contents = made.contents
     for line in contents.outside:
@@ -78,6 +80,7 @@ def restore(
     from rayplane.errors import Conflict
     from rayplane.settings import load_gateway
 
+    _end_as_if_interrupted()
     given: dict[str, Any] = {"home": home.expanduser().absolute()} if home is not None else {}
     if storage_root is not None:
         given["storage_root"] = storage_root
@@ -90,6 +93,11 @@ def restore(
         return
     _print(restoring.restore(file, settings, incomplete=incomplete, say=note), output)
     note(f"the platform is in {settings.home}. Start it with: RAYPLANE_HOME={settings.home} rayplane up")
+
+
+def _end_as_if_interrupted() -> None:
+    """Have SIGTERM end the command as Ctrl-C does: what is half-made is removed."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _print(found: Restored, output: Format | None) -> None:

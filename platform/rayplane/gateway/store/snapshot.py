@@ -25,6 +25,7 @@ SUMMARY = "snapshot.json"
 """The file beside those of the tables: what they hold."""
 _VERSIONS = "alembic_version"
 _BATCH = 500
+_STREAMED = {"stream_results": True, "max_row_buffer": _BATCH}
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ def _lines(connection: Connection, table: str) -> Iterator[bytes]:
     order = ", ".join(quote(name) for name in key) or "1"
     query = text(f"SELECT {shown} FROM {quote(table)} ORDER BY {order}")
     flags = [place for place, column in enumerate(columns) if column.kind == "boolean"]
-    for row in connection.execution_options(stream_results=True, max_row_buffer=_BATCH).execute(query):
+    for row in connection.execute(query, execution_options=_STREAMED):
         values = list(row)
         for place in flags:
             values[place] = None if values[place] is None else bool(values[place])

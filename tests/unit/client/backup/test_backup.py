@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import stat
 import threading
 import zipfile
@@ -311,6 +312,31 @@ def test_a_full_disk_leaves_no_file(settings: GatewaySettings, tmp_path: Path, m
     monkeypatch.setattr(archive, "parts", full)
     with pytest.raises(StorageFull, match="No room left"):
         backup(settings, tmp_path / "b")
+    assert left_beside(tmp_path / "b") == ["source"]
+
+
+def test_where_a_file_has_but_one_name_a_backup_is_written_all_the_same(
+    settings: GatewaySettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refused)
+    assert restore.check(backup(settings, tmp_path / "b"), settings, say=quiet).difference.is_none
+    assert left_beside(tmp_path / "b") == ["b", "source"]
+
+
+def test_a_command_that_is_told_to_end_leaves_nothing_half_made(
+    settings: GatewaySettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RAYPLANE_HOME", str(settings.home))
+    monkeypatch.setattr(make.child, "snapshot", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        code, _, err = run(capsys, "backup", "--to", str(tmp_path / "b"))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (code, err.splitlines()[-1]) == (130, "Interrupted.")
     assert left_beside(tmp_path / "b") == ["source"]
 
 
