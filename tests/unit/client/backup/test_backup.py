@@ -10,13 +10,15 @@ import signal
 import stat
 import threading
 import zipfile
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from rayplane.client.backup import archive, form, inventory, make, restore
-from rayplane.client.backup.form import Contents
+from rayplane.client.backup import archive, child, form, inventory, make, restore
+from rayplane.client.backup.form import Contents, StorePart
 from rayplane.errors import Conflict, InvalidData, InvalidInput, NotFound, StorageFull, Unsupported
+from rayplane.gateway.store import Store
 from rayplane.settings import GatewaySettings, Home
 from rayplane.storage import layout
 from rayplane.storage.root import open_root
@@ -34,6 +36,27 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     for name in [name for name in os.environ if name.startswith("RAYPLANE_") and name != "RAYPLANE_TEST_SESSION"]:
         monkeypatch.delenv(name)
     return Home(tmp_path / "source" / "home")
+
+
+@pytest.fixture
+def gateway_process() -> None:
+    """The store's part is done by the gateway's process, as it is in truth."""
+
+
+@pytest.fixture(autouse=True)
+def _in_this_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store's part is done in the test's own process: a second less for each."""
+
+    def snapshot(verb: str, folder: Path, home: Path) -> StorePart:
+        store = Store(GatewaySettings(home=home).store_url)
+        try:
+            summary = {"write": store.write_snapshot, "read": store.read_snapshot}[verb](folder)
+        finally:
+            store.close()
+        return StorePart.model_validate(asdict(summary))
+
+    if "gateway_process" not in request.fixturenames:
+        monkeypatch.setattr(child, "snapshot", snapshot)
 
 
 @pytest.fixture
@@ -66,7 +89,7 @@ def altered(file: Path, **changes: object) -> None:
 
 
 def test_a_restored_home_is_equal_and_knows_its_storage_root(
-    settings: GatewaySettings, home: Home, tmp_path: Path
+    settings: GatewaySettings, home: Home, tmp_path: Path, gateway_process: None
 ) -> None:
     file = backup(settings, tmp_path / "b")
     assert left_beside(file) == ["b", "source"]
@@ -84,6 +107,30 @@ def test_a_restored_home_is_equal_and_knows_its_storage_root(
         home.feast / "registry.db", "feature_views"
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "other", "source"], "nothing half-made is left"
+
+
+def test_what_refers_is_taken_before_what_it_refers_to(settings: GatewaySettings, tmp_path: Path) -> None:
+    with zipfile.ZipFile(backup(settings, tmp_path / "b", files=True)) as members:
+        order = members.namelist()
+    parts = ("home/workflows.db", "store/objects.jsonl", "home/secrets/signing.key", "home/mlflow/mlflow.db")
+    places = [order.index(name) for name in (*parts, "home/feast/registry.db", "files/00000001", form.INVENTORY)]
+    assert places == sorted(places)
+
+
+def test_a_platform_goes_to_postgres_by_a_backup_and_comes_back_by_another(
+    settings: GatewaySettings, tmp_path: Path, postgres_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = backup(settings, tmp_path / "1"), tmp_path / "2"
+    monkeypatch.setenv("RAYPLANE_DATABASE_URL", postgres_database)
+    restored(first, tmp_path / "on-postgres")
+    there = GatewaySettings(home=tmp_path / "on-postgres")
+    assert not there.home_paths.database.exists()
+    backup(there, second)
+    with pytest.raises(Conflict, match="not empty"):
+        restored(first, tmp_path / "again")
+    monkeypatch.delenv("RAYPLANE_DATABASE_URL")
+    restored(second, tmp_path / "on-sqlite")
+    assert homes.tables(GatewaySettings(home=tmp_path / "on-sqlite")).tables == homes.tables(settings).tables
 
 
 def test_a_backup_is_for_its_owner_alone_and_never_overwrites(settings: GatewaySettings, tmp_path: Path) -> None:
@@ -114,7 +161,7 @@ def test_with_its_files_a_backup_is_restored_where_nothing_of_the_old_place_is(
     differ = {table for table, count in after.tables.items() if count != before.tables[table]}
     assert differ == {"dataset_versions"}, "of the tables those alone that name the root's place"
     place = layout.dataset_version(TEAM, "flights", "v1")
-    store = homes.Store(other.store_url)
+    store = Store(other.store_url)
     assert store.get_dataset_version(TEAM, "flights").uri == f"{other.root_uri}/{place}"
     store.close()
     [(_, message)] = homes.rows(other.home_paths.feast / "registry.db", "feature_views")
@@ -283,7 +330,7 @@ def test_a_newer_form_or_schema_or_mlflow_is_refused_with_what_to_install(
     assert not (tmp_path / "other").exists()
 
 
-def test_a_missing_backup_and_a_missing_platform_are_told(home: Home, tmp_path: Path) -> None:
+def test_a_missing_backup_and_a_missing_platform_are_told(home: Home, tmp_path: Path, gateway_process: None) -> None:
     with pytest.raises(NotFound, match="There is no backup"):
         restored(tmp_path / "b", tmp_path / "other")
     settings = GatewaySettings(home=home.path)
@@ -379,7 +426,11 @@ def test_what_lies_in_databases_of_its_own_is_named(settings: GatewaySettings, t
 
 
 def test_the_commands_answer_in_json_and_check_ends_with_what_it_finds(
-    settings: GatewaySettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    settings: GatewaySettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    gateway_process: None,
 ) -> None:
     monkeypatch.setenv("RAYPLANE_HOME", str(settings.home))
     code, out, _ = run(capsys, "backup", "--to", str(tmp_path / "b"), "-o", "json")
