@@ -14,6 +14,7 @@ from rayplane.client.backup import archive
 from rayplane.client.sdk import Client
 from rayplane.gateway.mlflow_rest import MlflowRest
 from rayplane.nouns.job import TERMINAL
+from rayplane.nouns.pipeline import RunStatus
 from rayplane.settings import GatewaySettings, Home
 from tests.support.local_platform import LocalPlatform, local_platform, until
 from tests.unit.client.backup import homes
@@ -30,6 +31,12 @@ def submit(api: Client, name: str, entrypoint: str, *, tracked: bool = False) ->
 
 def status(api: Client, name: str) -> dict[str, object]:
     return dict(api.jobs.get(TEAM, name).status)
+
+
+def phases(api: Client, run: str) -> list[str]:
+    """The phase of each step of a run."""
+    steps = RunStatus.model_validate(api.pipelines.get_run(TEAM, "main", run).status).steps
+    return [step.phase for step in sorted(steps, key=lambda step: step.name)]
 
 
 def ended(api: Client, name: str) -> dict[str, object]:
@@ -66,7 +73,14 @@ def test_a_backup_under_load_is_restored_elsewhere_and_the_jobs_go_on(tmp_path: 
         submit(api, "waits", f"echo begun; while [ ! -e '{go}' ]; do sleep 0.2; done; echo ended")
         submit(api, "before", "echo tracked", tracked=True)
         run_id = ended(api, "before")["run_id"]
+        steps = {
+            "first": {"entrypoint": "echo first", "cache": False},
+            "second": {"entrypoint": f"while [ ! -e '{go}' ]; do sleep 0.2; done", "needs": ["first"], "cache": False},
+        }
+        api.pipelines.apply(TEAM, "main", {"cluster": CLUSTER, "steps": steps})
+        run = api.pipelines.run(TEAM, "main").metadata.name
         until(lambda: status(api, "waits")["phase"] == "Running", seconds=120, what="the job runs")
+        until(lambda: phases(api, run) == ["Succeeded", "Running"], seconds=240, what="the run is at its second step")
         backed_up_under_load(one, file)
         ports = one.state.ports
     shutil.rmtree(tmp_path / "one")
@@ -92,13 +106,17 @@ def test_a_backup_under_load_is_restored_elsewhere_and_the_jobs_go_on(tmp_path: 
         go.touch()
         for name in sorted(jobs):
             assert ended(api, name)["phase"] == "Succeeded", status(api, name)
+        over = RunStatus.model_validate(api.pipelines.wait_run(TEAM, "main", run, timeout=240).status)
+        assert over.phase == "Succeeded", over.message
+        [first] = [step.job for step in over.steps if step.name == "first"]
+        assert len(status(api, str(first))["attempts"]) == 1, "a step that was over is not done again"  # type: ignore[arg-type]
         attempts = status(api, "waits")["attempts"]
         assert [a["status"] for a in attempts] == ["Lost", "Succeeded"]  # type: ignore[attr-defined]
         log = "".join(api.jobs.logs(TEAM, "waits", follow=False))
         assert log.index("\nbegun\n") < log.index("--- rayplane: attempt 2") < log.index("\nended\n")
         admin = (two.home.secrets / "mlflow-admin").read_text().split()
-        run = MlflowRest(two.state.mlflow_url, *admin).get_run(TEAM, str(run_id))
-        assert run is not None
-        assert run["info"]["status"] == "FINISHED"
+        tracked = MlflowRest(two.state.mlflow_url, *admin).get_run(TEAM, str(run_id))
+        assert tracked is not None
+        assert tracked["info"]["status"] == "FINISHED"
         submit(api, "after", "echo new", tracked=True)
         assert ended(api, "after")["phase"] == "Succeeded", status(api, "after")
