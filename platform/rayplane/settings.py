@@ -68,6 +68,16 @@ class Home:
         return self.path / "storage"
 
     @property
+    def kept_root(self) -> Path:
+        """The storage root's URI, where a restore put this home beside a root that is not its default."""
+        return self.path / "storage-root"
+
+    @property
+    def workflows(self) -> Path:
+        """DBOS' SQLite file."""
+        return self.path / "workflows.db"
+
+    @property
     def uploads(self) -> Path:
         """Folder (0700) of what is being uploaded, in files without names."""
         return self.path / "uploads"
@@ -119,7 +129,8 @@ class GatewaySettings(BaseSettings):
     workflow_database_url: str | None = None
     """SQLAlchemy URL of DBOS' own database; default: SQLite in the home."""
     storage_root: str | None = None
-    """Root URI of everything big; default: file:// in the home."""
+    """Root URI of everything big; default: what a restore noted in the home's file ``storage-root``, else file:// in
+    the home."""
     mlflow_port: int | None = Field(default=None, ge=1, le=65535)
     """Port of the MLflow server that `rayplane up` starts; default: a free one of this home's own."""
     mlflow_public_url: str | None = None
@@ -186,12 +197,15 @@ class GatewaySettings(BaseSettings):
     @property
     def dbos_url(self) -> str:
         """SQLAlchemy URL of DBOS' database."""
-        return self.workflow_database_url or f"sqlite:///{self.home / 'workflows.db'}"
+        return self.workflow_database_url or f"sqlite:///{self.home_paths.workflows}"
 
     @property
     def root_uri(self) -> str:
-        """The storage root."""
-        return self.storage_root or f"file://{self.home_paths.storage}"
+        """The storage root: the one that is set, else the one that a restore noted, else the home's own."""
+        if self.storage_root:
+            return self.storage_root
+        kept = self.home_paths.kept_root
+        return kept.read_text().strip() if kept.is_file() else f"file://{self.home_paths.storage}"
 
     @property
     def registry_url(self) -> str:

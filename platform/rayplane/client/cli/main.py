@@ -19,6 +19,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "up": (f"{_HERE}.up:up", "Start the local platform, or mend it."),
     "status": (f"{_HERE}.up:status", "Show the local platform's processes and URLs."),
     "down": (f"{_HERE}.up:down", "Stop the local platform; leave no process behind."),
+    "backup": (f"{_HERE}.backup:backup", "Write a backup of the platform, which may run meanwhile."),
+    "restore": (f"{_HERE}.backup:restore", "Make a home of a backup, or compare the two."),
     "quickstart": (f"{_HERE}.quickstart:quickstart", "Go from raw data to a served model on the flights example."),
     "apply": (f"{_HERE}.apply:apply", "Make the platform as YAML documents say."),
     "plan": (f"{_HERE}.plan:plan", "Say what applying YAML documents would change, forbid and cost."),

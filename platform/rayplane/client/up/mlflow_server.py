@@ -3,15 +3,18 @@
 The command itself imports all of MLflow, looks after the databases, and then starts a second Python for uvicorn, which
 imports the same again: 2.5 s and 280 MiB more. Here the command runs as it is, and uvicorn runs where it would have
 been started, on the socket that the supervisor opened. New databases appear only once they are whole: MLflow can
-neither use nor mend one whose making was interrupted.
+neither use nor mend one whose making was interrupted. One that an older MLflow made, with which the command would
+refuse to start, is brought to its schema in a copy, which then takes its place.
 """
 
 from __future__ import annotations
 
 import os
 import socket
+import sqlite3
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,10 +24,11 @@ import uvicorn
 
 # isort: split
 import mlflow.server
+from alembic.script import ScriptDirectory
 from mlflow.cli import cli
 from mlflow.server.auth.config import read_auth_config
 from mlflow.server.auth.db.utils import migrate_if_needed
-from mlflow.store.db.utils import _initialize_tables
+from mlflow.store.db.utils import _get_alembic_config, _get_schema_version, _initialize_tables, _upgrade_db
 from sqlalchemy import create_engine
 from sqlalchemy.engine import Engine, make_url
 
@@ -32,12 +36,14 @@ from rayplane import processes
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Make the databases that are missing and serve until a signal ends it; the options are those of `mlflow server`.
+    """Make the databases that are missing, upgrade older ones, and serve until a signal ends it.
 
-    Ends as the command does: with its exit code and its messages.
+    The options are those of `mlflow server`. Ends as the command does: with its exit code and its messages.
     """
     listener = processes.take_listener()
-    make_database(arguments[arguments.index("--backend-store-uri") + 1], _initialize_tables)
+    tracking = arguments[arguments.index("--backend-store-uri") + 1]
+    make_database(tracking, _initialize_tables)
+    upgrade_database(tracking)
     make_database(read_auth_config().database_uri, lambda engine: migrate_if_needed(engine, "head"))
     # The type checker covers no private name of another package.
     setattr(mlflow.server, "_exec_cmd", partial(serve, listener))  # noqa: B010
@@ -52,12 +58,47 @@ def make_database(uri: str, fill: Callable[[Engine], None]) -> None:
     path = Path(make_url(uri).database or "")
     if path.exists():
         return
+    unready = _unready(path)
+    _fill(unready, fill)
+    _replace(path, unready)
+
+
+def upgrade_database(uri: str) -> None:
+    """Bring MLflow's tracking database to this version's schema: all of it, or it stays as it is.
+
+    One of a newer schema is left to MLflow, which refuses it and says so. MLflow's own way is not one transaction: an
+    upgrade that was interrupted would leave what no version can use. Users' databases MLflow upgrades by itself.
+    """
+    path = Path(make_url(uri).database or "")
+    engine = create_engine(f"sqlite:///{path}")
+    revision = _get_schema_version(engine)  # type: ignore[no-untyped-call]
+    engine.dispose()
+    known = ScriptDirectory.from_config(_get_alembic_config(""))  # type: ignore[no-untyped-call]
+    if revision == known.get_current_head() or revision not in {r.revision for r in known.walk_revisions()}:
+        return
+    print(f"MLflow's database has the schema {revision} of an older version: it is upgraded", flush=True)
+    unready = _unready(path)
+    with closing(sqlite3.connect(path)) as before, closing(sqlite3.connect(unready)) as copy:
+        before.backup(copy)
+    _fill(unready, _upgrade_db)
+    _replace(path, unready)
+
+
+def _unready(path: Path) -> Path:
+    """The name of a database until it is whole; what an interrupted start left under it is removed."""
     unready = path.with_name(f"{path.name}.partial")
     for interrupted in path.parent.glob(f"{unready.name}*"):  # with its journal
         interrupted.unlink()
+    return unready
+
+
+def _fill(unready: Path, fill: Callable[[Engine], None]) -> None:
     engine = create_engine(f"sqlite:///{unready}")
     fill(engine)
     engine.dispose()
+
+
+def _replace(path: Path, unready: Path) -> None:
     for stale in ("-journal", "-wal", "-shm"):  # of a file that was taken away: SQLite would play them into this one
         path.with_name(path.name + stale).unlink(missing_ok=True)
     unready.replace(path)

@@ -9,10 +9,11 @@ from rayplane.gateway.store.ledger import Ledger
 from rayplane.gateway.store.migrate import upgrade
 from rayplane.gateway.store.objects import Objects
 from rayplane.gateway.store.records import Records
+from rayplane.gateway.store.snapshot import Snapshot
 from rayplane.gateway.store.texts import Texts
 
 
-class Store(Objects, Texts, Ledger, Records, Filing, Leadership):
+class Store(Objects, Texts, Ledger, Records, Filing, Leadership, Snapshot):
     """Synchronous and thread-safe. Instants have their zone. Calls that belong together go into ``transaction()``."""
 
     def migrate(self) -> None:

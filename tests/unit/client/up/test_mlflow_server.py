@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import warnings
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,75 @@ def test_a_database_that_is_there_is_left_alone(mlflow_server: Any, tmp_path: Pa
     path.write_bytes(b"a database of before")
     mlflow_server.make_database(f"sqlite:///{path}", one_table)
     assert path.read_bytes() == b"a database of before"
+
+
+OLDER = "6f8d9c3b2a1e"
+"""A schema of MLflow before the one that is installed."""
+
+
+def older_database(path: Path) -> None:
+    """A tracking database as an older MLflow made it, with an experiment in it."""
+    from alembic import command
+    from mlflow.store.db.utils import InitialBase, _get_alembic_config
+    from sqlalchemy import create_engine
+
+    engine = create_engine(f"sqlite:///{path}")
+    InitialBase.metadata.create_all(engine)
+    config = _get_alembic_config(str(engine.url))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, OLDER)
+    with engine.begin() as connection:
+        connection.execute(
+            text("INSERT INTO experiments (name, workspace, lifecycle_stage) VALUES ('delays', 'growth', 'active')")
+        )
+    engine.dispose()
+
+
+def revision(path: Path) -> str:
+    with closing(sqlite3.connect(path)) as connection:
+        [(found,)] = connection.execute("SELECT version_num FROM alembic_version")
+        return str(found)
+
+
+def test_a_database_of_an_older_mlflow_is_upgraded_and_keeps_its_rows(mlflow_server: Any, tmp_path: Path) -> None:
+    from mlflow.store.db.utils import _get_latest_schema_revision
+
+    path = tmp_path / "mlflow.db"
+    older_database(path)
+    mlflow_server.upgrade_database(f"sqlite:///{path}")
+    assert revision(path) == _get_latest_schema_revision() != OLDER
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT name, workspace FROM experiments").fetchall() == [("delays", "growth")]
+    assert os.listdir(tmp_path) == ["mlflow.db"]
+    before = path.stat()
+    mlflow_server.upgrade_database(f"sqlite:///{path}")
+    assert path.stat().st_ino == before.st_ino, "what is new enough is not touched"
+
+
+def test_an_upgrade_that_is_interrupted_leaves_the_database_as_it_was(
+    mlflow_server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "mlflow.db"
+    older_database(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow_server, "_upgrade_db", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            mlflow_server.upgrade_database(f"sqlite:///{path}")
+    assert revision(path) == OLDER
+    assert "half" not in tables(path)
+    mlflow_server.upgrade_database(f"sqlite:///{path}")
+    assert revision(path) != OLDER
+    assert os.listdir(tmp_path) == ["mlflow.db"]
+
+
+def test_a_database_of_a_newer_mlflow_is_left_to_mlflow_to_refuse(mlflow_server: Any, tmp_path: Path) -> None:
+    path = tmp_path / "mlflow.db"
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TABLE alembic_version (version_num TEXT)")
+        connection.execute("INSERT INTO alembic_version VALUES ('ffffffffffff')")
+    mlflow_server.upgrade_database(f"sqlite:///{path}")
+    assert revision(path) == "ffffffffffff"
 
 
 def test_what_mlflow_refuses_ends_the_process_with_mlflows_message_and_code(tmp_path: Path) -> None:

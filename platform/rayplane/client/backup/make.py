@@ -1,0 +1,170 @@
+"""`rayplane backup`: write one file from a platform that runs, or one that is down. Changes nothing of it."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import BinaryIO
+
+from rayplane.client.backup import child, databases, inventory
+from rayplane.client.backup.archive import Writer
+from rayplane.client.backup.form import FILES, HOME, INVENTORY, ROOT, STORE, Contents, Member
+from rayplane.errors import InvalidInput, NotFound
+from rayplane.nouns.base import utcnow
+from rayplane.settings import GatewaySettings, Home
+from rayplane.storage.root import open_root, room
+
+Say = Callable[[str], None]
+
+SAID_EVERY = 5.0
+"""Seconds between two lines about the storage root."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A backup that was written."""
+
+    path: Path
+    size: int
+    contents: Contents
+
+
+def backup(settings: GatewaySettings, to: Path, *, files: bool, secrets: bool, say: Say) -> Made:
+    """Write a backup of the home to a file, or into a folder under a name of its own; the package says in which order.
+
+    Raises NotFound without a platform, Conflict if the file is there, InvalidInput for a place that can't be written or
+    lies in the storage root, StorageFull, Unavailable if a database does not answer. Then nothing is left.
+    """
+    home = settings.home_paths
+    target = _target(to)
+    root = root_path(settings)
+    _require_outside(target, root)
+    if not home.path.is_dir():
+        raise NotFound(f"There is no home '{home.path}'.", remedy="Name the platform's home by RAYPLANE_HOME.")
+    with Writer(target) as writer, room(f"write '{target}'"), tempfile.TemporaryDirectory(
+        prefix=f".{target.name}.", suffix=".partial", dir=target.parent
+    ) as staging:  # fmt: skip
+        contents = _fill(writer, Path(staging), settings, root, files=files, secrets=secrets, say=say)
+        size = writer.finish(contents)
+    return Made(target, size, contents.model_copy(update={"members": writer.members}))
+
+
+def _fill(
+    writer: Writer, staging: Path, settings: GatewaySettings, root: Path | None, *, files: bool, secrets: bool, say: Say
+) -> Contents:
+    home, revisions = settings.home_paths, dict[str, str | None]()
+
+    def keep(paths: Iterable[Path], base: Path, prefix: str) -> None:
+        for path in paths:
+            member = f"{prefix}{path.relative_to(base)}"
+            copied = staging / "database"
+            revisions[member] = databases.copy(path, copied)
+            with copied.open("rb") as file:
+                say(f"{path.relative_to(base)}: {writer.keep(member, file).size} bytes")
+            copied.unlink()
+
+    if settings.workflow_database_url is None:
+        keep(_present(home.workflows), home.path, HOME)
+    store = staging / "store"
+    store.mkdir()
+    part = child.snapshot("write", store, home.path)
+    _keep_plain(writer, sorted(store.iterdir()), store, STORE)
+    say(f"the store: {len(part.tables)} tables, {sum(table.rows for table in part.tables.values())} rows")
+    if secrets:
+        _keep_plain(writer, _secrets(home), home.path, HOME)
+    # Without the secrets MLflow's users are left out, too: their passwords are among them.
+    keep(_present(home.mlflow / "mlflow.db", *([home.mlflow / "auth.db"] if secrets else [])), home.path, HOME)
+    keep(sorted(home.feast.rglob("*.db")) if settings.feast_registry_url is None else [], home.path, HOME)
+    count = total = 0
+    if root is not None:
+        keep([root / path for path in sorted(inventory.databases(root))], root, ROOT)
+        count, total = _keep_root(writer, staging / "inventory", root, files=files, say=say)
+    return Contents(
+        made_at=utcnow(),
+        rayplane=version("rayplane"),
+        mlflow=installed("mlflow"),
+        home=str(home.path),
+        storage_root=settings.root_uri,
+        own_root=settings.root_uri == f"file://{home.storage}",
+        store=part,
+        databases=revisions,
+        secrets=secrets,
+        files=files and root is not None,
+        file_count=count,
+        file_bytes=total,
+        outside=_outside(settings, root),
+    )
+
+
+def _keep_root(writer: Writer, lines: Path, root: Path, *, files: bool, say: Say) -> tuple[int, int]:
+    count = total = 0
+    began = time.monotonic()
+
+    def take(number: int, file: BinaryIO, length: int) -> Member:
+        return writer.add(f"{FILES}{number:08d}", file, length=length, packed=True)
+
+    with lines.open("wb") as out:
+        for file in inventory.listed(root, take if files else None):
+            out.write(file.model_dump_json(exclude_defaults=True).encode() + b"\n")
+            count, total = count + 1, total + file.size
+            if time.monotonic() - began > SAID_EVERY:
+                say(f"the storage root: {count} files, {total / 2**20:.0f} MiB so far")
+                began = time.monotonic()
+    with lines.open("rb") as read:
+        writer.keep(INVENTORY, read)
+    say(f"the storage root: {count} files, {total / 2**20:.1f} MiB {'copied' if files else 'listed'}")
+    return count, total
+
+
+def _keep_plain(writer: Writer, paths: Iterable[Path], base: Path, prefix: str) -> None:
+    for path in paths:
+        with path.open("rb") as file:
+            writer.keep(f"{prefix}{path.relative_to(base)}", file)
+
+
+def _present(*paths: Path) -> list[Path]:
+    return [path for path in paths if path.is_file()]
+
+
+def _secrets(home: Home) -> list[Path]:
+    """The token and all of the secrets' folder but what is being written: that has another name for a moment."""
+    return _present(home.token, *(path for path in sorted(home.secrets.rglob("*")) if not path.name.startswith(".")))
+
+
+def _outside(settings: GatewaySettings, root: Path | None) -> list[str]:
+    notes = []
+    for what, url in (("Workflows", settings.workflow_database_url), ("Feast's registry", settings.feast_registry_url)):
+        if url is not None:
+            where = url.split("@")[-1]
+            notes.append(f"{what}: in a database of its own ({where}). Back it up by its own means just before this.")
+    if root is None:
+        notes.append(f"The storage root {settings.root_uri}: it is no folder of this host. Keep it by its own means.")
+    return notes
+
+
+def _target(to: Path) -> Path:
+    to = to.expanduser().absolute()
+    return to / f"rayplane-{utcnow():%Y%m%dT%H%M%SZ}.backup" if to.is_dir() else to
+
+
+def _require_outside(target: Path, root: Path | None) -> None:
+    if root is not None and target.parent.resolve().is_relative_to(root.resolve()):
+        raise InvalidInput(f"'{target}' lies in the storage root that it is a backup of.", remedy="Write it elsewhere.")
+
+
+def root_path(settings: GatewaySettings) -> Path | None:
+    """The storage root's folder on this host, if it has one."""
+    local = open_root(settings.root_uri).local_path("")
+    return None if local is None else Path(local)
+
+
+def installed(name: str) -> str | None:
+    """The version of an installed distribution; None if it is not."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

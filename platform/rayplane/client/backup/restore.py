@@ -1,0 +1,269 @@
+"""`rayplane restore`: put a backup into an empty home, all or nothing; or compare it with what is there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path, PurePosixPath
+
+from rayplane import processes
+from rayplane.client.backup import child, inventory
+from rayplane.client.backup.archive import Reader, damaged, reading
+from rayplane.client.backup.form import (
+    HOME,
+    INVENTORY,
+    ROOT,
+    SNAPSHOT,
+    STORE,
+    Contents,
+    Member,
+    StoredFile,
+    require_readable,
+)
+from rayplane.client.backup.inventory import Difference
+from rayplane.client.backup.make import installed
+from rayplane.client.backup.moved import Move
+from rayplane.errors import Conflict, StorageFull
+from rayplane.settings import GatewaySettings, Home, write_secret
+from rayplane.storage.root import open_root, room
+
+Say = Callable[[str], None]
+
+_SPARE = 64 * 2**20
+"""Bytes beyond the backup's own that a restore leaves free."""
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What a restore, or a check, came to."""
+
+    contents: Contents
+    home: Path
+    storage_root: str
+    difference: Difference
+    notes: list[str]
+    """What the person must know or do."""
+
+
+def check(path: Path, settings: GatewaySettings, *, say: Say) -> Restored:
+    """Verify every file of a backup and compare its list with the storage root; changes nothing.
+
+    Raises NotFound, InvalidData if the backup is damaged, Unsupported if it is of something newer.
+    """
+    with reading(path) as reader:
+        contents = reader.contents
+        require_readable(contents, mlflow=installed("mlflow"))
+        files = _verified(reader, path, say)
+        uri = settings.root_uri
+        return Restored(contents, settings.home, uri, _difference(files, uri, say), list(contents.outside))
+
+
+def restore(path: Path, settings: GatewaySettings, *, incomplete: bool, say: Say) -> Restored:
+    """Make the home of a backup. Its storage root is the one of the settings, if they name one; else the home's own, if
+    the backup has the files of one; else the one that it was.
+
+    Raises NotFound, InvalidData (damaged), Unsupported (newer), Conflict (the home or the database is not empty, the
+    platform of the backup still runs here, the root has other files), StorageFull. Then the home is not made.
+    """
+    home = Home(settings.home.absolute())
+    with reading(path) as reader:
+        contents = reader.contents
+        require_readable(contents, mlflow=installed("mlflow"))
+        _require_empty(home)
+        _require_stopped(contents)
+        files = _verified(reader, path, say)
+        uri = _root_of(contents, settings, home)
+        own = uri == f"file://{home.storage}"
+        difference = Difference(checked=len(files)) if own and contents.files else _difference(files, uri, say)
+        _require_usable(difference, contents, uri, incomplete=incomplete)
+        _require_room(reader, home, files)
+        staging = home.path.with_name(f".{home.path.name}.{os.getpid()}.restoring")
+        try:
+            with room(f"restore to '{home.path}'"):
+                staging.mkdir(parents=True, mode=0o700)
+                notes = _place(reader, files, Home(staging), uri, own=own)
+                _fill_store(reader, Home(staging), uri)
+                staging.rename(home.path)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)  # there only if it failed
+    if contents.files and not own:
+        difference = _difference(files, uri, say)
+    return Restored(contents, home.path, uri, difference, [*notes, *contents.outside])
+
+
+def _require_empty(home: Home) -> None:
+    if os.path.lexists(home.path) and (not home.path.is_dir() or any(home.path.iterdir())):
+        raise Conflict(
+            f"The home '{home.path}' is not empty.",
+            remedy="Name another by --home: a restore never writes over anything. To compare with it, say --check.",
+        )
+
+
+def _require_stopped(contents: Contents) -> None:
+    pids = processes.marked(Home(Path(contents.home)).id)
+    if pids:
+        raise Conflict(
+            f"The platform of the backup runs on this host, in '{contents.home}': both would act on the same jobs.",
+            remedy=f"Stop it: RAYPLANE_HOME={contents.home} rayplane down",
+        )
+
+
+def _verified(reader: Reader, path: Path, say: Say) -> list[StoredFile]:
+    """The inventory, after every file of the archive was found to be as it was written."""
+    contents = reader.contents
+    for name, member in contents.members.items():
+        _require_safe(name, path)
+        reader.verify(name, member)
+    files = _inventory(reader)
+    for file in files:
+        if file.member is not None:
+            reader.verify(file.member, Member(size=file.size, sha256=file.sha256))
+    say(f"the backup of {contents.made_at:%Y-%m-%d %H:%M:%S} UTC is whole: {len(contents.members)} files")
+    return files
+
+
+def _require_safe(name: str, path: Path) -> None:
+    parts = PurePosixPath(name).parts
+    known = name == INVENTORY or name.startswith((STORE, HOME, ROOT))
+    if not known or ".." in parts or name.startswith("/"):
+        raise damaged(path, f"no backup has a file '{name}'")
+
+
+def _inventory(reader: Reader) -> list[StoredFile]:
+    if INVENTORY not in reader.contents.members:
+        return []
+    with reader.stream(INVENTORY) as lines:
+        return [StoredFile.model_validate_json(line) for line in lines]
+
+
+def _root_of(contents: Contents, settings: GatewaySettings, home: Home) -> str:
+    if settings.storage_root:
+        return settings.storage_root.rstrip("/")
+    return f"file://{home.storage}" if contents.files and contents.own_root else contents.storage_root
+
+
+def _difference(files: list[StoredFile], uri: str, say: Say) -> Difference:
+    root = open_root(uri).local_path("")
+    if root is None:
+        return Difference()
+    found = Difference(checked=len(files))
+    for file in files:
+        how = inventory.compared(Path(root), file)
+        if how is not None:
+            (found.missing if how == "missing" else found.changed).append(file.path)
+    same = len(files) - len(found.missing) - len(found.changed)
+    say(f"the storage root {uri}: {same} of {len(files)} files are there as they were")
+    return found
+
+
+def _require_usable(difference: Difference, contents: Contents, uri: str, *, incomplete: bool) -> None:
+    lacking = [] if contents.files else difference.missing
+    wrong = [*(f"missing: {path}" for path in lacking), *(f"changed: {path}" for path in difference.changed)]
+    if not wrong or (incomplete and not (contents.files and difference.changed)):
+        return
+    shown = "\n".join(f"  {line}" for line in wrong[:20]) + (f"\n  and {len(wrong) - 20} more" if wrong[20:] else "")
+    raise Conflict(
+        f"The storage root {uri} is not as the backup lists it:\n{shown}\n",
+        remedy="Bring these files back, or name the root's place by --storage-root"
+        + (", an empty one." if contents.files else "; --incomplete goes on without them."),
+        missing=lacking,
+        changed=difference.changed,
+    )
+
+
+def _require_room(reader: Reader, home: Home, files: list[StoredFile]) -> None:
+    # Twice: a table is a file first and then rows.
+    need = 2 * sum(member.size for member in reader.contents.members.values()) + _SPARE
+    need += sum(file.size for file in files if file.member is not None)
+    above = next(folder for folder in home.path.parents if folder.is_dir())
+    free = shutil.disk_usage(above).free
+    if free < need:
+        raise StorageFull(
+            f"'{above}' has {free / 2**20:.0f} MiB free, the restore needs {need / 2**20:.0f}.",
+            remedy="Free some space there, or name a home on a larger disk by --home.",
+        )
+
+
+def _place(reader: Reader, files: list[StoredFile], staging: Home, uri: str, *, own: bool) -> list[str]:
+    """Write all but the store: databases and secrets into the new home, what is of the root into the root."""
+    notes, contents = [], reader.contents
+    for name in reader.names(HOME):
+        reader.extract(name, contents.members[name], staging.path / name.removeprefix(HOME))
+    root = open_root(f"file://{staging.storage}" if own else uri)
+    placed = [(file.path, file.member) for file in files if file.member is not None]
+    for path, member in [*placed, *((name.removeprefix(ROOT), name) for name in reader.names(ROOT))]:
+        if root.exists(path):
+            if member.startswith(ROOT):
+                notes.append(f"'{root.uri(path)}' was there and was left as it is.")
+            continue
+        with reader.stream(member) as stream:
+            root.write_from(path, stream)
+    _move(
+        staging, Move.between(contents.storage_root, uri), Path(root.local_path("") or os.devnull), reader.names(ROOT)
+    )
+    if not own:
+        write_secret(staging.kept_root, uri + "\n")
+    if not contents.secrets:
+        notes.append(
+            "The backup has no secrets. New ones are made: hand out the new token; the tokens of clusters that run on "
+            "are no longer good, so make them anew."
+        )
+    return notes
+
+
+def _move(staging: Home, move: Move, root: Path, databases: list[str]) -> None:
+    """Feast's registries name the data of each view by its place."""
+    if move.pairs[0][0] == move.pairs[0][1]:
+        return
+    registries = [staging.feast / "registry.db", *(root / name.removeprefix(ROOT) for name in databases)]
+    for path in registries:
+        if path.is_file():
+            _move_registry(path, move)
+
+
+def _move_registry(path: Path, move: Move) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for (table,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+            columns = [
+                row[1] for row in connection.execute(f'PRAGMA table_info("{table}")') if row[1].endswith("_proto")
+            ]
+            for column in columns:
+                query = f'SELECT rowid, "{column}" FROM "{table}" WHERE "{column}" IS NOT NULL'
+                for row, data in connection.execute(query).fetchall():
+                    now = move.message(data)
+                    if now != data:
+                        connection.execute(f'UPDATE "{table}" SET "{column}" = ? WHERE rowid = ?', (now, row))
+
+
+def _fill_store(reader: Reader, staging: Home, uri: str) -> None:
+    folder = staging.path / ".store"
+    for name in reader.names(STORE):
+        reader.extract(name, reader.contents.members[name], folder / name.removeprefix(STORE))
+    move = Move.between(reader.contents.storage_root, uri)
+    if move.pairs[0][0] != move.pairs[0][1]:
+        _move_tables(folder, move)
+    child.snapshot("read", folder, staging.path)
+    shutil.rmtree(folder)
+
+
+def _move_tables(folder: Path, move: Move) -> None:
+    summary = json.loads((folder / SNAPSHOT).read_bytes())
+    for table, count in summary["tables"].items():
+        before, after = folder / f"{table}.jsonl", folder / f"{table}.moved"
+        digest = hashlib.sha256()
+        with before.open("rb") as rows, after.open("wb") as out:
+            head = rows.readline()
+            documents = [place for place, (_, kind) in enumerate(json.loads(head)["columns"]) if kind == "json"]
+            for line in chain([head], (move.line(row, documents) for row in rows)):
+                digest.update(line)
+                out.write(line)
+        after.replace(before)
+        count["sha256"] = digest.hexdigest()
+    (folder / SNAPSHOT).write_text(json.dumps(summary))

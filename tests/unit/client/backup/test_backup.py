@@ -1,0 +1,452 @@
+"""`rayplane backup` and `restore` on a home without processes: what is kept, what is equal, what is refused."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import stat
+import threading
+import zipfile
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from rayplane.client.backup import archive, child, form, inventory, make, restore
+from rayplane.client.backup.form import Contents, StorePart
+from rayplane.errors import Conflict, InvalidData, InvalidInput, NotFound, StorageFull, Unsupported
+from rayplane.gateway.store import Store
+from rayplane.settings import GatewaySettings, Home
+from rayplane.storage import layout
+from rayplane.storage.root import open_root
+from tests.unit.client.backup import homes
+from tests.unit.client.backup.homes import TEAM
+from tests.unit.client.command import run
+
+
+def quiet(text: str) -> None:
+    assert text
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    for name in [name for name in os.environ if name.startswith("RAYPLANE_") and name != "RAYPLANE_TEST_SESSION"]:
+        monkeypatch.delenv(name)
+    return Home(tmp_path / "source" / "home")
+
+
+@pytest.fixture
+def gateway_process() -> None:
+    """The store's part is done by the gateway's process, as it is in truth."""
+
+
+@pytest.fixture(autouse=True)
+def _in_this_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store's part is done in the test's own process: a second less for each."""
+
+    def snapshot(verb: str, folder: Path, home: Path) -> StorePart:
+        store = Store(GatewaySettings(home=home).store_url)
+        try:
+            summary = {"write": store.write_snapshot, "read": store.read_snapshot}[verb](folder)
+        finally:
+            store.close()
+        return StorePart.model_validate(asdict(summary))
+
+    if "gateway_process" not in request.fixturenames:
+        monkeypatch.setattr(child, "snapshot", snapshot)
+
+
+@pytest.fixture
+def settings(home: Home) -> GatewaySettings:
+    return homes.furnish(home)
+
+
+def backup(settings: GatewaySettings, to: Path, *, files: bool = False, secrets: bool = True) -> Path:
+    return make.backup(settings, to, files=files, secrets=secrets, say=quiet).path
+
+
+def restored(file: Path, home: Path, *, root: str | None = None, incomplete: bool = False) -> restore.Restored:
+    settings = GatewaySettings(home=home, storage_root=root)
+    return restore.restore(file, settings, incomplete=incomplete, say=quiet)
+
+
+def left_beside(file: Path) -> list[str]:
+    return sorted(path.name for path in file.parent.iterdir())
+
+
+def altered(file: Path, **changes: object) -> None:
+    """Write a backup anew with other contents."""
+    with zipfile.ZipFile(file) as old:
+        members = {name: old.read(name) for name in old.namelist()}
+    contents = json.loads(members[form.CONTENTS])
+    members[form.CONTENTS] = json.dumps({**contents, **changes}).encode()
+    with zipfile.ZipFile(file, "w") as new:
+        for name, data in members.items():
+            new.writestr(name, data)
+
+
+def test_a_restored_home_is_equal_and_knows_its_storage_root(
+    settings: GatewaySettings, home: Home, tmp_path: Path, gateway_process: None
+) -> None:
+    file = backup(settings, tmp_path / "b")
+    assert left_beside(file) == ["b", "source"]
+    done = restored(file, tmp_path / "other")
+    other = GatewaySettings(home=tmp_path / "other")
+    assert homes.tables(other) == homes.tables(settings)
+    assert done.difference.is_none
+    assert other.root_uri == settings.root_uri, "the files stay where they were"
+    assert homes.rows(other.home_paths.workflows, "workflow_status") == [("run-1",)]
+    for part in ("token", "secrets/signing.key", f"secrets/teams/{TEAM}.mlflow"):
+        assert (other.home / part).read_bytes() == (home.path / part).read_bytes()
+        assert stat.S_IMODE((other.home / part).stat().st_mode) == 0o600
+    assert homes.rows(other.home_paths.mlflow / "auth.db", "alembic_version") == [("4ae0a8f",)]
+    assert homes.rows(other.home_paths.feast / "registry.db", "feature_views") == homes.rows(
+        home.feast / "registry.db", "feature_views"
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "other", "source"], "nothing half-made is left"
+
+
+def test_what_refers_is_taken_before_what_it_refers_to(settings: GatewaySettings, tmp_path: Path) -> None:
+    with zipfile.ZipFile(backup(settings, tmp_path / "b", files=True)) as members:
+        order = members.namelist()
+    parts = ("home/workflows.db", "store/objects.jsonl", "home/secrets/signing.key", "home/mlflow/mlflow.db")
+    places = [order.index(name) for name in (*parts, "home/feast/registry.db", "files/00000001", form.INVENTORY)]
+    assert places == sorted(places)
+
+
+def test_a_platform_goes_to_postgres_by_a_backup_and_comes_back_by_another(
+    settings: GatewaySettings, tmp_path: Path, postgres_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = backup(settings, tmp_path / "1"), tmp_path / "2"
+    monkeypatch.setenv("RAYPLANE_DATABASE_URL", postgres_database)
+    restored(first, tmp_path / "on-postgres")
+    there = GatewaySettings(home=tmp_path / "on-postgres")
+    assert not there.home_paths.database.exists()
+    backup(there, second)
+    with pytest.raises(Conflict, match="not empty"):
+        restored(first, tmp_path / "again")
+    monkeypatch.delenv("RAYPLANE_DATABASE_URL")
+    restored(second, tmp_path / "on-sqlite")
+    assert homes.tables(GatewaySettings(home=tmp_path / "on-sqlite")).tables == homes.tables(settings).tables
+
+
+def test_a_backup_is_for_its_owner_alone_and_never_overwrites(settings: GatewaySettings, tmp_path: Path) -> None:
+    file = backup(settings, tmp_path / "b")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    before = file.read_bytes()
+    with pytest.raises(Conflict, match="is there already"):
+        backup(settings, file)
+    assert file.read_bytes() == before
+    named = backup(settings, tmp_path)
+    assert named.parent == tmp_path
+    assert named.name.startswith("rayplane-")
+
+
+def test_with_its_files_a_backup_is_restored_where_nothing_of_the_old_place_is(
+    settings: GatewaySettings, home: Home, tmp_path: Path
+) -> None:
+    file = backup(settings, tmp_path / "b", files=True)
+    before = homes.tables(settings)
+    shutil.rmtree(home.path)
+    done = restored(file, tmp_path / "other")
+    other = GatewaySettings(home=tmp_path / "other")
+    assert other.root_uri == f"file://{tmp_path}/other/storage"
+    assert restore.check(file, other, say=quiet).difference.is_none
+    checkpoint = f"{layout.job(TEAM, 'j1')}/checkpoints/.metadata.json"
+    assert open_root(other.root_uri).read(checkpoint) == b"{}", "names that begin with a dot are files too"
+    after = homes.tables(other)
+    differ = {table for table, count in after.tables.items() if count != before.tables[table]}
+    assert differ == {"dataset_versions"}, "of the tables those alone that name the root's place"
+    place = layout.dataset_version(TEAM, "flights", "v1")
+    store = Store(other.store_url)
+    assert store.get_dataset_version(TEAM, "flights").uri == f"{other.root_uri}/{place}"
+    store.close()
+    [(_, message)] = homes.rows(other.home_paths.feast / "registry.db", "feature_views")
+    assert homes.source_of(message) == f"{other.home_paths.storage}/{place}/part-*.parquet"
+    assert done.difference.is_none
+
+
+def test_a_root_elsewhere_is_filled_and_one_with_other_files_is_refused(
+    settings: GatewaySettings, tmp_path: Path
+) -> None:
+    file = backup(settings, tmp_path / "b", files=True)
+    strange = tmp_path / "strange"
+    root = open_root(f"file://{strange}")
+    root.write(layout.package(TEAM, homes.PACKAGE), b"anything")
+    with pytest.raises(Conflict, match=f"changed: {TEAM}/packages"):
+        restored(file, tmp_path / "one", root=f"file://{strange}")
+    assert not (tmp_path / "one").exists()
+    place = f"file://{tmp_path}/volume"
+    assert restored(file, tmp_path / "two", root=place).difference.is_none
+    assert GatewaySettings(home=tmp_path / "two").root_uri == place
+
+
+def test_a_storage_root_that_lost_files_is_refused_naming_them_unless_told_to_go_on(
+    settings: GatewaySettings, home: Home, tmp_path: Path
+) -> None:
+    file = backup(settings, tmp_path / "b")
+    root = open_root(settings.root_uri)
+    root.delete(layout.package(TEAM, homes.PACKAGE))
+    part = f"{layout.dataset_version(TEAM, 'flights', 'v1')}/part-0.parquet"
+    root.write(part, b"PAR2" * 1000)
+    with pytest.raises(Conflict) as refused:
+        restored(file, tmp_path / "other")
+    assert refused.value.fields == {"missing": [layout.package(TEAM, homes.PACKAGE)], "changed": [part]}
+    assert not (tmp_path / "other").exists()
+    restored(file, tmp_path / "other", incomplete=True)
+    assert (tmp_path / "other" / "token").is_file()
+
+
+def test_a_log_that_grew_is_as_it_was_and_one_that_begins_otherwise_is_not(
+    settings: GatewaySettings, tmp_path: Path
+) -> None:
+    file = backup(settings, tmp_path / "b")
+    root, log = open_root(settings.root_uri), layout.job_log(TEAM, "j1")
+    root.append(log, b"line 2\n")
+    assert restore.check(file, settings, say=quiet).difference.is_none
+    root.write(log, b"LINE 1\nline 2\n")
+    assert restore.check(file, settings, say=quiet).difference.changed == [log]
+    root.write(log, b"line")
+    assert restore.check(file, settings, say=quiet).difference.changed == [log]
+
+
+def test_what_is_being_written_and_what_is_no_file_is_not_in_the_list(settings: GatewaySettings, home: Home) -> None:
+    folder = home.storage / TEAM / "jobs" / "j1"
+    (folder / f".x.{'0' * 32}").write_bytes(b"half")
+    (folder / "link").symlink_to(home.token)
+    os.mkfifo(folder / "pipe")
+    (home.storage / TEAM / "feast").mkdir()
+    (home.storage / TEAM / "feast" / "online.db").symlink_to(home.database)
+    paths = [file.path for file in inventory.listed(home.storage)]
+    assert len(paths) == 4
+    assert not [path for path in paths if "x." in path or "link" in path or "pipe" in path or "feast" in path]
+    assert list(inventory.databases(home.storage)) == [], "no team has its backup copy another's database"
+
+
+def test_a_database_in_a_teams_folder_is_copied_by_sqlite_and_put_back(
+    settings: GatewaySettings, home: Home, tmp_path: Path
+) -> None:
+    homes.sqlite(home.storage / TEAM / "feast" / "online.db", "delays", ["1"])
+    file = backup(settings, tmp_path / "b", files=True)
+    restored(file, tmp_path / "other")
+    assert homes.rows(tmp_path / "other" / "storage" / TEAM / "feast" / "online.db", "delays") == [("1",)]
+
+
+def test_a_database_under_change_is_copied_as_of_one_instant(
+    settings: GatewaySettings, home: Home, tmp_path: Path
+) -> None:
+    done = threading.Event()
+    pairs = home.feast / "online" / "growth.db"
+    homes.sqlite(pairs, "pairs", [])
+
+    def write() -> None:
+        with homes.closing(homes.sqlite3.connect(pairs, timeout=60)) as connection:
+            while not done.is_set():
+                with connection:
+                    connection.executemany("INSERT INTO pairs VALUES (?)", [("a",), ("b",)])
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        file = backup(settings, tmp_path / "b")
+    finally:
+        done.set()
+        writer.join()
+    restored(file, tmp_path / "other")
+    count = len(homes.rows(tmp_path / "other" / "feast" / "online" / "growth.db", "pairs"))
+    assert count > 0
+    assert count % 2 == 0
+
+
+def test_without_secrets_none_is_in_the_file_and_the_restore_says_what_follows(
+    settings: GatewaySettings, home: Home, tmp_path: Path
+) -> None:
+    file = backup(settings, tmp_path / "b", secrets=False)
+    with zipfile.ZipFile(file) as members:
+        names = members.namelist()
+    assert not [name for name in names if "secrets" in name or "token" in name or "auth.db" in name]
+    done = restored(file, tmp_path / "other")
+    assert "hand out the new token" in done.notes[0]
+    assert not (tmp_path / "other" / "token").exists()
+
+
+def test_a_home_that_is_not_empty_is_left_as_it_is(settings: GatewaySettings, home: Home, tmp_path: Path) -> None:
+    file = backup(settings, tmp_path / "b")
+    before = sorted(home.path.rglob("*"))
+    with pytest.raises(Conflict, match="is not empty"):
+        restored(file, home.path)
+    assert sorted(home.path.rglob("*")) == before
+    (tmp_path / "empty").mkdir()
+    restored(file, tmp_path / "empty")
+
+
+def test_each_damaged_byte_is_refused_before_anything_is_written(settings: GatewaySettings, tmp_path: Path) -> None:
+    file = backup(settings, tmp_path / "b", files=True)
+    whole = file.read_bytes()
+    with zipfile.ZipFile(file) as members:
+        places = {member.filename: _midst(member) for member in members.infolist()}
+    assert {form.CONTENTS, form.INVENTORY, "home/token", "store/objects.jsonl", "files/00000001"} <= places.keys()
+    for name, place in places.items():
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(InvalidData, match="damaged"):
+            restored(file, tmp_path / "other")
+        assert not (tmp_path / "other").exists(), name
+
+
+def _midst(member: zipfile.ZipInfo) -> int:
+    """Where the midst of a member's bytes is in the file, after its header."""
+    return member.header_offset + 30 + len(member.filename) + 20 + member.compress_size // 2
+
+
+@pytest.mark.parametrize("cut", [0, 10, 1000, -1])
+def test_a_file_that_was_cut_off_is_refused(settings: GatewaySettings, tmp_path: Path, cut: int) -> None:
+    file = backup(settings, tmp_path / "b")
+    file.write_bytes(file.read_bytes()[:cut])
+    with pytest.raises(InvalidData, match="is no backup, or a damaged one"):
+        restored(file, tmp_path / "other")
+
+
+def test_a_file_with_a_path_that_leads_out_is_refused(settings: GatewaySettings, tmp_path: Path) -> None:
+    file = backup(settings, tmp_path / "b")
+    evil = {"home/../../evil": {"size": 0, "sha256": "0"}}
+    altered(file, members=evil)
+    with pytest.raises(InvalidData, match="no backup has a file"):
+        restored(file, tmp_path / "other")
+
+
+def test_a_newer_form_or_schema_or_mlflow_is_refused_with_what_to_install(
+    settings: GatewaySettings, tmp_path: Path
+) -> None:
+    file = backup(settings, tmp_path / "b")
+    altered(file, form=form.FORM + 1, rayplane="99.0")
+    with pytest.raises(Unsupported, match=r"Install rayplane 99\.0"):
+        restored(file, tmp_path / "other")
+    altered(file, form=form.FORM, mlflow="99.1.0")
+    with pytest.raises(Unsupported, match=r"Install MLflow 99\.1\.0"):
+        restored(file, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_missing_backup_and_a_missing_platform_are_told(home: Home, tmp_path: Path, gateway_process: None) -> None:
+    with pytest.raises(NotFound, match="There is no backup"):
+        restored(tmp_path / "b", tmp_path / "other")
+    settings = GatewaySettings(home=home.path)
+    with pytest.raises(NotFound, match="There is no home"):
+        backup(settings, tmp_path / "b")
+    home.path.mkdir(parents=True)
+    with pytest.raises(NotFound, match="holds no platform"):
+        backup(settings, tmp_path / "b")
+    assert left_beside(tmp_path / "b") == ["source"]
+    assert not home.database.exists(), "looking at a home makes nothing in it"
+
+
+def test_a_place_that_cannot_be_written_or_lies_in_the_root_is_refused(
+    settings: GatewaySettings, home: Home, tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidInput, match="can't be written"):
+        backup(settings, tmp_path / "nowhere" / "b")
+    with pytest.raises(InvalidInput, match="lies in the storage root"):
+        backup(settings, home.storage / "b")
+
+
+def test_a_full_disk_leaves_no_file(settings: GatewaySettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(archive, "parts", full)
+    with pytest.raises(StorageFull, match="No room left"):
+        backup(settings, tmp_path / "b")
+    assert left_beside(tmp_path / "b") == ["source"]
+
+
+def test_where_a_file_has_but_one_name_a_backup_is_written_all_the_same(
+    settings: GatewaySettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refused)
+    assert restore.check(backup(settings, tmp_path / "b"), settings, say=quiet).difference.is_none
+    assert left_beside(tmp_path / "b") == ["b", "source"]
+
+
+def test_a_command_that_is_told_to_end_leaves_nothing_half_made(
+    settings: GatewaySettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RAYPLANE_HOME", str(settings.home))
+    monkeypatch.setattr(make.child, "snapshot", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        code, _, err = run(capsys, "backup", "--to", str(tmp_path / "b"))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (code, err.splitlines()[-1]) == (130, "Interrupted.")
+    assert left_beside(tmp_path / "b") == ["source"]
+
+
+def test_a_restore_without_room_says_how_much_it_needs(
+    settings: GatewaySettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = backup(settings, tmp_path / "b")
+    monkeypatch.setattr(restore.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(2**40, 2**40, 2**20))
+    with pytest.raises(StorageFull, match="1 MiB free, the restore needs"):
+        restored(file, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_restore_that_fails_midway_leaves_no_home(
+    settings: GatewaySettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = backup(settings, tmp_path / "b")
+    monkeypatch.setenv("RAYPLANE_DATABASE_URL", settings.store_url)
+    with pytest.raises(Conflict, match="not empty"):
+        restored(file, tmp_path / "other")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "source"]
+
+
+def test_the_platform_of_the_backup_must_be_down(
+    settings: GatewaySettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = backup(settings, tmp_path / "b")
+    monkeypatch.setattr(restore.processes, "marked", lambda mark: [1] if mark == settings.home_paths.id else [])
+    with pytest.raises(Conflict, match="rayplane down"):
+        restored(file, tmp_path / "other")
+
+
+def test_what_lies_in_databases_of_its_own_is_named(settings: GatewaySettings, tmp_path: Path) -> None:
+    elsewhere = settings.model_copy(update={"workflow_database_url": "postgresql://u:secret@db/workflows"})
+    made = make.backup(elsewhere, tmp_path / "b", files=False, secrets=True, say=quiet)
+    assert len(made.contents.outside) == 1
+    assert "db/workflows" in made.contents.outside[0]
+    assert "secret" not in made.contents.outside[0]
+    assert "home/workflows.db" not in made.contents.databases
+
+
+def test_the_commands_answer_in_json_and_check_ends_with_what_it_finds(
+    settings: GatewaySettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    gateway_process: None,
+) -> None:
+    monkeypatch.setenv("RAYPLANE_HOME", str(settings.home))
+    code, out, _ = run(capsys, "backup", "--to", str(tmp_path / "b"), "-o", "json")
+    assert code == 0
+    told = json.loads(out)
+    assert told["path"] == str(tmp_path / "b")
+    assert told["store"]["tables"]["objects"]["rows"] == 2
+    assert Contents.model_validate({**told, "members": {}}).file_count == 4
+    assert run(capsys, "restore", str(tmp_path / "b"), "--check")[0] == 0
+    open_root(settings.root_uri).delete(layout.package(TEAM, homes.PACKAGE))
+    code, out, err = run(capsys, "restore", str(tmp_path / "b"), "--check", "-o", "json")
+    assert code == 5
+    assert json.loads(out)["storage"]["missing"] == [layout.package(TEAM, homes.PACKAGE)]
+    code, out, err = run(capsys, "restore", str(tmp_path / "b"), "--home", str(tmp_path / "other"))
+    assert code == 5
+    assert f"missing: {layout.package(TEAM, homes.PACKAGE)}" in err
+    code, out, err = run(capsys, "restore", str(tmp_path / "b"), "--home", str(tmp_path / "other"), "--incomplete")
+    assert code == 0
+    assert "rayplane up" in err
