@@ -16,6 +16,7 @@ from rayplane.client.up import plan, tools
 from rayplane.client.up.state import SupervisorReport, read_report, read_state, write_report
 from rayplane.client.up.watch import Watch
 from rayplane.errors import Conflict, InvalidInput, RayplaneError
+from rayplane.repeats import Repeats
 from rayplane.settings import Home, load_gateway
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ class Supervisor:
     def __init__(self, home: Home, children: list[plan.Child]) -> None:
         self._home = home
         self._lock = threading.Lock()
+        self._errors = Repeats(log)
         earlier = read_report(home).children
         environ = plan.inherited(os.environ)
         self._watches = [
@@ -79,7 +81,7 @@ class Supervisor:
 
     def _keep(self, watch: Watch, stopping: threading.Event) -> None:
         while not stopping.is_set():
-            guarded(watch.tick)
+            guarded(watch.report.name, watch.tick, self._errors)
             stopping.wait(INTERVAL)
 
     def _write(self) -> None:
@@ -87,17 +89,19 @@ class Supervisor:
             report = SupervisorReport(pid=os.getpid(), children={w.report.name: w.report for w in self._watches})
             try:
                 write_report(self._home, report)
+                self._errors.works("the report")
             except OSError as exc:
                 # A full disk must not end the supervision; `status` then shows older news.
-                log.error("the report can't be written", extra={"error": str(exc)})
+                self._errors.failed("the report", exc, "the report can't be written", traceback=False)
 
 
-def guarded(tick: Callable[[], None]) -> None:
+def guarded(name: str, tick: Callable[[], None], errors: Repeats) -> None:
     """Run one look at a child; an error is logged, and the next look is made all the same."""
     try:
         tick()
-    except Exception:
-        log.exception("looking after a child failed")
+        errors.works(name)
+    except Exception as exc:  # noqa: BLE001  logged with its traceback the first time
+        errors.failed(name, exc, "looking after %s failed", name)
 
 
 class _only_one:  # noqa: N801  reads as the sentence that it is

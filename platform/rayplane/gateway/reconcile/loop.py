@@ -27,11 +27,13 @@ from rayplane.gateway.store.objects import Written
 from rayplane.gateway.usecases.platform import Platform
 from rayplane.nouns import by_kind
 from rayplane.nouns.base import Object
+from rayplane.repeats import Repeats
 
 log = logging.getLogger(__name__)
 
 FULL_SCAN = 60.0
 """Seconds between two looks at the list of all objects, in case that something was missed; it reads no spec."""
+_LOOK = "the look at the objects"
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.5, 60.0
 LONGEST_WAIT_FOR_OTHERS = 5.0
 """The longest back-off, in seconds, where something that is down may be up again at any moment."""
@@ -126,6 +128,7 @@ class Loop:
         self._version: int | None = None
         """The newest version that was seen of the store; None: nothing of it was seen yet."""
         self._last_full = self._last_asked = float("-inf")
+        self._errors = Repeats(log)
         self._thread: threading.Thread | None = None
         self._pool: ThreadPoolExecutor | None = None
 
@@ -185,8 +188,9 @@ class Loop:
                     self._lead(not self._leading)
                 if self._leading:
                     pause = self._look()
-            except Exception:
-                log.exception("a look at the objects failed")
+                self._errors.works(_LOOK)
+            except Exception as exc:  # noqa: BLE001  the next look is made all the same
+                self._errors.failed(_LOOK, exc, "a look at the objects failed")
             self._nudge.wait(pause)
             self._nudge.clear()
 
@@ -314,6 +318,8 @@ class Loop:
             again = reconciler.reconcile(obj)
             if entry.recorded:
                 self._record(reconciler.kind, uid, None)
+            if entry.failures:
+                self._errors.works(uid)
             entry.failures, entry.recorded = 0, False
             until = again if isinstance(again, Until) else None
             seconds = again.within if isinstance(again, Until) else again
@@ -353,15 +359,15 @@ class Loop:
     def _failed(self, kind: str, uid: str, entry: _Entry, exc: Exception) -> float:
         metrics.RECONCILE_ERRORS.labels(kind).inc()
         if isinstance(exc, RayplaneError):
-            log.warning("%s %s: %s", kind, uid, exc)
+            self._errors.failed(uid, exc, "%s %s", kind, uid, traceback=False)
         else:
-            log.error("%s %s: an unexpected error", kind, uid, exc_info=exc)
+            self._errors.failed(uid, exc, "%s %s: an unexpected error", kind, uid)
         entry.failures += 1
         try:
             self._record(kind, uid, exc)
             entry.recorded = True
-        except Exception:
-            log.exception("the error of %s %s could not be recorded", kind, uid)
+        except Exception as unrecorded:  # noqa: BLE001  the look that failed is made again all the same
+            self._errors.failed(f"{uid}:record", unrecorded, "the error of %s %s could not be recorded", kind, uid)
         longest = LONGEST_WAIT_FOR_OTHERS if isinstance(exc, Unavailable) else LONGEST_BACKOFF
         return time.monotonic() + min(longest, FIRST_BACKOFF * 2.0 ** min(entry.failures - 1, 10))
 
