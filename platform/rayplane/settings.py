@@ -6,7 +6,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field, IPvAnyNetwork, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from rayplane.errors import InvalidInput
@@ -132,6 +132,9 @@ class GatewaySettings(BaseSettings):
     """Whether a local cluster forks its workers and jobs from an interpreter that has imported the usual libraries."""
     log_level: str = "INFO"
     """Least level that is logged."""
+    trusted_proxies: list[IPvAnyNetwork] = []
+    """Addresses and networks of reverse proxies, as JSON: from them alone ``X-Forwarded-For`` is believed, which the
+    audit log and a refusal's address are taken from. By default none are, and it is ignored."""
     max_header_bytes: int = Field(default=64 * 2**10, ge=2**10, le=2**20)
     """The most bytes that a request's line and headers may have together; more is answered with 431."""
     max_package_bytes: int = Field(default=256 * 2**20, ge=1)

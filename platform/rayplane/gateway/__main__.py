@@ -30,6 +30,7 @@ from rayplane.gateway.reconcile.service import ServiceReconciler
 from rayplane.gateway.reconcile.team import TeamReconciler
 from rayplane.gateway.store import Store
 from rayplane.gateway.usecases.platform import Platform
+from rayplane.gateway.usecases.refusals import Refusals
 from rayplane.settings import GatewaySettings, load_gateway, read_secret
 from rayplane.storage.root import open_root
 
@@ -96,10 +97,11 @@ def run(settings: GatewaySettings, listener: socket.socket | None) -> None:
         Leader(store, f"{socket.gethostname()}:{os.getpid()}"),
         interval=settings.reconcile_interval,
     )
+    refusals = Refusals(store)
     server = _Server(
         store,
         configure(
-            create_app(platform, loop=loop),
+            create_app(platform, loop=loop, refusals=refusals),
             settings,
             host=settings.host,
             port=settings.port,
@@ -112,12 +114,14 @@ def run(settings: GatewaySettings, listener: socket.socket | None) -> None:
     # What has been imported stays: looking through it for garbage would hold up every request for a tenth of a second.
     gc.collect()
     gc.freeze()
+    refusals.start()
     loop.start()
     try:
         log.info("the gateway listens at %s", settings.url, extra={"home": str(settings.home)})
         server.run(sockets=[listener] if listener is not None else None)
     finally:
         loop.stop()
+        refusals.close()
         for opened in backends.values():
             opened.close()
         rays.close()

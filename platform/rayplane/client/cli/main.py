@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "service": (f"{_HERE}.service:app", "Deployed models."),
     "lineage": (f"{_HERE}.records:lineage", "What a node came from, or what came from it."),
     "leases": (f"{_HERE}.records:leases", "The ledger of compute."),
+    "audit": (f"{_HERE}.audit:audit", "Who did what, and who was refused what."),
     "gateway": (f"{_HERE}.main:gateway", "Run the gateway in the foreground."),
 }
 """Command -> where it is, and its line in the help: only the command that is called is imported."""

@@ -37,6 +37,7 @@ class Authenticate:
         try:
             principal = await _identify(bearer(Headers(scope=scope)), self._platform)
         except RayplaneError as error:
+            scope["rayplane.error"] = error
             await refuse(respond(error, scope["path"]), scope, receive, send)
             return
         scope["rayplane.principal"] = principal

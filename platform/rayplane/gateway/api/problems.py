@@ -92,6 +92,7 @@ def as_rayplane_error(error: Exception) -> errors.RayplaneError:
 
 
 async def _handle(request: Request, error: Exception) -> Response:
+    request.scope["rayplane.error"] = error.__cause__ if isinstance(error, HTTPException) else error
     return respond(error, request.url.path)
 
 
