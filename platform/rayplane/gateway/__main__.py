@@ -26,6 +26,7 @@ from rayplane.gateway.reconcile.leader import Leader
 from rayplane.gateway.reconcile.loop import Loop
 from rayplane.gateway.reconcile.pipeline import PipelineReconciler
 from rayplane.gateway.reconcile.rays import RayClients
+from rayplane.gateway.reconcile.rotations import Rotations
 from rayplane.gateway.reconcile.service import ServiceReconciler
 from rayplane.gateway.reconcile.team import TeamReconciler
 from rayplane.gateway.store import Store
@@ -95,6 +96,7 @@ def run(settings: GatewaySettings, listener: socket.socket | None) -> None:
         ],
         # A gateway that is started anew is another holder: its predecessor may still be at work.
         Leader(store, f"{socket.gethostname()}:{os.getpid()}"),
+        others=[Rotations(platform, mlflow, everything=lambda: loop.look_at_everything())],
         interval=settings.reconcile_interval,
     )
     refusals = Refusals(store)
@@ -153,10 +155,14 @@ def connect_mlflow(settings: GatewaySettings) -> MlflowRest | None:
             "RAYPLANE_MLFLOW_URL is set, but RAYPLANE_MLFLOW_ADMIN_PATH is not.",
             remedy="Name the 0600 file with the MLflow admin's user name and password, one a line.",
         )
-    lines = read_secret(Path(path)).splitlines()
-    if len(lines) < 2:
-        raise InvalidInput(f"'{path}' needs two lines: user name, password.", remedy="Write it so.")
-    return MlflowRest(settings.mlflow_url, lines[0], lines[1])
+
+    def admin() -> tuple[str, str]:
+        lines = read_secret(Path(path)).splitlines()
+        if len(lines) < 2:
+            raise InvalidInput(f"'{path}' needs two lines: user name, password.", remedy="Write it so.")
+        return lines[0], lines[1]
+
+    return MlflowRest(settings.mlflow_url, *admin(), reread=admin)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ MEDIA_TYPE = "application/problem+json"
 _RAY_PATH = re.compile(r"^/(?!v1/)[^/]+/[^/]+/api(/|$)")
 _HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "5"}}
 """Status -> what a client is told beside the problem: how to say who it is, in how many seconds to ask again."""
+_WRONG = ("unknown-token", "rotated-token")
+"""Why a token is refused, to which Ray's clients are told that it is wrong, not that it is missing."""
 _NO_JSON = "There was an error parsing the body"
 """What FastAPI says of a body that Python's JSON gives up on without calling it wrong JSON."""
 _log = logging.getLogger(__name__)
@@ -121,7 +123,7 @@ def _ray_status(error: errors.RayplaneError) -> int:
     # is a 403, what admission refuses is none, and what is wrong with the request is the 400 of Ray's own server.
     if isinstance(error, errors.Refused):
         return 409
-    if isinstance(error, errors.Unauthenticated) and error.fields.get("reason") == "unknown-token":
+    if isinstance(error, errors.Unauthenticated) and error.fields.get("reason") in _WRONG:
         return 403
     if isinstance(error, errors.InvalidInput) and not isinstance(error, errors.TooLarge):
         return 400

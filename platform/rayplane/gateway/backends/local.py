@@ -13,7 +13,7 @@ import secrets
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from importlib import util
 from pathlib import Path
@@ -28,9 +28,11 @@ from rayplane.gateway.backends.base import (
     Capability,
     ClusterRef,
     Evidence,
+    JobRef,
     LaunchContext,
     Node,
     Observation,
+    ServiceRef,
     SharedNodesOnly,
     TeamRef,
 )
@@ -135,6 +137,16 @@ class LocalBackend(SharedNodesOnly):
         if record is not None and record.ports and processes.alive(record):
             return
         self._begin(ref, "start", lambda: self._start(ref, launch))
+
+    def renew(self, ref: ClusterRef | JobRef | ServiceRef, secrets: Mapping[str, str]) -> None:
+        """Replace those of its files that hold other secrets; its processes read them at each use."""
+        for variable, text in secrets.items():
+            path = self._secret_path(ref.uid, variable)
+            try:
+                if path.exists() and read_secret(path) != text:
+                    write_secret(path, text)
+            except OSError as exc:
+                raise Unavailable(f"'{path}' can't be written: {exc.strerror}.", remedy="Free some space.") from exc
 
     def suspend(self, ref: ClusterRef, spec: ClusterSpec) -> None:
         """Take the head down: nothing of it needs to stay, so it is then seen as absent."""

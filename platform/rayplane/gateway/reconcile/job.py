@@ -18,7 +18,7 @@ from rayplane.gateway.admission.roles import SYSTEM
 from rayplane.gateway.backends.base import Backend, Submission
 from rayplane.gateway.mlflow_rest import MlflowRest, RunEnd
 from rayplane.gateway.ray_rest import RayRest
-from rayplane.gateway.reconcile import inbox, runtime_env
+from rayplane.gateway.reconcile import inbox, renewal, runtime_env
 from rayplane.gateway.reconcile.attempts import End, message_of, verdict
 from rayplane.gateway.reconcile.logs import LogFollowers
 from rayplane.gateway.reconcile.look import Look
@@ -184,6 +184,9 @@ class JobReconciler:
             return self._end_attempt(look, attempt, End(end.status, message or _default(end), end.exit_code))
         assert sight.ray is not None
         self._keep_log(look, attempt, sight.ray)
+        if renewal.is_news(look.status, sight.not_renewed):
+            with editing(self._platform.store, look.uid, JobStatus) as status:
+                renewal.tell(status, sight.not_renewed, look.obj.metadata.generation)
         if look.stop_reason is not None:
             sight.ray.stop(attempt.submission_id)
         phase = "Running" if sight.running else "Starting"

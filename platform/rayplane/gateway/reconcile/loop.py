@@ -103,10 +103,13 @@ class Loop:
         reconcilers: Sequence[Reconciler],
         leader: Leader,
         *,
+        others: Sequence[Stateful] = (),
         interval: float = 1.0,
         workers: int = 16,
     ) -> None:
+        """``others`` start and stop with the leadership, as reconcilers do that hold something."""
         self._platform = platform
+        self._others = list(others)
         self._reconcilers = list(reconcilers)
         self._by_kind = {reconciler.kind: reconciler for reconciler in reconcilers}
         self._leader = leader
@@ -175,6 +178,14 @@ class Loop:
             self._written.set()
         self._nudge.set()
 
+    def look_at_everything(self) -> None:
+        """Something changed that concerns them all: look at each object that is not at its end. Any thread may."""
+        now = time.monotonic()
+        with self._lock:
+            for uid, entry in self._entries.items():
+                self._schedule(uid, entry, now)
+        self._nudge.set()
+
     def _tell(self, uid: str) -> None:
         """Others wait for this object, and it was written. Any thread may; one that has just written must not wait."""
         self._told.append(uid)
@@ -198,7 +209,7 @@ class Loop:
         if leading == self._leading:
             return
         log.info("this gateway %s", "leads" if leading else "leads no more")
-        stateful = [r for r in self._reconcilers if isinstance(r, Stateful)]
+        stateful = [*(r for r in self._reconcilers if isinstance(r, Stateful)), *self._others]
         if leading:
             self._start_all(stateful)
             self._version, self._last_asked = None, float("-inf")

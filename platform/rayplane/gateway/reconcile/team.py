@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
+from rayplane import rotation
 from rayplane.gateway.backends.base import Backend, Capability, TeamRef
 from rayplane.gateway.mlflow_rest import MlflowRest
 from rayplane.gateway.reconcile.status import editing
 from rayplane.gateway.store.objects import NO_CLUSTER
 from rayplane.gateway.usecases.platform import Platform, team_spec
-from rayplane.nouns.base import Object
+from rayplane.nouns.base import Object, utcnow
 from rayplane.nouns.job import UNFINISHED
 from rayplane.nouns.team import TeamSpec, TeamStatus
 from rayplane.settings import Home, read_secret, write_secret
@@ -38,8 +40,16 @@ class TeamReconciler:
 
     kind = "Team"
 
-    def __init__(self, platform: Platform, mlflow: MlflowRest | None, backends: Callable[[str], Backend]) -> None:
+    def __init__(
+        self,
+        platform: Platform,
+        mlflow: MlflowRest | None,
+        backends: Callable[[str], Backend],
+        *,
+        clock: Callable[[], datetime] = utcnow,
+    ) -> None:
         self._platform = platform
+        self._clock = clock
         self._mlflow = mlflow
         self._backends = backends
 
@@ -48,9 +58,11 @@ class TeamReconciler:
         if obj.metadata.deleted_at is not None:
             return self._remove(obj)
         team = obj.metadata.name
+        again = AT_REST
         if self._mlflow is not None:
             self._mlflow.ensure_workspace(team)
             self._mlflow.ensure_user(team, *self._credentials(team))
+            again = self._rotate(team, self._mlflow)
         spec, ref = team_spec(obj), TeamRef(team, obj.metadata.uid)
         wanted = self._wanted(team, spec)
         places = self._note(obj, wanted)
@@ -71,7 +83,7 @@ class TeamReconciler:
             status.set_condition("Ready", not lacking, reason, " ".join(lacking) or message, obj.metadata.generation)
         if any(kept.values()):
             return UNDER_WAY
-        return AT_REST if kept else None
+        return again if kept or again < AT_REST else None
 
     def _wanted(self, team: str, spec: TeamSpec) -> list[str]:
         """The backends that keep a place for each team, of those that the team or something of it is on."""
@@ -99,6 +111,33 @@ class TeamReconciler:
         user, password = read_secret(path).splitlines()[:2]
         return user, password
 
+    def _rotate(self, team: str, mlflow: MlflowRest) -> float:
+        """Be the next user, where one waits, and take the former one away once its time is over; when to look again.
+
+        A user has one password in MLflow. Two users, one after the other, let what runs go on until it has the new one.
+        """
+        path = credentials_path(self._platform.settings.home_paths, team)
+        coming, former = rotation.next_path(path), rotation.former_path(path)
+        if coming.exists():
+            user, password = read_secret(coming).splitlines()[:2]
+            mlflow.ensure_user(team, user, password)
+            old, _, grace = read_secret(former).splitlines()[:3]
+            until = self._clock().timestamp() + float(grace)  # from now on: what runs could not hear of it before
+            write_secret(former, f"{old}\n{until:.0f}\n{grace}\n")
+            write_secret(path, f"{user}\n{password}\n")
+            coming.unlink()
+            log.info("team %s is MLflow's user %s", team, user)
+        if not former.exists():
+            return AT_REST
+        old, until_text, _ = read_secret(former).splitlines()[:3]
+        left = float(until_text) - self._clock().timestamp()
+        if left > 0:
+            return min(left + 1, AT_REST - 1)
+        mlflow.delete_user(old)
+        former.unlink()
+        log.info("MLflow's user %s is gone", old)
+        return AT_REST
+
     def _remove(self, obj: Object) -> float | None:
         team, places = TeamRef(obj.metadata.name, obj.metadata.uid), TeamStatus.model_validate(obj.status).places
         left = {name: rest for name in places if (rest := self._backends(name).delete_team(team))}
@@ -110,8 +149,11 @@ class TeamReconciler:
             return UNDER_WAY
         # The workspace stays: runs and models are evidence. Access to it does not.
         if self._mlflow is not None:
-            self._mlflow.delete_user(user_of(team.name))
-        credentials_path(self._platform.settings.home_paths, team.name).unlink(missing_ok=True)
+            for user in (user_of(team.name), f"{user_of(team.name)}.2"):
+                self._mlflow.delete_user(user)
+        path = credentials_path(self._platform.settings.home_paths, team.name)
+        for file in (rotation.next_path(path), rotation.former_path(path), path):
+            file.unlink(missing_ok=True)
         self._platform.store.remove(obj.metadata.uid)
         log.info("team %s is gone", team)
         return None
