@@ -258,8 +258,7 @@ class LocalBackend(SharedNodesOnly):
         _remove_tree(local_head.warm_folder(self._home.id, ref.uid))
         for path in self._token_path(ref.uid).parent.glob(f"{ref.uid}.*"):
             path.unlink(missing_ok=True)
-        head_log = self._log(ref.uid)
-        for path in (head_log, head_log.with_suffix(".previous.log")):
+        for path in self._home.logs.glob(f"ray-{ref.uid}.*"):  # the supervisor rotates it
             path.unlink(missing_ok=True)
         processes.forget(ref.uid, self._records)
         self._attempts.pop(ref.uid, None)
