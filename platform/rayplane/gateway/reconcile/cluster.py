@@ -181,7 +181,7 @@ class ClusterReconciler:
 
     def _renew(self, look: _Look) -> float:
         """Bring it the newest secrets, which costs next to nothing where it has them; when to look again."""
-        lacking = renewal.renew(self._platform, look.backend, look.ref, self._launch(look))
+        lacking = renewal.renew(self._platform, look.backend, look.ref)
         self._write(look, lambda status: renewal.tell(status, lacking, look.obj.metadata.generation))
         return renewal.SOON if lacking else AT_REST
 

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from rayplane.errors import NotFound
 from rayplane.gateway.admission.sizes import size_of
-from rayplane.gateway.backends.base import Backend, LaunchContext, ServiceObservation, ServiceRef
+from rayplane.gateway.backends.base import Backend, ServiceObservation, ServiceRef
 from rayplane.gateway.ray_rest import RayRest
 from rayplane.gateway.reconcile import holdings, launch, renewal
 from rayplane.gateway.reconcile.serve_config import application_of, configuration
@@ -202,7 +202,7 @@ class OnOwnNodes:
             incarnation=None if seen.phase == "absent" or seen.drift else self._ref.uid,
             endpoint=seen.endpoint if seen.phase == "ready" else None,
             environment=seen.environment,
-            not_renewed=self._renew() if seen.phase == "ready" else "",
+            not_renewed=renewal.renew(self._platform, self._backend, self._ref) if seen.phase == "ready" else "",
         )
 
     def turn(self) -> AbstractContextManager[Any]:
@@ -211,8 +211,10 @@ class OnOwnNodes:
 
     def put(self, version: str) -> None:
         """Ask for nodes that serve it; on nodes that are there, the application alone changes."""
+        size = size_of(team_spec(self._team), self._nodes.size, team_name=self._ref.team, where="service.nodes.size")
+        context = launch.context(self._platform, self._ref.team, self._ref.uid, size)
         wanted = application_of(self._obj, self._spec, version, self._platform.storage)
-        self._backend.ensure_service(self._ref, self._nodes, wanted, self._launch())
+        self._backend.ensure_service(self._ref, self._nodes, wanted, context)
 
     def take_down(self) -> bool:
         """Delete its nodes, and wait until they are gone: the ledger then ends."""
@@ -221,13 +223,6 @@ class OnOwnNodes:
             self._backend.delete_service(self._ref)
             seen = self._observe()
         return seen.phase == "absent"
-
-    def _launch(self) -> LaunchContext:
-        size = size_of(team_spec(self._team), self._nodes.size, team_name=self._ref.team, where="service.nodes.size")
-        return launch.context(self._platform, self._ref.team, self._ref.uid, size)
-
-    def _renew(self) -> str:
-        return renewal.renew(self._platform, self._backend, self._ref, self._launch())
 
     def _observe(self) -> ServiceObservation:
         seen = self._backend.observe_service(self._ref)

@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 
 from rayplane.errors import NotFound, Unavailable
 from rayplane.gateway.admission.sizes import size_of
-from rayplane.gateway.backends.base import Backend, JobObservation, JobRef, LaunchContext, Submission
+from rayplane.gateway.backends.base import Backend, JobObservation, JobRef, Submission
 from rayplane.gateway.ray_rest import RayRest
 from rayplane.gateway.reconcile import holdings, launch, renewal
 from rayplane.gateway.reconcile.attempts import End, end_of
@@ -208,13 +208,20 @@ class OnOwnNodes:
             sight = self._ask(attempt, seen.phase, self._rays(seen.endpoint))
         if seen.phase in _ENDED and sight.end is None:
             sight = Sight("known", end=End(_ENDED[seen.phase], seen.message))
-        lacking = self._renew(attempt) if sight.state == "known" and sight.end is None else ""
+        lacking = (
+            renewal.renew(self._platform, self._backend, self._ref(attempt))
+            if sight.state == "known" and sight.end is None
+            else ""
+        )
         sight = replace(sight, not_renewed=lacking)
         return replace(sight, incarnation=seen.incarnation, endpoint=seen.endpoint, environment=seen.environment)
 
     def make(self, attempt: Attempt, submission: Submission) -> None:
         """Ask for its nodes."""
-        self._backend.ensure_job(self._ref(attempt), self._nodes, submission, self._launch())
+        look = self._look
+        size = size_of(team_spec(self._team), self._nodes.size, team_name=look.team, where="job.nodes.size")
+        context = launch.context(self._platform, look.team, look.uid, size)
+        self._backend.ensure_job(self._ref(attempt), self._nodes, submission, context)
 
     def ray(self, attempt: Attempt) -> RayRest | None:
         """That of its own head, while it is the one that ran it."""
@@ -232,14 +239,6 @@ class OnOwnNodes:
             self._backend.delete_job(self._ref(attempt))
             seen = self._observe(attempt)
         return seen.phase == "absent"
-
-    def _launch(self) -> LaunchContext:
-        look = self._look
-        size = size_of(team_spec(self._team), self._nodes.size, team_name=look.team, where="job.nodes.size")
-        return launch.context(self._platform, look.team, look.uid, size)
-
-    def _renew(self, attempt: Attempt) -> str:
-        return renewal.renew(self._platform, self._backend, self._ref(attempt), self._launch())
 
     def _observe(self, attempt: Attempt) -> JobObservation:
         ref = self._ref(attempt)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from rayplane.errors import RayplaneError
-from rayplane.gateway.backends.base import Backend, ClusterRef, JobRef, LaunchContext, ServiceRef
+from rayplane.gateway.backends.base import Backend, ClusterRef, JobRef, ServiceRef
+from rayplane.gateway.reconcile import launch
 from rayplane.gateway.usecases.platform import Platform
 from rayplane.nouns.base import Status
 
@@ -12,10 +13,10 @@ SOON = 15.0
 """Seconds until it is tried again."""
 
 
-def renew(platform: Platform, backend: Backend, ref: ClusterRef | JobRef | ServiceRef, launch: LaunchContext) -> str:
+def renew(platform: Platform, backend: Backend, ref: ClusterRef | JobRef | ServiceRef) -> str:
     """Put the secrets of what runs where its processes read them; why that can't be done, empty if it was."""
     try:
-        backend.renew(ref, launch.secrets)
+        backend.renew(ref, launch.secrets(platform, ref.team, ref.uid))
     except RayplaneError as exc:
         ends = platform.signer.grace_ends()
         accepted = "is accepted no more" if ends is None else f"is accepted until {ends.isoformat(timespec='seconds')}"
