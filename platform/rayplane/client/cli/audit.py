@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
@@ -11,7 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from rayplane.client.cli.output import Format, Output, client, print_json, print_table, say
+from rayplane.client.cli.output import Format, Output, client, print_json, print_json_line, print_table, say
+from rayplane.text import printable
 
 EVERY = 2.0
 """Seconds between two looks for new entries."""
@@ -68,9 +68,9 @@ def _followed(first: list[Entry], newest: Callable[[], Iterator[Entry]]) -> Iter
 def _print_each(entries: Iterable[Entry], output: Format | None) -> None:
     for entry in entries:
         if output is Format.JSON:
-            print(json.dumps(entry, default=str), flush=True)
+            print_json_line(entry)
         else:
-            say("  ".join(_row(entry)))
+            say(printable("  ".join(_row(entry))), at_once=True)
 
 
 def _row(entry: Entry) -> list[str]:
