@@ -75,8 +75,10 @@ class MlflowRest:
         self._find("DELETE", "/api/2.0/mlflow/users/delete", json={"username": user})
 
     def change_password(self, user: str, password: str) -> None:
-        """Give a user another password. Raises Unauthenticated where the admin's own is not the server's."""
+        """Give a user, the admin too, another password. Raises Unauthenticated where the admin's is wrong."""
         body = {"username": user, "password": password}
+        if user == self._admin[0]:
+            body["current_password"] = self._admin[1]  # asked of who changes its own
         self._call("PATCH", "/api/2.0/mlflow/users/update-password", json=body)
 
     def require_admin(self) -> None:
