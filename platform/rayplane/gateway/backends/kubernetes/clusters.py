@@ -64,6 +64,7 @@ class Clusters:
 
     def renew(self, ref: ClusterRef, secrets: Mapping[str, str]) -> None:
         """Change its Secret, if it holds others."""
+        self._shared.cache.require(*KINDS)
         own.renew(self._shared, RAYCLUSTER, self._held(ref), raycluster.owner_of(ref), secrets, self._token(ref))
 
     def suspend(self, ref: ClusterRef) -> None:

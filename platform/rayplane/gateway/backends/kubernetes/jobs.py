@@ -50,6 +50,7 @@ class Jobs:
 
     def renew(self, ref: JobRef, secrets: Mapping[str, str]) -> None:
         """Change its Secret, if it holds others."""
+        self._shared.cache.require(*KINDS)
         own.renew(self._shared, RAYJOB, self._held(ref), rayjob.owner_of(ref), secrets, self._token(ref))
 
     def observe(self, ref: JobRef) -> JobObservation:

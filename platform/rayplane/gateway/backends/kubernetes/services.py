@@ -54,6 +54,7 @@ class Services:
 
     def renew(self, ref: ServiceRef, secrets: Mapping[str, str]) -> None:
         """Change its Secret, if it holds others."""
+        self._shared.cache.require(*KINDS)
         own.renew(self._shared, RAYSERVICE, self._held(ref), rayservice.owner_of(ref), secrets, self._token(ref))
 
     def observe(self, ref: ServiceRef) -> ServiceObservation:
