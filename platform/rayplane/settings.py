@@ -6,7 +6,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field, IPvAnyNetwork, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from rayplane.errors import InvalidInput
@@ -162,6 +162,13 @@ class GatewaySettings(BaseSettings):
     platforms on one host need ranges that do not overlap."""
     log_level: str = "INFO"
     """Least level that is logged."""
+    trusted_proxies: list[IPvAnyNetwork] = []
+    """Addresses and networks of reverse proxies, as JSON: from them alone ``X-Forwarded-For`` is believed, which the
+    audit log and a refusal's address are taken from. By default none are, and it is ignored."""
+    log_max_bytes: int = Field(default=50 * 2**20, ge=64 * 2**10)
+    """Bytes of a process' log in the home from which on the supervisor rotates it."""
+    log_files: int = Field(default=3, ge=1, le=100)
+    """How many rotated parts of each log are kept beside it."""
     max_header_bytes: int = Field(default=64 * 2**10, ge=2**10, le=2**20)
     """The most bytes that a request's line and headers may have together; more is answered with 431."""
     max_package_bytes: int = Field(default=256 * 2**20, ge=1)

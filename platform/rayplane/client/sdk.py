@@ -178,9 +178,13 @@ class Client:
         span = {key: at.isoformat() for key, at in (("since", since), ("until", until)) if at is not None}
         return self.read(_Items[ClusterUsage], "GET", f"/v1/teams/{_q(team)}/usage", params=span).items
 
-    def audit(self, team: str) -> list[dict[str, Any]]:
-        """The audit log."""
-        return list(self.pages(f"/v1/teams/{_q(team)}/audit", {}))
+    def audit(
+        self, team: str | None = None, *, since: datetime | None = None, action: str | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """The audit log, newest first, page by page: a team's, or (for admins of the platform) that of all."""
+        given = (("since", since and since.isoformat()), ("action", action))
+        path = "/v1/audit" if team is None else f"/v1/teams/{_q(team)}/audit"
+        return self.pages(path, {key: value for key, value in given if value is not None})
 
     def pages(self, path: str, params: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """Every item of a list, page by page."""

@@ -26,10 +26,12 @@ from rayplane.gateway.reconcile.leader import Leader
 from rayplane.gateway.reconcile.loop import Loop
 from rayplane.gateway.reconcile.pipeline import PipelineReconciler
 from rayplane.gateway.reconcile.rays import RayClients
+from rayplane.gateway.reconcile.rotations import Rotations
 from rayplane.gateway.reconcile.service import ServiceReconciler
 from rayplane.gateway.reconcile.team import TeamReconciler
 from rayplane.gateway.store import Store
 from rayplane.gateway.usecases.platform import Platform
+from rayplane.gateway.usecases.refusals import Refusals
 from rayplane.settings import GatewaySettings, load_gateway, read_secret
 from rayplane.storage.root import open_root
 
@@ -95,12 +97,14 @@ def run(settings: GatewaySettings, listener: socket.socket | None) -> None:
         ],
         # A gateway that is started anew is another holder: its predecessor may still be at work.
         Leader(store, f"{socket.gethostname()}:{os.getpid()}"),
+        others=[Rotations(platform, mlflow, everything=lambda: loop.look_at_everything())],
         interval=settings.reconcile_interval,
     )
+    refusals = Refusals(store)
     server = _Server(
         store,
         configure(
-            create_app(platform, loop=loop),
+            create_app(platform, loop=loop, refusals=refusals),
             settings,
             host=settings.host,
             port=settings.port,
@@ -113,12 +117,14 @@ def run(settings: GatewaySettings, listener: socket.socket | None) -> None:
     # What has been imported stays: looking through it for garbage would hold up every request for a tenth of a second.
     gc.collect()
     gc.freeze()
+    refusals.start()
     loop.start()
     try:
         log.info("the gateway listens at %s", settings.url, extra={"home": str(settings.home)})
         server.run(sockets=[listener] if listener is not None else None)
     finally:
         loop.stop()
+        refusals.close()
         for opened in backends.values():
             opened.close()
         rays.close()
@@ -150,10 +156,14 @@ def connect_mlflow(settings: GatewaySettings) -> MlflowRest | None:
             "RAYPLANE_MLFLOW_URL is set, but RAYPLANE_MLFLOW_ADMIN_PATH is not.",
             remedy="Name the 0600 file with the MLflow admin's user name and password, one a line.",
         )
-    lines = read_secret(Path(path)).splitlines()
-    if len(lines) < 2:
-        raise InvalidInput(f"'{path}' needs two lines: user name, password.", remedy="Write it so.")
-    return MlflowRest(settings.mlflow_url, lines[0], lines[1])
+
+    def admin() -> tuple[str, str]:
+        lines = read_secret(Path(path)).splitlines()
+        if len(lines) < 2:
+            raise InvalidInput(f"'{path}' needs two lines: user name, password.", remedy="Write it so.")
+        return lines[0], lines[1]
+
+    return MlflowRest(settings.mlflow_url, *admin(), reread=admin)
 
 
 if __name__ == "__main__":

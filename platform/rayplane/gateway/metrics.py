@@ -33,6 +33,12 @@ LIMITED = Counter(
     ["limit"],
     registry=REGISTRY,
 )
+REFUSED = Counter(
+    "rayplane_http_refused_total",
+    "HTTP requests answered with 401 or 403, by status and reason; the audit log says whose they were.",
+    ["status", "reason"],
+    registry=REGISTRY,
+)
 OBJECTS = Gauge(
     "rayplane_objects",
     "Objects in the store, by kind and phase.",

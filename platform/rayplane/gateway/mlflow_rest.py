@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -32,8 +32,18 @@ RunEnd = Literal["FINISHED", "FAILED", "KILLED"]
 class MlflowRest:
     """One tracking server. Thread-safe. Every call raises Unavailable while the server does not answer."""
 
-    def __init__(self, url: str, user: str, password: str, *, timeout: float = 20.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        user: str,
+        password: str,
+        *,
+        timeout: float = 20.0,
+        reread: Callable[[], tuple[str, str]] | None = None,
+    ) -> None:
+        """``reread`` tells the admin's user name and password anew: another gateway may have changed them."""
         self.url = url.rstrip("/")
+        self._admin, self._reread_admin = (user, password), reread
         self._http = httpx.Client(auth=(user, password), timeout=timeout, trust_env=False)
 
     def close(self) -> None:
@@ -72,8 +82,7 @@ class MlflowRest:
         if self._find("GET", "/api/2.0/mlflow/users/get", params={"username": user}) is None:
             self._make("/api/2.0/mlflow/users/create", {"username": user, "password": password})
         else:
-            body = {"username": user, "password": password}
-            self._call("PATCH", "/api/2.0/mlflow/users/update-password", json=body)
+            self.change_password(user, password)
         role = self._ensure_role(workspace)
         held = self._call("GET", "/api/3.0/mlflow/users/roles/list", params={"username": user})["roles"]
         if role not in [r["id"] for r in held]:
@@ -82,6 +91,22 @@ class MlflowRest:
     def delete_user(self, user: str) -> None:
         """Take the user away; one already gone is success. What it made stays in the workspace."""
         self._find("DELETE", "/api/2.0/mlflow/users/delete", json={"username": user})
+
+    def change_password(self, user: str, password: str) -> None:
+        """Give a user, the admin too, another password. Raises Unauthenticated where the admin's is wrong."""
+        body = {"username": user, "password": password}
+        if user == self._admin[0]:
+            body["current_password"] = self._admin[1]  # asked of who changes its own
+        self._call("PATCH", "/api/2.0/mlflow/users/update-password", json=body)
+
+    def require_admin(self) -> None:
+        """Raise Unauthenticated where the admin's password is not the server's."""
+        self._call("GET", "/api/3.0/mlflow/workspaces")
+
+    def use(self, user: str, password: str) -> None:
+        """Be this admin from now on."""
+        self._admin = (user, password)
+        self._http.auth = self._admin
 
     def ensure_experiment(self, workspace: str, name: str) -> str:
         """The id of the team's experiment of this name, made or restored if need be."""
@@ -204,10 +229,21 @@ class MlflowRest:
         answer: dict[str, Any] = response.json() if response.content else {}
         return answer
 
+    def _reread(self) -> bool:
+        """Be the admin that the home names now; whether that is another one."""
+        found = self._reread_admin() if self._reread_admin is not None else self._admin
+        if found == self._admin:
+            return False
+        self.use(*found)
+        return True
+
     def _send(self, method: str, path: str, workspace: str | None = None, **kwargs: Any) -> httpx.Response:
         headers = {WORKSPACE_HEADER: workspace} if workspace else {}
         try:
-            return self._http.request(method, self.url + path, headers=headers, **kwargs)
+            response = self._http.request(method, self.url + path, headers=headers, **kwargs)
+            if response.status_code == 401 and self._reread():
+                response = self._http.request(method, self.url + path, headers=headers, **kwargs)
+            return response
         except httpx.TransportError as exc:
             raise Unavailable(
                 f"MLflow does not answer at {self.url}: {exc or type(exc).__name__}.",

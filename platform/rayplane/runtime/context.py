@@ -80,9 +80,11 @@ def call(
 
 
 def _once(method: str, url: str, body: Any, timeout: float) -> Any:
-    headers = {"Authorization": f"Bearer {_token()}"}
+    token = _token()
     try:
-        response = httpx.request(method, url, json=body, headers=headers, timeout=timeout)
+        response = _sent(method, url, body, token, timeout)
+        if response.status_code == 401 and (newer := _token()) != token:  # it was rotated between the two
+            response = _sent(method, url, body, newer, timeout)
     except httpx.TransportError as exc:
         raise Unavailable(
             f"The gateway does not answer at {url}: {exc or type(exc).__name__}.",
@@ -91,6 +93,10 @@ def _once(method: str, url: str, body: Any, timeout: float) -> Any:
     if response.is_success:
         return response.json() if response.content else None
     raise _error(response)
+
+
+def _sent(method: str, url: str, body: Any, token: str, timeout: float) -> httpx.Response:
+    return httpx.request(method, url, json=body, headers={"Authorization": f"Bearer {token}"}, timeout=timeout)
 
 
 def _error(response: httpx.Response) -> RayplaneError:

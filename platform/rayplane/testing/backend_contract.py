@@ -126,6 +126,10 @@ class BackendContract:
         cores = case.backend.real_cores()
         assert cores is None or cores >= 1
 
+    def test_renewing_the_secrets_of_a_missing_cluster_succeeds_and_makes_nothing(self, case: BackendCase) -> None:
+        case.backend.renew(case.ref, {"RAYPLANE_TOKEN_PATH": "secret"})
+        assert case.observe().phase == "absent"
+
     def test_what_it_does_not_declare_is_unsupported(self, case: BackendCase) -> None:
         backend = case.backend
         with_workers = case.spec.model_copy(update={"workers": Workers(min=0, max=2)})
@@ -218,6 +222,19 @@ class CreatingBackendContract(BackendContract):
         while time.monotonic() < deadline:
             assert case.observe() == before
             time.sleep(0.1)
+
+    def test_secrets_are_renewed_as_often_as_is_asked_without_a_new_head(self, case: BackendCase) -> None:
+        before = case.observe()
+        for number in (1, 1, 2):
+            began = time.monotonic()
+            case.backend.renew(case.ref, {**case.launch.secrets, "RAYPLANE_TOKEN_PATH": f"secret-{number}"})
+            assert time.monotonic() - began < case.at_once, "renew must return soon"
+        after = case.observe()
+        assert (after.phase, after.incarnation, after.drift) == ("ready", before.incarnation, "")
+        case.backend.renew(
+            replace(case.ref, uid="f" * 32), {"RAYPLANE_TOKEN_PATH": "secret"}
+        )  # nothing of that is there
+        case.backend.renew(case.ref, case.launch.secrets)
 
     def test_workers_come_and_go_and_none_is_another(self, case: BackendCase) -> None:
         if not case.can(Capability.WORKERS):

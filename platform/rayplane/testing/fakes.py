@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal
 
-from rayplane.errors import Unsupported
-from rayplane.gateway.backends.base import Capability, ClusterRef, Evidence, LaunchContext, Node, Observation, TeamRef
+from rayplane.errors import Unavailable, Unsupported
+from rayplane.gateway.backends.base import (
+    Capability,
+    ClusterRef,
+    Evidence,
+    JobRef,
+    LaunchContext,
+    Node,
+    Observation,
+    ServiceRef,
+    TeamRef,
+)
 from rayplane.nouns.base import utcnow
 from rayplane.nouns.cluster import ClusterSpec, Endpoint
 from rayplane.nouns.environment import Environment
@@ -50,6 +60,10 @@ class FakeBackend(FakeDedicated):
     """What ensure_team and delete_team answer: what is missing, or left."""
     cores: int | None = None
     """What real_cores answers."""
+    unreachable: str = ""
+    """Why ``renew`` can't be done; empty: it can."""
+    renewed: dict[object, dict[str, str]] = field(default_factory=dict)
+    """The secrets that were brought last to what is there."""
     observed: int = 0
     """How often a cluster was looked at."""
     _subscribers: list[Callable[[str], None]] = field(default_factory=list)
@@ -122,6 +136,14 @@ class FakeBackend(FakeDedicated):
                 self._scale(ref, min(max(workers, spec.workers.min), spec.workers.max))
             self._suspended.discard(ref)
         self._tell(ref)
+
+    def renew(self, ref: ClusterRef | JobRef | ServiceRef, secrets: Mapping[str, str]) -> None:
+        """Keep these secrets for what is there, unless the test says that it can't be done."""
+        if self.unreachable:
+            raise Unavailable(self.unreachable, remedy="It is tried again.")
+        with self._lock:
+            if (isinstance(ref, ClusterRef) and ref in self._heads) or ref in self.attempts or ref in self.services:
+                self.renewed[ref] = dict(secrets)
 
     def suspend(self, ref: ClusterRef, spec: ClusterSpec) -> None:
         """End every node; that it was asked for stays known."""

@@ -609,3 +609,42 @@ def test_a_team_that_is_being_archived_is_not_purged(client: Client) -> None:
     assert client.teams.delete("growth").status["data"] == "archive"
     with pytest.raises(errors.Conflict, match="data: archive"):
         client.teams.delete("growth", data="purge")
+
+
+def test_the_audit_log_is_a_table_or_json_of_all_teams_or_one(
+    growth: Client, platform: Platform, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client = growth
+    client.teams.apply("ads", spec={})
+    platform.store.audit(
+        "", "refuse", kind="Request", team="", name="/v1/teams",
+        detail={"address": "10.0.0.7", "method": "GET", "path": "/v1/teams", "status": 401, "reason": "unknown-token",
+                "count": 12},
+    )  # fmt: skip
+    exit_code, out, _ = run(capsys, "audit")
+    assert exit_code == 0
+    lines = out.splitlines()
+    assert lines[0].split() == ["TIME", "WHO", "ACTION", "TEAM", "WHAT", "DETAIL"]
+    assert "401 unknown-token from 10.0.0.7 12 times: GET /v1/teams" in lines[1]
+    assert len(lines) == 5
+    _, out, _ = run(capsys, "audit", "--team", "growth", "--action", "apply", "-o", "json")
+    assert [(entry["kind"], entry["name"]) for entry in json.loads(out)] == [("Cluster", "dev"), ("Team", "growth")]
+    _, out, _ = run(capsys, "audit", "--since", "1h", "--limit", "2", "-o", "json")
+    assert [entry["action"] for entry in json.loads(out)] == ["refuse", "apply"]
+    exit_code, _, said = run(capsys, "audit", "--since", "yesterday")
+    assert exit_code == 2
+    assert "is not a duration" in said
+
+
+def test_following_the_audit_log_shows_each_entry_once_the_oldest_first(
+    growth: Client, platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rayplane.client.cli import audit as command
+
+    monkeypatch.setattr(command, "EVERY", 0.01)
+    first = list(growth.audit())[::-1]
+    followed = command._followed(first, growth.audit)
+    assert [next(followed)["id"] for _ in first] == [entry["id"] for entry in first]
+    for number in range(3):
+        platform.store.audit("ada", "apply", kind="Job", team="growth", name=f"j{number}")
+    assert [next(followed)["name"] for _ in range(3)] == ["j0", "j1", "j2"]

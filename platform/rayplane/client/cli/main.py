@@ -35,6 +35,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "service": (f"{_HERE}.service:app", "Deployed models."),
     "lineage": (f"{_HERE}.records:lineage", "What a node came from, or what came from it."),
     "leases": (f"{_HERE}.records:leases", "The ledger of compute."),
+    "token": (f"{_HERE}.rotation:token", "The local user's token: rotate it."),
+    "secrets": (f"{_HERE}.rotation:secrets", "The platform's own secrets: rotate them."),
+    "audit": (f"{_HERE}.audit:audit", "Who did what, and who was refused what."),
     "gateway": (f"{_HERE}.main:gateway", "Run the gateway in the foreground."),
 }
 """Command -> where it is, and its line in the help: only the command that is called is imported."""

@@ -83,9 +83,14 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, default=str))
 
 
-def say(text: str, *, end: str = "\n") -> None:
-    """A line of the answer, or several."""
-    print(printable(text, lines=True), end=end)
+def print_json_line(value: Any) -> None:
+    """One JSON document on a line of its own, at once: of an answer that goes on."""
+    print(json.dumps(value, default=str), flush=True)
+
+
+def say(text: str, *, end: str = "\n", at_once: bool = False) -> None:
+    """A line of the answer, or several; ``at_once`` where more may come much later."""
+    print(printable(text, lines=True), end=end, flush=at_once)
 
 
 def print_log(pieces: Iterable[str], *, raw: bool = False, aside: bool = False) -> None:

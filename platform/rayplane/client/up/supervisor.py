@@ -10,18 +10,23 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 
 from rayplane import telemetry
-from rayplane.client.up import plan, tools
+from rayplane.client.up import plan, rotated_logs, tools
 from rayplane.client.up.state import SupervisorReport, read_report, read_state, write_report
 from rayplane.client.up.watch import Watch
 from rayplane.errors import Conflict, InvalidInput, RayplaneError
+from rayplane.repeats import Repeats
 from rayplane.settings import Home, load_gateway
 
 log = logging.getLogger(__name__)
 
 INTERVAL = 0.5
 """Seconds between two looks at a child."""
+LOGS_INTERVAL = 5.0
+"""Seconds between two looks at how large the logs are."""
 
 
 def main() -> int:
@@ -46,15 +51,21 @@ def _run() -> None:
     signal.signal(signal.SIGINT, lambda *_: stopping.set())
     with _only_one(home):
         binary = tools.find("prometheus") if state.prometheus_url else None
-        Supervisor(home, plan.children(settings, state, prometheus=binary)).run(stopping)
+        children = plan.children(settings, state, prometheus=binary)
+        Supervisor(home, children, log_bytes=settings.log_max_bytes, log_files=settings.log_files).run(stopping)
 
 
 class Supervisor:
     """The children of one home, each looked after by a thread of its own, so that a slow one holds up no other."""
 
-    def __init__(self, home: Home, children: list[plan.Child]) -> None:
+    def __init__(
+        self, home: Home, children: list[plan.Child], *, log_bytes: int = 50 * 2**20, log_files: int = 3
+    ) -> None:
+        """A log of the home that has more than ``log_bytes`` is rotated, and ``log_files`` parts of it are kept."""
         self._home = home
+        self._log_bytes, self._log_files = log_bytes, log_files
         self._lock = threading.Lock()
+        self._errors = Repeats(log)
         earlier = read_report(home).children
         environ = plan.inherited(os.environ)
         self._watches = [
@@ -67,8 +78,9 @@ class Supervisor:
         for watch in self._watches:
             watch.adopt()
         self._write()
-        with ThreadPoolExecutor(len(self._watches), thread_name_prefix="watch") as threads:
-            for done in [threads.submit(self._keep, watch, stopping) for watch in self._watches]:
+        with ThreadPoolExecutor(len(self._watches) + 1, thread_name_prefix="watch") as threads:
+            kept = [threads.submit(self._keep, watch, stopping) for watch in self._watches]
+            for done in [*kept, threads.submit(self._bound_logs, stopping)]:
                 done.result()
         log.info("stopping the children")
         gateway, *others = self._watches
@@ -79,25 +91,37 @@ class Supervisor:
 
     def _keep(self, watch: Watch, stopping: threading.Event) -> None:
         while not stopping.is_set():
-            guarded(watch.tick)
+            guarded(watch.report.name, watch.tick, self._errors)
             stopping.wait(INTERVAL)
+
+    def _bound_logs(self, stopping: threading.Event) -> None:
+        while not stopping.wait(LOGS_INTERVAL):
+            for path in sorted(self._home.logs.glob("*.log")):
+                if not path.name.endswith(".previous.log"):  # nothing writes into it any more
+                    guarded(path.name, partial(self._bound, path), self._errors, what="rotating %s")
+
+    def _bound(self, path: Path) -> None:
+        if rotated_logs.rotate(path, most=self._log_bytes, kept=self._log_files):
+            log.info("rotated a log", extra={"log": str(path)})
 
     def _write(self) -> None:
         with self._lock:
             report = SupervisorReport(pid=os.getpid(), children={w.report.name: w.report for w in self._watches})
             try:
                 write_report(self._home, report)
+                self._errors.works("the report")
             except OSError as exc:
                 # A full disk must not end the supervision; `status` then shows older news.
-                log.error("the report can't be written", extra={"error": str(exc)})
+                self._errors.failed("the report", exc, "the report can't be written", traceback=False)
 
 
-def guarded(tick: Callable[[], None]) -> None:
-    """Run one look at a child; an error is logged, and the next look is made all the same."""
+def guarded(name: str, tick: Callable[[], None], errors: Repeats, *, what: str = "looking after %s") -> None:
+    """Run one look at a child, or a log; an error is logged, and the next look is made all the same."""
     try:
         tick()
-    except Exception:
-        log.exception("looking after a child failed")
+        errors.works(name)
+    except Exception as exc:  # noqa: BLE001  logged with its traceback the first time
+        errors.failed(name, exc, f"{what} failed", name)
 
 
 class _only_one:  # noqa: N801  reads as the sentence that it is

@@ -1,4 +1,7 @@
-"""Who a token stands for: the local user, Prometheus, or a cluster by a signed token. Only ``load`` touches files."""
+"""Who a token stands for: the local user, Prometheus, or a cluster by a signed token.
+
+``TokenSigner`` is pure. ``HomeSigner`` has the secrets of a home and notices when they are rotated.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,23 @@ import base64
 import hashlib
 import hmac
 import json
+import logging
 import secrets
+import threading
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Protocol
 
-from rayplane.errors import InvalidInput
+from rayplane import rotation
+from rayplane.errors import InvalidInput, RayplaneError, Unauthenticated
 from rayplane.gateway.admission.roles import Principal
+from rayplane.repeats import Repeats
+from rayplane.rotation import Former, Replaced
 from rayplane.settings import Home, read_secret, write_secret
+
+log = logging.getLogger(__name__)
 
 USER = "local"
 """Name of the single user of a local platform."""
@@ -19,20 +33,66 @@ USER = "local"
 _PREFIX = "rpc1"  # rayplane cluster, format 1
 
 
+REMEDY = "Send 'Authorization: Bearer <token>'; 'rayplane up' prints where the local token is kept."
+
+LOOK_EVERY = 1.0
+"""Seconds for which a token that was replaced may still be accepted: so often the files are looked at."""
+
+
+class Signer(Protocol):
+    """What the gateway needs to know of tokens."""
+
+    def cluster_token(self, team: str, cluster_uid: str) -> str:
+        """The token of a cluster: the same each time, until the key is rotated."""
+        ...
+
+    def verify(self, token: str) -> Principal | None:
+        """Whose token this is; None if nobody's."""
+        ...
+
+    def refusal(self, token: str) -> Unauthenticated:
+        """Why a token that is nobody's is refused, and what to do."""
+        ...
+
+    def grace_ends(self) -> datetime | None:
+        """Until when tokens of a former key are accepted; None where none are."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """Changes when the key does. Tells nothing of it."""
+        ...
+
+
 class TokenSigner:
     """Signs clusters' tokens and tells whose a token is. A cluster's token can't be made or changed without the key."""
 
-    def __init__(self, *, key: bytes, user_token: str, metrics_token: str) -> None:
+    def __init__(
+        self,
+        *,
+        key: bytes,
+        user_token: str,
+        metrics_token: str,
+        former: Sequence[Former] = (),
+        replaced: Sequence[Replaced] = (),
+        user_path: Path | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """``former`` keys are accepted for their time; ``replaced`` tokens are told of, with where the new one is."""
         if len(key) < 16 or not user_token or not metrics_token:
             raise ValueError("a signer needs a key of at least 16 bytes and two tokens")
         self._key = key
         self._user = user_token
         self._metrics = metrics_token
+        self._former = tuple(former)
+        self._replaced = tuple(replaced)
+        self._user_path = user_path
+        self._clock = clock
 
     def cluster_token(self, team: str, cluster_uid: str) -> str:
-        """The token of a cluster: the same each time, good for as long as that very cluster exists."""
+        """The token of a cluster: the same each time, good for as long as that very cluster and the key exist."""
         payload = _encode(json.dumps([team, cluster_uid], separators=(",", ":")).encode())
-        return f"{_PREFIX}.{payload}.{self._signature(payload)}"
+        return f"{_PREFIX}.{payload}.{_signature(self._key, payload)}"
 
     def verify(self, token: str) -> Principal | None:
         """Whose token this is; None if nobody's. Takes the same time for each wrong one."""
@@ -44,41 +104,177 @@ class TokenSigner:
             return Principal(name="prometheus", role="metrics")
         return self._cluster(token)
 
+    def refusal(self, token: str) -> Unauthenticated:
+        """Why a token that is nobody's is refused, and what to do."""
+        for old in self._replaced:
+            if old.is_of(token):
+                where = f"'{self._user_path}'" if self._user_path is not None else "the home"
+                return Unauthenticated(
+                    f"This token was replaced at {_moment(old.at)}: 'rayplane token rotate' made another one.",
+                    remedy=f"Read the new one from {where}; rayplane's commands and SDK do so at each call.",
+                    reason="rotated-token",
+                )
+        for former in self._former:
+            if _signed(former.key.encode(), token) is not None:
+                return Unauthenticated(
+                    f"The key that signed this token was rotated, and its time ended at {_moment(former.until)}.",
+                    remedy="Read RAYPLANE_TOKEN_PATH anew; if it holds this one still, suspend and resume the cluster.",
+                    reason="rotated-token",
+                )
+        return Unauthenticated(
+            "The token is not known here: it is wrong or was revoked.", remedy=REMEDY, reason="unknown-token"
+        )
+
+    def grace_ends(self) -> datetime | None:
+        """Until when tokens of a former key are accepted; None where none are."""
+        until = max((former.until for former in self._former), default=0.0)
+        return datetime.fromtimestamp(until, UTC) if until > self._clock() else None
+
+    @property
+    def version(self) -> str:
+        """Changes when the key does. Tells nothing of it."""
+        return hashlib.sha256(b"version of " + self._key).hexdigest()[:16]
+
     def _cluster(self, token: str) -> Principal | None:
-        prefix, _, rest = token.partition(".")
-        payload, _, signature = rest.partition(".")
-        if prefix != _PREFIX or not _equal(signature, self._signature(payload)):
+        now = self._clock()
+        # Each key is tried, so that a wrong token takes the same time whatever is wrong with it.
+        keys = [self._key, *(former.key.encode() for former in self._former if former.until > now)]
+        payload = next(filter(None, [_signed(key, token) for key in keys]), None)
+        if payload is None:
             return None
         team, uid = json.loads(_decode(payload))
         return Principal(name=f"cluster:{uid}", role="cluster", team=team, cluster_uid=uid)
 
-    def _signature(self, payload: str) -> str:
-        text = f"{_PREFIX}.{payload}".encode("utf-8", "surrogatepass")
-        return _encode(hmac.new(self._key, text, hashlib.sha256).digest())
+
+class HomeSigner:
+    """The signer of a home's files, which are looked at once a second, and at once for a token that is not known.
+
+    So a new token is accepted at once by every gateway on the home, and an old one for a second at most. Files that
+    can't be read leave all as it was. Thread-safe.
+    """
+
+    def __init__(
+        self, home: Home, *, clock: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Raises InvalidInput where a secret is missing, too short, or others may read it."""
+        self._home = home
+        self._clock = clock
+        self._monotonic = monotonic
+        self._paths = (
+            rotation.ring_path(home),
+            home.token,
+            rotation.metrics_path(home),
+            rotation.history_path(home),
+        )
+        self._errors = Repeats(log)
+        self._lock = threading.Lock()
+        self._looked_at = monotonic()
+        self._stamp = self._look()
+        self._signer = self._read()
+
+    def cluster_token(self, team: str, cluster_uid: str) -> str:
+        """The token of a cluster: the same each time, until the key is rotated."""
+        return self._fresh().cluster_token(team, cluster_uid)
+
+    def verify(self, token: str) -> Principal | None:
+        """Whose token this is; None if nobody's."""
+        return self._fresh().verify(token) or self._fresh(at_once=True).verify(token)
+
+    def refusal(self, token: str) -> Unauthenticated:
+        """Why a token that is nobody's is refused, and what to do."""
+        return self._fresh().refusal(token)
+
+    def grace_ends(self) -> datetime | None:
+        """Until when tokens of a former key are accepted; None where none are."""
+        return self._fresh().grace_ends()
+
+    @property
+    def version(self) -> str:
+        """Changes when the key does. Tells nothing of it."""
+        return self._fresh().version
+
+    def _fresh(self, *, at_once: bool = False) -> TokenSigner:
+        with self._lock:
+            now = self._monotonic()
+            if at_once or now - self._looked_at >= LOOK_EVERY:
+                self._looked_at = now
+                self._take_in()
+            return self._signer
+
+    def _take_in(self) -> None:
+        stamp = self._look()
+        if stamp == self._stamp:
+            return
+        try:
+            self._signer = self._read()
+        except RayplaneError as exc:
+            self._errors.failed("secrets", exc, "the home's tokens can't be read anew", traceback=False)
+            return
+        self._stamp = stamp
+        self._errors.works("secrets")
+        log.info("the home's tokens were read anew")
+
+    def _look(self) -> tuple[tuple[int, int, int] | None, ...]:
+        return tuple(_stamp_of(path) for path in self._paths)
+
+    def _read(self) -> TokenSigner:
+        ring = rotation.read_ring(_checked(rotation.ring_path(self._home)))
+        return TokenSigner(
+            key=ring.key.encode(),
+            user_token=read_secret(_checked(self._home.token)),
+            metrics_token=read_secret(_checked(rotation.metrics_path(self._home))),
+            former=ring.former,
+            replaced=rotation.read_replaced(rotation.history_path(self._home)),
+            user_path=self._home.token,
+            clock=self._clock,
+        )
 
 
-def load(home: Home) -> TokenSigner:
+def load(home: Home) -> HomeSigner:
     """The signer of a home. What is missing is made: the signing key, the user's token, Prometheus' token (each 0600).
 
     Raises InvalidInput where others may read one of them.
     """
-    return TokenSigner(
-        key=_secret(home.secrets / "signing.key").encode(),
-        user_token=_secret(home.token),
-        metrics_token=_secret(home.secrets / "metrics.token"),
-    )
+    for path in (rotation.ring_path(home), home.token, rotation.metrics_path(home)):
+        if not path.exists():
+            write_secret(path, secrets.token_urlsafe(32) + "\n")
+    return HomeSigner(home)
 
 
-def _secret(path: Path) -> str:
-    if not path.exists():
-        write_secret(path, secrets.token_urlsafe(32) + "\n")
+def _signed(key: bytes, token: str) -> str | None:
+    """The payload of a token that this key signed."""
+    prefix, _, rest = token.partition(".")
+    payload, _, signature = rest.partition(".")
+    matches = _equal(signature, _signature(key, payload))
+    return payload if prefix == _PREFIX and matches else None
+
+
+def _signature(key: bytes, payload: str) -> str:
+    text = f"{_PREFIX}.{payload}".encode("utf-8", "surrogatepass")
+    return _encode(hmac.new(key, text, hashlib.sha256).digest())
+
+
+def _stamp_of(path: Path) -> tuple[int, int, int] | None:
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return (stat.st_ino, stat.st_mtime_ns, stat.st_mode)
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+def _checked(path: Path) -> Path:
+    """The path, if what it holds is long enough to be safe."""
     text = read_secret(path)
     if len(text) < 16:
         raise InvalidInput(
             f"Secret file '{path}' holds {len(text)} characters, too few to be safe.",
             remedy="Remove it and start the gateway: it makes a new one.",
         )
-    return text
+    return path
 
 
 def _equal(a: str, b: str) -> bool:

@@ -31,6 +31,7 @@ from rayplane.gateway.api.auth import Authenticate
 from rayplane.gateway.api.followed import Followed
 from rayplane.gateway.api.lanes import Lanes, Turns
 from rayplane.gateway.api.limit import Limit, Share
+from rayplane.gateway.api.refused import Noting, Refused
 from rayplane.gateway.usecases.platform import Platform
 
 
@@ -42,8 +43,11 @@ class Wakeable(Protocol):
         ...
 
 
-def create_app(platform: Platform, *, loop: Wakeable | None = None) -> FastAPI:
-    """The app on a platform. ``loop`` is kept on ``app.state`` for the composition root; routes never touch it."""
+def create_app(platform: Platform, *, loop: Wakeable | None = None, refusals: Noting | None = None) -> FastAPI:
+    """The app on a platform. ``loop`` is kept on ``app.state`` for the composition root; routes never touch it.
+
+    ``refusals`` hears of each request that is answered with 401 or 403.
+    """
     app = FastAPI(
         title="rayplane",
         version=version("rayplane"),
@@ -76,6 +80,8 @@ def create_app(platform: Platform, *, loop: Wakeable | None = None) -> FastAPI:
     app.add_middleware(Turns, lanes=app.state.lanes)
     app.add_middleware(Share, most=settings.max_requests)
     app.add_middleware(Authenticate, platform=platform)
+    if refusals is not None:
+        app.add_middleware(Refused, refusals=refusals)
     app.add_middleware(Limit, head_bytes=settings.max_header_bytes)
     app.add_middleware(Measure)
     document = cache(lambda: openapi.document(app, openapi.offered(settings.backends)))

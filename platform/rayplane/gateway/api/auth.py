@@ -13,14 +13,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rayplane.errors import RayplaneError, Unauthenticated
 from rayplane.gateway.admission.roles import Principal
+from rayplane.gateway.admission.tokens import REMEDY
 from rayplane.gateway.api.problems import respond
 from rayplane.gateway.usecases.job import reporting_cluster
 from rayplane.gateway.usecases.platform import Platform
 
 OPEN = frozenset({"/healthz", "/readyz"})
 """What a probe without a token may ask: it learns only whether the gateway works."""
-
-_REMEDY = "Send 'Authorization: Bearer <token>'; 'rayplane up' prints where the local token is kept."
 
 
 class Authenticate:
@@ -37,6 +36,7 @@ class Authenticate:
         try:
             principal = await _identify(bearer(Headers(scope=scope)), self._platform)
         except RayplaneError as error:
+            scope["rayplane.error"] = error
             await refuse(respond(error, scope["path"]), scope, receive, send)
             return
         scope["rayplane.principal"] = principal
@@ -48,7 +48,7 @@ def bearer(headers: Headers) -> str:
     value = headers.get("authorization") or headers.get("x-ray-authorization") or ""
     scheme, _, token = value.partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
-        raise Unauthenticated("The request carries no token.", remedy=_REMEDY)
+        raise Unauthenticated("The request carries no token.", remedy=REMEDY)
     return token.strip()
 
 
@@ -70,9 +70,7 @@ async def _identify(token: str, platform: Platform) -> Principal:
     """The principal of a token; raises Unauthenticated if it is unknown, or that of a cluster that is gone."""
     principal = platform.signer.verify(token)
     if principal is None:
-        raise Unauthenticated(
-            "The token is not known here: it is wrong or was revoked.", remedy=_REMEDY, reason="unknown-token"
-        )
+        raise platform.signer.refusal(token)
     if principal.cluster_uid is not None:  # only for this is the store asked, which may take a while
         await run_in_threadpool(reporting_cluster, principal, platform)
     return principal

@@ -108,6 +108,9 @@ def configure(app: ASGIApp, settings: GatewaySettings, **options: Any) -> Server
         app,
         limits,
         timeout_keep_alive=settings.keep_alive_timeout,
+        # uvicorn would believe what any process of this host says about where a request comes from.
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=[str(network) for network in settings.trusted_proxies],
         ws_max_size=settings.max_header_bytes,  # who follows a log has nothing to say
         **options,
     )

@@ -23,6 +23,8 @@ MEDIA_TYPE = "application/problem+json"
 _RAY_PATH = re.compile(r"^/(?!v1/)[^/]+/[^/]+/api(/|$)")
 _HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "5"}}
 """Status -> what a client is told beside the problem: how to say who it is, in how many seconds to ask again."""
+_WRONG = ("unknown-token", "rotated-token")
+"""Why a token is refused, to which Ray's clients are told that it is wrong, not that it is missing."""
 _NO_JSON = "There was an error parsing the body"
 """What FastAPI says of a body that Python's JSON gives up on without calling it wrong JSON."""
 _log = logging.getLogger(__name__)
@@ -95,6 +97,7 @@ def as_rayplane_error(error: Exception) -> errors.RayplaneError:
 async def _handle(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException) and error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         error.headers = {**(error.headers or {}), "Allow": ", ".join(_methods(request))}
+    request.scope["rayplane.error"] = error.__cause__ if isinstance(error, HTTPException) else error
     return respond(error, request.url.path)
 
 
@@ -129,7 +132,7 @@ def _ray_status(error: errors.RayplaneError) -> int:
     # is a 403, what admission refuses is none, and what is wrong with the request is the 400 of Ray's own server.
     if isinstance(error, errors.Refused):
         return 409
-    if isinstance(error, errors.Unauthenticated) and error.fields.get("reason") == "unknown-token":
+    if isinstance(error, errors.Unauthenticated) and error.fields.get("reason") in _WRONG:
         return 403
     if isinstance(error, errors.InvalidInput) and not isinstance(error, errors.TooLarge):
         return 400

@@ -17,6 +17,11 @@ from rayplane.nouns.events import Edge, Operation
 
 router = APIRouter(prefix="/v1")
 
+AuditedAction = Annotated[
+    str | None, Query(max_length=63, description="Only this, such as apply, submit, rotate or refuse.")
+]
+Since = Annotated[datetime | None, Query(description="From when, with its zone; default: from the first entry.")]
+
 
 class EdgeList(BaseModel):
     """Edges reachable from a node, the node's own first."""
@@ -83,9 +88,34 @@ def leases(
 
 
 @router.get("/teams/{team}/audit", operation_id="list_audit", summary="The audit log", tags=["records"])
-def audit(team: str, caller: Caller, here: Here, limit: Limit = 100, cursor: Cursor = None) -> AuditList:
-    """Who did what in the team."""
-    page = records.audit(team, limit=limit, cursor=cursor, principal=caller, platform=here)
+def audit(
+    team: str,
+    caller: Caller,
+    here: Here,
+    action: AuditedAction = None,
+    since: Since = None,
+    limit: Limit = 100,
+    cursor: Cursor = None,
+) -> AuditList:
+    """Who did what in the team, and what its own principals (a cluster's token) were refused."""
+    page = records.audit(team, action=action, since=since, limit=limit, cursor=cursor, principal=caller, platform=here)
+    return AuditList(items=page.items, next_cursor=page.next_cursor)
+
+
+@router.get("/audit", operation_id="list_whole_audit", summary="The audit log of all teams", tags=["records"])
+def whole_audit(
+    caller: Caller,
+    here: Here,
+    team: Annotated[str | None, Query(description="Only what concerns this team.")] = None,
+    action: AuditedAction = None,
+    since: Since = None,
+    limit: Limit = 100,
+    cursor: Cursor = None,
+) -> AuditList:
+    """Who did what, on the platform and in its teams, and who was refused what; for admins of the platform."""
+    page = records.whole_audit(
+        team=team, action=action, since=since, limit=limit, cursor=cursor, principal=caller, platform=here
+    )
     return AuditList(items=page.items, next_cursor=page.next_cursor)
 
 

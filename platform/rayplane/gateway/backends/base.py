@@ -286,6 +286,12 @@ class Backend(Reader, Protocol):
         drifted is put right without a new head where that is possible. Raises Unsupported without CREATE."""
         ...
 
+    def renew(self, ref: ClusterRef | JobRef | ServiceRef, secrets: Mapping[str, str]) -> None:
+        """Put these secrets of a launch context where the processes of what runs already read them, and return soon.
+        It is asked at every look, so that what has them costs next to nothing; what is not there, or was given none, is
+        success. Nothing restarts. Raises Unavailable where it can't be done now."""
+        ...
+
     def suspend(self, ref: ClusterRef, spec: ClusterSpec) -> None:
         """Ask for its compute to be released and return at once. A cluster that holds none is success. It is observed
         as ``suspended``, or as ``absent`` where nothing needs to stay. Raises Unsupported without SUSPEND."""

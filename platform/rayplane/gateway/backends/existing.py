@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from rayplane.errors import InvalidSpec, RayplaneError, Unauthenticated, Unsupported
@@ -12,8 +12,10 @@ from rayplane.gateway.backends.base import (
     Capability,
     ClusterRef,
     Evidence,
+    JobRef,
     LaunchContext,
     Observation,
+    ServiceRef,
     SharedNodesOnly,
     TeamRef,
 )
@@ -98,6 +100,9 @@ class ExistingBackend(SharedNodesOnly):
         raise Unsupported(
             f"The backend 'existing' can't make cluster '{ref}'.", remedy="Start it yourself, or use another backend."
         )
+
+    def renew(self, ref: ClusterRef | JobRef | ServiceRef, secrets: Mapping[str, str]) -> None:
+        """Nothing: what others run was given no secret of the platform."""
 
     def suspend(self, ref: ClusterRef, spec: ClusterSpec) -> None:
         """Raises Unsupported: what somebody else runs is not ours to stop."""

@@ -13,7 +13,7 @@ import secrets
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from importlib import util
 from pathlib import Path
@@ -28,9 +28,11 @@ from rayplane.gateway.backends.base import (
     Capability,
     ClusterRef,
     Evidence,
+    JobRef,
     LaunchContext,
     Node,
     Observation,
+    ServiceRef,
     SharedNodesOnly,
     TeamRef,
 )
@@ -150,6 +152,16 @@ class LocalBackend(SharedNodesOnly):
         if record is not None and runs and not self._is_of_another_setting(record):
             return
         self._begin(ref, "start", lambda: self._start(ref, launch))
+
+    def renew(self, ref: ClusterRef | JobRef | ServiceRef, secrets: Mapping[str, str]) -> None:
+        """Replace those of its files that hold other secrets; its processes read them at each use."""
+        for variable, text in secrets.items():
+            path = self._secret_path(ref.uid, variable)
+            try:
+                if path.exists() and read_secret(path) != text:
+                    write_secret(path, text)
+            except OSError as exc:
+                raise Unavailable(f"'{path}' can't be written: {exc.strerror}.", remedy="Free some space.") from exc
 
     def suspend(self, ref: ClusterRef, spec: ClusterSpec) -> None:
         """Take the head down: nothing of it needs to stay, so it is then seen as absent."""
@@ -279,8 +291,7 @@ class LocalBackend(SharedNodesOnly):
         self._clear(ref)
         for path in self._token_path(ref.uid).parent.glob(f"{ref.uid}.*"):
             path.unlink(missing_ok=True)
-        head_log = self._log(ref.uid)
-        for path in (head_log, head_log.with_suffix(".previous.log")):
+        for path in self._home.logs.glob(f"ray-{ref.uid}.*"):  # the supervisor rotates it
             path.unlink(missing_ok=True)
         processes.forget(ref.uid, self._records)
         self._attempts.pop(ref.uid, None)

@@ -14,7 +14,7 @@ from rayplane.gateway.admission.roles import SYSTEM
 from rayplane.gateway.admission.sizes import size_of
 from rayplane.gateway.backends.base import Backend, Capability, ClusterRef, LaunchContext, Observation
 from rayplane.gateway.ray_rest import RayRest
-from rayplane.gateway.reconcile import launch
+from rayplane.gateway.reconcile import launch, renewal
 from rayplane.gateway.reconcile.activity import ActivityProbe
 from rayplane.gateway.reconcile.idleness import Activity, Verdict, judge, period
 from rayplane.gateway.reconcile.leases import entries, lease_id
@@ -177,7 +177,13 @@ class ClusterReconciler:
             log.info("cluster %s is ready", look.ref, extra={"incarnation": seen.incarnation})
         self._write(look, say)
         pause = AT_REST if look.can(Capability.WATCH) else WATCH
-        return min(pause, self._reclaim(look, seen))
+        return min(pause, self._renew(look), self._reclaim(look, seen))
+
+    def _renew(self, look: _Look) -> float:
+        """Bring it the newest secrets, which costs next to nothing where it has them; when to look again."""
+        lacking = renewal.renew(self._platform, look.backend, look.ref)
+        self._write(look, lambda status: renewal.tell(status, lacking, look.obj.metadata.generation))
+        return renewal.SOON if lacking else AT_REST
 
     def _repair(self, look: _Look, seen: Observation) -> float:
         pause = self._repairs.before(look.ref.uid, self._clock())

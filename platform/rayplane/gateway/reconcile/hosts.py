@@ -19,7 +19,7 @@ from rayplane.errors import NotFound
 from rayplane.gateway.admission.sizes import size_of
 from rayplane.gateway.backends.base import Backend, ServiceObservation, ServiceRef
 from rayplane.gateway.ray_rest import RayRest
-from rayplane.gateway.reconcile import holdings, launch
+from rayplane.gateway.reconcile import holdings, launch, renewal
 from rayplane.gateway.reconcile.serve_config import application_of, configuration
 from rayplane.gateway.usecases import nodes as own_nodes
 from rayplane.gateway.usecases.platform import Platform, team_spec
@@ -49,6 +49,8 @@ class Footing:
     endpoint: Endpoint | None = None
     """Where Serve is asked and answers; None while it can't be."""
     environment: Environment | None = None
+    not_renewed: str = ""
+    """Why it can't be given the newest secrets."""
 
 
 class Host(Protocol):
@@ -200,6 +202,7 @@ class OnOwnNodes:
             incarnation=None if seen.phase == "absent" or seen.drift else self._ref.uid,
             endpoint=seen.endpoint if seen.phase == "ready" else None,
             environment=seen.environment,
+            not_renewed=renewal.renew(self._platform, self._backend, self._ref) if seen.phase == "ready" else "",
         )
 
     def turn(self) -> AbstractContextManager[Any]:

@@ -18,7 +18,7 @@ from rayplane.gateway.admission.roles import SYSTEM
 from rayplane.gateway.backends.base import Backend, Submission
 from rayplane.gateway.mlflow_rest import MlflowRest, RunEnd
 from rayplane.gateway.ray_rest import RayRest
-from rayplane.gateway.reconcile import inbox, runtime_env
+from rayplane.gateway.reconcile import inbox, renewal, runtime_env
 from rayplane.gateway.reconcile.attempts import End, message_of, verdict
 from rayplane.gateway.reconcile.logs import LogFollowers
 from rayplane.gateway.reconcile.look import Look
@@ -42,6 +42,7 @@ from rayplane.nouns.cluster import Endpoint
 from rayplane.nouns.environment import Environment
 from rayplane.nouns.events import Event
 from rayplane.nouns.job import TERMINAL, Attempt, JobStatus
+from rayplane.repeats import Repeats
 from rayplane.storage import layout
 
 log = logging.getLogger(__name__)
@@ -82,6 +83,7 @@ class JobReconciler:
         self._rays = rays
         self._mlflow = mlflow
         self._clock = clock
+        self._errors = Repeats(log)
         self._ending_lock = threading.Lock()
         self._ending: dict[str, float] = {}
         """uid -> when the entrypoint of the job's attempt told of its end, on the monotonic clock."""
@@ -182,6 +184,9 @@ class JobReconciler:
             return self._end_attempt(look, attempt, End(end.status, message or _default(end), end.exit_code))
         assert sight.ray is not None
         self._keep_log(look, attempt, sight.ray)
+        if renewal.is_news(look.status, sight.not_renewed):
+            with editing(self._platform.store, look.uid, JobStatus) as status:
+                renewal.tell(status, sight.not_renewed, look.obj.metadata.generation)
         if look.stop_reason is not None:
             sight.ray.stop(attempt.submission_id)
         phase = "Running" if sight.running else "Starting"
@@ -406,10 +411,10 @@ class JobReconciler:
             return [reason for event in batch for reason in self._ingest_batch(team, [event])]
         except RayplaneError:
             raise
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001  logged with its traceback the first time
             if len(batch) > 1:
                 return [reason for event in batch for reason in self._ingest_batch(team, [event])]
-            log.exception("event %s of team '%s' can't be taken", batch[0].id, team)
+            self._errors.failed(batch[0].id, exc, "event %s of team '%s' can't be taken", batch[0].id, team)
             return [f"{batch[0].type} {batch[0].id}: {type(exc).__name__}: {exc}"]
         return []
 

@@ -49,10 +49,15 @@ def team_lacks(platform: Platform, team: Object, place: str, backend: Backend, w
 
 def context(platform: Platform, team: str, uid: str, size: Size, *, cluster: str | None = None) -> LaunchContext:
     """What the nodes of a cluster, a job or a service (``uid``) are started with."""
+    env = environment(team, cluster, platform.settings, workspace=platform.workspace(team))
+    return LaunchContext(size=size, env=env, secrets=secrets(platform, team, uid))
+
+
+def secrets(platform: Platform, team: str, uid: str) -> dict[str, str]:
+    """The secrets of a cluster, a job or a service (``uid``) as they are now: they rotate while it runs."""
     settings = platform.settings
-    secrets = {"RAYPLANE_TOKEN_PATH": platform.signer.cluster_token(team, uid)}
+    texts = {"RAYPLANE_TOKEN_PATH": platform.signer.cluster_token(team, uid)}
     credentials = credentials_path(settings.home_paths, team)
     if settings.mlflow_url and credentials.exists():
-        secrets["RAYPLANE_MLFLOW_CREDENTIALS"] = read_secret(credentials)
-    env = environment(team, cluster, settings, workspace=platform.workspace(team))
-    return LaunchContext(size=size, env=env, secrets=secrets)
+        texts["RAYPLANE_MLFLOW_CREDENTIALS"] = read_secret(credentials)
+    return texts

@@ -11,6 +11,7 @@ from datetime import timedelta
 
 from rayplane.errors import Failed, NotFound, RayplaneError, Unavailable
 from rayplane.gateway.ray_rest import RayRest
+from rayplane.repeats import Repeats
 from rayplane.storage.root import Storage
 
 log = logging.getLogger(__name__)
@@ -61,6 +62,9 @@ class _Follower:
     """Whether it may write no more. Guarded by ``writing``."""
 
 
+_NOT_KEPT = "the log of %s is not kept"
+
+
 class LogFollowers:
     """The followers of this process, by submission id. Thread-safe."""
 
@@ -70,6 +74,7 @@ class LogFollowers:
         """Called with the attempt's submission id whenever more of its log is kept."""
         self._lock = threading.Lock()
         self._followers: dict[str, _Follower] = {}
+        self._errors = Repeats(log)
         self._closed = False
 
     def open(self) -> None:
@@ -174,14 +179,13 @@ class LogFollowers:
             finally:
                 self._flush(follower, pending)  # the last words of a head that broke off count as well
         except RayplaneError as exc:
-            if not isinstance(exc, NotFound | Unavailable) and str(exc) != str(follower.error):
-                log.warning("the log of %s is not kept: %s", follower.submission_id, exc)
+            if not isinstance(exc, NotFound | Unavailable):
+                self._errors.failed(follower.submission_id, exc, _NOT_KEPT, follower.submission_id, traceback=False)
             return follower.furthest - before, exc
-        except Exception as exc:
-            error = Failed(f"{type(exc).__name__}: {exc}")
-            if str(error) != str(follower.error):
-                log.exception("the log of %s is not kept", follower.submission_id)
-            return follower.furthest - before, error
+        except Exception as exc:  # noqa: BLE001  logged with its traceback the first time
+            self._errors.failed(follower.submission_id, exc, _NOT_KEPT, follower.submission_id)
+            return follower.furthest - before, Failed(f"{type(exc).__name__}: {exc}")
+        self._errors.works(follower.submission_id)
         return follower.furthest - before, None
 
     def _read(self, follower: _Follower, pending: bytearray) -> None:

@@ -27,11 +27,13 @@ from rayplane.gateway.store.objects import Written
 from rayplane.gateway.usecases.platform import Platform
 from rayplane.nouns import by_kind
 from rayplane.nouns.base import Object
+from rayplane.repeats import Repeats
 
 log = logging.getLogger(__name__)
 
 FULL_SCAN = 60.0
 """Seconds between two looks at the list of all objects, in case that something was missed; it reads no spec."""
+_LOOK = "the look at the objects"
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.5, 60.0
 LONGEST_WAIT_FOR_OTHERS = 5.0
 """The longest back-off, in seconds, where something that is down may be up again at any moment."""
@@ -101,10 +103,13 @@ class Loop:
         reconcilers: Sequence[Reconciler],
         leader: Leader,
         *,
+        others: Sequence[Stateful] = (),
         interval: float = 1.0,
         workers: int = 16,
     ) -> None:
+        """``others`` start and stop with the leadership, as reconcilers do that hold something."""
         self._platform = platform
+        self._others = list(others)
         self._reconcilers = list(reconcilers)
         self._by_kind = {reconciler.kind: reconciler for reconciler in reconcilers}
         self._leader = leader
@@ -126,6 +131,7 @@ class Loop:
         self._version: int | None = None
         """The newest version that was seen of the store; None: nothing of it was seen yet."""
         self._last_full = self._last_asked = float("-inf")
+        self._errors = Repeats(log)
         self._thread: threading.Thread | None = None
         self._pool: ThreadPoolExecutor | None = None
 
@@ -172,6 +178,14 @@ class Loop:
             self._written.set()
         self._nudge.set()
 
+    def look_at_everything(self) -> None:
+        """Something changed that concerns them all: look at each object that is not at its end. Any thread may."""
+        now = time.monotonic()
+        with self._lock:
+            for uid, entry in self._entries.items():
+                self._schedule(uid, entry, now)
+        self._nudge.set()
+
     def _tell(self, uid: str) -> None:
         """Others wait for this object, and it was written. Any thread may; one that has just written must not wait."""
         self._told.append(uid)
@@ -185,8 +199,9 @@ class Loop:
                     self._lead(not self._leading)
                 if self._leading:
                     pause = self._look()
-            except Exception:
-                log.exception("a look at the objects failed")
+                self._errors.works(_LOOK)
+            except Exception as exc:  # noqa: BLE001  the next look is made all the same
+                self._errors.failed(_LOOK, exc, "a look at the objects failed")
             self._nudge.wait(pause)
             self._nudge.clear()
 
@@ -194,7 +209,7 @@ class Loop:
         if leading == self._leading:
             return
         log.info("this gateway %s", "leads" if leading else "leads no more")
-        stateful = [r for r in self._reconcilers if isinstance(r, Stateful)]
+        stateful = [*(r for r in self._reconcilers if isinstance(r, Stateful)), *self._others]
         if leading:
             self._start_all(stateful)
             self._version, self._last_asked = None, float("-inf")
@@ -314,6 +329,8 @@ class Loop:
             again = reconciler.reconcile(obj)
             if entry.recorded:
                 self._record(reconciler.kind, uid, None)
+            if entry.failures:
+                self._errors.works(uid)
             entry.failures, entry.recorded = 0, False
             until = again if isinstance(again, Until) else None
             seconds = again.within if isinstance(again, Until) else again
@@ -353,15 +370,15 @@ class Loop:
     def _failed(self, kind: str, uid: str, entry: _Entry, exc: Exception) -> float:
         metrics.RECONCILE_ERRORS.labels(kind).inc()
         if isinstance(exc, RayplaneError):
-            log.warning("%s %s: %s", kind, uid, exc)
+            self._errors.failed(uid, exc, "%s %s", kind, uid, traceback=False)
         else:
-            log.error("%s %s: an unexpected error", kind, uid, exc_info=exc)
+            self._errors.failed(uid, exc, "%s %s: an unexpected error", kind, uid)
         entry.failures += 1
         try:
             self._record(kind, uid, exc)
             entry.recorded = True
-        except Exception:
-            log.exception("the error of %s %s could not be recorded", kind, uid)
+        except Exception as unrecorded:  # noqa: BLE001  the look that failed is made again all the same
+            self._errors.failed(f"{uid}:record", unrecorded, "the error of %s %s could not be recorded", kind, uid)
         longest = LONGEST_WAIT_FOR_OTHERS if isinstance(exc, Unavailable) else LONGEST_BACKOFF
         return time.monotonic() + min(longest, FIRST_BACKOFF * 2.0 ** min(entry.failures - 1, 10))
 

@@ -11,7 +11,7 @@ from rayplane.errors import NotFound, Unavailable
 from rayplane.gateway.admission.sizes import size_of
 from rayplane.gateway.backends.base import Backend, JobObservation, JobRef, Submission
 from rayplane.gateway.ray_rest import RayRest
-from rayplane.gateway.reconcile import holdings, launch
+from rayplane.gateway.reconcile import holdings, launch, renewal
 from rayplane.gateway.reconcile.attempts import End, end_of
 from rayplane.gateway.reconcile.look import Look
 from rayplane.gateway.reconcile.parking import Until
@@ -64,6 +64,8 @@ class Sight:
     endpoint: Endpoint | None = None
     """Its own Ray's, where it has one."""
     environment: Environment | None = None
+    not_renewed: str = ""
+    """Why it can't be given the newest secrets."""
 
 
 class Place(Protocol):
@@ -206,6 +208,12 @@ class OnOwnNodes:
             sight = self._ask(attempt, seen.phase, self._rays(seen.endpoint))
         if seen.phase in _ENDED and sight.end is None:
             sight = Sight("known", end=End(_ENDED[seen.phase], seen.message))
+        lacking = (
+            renewal.renew(self._platform, self._backend, self._ref(attempt))
+            if sight.state == "known" and sight.end is None
+            else ""
+        )
+        sight = replace(sight, not_renewed=lacking)
         return replace(sight, incarnation=seen.incarnation, endpoint=seen.endpoint, environment=seen.environment)
 
     def make(self, attempt: Attempt, submission: Submission) -> None:

@@ -17,6 +17,7 @@ from rayplane.errors import InvalidInput
 from rayplane.gateway.backends.base import Backend
 from rayplane.gateway.mlflow_rest import MlflowRest
 from rayplane.gateway.ray_rest import RayRest
+from rayplane.gateway.reconcile import renewal
 from rayplane.gateway.reconcile.hosts import Footing, Host, OnCluster, OnOwnNodes, is_refused
 from rayplane.gateway.reconcile.serve_config import model_of
 from rayplane.gateway.reconcile.status import editing
@@ -80,6 +81,9 @@ class ServiceReconciler:
                 return POLL  # stays known as such, so that it is in no neighbour's way on the next head
             phase, again = ("Failed", IDLE) if footing.failed else ("Pending", POLL)
             return self._say(obj, phase, footing.reason, footing.message, again)
+        if renewal.is_news(status, footing.not_renewed):
+            with editing(self._platform.store, obj.metadata.uid, ServiceStatus) as told:
+                renewal.tell(told, footing.not_renewed, obj.metadata.generation)
         current = status.incarnation == footing.incarnation and status.observed_generation == obj.metadata.generation
         if current and status.phase == "Deploying":
             return self._watch(obj, spec, host, footing)

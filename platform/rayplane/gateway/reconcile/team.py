@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from datetime import datetime
 
+from rayplane import rotation
 from rayplane.gateway.backends.base import Backend, Capability, TeamRef
 from rayplane.gateway.mlflow_rest import MlflowRest
 from rayplane.gateway.reconcile.status import editing
-from rayplane.gateway.reconcile.team_credentials import credentials
+from rayplane.gateway.reconcile.team_credentials import credentials, credentials_path
 from rayplane.gateway.reconcile.team_deletion import UNDER_WAY, TeamDeletion, take_away
 from rayplane.gateway.store.objects import NO_CLUSTER
 from rayplane.gateway.usecases.platform import Platform, project_of, team_spec, workspace_of
 from rayplane.gateway.usecases.team import own_names
-from rayplane.nouns.base import Object
+from rayplane.nouns.base import Object, utcnow
 from rayplane.nouns.job import UNFINISHED
 from rayplane.nouns.team import TeamSpec, TeamStatus, archived_name
+from rayplane.settings import read_secret, write_secret
+
+log = logging.getLogger(__name__)
 
 AT_REST = 300.0
 """Seconds between two looks at a team whose places are there."""
@@ -25,8 +31,16 @@ class TeamReconciler:
 
     kind = "Team"
 
-    def __init__(self, platform: Platform, mlflow: MlflowRest | None, backends: Callable[[str], Backend]) -> None:
+    def __init__(
+        self,
+        platform: Platform,
+        mlflow: MlflowRest | None,
+        backends: Callable[[str], Backend],
+        *,
+        clock: Callable[[], datetime] = utcnow,
+    ) -> None:
         self._platform = platform
+        self._clock = clock
         self._mlflow = mlflow
         self._backends = backends
         self._deletion = TeamDeletion(platform, mlflow, backends)
@@ -36,10 +50,12 @@ class TeamReconciler:
         if obj.metadata.deleted_at is not None:
             return self._deletion.go_on(obj)
         team = obj.metadata.name
+        again = AT_REST
         if self._mlflow is not None:
             workspace = self._workspace(obj, self._mlflow)
             home = self._platform.settings.home_paths
             self._mlflow.ensure_user(workspace, *credentials(home, team, workspace))
+            again = self._rotate(team, workspace, self._mlflow)
         spec, ref = team_spec(obj), TeamRef(team, obj.metadata.uid)
         wanted = self._wanted(team, spec)
         places = self._note(obj, wanted)
@@ -60,7 +76,7 @@ class TeamReconciler:
             status.set_condition("Ready", not lacking, reason, " ".join(lacking) or message, obj.metadata.generation)
         if any(kept.values()):
             return UNDER_WAY
-        return AT_REST if kept else None
+        return again if kept or again < AT_REST else None
 
     def _wanted(self, team: str, spec: TeamSpec) -> list[str]:
         """The backends that keep a place for each team, of those that the team or something of it is on."""
@@ -92,3 +108,30 @@ class TeamReconciler:
             with editing(store, obj.metadata.uid, TeamStatus) as status:
                 status.mlflow_workspace = workspace = other.mlflow_workspace or workspace
         return workspace
+
+    def _rotate(self, team: str, workspace: str, mlflow: MlflowRest) -> float:
+        """Be the next user, where one waits, and take the former one away once its time is over; when to look again.
+
+        A user has one password in MLflow. Two users, one after the other, let what runs go on until it has the new one.
+        """
+        path = credentials_path(self._platform.settings.home_paths, team)
+        coming, former = rotation.next_path(path), rotation.former_path(path)
+        if coming.exists():
+            user, password = read_secret(coming).splitlines()[:2]
+            mlflow.ensure_user(workspace, user, password)
+            old, _, grace = read_secret(former).splitlines()[:3]
+            until = self._clock().timestamp() + float(grace)  # from now on: what runs could not hear of it before
+            write_secret(former, f"{old}\n{until:.0f}\n{grace}\n")
+            write_secret(path, f"{user}\n{password}\n")
+            coming.unlink()
+            log.info("team %s is MLflow's user %s", team, user)
+        if not former.exists():
+            return AT_REST
+        old, until_text, _ = read_secret(former).splitlines()[:3]
+        left = float(until_text) - self._clock().timestamp()
+        if left > 0:
+            return min(left + 1, AT_REST - 1)
+        mlflow.delete_user(old)
+        former.unlink()
+        log.info("MLflow's user %s is gone", old)
+        return AT_REST

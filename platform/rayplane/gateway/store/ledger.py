@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import Row, bindparam, insert, or_, select, update
+from sqlalchemy import Row, bindparam, func, insert, or_, select, update
 
 from rayplane.errors import NotFound
 from rayplane.gateway.store.database import Database
@@ -45,11 +45,29 @@ class Ledger(Database):
         with self._write() as connection:
             connection.execute(insert(audit).values(values))
 
-    def audit_log(self, team: str | None, *, limit: int = 100, cursor: str | None = None) -> Page[dict[str, Any]]:
-        """A page of the audit log, newest first: ``{id, time, principal, action, kind, team, name, detail}``."""
+    def audit_log(
+        self,
+        team: str | None,
+        *,
+        action: str | None = None,
+        since: datetime | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> Page[dict[str, Any]]:
+        """A page of the audit log, newest first: ``{id, time, principal, action, kind, team, name, detail}``.
+
+        ``team`` None means all, and what concerns no team.
+        """
         query = select(audit).order_by(audit.c.id.desc()).limit(check_limit(limit) + 1)
         if team is not None:
             query = query.where(audit.c.team == team)
+        if action is not None:
+            query = query.where(audit.c.action == action)
+        if since is not None:
+            # Ids are nearly in the order of times: what is older is not gone through.
+            # Not the bare id: it would be looked for from the oldest row on, past all of these.
+            first = select(func.min(audit.c.id + 0)).where(audit.c.time >= since).scalar_subquery()
+            query = query.where(audit.c.id >= first, audit.c.time >= since)
         if cursor is not None:
             query = query.where(audit.c.id < decode_cursor(cursor, int, 1)[0])
         with self._read() as connection:

@@ -117,6 +117,8 @@ audit = Table(
     Column("name", Text, nullable=False),
     Column("detail", Document, nullable=False),
     Index(None, "team", "id"),
+    Index(None, "action", "id"),
+    Index(None, "time", "id"),
     sqlite_autoincrement=True,
 )
 

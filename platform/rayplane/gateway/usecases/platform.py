@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from rayplane.errors import Conflict, NotFound
-from rayplane.gateway.admission.tokens import TokenSigner
+from rayplane.gateway.admission.tokens import Signer
 from rayplane.gateway.backends.base import Reader
 from rayplane.gateway.store import Store
 from rayplane.gateway.usecases.preflights import Preflights
@@ -28,7 +28,7 @@ class Platform:
     """The reader of a backend, by its name; raises Unsupported for an unknown one."""
     wake: Callable[[], None]
     """Tells the reconcilers that something was written."""
-    signer: TokenSigner
+    signer: Signer
     ended: Callable[[str], None] = lambda uid: None
     """Tells the reconcilers that the entrypoint of this job's attempt has ended: Ray will say so in a moment."""
     clock: Callable[[], datetime] = utcnow

@@ -62,6 +62,7 @@ CODES: tuple[str, ...] = (
     "head-died",
     # They run, but do not answer.
     "token-refused",
+    "token-not-renewed",
     "address-refused",
     "unreachable",
     "probe-failing",

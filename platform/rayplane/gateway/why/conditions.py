@@ -40,6 +40,10 @@ _REASONS: dict[str, tuple[str, str]] = {
     "Unrecorded": ("head-died", _HEAD),
     "NotAnswering": ("head-not-answering", "It may be busy. It is started anew by itself if it goes on."),
     "TokenRefused": ("token-refused", "Give the platform the cluster's own token, as the reason says."),
+    "NotRenewed": (
+        "token-not-renewed",
+        "See that what the reason names works again, it is tried by itself; or suspend and resume it.",
+    ),
     "AddressRefused": ("address-refused", "Use an address that is allowed, or have an admin of the platform apply it."),
     "Unreachable": ("unreachable", "See that Ray runs at this address and that the gateway may reach it."),
     "Unavailable": ("backend-unreachable", "See that it runs; the gateway tries again by itself."),
@@ -65,6 +69,8 @@ def of_conditions(facts: Facts) -> Iterator[Cause]:
             yield _told(facts, condition, "")
         elif condition.type == "Reconciled":
             yield _failed_look(facts, condition)
+        elif condition.type == "TokenCurrent":
+            yield _told(facts, condition, "token-not-renewed")
         elif condition.type == "Reachable":
             yield _told(facts, condition, "head-not-answering")
     failure = status.condition("LastFailure")

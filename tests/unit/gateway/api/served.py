@@ -15,6 +15,7 @@ from rayplane.gateway.api.app import create_app
 from rayplane.gateway.api.connections import configure
 from rayplane.gateway.store import Store
 from rayplane.gateway.usecases.platform import Platform
+from rayplane.gateway.usecases.refusals import Refusals
 from rayplane.processes import free_port
 from rayplane.settings import GatewaySettings
 from rayplane.storage.root import open_root
@@ -39,10 +40,12 @@ def platform_without_compute(folder: Path) -> Iterator[Platform]:
 
 
 @contextmanager
-def serve(platform: Platform) -> Iterator[str]:
-    """The URL of the platform's API while it is served."""
-    port = free_port()
-    config = configure(create_app(platform), platform.settings, host="127.0.0.1", port=port, log_level="warning")
+def serve(
+    platform: Platform, *, settings: GatewaySettings | None = None, refusals: Refusals | None = None
+) -> Iterator[str]:
+    """The URL of the platform's API while it is served, by other settings than the platform's if need be."""
+    port, app = free_port(), create_app(platform, refusals=refusals)
+    config = configure(app, settings or platform.settings, host="127.0.0.1", port=port, log_level="warning")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

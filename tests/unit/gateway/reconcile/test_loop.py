@@ -329,3 +329,21 @@ def test_clusters_at_rest_are_left_alone_where_the_backend_tells_of_changes(worl
         until(lambda: world.backend.observe(ref, ClusterSpec()).phase == "ready", 5)
     finally:
         loop.stop()
+
+
+def test_an_unexpected_error_that_comes_back_leaves_one_traceback(
+    world: World, run: Callable[..., Loop], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "FIRST_BACKOFF", 0.01)
+    monkeypatch.setattr(module, "LONGEST_BACKOFF", 0.02)
+    world.cluster()
+
+    def act(obj: Object) -> float | None:
+        raise KeyError("lost")
+
+    recorder = Recorder(act)
+    run(recorder)
+    until(lambda: len(recorder.seen) >= 9, seconds=60)
+    told = [record for record in caplog.records if "unexpected error" in record.getMessage()]
+    assert [bool(record.exc_info) for record in told[:3]] == [True, False, False]
+    assert "the same error 4 times since" in told[2].getMessage()

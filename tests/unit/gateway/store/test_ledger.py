@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import create_engine, text
+from sqlalchemy.event import listen
 from sqlalchemy.exc import DBAPIError
 
 from rayplane.errors import InvalidInput, NotFound
 from rayplane.gateway.store import Store
 from rayplane.nouns.cluster import Lease
 from rayplane.nouns.events import Edge, Event
+from tests.support import stores
 
 
 def lease(clock: Any, id: str = "l1", team: str = "growth") -> Lease:
@@ -222,3 +225,42 @@ def test_events_of_jobs_come_in_the_order_of_their_time(store: Store, clock: Any
     assert [e.id for e in store.events("growth", ["u1"])] == ["early", "late"]
     assert [e.id for e in store.events("growth", ["u1", "u2"], type="lineage")] == ["early", "else"]
     assert store.events("growth", []) == []
+
+
+def test_the_audit_log_is_narrowed_down_by_action_and_time(store: Store, clock: Any) -> None:
+    for number in range(6):
+        action = "apply" if number % 2 else "rotate"
+        store.audit("ada", action, kind="Secret", team="", name=f"s{number}")
+        clock.forward(minutes=1)
+    store.audit("ada", "apply", kind="Team", team="growth", name="growth")
+    assert [row["name"] for row in store.audit_log(None, action="rotate").items] == ["s4", "s2", "s0"]
+    since = clock.now - timedelta(minutes=3)
+    assert [row["name"] for row in store.audit_log(None, since=since).items] == ["growth", "s5", "s4", "s3"]
+    first = store.audit_log(None, action="apply", since=since, limit=2)
+    second = store.audit_log(None, action="apply", since=since, limit=2, cursor=first.next_cursor)
+    assert [row["name"] for row in [*first.items, *second.items]] == ["growth", "s5", "s3"]
+    assert store.audit_log(None, since=clock.now + timedelta(seconds=1)).items == []
+
+
+def test_an_entry_that_a_clock_set_back_made_is_found_by_its_time(store: Store, clock: Any) -> None:
+    begin = clock.now
+    store.audit("ada", "apply", kind="Job", team="growth", name="before")
+    clock.forward(hours=-1)
+    store.audit("ada", "apply", kind="Job", team="growth", name="set-back")
+    clock.forward(hours=2)
+    store.audit("ada", "apply", kind="Job", team="growth", name="after")
+    assert [row["name"] for row in store.audit_log(None, since=begin).items] == ["after", "before"]
+
+
+@pytest.mark.parametrize("narrowed", [{"action": "refuse"}, {"team": "growth"}])
+def test_a_page_of_the_audit_log_is_read_by_an_index(tmp_path: Path, narrowed: dict[str, str]) -> None:
+    store = Store(stores.migrate(f"sqlite:///{tmp_path / 'gateway.db'}"))
+    asked: list[str] = []
+    listen(store._engine, "before_cursor_execute", lambda c, cursor, sql, params, *rest: asked.append(sql))
+    store.audit_log(narrowed.get("team"), action=narrowed.get("action"), since=datetime(2026, 1, 1, tzinfo=UTC))
+    with store._engine.connect() as connection:
+        plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {asked[-1]}", tuple("x" * asked[-1].count("?")))
+        steps = [row[-1] for row in plan]
+    assert not [step for step in steps if step.startswith("SCAN") or "TEMP B-TREE" in step]
+    assert any("ix_audit_time_id" in step for step in steps)
+    store.close()

@@ -53,6 +53,8 @@ def test_objects_of_an_older_version_are_found_by_their_cluster(store: Store, st
     with engine.begin() as connection:  # as version 0002 left it
         for index in ("page", "phase", "cluster", "team"):
             connection.execute(text(f"DROP INDEX ix_objects_{index}"))
+        for index in ("action", "time"):
+            connection.execute(text(f"DROP INDEX ix_audit_{index}_id"))
         connection.execute(text("ALTER TABLE objects DROP COLUMN cluster"))
         connection.execute(text("ALTER TABLE idempotency DROP COLUMN team_uid"))
         connection.execute(text("CREATE INDEX ix_objects_page ON objects (kind, team, created_at, uid)"))
@@ -120,5 +122,6 @@ def test_the_migrations_are_files_of_the_package() -> None:
     assert (folder / "env.py").is_file()
     found = sorted(p.name for p in (folder / "versions").iterdir() if p.name.startswith("r"))
     assert found == [
-        *("r0001_first.py", "r0002_changes_and_leases.py", "r0003_lists.py", "r0004_archived_teams.py"),
+        *("r0001_first.py", "r0002_changes_and_leases.py", "r0003_lists.py"),
+        *("r0004_audit.py", "r0005_archived_teams.py"),
     ]

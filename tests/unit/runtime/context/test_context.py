@@ -91,3 +91,19 @@ def test_an_answer_that_is_no_problem_document_is_told_by_its_status(gateway: An
     gateway.routes["GET", "/v1/odd"] = lambda body: (404, ["odd"])
     with pytest.raises(NotFound, match="answered 404"):
         context.call("GET", "/v1/odd")
+
+
+def test_a_token_that_is_rotated_between_its_reading_and_the_call_is_read_again(
+    gateway: Any, make_context: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _serve(gateway, make_context)
+    right, read = (tmp_path / "token").read_text(), context._token
+    (tmp_path / "token").write_text("the-former-token")
+
+    def rotated_behind_it() -> str:
+        token = read()
+        (tmp_path / "token").write_text(right)
+        return token
+
+    monkeypatch.setattr(context, "_token", rotated_behind_it)
+    assert context.current().team == "growth"

@@ -150,6 +150,16 @@ class KubernetesBackend:
         """Apply its RayCluster if it is missing, drifted, suspended, or asked for otherwise."""
         self._clusters.ensure(ref, spec, launch)
 
+    def renew(self, ref: ClusterRef | JobRef | ServiceRef, secrets: Mapping[str, str]) -> None:
+        """Change its Secret where it holds others: the kubelets bring that to the pods that mount it, in a minute or
+        two. Without a call to the API server if it has them."""
+        if isinstance(ref, ClusterRef):
+            self._clusters.renew(ref, secrets)
+        elif isinstance(ref, JobRef):
+            self._jobs.renew(ref, secrets)
+        else:
+            self._services.renew(ref, secrets)
+
     def suspend(self, ref: ClusterRef, spec: ClusterSpec) -> None:
         """Have KubeRay take all of its pods down; the RayCluster stays."""
         self._clusters.suspend(ref)

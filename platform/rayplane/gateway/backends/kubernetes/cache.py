@@ -17,6 +17,7 @@ from typing import NamedTuple
 from rayplane.errors import Forbidden, InvalidInput, RayplaneError, Unavailable
 from rayplane.gateway.backends.kubernetes.api import Change, Expired, KubeApi
 from rayplane.gateway.backends.kubernetes.kinds import SELECTOR, UID, Kind, Object
+from rayplane.repeats import Repeats
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +60,7 @@ class Informer:
         self._told = told
         self._labels = labels
         self._lock = threading.Lock()
+        self._errors = Repeats(log)
         self._objects: dict[Key, Object] = {}
         self._owned: dict[Whose, set[Key]] = {}
         self._ended: dict[Key, tuple[int, float]] = {}
@@ -158,6 +160,7 @@ class Informer:
                 for change in self._api.watch(self.kind, version, labels=self._labels):
                     version = self._follow(change)
                     pause = _LEAST_PAUSE
+                    self._errors.works(str(self.kind))
                 self._closed.wait(_LEAST_PAUSE)  # it ended by itself, as it does every few minutes
                 continue
             except Expired as exc:
@@ -168,9 +171,9 @@ class Informer:
                     return
                 if self._note(exc):
                     log.warning("the watch of %s broke off: %s", self.kind, exc)
-            except Exception as exc:  # it goes on, whatever it was: nobody else would begin it anew
-                if self._note(Unavailable(f"The watch of {self.kind} failed: {exc!r}.", remedy="It is tried again.")):
-                    log.error("the watch of %s failed", self.kind, exc_info=exc)
+            except Exception as exc:  # noqa: BLE001  it goes on, whatever it was: nobody else would begin it anew
+                self._note(Unavailable(f"The watch of {self.kind} failed: {exc!r}.", remedy="It is tried again."))
+                self._errors.failed(str(self.kind), exc, "the watch of %s failed", self.kind)
                 version = None
             self._closed.wait(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -61,6 +62,11 @@ class Clusters:
         self._shared.forgive(self._shared.whose(ref))
         self._apply(ref, spec, launch)
 
+    def renew(self, ref: ClusterRef, secrets: Mapping[str, str]) -> None:
+        """Change its Secret, if it holds others."""
+        self._shared.cache.require(*KINDS)
+        own.renew(self._shared, RAYCLUSTER, self._held(ref), raycluster.owner_of(ref), secrets, self._token(ref))
+
     def suspend(self, ref: ClusterRef) -> None:
         """Have KubeRay take all of its pods down; the RayCluster stays. What else it says is of no account then."""
         self._shared.cache.require(*KINDS)
@@ -104,7 +110,7 @@ class Clusters:
                 current = self._change(ref, manifest, there)
         assert current is not None  # it was there, or was made
         # Its pods come anew: where the Secret was taken away meanwhile, they would wait for it in vain.
-        own.put_secrets(shared, RAYCLUSTER, current, owner, launch, token, new=there is None, doubt=resumed)
+        own.put_secrets(shared, RAYCLUSTER, current, owner, launch.secrets, token, new=there is None, doubt=resumed)
 
     def _is_out_of_reach(self, there: Object, token: Path, owner: Owner) -> bool:
         """Whether nobody but its pods knows the token of its Ray any more."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 from rayplane.gateway.backends.base import JobObservation, JobRef, LaunchContext, Submission
@@ -45,7 +46,12 @@ class Jobs:
             manifest = rayjob.render(ref, nodes, submission, launch, shared.settings, shared.root)
             held = own.apply(shared, RAYJOB, manifest, force=False)
             log.info("job %s: RayJob '%s' is applied", ref, held["metadata"]["name"])
-        own.put_secrets(shared, RAYJOB, held, rayjob.owner_of(ref), launch, self._token(ref))
+        own.put_secrets(shared, RAYJOB, held, rayjob.owner_of(ref), launch.secrets, self._token(ref))
+
+    def renew(self, ref: JobRef, secrets: Mapping[str, str]) -> None:
+        """Change its Secret, if it holds others."""
+        self._shared.cache.require(*KINDS)
+        own.renew(self._shared, RAYJOB, self._held(ref), rayjob.owner_of(ref), secrets, self._token(ref))
 
     def observe(self, ref: JobRef) -> JobObservation:
         """What the watch told last."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import base64
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from rayplane.errors import NotFound, Unavailable
-from rayplane.gateway.backends.base import ClusterRef, JobRef, LaunchContext, Node, Observation, ServiceRef
+from rayplane.gateway.backends.base import ClusterRef, JobRef, Node, Observation, ServiceRef
 from rayplane.gateway.backends.kubernetes import compare, observation, pods
 from rayplane.gateway.backends.kubernetes.api import KubeApi
 from rayplane.gateway.backends.kubernetes.cache import Cache, Whose
@@ -117,12 +117,20 @@ def delete(shared: Shared, kind: Kind, held: Object, *, empties_redis: bool = Fa
     shared.cache[kind].learn_deletion(held)
 
 
+def renew(shared: Shared, kind: Kind, held: Object | None, owner: Owner, texts: Mapping[str, str], token: Path) -> None:
+    """Change an object's Secret where it holds other secrets, and what is noted of it. What is not there, or was never
+    given its Secret (that is ``put_secrets``'s to do), is success. Raises Unavailable if its namespace is gone."""
+    if held is None or is_leaving(held) or SECRETS_HASH not in (held["metadata"].get("annotations") or {}):
+        return
+    put_secrets(shared, kind, held, owner, texts, token)
+
+
 def put_secrets(
     shared: Shared,
     kind: Kind,
     obj: Object,
     owner: Owner,
-    launch: LaunchContext,
+    secret_texts: Mapping[str, str],
     token: Path,
     *,
     new: bool = False,
@@ -133,7 +141,7 @@ def put_secrets(
     What is noted is taken for true but in ``doubt``. A token that its pods know already stays, where the Secret or this
     gateway has it; of an object that is ``new`` they know none. Raises Unavailable if it, or its namespace, is gone.
     """
-    texts = dict(launch.secrets)
+    texts = dict(secret_texts)
     if shared.settings.redis_password_path is not None and kind is not RAYJOB:  # its head keeps nothing
         texts[REDIS_PASSWORD] = read_secret(shared.settings.redis_password_path)
     noted = {SECRETS_HASH: compare.digest(texts)}

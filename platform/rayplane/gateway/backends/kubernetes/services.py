@@ -50,7 +50,12 @@ class Services:
             why = held["drift"] or "it is asked for otherwise" if held is not None else "it was missing"
             held = own.apply(shared, RAYSERVICE, manifest, force=held is not None)
             log.info("service %s is applied: %s", ref, why)
-        own.put_secrets(shared, RAYSERVICE, held, rayservice.owner_of(ref), launch, self._token(ref))
+        own.put_secrets(shared, RAYSERVICE, held, rayservice.owner_of(ref), launch.secrets, self._token(ref))
+
+    def renew(self, ref: ServiceRef, secrets: Mapping[str, str]) -> None:
+        """Change its Secret, if it holds others."""
+        self._shared.cache.require(*KINDS)
+        own.renew(self._shared, RAYSERVICE, self._held(ref), rayservice.owner_of(ref), secrets, self._token(ref))
 
     def observe(self, ref: ServiceRef) -> ServiceObservation:
         """What the watch told last."""

@@ -1,0 +1,170 @@
+"""Rotate the secrets of a home, whether the platform is up or not: files alone, which the gateway notices by itself."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from rayplane import rotation
+from rayplane.client.up import credentials
+from rayplane.errors import Conflict, InvalidInput
+from rayplane.settings import Home, read_secret, write_secret
+
+GRACE = 3600.0
+"""Seconds for which what the former signing key signed, and a team's former MLflow user, are still accepted."""
+
+
+class Secret(StrEnum):
+    """What can be rotated beside the user's token."""
+
+    SIGNING = "signing"
+    METRICS = "metrics"
+    MLFLOW_ADMIN = "mlflow-admin"
+    MLFLOW_TEAMS = "mlflow-teams"
+    MLFLOW_FORMS = "mlflow-forms"
+
+
+class Rotated(BaseModel):
+    """A secret that was rotated; it is not in here."""
+
+    secret: str
+    path: str
+    done: str
+    """What became of it, and what is yet to come."""
+
+
+def rotate_token(home: Home, *, clock: Callable[[], float] = time.time) -> Rotated:
+    """Make another token for the local user. Raises InvalidInput where there is no platform, Conflict while others do
+    so."""
+    _require(home)
+    with rotation.locked(home):
+        now = clock()
+        token = secrets.token_urlsafe(32)
+        rotation.replace_token(home.token, token, history=rotation.history_path(home), at=now)
+        return _noted(
+            home,
+            "token",
+            home.token,
+            "A running gateway accepts the new token at once, and refuses the old one within a second.",
+            {},
+            now,
+        )
+
+
+def rotate_secrets(
+    home: Home, only: Sequence[Secret] = (), *, grace: float = GRACE, clock: Callable[[], float] = time.time
+) -> list[Rotated]:
+    """Make others in the place of these secrets, of all if none is named. Checks before it changes any.
+
+    Raises InvalidInput where there is no platform, Conflict while others rotate, or where a former one of the same is
+    still in its grace.
+    """
+    _require(home)
+    wanted = list(dict.fromkeys(only)) or list(Secret)
+    with rotation.locked(home):
+        now = clock()
+        if Secret.MLFLOW_TEAMS in wanted:
+            _require_settled(home)
+        return [done for secret in wanted for done in _ROTATE[secret](home, now, grace)]
+
+
+def _signing(home: Home, now: float, grace: float) -> list[Rotated]:
+    path, key = rotation.ring_path(home), secrets.token_urlsafe(32)
+    until = now + grace
+    ring = rotation.read_ring(path).rotated(key, until=until) if path.exists() else rotation.Ring(key)
+    write_secret(path, ring.text)
+    said = (
+        "Clusters, and jobs and services with nodes of their own, get new tokens; what runs goes on. "
+        f"Tokens of the former key are accepted until {_moment(until)}."
+    )
+    return [_noted(home, Secret.SIGNING, path, said, {"accepted_until": _moment(until)}, now)]
+
+
+def _metrics(home: Home, now: float, grace: float) -> list[Rotated]:
+    path = rotation.metrics_path(home)
+    write_secret(path, secrets.token_urlsafe(32) + "\n")
+    said = "Prometheus reads it at its next scrape; the gateway refuses the old one within a second."
+    return [_noted(home, Secret.METRICS, path, said, {}, now)]
+
+
+def _mlflow_admin(home: Home, now: float, grace: float) -> list[Rotated]:
+    path = credentials.of(home).mlflow_admin
+    user = read_secret(path).splitlines()[0]
+    write_secret(rotation.next_path(path), f"{user}\n{secrets.token_urlsafe(24)}\n")
+    said = "The gateway gives it to MLflow, at once where both run; until then the old one holds."
+    return [_noted(home, Secret.MLFLOW_ADMIN, path, said, {}, now)]
+
+
+def _mlflow_teams(home: Home, now: float, grace: float) -> list[Rotated]:
+    done = []
+    for path in _team_files(home):
+        user = read_secret(path).splitlines()[0]
+        plain = f"rayplane-{path.stem}"
+        other = f"{plain}.2" if user == plain else plain
+        write_secret(rotation.next_path(path), f"{other}\n{secrets.token_urlsafe(32)}\n")
+        # MLflow knows one password of a user: another user lets what runs go on with the old one until it has the new.
+        write_secret(rotation.former_path(path), f"{user}\n{now + grace:.0f}\n{grace:.0f}\n")
+        said = (
+            f"Team '{path.stem}' is MLflow's user '{other}' as soon as the gateway has made it; "
+            f"'{user}' goes at {_moment(now + grace)}."
+        )
+        detail = {"team": path.stem, "user": other, "accepted_until": _moment(now + grace)}
+        done.append(_noted(home, Secret.MLFLOW_TEAMS, path, said, detail, now))
+    return done
+
+
+def _mlflow_forms(home: Home, now: float, grace: float) -> list[Rotated]:
+    path = credentials.of(home).mlflow_key
+    write_secret(path, secrets.token_urlsafe(32) + "\n")
+    said = "MLflow takes it when it is started next: rayplane down, then rayplane up."
+    return [_noted(home, Secret.MLFLOW_FORMS, path, said, {}, now)]
+
+
+_ROTATE: dict[Secret, Callable[[Home, float, float], list[Rotated]]] = {
+    Secret.SIGNING: _signing,
+    Secret.METRICS: _metrics,
+    Secret.MLFLOW_ADMIN: _mlflow_admin,
+    Secret.MLFLOW_TEAMS: _mlflow_teams,
+    Secret.MLFLOW_FORMS: _mlflow_forms,
+}
+
+
+def _require(home: Home) -> None:
+    if not home.token.exists():
+        raise InvalidInput(
+            f"'{home.path}' is the home of no platform: it has no token.",
+            remedy="Name the home by RAYPLANE_HOME, or run 'rayplane up'.",
+        )
+    credentials.ensure(home)
+
+
+def _require_settled(home: Home) -> None:
+    for path in _team_files(home):
+        former = rotation.former_path(path)
+        if former.exists():
+            until = float(read_secret(former).splitlines()[1])
+            raise Conflict(
+                f"The MLflow user of team '{path.stem}' was rotated already, and its former one is there until "
+                f"{_moment(until)}.",
+                remedy="Wait until then, or leave it out: --only names the others.",
+            )
+
+
+def _team_files(home: Home) -> list[Path]:
+    return sorted((home.secrets / "teams").glob("*.mlflow"))
+
+
+def _noted(home: Home, secret: str, path: Path, done: str, detail: dict[str, Any], now: float) -> Rotated:
+    rotation.write_note(home, str(secret), detail, at=now)
+    return Rotated(secret=str(secret), path=str(path), done=done)
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

@@ -1,0 +1,38 @@
+"""Bring the newest secrets to what runs already, and say where that can't be done."""
+
+from __future__ import annotations
+
+from rayplane.errors import RayplaneError
+from rayplane.gateway.backends.base import Backend, ClusterRef, JobRef, ServiceRef
+from rayplane.gateway.reconcile import launch
+from rayplane.gateway.usecases.platform import Platform
+from rayplane.nouns.base import Status
+
+CONDITION = "TokenCurrent"
+SOON = 15.0
+"""Seconds until it is tried again."""
+
+
+def renew(platform: Platform, backend: Backend, ref: ClusterRef | JobRef | ServiceRef) -> str:
+    """Put the secrets of what runs where its processes read them; why that can't be done, empty if it was."""
+    try:
+        backend.renew(ref, launch.secrets(platform, ref.team, ref.uid))
+    except RayplaneError as exc:
+        ends = platform.signer.grace_ends()
+        accepted = "is accepted no more" if ends is None else f"is accepted until {ends.isoformat(timespec='seconds')}"
+        return f"Its new token can't be put where its processes read it; a former one {accepted}. {exc}"
+    return ""
+
+
+def is_news(status: Status, lacking: str) -> bool:
+    """Whether the status says something else. It says nothing of what was never lacking."""
+    known = status.condition(CONDITION)
+    if known is None:
+        return bool(lacking)
+    return (known.status == "False", known.message) != (bool(lacking), lacking)
+
+
+def tell(status: Status, lacking: str, generation: int) -> None:
+    """Say it in the status."""
+    if is_news(status, lacking):
+        status.set_condition(CONDITION, not lacking, "NotRenewed" if lacking else "Renewed", lacking, generation)

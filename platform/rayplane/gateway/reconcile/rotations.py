@@ -1,0 +1,111 @@
+"""Take in what was rotated: notes of it into the audit log, a new admin's password to MLflow, and a look at everything
+that has a token of the platform. A thread of its own, in the leader alone."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rayplane import rotation
+from rayplane.errors import RayplaneError, Unauthenticated
+from rayplane.gateway.admission.tokens import USER
+from rayplane.gateway.mlflow_rest import MlflowRest
+from rayplane.gateway.usecases.platform import Platform
+from rayplane.repeats import Repeats
+from rayplane.rotation import Note
+from rayplane.settings import read_secret, write_secret
+
+log = logging.getLogger(__name__)
+
+EVERY = 1.0
+"""Seconds between two looks at the files: three directory entries."""
+ACTION = "rotate"
+_NEWEST = 500
+"""Rows of the audit log among which a note is looked for, in case that it was written and its file stayed."""
+
+
+class Rotations:
+    """``start`` and ``stop`` with the leadership."""
+
+    def __init__(
+        self, platform: Platform, mlflow: MlflowRest | None, *, everything: Callable[[], None] = lambda: None
+    ) -> None:
+        """``everything`` asks for a look at all objects: what has a token gets the newest at it."""
+        self._platform = platform
+        self._mlflow = mlflow
+        self._everything = everything
+        self._home = platform.settings.home_paths
+        self._errors = Repeats(log)
+        self._version = self._newest()
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Leadership begins."""
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(self._stopping,), name="rotations", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Leadership ends: what is under way is done to its end."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def look(self) -> None:
+        """Take in what there is. Raises Unavailable while the store or MLflow can't be asked; what is left is kept."""
+        version, notes = self._newest(), rotation.read_notes(self._home)
+        if version != self._version or notes:
+            self._everything()
+            self._version = version
+        for path, note in notes:
+            self._audit(note)
+            path.unlink(missing_ok=True)
+        if self._mlflow is not None:
+            self._tell_mlflow(self._mlflow)
+
+    def _run(self, stopping: threading.Event) -> None:
+        while not stopping.wait(EVERY):
+            try:
+                self.look()
+                self._errors.works("rotations")
+            except Exception as exc:  # noqa: BLE001  the next look is made all the same
+                unexpected = not isinstance(exc, RayplaneError)
+                self._errors.failed("rotations", exc, "rotated secrets can't be taken in", traceback=unexpected)
+
+    def _newest(self) -> tuple[str, ...]:
+        """Changes with the secrets that what runs is given."""
+        teams = sorted((self._home.secrets / "teams").glob("*.mlflow"))
+        return (self._platform.signer.version, *(f"{path.name} {path.stat().st_mtime_ns}" for path in teams))
+
+    def _audit(self, note: Note) -> None:
+        store, team = self._platform.store, str(note.detail.get("team") or "")
+        with store.transaction():
+            known = store.audit_log(None, action=ACTION, limit=_NEWEST).items
+            if any(row["detail"].get("id") == note.id for row in known):
+                return
+            at = datetime.fromtimestamp(note.at, UTC).isoformat(timespec="seconds")
+            detail = {**note.detail, "id": note.id, "at": at}
+            # Who may write into the home is the local user.
+            store.audit(USER, ACTION, kind="Secret", team=team, name=note.secret, detail=detail)
+        log.info("a secret was rotated: %s", note.secret, extra={"note": note.id})
+
+    def _tell_mlflow(self, mlflow: MlflowRest) -> None:
+        """Give MLflow its admin's next password, then let that one's file take the place of the old one's."""
+        path = self._platform.settings.mlflow_admin_path
+        if path is None or not rotation.next_path(Path(path)).exists():
+            return
+        path, coming = Path(path), rotation.next_path(Path(path))
+        user, password = read_secret(coming).splitlines()[:2]
+        try:
+            mlflow.change_password(user, password)
+        except Unauthenticated:
+            mlflow.use(user, password)  # it was changed, and the file was not: a gateway ended in between
+            mlflow.require_admin()
+        write_secret(path, f"{user}\n{password}\n")
+        coming.unlink(missing_ok=True)
+        mlflow.use(user, password)
+        log.info("MLflow's admin has another password")

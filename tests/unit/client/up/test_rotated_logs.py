@@ -1,0 +1,171 @@
+"""Logs that others append to are bounded, and no line of them is lost or told twice."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from rayplane.client.up import rotated_logs
+from rayplane.client.up import supervisor as module
+from rayplane.client.up.logs import Tail
+from rayplane.client.up.rotated_logs import Cut, collapse, partial, rotate, rotated
+from rayplane.client.up.supervisor import Supervisor
+from rayplane.settings import Home
+
+
+def can_not(descriptor: int, length: int) -> bool:
+    """A file system that can't cut a file's beginning off."""
+    return False
+
+
+@pytest.fixture(params=[collapse, can_not], ids=["cuts", "truncates"])
+def cut(request: pytest.FixtureRequest, tmp_path: Path) -> Cut:
+    chosen: Cut = request.param
+    return chosen
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return tmp_path / "gateway.log"
+
+
+def lines(begin: int, end: int) -> bytes:
+    return b"".join(b"line %06d of a log\n" % number for number in range(begin, end))
+
+
+def whole(log: Path, kept: int = 9) -> bytes:
+    parts = [rotated(log, number) for number in range(kept, 0, -1)]
+    return b"".join(part.read_bytes() for part in [*parts, log] if part.exists())
+
+
+def test_a_log_within_its_bound_is_left_alone(log: Path, cut: Cut) -> None:
+    log.write_bytes(lines(0, 100))
+    assert not rotate(log, most=100_000, kept=3, cut=cut)
+    assert [path.name for path in log.parent.iterdir()] == ["gateway.log"]
+
+
+def test_a_log_that_is_not_there_is_none_to_rotate(log: Path, cut: Cut) -> None:
+    assert not rotate(log, most=1, kept=3, cut=cut)
+
+
+def test_its_writer_goes_on_behind_what_was_cut_off(log: Path, cut: Cut) -> None:
+    with log.open("ab", buffering=0) as writer:
+        writer.write(lines(0, 5000))
+        assert rotate(log, most=10_000, kept=3, cut=cut)
+        writer.write(lines(5000, 5100))
+    assert log.stat().st_size < 10_000
+    assert whole(log) == lines(0, 5100)
+    assert stat.S_IMODE(rotated(log).stat().st_mode) == 0o600
+
+
+def test_so_many_parts_are_kept_and_the_oldest_goes(log: Path, cut: Cut) -> None:
+    for number in range(6):
+        with log.open("ab") as writer:
+            writer.write(lines(1000 * number, 1000 * (number + 1)))
+        rotate(log, most=10_000, kept=3, cut=cut)
+    assert sorted(path.name for path in log.parent.iterdir()) == [
+        "gateway.log",
+        *(f"gateway.log.{n}" for n in (1, 2, 3)),
+    ]
+    assert lines(0, 6000).endswith(whole(log))
+    assert b"line 000000" not in whole(log)
+
+
+def test_a_process_that_writes_all_the_while_loses_no_line(log: Path) -> None:
+    program = "import os,sys\nfor n in range(60000):\n os.write(1, b'line %06d of a log\\n' % n)"
+    with log.open("ab") as output:
+        child = subprocess.Popen([sys.executable, "-c", program], stdout=output)
+    rotations = 0
+    while child.poll() is None:
+        rotations += rotate(log, most=50_000, kept=60)
+    assert rotations > 1
+    assert whole(log, kept=60) == lines(0, 60000)
+
+
+def test_a_rotation_that_was_interrupted_loses_nothing(log: Path) -> None:
+    log.write_bytes(lines(500, 600))  # it was cut, and its copy had not got its name
+    partial(log).write_bytes(lines(0, 500))
+    rotated(log).write_bytes(b"earlier\n")
+    assert not rotate(log, most=100_000, kept=3)
+    assert whole(log) == b"earlier\n" + lines(0, 600)
+    assert not partial(log).exists()
+
+
+def test_without_room_for_the_copy_the_log_stays_as_it_was(
+    log: Path, cut: Cut, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log.write_bytes(lines(0, 5000))
+    rotated(log).write_bytes(b"earlier\n")
+
+    def full(descriptor: int, data: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(rotated_logs.os, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        rotate(log, most=10_000, kept=3, cut=cut)
+    assert log.read_bytes() == lines(0, 5000)
+    assert rotated(log).read_bytes() == b"earlier\n"
+    assert not partial(log).exists()
+
+
+@pytest.mark.parametrize("read_before", [0, 700, 5000])
+def test_who_follows_a_log_misses_no_line_of_a_rotation(log: Path, cut: Cut, read_before: int) -> None:
+    tail, found = Tail([log]), list[str]()
+    with log.open("ab", buffering=0) as writer:
+        writer.write(lines(0, read_before))
+        found += tail.read()
+        writer.write(lines(read_before, 5000) + b"line 005")
+        rotate(log, most=10_000, kept=3, cut=cut)
+        writer.write(b"000 of a log\n" + lines(5001, 5010))
+        found += tail.read()
+        writer.write(lines(5010, 9000))  # more than was there before: by its size alone it would not show
+        rotate(log, most=10**9, kept=3, cut=cut)
+        found += tail.read()
+    assert found == [f"gateway: {line}" for line in lines(0, 9000).decode().splitlines()]
+
+
+def test_a_log_that_grew_past_where_it_was_before_its_rotation_is_read_from_its_beginning(log: Path, cut: Cut) -> None:
+    tail = Tail([log])
+    with log.open("ab", buffering=0) as writer:
+        writer.write(lines(0, 1000))
+        assert len(list(tail.read())) == 1000
+        rotate(log, most=10_000, kept=3, cut=cut)
+        writer.write(lines(1000, 9000))
+    assert list(tail.read()) == [f"gateway: {line}" for line in lines(1000, 9000).decode().splitlines()]
+
+
+def test_nothing_is_told_while_a_rotation_is_under_way(log: Path) -> None:
+    tail = Tail([log])
+    log.write_bytes(lines(0, 10))
+    partial(log).touch()
+    assert list(tail.read()) == []
+    partial(log).unlink()
+    assert len(list(tail.read())) == 10
+
+
+def test_the_supervisor_bounds_every_log_of_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOGS_INTERVAL", 0.01)
+    home = Home(tmp_path)
+    home.logs.mkdir()
+    for name in ("gateway.log", "mlflow.log", "ray-abc.log", "ray-abc.previous.log"):
+        (home.logs / name).write_bytes(lines(0, 5000))
+    stopping = threading.Event()
+    kept = threading.Thread(
+        target=Supervisor(home, [], log_bytes=10_000, log_files=2)._bound_logs, args=(stopping,), daemon=True
+    )
+    kept.start()
+    deadline = time.monotonic() + 60
+    while not all(rotated(home.logs / name).exists() for name in ("gateway.log", "mlflow.log", "ray-abc.log")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    stopping.set()
+    kept.join()
+    assert (home.logs / "ray-abc.previous.log").stat().st_size == len(lines(0, 5000))
+    assert os.listdir(home.logs).count("ray-abc.previous.log.1") == 0

@@ -1,0 +1,112 @@
+"""An error that comes back is told in full once, then by its count."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import pytest
+
+from rayplane.errors import Unavailable
+from rayplane.repeats import MOST, Repeats
+
+LOG = logging.getLogger("rayplane.test_repeats")
+
+
+class Clock:
+    now = 1_700_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def repeats(clock: Clock) -> Repeats:
+    return Repeats(LOG, clock=clock)
+
+
+def raised(act: Callable[[], object]) -> Exception:
+    try:
+        act()
+    except Exception as exc:  # noqa: BLE001  whatever it is
+        return exc
+    raise AssertionError("nothing was raised")
+
+
+def broken() -> Exception:
+    return raised(lambda: {}["lost"])
+
+
+def fail(repeats: Repeats, times: int, error: Callable[[], Exception] = broken, key: str = "uid-1") -> None:
+    for _ in range(times):
+        repeats.failed(key, error(), "job %s: an unexpected error", key)
+
+
+def test_the_traceback_comes_the_first_time_alone(repeats: Repeats, caplog: pytest.LogCaptureFixture) -> None:
+    fail(repeats, 100)
+    assert [bool(record.exc_info) for record in caplog.records] == [True] + [False] * 6
+    counts = [r.getMessage().split("the same error ")[1].split()[0] for r in caplog.records[1:]]
+    assert counts == ["2", "4", "8", "16", "32", "64"]
+    assert "since 2023-11-14T22:13:20+00:00: KeyError: 'lost'" in caplog.records[-1].getMessage()
+
+
+def test_an_error_that_lasts_is_told_of_again_after_ten_minutes(
+    repeats: Repeats, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    fail(repeats, 64)
+    caplog.clear()
+    fail(repeats, 1)
+    assert not caplog.records
+    clock.now += 601
+    fail(repeats, 1)
+    assert "66 times" in caplog.records[0].getMessage()
+
+
+def test_another_error_is_told_in_full(repeats: Repeats, caplog: pytest.LogCaptureFixture) -> None:
+    fail(repeats, 3)
+    caplog.clear()
+    fail(repeats, 1, lambda: raised(lambda: int("no number")))
+    assert caplog.records[0].exc_info
+
+
+def test_one_whose_numbers_alone_differ_is_the_same(repeats: Repeats, caplog: pytest.LogCaptureFixture) -> None:
+    def refused(pid: int) -> None:
+        raise OSError(f"process {pid} at 0x{pid:x} did not answer")
+
+    for pid in range(1000, 1100):
+        repeats.failed("uid-1", raised(lambda pid=pid: refused(pid)), "a look failed")  # type: ignore[misc]
+    assert sum(bool(record.exc_info) for record in caplog.records) == 1
+
+
+def test_after_a_recovery_it_is_told_in_full_again(repeats: Repeats, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    fail(repeats, 3)
+    repeats.works("uid-1")
+    assert caplog.records[-1].getMessage() == "uid-1 works again after 3 errors"
+    fail(repeats, 1)
+    assert caplog.records[-1].exc_info
+
+
+def test_each_object_has_its_own_count(repeats: Repeats, caplog: pytest.LogCaptureFixture) -> None:
+    fail(repeats, 1, key="uid-1")
+    fail(repeats, 1, key="uid-2")
+    assert all(record.exc_info for record in caplog.records)
+
+
+def test_an_expected_error_is_a_warning_without_a_traceback(repeats: Repeats, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(3):
+        repeats.failed("uid-1", Unavailable("MLflow is down."), "%s %s", "Job", "uid-1", traceback=False)
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
+    assert caplog.records[0].getMessage() == "Job uid-1: MLflow is down."
+    assert not any(record.exc_info for record in caplog.records)
+
+
+def test_what_is_remembered_is_bounded(repeats: Repeats) -> None:
+    for number in range(MOST + 50):
+        fail(repeats, 1, key=f"uid-{number}")
+    assert len(repeats._known) == MOST
