@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -126,6 +127,50 @@ def test_a_secret_that_was_lost_is_seen_when_another_gateway_looks_and_made_agai
 
         wait_for("made again", whole, seconds=60)
         assert other.observe().incarnation != seen.incarnation
+
+
+def test_a_renewed_token_is_in_the_secret_that_its_pods_mount_and_they_stay(level_a: LevelA, case: BackendCase) -> None:
+    backend, before, ray = backend_of(case), case.observe(), _token_in_the_secret(level_a, case)
+    renewed = {**case.launch.secrets, "RAYPLANE_TOKEN_PATH": "another-token"}
+    calls = other_than_watches(backend)
+    backend.renew(case.ref, case.launch.secrets)
+    assert other_than_watches(backend) == calls  # it has these
+    backend.renew(case.ref, renewed)
+    assert other_than_watches(backend) == calls + 3
+    for _ in range(50):
+        backend.renew(case.ref, renewed)
+    assert other_than_watches(backend) == calls + 3
+    secret = level_a.api.get("v1", "Secret", raycluster.secret_name(case.ref.name), namespace_of(case))
+    assert secret is not None
+    assert base64.b64decode(secret["data"]["RAYPLANE_TOKEN_PATH"]).decode() == "another-token"
+    assert _token_in_the_secret(level_a, case) == ray
+    after = case.observe()
+    assert (after.phase, after.incarnation, after.drift) == ("ready", before.incarnation, "")
+    # What a kubelet brings up to date is a mounted Secret, but for a part of it (subPath) or a variable made of it.
+    for pod in gateway.pods_of(level_a.api, case.ref, "head"):
+        (volume,) = [v["name"] for v in pod["spec"]["volumes"] if "secret" in v and v["name"] == "secrets"]
+        ray_container = pod["spec"]["containers"][0]
+        mounts = [mount for mount in ray_container["volumeMounts"] if mount["name"] == volume]
+        assert [mount.get("subPath") for mount in mounts] == [None]
+        assert not [e for e in ray_container["env"] if e["name"] == "RAYPLANE_TOKEN_PATH" and "valueFrom" in e]
+
+
+def test_a_token_that_can_not_be_renewed_is_unavailable_and_is_renewed_later(
+    case: BackendCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = backend_of(case)
+    renewed = {**case.launch.secrets, "RAYPLANE_TOKEN_PATH": "another-token"}
+
+    def away(*_: Any, **__: Any) -> Any:
+        raise Unavailable("The API server does not answer.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(backend.api, "apply", away)
+        with pytest.raises(Unavailable):
+            backend.renew(case.ref, renewed)
+    calls = other_than_watches(backend)
+    backend.renew(case.ref, renewed)
+    assert other_than_watches(backend) == calls + 3
 
 
 def test_a_secret_that_went_while_it_was_suspended_is_there_before_its_pods(level_a: LevelA, case: BackendCase) -> None:

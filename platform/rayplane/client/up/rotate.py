@@ -106,8 +106,7 @@ def _mlflow_teams(home: Home, now: float, grace: float) -> list[Rotated]:
     done = []
     for path in _team_files(home):
         user = read_secret(path).splitlines()[0]
-        plain = f"rayplane-{path.stem}"
-        other = f"{plain}.2" if user == plain else plain
+        other = user.removesuffix(_SECOND) if user.endswith(_SECOND) else f"{user}{_SECOND}"
         write_secret(rotation.next_path(path), f"{other}\n{secrets.token_urlsafe(32)}\n")
         # MLflow knows one password of a user: another user lets what runs go on with the old one until it has the new.
         write_secret(rotation.former_path(path), f"{user}\n{now + grace:.0f}\n{grace:.0f}\n")
@@ -127,6 +126,8 @@ def _mlflow_forms(home: Home, now: float, grace: float) -> list[Rotated]:
     return [_noted(home, Secret.MLFLOW_FORMS, path, said, {}, now)]
 
 
+_SECOND = ".2"
+"""Ends the name of the second of a team's two users. No workspace's name has a dot."""
 _ROTATE: dict[Secret, Callable[[Home, float, float], list[Rotated]]] = {
     Secret.SIGNING: _signing,
     Secret.METRICS: _metrics,
