@@ -58,7 +58,7 @@ def leaks(answers: Iterator[Answer], old: Sequence[str]) -> list[str]:
     """
     found = []
     for answer in answers:
-        by_name = any(value in old for value in answer.used)
+        by_name = any(word in value for value in answer.used for word in old)
         told = [] if by_name else [word for word in old if word in answer.text]
         if told or (by_name and answer.status not in (403, 404)):
             found.append(f"{answer.path} ({answer.status}) tells {told or 'that it is there'}: {answer.text[:200]}")
