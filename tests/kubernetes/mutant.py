@@ -28,15 +28,15 @@ import rayplane
 from rayplane.errors import NotFound
 
 PACKAGE = "rayplane.gateway.backends.kubernetes"
-MODULES = ("backend", "clusters", "jobs", "services", "own", "place", "cache", "facts")
+MODULES = ("backend", "clusters", "jobs", "services", "own", "team_namespaces", "cache", "evidence_query")
 
 _HERE = Path(__file__).parent
 CONTRACT = [str(_HERE / "test_backend_contract.py")]
 OF_OWN_NODES = [str(_HERE / "test_dedicated.py"), "-k", "TestJobs or TestServices or secrets or another_gateway"]
 """What asks for the calls that jobs' and services' own nodes need."""
-OF_WHY = [str(_HERE / "test_facts.py")]
+OF_WHY = [str(_HERE / "test_evidence_query.py")]
 """What asks for the calls by which it is known why a cluster is not as wanted."""
-_WHOSE = {"jobs": OF_OWN_NODES, "services": OF_OWN_NODES, "facts": OF_WHY}
+_WHOSE = {"jobs": OF_OWN_NODES, "services": OF_OWN_NODES, "evidence_query": OF_WHY}
 """What would miss the calls of a module, where it is not the contract of clusters."""
 AT_ONCE = 2
 """They wait for most of the time."""

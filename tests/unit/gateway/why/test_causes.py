@@ -240,7 +240,7 @@ PLATFORM: list[tuple[Facts, str, str]] = [
     (Facts(cluster(condition=STARTING), NOW), "starting", "The Ray head is starting."),
     (Facts(cluster(spec={"suspended": True}, phase="Suspended"), NOW), "suspended", "suspended on request"),
     (Facts(cluster(phase="Suspended", suspension="Idle"), NOW), "suspended-idle", "because nothing used it (for 30 m)"),
-    (Facts(cluster(phase="Ready", suspension="Lifetime"), NOW), "lifetime-over", "has reached its longest life"),
+    (Facts(cluster(phase="Ready", suspension="Lifetime"), NOW), "lifetime-over", "has reached its maximum lifetime"),
     (Facts(cluster(condition=STARTING), NOW, silence="the API server is away."), "backend-unreachable", "is away"),
     (Facts(cluster(), NOW, verdicts=[Verdict("preflight", "no disk.")]), "preflight", "no disk."),
     (Facts(cluster(), NOW, verdicts=[Verdict("quota", "cpu is full.", likely=True)]), "quota", "cpu is full."),

@@ -13,7 +13,7 @@ import pytest
 from rayplane.errors import Forbidden, Unavailable
 from rayplane.gateway.backends.kubernetes import cache
 from rayplane.gateway.backends.kubernetes.api import Change, Expired, Listing
-from rayplane.gateway.backends.kubernetes.cache import Informer, Whose
+from rayplane.gateway.backends.kubernetes.cache import Informer, OwnerKey
 from rayplane.gateway.backends.kubernetes.kinds import POD, UID, Object
 
 
@@ -63,7 +63,7 @@ def informer(script: Script, told: list[tuple[str | None, str | None]]) -> Itera
     def tell(before: Object | None, after: Object | None) -> None:
         told.append(tuple(obj and obj["metadata"]["resourceVersion"] for obj in (before, after)))  # type: ignore[arg-type]
 
-    made = Informer(script, POD, told=tell)  # type: ignore[arg-type]
+    made = Informer(script, POD, on_change=tell)  # type: ignore[arg-type]
     yield made
     made.stop()
     script.events.put(None)
@@ -82,14 +82,14 @@ def until(true: Callable[[], object]) -> None:
 def test_it_lists_then_follows(script: Script, informer: Informer, told: list[Any]) -> None:
     script.lists.put(Listing([pod("a", 3), pod("b", 4, "other")], "5"))
     informer.require(5)
-    assert [obj["metadata"]["name"] for obj in informer.of(Whose("n", "owner"))] == ["a"]
+    assert [obj["metadata"]["name"] for obj in informer.of(OwnerKey("n", "owner"))] == ["a"]
     script.events.put(Change("MODIFIED", pod("a", 6)))
     script.events.put(Change("ADDED", pod("c", 7)))
     script.events.put(Change("DELETED", pod("b", 8, "other")))
     until(lambda: len(told) == 5)
     assert told == [(None, "3"), (None, "4"), ("3", "6"), (None, "7"), ("4", None)]
-    assert [obj["metadata"]["name"] for obj in informer.of(Whose("n", "owner"))] == ["a", "c"]
-    assert informer.of(Whose("n", "other")) == []
+    assert [obj["metadata"]["name"] for obj in informer.of(OwnerKey("n", "owner"))] == ["a", "c"]
+    assert informer.of(OwnerKey("n", "other")) == []
     assert script.watched_from == ["5"]
 
 
@@ -98,7 +98,7 @@ def test_what_carries_its_label_in_another_namespace_is_not_its(script: Script, 
     stranger["metadata"]["namespace"] = "elsewhere"
     script.lists.put(Listing([pod("a", 3), stranger], "5"))
     informer.require(5)
-    assert [obj["metadata"]["namespace"] for obj in informer.of(Whose("n", "owner"))] == ["n"]
+    assert [obj["metadata"]["namespace"] for obj in informer.of(OwnerKey("n", "owner"))] == ["n"]
 
 
 def test_a_watch_that_ends_goes_on_from_where_it_was(script: Script, informer: Informer) -> None:
@@ -195,6 +195,6 @@ def test_a_refusal_by_an_api_server_that_comes_back_is_told_as_such_only_if_it_l
     until(lambda: isinstance(informer._error, Forbidden))
     with pytest.raises(Unavailable, match="may not watch pods"):
         informer.require(0)
-    monkeypatch.setattr(cache, "_LASTS", 0.0)
+    monkeypatch.setattr(cache, "_REFUSAL_LASTS", 0.0)
     with pytest.raises(Forbidden):
         informer.require(0)

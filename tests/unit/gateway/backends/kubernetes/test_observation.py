@@ -91,7 +91,7 @@ def test_a_head_that_is_being_taken_away_is_none() -> None:
 
 
 def test_a_fault_that_somebody_already_mended_is_told_until_it_is_dealt_with() -> None:
-    fall = observation.Fall("p1", "OOMKilled", "It used more memory than its size has.")
+    fall = observation.HeadFailure("p1", "OOMKilled", "It used more memory than its size has.")
     seen = observation.look(cluster(), [ready("p2")], fall)
     assert (seen.phase, seen.reason, seen.incarnation) == ("failed", "OOMKilled", None)
 
@@ -129,7 +129,7 @@ def test_drift_and_a_missing_secret_are_said_in_every_state_that_can_be_put_righ
 
 
 def test_a_head_that_fails_falls_and_its_last_words_are_kept() -> None:
-    fall = observation.fell(ready(), dead(reason="OOMKilled", code=137))
+    fall = observation.head_failure(ready(), dead(reason="OOMKilled", code=137))
     assert fall is not None
     assert (fall.incarnation, fall.reason) == ("p1", "OOMKilled")
     assert "137" in fall.message
@@ -153,7 +153,7 @@ def test_a_head_that_fails_falls_and_its_last_words_are_kept() -> None:
     ],
 )
 def test_when_a_head_falls(before: Any, after: Any, falls: bool) -> None:
-    assert (observation.fell(before, after) is not None) is falls
+    assert (observation.head_failure(before, after) is not None) is falls
 
 
 def test_a_node_that_ended_says_when_or_when_it_was_seen_no_more() -> None:
