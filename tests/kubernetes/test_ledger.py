@@ -26,14 +26,14 @@ TEAM = {"backend": "kubernetes", "sizes": {"small": {"cpu": 1, "memory": "1Gi"}}
 SPEC = {"size": "small", "workers": {"min": 1, "max": 3}}
 CLUSTERS = 5
 SECOND = timedelta(seconds=1)
-"""What Kubernetes' times are told in."""
+"""Resolution of Kubernetes' times."""
 LATE = timedelta(seconds=30)
-"""How long a gateway that is up may take to hear of an end: it comes back to an API server that was away by and by."""
+"""Time that a running gateway has to notice an end: after an outage it retries the API server with growing pauses."""
 
 
 @dataclass
 class Life:
-    """What somebody who only watches knows of a pod."""
+    """A pod's times, as an independent observer records them."""
 
     uid: str
     cluster_uid: str
@@ -78,8 +78,8 @@ class Witness:
 
 
 def _placed(pod: Object) -> datetime:
-    (told,) = (c for c in pod["status"]["conditions"] if c["type"] == "PodScheduled")
-    return datetime.fromisoformat(told["lastTransitionTime"])
+    (condition,) = (c for c in pod["status"]["conditions"] if c["type"] == "PodScheduled")
+    return datetime.fromisoformat(condition["lastTransitionTime"])
 
 
 @contextmanager
@@ -141,7 +141,7 @@ class Team:
         del self.uids[name]
 
     def scale(self, name: str, workers: int) -> None:
-        """What Ray's autoscaler does, whether there is a gateway or not."""
+        """Act as Ray's autoscaler, which runs with or without a gateway."""
         gateway.autoscale(self.bed.api, self._ref(name), workers)
 
     def pods(self, name: str) -> list[str]:
@@ -262,10 +262,10 @@ def check(leases: list[Lease], lives: list[Life], team: Team) -> None:
         heard = max([life.gone_by, *(back for killed, back in team.away if killed <= life.gone_by <= back)])
         assert life.last_seen - SECOND <= lease.ended_at <= heard + LATE, (life, lease)
         late, away = max(late, lease.ended_at - heard), max(away, heard - life.gone_by)
-    held = sum(((lease.ended_at or lease.started_at) - lease.started_at for lease in leases), timedelta())
+    leased = sum(((lease.ended_at or lease.started_at) - lease.started_at for lease in leases), timedelta())
     alive = sum(((life.gone_by or life.started) - life.started for life in lives), timedelta())
     print(
-        f"{len(leases)} leases of {len(lives)} pods: {held.total_seconds():.1f} node-seconds held, "
+        f"{len(leases)} leases of {len(lives)} pods: {leased.total_seconds():.1f} node-seconds held, "
         f"{alive.total_seconds():.1f} seen; an end was heard of {late.total_seconds():.1f} s late at most, "
         f"and {away.total_seconds():.1f} s before that there was no gateway"
     )

@@ -38,8 +38,8 @@ def _image() -> int:
     if os.geteuid() != 0:
         _say("no image is made: level b, whose pods run it, needs root")
         return 0
-    found = tools.find(["debootstrap"])
-    made, _ = image.ray_image(cache_folder(), debootstrap=found["debootstrap"], say=_say)
+    paths = tools.find(["debootstrap"])
+    made, _ = image.ray_image(cache_folder(), debootstrap=paths["debootstrap"], say=_say)
     _say(f"image {made.reference} {made.digest}")
     return 0
 

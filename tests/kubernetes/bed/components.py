@@ -1,4 +1,4 @@
-"""The command lines of the control plane's components, and how each says that it is well. Pure: starts nothing."""
+"""The command lines of the control plane's components, and their health checks. Pure: starts nothing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 SERVICES = "10.97.0.0/16"
 """Addresses of Services."""
 FAKE_PODS = "10.98.0.0/16"
-"""Addresses that kwok gives to pods of fake nodes; nothing is there."""
+"""Addresses that kwok gives to pods of fake nodes; nothing listens there."""
 
 
 @dataclass(frozen=True)
@@ -18,13 +18,13 @@ class Component:
     name: str
     argv: list[str]
     health: str
-    """URL that answers 2xx once it is well."""
+    """URL that answers 2xx once it is healthy."""
     seconds: float = 60.0
-    """How long its start may take, on a machine that does other things too."""
+    """Seconds that its start may take, on a busy machine."""
     grace: float = 5.0
-    """How long it may take to end by itself when asked to."""
+    """Seconds that it has to end by itself after SIGTERM."""
     prefix: list[str] = field(default_factory=list)
-    """What it is started by, such as nsenter."""
+    """Command that starts it, such as nsenter."""
     env: dict[str, str] = field(default_factory=dict)
 
 
@@ -152,7 +152,7 @@ def operator(program: Path, kubeconfig: Path, ports: Ports, *, prefix: list[str]
 
 
 def kwok(program: Path, kubeconfig: Path, stages: Path, ports: Ports) -> Component:
-    """What plays the kubelet of the fake nodes."""
+    """kwok, which acts as the kubelet of the fake nodes."""
     argv = [
         str(program),
         f"--kubeconfig={kubeconfig}",

@@ -139,7 +139,7 @@ class ControlPlane(Access):
         self.launch("ray-operator")
 
     def start(self, name: str) -> None:
-        """Start a component that was stopped; returns once it is well."""
+        """Start a component that was stopped; returns once it is healthy."""
         self.launch(name)
         self._wait(name)
 
@@ -165,17 +165,17 @@ class ControlPlane(Access):
             self.start(name)
 
     def running(self, name: str) -> bool:
-        """Whether a component's process lives."""
+        """True if a component's process is alive."""
         record = processes.load(name, self.records)
         return record is not None and processes.alive(record)
 
     def pid(self, name: str) -> int | None:
-        """The process of a component, if it is up: for what it takes of memory and time."""
+        """Process of a component, if it is up: to measure its memory and CPU time."""
         record = processes.load(name, self.records)
         return record.pid if record is not None else None
 
     def log(self, name: str) -> Path:
-        """What a component has printed."""
+        """A component's output so far."""
         return self.folder / "logs" / f"{name}.log"
 
     def expire_watches(self) -> None:
@@ -190,11 +190,11 @@ class ControlPlane(Access):
         self.restart("kube-apiserver")
 
     def add(self, component: Component) -> None:
-        """Know a component, which ``start`` then starts."""
+        """Register a component, so that ``start`` can start it."""
         self._components[component.name] = component
 
     def wait(self, *names: str) -> None:
-        """Return once the components are well."""
+        """Return once the components are healthy."""
         for name in names:
             self._wait(name)
 
@@ -209,7 +209,7 @@ class ControlPlane(Access):
             processes.stop_marked(self.mark, grace=2.0)
 
     def left_over(self) -> list[str]:
-        """What is left of it, for a person to read: nothing, once it is closed."""
+        """Readable list of what is left of it: empty once it is closed."""
         left = [f"process {pid}" for pid in processes.marked(self.mark)]
         return left + ([f"folder {self.folder}"] if self.folder.exists() else [])
 
@@ -256,10 +256,10 @@ class ControlPlane(Access):
 def _free_ports(count: int) -> list[int]:
     """Ports that no connection takes by chance: a component that is down for a while needs its own again."""
     offered = random.sample(range(20_000, 32_000), 500)
-    found = [port for port in offered if processes.is_free(port)][:count]
-    if len(found) < count:
+    free_ports = [port for port in offered if processes.is_free(port)][:count]
+    if len(free_ports) < count:
         raise Unavailable("This host has no free ports for a test bed.", remedy="See what listens: ss -ltn")
-    return found
+    return free_ports
 
 
 def _manifest(path: Path) -> Object:

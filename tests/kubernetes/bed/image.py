@@ -135,10 +135,10 @@ def needed(lock: str, asked: list[str]) -> str:
     # several times, for several Pythons.
     blocks = [(_name(block), block) for block in re.split(r"\n(?=\S)", lock.strip())]
     parents = [set(re.findall(r"^ +#(?: via)? +(\S+)", block, re.MULTILINE)) for _, block in blocks]
-    found = {_name(requirement) for requirement in asked}
-    while more := {name for (name, _), of in zip(blocks, parents, strict=True) if of & found} - found:
-        found |= more
-    return "\n".join(block for name, block in blocks if name in found) + "\n"
+    names = {_name(requirement) for requirement in asked}
+    while more := {name for (name, _), of in zip(blocks, parents, strict=True) if of & names} - names:
+        names |= more
+    return "\n".join(block for name, block in blocks if name in names) + "\n"
 
 
 def _name(requirement: str) -> str:
@@ -146,7 +146,7 @@ def _name(requirement: str) -> str:
 
 
 def _install(root: Path, pinned: str) -> None:
-    """What is pinned, by its hashes, for the Python of the image."""
+    """The pinned requirements with their hashes, for the image's Python."""
     target = root / _PACKAGES.lstrip("/")
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as requirements:
         requirements.write(pinned)

@@ -61,7 +61,7 @@ class Machine:
 
     @property
     def enter(self) -> list[str]:
-        """What starts a program on it rather than on the host."""
+        """Command prefix that runs a program on it instead of on the host."""
         return ["nsenter", f"--target={self._pid}", "--mount", "--net", "--pid", "--"]
 
     def start(self, *, mark: str, log: Path, records: Path) -> None:
@@ -128,7 +128,7 @@ class Machine:
 def one_at_a_time(mark: str, folder: Path, say: Callable[[str], None]) -> Iterator[None]:
     """Wait for another's machine on this host to be gone; what a killed bed left is removed first.
 
-    ``mark`` is what all processes of the bed carry, ``folder`` all of its files: for whoever comes after a crash.
+    ``mark`` is what all processes of the bed carry, ``folder`` all of its files: for a start after a crash.
     """
     with Path(tempfile.gettempdir(), "rayplane-bed-machine.lock").open("a+") as lock:
         try:
@@ -144,7 +144,7 @@ def one_at_a_time(mark: str, folder: Path, say: Callable[[str], None]) -> Iterat
 
 
 def left_over() -> list[str]:
-    """What is left of any machine, for a person to read: links, cgroups, mounts."""
+    """Readable list of what is left of any machine: links, cgroups, mounts."""
     left = [f"link {_LINK}"] if Path("/sys/class/net", _LINK).exists() else []
     left += [f"cgroup {folder}" for folder in cgroup_folders() if folder.exists()]
     return left + sorted(_mounts())
@@ -152,22 +152,22 @@ def left_over() -> list[str]:
 
 def _mounts() -> set[str]:
     """Mounts of a bed in whichever process's mount namespace; a process may go meanwhile."""
-    found = set()
+    points = set()
     for mounts in Path("/proc").glob("[0-9]*/mountinfo"):
         with suppress(OSError):
-            found |= {f"mount {line.split()[4]}" for line in mounts.read_text().splitlines() if "/rp-bed-" in line}
-    return found
+            points |= {f"mount {line.split()[4]}" for line in mounts.read_text().splitlines() if "/rp-bed-" in line}
+    return points
 
 
 def cgroup_folders() -> list[Path]:
     """The machine's cgroup in every hierarchy that is mounted with controllers, or by a name."""
-    found = []
+    folders = []
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         before, _, after = line.partition(" - ")
         kind, mount = after.split()[0], before.split()[4]
         if kind == "cgroup" or (kind == "cgroup2" and mount == "/sys/fs/cgroup"):
-            found.append(Path(mount, CGROUP))
-    return found
+            folders.append(Path(mount, CGROUP))
+    return folders
 
 
 def _remove(mark: str = "", folder: str = "") -> None:
@@ -218,12 +218,12 @@ def _until_gone(gone: Callable[[], bool], what: str, *, seconds: float = 20.0) -
 
 
 def _children(pid: int) -> list[int]:
-    found = []
+    children = []
     for entry in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
             if int(entry.read_text().rpartition(")")[2].split()[1]) == pid:
-                found.append(int(entry.parent.name))
-    return found
+                children.append(int(entry.parent.name))
+    return children
 
 
 def require_host() -> None:

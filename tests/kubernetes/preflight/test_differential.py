@@ -104,26 +104,26 @@ def test_preflight_agrees_with_the_api_server_and_the_operator(level_a: LevelA) 
 def _timed(case: Case, times: list[float]) -> list[Finding]:
     crd = crds()[case.manifest["kind"]]
     began = time.thread_time()
-    found = check(case.manifest, crd, old=case.old)
+    findings = check(case.manifest, crd, old=case.old)
     times.append(time.thread_time() - began)
-    return found
+    return findings
 
 
 def _real(server: Server, table: list[Case]) -> dict[str, Verdict]:
     """The API server's verdict, or the operator's where the API server takes an object."""
     server.prepare([case.manifest for case in table])
-    found: dict[str, Verdict] = {}
+    verdicts: dict[str, Verdict] = {}
     sent = {}
     began = time.monotonic()
     with ThreadPoolExecutor(4) as several:
-        for case, verdict, thing in several.map(lambda case: _asked(server, case), table):
-            found[case.name] = verdict
-            if thing is not None:
-                sent[case.name] = thing
+        for case, verdict, accepted in several.map(lambda case: _asked(server, case), table):
+            verdicts[case.name] = verdict
+            if accepted is not None:
+                sent[case.name] = accepted
     asked = time.monotonic()
-    found |= server.settle(sent, seconds=120)
+    verdicts |= server.settle(sent, seconds=120)
     print(f"\nasked the API server in {asked - began:.1f} s, the operator in {time.monotonic() - asked:.1f} s")
-    return found
+    return verdicts
 
 
 def _asked(server: Server, case: Case) -> tuple[Case, Verdict, Object | None]:
@@ -160,7 +160,7 @@ def _row(case: Case, ours: list[Finding], real: Verdict) -> dict[str, Any]:
 
 
 def _who(findings: list[dict[str, str]]) -> set[str]:
-    """Who should refuse an object with these findings: what the API server sees it refuses before anyone acts on it."""
+    """Which of the two should refuse an object with these findings: the API server comes first."""
     for finding in findings:
         about_pods = ".template." in finding["path"]
         if finding["rule"].startswith(("schema.", "cel")) or (

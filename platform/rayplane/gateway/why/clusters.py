@@ -89,7 +89,7 @@ def _deleting(facts: Facts) -> Iterator[Cause]:
     seconds = (facts.now - since).total_seconds()
     yield Cause(
         code="deleting",
-        sentence=f"{facts.where[0].upper()}{facts.where[1:]} has been in deletion for {seconds:.0f} s.",
+        sentence=f"{facts.where[0].upper()}{facts.where[1:]} is being deleted, for {seconds:.0f} s so far.",
         remedy="Wait until it is gone; then its name is free again.",
     )
 
