@@ -533,7 +533,7 @@ def test_a_team_of_the_same_name_waits_until_the_earlier_teams_namespace_is_gone
 
 
 def _files(case: BackendCase, ref: ClusterRef) -> list[object]:
-    """Path of the token that the module's own gateway keeps of a cluster that another gateway deleted."""
+    """Token file that the module's own gateway still has of a cluster that another gateway deleted."""
     return [leftover for leftover in case.leftovers(ref) if isinstance(leftover, Path)]
 
 

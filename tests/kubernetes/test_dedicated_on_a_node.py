@@ -257,7 +257,7 @@ def test_a_service_answers_over_http_and_rolls_to_another_version_on_the_same_no
 
 
 def unfinished(store: Store) -> list[str]:
-    """The team's objects that still exist, and its work that has not ended."""
+    """Names of the team's services, and of its jobs that have not ended."""
     services = [service.metadata.name for service in store.each("Service", TEAM)]
     return services + [j.metadata.name for j in store.each("Job", TEAM) if j.status.get("phase") not in TERMINAL]
 

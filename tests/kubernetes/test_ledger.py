@@ -33,7 +33,7 @@ LATE = timedelta(seconds=30)
 
 @dataclass
 class Life:
-    """A pod's times, as an independent observer records them."""
+    """Times of one pod, as an observer outside of the gateway saw them."""
 
     uid: str
     cluster_uid: str
@@ -44,7 +44,7 @@ class Life:
 
 @dataclass
 class Witness:
-    """Every pod of a namespace that was placed on a node, and from when until when it was there."""
+    """Observer of a namespace: every pod that was scheduled to a node, and the time for which it existed."""
 
     api: Api
     namespace: str
@@ -52,7 +52,7 @@ class Witness:
     _ended: threading.Event = field(default_factory=threading.Event)
 
     def run(self) -> None:
-        """Look again and again; an API server that does not answer tells of nothing, and nothing goes without it."""
+        """Look every 0.1 s. While the API server does not answer nothing is recorded: no pod ends without it."""
         while not self._ended.wait(0.1):
             with suppress(ApiError, httpx.TransportError):
                 self.look()

@@ -18,7 +18,7 @@ class Existing(Access):
         raise Unsupported(f"This needs '{name}' of a bed, and the cluster of KUBECONFIG is not one.")
 
     def left_over(self) -> list[str]:
-        """Close nothing: the tests started none of its parts."""
+        """Nothing: the tests started none of its parts."""
         return []
 
 
