@@ -70,7 +70,7 @@ class Asked:
         manifest = raycluster.render(ref, spec, launch, self.backend._settings, self._root)
         change(manifest)
         made = self.api.apply(manifest)
-        if secrets:  # what the pods mount, so that only the change is at fault
+        if secrets:  # the pods mount it, so that only the change is a fault
             owner = raycluster.owner_of(ref)
             self.api.apply(own._secret(RAYCLUSTER, made["metadata"], owner, {AUTH_TOKEN: "x" * 32}))
         return made

@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.kubernetes)
             on_node = "level_b" in getattr(item, "fixturenames", ())
             assert not on_node or item.path.name.endswith("_node.py"), f"{item.path} uses a node and is not named so"
-    # The mutants take both cores for minutes: they go first, so that they are done when the other worker trains models.
+    # The mutants use both cores for minutes: they run first, so that they are done when the other worker trains models.
     items.sort(key=lambda item: item.path.name != "test_mutations.py")
 
 

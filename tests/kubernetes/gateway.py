@@ -73,7 +73,7 @@ def backend_on(
             "operator_namespace": "kuberay",
             "watch_patience": "30",
             "termination_seconds": "1",
-            # No reconciler asks again here what a machine that stalls did not answer in time.
+            # Nothing retries a request here that times out on a stalled machine.
             "request_timeout": "60",
             **settings,
         }

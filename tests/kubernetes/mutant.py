@@ -114,7 +114,7 @@ def _start(site: Site | None, contract: list[str]) -> Run:
             os.dup2(file.fileno(), 2)
             try:
                 os._exit(_run(site, contract))
-            except BaseException:  # noqa: BLE001  it is no verdict, and must not be taken for one
+            except BaseException:  # noqa: BLE001  an error here is no verdict of the contract
                 traceback.print_exc()
                 os._exit(BROKEN)
     return Run(pid, site, contract, Path(file.name), time.monotonic())
@@ -125,7 +125,7 @@ def _run(site: Site | None, contract: list[str]) -> int:
     for name in [name for name in sys.modules if name.startswith((PACKAGE, "tests."))]:
         del sys.modules[name]
     if site is None:
-        os.environ["TEST_PATIENCE"] = "60"  # nothing is missing: it ends as soon as all has come
+        os.environ["TEST_PATIENCE"] = "60"  # nothing is missing, so waits end early
     else:
         install(site.module, site.number)
     return int(pytest.main(["-x", "-q", "--no-header", "-p", "no:cacheprovider", *contract]))

@@ -17,7 +17,7 @@ _CONTAINER_SECURITY = {"allowPrivilegeEscalation": False, "capabilities": {"drop
 
 @contextmanager
 def namespace(api: Api, *, labels: Mapping[str, str] | None = None) -> Iterator[str]:
-    """A namespace for the time of the block; its deletion is only asked for, and takes everything in it."""
+    """A namespace for the time of the block, deleted at its end with all of its objects, without waiting for that."""
     name = f"t-{secrets.token_hex(4)}"
     api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": dict(labels or {})}})
     try:

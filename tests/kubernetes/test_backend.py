@@ -43,7 +43,7 @@ def case(level_a: LevelA, shared: BackendCase, request: pytest.FixtureRequest) -
     yield shared
     shared.backend.delete(shared.ref)
     shared.until("absent")
-    # The garbage collector needs a while to look around again after the API server was away.
+    # The garbage collector needs a while to start again after an outage of the API server.
     wait_for("nothing left", lambda: not shared.leftovers(shared.ref), seconds=60)
 
 
@@ -61,7 +61,7 @@ def other_than_watches(backend: KubernetesBackend) -> int:
     return sum(count for (verb, _), count in backend.api.calls.items() if verb != "watch")
 
 
-# What it costs
+# Number of calls
 
 
 def test_fifty_observations_of_clusters_and_a_team_at_rest_make_no_call(case: BackendCase) -> None:
@@ -89,7 +89,7 @@ def test_a_new_cluster_takes_three_calls(shared: BackendCase) -> None:
     assert other_than_watches(backend) == before + 4
 
 
-# What it puts right
+# Repairs
 
 
 def test_a_quota_that_an_admin_raised_is_repaired(level_a: LevelA, case: BackendCase) -> None:
@@ -116,7 +116,7 @@ def test_a_lost_secret_is_noticed_by_another_gateway_and_made_again(
         state = successor.observe(case.ref, case.spec)
         assert "Secret" in state.drift
         assert state.endpoint is None
-        # Nobody but its pods knows the token of its Ray any more: only a new one can be reached.
+        # Only its pods know the token of its Ray now, so the platform must replace the cluster.
         other = BackendCase(successor, case.ref, spec=case.spec, launch=case.launch, patience=60)
 
         def whole() -> bool:
@@ -167,7 +167,7 @@ def test_the_autoscalers_choice_survives_a_change_of_the_spec_in_either_order(
             try:
                 case.ensure()
                 break
-            except Conflict:  # the autoscaler was faster than the watch: look again
+            except Conflict:  # the autoscaler was faster than the watch: try again
                 time.sleep(0.05)
         obj = level_a.api.get(RAY, "RayCluster", case.ref.name, namespace_of(case))
         assert obj is not None
@@ -226,7 +226,7 @@ def test_a_head_failure_is_reported_although_the_operator_replaced_the_head(leve
     assert [node.ended_at is not None for node in gone] == [True]
 
 
-# What it survives
+# Failures that it survives
 
 
 def test_an_expired_watch_lists_again_and_misses_nothing(level_a: LevelA, case: BackendCase) -> None:
@@ -243,10 +243,10 @@ def test_without_the_api_server_observations_raise_unavailable_and_then_resume(
     level_a: LevelA, case: BackendCase
 ) -> None:
     before = case.until("ready")
-    level_a.stop("kube-apiserver", grace=0)  # a slow end would take from the moment for which what was seen counts
+    level_a.stop("kube-apiserver", grace=0)  # a slow stop would use up the backend's patience
     with level_a.without("kube-apiserver"):
         away_until = time.monotonic() + 60
-        assert case.observe() == before, "for a moment what was last seen still counts"
+        assert case.observe() == before, "within its patience the backend still relies on the cache"
         wait_for("what was seen is too old", lambda: not _seen(case), seconds=60)
         with pytest.raises(Unavailable, match="rayclusters"):
             case.observe()
@@ -257,7 +257,7 @@ def test_without_the_api_server_observations_raise_unavailable_and_then_resume(
         with pytest.raises(Unavailable):
             case.backend.ensure_team(case.team, case.team_spec)
         time.sleep(max(0.0, away_until - time.monotonic()))
-    case.patience = 120  # so long the others, too, may wait before they ask the API server again
+    case.patience = 120  # the other components too may wait this long before they retry the API server
     wait_for("seen again", lambda: _seen(case), seconds=60)
     assert case.until("ready").incarnation == before.incarnation
 
@@ -343,7 +343,7 @@ def test_a_gateway_that_is_killed_while_it_makes_or_deletes_a_teams_namespace_le
         made.append(team)
         with gateway.backend_on(kubeconfig, tmp_path / team.name) as doomed:
             its = BackendCase(doomed, shared.ref, patience=60)
-            its.until_nothing_is_missing(partial(doomed.delete_team, team))  # it has heard of all that there is
+            its.until_nothing_is_missing(partial(doomed.delete_team, team))  # its cache is up to date
             making = partial(doomed.ensure_team, team, shared.team_spec)
             finished = gateway.killed_before(len(made) - 1, doomed, partial(its.until_nothing_is_missing, making))
         shared.until_nothing_is_missing(partial(shared.backend.ensure_team, team, shared.team_spec))
@@ -381,7 +381,7 @@ def test_redis_is_emptied_before_a_cluster_with_tables_in_it_is_gone(
         backend.delete_team(case.team)
 
 
-# What it may, and whom it keeps apart
+# Rights and isolation
 
 
 def test_a_foreign_pod_with_a_clusters_labels_is_not_taken_for_its_head(level_a: LevelA, case: BackendCase) -> None:
@@ -474,7 +474,7 @@ def test_a_teams_accounts_reach_nothing_of_another_team(level_a: LevelA, case: B
                 with pytest.raises(ApiError) as refusal:
                     attempt()
                 assert refusal.value.status == 403
-            # That the question is asked rightly shows in what the autoscaler's account may at home.
+            # The autoscaler's rights in its own namespace prove that the question is asked correctly.
             assert _allowed(theirs_api, "patch", "ray.io", "rayclusters", mine) is (account == case.ref.name)
     case.until_nothing_is_missing(lambda: backend.delete_team(other))
 

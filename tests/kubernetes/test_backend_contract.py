@@ -79,7 +79,7 @@ def test_a_team_gets_a_volume_if_the_storage_root_is_on_a_file_system(
         assert mount["mountPath"] == f"{root}/{case.team.name}"
         backend.delete(case.ref)
         case.until("absent")
-        case.patience = 90  # Kubernetes looks again at what is not bound four times a minute
+        case.patience = 90  # Kubernetes retries unbound claims four times a minute
         level_a.api.delete("v1", "PersistentVolumeClaim", "rayplane-storage", f"rayplane-{case.team.name}")
         wait_for("released", lambda: _phase_of_volume(level_a, name) == "Released", seconds=60)
         case.until_nothing_is_missing(lambda: backend.ensure_team(case.team, case.team_spec))
@@ -117,7 +117,7 @@ def test_the_autoscalers_choice_survives_a_change_although_the_watch_has_not_rep
         case.until_nothing_is_missing(lambda: backend.ensure_team(case.team, case.team_spec))
         case.ensure()
         case.until("ready")
-        monkeypatch.setattr(backend._cache[RAYCLUSTER], "_put", lambda *_: None)  # it hears of nothing any more
+        monkeypatch.setattr(backend._cache[RAYCLUSTER], "_put", lambda *_: None)  # the cache gets no news any more
         gateway.autoscale(level_a.api, case.ref, 2)
         case.spec = case.spec.model_copy(update={"workers": Workers(min=0, max=5)})
         case.ensure()

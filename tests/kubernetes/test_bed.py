@@ -1,4 +1,4 @@
-"""The bed itself: it comes up whole, behaves like a cluster, survives its components, and leaves nothing."""
+"""The bed itself: it starts, behaves like a cluster, survives failures of its components, and leaves nothing."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def test_a_service_answers_the_host_and_pods_alike(level_b: LevelB, room: str) -
     made = level_b.api.create(service | {"spec": {"selector": {"app": "web"}, "ports": ports}})
     address = made["spec"]["clusterIP"]
     wait_for("an answer to the host", lambda: answers(f"http://{address}/"), seconds=60)
-    # It calls itself too: the answer of a neighbour on the bridge must come back through the node.
+    # The pod calls itself too: answers between pods on the bridge must go through the node.
     script = "import urllib.request as u; print(u.urlopen('http://web/', timeout=20).status)"
     run(level_b.api, restricted_pod("caller", room, level_b.image, ["python", "-c", script]))
     assert logs(level_b.api, "caller", room).strip() == "200"

@@ -27,7 +27,7 @@ def test_the_benchmark_makes_changes_observes_and_takes_over_a_fleet() -> None:
     assert fleet["clusters"] == 10
     assert set(fleet["met"]) == set(report["wanted"]) - {"adds_seconds"}
     for calls, least in (
-        (fleet["made"]["calls_each"], 3),  # a RayCluster, its Secret, the note of that
+        (fleet["made"]["calls_each"], 3),  # a RayCluster, its Secret, the annotation with its hash
         (fleet["changes_in_store"]["calls_each"], 1),
         (fleet["steady"]["calls_per_minute"], 0),
     ):

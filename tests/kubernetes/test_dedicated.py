@@ -266,7 +266,7 @@ def test_each_way_in_which_kuberay_reports_an_end_is_observed(
         level_a.api.patch_status(RAY, "RayJob", name, ended, namespace_of(case))
         state = case.job_until(lambda state: state.phase not in ("starting", "absent"))
         assert (state.phase, state.message) == (phase, status.get("message", ""))
-        # The operator, back again, would free the nodes of a job that ended so long ago, which is not there.
+        # The restarted operator would free the nodes of a job that ended so long ago.
         level_a.api.patch_status(RAY, "RayJob", name, {"jobDeploymentStatus": "", "jobStatus": ""}, namespace_of(case))
 
 

@@ -287,7 +287,7 @@ def reachable(level_b: LevelB, service: Object) -> str:
 
 
 def first_answer(url: str) -> dict[str, Any]:
-    """A prediction as soon as the node knows where a Service leads, which it is told once KubeRay is."""
+    """A prediction, as soon as the node has its rules for the Service, which it gets after KubeRay is ready."""
 
     def look() -> dict[str, Any] | None:
         try:

@@ -28,7 +28,9 @@ Fact = tuple[str, str]
 @pytest.fixture(scope="module")
 def shared(level_a: LevelA, kubeconfig: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BackendCase]:
     """One backend and one team for this module."""
-    spec = gateway.TEAM_SPEC.model_copy(update={"quota": Quota()})  # it is the faults' own that are to be told
+    spec = gateway.TEAM_SPEC.model_copy(
+        update={"quota": Quota()}
+    )  # no quota of the team's: only the tests' own faults are evidence
     with gateway.placed(level_a, kubeconfig, tmp_path_factory.mktemp("home"), spec) as case:
         yield case
 

@@ -1,4 +1,4 @@
-"""The image without a node: which packages it holds, and that its archive is whole. The rest is seen on the node."""
+"""The image without a node: its packages, and a complete archive. Tests on the node check the rest."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class Installed:
         service = self.bed.api.get("v1", "Service", "rayplane", OURS)
         assert service is not None
         url = f"http://{service['spec']['clusterIP']}:8470"
-        # The node's rules for a Service come a moment after the pod is said to be available.
+        # The node gets its rules for a Service a moment after the pod is available.
         wait_for("the gateway answers", lambda: _answers(f"{url}/readyz"), seconds=60)
         return Client(url, token)
 

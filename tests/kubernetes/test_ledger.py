@@ -94,7 +94,7 @@ def witnessed(bed: LevelA, namespace: str) -> Iterator[Witness]:
         finally:
             made.end()
             thread.join()
-        made.look()  # the end of all is the last that there is to see
+        made.look()  # one last look, to record the ends
 
 
 @dataclass
@@ -196,7 +196,7 @@ def test_no_lease_is_lost_left_open_or_counted_twice(level_a: LevelA, tmp_path: 
             live_through_it_all(level_a, team)
             for name in list(team.uids):
                 team.delete(name)
-            with team.no_gateway():  # in the midst of all those deletions
+            with team.no_gateway():  # while the pods are being deleted
                 pass
             wait_for("every cluster gone", team.is_gone, seconds=180)
         finally:
@@ -224,9 +224,9 @@ def live_through_it_all(bed: LevelA, team: Team) -> None:
     with bed.without("kube-apiserver"):
         team.suspend("c2")
         time.sleep(10)
-        with team.no_gateway():  # and it comes back to an API server that is not there
+        with team.no_gateway():  # and it restarts while the API server is down
             pass
-    bed.restart("ray-operator")  # one that lost the API server comes back to it after a minute, another at once
+    bed.restart("ray-operator")  # after an outage it retries after a minute; a new process connects at once
     team.until_pods("c2", 0)
     bed.restart("etcd")
     team.scale("c0", 2)
@@ -258,7 +258,7 @@ def check(leases: list[Lease], lives: list[Life], team: Team) -> None:
         assert lease.started_at == life.started, life
         assert lease.ended_at is not None, f"left open: {life}"
         assert life.gone_by is not None, life
-        # What ended while there was no gateway ends when another one finds that it is gone.
+        # For a pod that ended without a gateway, the lease ends when the next gateway notices.
         heard = max([life.gone_by, *(back for killed, back in team.away if killed <= life.gone_by <= back)])
         assert life.last_seen - SECOND <= lease.ended_at <= heard + LATE, (life, lease)
         late, away = max(late, lease.ended_at - heard), max(away, heard - life.gone_by)

@@ -78,7 +78,7 @@ def test_a_healthy_cluster_has_no_cause_from_its_creation_to_its_deletion(shared
         return answer.phase == "Ready"
 
     wait_for("cluster ready", ready, seconds=60)
-    assert phases <= {"starting", "waiting", "other"}, "a fault was told of a cluster that only starts"
+    assert phases <= {"starting", "waiting", "other"}, "a starting cluster must have no other cause"
     answer = shared.until(ref, reconciled=True)
     assert answer.sentence == f"Cluster '{ref}' is as wanted."
 
@@ -156,7 +156,7 @@ def _denied(own: Asked) -> bool:
     pod = restricted_pod("probe", own.namespace, "x", ["true"])
     try:
         own.api.request("POST", own.api.path("v1", "Pod", namespace=own.namespace), params={"dryRun": "All"}, json=pod)
-    except Exception as error:  # noqa: BLE001  # which refusal it is, is what is asked
+    except Exception as error:  # noqa: BLE001  # the assertion below checks which error it is
         return "Not in this house" in str(error)
     return False
 

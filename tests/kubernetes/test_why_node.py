@@ -1,4 +1,4 @@
-"""`why` on a real node: what its kubelet and its runtime say of pods that can't run, and of Ray that runs and lacks."""
+"""`why` on a real node: messages of its kubelet and runtime about pods that can't run, and unmet demands of Ray."""
 
 from __future__ import annotations
 
@@ -71,12 +71,12 @@ def unreadable_name(manifest: Object) -> None:
 
 
 def stop(team: Asked, ref: ClusterRef) -> None:
-    """Free what the cluster holds of the node."""
+    """Free the cluster's share of the node."""
     team.api.delete("ray.io/v1", "RayCluster", ref.name, team.namespace)
 
 
 def seen(team: Asked, name: str, change: Change, *codes: str, **more: Any) -> Explanation:
-    """The answer about a cluster that was broken so, which then goes."""
+    """The answer about a cluster with this fault, which is deleted afterwards."""
     ref = team.want(name, size=more.pop("size", "tiny"), **more.pop("spec", {}))
     team.make(ref, change, secrets=more.pop("secrets", True))
     try:
@@ -181,7 +181,7 @@ def test_a_running_ray_has_no_cause_until_its_work_asks_for_more_than_its_maximu
 
 
 def _submit(ray: httpx.Client, calls: str) -> str:
-    """Submit a job whose tasks sleep; Ray's id of it."""
+    """Submit a job whose tasks sleep; returns Ray's id of it."""
     script = f"import ray, time; ray.init(); f = ray.remote(lambda: time.sleep(600)); ray.get({calls})"
     answer = ray.post("/api/jobs/", json={"entrypoint": f"python -c {json.dumps(script)}"})
     return str(answer.raise_for_status().json()["submission_id"])

@@ -1,4 +1,4 @@
-"""`python -m tests.kubernetes.bed up [--level a|b]`: a bed in the foreground until Ctrl-C or SIGTERM; then it goes."""
+"""`python -m tests.kubernetes.bed up [--level a|b]`: a bed in the foreground; Ctrl-C or SIGTERM removes it."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _hold(bed: ControlPlane) -> None:
     try:
         threading.Event().wait()
     except KeyboardInterrupt:
-        for number in _ENDING:  # It goes down once, and whole.
+        for number in _ENDING:  # a second signal must not interrupt the shutdown
             signal.signal(number, signal.SIG_IGN)
         _say("taking it down")
 

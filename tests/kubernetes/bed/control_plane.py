@@ -179,14 +179,14 @@ class ControlPlane(Access):
         return self.folder / "logs" / f"{name}.log"
 
     def expire_watches(self) -> None:
-        """Make every resource version seen so far too old: a watch that resumes from one is answered 410."""
-        # A key of our own, so that nothing of Kubernetes changes and its newest revision can go.
+        """Make every resource version so far too old: a watch that resumes from one gets HTTP status 410."""
+        # Write a key of our own, so that no object changes and its newest revision can be compacted.
         key = base64.b64encode(b"/rayplane-test-bed").decode()
         with httpx.Client(base_url=f"http://127.0.0.1:{self.ports.etcd}/v3/kv", timeout=30.0, trust_env=False) as etcd:
             written = etcd.post("/put", json={"key": key, "value": key}).raise_for_status().json()
             revision = written["header"]["revision"]
             etcd.post("/compaction", json={"revision": revision, "physical": True}).raise_for_status()
-        # Its cache remembers more than etcd does.
+        # The API server's cache has more history than etcd.
         self.restart("kube-apiserver")
 
     def add(self, component: Component) -> None:
@@ -203,7 +203,7 @@ class ControlPlane(Access):
         super().close()
         with ExitStack() as last:
             last.callback(shutil.rmtree, self.folder, ignore_errors=True)
-            # Who watches the API server goes before it, or it waits for them.
+            # Stop the API server's watchers before it, or it waits for them.
             for name in reversed(list(self._components)):
                 self.stop(name, grace=2.0)
             processes.stop_marked(self.mark, grace=2.0)
@@ -281,7 +281,7 @@ _ROOMY = {"GOGC": "400"}
 
 
 def _environment() -> dict[str, str]:
-    """This process's, without what would make a component speak to something else."""
+    """This process's environment, without variables that would connect a component elsewhere."""
     dropped = (
         "KUBECONFIG",
         "KUBERNETES_SERVICE_HOST",

@@ -28,8 +28,8 @@ class LevelA(ControlPlane):
         """Start a component that was stopped; returns once it is well."""
         super().start(name)
         if name == "etcd" and self.running("kube-apiserver"):
-            self._wait("kube-apiserver")  # which must find it again
-        # Where a watch of kwok 0.8 ends in an error, kwok may stay deaf, without a word. A kubelet would not.
+            self._wait("kube-apiserver")  # it must reconnect to the API server
+        # After an error in a watch, kwok 0.8 may silently stop to follow pods. A kubelet would not.
         if name in ("etcd", "kube-apiserver") and self.running("kwok"):
             self.restart("kwok")
 

@@ -92,7 +92,7 @@ class LevelB(ControlPlane):
                 made.write(ctr.stdin, without=without)
                 ctr.stdin.close()
             except BrokenPipeError:
-                pass  # What it says tells more.
+                pass  # the output of ctr says more
             if ctr.wait() != 0:
                 said.seek(0)
                 raise Unavailable(f"The node does not take the image {made.reference}: {said.read().decode()[-2000:]}")
@@ -142,7 +142,7 @@ class LevelB(ControlPlane):
         return condition(self.api.get("v1", "Node", node.NAME), "Ready") == "True"
 
     def close(self) -> None:
-        """Take the machine down with all that runs on it, then the rest. Raises Unavailable naming what does not go."""
+        """Stop the machine with all of its processes, then the rest. Raises Unavailable naming what does not stop."""
         with ExitStack() as last:
             last.callback(super().close)
             self.machine.stop(records=self.records)

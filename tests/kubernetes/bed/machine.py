@@ -36,7 +36,7 @@ _SETTINGS = (
     "kernel/keys/root_maxkeys",
     "kernel/keys/root_maxbytes",
 )
-"""Of the whole host: a kubelet sets them and does not ask."""
+"""Settings of the whole host, which a kubelet changes without asking."""
 
 # What programs of a node keep below fixed paths lies in the machine's own folder, and is out of the host's sight.
 _FIRST_PROCESS = """
@@ -98,7 +98,7 @@ class Machine:
             _make_cgroup(cgroup)
 
     def stop(self, *, records: Path) -> None:
-        """End all that runs on it and put the host back as it was; one that is down is success."""
+        """End all of its processes and restore the host; one that is down is success."""
         record = processes.load("machine", records)
         if record is not None:
             # The kernel ends a process namespace with its first process: every container too.
@@ -107,7 +107,7 @@ class Machine:
         _until_gone(_remove_cgroups, "cgroups of the test bed's machine")
         for name, value in self._settings.items():
             Path("/proc/sys", name).write_text(value)
-        # The network namespace, and the cable with it, goes a moment after its last process.
+        # The network namespace, and its cable, are removed a moment after its last process.
         _until_gone(lambda: not Path("/sys/class/net", _LINK).exists(), f"link {_LINK}")
 
     def _connect(self) -> None:
@@ -151,7 +151,7 @@ def left_over() -> list[str]:
 
 
 def _mounts() -> set[str]:
-    """Mounts of a bed in whichever process's mount namespace; a process may go meanwhile."""
+    """Mounts of a bed in any process's mount namespace; a process may end meanwhile."""
     points = set()
     for mounts in Path("/proc").glob("[0-9]*/mountinfo"):
         with suppress(OSError):
@@ -196,7 +196,7 @@ def _make_cgroup(folder: Path) -> None:
         if (folder / name).exists():
             (folder / name).write_text(value)
     for name in ("cpuset.cpus", "cpuset.mems"):
-        # The first version's are empty at first, and an empty one takes no process.
+        # Version 1 starts with empty settings, and then accepts no process.
         if (folder / name).exists() and not control.exists():
             (folder / name).write_text((folder.parent / name).read_text())
 
@@ -204,7 +204,7 @@ def _make_cgroup(folder: Path) -> None:
 def _remove_cgroups() -> bool:
     for root in cgroup_folders():
         for folder, _, _ in os.walk(root, topdown=False):
-            with suppress(OSError):  # A process that is on its way out: asked again.
+            with suppress(OSError):  # the process is ending: try again
                 os.rmdir(folder)
     return not any(folder.exists() for folder in cgroup_folders())
 

@@ -1,4 +1,4 @@
-"""Where the programs of the bed are: KUBEBUILDER_ASSETS first, then what `make kubernetes-tools` built."""
+"""Paths of the bed's programs: from KUBEBUILDER_ASSETS, else from `make kubernetes-tools`."""
 
 from __future__ import annotations
 

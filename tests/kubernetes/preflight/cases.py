@@ -18,7 +18,7 @@ MAIN = f"{HEAD}.spec.containers[0]"
 
 @dataclass
 class Case:
-    """One object, or one change of an object, and what is expected of it."""
+    """One object, or one change of an object, with the expected rule."""
 
     name: str
     manifest: Object
@@ -34,7 +34,7 @@ Change = tuple[str, Any]
 
 
 def cases() -> list[Case]:
-    """All of them, numbered; objects are called by the number where a case does not need a name of its own."""
+    """All cases, numbered; the number names the objects of cases that need no name of their own."""
     made = [*own_cases(), *updates(), *_sample_cases()]
     for number, case in enumerate(made):
         case.name = f"{number:03d} {case.name}"

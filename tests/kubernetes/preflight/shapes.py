@@ -170,7 +170,7 @@ def own(name: str) -> Object:
 
 
 DROP = ...
-"""Set to this, a field goes."""
+"""Value that removes a field."""
 
 
 def put(thing: Object, path: str, value: Any) -> None:

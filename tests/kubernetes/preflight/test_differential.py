@@ -72,7 +72,7 @@ def test_preflight_agrees_with_the_api_server_and_the_operator(level_a: LevelA) 
     with namespace(level_a.api) as name:
         server = Server(level_a.api, name)
         try:
-            # Pods that ran would have the operator wait for Rays that answer; it has judged once it makes pods.
+            # If pods ran, the operator would wait for their Rays; its verdict is known once it makes pods.
             with level_a.pods_held():
                 real = _real(server, table)
         finally:
@@ -132,7 +132,7 @@ def _asked(server: Server, case: Case) -> tuple[Case, Verdict, Object | None]:
         verdict = server.ask_change(case.old, case.manifest)
     else:
         verdict, created = server.ask(case.manifest)
-        # Creation drops nulls, server-side apply, by which the platform acts, does not.
+        # A create request drops nulls; server-side apply, which the platform uses, does not.
         assert verdict.refused == created.refused or case.rule == "schema.null", (case.name, verdict, created)
     silent = verdict.refused or case.manifest["kind"] == "RayCronJob"
     return case, verdict, None if silent else server.send(case.manifest)

@@ -120,7 +120,7 @@ class Server:
         """Delete an object, whatever its finalizers wait for."""
         kind, name = obj["kind"], obj["metadata"]["name"]
         self.api.delete("ray.io/v1", kind, name, self.namespace)
-        with suppress(ApiError):  # it is gone already, which is all that is wanted
+        with suppress(ApiError):  # it is gone already
             self.api.patch("ray.io/v1", kind, name, {"metadata": {"finalizers": None}}, self.namespace)
 
     def _placed(self, manifest: Object) -> Object:
@@ -148,7 +148,7 @@ class _View:
         self.warnings: dict[str, list[tuple[str, str]]] = {}
         for event in api.list("v1", "Event", namespace):
             if "already exists" in event.get("message", ""):
-                continue  # the operator looked at what it knew before it made it, and tries again
+                continue  # the operator acted on a stale cache, and tries again
             if event.get("type") == "Warning" and _REFUSED.fullmatch(event.get("reason", "")):
                 said = (event["reason"], event.get("message", ""))
                 self.warnings.setdefault(event["involvedObject"].get("uid", ""), []).append(said)

@@ -50,7 +50,7 @@ def container(fact: Evidence, where: str) -> Cause | None:
         return cause("probe-failing", sentence, remedy, fact)
     if fact.reason == "DashboardSilent":
         sentence = f"{who} runs, but its dashboard does not answer: {clip(said)}."
-        remedy = "It may be busy; check that the gateway may reach the pod, and its log."
+        remedy = "It may be busy; check that the gateway can reach the pod, and see its log."
         return cause("head-not-answering", sentence, remedy, fact)
     if fact.reason == "Terminating":
         sentence = f"{who} does not go: {clip(said)}."

@@ -144,7 +144,7 @@ def refusals(resources: Resources) -> list[str]:
     """Resources of a job that KubeRay can't pass on; empty if there is none."""
     if not resources.memory:
         return []
-    what = "job.resources.memory: KubeRay tells Ray of no memory for an entrypoint."
+    what = "job.resources.memory: KubeRay can't pass an entrypoint's memory on to Ray."
     return [f"{what} Leave it out, or take a larger size."]
 
 

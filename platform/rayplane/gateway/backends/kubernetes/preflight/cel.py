@@ -74,7 +74,7 @@ def _ask(rule: dict[str, Any], value: Json, node: Node, path: str, old: Json, *,
         message = f"{message} ({verdict})"
     where = path + str(rule["fieldPath"]) if rule.get("fieldPath") else path
     remedy = (
-        "Keep the value that it has, or delete the object and make it anew."
+        "Keep the value that it has, or delete the object and create it again."
         if program.transition
         else f"The resource's own rule is: {' '.join(rule['rule'].split())}"
     )

@@ -59,7 +59,7 @@ def managed_by_unset(thing: Object, old: Object | None) -> Iterator[Finding]:
     before = (old or {}).get("spec", {}).get("managedBy")
     if before and not thing["spec"].get("managedBy"):
         message = f"is '{before}' and can't be taken away"
-        remedy = f"Keep '{before}', or delete the object and make it anew."
+        remedy = f"Keep '{before}', or delete the object and create it again."
         yield Finding("spec.managedBy", "ray.managed-by-unset", message, remedy)
 
 
