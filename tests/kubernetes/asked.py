@@ -1,4 +1,4 @@
-"""A platform on a bed, with a team whose clusters are broken on purpose, which is asked why over HTTP."""
+"""A platform on a bed whose clusters the tests break on purpose, and whose API they ask why over HTTP."""
 
 from __future__ import annotations
 
@@ -47,22 +47,22 @@ class Asked:
 
     @property
     def api(self) -> Api:
-        """The API server, as its admin."""
+        """A client of the API server with an admin's rights."""
         return self.bed.api
 
     def want(self, name: str, **spec: Any) -> ClusterRef:
-        """Apply a cluster to the platform; nothing is made before it is reconciled."""
+        """Apply a cluster to the platform, without reconciling it."""
         body = {"spec": {"size": "small", **spec}}
         answer = self._http.put(f"/v1/teams/{self.team.name}/clusters/{name}", json=body)
         assert answer.is_success, answer.text
         return ClusterRef(self.team.name, name, answer.json()["metadata"]["uid"])
 
     def reconcile(self, ref: ClusterRef) -> None:
-        """Let the platform's reconciler look at the cluster once."""
+        """Have the platform's reconciler look at the cluster once."""
         self._reconciler.reconcile(self.platform.store.get_by_uid(ref.uid))
 
     def make(self, ref: ClusterRef, change: Change, *, secrets: bool = True) -> Object:
-        """Make a cluster's RayCluster as the platform would, but for a change that breaks it."""
+        """Apply a cluster's RayCluster as the platform would, with a change that breaks it."""
         obj = self.platform.store.get_by_uid(ref.uid)
         spec = ClusterSpec.model_validate(obj.spec)
         size = TeamSpec.model_validate(self.platform.store.get("Team", "", ref.team).spec).sizes[spec.size]
@@ -70,13 +70,13 @@ class Asked:
         manifest = raycluster.render(ref, spec, launch, self.backend._settings, self._root)
         change(manifest)
         made = self.api.apply(manifest)
-        if secrets:  # what the pods mount, so that only the change is at fault
+        if secrets:  # the pods mount it, so that only the change is a fault
             owner = raycluster.owner_of(ref)
             self.api.apply(own._secret(RAYCLUSTER, made["metadata"], owner, {AUTH_TOKEN: "x" * 32}))
         return made
 
     def why(self, noun: str, name: str) -> Explanation:
-        """What the API answers."""
+        """The API's answer to `why`."""
         answer = self._http.get(f"/v1/teams/{self.team.name}/{noun}/{name}/why")
         assert answer.is_success, answer.text
         return Explanation.model_validate(answer.json())
@@ -84,21 +84,21 @@ class Asked:
     def until(
         self, ref: ClusterRef, *codes: str, seconds: float = 60, reconciled: bool = False, only: bool = True
     ) -> Explanation:
-        """Ask until the causes are these, in this order (``only``: and no other); the answer, which is printed."""
+        """Ask until the answer has these causes in order (``only``: and no other); print and return the answer."""
         deadline = time.monotonic() + seconds
         while True:
             if reconciled:
                 self.reconcile(ref)
             answer = self.why("clusters", ref.name)
-            found = [cause.code for cause in answer.causes if cause.code != "not-looked-at"]
-            if found == list(codes) or (not only and found[: len(codes)] == list(codes)):
+            cause_codes = [cause.code for cause in answer.causes if cause.code != "not-looked-at"]
+            if cause_codes == list(codes) or (not only and cause_codes[: len(codes)] == list(codes)):
                 self.tell(answer)
                 return answer
-            assert time.monotonic() < deadline, f"not {codes} but {found}: {answer.model_dump_json(indent=1)}"
+            assert time.monotonic() < deadline, f"not {codes} but {cause_codes}: {answer.model_dump_json(indent=1)}"
             time.sleep(0.3)
 
     def tell(self, answer: Explanation) -> None:
-        """Print an answer with what it was concluded from, for the log of a test."""
+        """Print an answer with its evidence, for the log of a test."""
         print(f"why {self.team.name}/{answer.name}: {answer.sentence}")
         for cause in answer.causes:
             print(f"  {cause.code} ({cause.certainty}): {cause.sentence} -> {cause.remedy}")
@@ -123,14 +123,14 @@ def asked(bed: Access, kubeconfig: Path, home: Path, *, sizes: dict[str, Size], 
     with gateway.backend_on(kubeconfig, home, **settings) as backend:
         store = Store(f"sqlite:///{home / 'gateway.db'}")
         store.migrate()
-        given = GatewaySettings(home=home, storage_root="s3://bucket/root")
+        gateway_settings = GatewaySettings(home=home, storage_root="s3://bucket/root")
         platform = Platform(
             store=store,
             storage=open_root(f"file://{home / 'storage'}"),
-            settings=given,
+            settings=gateway_settings,
             readers=lambda _: backend,
             wake=lambda: None,
-            signer=tokens.load(given.home_paths),
+            signer=tokens.load(gateway_settings.home_paths),
         )
         name = gateway.refs()[0].name
         spec = TeamSpec(backend="kubernetes", sizes=sizes)
@@ -138,7 +138,7 @@ def asked(bed: Access, kubeconfig: Path, home: Path, *, sizes: dict[str, Size], 
         obj, _ = store.put("Team", "", name, spec.model_dump(mode="json"), owner="test", status=onboarded)
         team = TeamRef(name, obj.metadata.uid)
         wait_for("team's place", lambda: backend.ensure_team(team, spec) == "", seconds=60)
-        made = Asked(bed, platform, backend, team, given.root_uri)
+        made = Asked(bed, platform, backend, team, gateway_settings.root_uri)
         try:
             yield made
         finally:

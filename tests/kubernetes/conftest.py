@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.kubernetes)
             on_node = "level_b" in getattr(item, "fixturenames", ())
             assert not on_node or item.path.name.endswith("_node.py"), f"{item.path} uses a node and is not named so"
-    # The mutants take both cores for minutes: they go first, so that they are done when the other worker trains models.
+    # The mutants use both cores for minutes: they run first, so that they are done when the other worker trains models.
     items.sort(key=lambda item: item.path.name != "test_mutations.py")
 
 
@@ -44,7 +44,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
-    """Skip a test that acts on what only a bed of the tests' own has, where there is another's cluster."""
+    """Skip a test that needs a bed of the tests' own when they run on an existing cluster."""
     try:
         return (yield)
     except Unsupported as error:
@@ -64,7 +64,7 @@ def level_a(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LevelA]:
 
 @pytest.fixture(scope="module")
 def kubeconfig(level_a: LevelA) -> Path:
-    """That of the gateway's own account, with the role of deploy/."""
+    """Kubeconfig of the gateway's own service account, with the role of deploy/."""
     return gateway.install(level_a)
 
 

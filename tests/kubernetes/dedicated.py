@@ -1,4 +1,4 @@
-"""Cases of the contract of jobs' and services' own nodes on a bed of level A, and what a test does to their objects."""
+"""Contract cases for jobs and services with nodes of their own on a bed of level A, and helpers for their objects."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OWN = [(RAY, "RayJob"), (RAY, "RayService"), (RAY, "RayCluster"), ("v1", "Pod"),
 
 
 def case_on(bed: Access, backend: KubernetesBackend, home: Path, team: str) -> DedicatedCase:
-    """A job and a service that nobody has used, of a team that has its place."""
+    """A new job and a new service of a team that has its namespace."""
 
     def disturb(ref: ServiceRef) -> None:
         change = {"spec": {"serveConfigV2": "applications: []"}}
@@ -50,13 +50,13 @@ def case_on(bed: Access, backend: KubernetesBackend, home: Path, team: str) -> D
 
 
 def until_synced(case: DedicatedCase) -> None:
-    """Wait until its backend has heard of all that there is."""
+    """Wait until its backend's cache is up to date."""
     case.job_until(lambda seen: True)
     case.service_until(lambda seen: True)
 
 
 def ensure(case: DedicatedCase, noun: str) -> None:
-    """Ask for its job or its service."""
+    """Ensure its job or its service."""
     if noun == "job":
         case.ensure_job()
     else:
@@ -64,7 +64,7 @@ def ensure(case: DedicatedCase, noun: str) -> None:
 
 
 def until_up(case: DedicatedCase, noun: str) -> None:
-    """Wait until it is there, whole, with its nodes and its token."""
+    """Wait until it is complete, with its nodes and its token."""
     if noun == "job":
         case.job_until(lambda seen: seen.phase == "running" and not seen.drift and seen.endpoint is not None)
     else:
@@ -72,7 +72,7 @@ def until_up(case: DedicatedCase, noun: str) -> None:
 
 
 def delete(case: DedicatedCase, noun: str) -> None:
-    """Ask for it to go."""
+    """Delete it."""
     if noun == "job":
         case.backend.delete_job(case.job)
     else:
@@ -80,7 +80,7 @@ def delete(case: DedicatedCase, noun: str) -> None:
 
 
 def until_gone(case: DedicatedCase, noun: str) -> None:
-    """Wait until it is absent, and nothing of it is left."""
+    """Wait until it is absent and none of its objects is left."""
     if noun == "job":
         case.job_until(lambda seen: seen.phase == "absent")
         case.until_nothing_is_left(case.job)
@@ -90,7 +90,7 @@ def until_gone(case: DedicatedCase, noun: str) -> None:
 
 
 def name_of(ref: JobRef | ServiceRef) -> str:
-    """The name of what stands for it on Kubernetes."""
+    """Name of its RayJob or RayService."""
     return rayjob.name_of(ref) if isinstance(ref, JobRef) else rayservice.name_of(ref)
 
 
@@ -108,24 +108,24 @@ def objects_of(api: Api, ref: JobRef | ServiceRef) -> list[Object]:
 
 
 def one(api: Api, kind: str, ref: JobRef | ServiceRef) -> Object:
-    """The one object of a kind that belongs to it, once there is."""
+    """The only object of a kind that belongs to it, once it exists."""
     version = RAY if kind.startswith("Ray") else "v1"
 
     def look() -> Object | None:
-        found = api.list(version, kind, f"rayplane-{ref.team}", labels=f"{UID}={ref.uid}")
-        return found[0] if len(found) == 1 else None
+        objects = api.list(version, kind, f"rayplane-{ref.team}", labels=f"{UID}={ref.uid}")
+        return objects[0] if len(objects) == 1 else None
 
     return wait_for(f"one {kind} of {ref}", look, seconds=60)
 
 
 def head_of(api: Api, ref: JobRef | ServiceRef) -> Object:
-    """Its head pod, once there is one and only one."""
+    """Its head pod, once there is exactly one."""
 
     def look() -> Object | None:
         labels = f"{UID}={ref.uid},ray.io/node-type=head"
-        found = api.list("v1", "Pod", f"rayplane-{ref.team}", labels=labels)
-        found = [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
-        return found[0] if len(found) == 1 else None
+        objects = api.list("v1", "Pod", f"rayplane-{ref.team}", labels=labels)
+        objects = [pod for pod in objects if "deletionTimestamp" not in pod["metadata"]]
+        return objects[0] if len(objects) == 1 else None
 
     return wait_for(f"the head pod of {ref}", look, seconds=60)
 

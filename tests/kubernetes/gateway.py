@@ -68,16 +68,16 @@ def backend_on(
 ) -> Iterator[KubernetesBackend]:
     """The backend of a gateway with this home and storage root. ``settings`` are of RAYPLANE_KUBERNETES_*."""
     with pytest.MonkeyPatch.context() as environment:
-        given = {
+        variables = {
             "kubeconfig": str(kubeconfig),
             "operator_namespace": "kuberay",
             "watch_patience": "30",
             "termination_seconds": "1",
-            # No reconciler asks again here what a machine that stalls did not answer in time.
+            # Nothing retries a request here that times out on a stalled machine.
             "request_timeout": "60",
             **settings,
         }
-        for key, value in given.items():
+        for key, value in variables.items():
             text = value if isinstance(value, str) else json.dumps(value)
             environment.setenv(f"RAYPLANE_KUBERNETES_{key.upper()}", text)
         backend = KubernetesBackend(GatewaySettings(home=home, storage_root=root))
@@ -92,7 +92,7 @@ class _KilledError(BaseException):
 
 
 def killed_before(call: int, backend: KubernetesBackend, act: Callable[[], object]) -> bool:
-    """Have a gateway do something and be killed before its n-th call, counted from 0; whether it got through."""
+    """Have a gateway act and be killed before its n-th API call, counted from 0; True if it finished before that."""
     left = [call]
 
     def counted(real: Callable[..., Any]) -> Callable[..., Any]:
@@ -115,13 +115,13 @@ def killed_before(call: int, backend: KubernetesBackend, act: Callable[[], objec
 
 
 def refs(team: str | None = None) -> tuple[TeamRef, ClusterRef]:
-    """A team that nobody has used, and a cluster of it."""
+    """A new team and a cluster of it."""
     name = team or f"t{secrets.token_hex(4)}"
     return TeamRef(name, secrets.token_hex(16)), ClusterRef(name, "dev", secrets.token_hex(16))
 
 
 def case_on(bed: Access, backend: KubernetesBackend, home: Path, **more: Any) -> BackendCase:
-    """A case of the contract on a bed of level A, where the test plays the autoscaler."""
+    """A contract case on a bed of level A, where the test acts as the autoscaler."""
     team, ref = refs()
     namespace = f"rayplane-{team.name}"
     api: Api = bed.api
@@ -164,7 +164,7 @@ def case_on(bed: Access, backend: KubernetesBackend, home: Path, **more: Any) ->
 
 @contextmanager
 def placed(bed: Access, kubeconfig: Path, home: Path, spec: TeamSpec) -> Iterator[BackendCase]:
-    """A case whose team has its place for the time of the block."""
+    """A case whose team has its namespace for the time of the block."""
     with backend_on(kubeconfig, home) as backend:
         case = case_on(bed, backend, home, team_spec=spec)
         case.until_nothing_is_missing(lambda: backend.ensure_team(case.team, case.team_spec))
@@ -176,7 +176,7 @@ _ENFORCE = "pod-security.kubernetes.io/enforce"
 
 
 def fail(api: Api, head: str, namespace: str) -> None:
-    """What a kubelet says of a head that took too much memory; kwok leaves the pod so."""
+    """Set a head pod's status as a kubelet does after an out-of-memory kill; kwok leaves it so."""
     state = {"terminated": {"exitCode": 137, "reason": "OOMKilled", "finishedAt": _now()}}
     status = {"name": "ray-head", "image": "x", "imageID": "", "ready": False, "restartCount": 0, "state": state}
     api.patch("v1", "Pod", head, {"metadata": {"annotations": {HOLD: "yes"}}}, namespace)
@@ -184,7 +184,7 @@ def fail(api: Api, head: str, namespace: str) -> None:
 
 
 def autoscale(api: Api, ref: ClusterRef, workers: int) -> None:
-    """What Ray's autoscaler does: how many workers there are to be, and which are to go."""
+    """Act as Ray's autoscaler: set the number of workers, and which ones to remove."""
     there = [pod["metadata"]["name"] for pod in pods_of(api, ref, "worker")]
     group = "/spec/workerGroupSpecs/0"
     change: list[Object] = [
@@ -195,7 +195,7 @@ def autoscale(api: Api, ref: ClusterRef, workers: int) -> None:
 
 
 def change_json(api: Api, ref: ClusterRef, change: list[Object]) -> None:
-    """A JSON patch of a cluster's RayCluster, by somebody else."""
+    """A JSON patch of a cluster's RayCluster, by another writer than the gateway."""
     api.request(
         "PATCH",
         api.path(RAY, "RayCluster", name=ref.name, namespace=f"rayplane-{ref.team}"),
@@ -205,10 +205,10 @@ def change_json(api: Api, ref: ClusterRef, change: list[Object]) -> None:
 
 
 def pods_of(api: Api, ref: ClusterRef, kind: str) -> list[Object]:
-    """The pods of a cluster that are not being taken away."""
+    """The pods of a cluster that are not being deleted."""
     labels = f"{UID}={ref.uid},ray.io/node-type={kind}"
-    found = api.list("v1", "Pod", f"rayplane-{ref.team}", labels=labels)
-    return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+    pods = api.list("v1", "Pod", f"rayplane-{ref.team}", labels=labels)
+    return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
 
 
 def objects_of(api: Api, ref: ClusterRef) -> list[Object]:
@@ -224,16 +224,18 @@ def objects_of(api: Api, ref: ClusterRef) -> list[Object]:
 
 
 def place_of(api: Api, team: TeamRef) -> list[object]:
-    """Every object of a team's place, with what it says."""
+    """Every object of a team, with its content."""
     namespace = api.get("v1", "Namespace", f"rayplane-{team.name}")
     if namespace is None:
         return []
     labels = f"{UID}={team.uid}"
-    held = [obj for version, kind in OF_A_TEAM for obj in listed(api, version, kind, f"rayplane-{team.name}", labels)]
+    objects = [
+        obj for version, kind in OF_A_TEAM for obj in listed(api, version, kind, f"rayplane-{team.name}", labels)
+    ]
     said = ("spec", "roleRef", "subjects", "automountServiceAccountToken", "imagePullSecrets")
     return [
         (named(obj), json.dumps({key: obj[key] for key in said if key in obj} | _labels(obj), sort_keys=True))
-        for obj in [{"kind": "Namespace", **namespace}, *held]
+        for obj in [{"kind": "Namespace", **namespace}, *objects]
     ]
 
 
@@ -248,7 +250,7 @@ def named(obj: Mapping[str, Any]) -> str:
 
 
 def remove(api: Api, team: TeamRef) -> None:
-    """Ask for a team's namespace to go, whatever is in it."""
+    """Delete a team's namespace with all of its objects."""
     api.delete("v1", "Namespace", f"rayplane-{team.name}")
 
 

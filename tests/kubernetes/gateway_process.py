@@ -1,4 +1,4 @@
-"""A gateway process that acts on a test bed as its own service account, and what it takes of the machine."""
+"""A gateway process that acts on a test bed as its own service account, and its use of CPU and memory."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Gateway:
 
     @property
     def url(self) -> str:
-        """Where it answers."""
+        """Its URL."""
         return f"http://{self.host}:{self.port}"
 
     @property
@@ -70,7 +70,7 @@ class Gateway:
         return time.monotonic() - began
 
     def stop(self, *, kill: bool = False) -> None:
-        """End it, by SIGKILL if asked for; one that has ended is success."""
+        """End it, by SIGKILL on request; one that has ended is success."""
         records = self.home.with_name("processes")
         record = processes.load("gateway", records)
         if record is not None:
@@ -84,10 +84,10 @@ class Gateway:
         return cpu_seconds(self.pid)
 
     def memory(self) -> tuple[float, float]:
-        """MB that it holds, and the most that it ever held."""
+        """Resident memory in MB, now and at its peak."""
         status = Path(f"/proc/{self.pid}/status").read_text()
-        held = {name: int(kb) / 1000 for name, kb in re.findall(r"^Vm(RSS|HWM):\s+(\d+) kB$", status, re.M)}
-        return held["RSS"], held["HWM"]
+        megabytes = {name: int(kb) / 1000 for name, kb in re.findall(r"^Vm(RSS|HWM):\s+(\d+) kB$", status, re.M)}
+        return megabytes["RSS"], megabytes["HWM"]
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of what it exports under a name with these labels."""
@@ -98,17 +98,17 @@ class Gateway:
         wanted = [f'{key}="{value}"' for key, value in labels.items()]
         samples = (_SAMPLE.match(line) for line in answer.raise_for_status().text.splitlines())
         return sum(
-            float(found[3])
-            for found in samples
-            if found is not None and found[1] == name and all(label in (found[2] or "") for label in wanted)
+            float(sample[3])
+            for sample in samples
+            if sample is not None and sample[1] == name and all(label in (sample[2] or "") for label in wanted)
         )
 
     def calls(self) -> float:
-        """Requests to Kubernetes' API server, as it counts them itself."""
+        """Number of requests to Kubernetes' API server, by its own metric."""
         return self.metric("rayplane_kubernetes_api_calls_total")
 
     def looks(self) -> float:
-        """How often it has looked at a cluster since it started."""
+        """Number of its looks at clusters since it started."""
         return self.metric("rayplane_reconcile_duration_seconds_count", kind="Cluster")
 
     def _ready(self) -> bool:

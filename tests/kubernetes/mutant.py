@@ -1,9 +1,9 @@
-"""Take one call to the API server out of the adapter at a time, and run its contract without it.
+"""Remove one call to the API server from the adapter at a time, and run its contract without it.
 
     python -m tests.kubernetes.mutant            each site against its contract; one line of JSON for each
 
-The call becomes one to something deaf, which does nothing and answers as plausibly as it can. Importing, which costs
-most of the time, is done once: every run is a fork.
+The call goes to a stand-in that does nothing and answers as plausibly as it can. Importing, which takes most of the
+time, is done once: every run is a fork.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ import rayplane
 from rayplane.errors import NotFound
 
 PACKAGE = "rayplane.gateway.backends.kubernetes"
-MODULES = ("backend", "clusters", "jobs", "services", "own", "place", "cache", "facts")
+MODULES = ("backend", "clusters", "jobs", "services", "own", "team_namespaces", "cache", "evidence_query")
 
 _HERE = Path(__file__).parent
 CONTRACT = [str(_HERE / "test_backend_contract.py")]
 OF_OWN_NODES = [str(_HERE / "test_dedicated.py"), "-k", "TestJobs or TestServices or secrets or another_gateway"]
-"""What asks for the calls that jobs' and services' own nodes need."""
-OF_WHY = [str(_HERE / "test_facts.py")]
-"""What asks for the calls by which it is known why a cluster is not as wanted."""
-_WHOSE = {"jobs": OF_OWN_NODES, "services": OF_OWN_NODES, "facts": OF_WHY}
-"""What would miss the calls of a module, where it is not the contract of clusters."""
+"""Tests that need the calls for jobs' and services' own nodes."""
+OF_WHY = [str(_HERE / "test_evidence_query.py")]
+"""Tests that need the calls that gather the evidence for `why`."""
+_TESTS_OF = {"jobs": OF_OWN_NODES, "services": OF_OWN_NODES, "evidence_query": OF_WHY}
+"""Tests that need the calls of a module; for other modules it is the contract of clusters."""
 AT_ONCE = 2
-"""They wait for most of the time."""
+"""Runs at a time: they wait for most of it."""
 MOST_SECONDS = 600.0
 BROKEN = 99
-"""Exit code of a run that never came to its tests."""
+"""Exit code of a run that failed before its tests."""
 
 _FOLDER = Path(str(rayplane.__file__)).parent / "gateway" / "backends" / "kubernetes"
 _CALLS = {"apply", "merge", "get", "list", "delete", "pages", "watch", "create"}
 _SHARED = {"apply", "delete", "merge", "put_secrets"}
-"""What own.py calls the API server for, on behalf of others."""
+"""Functions of own.py that call the API server for other modules."""
 
 
 class Site(NamedTuple):
@@ -60,7 +60,7 @@ class Site(NamedTuple):
 
     @property
     def id(self) -> str:
-        """What the variable names it by."""
+        """Its name in the output: module and number."""
         return f"{self.module}:{self.number}"
 
 
@@ -74,11 +74,11 @@ def sites() -> list[Site]:
 
 
 def main() -> int:
-    """Run every mutant, and the adapter as it is, a few at a time; says what became of each as soon as it is known."""
+    """Run every mutant and the unchanged adapter, a few at a time; print each outcome as soon as it is known."""
     importlib.import_module(f"{PACKAGE}.backend")
     importlib.import_module("rayplane.testing.backend_contract")
     waiting: list[tuple[Site | None, list[str]]] = [(None, CONTRACT), (None, OF_OWN_NODES), (None, OF_WHY)]
-    waiting += [(site, _WHOSE.get(site.module, CONTRACT)) for site in sites()]
+    waiting += [(site, _TESTS_OF.get(site.module, CONTRACT)) for site in sites()]
     running: dict[int, Run] = {}
     while waiting or running:
         while waiting and len(running) < AT_ONCE:
@@ -96,7 +96,7 @@ def main() -> int:
 
 
 class Run(NamedTuple):
-    """A contract under way in a process of its own."""
+    """A running contract in a process of its own."""
 
     pid: int
     site: Site | None
@@ -114,18 +114,18 @@ def _start(site: Site | None, contract: list[str]) -> Run:
             os.dup2(file.fileno(), 2)
             try:
                 os._exit(_run(site, contract))
-            except BaseException:  # noqa: BLE001  it is no verdict, and must not be taken for one
+            except BaseException:  # noqa: BLE001  an error here is no verdict of the contract
                 traceback.print_exc()
                 os._exit(BROKEN)
     return Run(pid, site, contract, Path(file.name), time.monotonic())
 
 
 def _run(site: Site | None, contract: list[str]) -> int:
-    """In the fork: everything of the adapter and of the tests is imported anew, over the mutant."""
+    """Run in the fork: import the adapter and the tests again, over the mutant."""
     for name in [name for name in sys.modules if name.startswith((PACKAGE, "tests."))]:
         del sys.modules[name]
     if site is None:
-        os.environ["TEST_PATIENCE"] = "60"  # nothing is missing: it ends as soon as all has come
+        os.environ["TEST_PATIENCE"] = "60"  # nothing is missing, so waits end early
     else:
         install(site.module, site.number)
     return int(pytest.main(["-x", "-q", "--no-header", "-p", "no:cacheprovider", *contract]))
@@ -147,7 +147,7 @@ def _outcome(run: Run, status: int) -> dict[str, Any]:
 
 
 def install(module: str, number: int) -> None:
-    """Have a module without its n-th call stand for the real one in this process."""
+    """Replace a module in this process by one without its n-th call."""
     tree = ast.parse(_source(module))
     call = list(_calls(tree))[number]
     assert isinstance(call.func, ast.Attribute)
@@ -164,7 +164,7 @@ def install(module: str, number: int) -> None:
 
 
 class Deaf:
-    """What stands for the API server in a call that was taken out."""
+    """Stand-in for the API server in a removed call."""
 
     def apply(self, *given: Any, **_: Any) -> dict[str, Any]:
         """As if it were applied."""
@@ -210,9 +210,9 @@ def _source(module: str) -> str:
 
 
 def _calls(tree: ast.AST) -> Iterator[ast.Call]:
-    """The calls of an ``api``, and those of ``own`` that stand for one, in the order of the text."""
-    found = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and _asks(node.func)]
-    return iter(sorted(found, key=lambda node: (node.lineno, node.col_offset)))
+    """Calls of an ``api``, and of the functions of ``own`` that call it, in the order of the text."""
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and _asks(node.func)]
+    return iter(sorted(calls, key=lambda node: (node.lineno, node.col_offset)))
 
 
 def _asks(called: ast.expr) -> bool:

@@ -1,4 +1,4 @@
-"""What several of the Kubernetes tests make: a namespace for a while, a plain RayCluster. No rayplane in it."""
+"""Objects for several Kubernetes tests: a temporary namespace, a plain RayCluster. Uses no code of rayplane."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CONTAINER_SECURITY = {"allowPrivilegeEscalation": False, "capabilities": {"drop
 
 @contextmanager
 def namespace(api: Api, *, labels: Mapping[str, str] | None = None) -> Iterator[str]:
-    """A namespace for the time of the block; its deletion is only asked for, and takes everything in it."""
+    """A namespace for the time of the block, deleted at its end with all of its objects, without waiting for that."""
     name = f"t-{secrets.token_hex(4)}"
     api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": dict(labels or {})}})
     try:
@@ -120,12 +120,12 @@ def autoscaled(name: str, where: str, *, image: str, most: int, idle_seconds: in
 
 
 def has_workloads(api: Api) -> bool:
-    """Whether Kueue's kind is known."""
+    """True if Kueue's kind is defined."""
     return "Workload" in api.kinds(f"{_KUEUE}/v1beta1")
 
 
 def make_workloads_a_kind(api: Api) -> None:
-    """Have Kueue's kind known, as where Kueue is installed, with nobody who acts on it."""
+    """Define Kueue's kind, as if Kueue were installed, without a controller that acts on it."""
     names = {"kind": "Workload", "listKind": "WorkloadList", "plural": "workloads", "singular": "workload"}
     schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
     version = {"name": "v1beta1", "served": True, "storage": True, "schema": schema}

@@ -1,4 +1,4 @@
-"""The backend `kubernetes` beyond the contract: what it costs, survives, may, and whom it keeps apart."""
+"""The backend `kubernetes` beyond the contract: number of calls, failures that it survives, rights, isolation."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def case(level_a: LevelA, shared: BackendCase, request: pytest.FixtureRequest) -
     yield shared
     shared.backend.delete(shared.ref)
     shared.until("absent")
-    # The garbage collector needs a while to look around again after the API server was away.
+    # The garbage collector needs a while to start again after an outage of the API server.
     wait_for("nothing left", lambda: not shared.leftovers(shared.ref), seconds=60)
 
 
@@ -58,14 +58,14 @@ def namespace_of(case: BackendCase) -> str:
 
 
 def other_than_watches(backend: KubernetesBackend) -> int:
-    """How much was asked so far but the opening of watches, which time alone brings."""
+    """Number of API calls so far, without the opening of watches, which happens over time."""
     return sum(count for (verb, _), count in backend.api.calls.items() if verb != "watch")
 
 
-# What it costs
+# Number of calls
 
 
-def test_fifty_looks_at_clusters_and_a_team_at_rest_cost_no_call(case: BackendCase) -> None:
+def test_fifty_observations_of_clusters_and_a_team_at_rest_make_no_call(case: BackendCase) -> None:
     backend = backend_of(case)
     case.ensure()
     before = other_than_watches(backend)
@@ -76,7 +76,7 @@ def test_fifty_looks_at_clusters_and_a_team_at_rest_cost_no_call(case: BackendCa
     assert other_than_watches(backend) == before
 
 
-def test_a_new_cluster_costs_three_calls(shared: BackendCase) -> None:
+def test_a_new_cluster_takes_three_calls(shared: BackendCase) -> None:
     backend = backend_of(shared)
     shared.ref = ClusterRef(shared.team.name, "counted", os.urandom(16).hex())
     shared.observe()
@@ -90,16 +90,16 @@ def test_a_new_cluster_costs_three_calls(shared: BackendCase) -> None:
     assert other_than_watches(backend) == before + 4
 
 
-# What it puts right
+# Repairs
 
 
-def test_a_quota_that_somebody_raised_is_put_right(level_a: LevelA, case: BackendCase) -> None:
+def test_a_quota_that_an_admin_raised_is_repaired(level_a: LevelA, case: BackendCase) -> None:
     namespace = namespace_of(case)
     before = level_a.api.get("v1", "ResourceQuota", "rayplane", namespace)
-    told: list[str] = []
-    case.backend.subscribe(told.append)
+    changed_uids: list[str] = []
+    case.backend.subscribe(changed_uids.append)
     level_a.api.patch("v1", "ResourceQuota", "rayplane", {"spec": {"hard": {"requests.cpu": "9999"}}}, namespace)
-    wait_for("told of the team", lambda: case.team.uid in told, seconds=60)
+    wait_for("told of the team", lambda: case.team.uid in changed_uids, seconds=60)
 
     def repaired() -> bool:
         assert case.backend.ensure_team(case.team, case.team_spec) == ""
@@ -109,15 +109,15 @@ def test_a_quota_that_somebody_raised_is_put_right(level_a: LevelA, case: Backen
     wait_for("the quota put right", repaired, seconds=60)
 
 
-def test_a_secret_that_was_lost_is_seen_when_another_gateway_looks_and_made_again(
+def test_a_lost_secret_is_noticed_by_another_gateway_and_made_again(
     level_a: LevelA, kubeconfig: Path, case: BackendCase, tmp_path: Path
 ) -> None:
     level_a.api.delete("v1", "Secret", raycluster.secret_name(case.ref.name), namespace_of(case))
     with gateway.backend_on(kubeconfig, tmp_path) as successor:
-        seen = successor.observe(case.ref, case.spec)
-        assert "Secret" in seen.drift
-        assert seen.endpoint is None
-        # Nobody but its pods knows the token of its Ray any more: only a new one can be reached.
+        state = successor.observe(case.ref, case.spec)
+        assert "Secret" in state.drift
+        assert state.endpoint is None
+        # Only its pods know the token of its Ray now, so the platform must replace the cluster.
         other = BackendCase(successor, case.ref, spec=case.spec, launch=case.launch, patience=60)
 
         def whole() -> bool:
@@ -126,7 +126,7 @@ def test_a_secret_that_was_lost_is_seen_when_another_gateway_looks_and_made_agai
             return now.phase == "ready" and not now.drift and now.endpoint is not None
 
         wait_for("made again", whole, seconds=60)
-        assert other.observe().incarnation != seen.incarnation
+        assert other.observe().incarnation != state.incarnation
 
 
 def test_a_renewed_token_is_in_the_secret_that_its_pods_mount_and_they_stay(level_a: LevelA, case: BackendCase) -> None:
@@ -173,7 +173,9 @@ def test_a_token_that_can_not_be_renewed_is_unavailable_and_is_renewed_later(
     assert other_than_watches(backend) == calls + 3
 
 
-def test_a_secret_that_went_while_it_was_suspended_is_there_before_its_pods(level_a: LevelA, case: BackendCase) -> None:
+def test_a_secret_that_was_deleted_during_suspension_is_made_before_the_pods(
+    level_a: LevelA, case: BackendCase
+) -> None:
     before = _token_in_the_secret(level_a, case)
     case.suspend()
     case.until("suspended")
@@ -183,7 +185,7 @@ def test_a_secret_that_went_while_it_was_suspended_is_there_before_its_pods(leve
     assert _token_in_the_secret(level_a, case) == before, "the gateway still has it"
 
 
-def test_suspending_asks_for_nothing_else_and_is_asked_once(level_a: LevelA, case: BackendCase) -> None:
+def test_suspending_changes_one_field_and_takes_one_call(level_a: LevelA, case: BackendCase) -> None:
     case.ensure()
     before = level_a.api.get(RAY, "RayCluster", case.ref.name, namespace_of(case))
     calls = other_than_watches(backend_of(case))
@@ -199,7 +201,7 @@ def test_suspending_asks_for_nothing_else_and_is_asked_once(level_a: LevelA, cas
     case.until("ready")
 
 
-def test_the_autoscalers_choice_survives_a_change_of_the_spec_whoever_is_first(
+def test_the_autoscalers_choice_survives_a_change_of_the_spec_in_either_order(
     level_a: LevelA, case: BackendCase
 ) -> None:
     case.spec = gateway.SPEC
@@ -210,17 +212,17 @@ def test_the_autoscalers_choice_survives_a_change_of_the_spec_whoever_is_first(
             try:
                 case.ensure()
                 break
-            except Conflict:  # the autoscaler was faster than the watch: look again
+            except Conflict:  # the autoscaler was faster than the watch: try again
                 time.sleep(0.05)
-        found = level_a.api.get(RAY, "RayCluster", case.ref.name, namespace_of(case))
-        assert found is not None
-        (group,) = found["spec"]["workerGroupSpecs"]
+        obj = level_a.api.get(RAY, "RayCluster", case.ref.name, namespace_of(case))
+        assert obj is not None
+        (group,) = obj["spec"]["workerGroupSpecs"]
         assert (group["replicas"], group["maxReplicas"]) == (workers, 3 + workers)
     case.spec = gateway.SPEC
     case.until_seen(lambda seen: seen.phase == "ready", "ready")
 
 
-def test_a_raycluster_that_somebody_else_made_is_not_taken_over(level_a: LevelA, shared: BackendCase) -> None:
+def test_a_raycluster_that_a_user_made_is_not_taken_over(level_a: LevelA, shared: BackendCase) -> None:
     namespace = namespace_of(shared)
     strange = {
         "apiVersion": RAY,
@@ -241,7 +243,7 @@ def test_a_raycluster_that_somebody_else_made_is_not_taken_over(level_a: LevelA,
     level_a.api.delete(RAY, "RayCluster", "strange", namespace)
 
 
-def test_a_predecessor_of_the_same_name_goes_first(level_a: LevelA, case: BackendCase) -> None:
+def test_an_earlier_cluster_of_the_same_name_is_deleted_first(level_a: LevelA, case: BackendCase) -> None:
     backend, old = backend_of(case), case.ref
     new = ClusterRef(old.team, old.name, os.urandom(16).hex())
     assert backend.observe(new, case.spec).phase == "absent"
@@ -256,40 +258,40 @@ def test_a_predecessor_of_the_same_name_goes_first(level_a: LevelA, case: Backen
     case.ref = new
 
 
-def test_the_end_of_a_head_is_told_though_the_operator_replaced_it(level_a: LevelA, case: BackendCase) -> None:
+def test_a_head_failure_is_reported_although_the_operator_replaced_the_head(level_a: LevelA, case: BackendCase) -> None:
     before = case.until("ready")
     assert case.crash is not None
     case.crash(case.ref)
     wait_for("another head", lambda: _another_head(level_a.api, case, before.incarnation), seconds=60)
-    seen = case.until("failed")
-    assert seen.reason == "OOMKilled"
-    assert "exit code 137" in seen.message
+    state = case.until("failed")
+    assert state.reason == "OOMKilled"
+    assert "exit code 137" in state.message
     after = case.until_mended(before)
     gone = [node for node in after.nodes if node.id == before.incarnation]
     assert [node.ended_at is not None for node in gone] == [True]
 
 
-# What it survives
+# Failures that it survives
 
 
-def test_a_watch_that_expired_starts_over_and_nothing_is_missed(level_a: LevelA, case: BackendCase) -> None:
+def test_an_expired_watch_lists_again_and_misses_nothing(level_a: LevelA, case: BackendCase) -> None:
     before = case.until("ready")
     level_a.expire_watches()
     assert case.crash is not None
     case.crash(case.ref)
-    seen = case.until_seen(lambda seen: seen.phase == "failed" or seen.incarnation != before.incarnation, "noticed")
-    assert seen.phase == "failed"
+    state = case.until_seen(lambda state: state.phase == "failed" or state.incarnation != before.incarnation, "noticed")
+    assert state.phase == "failed"
     case.until_mended(before)
 
 
-def test_while_the_api_server_is_away_nothing_is_claimed_and_then_it_goes_on(
+def test_without_the_api_server_observations_raise_unavailable_and_then_resume(
     level_a: LevelA, case: BackendCase
 ) -> None:
     before = case.until("ready")
-    level_a.stop("kube-apiserver", grace=0)  # a slow end would take from the moment for which what was seen counts
+    level_a.stop("kube-apiserver", grace=0)  # a slow stop would use up the backend's patience
     with level_a.without("kube-apiserver"):
         away_until = time.monotonic() + 60
-        assert case.observe() == before, "for a moment what was last seen still counts"
+        assert case.observe() == before, "within its patience the backend still relies on the cache"
         wait_for("what was seen is too old", lambda: not _seen(case), seconds=60)
         with pytest.raises(Unavailable, match="rayclusters"):
             case.observe()
@@ -300,12 +302,12 @@ def test_while_the_api_server_is_away_nothing_is_claimed_and_then_it_goes_on(
         with pytest.raises(Unavailable):
             case.backend.ensure_team(case.team, case.team_spec)
         time.sleep(max(0.0, away_until - time.monotonic()))
-    case.patience = 120  # so long the others, too, may wait before they ask the API server again
+    case.patience = 120  # the other components too may wait this long before they retry the API server
     wait_for("seen again", lambda: _seen(case), seconds=60)
     assert case.until("ready").incarnation == before.incarnation
 
 
-def test_etcd_may_restart(level_a: LevelA, case: BackendCase) -> None:
+def test_the_backend_survives_a_restart_of_etcd(level_a: LevelA, case: BackendCase) -> None:
     before = case.until("ready")
     level_a.restart("etcd")
     wait_for("seen again", lambda: _seen(case), seconds=60)
@@ -316,20 +318,22 @@ def test_etcd_may_restart(level_a: LevelA, case: BackendCase) -> None:
     case.until_seen(lambda seen: seen.drift == "", "put right")
 
 
-def test_without_the_operator_a_cluster_starts_as_soon_as_there_is_one(level_a: LevelA, shared: BackendCase) -> None:
+def test_a_cluster_that_was_made_without_an_operator_starts_once_there_is_one(
+    level_a: LevelA, shared: BackendCase
+) -> None:
     shared.ref = ClusterRef(shared.team.name, "waits", os.urandom(16).hex())
     with level_a.without("ray-operator"):
         shared.ensure()
         time.sleep(1)
-        seen = shared.observe()
-        assert (seen.phase, seen.reason) == ("starting", "NotSeen")
-        assert "operator" in seen.message
+        state = shared.observe()
+        assert (state.phase, state.reason) == ("starting", "NotSeen")
+        assert "operator" in state.message
     shared.until("ready")
     shared.backend.delete(shared.ref)
     shared.until("absent")
 
 
-def test_a_gateway_that_freezes_between_any_two_calls_leaves_nothing_half_made(
+def test_a_gateway_that_is_killed_between_any_two_calls_leaves_nothing_half_made(
     level_a: LevelA, kubeconfig: Path, shared: BackendCase, tmp_path: Path
 ) -> None:
     """It is killed before its n-th call, then before every later one; its successor finishes, and then deletes."""
@@ -355,8 +359,8 @@ def test_a_gateway_that_freezes_between_any_two_calls_leaves_nothing_half_made(
                 other = BackendCase(successor, ref, spec=shared.spec, launch=shared.launch, patience=120)
                 if act == "ensure":
                     other.ensure()
-                    seen = other.until_seen(lambda seen: seen.phase == "ready" and not seen.drift, "ready, whole")
-                    assert seen.endpoint is not None
+                    state = other.until_seen(lambda state: state.phase == "ready" and not state.drift, "ready, whole")
+                    assert state.endpoint is not None
                 elif act == "suspend":
                     other.suspend()
                     other.until("suspended")
@@ -371,7 +375,7 @@ def test_a_gateway_that_freezes_between_any_two_calls_leaves_nothing_half_made(
             pytest.fail(f"{act} makes more calls than were tried")
 
 
-def test_a_gateway_that_freezes_while_it_makes_or_removes_a_teams_place_leaves_nothing_half_made(
+def test_a_gateway_that_is_killed_while_it_makes_or_deletes_a_teams_namespace_leaves_nothing_half_made(
     level_a: LevelA, kubeconfig: Path, shared: BackendCase, tmp_path: Path
 ) -> None:
     """It is killed before its n-th call, then before every later one; another one finishes, and then deletes."""
@@ -384,7 +388,7 @@ def test_a_gateway_that_freezes_while_it_makes_or_removes_a_teams_place_leaves_n
         made.append(team)
         with gateway.backend_on(kubeconfig, tmp_path / team.name) as doomed:
             its = BackendCase(doomed, shared.ref, patience=60)
-            its.until_nothing_is_missing(partial(doomed.delete_team, team))  # it has heard of all that there is
+            its.until_nothing_is_missing(partial(doomed.delete_team, team))  # its cache is up to date
             making = partial(doomed.ensure_team, team, shared.team_spec)
             finished = gateway.killed_before(len(made) - 1, doomed, partial(its.until_nothing_is_missing, making))
         shared.until_nothing_is_missing(partial(shared.backend.ensure_team, team, shared.team_spec))
@@ -401,7 +405,7 @@ def test_a_gateway_that_freezes_while_it_makes_or_removes_a_teams_place_leaves_n
         assert gateway.place_of(level_a.api, team) == []
 
 
-def test_a_cluster_that_keeps_its_tables_in_redis_has_it_emptied_before_it_goes(
+def test_redis_is_emptied_before_a_cluster_with_tables_in_it_is_gone(
     level_a: LevelA, kubeconfig: Path, tmp_path: Path
 ) -> None:
     password = tmp_path / "password"
@@ -412,9 +416,9 @@ def test_a_cluster_that_keeps_its_tables_in_redis_has_it_emptied_before_it_goes(
         case.until_nothing_is_missing(lambda: backend.ensure_team(case.team, case.team_spec))
         case.ensure()
         case.until("ready")
-        (held,) = level_a.api.list(RAY, "RayCluster", namespace_of(case))
-        assert held["metadata"]["finalizers"] == ["ray.io/gcs-ft-redis-cleanup-finalizer"]
-        assert "redis-secret" not in str(held)
+        (obj,) = level_a.api.list(RAY, "RayCluster", namespace_of(case))
+        assert obj["metadata"]["finalizers"] == ["ray.io/gcs-ft-redis-cleanup-finalizer"]
+        assert "redis-secret" not in str(obj)
         backend.delete(case.ref)
         case.until_seen(lambda seen: "finalizer" in seen.message or seen.phase == "absent", "waiting for Redis")
         case.until("absent")
@@ -422,12 +426,10 @@ def test_a_cluster_that_keeps_its_tables_in_redis_has_it_emptied_before_it_goes(
         backend.delete_team(case.team)
 
 
-# What it may, and whom it keeps apart
+# Rights and isolation
 
 
-def test_a_strangers_pod_that_carries_a_clusters_labels_is_not_taken_for_its_head(
-    level_a: LevelA, case: BackendCase
-) -> None:
+def test_a_foreign_pod_with_a_clusters_labels_is_not_taken_for_its_head(level_a: LevelA, case: BackendCase) -> None:
     before = case.until("ready")
     (head,) = gateway.pods_of(level_a.api, case.ref, "head")
     stranger = {
@@ -436,12 +438,12 @@ def test_a_strangers_pod_that_carries_a_clusters_labels_is_not_taken_for_its_hea
         "metadata": {"name": "stranger", "namespace": "default", "labels": head["metadata"]["labels"]},
         "spec": {"containers": [{"name": "ray-head", "image": "x"}]},
     }
-    told: list[str] = []
-    case.backend.subscribe(told.append)
+    changed_uids: list[str] = []
+    case.backend.subscribe(changed_uids.append)
     level_a.api.create(stranger)
     try:
         wait_for("it runs", lambda: _is_ready(level_a.api.get("v1", "Pod", "stranger", "default")), seconds=60)
-        wait_for("the backend heard of it", lambda: case.ref.uid in told, seconds=60)
+        wait_for("the backend heard of it", lambda: case.ref.uid in changed_uids, seconds=60)
         assert case.observe() == before
     finally:
         level_a.api.delete("v1", "Pod", "stranger", "default", grace=0)
@@ -449,7 +451,9 @@ def test_a_strangers_pod_that_carries_a_clusters_labels_is_not_taken_for_its_hea
     assert case.observe() == before
 
 
-def test_the_gateway_may_not_do_what_it_does_not_do(level_a: LevelA, kubeconfig: Path, case: BackendCase) -> None:
+def test_the_gateways_role_has_no_right_that_it_does_not_use(
+    level_a: LevelA, kubeconfig: Path, case: BackendCase
+) -> None:
     with Api(kubeconfig) as mine:
         for forbidden in (
             lambda: mine.list("v1", "Secret"),
@@ -471,7 +475,7 @@ def test_the_gateway_may_not_do_what_it_does_not_do(level_a: LevelA, kubeconfig:
             assert refusal.value.status in (403, 422), refusal.value
 
 
-def test_a_right_that_the_gateway_lacks_is_named_with_the_remedy(level_a: LevelA) -> None:
+def test_a_missing_right_of_the_gateway_is_named_with_the_remedy(level_a: LevelA) -> None:
     level_a.api.apply(
         {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "nobody", "namespace": "default"}}
     )
@@ -515,12 +519,12 @@ def test_a_teams_accounts_reach_nothing_of_another_team(level_a: LevelA, case: B
                 with pytest.raises(ApiError) as refusal:
                     attempt()
                 assert refusal.value.status == 403
-            # That the question is asked rightly shows in what the autoscaler's account may at home.
+            # The autoscaler's rights in its own namespace prove that the question is asked correctly.
             assert _allowed(theirs_api, "patch", "ray.io", "rayclusters", mine) is (account == case.ref.name)
     case.until_nothing_is_missing(lambda: backend.delete_team(other))
 
 
-def test_a_members_identity_may_look_at_its_team_and_change_nothing(level_a: LevelA, case: BackendCase) -> None:
+def test_a_member_may_read_the_objects_of_their_team_and_change_none(level_a: LevelA, case: BackendCase) -> None:
     mine = namespace_of(case)
     review = {"user": "ada", "resourceAttributes": {"namespace": mine, "group": "ray.io", "resource": "rayclusters"}}
     for verb, allowed in (("get", True), ("patch", False), ("delete", False)):
@@ -533,7 +537,7 @@ def test_a_members_identity_may_look_at_its_team_and_change_nothing(level_a: Lev
         assert answer["status"].get("allowed", False) is allowed
 
 
-def test_a_strangers_namespace_is_not_taken_over(level_a: LevelA, shared: BackendCase) -> None:
+def test_a_foreign_namespace_is_not_taken_over(level_a: LevelA, shared: BackendCase) -> None:
     team, _ = gateway.refs()
     level_a.api.create(_namespace(f"rayplane-{team.name}"))
     with pytest.raises(Conflict, match="is not the platform's"):
@@ -543,7 +547,7 @@ def test_a_strangers_namespace_is_not_taken_over(level_a: LevelA, shared: Backen
     gateway.remove(level_a.api, team)
 
 
-def test_a_namespace_that_was_handed_over_keeps_what_is_in_it(level_a: LevelA, shared: BackendCase) -> None:
+def test_a_namespace_that_an_admin_handed_over_keeps_its_objects(level_a: LevelA, shared: BackendCase) -> None:
     team, _ = gateway.refs()
     name = f"rayplane-{team.name}"
     level_a.api.create(_namespace(name))
@@ -560,7 +564,7 @@ def test_a_namespace_that_was_handed_over_keeps_what_is_in_it(level_a: LevelA, s
     shared.until_nothing_is_missing(lambda: shared.backend.delete_team(team))
 
 
-def test_a_team_of_the_same_name_waits_until_its_predecessors_place_is_gone(
+def test_a_team_of_the_same_name_waits_until_the_earlier_teams_namespace_is_gone(
     level_a: LevelA, shared: BackendCase
 ) -> None:
     old, _ = gateway.refs()
@@ -574,7 +578,7 @@ def test_a_team_of_the_same_name_waits_until_its_predecessors_place_is_gone(
 
 
 def _files(case: BackendCase, ref: ClusterRef) -> list[object]:
-    """What the module's own gateway keeps of a cluster that another gateway deleted: its token."""
+    """Token file that the module's own gateway still has of a cluster that another gateway deleted."""
     return [leftover for leftover in case.leftovers(ref) if isinstance(leftover, Path)]
 
 

@@ -31,11 +31,13 @@ class TestKubernetes(CreatingBackendContract):
             yield case
             gateway.remove(level_a.api, case.team)
 
-    def test_it_declares_all_that_there_is(self, case: BackendCase) -> None:
+    def test_it_declares_every_capability(self, case: BackendCase) -> None:
         assert case.backend.capabilities == frozenset(Capability), "what it does not declare is not tested here"
 
 
-def test_a_namespace_that_is_a_strangers_is_refused(level_a: LevelA, kubeconfig: Path, tmp_path: Path) -> None:
+def test_a_namespace_that_the_platform_did_not_make_is_refused(
+    level_a: LevelA, kubeconfig: Path, tmp_path: Path
+) -> None:
     team, _ = gateway.refs()
     name = f"rayplane-{team.name}"
     level_a.api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
@@ -51,15 +53,15 @@ def test_another_gateway_reaches_a_cluster_by_its_token(level_a: LevelA, kubecon
         case.ensure()
         before = case.until("ready")
         with gateway.backend_on(kubeconfig, tmp_path / "two") as other:
-            seen = other.observe(case.ref, case.spec)
-            assert (seen.phase, seen.incarnation) == ("ready", before.incarnation)
-            assert seen.endpoint is not None
+            state = other.observe(case.ref, case.spec)
+            assert (state.phase, state.incarnation) == ("ready", before.incarnation)
+            assert state.endpoint is not None
             assert before.endpoint is not None
-            assert _text(seen.endpoint.token_path) == _text(before.endpoint.token_path)
+            assert _text(state.endpoint.token_path) == _text(before.endpoint.token_path)
         gateway.remove(level_a.api, case.team)
 
 
-def test_a_team_gets_a_volume_where_the_storage_root_is_a_folder(
+def test_a_team_gets_a_volume_if_the_storage_root_is_on_a_file_system(
     level_a: LevelA, kubeconfig: Path, tmp_path: Path
 ) -> None:
     root = tmp_path / "root"
@@ -77,7 +79,7 @@ def test_a_team_gets_a_volume_where_the_storage_root_is_a_folder(
         assert mount["mountPath"] == f"{root}/{case.team.name}"
         backend.delete(case.ref)
         case.until("absent")
-        case.patience = 90  # Kubernetes looks again at what is not bound four times a minute
+        case.patience = 90  # Kubernetes retries unbound claims four times a minute
         level_a.api.delete("v1", "PersistentVolumeClaim", "rayplane-storage", f"rayplane-{case.team.name}")
         wait_for("released", lambda: _phase_of_volume(level_a, name) == "Released", seconds=60)
         case.until_nothing_is_missing(lambda: backend.ensure_team(case.team, case.team_spec))
@@ -107,7 +109,7 @@ def test_a_team_whose_claim_an_admin_makes_waits_for_it(level_a: LevelA, kubecon
         gateway.remove(level_a.api, case.team)
 
 
-def test_what_the_autoscaler_chose_survives_a_change_though_the_watch_has_not_told_of_it(
+def test_the_autoscalers_choice_survives_a_change_although_the_watch_has_not_reported_it(
     level_a: LevelA, kubeconfig: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with gateway.backend_on(kubeconfig, tmp_path) as backend:
@@ -115,13 +117,13 @@ def test_what_the_autoscaler_chose_survives_a_change_though_the_watch_has_not_to
         case.until_nothing_is_missing(lambda: backend.ensure_team(case.team, case.team_spec))
         case.ensure()
         case.until("ready")
-        monkeypatch.setattr(backend._cache[RAYCLUSTER], "_put", lambda *_: None)  # it hears of nothing any more
+        monkeypatch.setattr(backend._cache[RAYCLUSTER], "_put", lambda *_: None)  # the cache gets no news any more
         gateway.autoscale(level_a.api, case.ref, 2)
         case.spec = case.spec.model_copy(update={"workers": Workers(min=0, max=5)})
         case.ensure()
-        found = level_a.api.get(gateway.RAY, "RayCluster", case.ref.name, f"rayplane-{case.team.name}")
-        assert found is not None
-        (group,) = found["spec"]["workerGroupSpecs"]
+        obj = level_a.api.get(gateway.RAY, "RayCluster", case.ref.name, f"rayplane-{case.team.name}")
+        assert obj is not None
+        (group,) = obj["spec"]["workerGroupSpecs"]
         assert (group["replicas"], group["maxReplicas"]) == (2, 5)
         gateway.remove(level_a.api, case.team)
 

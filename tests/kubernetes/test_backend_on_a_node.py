@@ -78,12 +78,12 @@ def case(level_b: LevelB, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def test_a_cluster_of_real_ray_becomes_ready_in_a_restricted_namespace(level_b: LevelB, case: BackendCase) -> None:
     began = time.monotonic()
     case.ensure()
-    seen = case.until("ready")
-    ray = client(seen)
-    print(f"head pod {seen.incarnation} is ready after {time.monotonic() - began:.1f} s: {ray.version()}")
+    state = case.until("ready")
+    ray = client(state)
+    print(f"head pod {state.incarnation} is ready after {time.monotonic() - began:.1f} s: {ray.version()}")
     assert ray.version()["ray_version"] == "2.60.0"
     (head,) = gateway.pods_of(level_b.api, case.ref, "head")
-    assert head["metadata"]["uid"] == seen.incarnation
+    assert head["metadata"]["uid"] == state.incarnation
     assert {status["name"]: status["ready"] for status in head["status"]["containerStatuses"]} == {
         "ray-head": True,
         "autoscaler": True,
@@ -100,18 +100,18 @@ def test_a_job_reads_its_secrets_writes_the_storage_root_and_has_no_identity(cas
     assert written.read_text() == "by the job"
 
 
-def test_a_head_whose_ray_is_killed_is_told_of_and_another_takes_its_place(level_b: LevelB, case: BackendCase) -> None:
+def test_a_head_whose_ray_is_killed_is_reported_and_replaced(level_b: LevelB, case: BackendCase) -> None:
     before = case.until("ready")
     ray = client(before)
     ray.submit(f"python -c '{KILLS_RAY}'", "kills")
     ray.close()
-    seen = case.until("failed")
-    print(f"{seen.reason}: {seen.message}")
-    assert "ended" in seen.message or "deleted" in seen.message
+    state = case.until("failed")
+    print(f"{state.reason}: {state.message}")
+    assert "ended" in state.message or "deleted" in state.message
     case.until_mended(before)
 
 
-def test_what_a_job_prints_is_kept_byte_for_byte(case: BackendCase) -> None:
+def test_the_output_of_a_job_is_kept_byte_for_byte(case: BackendCase) -> None:
     ray = client(case.until("ready"))
     ray.submit(f"python -c '{PRINTS_BYTES}'", "bytes")
     before, odd, after = ended(ray, "bytes").partition(b"Z\xfcrich\r 50 %\r\n")
@@ -123,7 +123,7 @@ def test_what_a_job_prints_is_kept_byte_for_byte(case: BackendCase) -> None:
     ray.close()
 
 
-def test_it_goes_and_leaves_nothing(level_b: LevelB, case: BackendCase) -> None:
+def test_a_deleted_cluster_leaves_nothing(level_b: LevelB, case: BackendCase) -> None:
     began = time.monotonic()
     case.backend.delete(case.ref)
     case.until("absent")
@@ -133,10 +133,10 @@ def test_it_goes_and_leaves_nothing(level_b: LevelB, case: BackendCase) -> None:
     assert level_b.api.get("v1", "Namespace", f"rayplane-{case.team.name}") is None
 
 
-def client(seen: Observation) -> RayRest:
+def client(state: Observation) -> RayRest:
     """A ready cluster's Ray, by the token that the backend keeps."""
-    assert seen.endpoint is not None
-    return RayRest(seen.endpoint.dashboard_url, Path(str(seen.endpoint.token_path)).read_text(), timeout=30)
+    assert state.endpoint is not None
+    return RayRest(state.endpoint.dashboard_url, Path(str(state.endpoint.token_path)).read_text(), timeout=30)
 
 
 def run(case: BackendCase, name: str, code: str) -> str:

@@ -1,4 +1,4 @@
-"""The bed itself: it comes up whole, behaves like a cluster, survives its components, and leaves nothing."""
+"""The bed itself: it starts, behaves like a cluster, survives failures of its components, and leaves nothing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.kubernetes.support import head_and_workers, namespace
 RAY = "ray.io/v1"
 
 
-def test_every_component_of_level_a_is_well_and_kuberay_is_installed(level_a: LevelA) -> None:
+def test_every_component_of_level_a_is_healthy_and_kuberay_is_installed(level_a: LevelA) -> None:
     version = level_a.api.request("GET", "/version")
     assert version["gitVersion"] == "v1.36.2"
     kinds = {resource["kind"] for resource in level_a.api.request("GET", f"/apis/{RAY}")["resources"]}
@@ -40,7 +40,7 @@ def test_the_operator_makes_a_ray_cluster_ready_on_fake_nodes(level_a: LevelA) -
         wait_for("its pods gone", lambda: not level_a.api.list("v1", "Pod", name), seconds=120)
 
 
-def test_a_held_pod_keeps_the_status_that_a_test_gives_it(level_a: LevelA) -> None:
+def test_a_held_pod_keeps_the_status_that_a_test_sets(level_a: LevelA) -> None:
     with namespace(level_a.api) as name:
         with level_a.pods_held():
             level_a.api.create(pod("held", name))
@@ -61,10 +61,10 @@ def test_a_held_pod_keeps_the_status_that_a_test_gives_it(level_a: LevelA) -> No
             level_a.set_pod_status("held", name, {"phase": "Pending", "containerStatuses": [container]})
         level_a.api.create(pod("free", name))
         wait_for("the other runs", lambda: phase(level_a.api, "free", name) == "Running", seconds=120)
-        held = level_a.api.get("v1", "Pod", "held", name)
-        assert held is not None
-        assert held["status"]["phase"] == "Pending"
-        assert held["status"]["containerStatuses"][0]["state"] == waiting
+        held_pod = level_a.api.get("v1", "Pod", "held", name)
+        assert held_pod is not None
+        assert held_pod["status"]["phase"] == "Pending"
+        assert held_pod["status"]["containerStatuses"][0]["state"] == waiting
 
 
 def test_pod_security_quota_and_roles_are_enforced(level_a: LevelA) -> None:
@@ -149,15 +149,15 @@ def test_a_bed_that_does_not_start_says_why_and_leaves_nothing(tmp_path: Path, m
 
 def processes_of(folder: Path) -> list[str]:
     """The command lines that name a folder."""
-    found = []
+    command_lines = []
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             line = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:
             continue  # It ended meanwhile.
         if str(folder) in line:
-            found.append(line)
-    return found
+            command_lines.append(line)
+    return command_lines
 
 
 def provisioned(api: Api, name: str, where: str) -> Object | None:
@@ -167,8 +167,8 @@ def provisioned(api: Api, name: str, where: str) -> Object | None:
 
 
 def phase(api: Api, name: str, where: str) -> str | None:
-    found = api.get("v1", "Pod", name, where)
-    return found["status"].get("phase") if found else None
+    pod = api.get("v1", "Pod", name, where)
+    return pod["status"].get("phase") if pod else None
 
 
 def pod(name: str, where: str, **container: object) -> Object:

@@ -33,7 +33,7 @@ def room(level_b: LevelB) -> Iterator[str]:
     wait_for("namespace gone", lambda: level_b.api.get("v1", "Namespace", name) is None, seconds=120)
 
 
-def test_a_pod_of_the_image_runs_as_nobody_special_and_reports_rays_version(level_b: LevelB, room: str) -> None:
+def test_a_pod_of_the_image_runs_without_privileges_and_reports_rays_version(level_b: LevelB, room: str) -> None:
     script = "import os, ray, rayplane.runtime; print(ray.__version__, os.getuid(), rayplane.__name__)"
     pod = run(level_b.api, restricted_pod("version", room, level_b.image, ["python", "-c", script]))
     said = logs(level_b.api, "version", room)
@@ -76,7 +76,7 @@ def test_a_service_answers_the_host_and_pods_alike(level_b: LevelB, room: str) -
     made = level_b.api.create(service | {"spec": {"selector": {"app": "web"}, "ports": ports}})
     address = made["spec"]["clusterIP"]
     wait_for("an answer to the host", lambda: answers(f"http://{address}/"), seconds=60)
-    # It calls itself too: the answer of a neighbour on the bridge must come back through the node.
+    # The pod calls itself too: answers between pods on the bridge must go through the node.
     script = "import urllib.request as u; print(u.urlopen('http://web/', timeout=20).status)"
     run(level_b.api, restricted_pod("caller", room, level_b.image, ["python", "-c", script]))
     assert logs(level_b.api, "caller", room).strip() == "200"
@@ -154,8 +154,8 @@ def run(api: Api, pod: Object) -> Object:
     api.create(pod)
 
     def over() -> Object | None:
-        found = api.get("v1", "Pod", name, where)
-        return found if found and found["status"].get("phase") in ("Succeeded", "Failed") else None
+        pod_now = api.get("v1", "Pod", name, where)
+        return pod_now if pod_now and pod_now["status"].get("phase") in ("Succeeded", "Failed") else None
 
     done = wait_for(f"pod {name} over", over, seconds=120)
     assert done["status"]["phase"] == "Succeeded", logs(api, name, where) or json.dumps(done["status"])

@@ -42,7 +42,7 @@ def backend(kubeconfig: Path, home: Path) -> Iterator[KubernetesBackend]:
 
 @pytest.fixture(scope="module")
 def team(level_a: LevelA, backend: KubernetesBackend) -> Iterator[TeamRef]:
-    """A team that has its place."""
+    """A team that has its namespace."""
     ref, _ = gateway.refs()
     wait_for("the team's place", lambda: backend.ensure_team(ref, gateway.TEAM_SPEC) == "", seconds=60)
     yield ref
@@ -73,7 +73,7 @@ def case(level_a: LevelA, backend: KubernetesBackend, team: TeamRef, home: Path)
 
 
 def other_than_watches(backend: KubernetesBackend) -> int:
-    """How much was asked so far but the opening of watches, which time alone brings."""
+    """Number of API calls so far, without the opening of watches, which happens over time."""
     return sum(count for (verb, _), count in backend.api.calls.items() if verb != "watch")
 
 
@@ -83,7 +83,7 @@ def namespace_of(case: DedicatedCase) -> str:
 
 @pytest.mark.parametrize("noun", ["job", "service"])
 @pytest.mark.parametrize("act", ["ensure", "delete"])
-def test_a_gateway_that_freezes_between_any_two_calls_leaves_nothing_half_made(
+def test_a_gateway_that_is_killed_between_any_two_calls_leaves_nothing_half_made(
     level_a: LevelA, kubeconfig: Path, backend: KubernetesBackend, team: TeamRef, tmp_path: Path, noun: str, act: str
 ) -> None:
     """It is killed before its n-th call, then before every later one; its successor finishes, and then deletes."""
@@ -113,7 +113,7 @@ def test_a_gateway_that_freezes_between_any_two_calls_leaves_nothing_half_made(
 # Jobs
 
 
-def test_a_rayjob_says_to_kuberay_what_the_attempt_is(level_a: LevelA, case: DedicatedCase) -> None:
+def test_a_rayjob_describes_the_attempt_to_kuberay(level_a: LevelA, case: DedicatedCase) -> None:
     case.submission = replace(
         case.submission,
         entrypoint="echo 🎉",
@@ -139,7 +139,7 @@ def test_a_rayjob_says_to_kuberay_what_the_attempt_is(level_a: LevelA, case: Ded
     assert [group["replicas"] for group in cluster["spec"]["workerGroupSpecs"]] == [1]
 
 
-def test_its_secrets_lie_beside_it_and_go_with_it(level_a: LevelA, case: DedicatedCase) -> None:
+def test_its_secrets_are_in_its_namespace_and_are_deleted_with_it(level_a: LevelA, case: DedicatedCase) -> None:
     case.ensure_job()
     secret = dedicated.one(level_a.api, "Secret", case.job)
     texts = {key: base64.b64decode(value).decode() for key, value in secret["data"].items()}
@@ -149,14 +149,14 @@ def test_its_secrets_lie_beside_it_and_go_with_it(level_a: LevelA, case: Dedicat
     head = dedicated.head_of(level_a.api, case.job)
     volumes = [volume.get("secret", {}).get("secretName") for volume in head["spec"]["volumes"]]
     assert secret["metadata"]["name"] in volumes
-    seen = case.job_until(lambda seen: seen.endpoint is not None)
-    assert seen.endpoint is not None
-    assert seen.endpoint.token_path is not None
-    assert Path(seen.endpoint.token_path).read_text().strip() == texts[pods.AUTH_TOKEN]
+    state = case.job_until(lambda state: state.endpoint is not None)
+    assert state.endpoint is not None
+    assert state.endpoint.token_path is not None
+    assert Path(state.endpoint.token_path).read_text().strip() == texts[pods.AUTH_TOKEN]
     assert "the cluster's own token" not in json.dumps([job, head])
 
 
-def test_what_a_call_that_failed_left_undone_is_seen_and_done(
+def test_work_that_a_failed_call_left_undone_is_noticed_and_done(
     level_a: LevelA, backend: KubernetesBackend, case: DedicatedCase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     apply = backend.api.apply
@@ -170,11 +170,11 @@ def test_what_a_call_that_failed_left_undone_is_seen_and_done(
         patch.setattr(backend.api, "apply", failing)
         with pytest.raises(Unavailable):
             case.ensure_job()
-    seen = case.job_until(lambda seen: seen.phase == "starting")
-    assert "Secret" in seen.drift
+    state = case.job_until(lambda state: state.phase == "starting")
+    assert "Secret" in state.drift
     case.ensure_job()
     assert dedicated.one(level_a.api, "Secret", case.job)["data"]
-    case.job_until(lambda seen: seen.endpoint is not None and not seen.drift)
+    case.job_until(lambda state: state.endpoint is not None and not state.drift)
 
 
 def test_a_head_that_keeps_its_tables_in_redis_finds_the_password(
@@ -192,7 +192,9 @@ def test_a_head_that_keeps_its_tables_in_redis_finds_the_password(
         case.service_until(lambda seen: seen.phase == "absent")
 
 
-def test_looks_at_a_job_and_a_service_at_rest_cost_no_call(backend: KubernetesBackend, case: DedicatedCase) -> None:
+def test_observations_of_a_job_and_a_service_at_rest_make_no_call(
+    backend: KubernetesBackend, case: DedicatedCase
+) -> None:
     case.ensure_job()
     case.ensure_service()
     case.job_until(lambda seen: seen.endpoint is not None)
@@ -208,42 +210,42 @@ def test_looks_at_a_job_and_a_service_at_rest_cost_no_call(backend: KubernetesBa
 
 def test_another_gateway_finds_the_attempt_and_its_token(kubeconfig: Path, case: DedicatedCase, tmp_path: Path) -> None:
     case.ensure_job()
-    before = case.job_until(lambda seen: seen.endpoint is not None)
+    before = case.job_until(lambda state: state.endpoint is not None)
     with gateway.backend_on(kubeconfig, tmp_path) as successor:
-        seen = successor.observe_job(case.job)
-        assert (seen.phase, seen.incarnation) == ("running", before.incarnation)
-        assert seen.endpoint is not None
+        state = successor.observe_job(case.job)
+        assert (state.phase, state.incarnation) == ("running", before.incarnation)
+        assert state.endpoint is not None
         assert before.endpoint is not None
-        mine, theirs = (Path(str(e.token_path)).read_text() for e in (seen.endpoint, before.endpoint))
+        mine, theirs = (Path(str(e.token_path)).read_text() for e in (state.endpoint, before.endpoint))
         assert mine == theirs
 
 
 def test_a_head_that_dies_is_a_lost_attempt_with_its_reason(level_a: LevelA, case: DedicatedCase) -> None:
     case.ensure_job()
-    case.job_until(lambda seen: seen.phase == "running" and seen.endpoint is not None)
+    case.job_until(lambda state: state.phase == "running" and state.endpoint is not None)
     head = dedicated.head_of(level_a.api, case.job)
     gateway.fail(level_a.api, head["metadata"]["name"], namespace_of(case))
-    seen = case.job_until(lambda seen: seen.phase == "lost")
-    assert (seen.reason, seen.endpoint) == ("OOMKilled", None)
-    assert "more memory than its size has" in seen.message
+    state = case.job_until(lambda state: state.phase == "lost")
+    assert (state.reason, state.endpoint) == ("OOMKilled", None)
+    assert "more memory than its size has" in state.message
 
 
-def test_what_the_operator_calls_invalid_is_failed_with_its_words(
+def test_a_job_or_service_that_the_operator_calls_invalid_is_failed_with_its_message(
     kubeconfig: Path, team: TeamRef, level_a: LevelA, tmp_path: Path
 ) -> None:
     with gateway.backend_on(kubeconfig, tmp_path, ray_version="2.40.0") as old:
         case = dedicated.case_on(level_a, old, tmp_path, team.name)
         case.ensure_job()
         case.ensure_service()
-        job = case.job_until(lambda seen: seen.phase == "failed")
-        service = case.service_until(lambda seen: seen.phase == "failed")
-        for seen in (job, service):
-            assert seen.reason == "ValidationFailed"
-            assert "minimum Ray version is 2.52.0" in seen.message
+        job = case.job_until(lambda state: state.phase == "failed")
+        service = case.service_until(lambda state: state.phase == "failed")
+        for state in (job, service):
+            assert state.reason == "ValidationFailed"
+            assert "minimum Ray version is 2.52.0" in state.message
         old.delete_job(case.job)
         old.delete_service(case.service)
-        case.job_until(lambda seen: seen.phase == "absent")
-        case.service_until(lambda seen: seen.phase == "absent")
+        case.job_until(lambda state: state.phase == "absent")
+        case.service_until(lambda state: state.phase == "absent")
 
 
 @pytest.mark.parametrize(
@@ -255,20 +257,22 @@ def test_what_the_operator_calls_invalid_is_failed_with_its_words(
         ({"jobDeploymentStatus": "Failed", "jobStatus": "RUNNING", "reason": "DeadlineExceeded"}, "timed_out"),
     ],
 )
-def test_how_kuberay_says_that_it_ended_is_seen(
+def test_each_way_in_which_kuberay_reports_an_end_is_observed(
     level_a: LevelA, case: DedicatedCase, status: dict[str, str], phase: str
 ) -> None:
     with level_a.without("ray-operator"):
         case.ensure_job()
         name, ended = rayjob.name_of(case.job), {**status, "endTime": "2026-01-01T00:00:00Z"}
         level_a.api.patch_status(RAY, "RayJob", name, ended, namespace_of(case))
-        seen = case.job_until(lambda seen: seen.phase not in ("starting", "absent"))
-        assert (seen.phase, seen.message) == (phase, status.get("message", ""))
-        # The operator, back again, would free the nodes of a job that ended so long ago, which is not there.
+        state = case.job_until(lambda state: state.phase not in ("starting", "absent"))
+        assert (state.phase, state.message) == (phase, status.get("message", ""))
+        # The restarted operator would free the nodes of a job that ended so long ago.
         level_a.api.patch_status(RAY, "RayJob", name, {"jobDeploymentStatus": "", "jobStatus": ""}, namespace_of(case))
 
 
-def test_while_the_operator_is_down_it_is_said_that_nobody_looked(level_a: LevelA, case: DedicatedCase) -> None:
+def test_without_an_operator_a_job_and_a_service_say_that_no_operator_has_looked(
+    level_a: LevelA, case: DedicatedCase
+) -> None:
     with level_a.without("ray-operator"):
         case.ensure_job()
         case.ensure_service()
@@ -276,7 +280,7 @@ def test_while_the_operator_is_down_it_is_said_that_nobody_looked(level_a: Level
         assert case.backend.observe_service(case.service).reason == "NotSeen"
 
 
-def test_what_kuberay_would_pass_over_is_refused_beforehand(case: DedicatedCase) -> None:
+def test_a_setting_that_kuberay_would_ignore_is_refused_by_preflight(case: DedicatedCase) -> None:
     spec = JobSpec(entrypoint="true", nodes=case.nodes, resources=Resources(memory=2**30))
     (reason,) = case.backend.preflight_job(case.job, spec, case.launch.size)
     assert reason.startswith("job.resources.memory")
@@ -297,17 +301,17 @@ def test_a_rayservice_serves_the_application_where_kuberay_looks(level_a: LevelA
     assert ports["serve"] == 8000
 
 
-def test_it_is_ready_under_a_url_that_stays_once_kuberay_says_so(level_a: LevelA, case: DedicatedCase) -> None:
+def test_a_service_is_ready_under_a_lasting_url_once_kuberay_says_so(level_a: LevelA, case: DedicatedCase) -> None:
     case.ensure_service()
-    assert case.service_until(lambda seen: bool(seen.nodes)).phase == "starting"
-    seen = serve(level_a, case)
-    assert seen.endpoint is not None
+    assert case.service_until(lambda state: bool(state.nodes)).phase == "starting"
+    state = serve(level_a, case)
+    assert state.endpoint is not None
     namespace, service = namespace_of(case), rayservice.serve_service(case.service)
-    assert seen.endpoint.serve_url == f"http://{service}.{namespace}.svc:8000"
-    assert seen.environment is not None
+    assert state.endpoint.serve_url == f"http://{service}.{namespace}.svc:8000"
+    assert state.environment is not None
 
 
-def test_another_version_changes_the_configuration_and_no_node(level_a: LevelA, case: DedicatedCase) -> None:
+def test_a_new_model_version_changes_the_configuration_and_no_node(level_a: LevelA, case: DedicatedCase) -> None:
     case.ensure_service("1")
     cluster = dedicated.one(level_a.api, "RayCluster", case.service)["metadata"]["uid"]
     serve(level_a, case)
@@ -320,18 +324,18 @@ def test_another_version_changes_the_configuration_and_no_node(level_a: LevelA, 
     assert dedicated.one(level_a.api, "RayCluster", case.service)["metadata"]["uid"] == cluster
 
 
-def test_other_nodes_come_beside_the_ones_that_serve(level_a: LevelA, case: DedicatedCase) -> None:
+def test_new_nodes_start_beside_the_ones_that_serve(level_a: LevelA, case: DedicatedCase) -> None:
     case.ensure_service()
     before = serve(level_a, case)
     case.nodes = Nodes(workers=Workers(min=2, max=2))
     case.launch = replace(case.launch, env={**case.launch.env, "MORE": "yes"})
     case.ensure_service()
-    seen = case.service_until(lambda seen: len([n for n in seen.nodes if n.kind == "head"]) == 2)
-    assert seen.phase == "starting"
-    assert {node.id for node in before.nodes} < {node.id for node in seen.nodes}
+    state = case.service_until(lambda state: len([n for n in state.nodes if n.kind == "head"]) == 2)
+    assert state.phase == "starting"
+    assert {node.id for node in before.nodes} < {node.id for node in state.nodes}
 
 
-def test_an_application_that_serve_could_not_deploy_is_failed_with_its_words(
+def test_an_application_that_serve_could_not_deploy_is_failed_with_its_message(
     level_a: LevelA, case: DedicatedCase
 ) -> None:
     case.ensure_service()
@@ -343,12 +347,12 @@ def test_an_application_that_serve_could_not_deploy_is_failed_with_its_words(
             "applicationStatuses": {"delay": app},
         },
     }
-    seen = said(level_a, case, status, "failed")
-    assert (seen.reason, seen.message) == ("DEPLOY_FAILED", "No module named 'nothing'")
+    state = said(level_a, case, status, "failed")
+    assert (state.reason, state.message) == ("DEPLOY_FAILED", "No module named 'nothing'")
 
 
 def serve(level_a: LevelA, case: DedicatedCase) -> ServiceObservation:
-    """What the operator says of a service once its Serve answers, which no fake node's does."""
+    """Set the status that the operator sets once a service's Serve answers: on fake nodes it never does."""
     status = {
         "conditions": [
             dedicated.condition("Ready", "True", "NonZeroServeEndpoints"),
@@ -361,7 +365,7 @@ def serve(level_a: LevelA, case: DedicatedCase) -> ServiceObservation:
 
 
 def asked_for_serve(level_a: LevelA, case: DedicatedCase) -> str:
-    """The name of the service's RayCluster, once the operator asks its Serve: while that is dumb, it writes nothing."""
+    """Name of the service's RayCluster, once the operator polls its Serve: without an answer it writes no status."""
 
     def up() -> str | None:
         cluster = dedicated.one(level_a.api, "RayCluster", case.service)
@@ -371,10 +375,10 @@ def asked_for_serve(level_a: LevelA, case: DedicatedCase) -> str:
 
 
 def said(level_a: LevelA, case: DedicatedCase, status: Object, phase: str) -> ServiceObservation:
-    """What the backend makes of a status, which is said again where the operator was still writing its own."""
+    """The backend's observation of a status, which is set again if the operator overwrites it."""
 
-    def say(seen: ServiceObservation) -> bool:
+    def say(state: ServiceObservation) -> bool:
         level_a.api.patch_status(RAY, "RayService", rayservice.name_of(case.service), status, namespace_of(case))
-        return seen.phase == phase
+        return state.phase == phase
 
     return case.service_until(say)

@@ -88,8 +88,8 @@ class Gateway:
         """Wait for one of these phases."""
 
         def look() -> Object | None:
-            found = self.platform.store.get(kind, "" if kind == "Team" else TEAM, name)
-            return found if found.status.get("phase") in phases else None
+            causes = self.platform.store.get(kind, "" if kind == "Team" else TEAM, name)
+            return causes if causes.status.get("phase") in phases else None
 
         try:
             return wait_for(f"{kind} {name} {phases}", look, seconds=seconds)
@@ -181,15 +181,15 @@ def test_a_job_that_is_stopped_frees_its_nodes(level_b: LevelB, running: Gateway
     assert pods(level_b) == []
 
 
-def test_why_tells_what_a_jobs_own_nodes_can_not_give_it(level_b: LevelB, running: Gateway) -> None:
+def test_why_explains_a_demand_that_a_jobs_own_nodes_can_not_meet(level_b: LevelB, running: Gateway) -> None:
     code = "import ray; ray.get(ray.remote(lambda: 0).options(num_cpus=64).remote())"
     nodes = {"size": "tiny", "workers": {"min": 0, "max": 1}}
     running.apply("Job", "vast", {"entrypoint": f'python -c "{code}"', "nodes": nodes, "tracked": False})
     running.phase("Job", "vast", "Running")
 
     def told() -> Cause | None:
-        found = why.explain("Job", TEAM, "vast", principal=SYSTEM, platform=running.platform).causes
-        return next((cause for cause in found if cause.code == "autoscaler-infeasible"), None)
+        causes = why.explain("Job", TEAM, "vast", principal=SYSTEM, platform=running.platform).causes
+        return next((cause for cause in causes if cause.code == "autoscaler-infeasible"), None)
 
     cause = wait_for("why says that no node is that large", told, seconds=120)
     print(f"why: {cause.sentence}")
@@ -257,7 +257,7 @@ def test_a_service_answers_over_http_and_rolls_to_another_version_on_the_same_no
 
 
 def unfinished(store: Store) -> list[str]:
-    """What of the team still is, or has not ended."""
+    """Names of the team's services, and of its jobs that have not ended."""
     services = [service.metadata.name for service in store.each("Service", TEAM)]
     return services + [j.metadata.name for j in store.each("Job", TEAM) if j.status.get("phase") not in TERMINAL]
 
@@ -281,13 +281,13 @@ def reachable(level_b: LevelB, service: Object) -> str:
     """The service's URL by its Service's address: the host has no names of the bed."""
     name = rayservice.serve_service(ServiceRef(TEAM, "delay", service.metadata.uid))
     assert service.status["url"] == f"http://{name}.{NAMESPACE}.svc:8000/delay"
-    found = level_b.api.get("v1", "Service", name, NAMESPACE)
-    assert found is not None
-    return f"http://{found['spec']['clusterIP']}:8000/delay"
+    causes = level_b.api.get("v1", "Service", name, NAMESPACE)
+    assert causes is not None
+    return f"http://{causes['spec']['clusterIP']}:8000/delay"
 
 
 def first_answer(url: str) -> dict[str, Any]:
-    """A prediction as soon as the node knows where a Service leads, which it is told once KubeRay is."""
+    """A prediction, as soon as the node has its rules for the Service, which it gets after KubeRay is ready."""
 
     def look() -> dict[str, Any] | None:
         try:

@@ -1,4 +1,4 @@
-"""The image without a node: which packages it holds, and that its archive is whole. The rest is seen on the node."""
+"""The image without a node: its packages, and a complete archive. Tests on the node check the rest."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ other==4 \\
 """
 
 
-def test_the_image_holds_what_was_asked_for_and_what_that_needs_and_no_more() -> None:
+def test_the_image_has_the_requested_packages_and_their_dependencies_and_no_more() -> None:
     needed = image.needed(LOCK, ["alpha[data]>=1"])
     assert [line for line in needed.splitlines() if not line.startswith(" ")] == [
         "alpha==1 \\",
@@ -63,7 +63,7 @@ def test_every_blob_of_an_archive_has_the_digest_that_names_it(tmp_path: Path) -
     assert {layer["digest"] for layer in manifest["layers"]} <= made.blobs.keys()
 
 
-def test_an_image_is_made_once_and_anew_when_its_content_changes(tmp_path: Path) -> None:
+def test_an_image_is_made_once_and_again_when_its_content_changes(tmp_path: Path) -> None:
     program, cache = tmp_path / "program", tmp_path / "cache"
     program.write_bytes(b"a program")
     first = image.pause_image(cache, program)

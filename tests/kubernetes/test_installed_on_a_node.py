@@ -56,7 +56,7 @@ class Installed:
         service = self.bed.api.get("v1", "Service", "rayplane", OURS)
         assert service is not None
         url = f"http://{service['spec']['clusterIP']}:8470"
-        # The node's rules for a Service come a moment after the pod is said to be available.
+        # The node gets its rules for a Service a moment after the pod is available.
         wait_for("the gateway answers", lambda: _answers(f"{url}/readyz"), seconds=60)
         return Client(url, token)
 
@@ -90,7 +90,7 @@ def installed(level_b: LevelB, tmp_path_factory: pytest.TempPathFactory) -> Iter
     made.kubectl("delete", "pv", f"{OURS}-rayplane-home", f"{OURS}-rayplane-storage")
 
 
-def test_a_team_works_on_it_and_a_new_gateway_finds_all_as_it_was(installed: Installed) -> None:
+def test_a_team_works_on_the_installation_and_a_new_gateway_finds_everything_unchanged(installed: Installed) -> None:
     with installed.client() as api:
         size = {"cpu": "300m", "memory": "3Gi", "logical_cpu": 2}
         api.teams.apply("", TEAM, {"backend": "kubernetes", "members": {"local": "admin"}, "sizes": {"small": size}})
@@ -125,7 +125,7 @@ def test_a_team_works_on_it_and_a_new_gateway_finds_all_as_it_was(installed: Ins
     assert installed.bed.api.get("v1", "Namespace", f"rayplane-{TEAM}") is None
 
 
-def test_its_secrets_are_its_own_and_in_no_manifest(installed: Installed) -> None:
+def test_the_installations_secrets_are_readable_by_their_owner_only_and_in_no_manifest(installed: Installed) -> None:
     state = installed.folder / "rayplane-home" / "state"
     files = [state / "token", *(path for path in (state / "secrets").iterdir() if path.is_file())]
     assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
@@ -134,7 +134,7 @@ def test_its_secrets_are_its_own_and_in_no_manifest(installed: Installed) -> Non
 
 
 def write_overlay(made: Installed) -> None:
-    """What an admin writes: the image, the class of the claims, and where the storage root is."""
+    """Write an admin's overlay: the image, the storage class of the claims, and the storage root."""
     bed = made.bed
     shutil.copytree(DEPLOY, made.overlay / "base")
     name, _, tag = bed.image.rpartition(":")

@@ -26,14 +26,14 @@ TEAM = {"backend": "kubernetes", "sizes": {"small": {"cpu": 1, "memory": "1Gi"}}
 SPEC = {"size": "small", "workers": {"min": 1, "max": 3}}
 CLUSTERS = 5
 SECOND = timedelta(seconds=1)
-"""What Kubernetes' times are told in."""
+"""Resolution of Kubernetes' times."""
 LATE = timedelta(seconds=30)
-"""How long a gateway that is up may take to hear of an end: it comes back to an API server that was away by and by."""
+"""Time that a running gateway has to notice an end: after an outage it retries the API server with growing pauses."""
 
 
 @dataclass
 class Life:
-    """What somebody who only watches knows of a pod."""
+    """Times of one pod, as an observer outside of the gateway saw them."""
 
     uid: str
     cluster_uid: str
@@ -44,7 +44,7 @@ class Life:
 
 @dataclass
 class Witness:
-    """Every pod of a namespace that was placed on a node, and from when until when it was there."""
+    """Observer of a namespace: every pod that was scheduled to a node, and the time for which it existed."""
 
     api: Api
     namespace: str
@@ -52,7 +52,7 @@ class Witness:
     _ended: threading.Event = field(default_factory=threading.Event)
 
     def run(self) -> None:
-        """Look again and again; an API server that does not answer tells of nothing, and nothing goes without it."""
+        """Look every 0.1 s. While the API server does not answer nothing is recorded: no pod ends without it."""
         while not self._ended.wait(0.1):
             with suppress(ApiError, httpx.TransportError):
                 self.look()
@@ -78,8 +78,8 @@ class Witness:
 
 
 def _placed(pod: Object) -> datetime:
-    (told,) = (c for c in pod["status"]["conditions"] if c["type"] == "PodScheduled")
-    return datetime.fromisoformat(told["lastTransitionTime"])
+    (condition,) = (c for c in pod["status"]["conditions"] if c["type"] == "PodScheduled")
+    return datetime.fromisoformat(condition["lastTransitionTime"])
 
 
 @contextmanager
@@ -94,7 +94,7 @@ def witnessed(bed: LevelA, namespace: str) -> Iterator[Witness]:
         finally:
             made.end()
             thread.join()
-        made.look()  # the end of all is the last that there is to see
+        made.look()  # one last look, to record the ends
 
 
 @dataclass
@@ -141,7 +141,7 @@ class Team:
         del self.uids[name]
 
     def scale(self, name: str, workers: int) -> None:
-        """What Ray's autoscaler does, whether there is a gateway or not."""
+        """Act as Ray's autoscaler, which runs with or without a gateway."""
         gateway.autoscale(self.bed.api, self._ref(name), workers)
 
     def pods(self, name: str) -> list[str]:
@@ -196,7 +196,7 @@ def test_no_lease_is_lost_left_open_or_counted_twice(level_a: LevelA, tmp_path: 
             live_through_it_all(level_a, team)
             for name in list(team.uids):
                 team.delete(name)
-            with team.no_gateway():  # in the midst of all those deletions
+            with team.no_gateway():  # while the pods are being deleted
                 pass
             wait_for("every cluster gone", team.is_gone, seconds=180)
         finally:
@@ -224,9 +224,9 @@ def live_through_it_all(bed: LevelA, team: Team) -> None:
     with bed.without("kube-apiserver"):
         team.suspend("c2")
         time.sleep(10)
-        with team.no_gateway():  # and it comes back to an API server that is not there
+        with team.no_gateway():  # and it restarts while the API server is down
             pass
-    bed.restart("ray-operator")  # one that lost the API server comes back to it after a minute, another at once
+    bed.restart("ray-operator")  # after an outage it retries after a minute; a new process connects at once
     team.until_pods("c2", 0)
     bed.restart("etcd")
     team.scale("c0", 2)
@@ -258,14 +258,14 @@ def check(leases: list[Lease], lives: list[Life], team: Team) -> None:
         assert lease.started_at == life.started, life
         assert lease.ended_at is not None, f"left open: {life}"
         assert life.gone_by is not None, life
-        # What ended while there was no gateway ends when another one finds that it is gone.
+        # For a pod that ended without a gateway, the lease ends when the next gateway notices.
         heard = max([life.gone_by, *(back for killed, back in team.away if killed <= life.gone_by <= back)])
         assert life.last_seen - SECOND <= lease.ended_at <= heard + LATE, (life, lease)
         late, away = max(late, lease.ended_at - heard), max(away, heard - life.gone_by)
-    held = sum(((lease.ended_at or lease.started_at) - lease.started_at for lease in leases), timedelta())
+    leased = sum(((lease.ended_at or lease.started_at) - lease.started_at for lease in leases), timedelta())
     alive = sum(((life.gone_by or life.started) - life.started for life in lives), timedelta())
     print(
-        f"{len(leases)} leases of {len(lives)} pods: {held.total_seconds():.1f} node-seconds held, "
+        f"{len(leases)} leases of {len(lives)} pods: {leased.total_seconds():.1f} node-seconds held, "
         f"{alive.total_seconds():.1f} seen; an end was heard of {late.total_seconds():.1f} s late at most, "
         f"and {away.total_seconds():.1f} s before that there was no gateway"
     )

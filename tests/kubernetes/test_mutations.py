@@ -1,4 +1,4 @@
-"""Take one call to the API server out of the adapter at a time: the contract must turn red each time."""
+"""Remove one call to the API server from the adapter at a time: the contract must fail each time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.kubernetes.bed.level_a import LevelA
 from tests.kubernetes.support import make_workloads_a_kind
 
 PATIENCE = "15"
-"""Seconds for which the contract waits: what is taken away does not come."""
+"""Seconds for which the contract waits for an effect that the removed call would have had."""
 
 
 def test_every_module_that_calls_the_api_server_is_mutated() -> None:
@@ -31,8 +31,10 @@ def test_every_module_that_calls_the_api_server_is_mutated() -> None:
 
 @pytest.fixture
 def warm(level_a: LevelA, tmp_path: Path) -> None:
-    """Its garbage collector, which looks for new kinds twice a minute, knows RayClusters: what goes, goes at once. And
-    Kueue's kind is known."""
+    """Wait until the garbage collector knows RayClusters, so that deletions are quick; define Kueue's kind.
+
+    The collector looks for new kinds twice a minute.
+    """
     with gateway.backend_on(gateway.install(level_a), tmp_path) as backend:
         case = gateway.case_on(level_a, backend, tmp_path)
         case.patience = 120
@@ -47,7 +49,7 @@ def warm(level_a: LevelA, tmp_path: Path) -> None:
 
 @pytest.mark.timeout(1800)
 @pytest.mark.usefixtures("warm")
-def test_without_any_one_call_the_contract_turns_red(level_a: LevelA) -> None:
+def test_the_contract_fails_without_any_one_of_the_calls(level_a: LevelA) -> None:
     environment = {**os.environ, "KUBECONFIG": str(level_a.kubeconfig), "TEST_PATIENCE": PATIENCE}
     done = subprocess.run(
         [sys.executable, "-m", "tests.kubernetes.mutant"],
@@ -64,6 +66,6 @@ def test_without_any_one_call_the_contract_turns_red(level_a: LevelA) -> None:
     mutants = [outcome for outcome in outcomes if outcome["site"]]
     assert [outcome["code"] for outcome in whole] == [0, 0, 0], whole
     assert len(mutants) == len(mutant.sites())
-    assert [outcome["site"] for outcome in mutants if outcome["code"] == 0] == [], "nobody misses these calls"
+    assert [outcome["site"] for outcome in mutants if outcome["code"] == 0] == [], "no test needs these calls"
     assert {outcome["code"] for outcome in mutants} == {1}, [o["said"] for o in mutants if o["code"] != 1]
     assert [outcome["said"] for outcome in mutants if not outcome["by"]] == [], "no test is said to have failed"

@@ -104,7 +104,7 @@ def test_a_team_has_a_restricted_namespace_with_its_quota(level_b: LevelB, api: 
     say(f"namespace {NAMESPACE} {namespace['metadata']['uid']}, quota {quota['spec']['hard']}")
 
 
-def test_a_cluster_is_there_on_demand(level_b: LevelB, platform: LocalPlatform, api: Client) -> None:
+def test_a_cluster_starts_on_demand(level_b: LevelB, platform: LocalPlatform, api: Client) -> None:
     began = time.monotonic()
     platform.rayplane("cluster", "create", "auto", "--size", "tiny", "--workers", "0..2", "--team", TEAM)
     status = api.clusters.get(TEAM, "auto").status
@@ -128,22 +128,22 @@ def test_stock_ray_submits_through_the_gateway(
     assert "ray 2.60.0" in "".join(api.jobs.logs(TEAM, job.metadata.name, follow=False))
 
 
-def test_a_log_of_any_bytes_is_kept_as_it_is_though_the_gateway_is_killed_meanwhile(
+def test_a_log_of_any_bytes_is_kept_unchanged_although_the_gateway_is_killed_meanwhile(
     platform: LocalPlatform, api: Client, code: Path
 ) -> None:
     uid = submit(api, code, "bytes", "python bytes.py 0.2", cluster="auto").metadata.uid
-    kept = Path(urlsplit(platform.settings["RAYPLANE_STORAGE_ROOT"]).path) / layout.job_log(TEAM, uid)
-    wait_for("its log is being kept", lambda: kept.exists() and kept.stat().st_size > 2**20, seconds=120)
+    log_file = Path(urlsplit(platform.settings["RAYPLANE_STORAGE_ROOT"]).path) / layout.job_log(TEAM, uid)
+    wait_for("its log is being kept", lambda: log_file.exists() and log_file.stat().st_size > 2**20, seconds=120)
     first = platform.process("gateway")["pid"]
     os.kill(first, signal.SIGKILL)
     wait_for("another gateway", lambda: platform.process("gateway")["pid"] not in (None, first), seconds=120)
     ended = api.jobs.wait(TEAM, "bytes", timeout=300)
     assert (ended.status["phase"], len(ended.status["attempts"])) == ("Succeeded", 1)
-    noisy.assert_kept(kept.read_bytes())
-    say(f"{kept.stat().st_size} bytes of a log are kept as they were printed, over two gateways")
+    noisy.assert_kept(log_file.read_bytes())
+    say(f"{log_file.stat().st_size} bytes of a log are kept as they were printed, over two gateways")
 
 
-def test_workers_come_with_work_and_go_without(level_b: LevelB, api: Client, code: Path) -> None:
+def test_workers_start_with_work_and_are_removed_without(level_b: LevelB, api: Client, code: Path) -> None:
     began = time.monotonic()
     assert workers(level_b, "auto") == []
     job = submit(api, code, "grow", "python work.py 3 10", cluster="auto")
@@ -156,7 +156,7 @@ def test_workers_come_with_work_and_go_without(level_b: LevelB, api: Client, cod
     say(f"2 -> 0 workers after {seconds(began)}")
 
 
-def test_a_suspended_cluster_holds_nothing_and_is_resumed(level_b: LevelB, api: Client, code: Path) -> None:
+def test_a_suspended_cluster_uses_no_resources_and_is_resumed(level_b: LevelB, api: Client, code: Path) -> None:
     before = pods(level_b)
     api.clusters.suspend(TEAM, "auto")
     wait_for("suspended", lambda: phase(api, "auto") == "Suspended" and not pods(level_b), seconds=120)
@@ -169,7 +169,7 @@ def test_a_suspended_cluster_holds_nothing_and_is_resumed(level_b: LevelB, api: 
     assert "nodes: 3" in log_of(api, "grow")
 
 
-def test_an_idle_cluster_is_suspended_and_comes_back_for_a_job(level_b: LevelB, api: Client, code: Path) -> None:
+def test_an_idle_cluster_is_suspended_and_resumed_for_a_job(level_b: LevelB, api: Client, code: Path) -> None:
     spec = {"size": "tiny", "workers": {"min": 0, "max": 2}, "idle_timeout": "20s"}
     api.clusters.apply(TEAM, "auto", spec)
     began = time.monotonic()
@@ -221,7 +221,7 @@ def test_the_flights_pipeline_ends_in_a_ray_service_that_answers(
     assert again.json() == report["predictions"][0]["answer"]
 
 
-def test_a_team_goes_and_leaves_nothing(level_b: LevelB, api: Client) -> None:
+def test_a_deleted_team_leaves_nothing(level_b: LevelB, api: Client) -> None:
     for service in api.services.list(TEAM):
         api.services.delete(TEAM, service.metadata.name)
         api.services.wait_deleted(TEAM, service.metadata.name)
@@ -238,7 +238,7 @@ def test_a_team_goes_and_leaves_nothing(level_b: LevelB, api: Client) -> None:
 
 
 def settings_of(bed: LevelB, storage: Path) -> dict[str, str]:
-    """What tells a gateway of this host about the bed."""
+    """Settings for a gateway on this host that uses the bed."""
     for manifest in yaml.safe_load_all((CLONE / "deploy" / "kubernetes" / "gateway-role.yaml").read_text()):
         bed.api.apply(manifest)
     volume = {"hostPath": {"path": f"{storage}/{{team}}", "type": "Directory"}}
@@ -258,15 +258,15 @@ def settings_of(bed: LevelB, storage: Path) -> dict[str, str]:
 
 @contextmanager
 def ingress(bed: LevelB) -> Iterator[str]:
-    """What brings an application's requests to the services: its URLs, with places for namespace and service."""
+    """A proxy for an application's requests to services; its URL has placeholders for namespace and service."""
 
     class Pass(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             namespace, service, rest = self.path.lstrip("/").split("/", 2)
-            found = bed.api.get("v1", "Service", service, namespace)
-            assert found is not None, self.path
+            cluster_service = bed.api.get("v1", "Service", service, namespace)
+            assert cluster_service is not None, self.path
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            to = f"http://{found['spec']['clusterIP']}:8000/{rest}"
+            to = f"http://{cluster_service['spec']['clusterIP']}:8000/{rest}"
             try:
                 answer = httpx.post(
                     to, content=body, headers={"Content-Type": self.headers["Content-Type"]}, timeout=60
@@ -305,7 +305,7 @@ def open_to_pods(*folders: Path) -> Iterator[None]:
 
 def documents(*kinds: str) -> list[Document]:
     """The documents of jobs/flights.yaml: another backend, sizes that fit it, a service on nodes of its own."""
-    found = []
+    changed = []
     for value in yaml.safe_load_all((CLONE / "jobs" / "flights.yaml").read_text()):
         document = Document.model_validate(value)
         if document.kind == "Team":
@@ -314,8 +314,8 @@ def documents(*kinds: str) -> list[Document]:
             document.spec = {**document.spec, "nodes": {"size": "tiny"}}
             del document.spec["cluster"]
         if not kinds or document.kind in kinds:
-            found.append(document)
-    return found
+            changed.append(document)
+    return changed
 
 
 def submit(api: Client, code: Path, name: str, entrypoint: str, **where: Any) -> Object:
@@ -325,7 +325,7 @@ def submit(api: Client, code: Path, name: str, entrypoint: str, **where: Any) ->
 
 
 def log_of(api: Client, name: str) -> str:
-    """What a job said, as the platform keeps it."""
+    """The log of a job, as the platform keeps it."""
     return "".join(api.jobs.logs(TEAM, name, follow=False))
 
 
@@ -343,9 +343,9 @@ def pods(bed: LevelB) -> list[str]:
 
 
 def rays(bed: LevelB) -> list[str]:
-    """What the operator looks after, of all kinds."""
+    """Kind and name of all of KubeRay's objects in the namespace."""
     kinds = ("RayCluster", "RayJob", "RayService")
-    return [f"{kind} {found['metadata']['name']}" for kind in kinds for found in bed.api.list(RAY, kind, NAMESPACE)]
+    return [f"{kind} {obj['metadata']['name']}" for kind in kinds for obj in bed.api.list(RAY, kind, NAMESPACE)]
 
 
 def seconds(began: float) -> str:

@@ -38,8 +38,8 @@ def own(level_a: LevelA, kubeconfig: Path, tmp_path: Path) -> Iterator[Asked]:
 
 def head_of(manifest: Object) -> Object:
     """The template of the head's pod."""
-    found: Object = manifest["spec"]["headGroupSpec"]["template"]["spec"]
-    return found
+    pod_spec: Object = manifest["spec"]["headGroupSpec"]["template"]["spec"]
+    return pod_spec
 
 
 def tighten(own: Asked, **hard: str) -> None:
@@ -67,18 +67,18 @@ def nodes(bed: LevelA, change: dict[str, Any], undone: dict[str, Any]) -> Iterat
             bed.api.patch("v1", "Node", name, {"spec": undone})
 
 
-def test_a_healthy_cluster_says_nothing_from_its_first_moment_to_its_end(shared: Asked) -> None:
+def test_a_healthy_cluster_has_no_cause_from_its_creation_to_its_deletion(shared: Asked) -> None:
     ref = shared.want("well", workers={"min": 1, "max": 1})
-    seen: set[str] = set()
+    phases: set[str] = set()
 
     def ready() -> bool:
         shared.reconcile(ref)
         answer = shared.why("clusters", "well")
-        seen.update(cause.code for cause in answer.causes)
+        phases.update(cause.code for cause in answer.causes)
         return answer.phase == "Ready"
 
     wait_for("cluster ready", ready, seconds=60)
-    assert seen <= {"starting", "waiting", "other"}, "a fault was told of a cluster that only starts"
+    assert phases <= {"starting", "waiting", "other"}, "a starting cluster must have no other cause"
     answer = shared.until(ref, reconciled=True)
     assert answer.sentence == f"Cluster '{ref}' is as wanted."
 
@@ -111,7 +111,7 @@ def test_pod_security(shared: Asked) -> None:
     assert "privileged" in answer.sentence
 
 
-def test_a_service_account_that_is_not_there(own: Asked) -> None:
+def test_a_missing_service_account(own: Asked) -> None:
     own.api.delete("v1", "ServiceAccount", "rayplane-team", own.namespace)
     answer = own.until(own.want("dev"), "service-account-missing", reconciled=True)
     assert "'rayplane-team'" in answer.sentence
@@ -156,7 +156,7 @@ def _denied(own: Asked) -> bool:
     pod = restricted_pod("probe", own.namespace, "x", ["true"])
     try:
         own.api.request("POST", own.api.path("v1", "Pod", namespace=own.namespace), params={"dryRun": "All"}, json=pod)
-    except Exception as error:  # noqa: BLE001  # which refusal it is, is what is asked
+    except Exception as error:  # noqa: BLE001  # the assertion below checks which error it is
         return "Not in this house" in str(error)
     return False
 
@@ -188,7 +188,7 @@ def test_every_node_is_cordoned(level_a: LevelA, shared: Asked) -> None:
         shared.until(shared.want("cordoned"), "nodes-cordoned", reconciled=True)
 
 
-def test_a_claim_that_is_not_there_and_one_that_is_not_bound(shared: Asked) -> None:
+def test_a_missing_claim_and_an_unbound_claim(shared: Asked) -> None:
     def claiming(manifest: Object) -> None:
         claim = {"claimName": "nothing"}
         head_of(manifest)["volumes"].append({"name": "data", "persistentVolumeClaim": claim})
@@ -222,22 +222,22 @@ def test_an_operator_that_is_down(level_a: LevelA, shared: Asked) -> None:
     shared.until(ref, reconciled=True, seconds=120)
 
 
-def test_an_api_server_that_is_away(level_a: LevelA, shared: Asked) -> None:
+def test_an_api_server_that_does_not_answer(level_a: LevelA, shared: Asked) -> None:
     ref = shared.want("cut-off")
     with level_a.without("kube-apiserver"):
         answer = shared.until(ref, "backend-unreachable")
-        assert "can't be asked" in answer.sentence
+        assert "The backend of cluster" in answer.sentence
         shared.submit("waits", "cut-off")
         assert shared.why("jobs", "waits").sentence.startswith(
             f"Job '{shared.team.name}/waits' waits for cluster '{ref}': what runs cluster"
         )
 
 
-def test_a_namespace_that_is_being_deleted_and_does_not_go(own: Asked) -> None:
+def test_a_namespace_whose_deletion_is_stuck(own: Asked) -> None:
     ref = own.want("dev")
     own.until(ref, reconciled=True)
-    held = {"name": "held", "namespace": own.namespace, "finalizers": ["example.com/nobody"]}
-    own.api.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": held})
+    metadata = {"name": "held", "namespace": own.namespace, "finalizers": ["example.com/nobody"]}
+    own.api.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata})
     own.api.delete("v1", "Namespace", own.namespace)
     try:
         answer = own.until(ref, "namespace-terminating", reconciled=True, only=False)
@@ -251,7 +251,7 @@ def test_a_namespace_that_is_being_deleted_and_does_not_go(own: Asked) -> None:
     assert "is being deleted" in answer.sentence
 
 
-def test_two_at_once_are_ranked_the_heads_first(own: Asked) -> None:
+def test_of_two_causes_at_once_the_heads_comes_first(own: Asked) -> None:
     tighten(own, pods="1")
     ref = own.want("dev", workers={"min": 1, "max": 1})
     own.make(ref, lambda manifest: head_of(manifest).update(nodeSelector={"zone": "moon"}))
@@ -262,7 +262,7 @@ def test_two_at_once_are_ranked_the_heads_first(own: Asked) -> None:
     assert full == ["resourcequota/tight"]
 
 
-def test_a_job_tells_what_holds_up_its_cluster(shared: Asked) -> None:
+def test_a_waiting_job_has_the_causes_of_its_cluster(shared: Asked) -> None:
     ref = shared.want("for-a-job", size="huge")
     shared.until(ref, "insufficient-cpu", reconciled=True)
     shared.submit("train", "for-a-job")

@@ -1,4 +1,4 @@
-"""`why` on a real node: what its kubelet and its runtime say of pods that can't run, and of Ray that runs and lacks."""
+"""`why` on a real node: messages of its kubelet and runtime about pods that can't run, and unmet demands of Ray."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def team(level_b: LevelB, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 def head(manifest: Object) -> Object:
     """The head's Ray container."""
-    found: Object = manifest["spec"]["headGroupSpec"]["template"]["spec"]["containers"][0]
-    return found
+    container: Object = manifest["spec"]["headGroupSpec"]["template"]["spec"]["containers"][0]
+    return container
 
 
 def running(script: str, **more: Any) -> Change:
@@ -71,12 +71,12 @@ def unreadable_name(manifest: Object) -> None:
 
 
 def stop(team: Asked, ref: ClusterRef) -> None:
-    """Free what the cluster holds of the node."""
+    """Free the cluster's share of the node."""
     team.api.delete("ray.io/v1", "RayCluster", ref.name, team.namespace)
 
 
 def seen(team: Asked, name: str, change: Change, *codes: str, **more: Any) -> Explanation:
-    """The answer about a cluster that was broken so, which then goes."""
+    """The answer about a cluster with this fault, which is deleted afterwards."""
     ref = team.want(name, size=more.pop("size", "tiny"), **more.pop("spec", {}))
     team.make(ref, change, secrets=more.pop("secrets", True))
     try:
@@ -102,12 +102,12 @@ def test_an_image_whose_name_can_not_be_read(team: Asked) -> None:
     seen(team, "bad-name", unreadable_name, "image-name-invalid")
 
 
-def test_a_secret_of_its_environment_that_is_not_there(team: Asked) -> None:
+def test_a_missing_secret_of_the_environment(team: Asked) -> None:
     answer = seen(team, "no-secret", with_env_from_nowhere, "config-missing")
     assert "its Secret 'nowhere' is not there" in answer.sentence
 
 
-def test_a_secret_of_its_volume_that_is_not_there(team: Asked) -> None:
+def test_a_missing_secret_of_a_volume(team: Asked) -> None:
     answer = seen(team, "no-volume", lambda manifest: None, "config-missing", secrets=False)
     assert "its Secret 'no-volume-secrets' is not there" in answer.sentence
 
@@ -121,7 +121,7 @@ def test_a_program_that_is_not_in_the_image(team: Asked) -> None:
     assert "/no/such/program" in answer.sentence
 
 
-def test_a_head_that_ends_tells_its_exit_code_and_its_last_words(team: Asked) -> None:
+def test_a_head_that_ends_has_its_exit_code_and_its_last_output(team: Asked) -> None:
     answer = seen(team, "ends", running("print('No port is free.'); raise SystemExit(3)"), "crash-loop")
     assert "ends with exit code 3" in answer.sentence
     assert "No port is free" in answer.sentence
@@ -143,7 +143,7 @@ def test_a_node_without_room(team: Asked) -> None:
     assert "of 1 node 1 has too little memory free" in answer.sentence
 
 
-def test_two_at_once_are_ranked_the_heads_first(team: Asked) -> None:
+def test_of_two_causes_at_once_the_heads_comes_first(team: Asked) -> None:
     def change(manifest: Object) -> None:
         worker = manifest["spec"]["workerGroupSpecs"][0]["template"]["spec"]
         worker["nodeSelector"] = {"zone": "moon"}
@@ -153,7 +153,7 @@ def test_two_at_once_are_ranked_the_heads_first(team: Asked) -> None:
     assert [cause.node for cause in answer.causes] == ["head", "worker"]
 
 
-def test_ray_that_runs_says_nothing_until_its_work_asks_for_more_than_it_may_have(level_b: LevelB, team: Asked) -> None:
+def test_a_running_ray_has_no_cause_until_its_work_asks_for_more_than_its_maximum(level_b: LevelB, team: Asked) -> None:
     ref = team.want("ray", size="real", workers={"min": 0, "max": 1})
     try:
         status = _ready(team, ref)
@@ -181,7 +181,7 @@ def test_ray_that_runs_says_nothing_until_its_work_asks_for_more_than_it_may_hav
 
 
 def _submit(ray: httpx.Client, calls: str) -> str:
-    """Submit a job whose tasks sleep; Ray's id of it."""
+    """Submit a job whose tasks sleep; returns Ray's id of it."""
     script = f"import ray, time; ray.init(); f = ray.remote(lambda: time.sleep(600)); ray.get({calls})"
     answer = ray.post("/api/jobs/", json={"entrypoint": f"python -c {json.dumps(script)}"})
     return str(answer.raise_for_status().json()["submission_id"])

@@ -1,4 +1,4 @@
-"""`python -m tests.kubernetes.bed up [--level a|b]`: a bed in the foreground until Ctrl-C or SIGTERM; then it goes."""
+"""`python -m tests.kubernetes.bed up [--level a|b]`: a bed in the foreground; Ctrl-C or SIGTERM removes it."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def _image() -> int:
     if os.geteuid() != 0:
         _say("no image is made: level b, whose pods run it, needs root")
         return 0
-    found = tools.find(["debootstrap"])
-    made, _ = image.ray_image(cache_folder(), debootstrap=found["debootstrap"], say=_say)
+    paths = tools.find(["debootstrap"])
+    made, _ = image.ray_image(cache_folder(), debootstrap=paths["debootstrap"], say=_say)
     _say(f"image {made.reference} {made.digest}")
     return 0
 
@@ -73,7 +73,7 @@ def _hold(bed: ControlPlane) -> None:
     try:
         threading.Event().wait()
     except KeyboardInterrupt:
-        for number in _ENDING:  # It goes down once, and whole.
+        for number in _ENDING:  # a second signal must not interrupt the shutdown
             signal.signal(number, signal.SIG_IGN)
         _say("taking it down")
 

@@ -1,4 +1,4 @@
-"""How a test reaches a cluster: as its admin, or as one of its service accounts. Starts nothing."""
+"""Access to a cluster for a test, as its admin or as one of its service accounts. Starts nothing."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Access:
         return str(answer["status"]["token"])
 
     def kubeconfig_for(self, service_account: str, namespace: str) -> Path:
-        """A kubeconfig with a new token of a service account: what it may do is what its roles say."""
+        """A kubeconfig with a new token of a service account, which has the rights of its roles."""
         config = yaml.safe_load(self.kubeconfig.read_text())
         context = next(entry for entry in config["contexts"] if entry["name"] == config["current-context"])
         user = {"name": service_account, "user": {"token": self.token_for(service_account, namespace)}}

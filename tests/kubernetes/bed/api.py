@@ -72,7 +72,7 @@ class Api:
         return response.json() if "json" in response.headers.get("content-type", "") else response.text
 
     def apply(self, manifest: Object, *, manager: str = FIELD_MANAGER) -> Object:
-        """Make an object so, by server-side apply."""
+        """Apply an object by server-side apply."""
         answer: Object = self.request(
             "PATCH",
             self.path(manifest["apiVersion"], manifest["kind"], **_place(manifest)),
@@ -180,7 +180,7 @@ def condition(thing: Object | None, kind: str) -> str | None:
 
 
 def wait_for(what: str, look: Callable[[], T | None], *, seconds: float, every: float = 0.1) -> T:
-    """Ask until the answer is true. Raises TimeoutError saying what did not come, and the last answer."""
+    """Ask until the answer is true. Raises TimeoutError naming what did not come, and the last answer."""
     deadline = time.monotonic() + seconds
     while True:
         answer = look()
@@ -210,7 +210,7 @@ def _tls(cluster: Object, user: Object) -> ssl.SSLContext:
 
 
 def tls(*, certificate_authority: Path | None, certificate: tuple[Path, Path] | None) -> ssl.SSLContext:
-    """How to speak to a server that a CA vouches for, as the holder of a certificate and its key."""
+    """TLS context for a server with a certificate of this CA, as the holder of a certificate and its key."""
     context = ssl.create_default_context(cafile=certificate_authority)
     # Kubernetes' own CAs need not carry what newer Pythons ask for.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT

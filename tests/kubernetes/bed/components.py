@@ -1,4 +1,4 @@
-"""The command lines of the control plane's components, and how each says that it is well. Pure: starts nothing."""
+"""The command lines of the control plane's components, and their health checks. Pure: starts nothing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 SERVICES = "10.97.0.0/16"
 """Addresses of Services."""
 FAKE_PODS = "10.98.0.0/16"
-"""Addresses that kwok gives to pods of fake nodes; nothing is there."""
+"""Addresses that kwok gives to pods of fake nodes; nothing listens there."""
 
 
 @dataclass(frozen=True)
@@ -18,13 +18,13 @@ class Component:
     name: str
     argv: list[str]
     health: str
-    """URL that answers 2xx once it is well."""
+    """URL that answers 2xx once it is healthy."""
     seconds: float = 60.0
-    """How long its start may take, on a machine that does other things too."""
+    """Seconds that its start may take, on a busy machine."""
     grace: float = 5.0
-    """How long it may take to end by itself when asked to."""
+    """Seconds that it has to end by itself after SIGTERM."""
     prefix: list[str] = field(default_factory=list)
-    """What it is started by, such as nsenter."""
+    """Command that starts it, such as nsenter."""
     env: dict[str, str] = field(default_factory=dict)
 
 
@@ -70,13 +70,13 @@ def api_server(
         f"--bind-address={address}",
         f"--secure-port={ports.api}",
         f"--advertise-address={address if real_nodes else '192.0.2.1'}",
-        # The loopback is no address that pods could use: where there are none, none is published.
+        # Pods can't use the loopback address: without other addresses none is published.
         f"--endpoint-reconciler-type={'lease' if real_nodes else 'none'}",
         f"--service-cluster-ip-range={SERVICES}",
         "--authorization-mode=Node,RBAC",
         "--enable-admission-plugins=NodeRestriction",
         "--anonymous-auth=false",
-        # What is refused must be refused by Pod Security, not by a flag.
+        # Pod Security must refuse pods, not a flag.
         "--allow-privileged=true",
         f"--client-ca-file={keys}/ca.crt",
         f"--tls-cert-file={keys}/api-server.crt",
@@ -108,7 +108,7 @@ def controller_manager(program: Path, keys: Path, ports: Ports, *, real_nodes: b
         f"--root-ca-file={keys}/ca.crt",
         f"--service-account-private-key-file={keys}/service-accounts.key",
         "--use-service-account-credentials=true",
-        # Fake nodes do not beat: they are there for as long as they are not removed.
+        # Fake nodes send no heartbeats: they exist until they are removed.
         *([] if real_nodes else ["--node-monitor-grace-period=24h"]),
         "--kube-api-qps=300",
         "--kube-api-burst=600",
@@ -152,7 +152,7 @@ def operator(program: Path, kubeconfig: Path, ports: Ports, *, prefix: list[str]
 
 
 def kwok(program: Path, kubeconfig: Path, stages: Path, ports: Ports) -> Component:
-    """What plays the kubelet of the fake nodes."""
+    """kwok, which acts as the kubelet of the fake nodes."""
     argv = [
         str(program),
         f"--kubeconfig={kubeconfig}",
@@ -160,7 +160,7 @@ def kwok(program: Path, kubeconfig: Path, stages: Path, ports: Ports) -> Compone
         "--manage-nodes-with-label-selector=rayplane.test/node=fake",
         f"--cidr={FAKE_PODS}",
         "--node-ip=192.0.2.1",
-        # With leases, one that was restarted waits for those of the killed one to run out.
+        # With leases, a restarted process would wait for those of the killed one to expire.
         "--node-lease-duration-seconds=0",
         f"--server-address=127.0.0.1:{ports.kwok}",
     ]

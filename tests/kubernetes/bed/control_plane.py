@@ -139,7 +139,7 @@ class ControlPlane(Access):
         self.launch("ray-operator")
 
     def start(self, name: str) -> None:
-        """Start a component that was stopped; returns once it is well."""
+        """Start a component that was stopped; returns once it is healthy."""
         self.launch(name)
         self._wait(name)
 
@@ -165,36 +165,36 @@ class ControlPlane(Access):
             self.start(name)
 
     def running(self, name: str) -> bool:
-        """Whether a component's process lives."""
+        """True if a component's process is alive."""
         record = processes.load(name, self.records)
         return record is not None and processes.alive(record)
 
     def pid(self, name: str) -> int | None:
-        """The process of a component, if it is up: for what it takes of memory and time."""
+        """Process of a component, if it is up: to measure its memory and CPU time."""
         record = processes.load(name, self.records)
         return record.pid if record is not None else None
 
     def log(self, name: str) -> Path:
-        """What a component has printed."""
+        """A component's output so far."""
         return self.folder / "logs" / f"{name}.log"
 
     def expire_watches(self) -> None:
-        """Make every resource version seen so far too old: a watch that resumes from one is answered 410."""
-        # A key of our own, so that nothing of Kubernetes changes and its newest revision can go.
+        """Make every resource version so far too old: a watch that resumes from one gets HTTP status 410."""
+        # Write a key of our own, so that no object changes and its newest revision can be compacted.
         key = base64.b64encode(b"/rayplane-test-bed").decode()
         with httpx.Client(base_url=f"http://127.0.0.1:{self.ports.etcd}/v3/kv", timeout=30.0, trust_env=False) as etcd:
             written = etcd.post("/put", json={"key": key, "value": key}).raise_for_status().json()
             revision = written["header"]["revision"]
             etcd.post("/compaction", json={"revision": revision, "physical": True}).raise_for_status()
-        # Its cache remembers more than etcd does.
+        # The API server's cache has more history than etcd.
         self.restart("kube-apiserver")
 
     def add(self, component: Component) -> None:
-        """Know a component, which ``start`` then starts."""
+        """Register a component, so that ``start`` can start it."""
         self._components[component.name] = component
 
     def wait(self, *names: str) -> None:
-        """Return once the components are well."""
+        """Return once the components are healthy."""
         for name in names:
             self._wait(name)
 
@@ -203,13 +203,13 @@ class ControlPlane(Access):
         super().close()
         with ExitStack() as last:
             last.callback(shutil.rmtree, self.folder, ignore_errors=True)
-            # Who watches the API server goes before it, or it waits for them.
+            # Stop the API server's watchers before it, or it waits for them.
             for name in reversed(list(self._components)):
                 self.stop(name, grace=2.0)
             processes.stop_marked(self.mark, grace=2.0)
 
     def left_over(self) -> list[str]:
-        """What is left of it, for a person to read: nothing, once it is closed."""
+        """Readable list of what is left of it: empty once it is closed."""
         left = [f"process {pid}" for pid in processes.marked(self.mark)]
         return left + ([f"folder {self.folder}"] if self.folder.exists() else [])
 
@@ -256,10 +256,10 @@ class ControlPlane(Access):
 def _free_ports(count: int) -> list[int]:
     """Ports that no connection takes by chance: a component that is down for a while needs its own again."""
     offered = random.sample(range(20_000, 32_000), 500)
-    found = [port for port in offered if processes.is_free(port)][:count]
-    if len(found) < count:
+    free_ports = [port for port in offered if processes.is_free(port)][:count]
+    if len(free_ports) < count:
         raise Unavailable("This host has no free ports for a test bed.", remedy="See what listens: ss -ltn")
-    return found
+    return free_ports
 
 
 def _manifest(path: Path) -> Object:
@@ -281,7 +281,7 @@ _ROOMY = {"GOGC": "400"}
 
 
 def _environment() -> dict[str, str]:
-    """This process's, without what would make a component speak to something else."""
+    """This process's environment, without variables that would connect a component elsewhere."""
     dropped = (
         "KUBECONFIG",
         "KUBERNETES_SERVICE_HOST",

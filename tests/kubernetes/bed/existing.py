@@ -1,4 +1,4 @@
-"""A cluster that somebody else runs, named by KUBECONFIG: with KubeRay and nodes of its own, none of it stopped."""
+"""An existing cluster, named by KUBECONFIG, with its own KubeRay and nodes; the tests stop none of its parts."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from tests.kubernetes.bed.access import Access
 
 
 class Existing(Access):
-    """The surface of a bed, as far as another's cluster has it: whatever acts on a component raises Unsupported."""
+    """The interface of a bed, for an existing cluster: methods that act on a component raise Unsupported."""
 
     def __getattr__(self, name: str) -> Any:
         raise Unsupported(f"This needs '{name}' of a bed, and the cluster of KUBECONFIG is not one.")
 
     def left_over(self) -> list[str]:
-        """Nothing of it is ours."""
+        """Nothing: the tests started none of its parts."""
         return []
 
 

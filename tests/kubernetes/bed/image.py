@@ -59,7 +59,7 @@ class Image:
     digest: str
     """Of its manifest."""
     id: str
-    """The digest of its configuration: what a node says of a container's image that was not pulled."""
+    """Digest of its configuration: a node reports it as the image of a container that was not pulled."""
     blobs: dict[str, Path | bytes]
 
     def write(self, stream: IO[bytes], *, without: Collection[str] = ()) -> None:
@@ -130,15 +130,15 @@ def _base(cache: Path, debootstrap: Path, say: Say) -> Path:
 
 
 def needed(lock: str, asked: list[str]) -> str:
-    """The part of a lock for some requirements: their packages and, by its comments on who asked, what these need."""
+    """The part of a lock for some requirements: their packages and, by its `via` comments, their dependencies."""
     # A line that begins in the first column begins a package; hashes and comments are indented. A package may be there
     # several times, for several Pythons.
     blocks = [(_name(block), block) for block in re.split(r"\n(?=\S)", lock.strip())]
     parents = [set(re.findall(r"^ +#(?: via)? +(\S+)", block, re.MULTILINE)) for _, block in blocks]
-    found = {_name(requirement) for requirement in asked}
-    while more := {name for (name, _), of in zip(blocks, parents, strict=True) if of & found} - found:
-        found |= more
-    return "\n".join(block for name, block in blocks if name in found) + "\n"
+    names = {_name(requirement) for requirement in asked}
+    while more := {name for (name, _), of in zip(blocks, parents, strict=True) if of & names} - names:
+        names |= more
+    return "\n".join(block for name, block in blocks if name in names) + "\n"
 
 
 def _name(requirement: str) -> str:
@@ -146,12 +146,12 @@ def _name(requirement: str) -> str:
 
 
 def _install(root: Path, pinned: str) -> None:
-    """What is pinned, by its hashes, for the Python of the image."""
+    """The pinned requirements with their hashes, for the image's Python."""
     target = root / _PACKAGES.lstrip("/")
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as requirements:
         requirements.write(pinned)
         requirements.flush()
-        # Whoever runs in a pod can't write there: without bytecode each process would compile anew.
+        # Pods can't write there: without bytecode every process would compile again.
         bytecode = ["--compile-bytecode"] if sys.version_info[:2] == (3, 11) else []
         checked = ["--quiet", "--no-deps", "--require-hashes", f"--requirements={requirements.name}"]
         uv = [sys.executable, "-m", "uv", "pip", "install", f"--python-version={_PYTHON}", f"--target={target}"]
@@ -214,13 +214,13 @@ def _scripts(wheel: dict[str, bytes]) -> Iterator[tuple[str, str]]:
 
 
 def _layer(cache: Path, name: str, fill: Callable[[tarfile.TarFile], None]) -> Path:
-    """The tar of a layer, made if it is not there; named once it is whole. Two that want it make it once."""
+    """The tar of a layer, made if it is missing and renamed once complete. Concurrent callers make it once."""
     path = cache / f"{name}.tar"
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():
-            for left in (*cache.glob(".partial-*"), *cache.glob(".root-*")):  # by one that was killed
+            for left in (*cache.glob(".partial-*"), *cache.glob(".root-*")):  # left by a killed process
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
             partial = cache / f".partial-{name}"
             with tarfile.open(partial, mode="w") as archive:

@@ -28,13 +28,13 @@ class LevelA(ControlPlane):
         """Start a component that was stopped; returns once it is well."""
         super().start(name)
         if name == "etcd" and self.running("kube-apiserver"):
-            self._wait("kube-apiserver")  # which must find it again
-        # Where a watch of kwok 0.8 ends in an error, kwok may stay deaf, without a word. A kubelet would not.
+            self._wait("kube-apiserver")  # it must reconnect to the API server
+        # After an error in a watch, kwok 0.8 may silently stop to follow pods. A kubelet would not.
         if name in ("etcd", "kube-apiserver") and self.running("kwok"):
             self.restart("kwok")
 
     def hold(self, name: str, namespace: str) -> None:
-        """Leave a pod as it is from now on."""
+        """Freeze a pod's status: kwok leaves it alone from now on."""
         self.api.patch("v1", "Pod", name, {"metadata": {"annotations": {HOLD: "yes"}}}, namespace)
 
     def set_pod_status(self, name: str, namespace: str, status: Object) -> Object:
@@ -61,7 +61,7 @@ class LevelA(ControlPlane):
         self.api.patch_status("v1", "Node", name, {"capacity": room, "allocatable": room})
 
     def node_ready(self, name: str) -> bool:
-        """Whether a node takes pods."""
+        """True if a node is ready."""
         return condition(self.api.get("v1", "Node", name), "Ready") == "True"
 
 
@@ -72,13 +72,13 @@ def level_a(*, nodes: int = 2, audit: bool = False, say: Say = lambda line: None
     ``audit`` keeps the metadata of every request in ``audit_log``, for counting who asks how much.
     """
     began = time.monotonic()
-    found = tools.find(tools.LEVEL_A)
-    bed = LevelA(Path(tempfile.mkdtemp(prefix="rp-bed-")), found, address="127.0.0.1", say=say)
+    paths = tools.find(tools.LEVEL_A)
+    bed = LevelA(Path(tempfile.mkdtemp(prefix="rp-bed-")), paths, address="127.0.0.1", say=say)
     try:
         bed.make_keys()
         bed.start_api(real_nodes=False, audit=audit)
         bed.start_controllers(real_nodes=False)
-        bed.add(components.kwok(found["kwok"], bed.kubeconfig, _STAGES, bed.ports))
+        bed.add(components.kwok(paths["kwok"], bed.kubeconfig, _STAGES, bed.ports))
         bed.start("kwok")
         names = [f"fake-{number}" for number in range(nodes)]
         for name in names:

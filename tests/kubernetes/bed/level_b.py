@@ -35,12 +35,12 @@ class LevelB(ControlPlane):
     host_address = machine.HOST_ADDRESS
     dns_address = machine.ADDRESS
 
-    def __init__(self, folder: Path, found: dict[str, Path], *, say: Say) -> None:
-        super().__init__(folder, found, address=machine.HOST_ADDRESS, say=say)
+    def __init__(self, folder: Path, paths: dict[str, Path], *, say: Say) -> None:
+        super().__init__(folder, paths, address=machine.HOST_ADDRESS, say=say)
         self.image = ""
         self.image_digest = ""
         self.image_id = ""
-        self.machine = Machine(folder / "machine", first_process=found["pause"], routes=[node.PODS, SERVICES])
+        self.machine = Machine(folder / "machine", first_process=paths["pause"], routes=[node.PODS, SERVICES])
 
     def start_machine(self) -> None:
         """The machine, with nothing on it."""
@@ -51,14 +51,17 @@ class LevelB(ControlPlane):
         settings = self.folder / "node"
         settings.mkdir()
         self.add(node.containerd(self.tools, settings, self.machine.enter))
-        root, kept = self.machine.folder / "var/lib/containerd", cache / "unpacked" / base.digest.partition(":")[2][:16]
-        taken = unpacked.give(kept, root)
+        root, unpacked_root = (
+            self.machine.folder / "var/lib/containerd",
+            cache / "unpacked" / base.digest.partition(":")[2][:16],
+        )
+        taken = unpacked.give(unpacked_root, root)
         self.start("containerd")
         if not taken:
             self.say("unpacking the image's base, for this node and those to come")
             self.import_image(base)
             self.stop("containerd")
-            unpacked.keep(root, kept)
+            unpacked.keep(root, unpacked_root)
             self.start("containerd")
 
     def start_node(self) -> None:
@@ -89,7 +92,7 @@ class LevelB(ControlPlane):
                 made.write(ctr.stdin, without=without)
                 ctr.stdin.close()
             except BrokenPipeError:
-                pass  # What it says tells more.
+                pass  # the output of ctr says more
             if ctr.wait() != 0:
                 said.seek(0)
                 raise Unavailable(f"The node does not take the image {made.reference}: {said.read().decode()[-2000:]}")
@@ -112,7 +115,7 @@ class LevelB(ControlPlane):
         )
 
     def offer(self, folder: Path, claim: str, namespace: str, mode: str = "ReadWriteMany") -> Object:
-        """A folder of the host as a volume that one claim alone gets, whoever makes that. Returns the volume."""
+        """A folder of the host as a volume for one claim only, which others make. Returns the volume."""
         return self.api.apply(
             {
                 "apiVersion": "v1",
@@ -131,21 +134,21 @@ class LevelB(ControlPlane):
 
     @property
     def resolving(self) -> list[str]:
-        """What to start a program of the host with, so that it resolves names of pods and Services as a pod does."""
+        """Command prefix for a program of the host, so that it resolves names of pods and Services as a pod does."""
         return node.with_its_dns(self.folder)
 
     def node_ready(self) -> bool:
-        """Whether the node takes pods."""
+        """True if the node is ready."""
         return condition(self.api.get("v1", "Node", node.NAME), "Ready") == "True"
 
     def close(self) -> None:
-        """Take the machine down with all that runs on it, then the rest. Raises Unavailable naming what does not go."""
+        """Stop the machine with all of its processes, then the rest. Raises Unavailable naming what does not stop."""
         with ExitStack() as last:
             last.callback(super().close)
             self.machine.stop(records=self.records)
 
     def left_over(self) -> list[str]:
-        """What is left of it, for a person to read: nothing, once it is closed."""
+        """Readable list of what is left of it: empty once it is closed."""
         return super().left_over() + machine.left_over()
 
 
@@ -153,11 +156,11 @@ class LevelB(ControlPlane):
 def level_b(*, audit: bool = False, say: Say = lambda line: None) -> Iterator[LevelB]:
     """A bed of level B for the time of the block. Raises Unavailable if a part is missing or does not start."""
     machine.require_host()
-    found = tools.find(tools.LEVEL_B)
+    paths = tools.find(tools.LEVEL_B)
     cache = cache_folder()
-    made, base = image.ray_image(cache, debootstrap=found["debootstrap"], say=say)
+    made, base = image.ray_image(cache, debootstrap=paths["debootstrap"], say=say)
     say(f"image {made.reference} {made.digest}")
-    bed = LevelB(Path(tempfile.mkdtemp(prefix="rp-bed-")), found, say=say)
+    bed = LevelB(Path(tempfile.mkdtemp(prefix="rp-bed-")), paths, say=say)
     with machine.one_at_a_time(bed.mark, bed.folder, say):
         began = time.monotonic()
         try:

@@ -36,7 +36,7 @@ _SETTINGS = (
     "kernel/keys/root_maxkeys",
     "kernel/keys/root_maxbytes",
 )
-"""Of the whole host: a kubelet sets them and does not ask."""
+"""Settings of the whole host, which a kubelet changes without asking."""
 
 # What programs of a node keep below fixed paths lies in the machine's own folder, and is out of the host's sight.
 _FIRST_PROCESS = """
@@ -61,7 +61,7 @@ class Machine:
 
     @property
     def enter(self) -> list[str]:
-        """What starts a program on it rather than on the host."""
+        """Command prefix that runs a program on it instead of on the host."""
         return ["nsenter", f"--target={self._pid}", "--mount", "--net", "--pid", "--"]
 
     def start(self, *, mark: str, log: Path, records: Path) -> None:
@@ -98,7 +98,7 @@ class Machine:
             _make_cgroup(cgroup)
 
     def stop(self, *, records: Path) -> None:
-        """End all that runs on it and put the host back as it was; one that is down is success."""
+        """End all of its processes and restore the host; one that is down is success."""
         record = processes.load("machine", records)
         if record is not None:
             # The kernel ends a process namespace with its first process: every container too.
@@ -107,7 +107,7 @@ class Machine:
         _until_gone(_remove_cgroups, "cgroups of the test bed's machine")
         for name, value in self._settings.items():
             Path("/proc/sys", name).write_text(value)
-        # The network namespace, and the cable with it, goes a moment after its last process.
+        # The network namespace, and its cable, are removed a moment after its last process.
         _until_gone(lambda: not Path("/sys/class/net", _LINK).exists(), f"link {_LINK}")
 
     def _connect(self) -> None:
@@ -128,7 +128,7 @@ class Machine:
 def one_at_a_time(mark: str, folder: Path, say: Callable[[str], None]) -> Iterator[None]:
     """Wait for another's machine on this host to be gone; what a killed bed left is removed first.
 
-    ``mark`` is what all processes of the bed carry, ``folder`` all of its files: for whoever comes after a crash.
+    ``mark`` is what all processes of the bed carry, ``folder`` all of its files: for a start after a crash.
     """
     with Path(tempfile.gettempdir(), "rayplane-bed-machine.lock").open("a+") as lock:
         try:
@@ -144,30 +144,30 @@ def one_at_a_time(mark: str, folder: Path, say: Callable[[str], None]) -> Iterat
 
 
 def left_over() -> list[str]:
-    """What is left of any machine, for a person to read: links, cgroups, mounts."""
+    """Readable list of what is left of any machine: links, cgroups, mounts."""
     left = [f"link {_LINK}"] if Path("/sys/class/net", _LINK).exists() else []
     left += [f"cgroup {folder}" for folder in cgroup_folders() if folder.exists()]
     return left + sorted(_mounts())
 
 
 def _mounts() -> set[str]:
-    """Mounts of a bed in whichever process's mount namespace; a process may go meanwhile."""
-    found = set()
+    """Mounts of a bed in any process's mount namespace; a process may end meanwhile."""
+    points = set()
     for mounts in Path("/proc").glob("[0-9]*/mountinfo"):
         with suppress(OSError):
-            found |= {f"mount {line.split()[4]}" for line in mounts.read_text().splitlines() if "/rp-bed-" in line}
-    return found
+            points |= {f"mount {line.split()[4]}" for line in mounts.read_text().splitlines() if "/rp-bed-" in line}
+    return points
 
 
 def cgroup_folders() -> list[Path]:
     """The machine's cgroup in every hierarchy that is mounted with controllers, or by a name."""
-    found = []
+    folders = []
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         before, _, after = line.partition(" - ")
         kind, mount = after.split()[0], before.split()[4]
         if kind == "cgroup" or (kind == "cgroup2" and mount == "/sys/fs/cgroup"):
-            found.append(Path(mount, CGROUP))
-    return found
+            folders.append(Path(mount, CGROUP))
+    return folders
 
 
 def _remove(mark: str = "", folder: str = "") -> None:
@@ -196,7 +196,7 @@ def _make_cgroup(folder: Path) -> None:
         if (folder / name).exists():
             (folder / name).write_text(value)
     for name in ("cpuset.cpus", "cpuset.mems"):
-        # The first version's are empty at first, and an empty one takes no process.
+        # Version 1 starts with empty settings, and then accepts no process.
         if (folder / name).exists() and not control.exists():
             (folder / name).write_text((folder.parent / name).read_text())
 
@@ -204,7 +204,7 @@ def _make_cgroup(folder: Path) -> None:
 def _remove_cgroups() -> bool:
     for root in cgroup_folders():
         for folder, _, _ in os.walk(root, topdown=False):
-            with suppress(OSError):  # A process that is on its way out: asked again.
+            with suppress(OSError):  # the process is ending: try again
                 os.rmdir(folder)
     return not any(folder.exists() for folder in cgroup_folders())
 
@@ -218,12 +218,12 @@ def _until_gone(gone: Callable[[], bool], what: str, *, seconds: float = 20.0) -
 
 
 def _children(pid: int) -> list[int]:
-    found = []
+    children = []
     for entry in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
             if int(entry.read_text().rpartition(")")[2].split()[1]) == pid:
-                found.append(int(entry.parent.name))
-    return found
+                children.append(int(entry.parent.name))
+    return children
 
 
 def require_host() -> None:

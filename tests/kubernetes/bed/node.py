@@ -113,7 +113,7 @@ def kubelet(tools: dict[str, Path], folder: Path, keys: Path, kubeconfig: Path, 
 
 
 def proxy(tools: dict[str, Path], folder: Path, kubeconfig: Path, enter: list[str]) -> Component:
-    """What makes addresses of Services reach pods."""
+    """kube-proxy, which routes addresses of Services to pods."""
     settings = folder / "proxy.yaml"
     timeouts = {f"{kind}Timeout": "0s" for kind in ("tcpEstablished", "tcpCloseWait", "udp", "udpStream")}
     settings.write_text(
@@ -160,7 +160,7 @@ def dns(tools: dict[str, Path], folder: Path, kubeconfig: Path, enter: list[str]
 
 
 def with_its_dns(folder: Path) -> list[str]:
-    """What starts a program of the host so that it resolves names as a pod does."""
+    """Command prefix for a program of the host, so that it resolves names as a pod does."""
     resolv = folder / "resolv.conf"
     resolv.write_text(f"nameserver {ADDRESS}\nsearch svc.{DOMAIN} {DOMAIN}\noptions ndots:5\n")
     script = 'mount --bind "$1" /etc/resolv.conf && shift && exec "$@"'

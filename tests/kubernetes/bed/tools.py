@@ -1,4 +1,4 @@
-"""Where the programs of the bed are: KUBEBUILDER_ASSETS first, then what `make kubernetes-tools` built."""
+"""Paths of the bed's programs: from KUBEBUILDER_ASSETS, else from `make kubernetes-tools`."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def find(names: Iterable[str]) -> dict[str, Path]:
     """The path of each program (or folder of manifests). Raises Unavailable naming those that are missing."""
     listed = subprocess.run([str(BUILD), "--list"], check=True, capture_output=True, text=True).stdout
     built = dict(line.split("\t") for line in listed.splitlines() if not line.startswith("missing\t"))
-    found = {name: path for name in names if (path := _asset(name) or _built(built, name)) is not None}
-    if missing := [name for name in names if name not in found]:
+    paths = {name: path for name in names if (path := _asset(name) or _built(built, name)) is not None}
+    if missing := [name for name in names if name not in paths]:
         raise Unavailable(
             f"The Kubernetes test bed lacks {', '.join(missing)}.",
             remedy="Build what is missing: make kubernetes-tools",
         )
-    return found
+    return paths
 
 
 def _asset(name: str) -> Path | None:

@@ -1,4 +1,4 @@
-"""What containerd made of an image, kept for the next node: 60,000 hard links take seconds, unpacking up to minutes.
+"""Keep an image that containerd unpacked for the next node: 60,000 hard links take seconds, unpacking up to minutes.
 
 Files of an unpacked layer are never written again, so that nodes may share them; databases are copied.
 """

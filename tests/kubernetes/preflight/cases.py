@@ -18,37 +18,37 @@ MAIN = f"{HEAD}.spec.containers[0]"
 
 @dataclass
 class Case:
-    """One object, or one change of an object, and what is expected of it."""
+    """One object, or one change of an object, with the expected rule."""
 
     name: str
     manifest: Object
     rule: str
-    """Which of pre-flight's rules it breaks; empty if it is fine."""
+    """The rule of pre-flight that it breaks; empty if it is valid."""
     old: Object | None = None
-    """What is there already, for a change."""
+    """The present object, for a change."""
     sample: str | None = None
-    """Which of KubeRay's samples it comes from."""
+    """Name of the KubeRay sample that it comes from."""
 
 
 Change = tuple[str, Any]
 
 
 def cases() -> list[Case]:
-    """All of them, numbered; objects are called by the number where a case does not need a name of its own."""
+    """All cases, numbered; the number names the objects of cases that need no name of their own."""
     made = [*own_cases(), *updates(), *_sample_cases()]
     for number, case in enumerate(made):
         case.name = f"{number:03d} {case.name}"
-        for thing in filter(None, (case.manifest, case.old)):
-            meta = thing["metadata"]
+        for manifest in filter(None, (case.manifest, case.old)):
+            meta = manifest["metadata"]
             if case.sample or meta.get("name") == "shape":
                 meta["name"] = f"c{number:03d}"
-                _own_head_service(thing, meta["name"])
+                _own_head_service(manifest, meta["name"])
     return made
 
 
-def _own_head_service(thing: Object, name: str) -> None:
+def _own_head_service(manifest: Object, name: str) -> None:
     """Samples that name the Service of their head would name one and the same."""
-    spec = thing["spec"] if isinstance(thing["spec"], dict) else {}
+    spec = manifest["spec"] if isinstance(manifest["spec"], dict) else {}
     cluster = spec.get("rayClusterSpec") or spec.get("rayClusterConfig") or spec
     service = (cluster.get("headGroupSpec") or {}).get("headService") if isinstance(cluster, dict) else None
     if service and service["metadata"].get("name", "").startswith("custom"):
@@ -56,11 +56,11 @@ def _own_head_service(thing: Object, name: str) -> None:
 
 
 def _case(shape: str, rule: str, *changes: Change) -> Case:
-    thing = own(shape)
+    manifest = own(shape)
     for path, value in changes:
-        put(thing, path, copy.deepcopy(value))
+        put(manifest, path, copy.deepcopy(value))
     said = "; ".join(f"{path} {'gone' if value is DROP else repr(value)[:48]}" for path, value in changes)
-    return Case(f"{shape}: {said}", thing, rule)
+    return Case(f"{shape}: {said}", manifest, rule)
 
 
 def own_cases() -> Iterator[Case]:
@@ -73,7 +73,7 @@ def own_cases() -> Iterator[Case]:
 
 
 def updates() -> Iterator[Case]:
-    """Changes of objects that are there."""
+    """Changes of present objects."""
     operator, multi = "ray.io/kuberay-operator", "kueue.x-k8s.io/multikueue"
     for shape, rule, before, after in (
         ("cluster", "cel", [("spec.managedBy", operator)], [("spec.managedBy", multi)]),
@@ -110,10 +110,10 @@ def _sample_cases() -> Iterator[Case]:
             continue
         rule, changes = _SPOILS[turn % len(_SPOILS)]
         turn += 1
-        thing = copy.deepcopy(sample)
+        manifest = copy.deepcopy(sample)
         for below, value in changes:
-            put(thing, f"{path}.{below}", copy.deepcopy(value))
-        yield Case(f"sample {name}: {'; '.join(below for below, _ in changes)}", thing, rule, sample=name)
+            put(manifest, f"{path}.{below}", copy.deepcopy(value))
+        yield Case(f"sample {name}: {'; '.join(below for below, _ in changes)}", manifest, rule, sample=name)
 
 
 _HEAD_MAIN = "headGroupSpec.template.spec.containers[0]"

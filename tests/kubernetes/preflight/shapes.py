@@ -34,30 +34,30 @@ def module() -> Path:
     """Where the operator's Go module is, in the version of the test bed. Raises Unavailable without Go."""
     command = ["go", "list", "-mod=mod", "-m", "-f", "{{.Dir}}", OPERATOR]
     try:
-        found = subprocess.run(command, cwd=_MODULE, check=True, capture_output=True, text=True).stdout.strip()
+        folder = subprocess.run(command, cwd=_MODULE, check=True, capture_output=True, text=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError) as error:
         raise Unavailable(f"'{' '.join(command)}' found no module: {error}", remedy="Install Go 1.26.") from error
-    if not found:
+    if not folder:
         raise Unavailable(f"{OPERATOR} is not downloaded.", remedy="Run: make kubernetes-tools")
-    return Path(found)
+    return Path(folder)
 
 
 @lru_cache(maxsize=1)
 def crds() -> dict[str, Object]:
     """KubeRay's definitions by kind, as its module has them."""
-    found = [_load(path) for path in sorted((module() / "config/crd/bases").glob("*.yaml"))]
-    return {crd["spec"]["names"]["kind"]: crd for crd in found}
+    folder = [_load(path) for path in sorted((module() / "config/crd/bases").glob("*.yaml"))]
+    return {crd["spec"]["names"]["kind"]: crd for crd in folder}
 
 
 @lru_cache(maxsize=1)
 def samples() -> dict[str, Object]:
     """KubeRay's documented objects: ``<file>#<number>`` -> object."""
-    root, found = module() / "config/samples", {}
+    root, folder = module() / "config/samples", {}
     for path in sorted(root.rglob("*.yaml")):
         documents = [each for each in yaml.load_all(path.read_text(), yaml.CSafeLoader) if each]
         for number, document in enumerate(each for each in documents if each.get("kind") in KINDS):
-            found[f"{path.relative_to(root)}#{number}"] = document
-    return found
+            folder[f"{path.relative_to(root)}#{number}"] = document
+    return folder
 
 
 def _load(path: Path) -> Object:
@@ -170,7 +170,7 @@ def own(name: str) -> Object:
 
 
 DROP = ...
-"""Set to this, a field goes."""
+"""Value that removes a field."""
 
 
 def put(thing: Object, path: str, value: Any) -> None:

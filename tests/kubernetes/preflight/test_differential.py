@@ -72,7 +72,7 @@ def test_preflight_agrees_with_the_api_server_and_the_operator(level_a: LevelA) 
     with namespace(level_a.api) as name:
         server = Server(level_a.api, name)
         try:
-            # Pods that ran would have the operator wait for Rays that answer; it has judged once it makes pods.
+            # If pods ran, the operator would wait for their Rays; its verdict is known once it makes pods.
             with level_a.pods_held():
                 real = _real(server, table)
         finally:
@@ -104,26 +104,26 @@ def test_preflight_agrees_with_the_api_server_and_the_operator(level_a: LevelA) 
 def _timed(case: Case, times: list[float]) -> list[Finding]:
     crd = crds()[case.manifest["kind"]]
     began = time.thread_time()
-    found = check(case.manifest, crd, old=case.old)
+    findings = check(case.manifest, crd, old=case.old)
     times.append(time.thread_time() - began)
-    return found
+    return findings
 
 
 def _real(server: Server, table: list[Case]) -> dict[str, Verdict]:
     """The API server's verdict, or the operator's where the API server takes an object."""
     server.prepare([case.manifest for case in table])
-    found: dict[str, Verdict] = {}
+    verdicts: dict[str, Verdict] = {}
     sent = {}
     began = time.monotonic()
     with ThreadPoolExecutor(4) as several:
-        for case, verdict, thing in several.map(lambda case: _asked(server, case), table):
-            found[case.name] = verdict
-            if thing is not None:
-                sent[case.name] = thing
+        for case, verdict, accepted in several.map(lambda case: _asked(server, case), table):
+            verdicts[case.name] = verdict
+            if accepted is not None:
+                sent[case.name] = accepted
     asked = time.monotonic()
-    found |= server.settle(sent, seconds=120)
+    verdicts |= server.settle(sent, seconds=120)
     print(f"\nasked the API server in {asked - began:.1f} s, the operator in {time.monotonic() - asked:.1f} s")
-    return found
+    return verdicts
 
 
 def _asked(server: Server, case: Case) -> tuple[Case, Verdict, Object | None]:
@@ -132,7 +132,7 @@ def _asked(server: Server, case: Case) -> tuple[Case, Verdict, Object | None]:
         verdict = server.ask_change(case.old, case.manifest)
     else:
         verdict, created = server.ask(case.manifest)
-        # Creation drops nulls, server-side apply, by which the platform acts, does not.
+        # A create request drops nulls; server-side apply, which the platform uses, does not.
         assert verdict.refused == created.refused or case.rule == "schema.null", (case.name, verdict, created)
     silent = verdict.refused or case.manifest["kind"] == "RayCronJob"
     return case, verdict, None if silent else server.send(case.manifest)
@@ -160,7 +160,7 @@ def _row(case: Case, ours: list[Finding], real: Verdict) -> dict[str, Any]:
 
 
 def _who(findings: list[dict[str, str]]) -> set[str]:
-    """Who should refuse an object with these findings: what the API server sees it refuses before anyone acts on it."""
+    """Which of the two should refuse an object with these findings: the API server comes first."""
     for finding in findings:
         about_pods = ".template." in finding["path"]
         if finding["rule"].startswith(("schema.", "cel")) or (

@@ -1,4 +1,4 @@
-"""What the real API server and the real operator say of an object: the other side of the differential table."""
+"""Verdicts of the real API server and the real operator on an object: the other side of the differential table."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _KINDS = ("RayService", "RayJob", "RayCluster")
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was said, by whom. ``refused`` is None where nobody said anything within the time."""
+    """One verdict and who gave it. ``refused`` is None if neither gave one in time."""
 
     refused: bool | None
     by: str
@@ -52,22 +52,22 @@ class Server:
                     self._made.append((group, kind, name))
 
     def ask(self, manifest: Object) -> tuple[Verdict, Verdict]:
-        """What the API server says to it: applied, and created; by dry runs that refuse unknown fields."""
-        thing = self._placed(manifest)
-        name = thing["metadata"].get("name", "")
-        collection = self.api.path(thing["apiVersion"], thing["kind"], namespace=self.namespace)
+        """The API server's verdicts on applying and on creating it, by dry runs that refuse unknown fields."""
+        obj = self._placed(manifest)
+        name = obj["metadata"].get("name", "")
+        collection = self.api.path(obj["apiVersion"], obj["kind"], namespace=self.namespace)
         strict = {"dryRun": "All", "fieldValidation": "Strict"}
         applied = self._try(
             "PATCH",
             f"{collection}/{name}",
             params={**strict, "fieldManager": "table", "force": "true"},
             headers={"Content-Type": "application/apply-patch+yaml"},
-            content=as_yaml(thing).encode(),  # as the gateway writes it
+            content=as_yaml(obj).encode(),  # as the gateway writes it
         )
-        return applied, self._try("POST", collection, params=strict, json=thing)
+        return applied, self._try("POST", collection, params=strict, json=obj)
 
     def ask_change(self, old: Object, manifest: Object) -> Verdict:
-        """What the API server says to a change of an object that is there, applied by the same manager."""
+        """The API server's verdict on a change of a present object, applied by the same manager."""
         self.send(old)
         return self.ask(manifest)[0]
 
@@ -80,22 +80,22 @@ class Server:
 
         It waits until none has come for that many seconds. An object is deleted once it is judged.
         """
-        left, found = dict(sent), {}
+        left, verdicts = dict(sent), {}
         latest = time.monotonic()
         while left and time.monotonic() < latest + seconds:
             view = _View(self.api, self.namespace)
-            for case, thing in list(left.items()):
-                verdict = view.verdict(thing)
+            for case, obj in list(left.items()):
+                verdict = view.verdict(obj)
                 if verdict is not None:
-                    found[case] = verdict
+                    verdicts[case] = verdict
                     del left[case]
                     latest = time.monotonic()
-                    self._release(thing)
+                    self._release(obj)
             time.sleep(0.5)
-        return found | {case: Verdict(None, "operator", "said nothing") for case in left}
+        return verdicts | {case: Verdict(None, "operator", "said nothing") for case in left}
 
     def clear(self, *, seconds: float) -> None:
-        """Delete what was made, and see it gone, so that who comes next finds the operator at leisure.
+        """Delete what was made, and see it gone, so that the operator is idle for the next caller.
 
         Finalizers go by hand: what they wait for (a Redis, a Ray) is not there.
         """
@@ -116,17 +116,17 @@ class Server:
             each["metadata"]["name"] for each in self.api.list("v1", "Pod", self.namespace)
         ]
 
-    def _release(self, thing: Object) -> None:
+    def _release(self, obj: Object) -> None:
         """Delete an object, whatever its finalizers wait for."""
-        kind, name = thing["kind"], thing["metadata"]["name"]
+        kind, name = obj["kind"], obj["metadata"]["name"]
         self.api.delete("ray.io/v1", kind, name, self.namespace)
-        with suppress(ApiError):  # it is gone already, which is all that is wanted
+        with suppress(ApiError):  # it is gone already
             self.api.patch("ray.io/v1", kind, name, {"metadata": {"finalizers": None}}, self.namespace)
 
     def _placed(self, manifest: Object) -> Object:
-        thing = copy.deepcopy(manifest)
-        thing["metadata"]["namespace"] = self.namespace
-        return thing
+        obj = copy.deepcopy(manifest)
+        obj["metadata"]["namespace"] = self.namespace
+        return obj
 
     def _try(self, method: str, path: str, **options: Any) -> Verdict:
         try:
@@ -142,13 +142,13 @@ class _View:
     """All that the operator did in a namespace so far, read once."""
 
     def __init__(self, api: Api, namespace: str) -> None:
-        self.things = {
+        self.objects = {
             (kind, each["metadata"]["name"]): each for kind in _KINDS for each in api.list("ray.io/v1", kind, namespace)
         }
         self.warnings: dict[str, list[tuple[str, str]]] = {}
         for event in api.list("v1", "Event", namespace):
             if "already exists" in event.get("message", ""):
-                continue  # the operator looked at what it knew before it made it, and tries again
+                continue  # the operator acted on a stale cache, and tries again
             if event.get("type") == "Warning" and _REFUSED.fullmatch(event.get("reason", "")):
                 said = (event["reason"], event.get("message", ""))
                 self.warnings.setdefault(event["involvedObject"].get("uid", ""), []).append(said)
@@ -159,31 +159,31 @@ class _View:
             self.pods[key] = self.pods.get(key, 0) + 1
 
     def verdict(self, sent: Object) -> Verdict | None:
-        """What the operator says of an object; None while it has not."""
-        thing = self.things.get((sent["kind"], sent["metadata"]["name"]))
-        if thing is None:
+        """The operator's verdict on an object; None while there is none."""
+        obj = self.objects.get((sent["kind"], sent["metadata"]["name"]))
+        if obj is None:
             return None  # a cluster that a job or a service is about to make
-        for reason, message in self.warnings.get(thing["metadata"]["uid"], []):
+        for reason, message in self.warnings.get(obj["metadata"]["uid"], []):
             return Verdict(True, "operator" if reason.startswith("Invalid") else "pods", f"{reason}: {message}"[:600])
-        spec, status = thing.get("spec") or {}, thing.get("status") or {}
+        spec, status = obj.get("spec") or {}, obj.get("status") or {}
         if spec.get("managedBy") == "kueue.x-k8s.io/multikueue":
             return Verdict(False, "operator", "another controller's")
         of = {"RayCluster": self._cluster, "RayJob": self._job, "RayService": self._service}
-        return of[thing["kind"]](thing, spec, status)
+        return of[obj["kind"]](obj, spec, status)
 
-    def _cluster(self, thing: Object, spec: Object, status: Object) -> Verdict | None:
+    def _cluster(self, obj: Object, spec: Object, status: Object) -> Verdict | None:
         if spec.get("suspend"):
             done = status.get("state") == "suspended"
             return Verdict(False, "operator", "suspended") if done else None
-        name = thing["metadata"]["name"]
-        if status.get("observedGeneration") != thing["metadata"]["generation"]:
+        name = obj["metadata"]["name"]
+        if status.get("observedGeneration") != obj["metadata"]["generation"]:
             return None
         wanted = sum(_workers(group) for group in spec.get("workerGroupSpecs") or [])
         if self.pods.get((name, "head")) and (not wanted or self.pods.get((name, "worker"))):
             return Verdict(False, "pods", f"{wanted} workers wanted")
         return None
 
-    def _job(self, thing: Object, spec: Object, status: Object) -> Verdict | None:
+    def _job(self, obj: Object, spec: Object, status: Object) -> Verdict | None:
         state = status.get("jobDeploymentStatus")
         if state == "ValidationFailed" or status.get("reason") == "ValidationFailed":
             return Verdict(True, "operator", f"{state}: {status.get('message', '')}"[:600])
@@ -193,8 +193,8 @@ class _View:
             return Verdict(False, "operator", state)
         return self._child(status.get("rayClusterName"))
 
-    def _service(self, thing: Object, spec: Object, status: Object) -> Verdict | None:
-        del thing, spec
+    def _service(self, obj: Object, spec: Object, status: Object) -> Verdict | None:
+        del obj, spec
         for condition in status.get("conditions") or []:
             if condition.get("reason") == "ValidationFailed":
                 return Verdict(True, "operator", f"ValidationFailed: {condition.get('message', '')}"[:600])
@@ -202,7 +202,7 @@ class _View:
         return self._child(pending or (status.get("activeServiceStatus") or {}).get("rayClusterName"))
 
     def _child(self, name: str | None) -> Verdict | None:
-        child = self.things.get(("RayCluster", name or ""))
+        child = self.objects.get(("RayCluster", name or ""))
         return self.verdict(child) if child is not None else None
 
 
@@ -213,12 +213,12 @@ def _workers(group: Object) -> int:
     return min(replicas, int(group.get("maxReplicas", replicas))) * int(group.get("numOfHosts", 1))
 
 
-def _values(thing: Any, key: str) -> Iterator[str]:
-    if isinstance(thing, dict):
-        for name, value in thing.items():
+def _values(obj: Any, key: str) -> Iterator[str]:
+    if isinstance(obj, dict):
+        for name, value in obj.items():
             if name == key and isinstance(value, str) and value:
                 yield value
             yield from _values(value, key)
-    elif isinstance(thing, list):
-        for value in thing:
+    elif isinstance(obj, list):
+        for value in obj:
             yield from _values(value, key)

@@ -1,4 +1,4 @@
-"""Why work waits although its cluster runs: what Ray's autoscaler asks for and can't get. Pure."""
+"""Explain why work waits although its cluster runs, from evidence of Ray's autoscaler. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rayplane.nouns.why import Cause
 
 
 def autoscaler(fact: Evidence, where: str) -> Cause | None:
-    """The cause that the autoscaler tells; None for any other fact."""
+    """The cause behind evidence of the autoscaler; None for any other evidence."""
     if fact.source != "autoscaler":
         return None
     said = clip(fact.message)

@@ -1,20 +1,20 @@
-"""Every cause that `why` knows, the more fundamental first. Pure: names and their order; docs/why.md explains each."""
+"""Codes of all causes that `why` knows, the more fundamental first. Pure; docs/why.md explains each."""
 
 from __future__ import annotations
 
 CODES: tuple[str, ...] = (
-    # Somebody wants it so.
+    # A user or the platform wants it so.
     "deleting",
     "suspended",
     "suspended-idle",
     "lifetime-over",
-    # Nothing below can act, or will.
+    # The backend or the operator can't act, or refuses to.
     "backend-unreachable",
     "unsupported",
     "spec-refused",
     "namespace-terminating",
     "operator-silent",
-    # The platform does not let it begin.
+    # The platform does not start it.
     "team-not-onboarded",
     "quota",
     "preflight",
@@ -52,7 +52,7 @@ CODES: tuple[str, ...] = (
     "volume-mount",
     "pod-sandbox",
     "container-start",
-    # Its processes end.
+    # Its processes crash or are killed.
     "out-of-memory",
     "crash-loop",
     "evicted",
@@ -68,7 +68,7 @@ CODES: tuple[str, ...] = (
     "probe-failing",
     "head-not-answering",
     "stuck-terminating",
-    # There is not enough of it.
+    # It has too few workers.
     "autoscaler-infeasible",
     "autoscaler-at-max",
     "workers-pending",
@@ -89,13 +89,13 @@ CODES: tuple[str, ...] = (
     "other",
 )
 
-_PLACE = {code: place for place, code in enumerate(CODES)}
+_INDEX = {code: index for index, code in enumerate(CODES)}
 
 
-def place(code: str) -> int:
-    """Where a code stands in the order; one that is not known comes last."""
-    return _PLACE.get(code, len(CODES))
+def index(code: str) -> int:
+    """Position of a code in the order; an unknown code comes last."""
+    return _INDEX.get(code, len(CODES))
 
 
 GENERAL = frozenset({"starting", "stopping", "deploying", "waiting", "running", "workers-pending", "other"})
-"""Codes that only say that something is not there yet: none is told beside a cause that says why."""
+"""Codes that only say that something is not ready yet: `why` omits them if another cause says the reason."""

@@ -1,4 +1,4 @@
-"""Why a cluster is not as wanted, and what holds up nodes that a job or a service has for itself. Pure."""
+"""Explain why a cluster, or the nodes of a job or a service of its own, are not as wanted. Pure."""
 
 from __future__ import annotations
 
@@ -22,39 +22,39 @@ _SUSPENSION: dict[str, tuple[str, str, str]] = {
     "Idle": ("suspended-idle", "was suspended because nothing used it", _RESUME),
     "Lifetime": (
         "lifetime-over",
-        "has reached its longest life and is being given back",
-        "Put its end off: rayplane cluster extend {name} 2h --team {team}",
+        "has reached its maximum lifetime and is being taken down",
+        "Extend its lifetime: rayplane cluster extend {name} 2h --team {team}",
     ),
 }
 
 
 def cluster_causes(facts: Facts) -> list[Cause]:
-    """Ranked; nothing for a cluster that is as wanted."""
+    """Ranked causes of a cluster; empty if it is as wanted."""
     status = ClusterStatus.model_validate(facts.obj.status)
     if facts.obj.metadata.deleted_at is not None:
         return ranked([*_deleting(facts), *node_causes(facts.evidence, facts.where, going=True), *silence(facts)])
     if ClusterSpec.model_validate(facts.obj.spec).suspended or status.suspension is not None:
-        return [*_holding_up(facts, status), *_down(facts, status)]
+        return [*_stuck(facts, status), *_suspended_causes(facts, status)]
     causes = [*silence(facts), *node_causes(facts.evidence, facts.where)]
     if status.phase == "Ready":
-        # Its head serves: only what its workers lack is left to be told, and what the reconciler could not do.
+        # Its head serves: only causes of its workers and of the reconciler are left.
         causes = [c for c in causes if c.node != "head" and c.code != "operator-silent"]
         return ranked([*causes, *(c for c in of_conditions(facts) if c.code not in ("starting", "other"))])
     return ranked([*causes, *verdict_causes(facts.verdicts, facts.where), *of_conditions(facts)])
 
 
 def node_causes(evidence: Sequence[Evidence], where: str, *, going: bool = False) -> list[Cause]:
-    """What facts from below tell, one cause for each fact that tells one; ``going`` where only leaving matters."""
-    found = []
+    """One cause for each piece of evidence that has one. ``going``: only causes of a stuck deletion."""
+    causes = []
     for fact in evidence:
-        told = scheduling(fact, where) or refusal(fact, where) or autoscaler(fact, where) or container(fact, where)
-        if told is not None and (not going or told.code in ("stuck-terminating", "namespace-terminating")):
-            found.append(told)
-    return _with_quotas(found, evidence)
+        cause = scheduling(fact, where) or refusal(fact, where) or autoscaler(fact, where) or container(fact, where)
+        if cause is not None and (not going or cause.code in ("stuck-terminating", "namespace-terminating")):
+            causes.append(cause)
+    return _with_quotas(causes, evidence)
 
 
 def verdict_causes(verdicts: Sequence[Verdict], where: str) -> Iterator[Cause]:
-    """What admission has against it."""
+    """Causes from admission's verdicts against the object."""
     for verdict in verdicts:
         yield Cause(
             code=verdict.code,
@@ -66,7 +66,7 @@ def verdict_causes(verdicts: Sequence[Verdict], where: str) -> Iterator[Cause]:
 
 
 def _with_quotas(causes: list[Cause], evidence: Sequence[Evidence]) -> list[Cause]:
-    """A full ResourceQuota is no cause by itself, but it bears out the refusal that is one."""
+    """Add a full ResourceQuota as a clue to the refusal that it explains; it is no cause by itself."""
     full = [clue(f) for f in evidence if f.source == "quota" and f.reason == "Full"]
     return [
         c.model_copy(update={"evidence": [*c.evidence, *full]}) if c.code == "namespace-quota" else c for c in causes
@@ -74,12 +74,12 @@ def _with_quotas(causes: list[Cause], evidence: Sequence[Evidence]) -> list[Caus
 
 
 def silence(facts: Facts) -> Iterator[Cause]:
-    """That what runs it could not be asked."""
+    """The cause for a backend that did not answer, if it did not."""
     if facts.silence:
         yield Cause(
             code="backend-unreachable",
-            sentence=f"What runs {facts.where} can't be asked: {clip(facts.silence)}.",
-            remedy="See that it runs and that the gateway may reach it; nothing that runs there is lost.",
+            sentence=f"The backend of {facts.where} does not answer: {clip(facts.silence)}.",
+            remedy="Check that it runs and that the gateway can reach it; nothing that runs there is lost.",
         )
 
 
@@ -89,19 +89,19 @@ def _deleting(facts: Facts) -> Iterator[Cause]:
     seconds = (facts.now - since).total_seconds()
     yield Cause(
         code="deleting",
-        sentence=f"{facts.where[0].upper()}{facts.where[1:]} is being deleted since {seconds:.0f} s.",
+        sentence=f"{facts.where[0].upper()}{facts.where[1:]} is being deleted, for {seconds:.0f} s so far.",
         remedy="Wait until it is gone; then its name is free again.",
     )
 
 
-def _down(facts: Facts, status: ClusterStatus) -> list[Cause]:
-    """Who wants it suspended, and whether the gateway is at it."""
+def _suspended_causes(facts: Facts, status: ClusterStatus) -> list[Cause]:
+    """Why a suspended cluster is down, and whether the gateway has trouble with suspending it."""
     own = (cause for cause in of_conditions(facts) if cause.code in ("reconcile-error", "not-looked-at"))
     return ranked([_suspended(facts, status), *silence(facts), *own])
 
 
-def _holding_up(facts: Facts, status: ClusterStatus) -> list[Cause]:
-    """What keeps a cluster that is to be suspended from going down."""
+def _stuck(facts: Facts, status: ClusterStatus) -> list[Cause]:
+    """Causes that keep a cluster from being suspended."""
     if status.phase == "Suspended":
         return []
     return ranked(cause for cause in node_causes(facts.evidence, facts.where) if cause.code in _STUCK)
@@ -109,7 +109,7 @@ def _holding_up(facts: Facts, status: ClusterStatus) -> list[Cause]:
 
 def _suspended(facts: Facts, status: ClusterStatus) -> Cause:
     ready, why = status.condition("Ready"), status.suspension
-    if ready is not None and ready.reason == "Quota":  # it is needed, and there is no room for it
+    if ready is not None and ready.reason == "Quota":  # work needs it, and the quota has no room for it
         return next(cause for cause in of_conditions(facts) if cause.code == "quota")
     code, words, remedy = ("suspended", "is suspended on request", _RESUME) if why is None else _SUSPENSION[why.reason]
     message = f" ({clip(why.message)})" if why is not None and why.message else ""

@@ -1,4 +1,4 @@
-"""Why a pod's containers do not run or do not answer, from their states and their kubelet's words. Pure."""
+"""Explain why a pod's containers do not run or answer, from their states and the kubelet's messages. Pure."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _UNAUTHORIZED = re.compile(
     r"\b(?:unauthorized|authorization failed|denied|forbidden|no basic auth)\b|(?<![\w.:-])40[13](?![\w-])"
 )
 _NAMES = re.compile(r'\\?"[^"\s]*"|\S*/\S+')
-"""Images, addresses and digests within a message: what is in quotes without a space, and what has a slash."""
-_TOLD = r"Message:(.*?)(?:,StartedAt:|$)"
-"""The words of a container that ended, in the operator's note, which may be cut off."""
+"""Images, addresses and digests in a message: quoted words, and words with a slash."""
+_LAST_OUTPUT = r"Message:(.*?)(?:,StartedAt:|$)"
+"""The last output of a container that ended, in the operator's event, which may be truncated."""
 _MEMORY = "Choose a larger size, or have the code hold less at once."
 
 
 def container(fact: Evidence, where: str) -> Cause | None:
-    """The cause that a container tells; None for any other fact."""
+    """The cause behind evidence of a container; None for any other evidence."""
     who, said = node_of(fact, where), fact.message
     if fact.reason == "InvalidImageName":
         sentence = f"{who} can't start: its image's name can't be read: {clip(said)}."
@@ -40,7 +40,7 @@ def container(fact: Evidence, where: str) -> Cause | None:
         return _of_end(fact, who)
     if fact.reason in ("Evicted", "Preempted", "TaintManagerEviction"):
         sentence = f"{who} was evicted from its node: {clip(said)}."
-        return cause("evicted", sentence, "It is made anew where there is room; a larger size is evicted later.", fact)
+        return cause("evicted", sentence, "It is made again where there is room; a larger size is evicted later.", fact)
     if fact.reason in ("NodeLost", "NodeNotReady", "NodeShutdown", "Terminated node"):
         sentence = f"The node of {_lower(who)} does not answer: {clip(said)}."
         return cause("node-lost", sentence, "See the node: kubectl describe node.", fact)
@@ -50,7 +50,7 @@ def container(fact: Evidence, where: str) -> Cause | None:
         return cause("probe-failing", sentence, remedy, fact)
     if fact.reason == "DashboardSilent":
         sentence = f"{who} runs, but its dashboard does not answer: {clip(said)}."
-        remedy = "It may be busy; see that the gateway may reach the pod, and its log."
+        remedy = "It may be busy; check that the gateway can reach the pod, and see its log."
         return cause("head-not-answering", sentence, remedy, fact)
     if fact.reason == "Terminating":
         sentence = f"{who} does not go: {clip(said)}."
@@ -61,28 +61,28 @@ def container(fact: Evidence, where: str) -> Cause | None:
 
 def _of_image(fact: Evidence, who: str) -> Cause:
     said = fact.message
-    found = _IMAGE.search(said)
-    image = f"its image '{found[1]}'" if found else "its image"
+    match = _IMAGE.search(said)
+    image = f"its image '{match[1]}'" if match else "its image"
     lower = said.lower()
     if re.search(r"no such host|dial tcp|connection refused|i/o timeout|tls handshake|registryunavailable", lower):
         sentence = f"{who} can't start: the registry of {image} does not answer ({clip(_cause_of(said), 160)})."
-        remedy = "See that the nodes reach the registry, or have the platform's admin name another."
+        remedy = "Check that the nodes reach the registry, or have the platform's admin name another."
         return cause("registry-unreachable", sentence, remedy, fact)
     if _UNAUTHORIZED.search(_without_names(lower)):
         sentence = f"{who} can't start: the registry refuses to give out {image}."
-        remedy = "Have the platform's admin give the team's service account an image pull secret, or mend the name."
+        remedy = "Have the platform's admin give the team's service account an image pull secret, or correct the name."
         return cause("image-unauthorized", sentence, remedy, fact)
     if re.search(r"not found|manifest unknown|does not exist|no match for platform|is not present", lower):
         sentence = f"{who} can't start: {image} is not there."
         return cause("image-not-found", sentence, "Push it, or have the platform's admin name one that is there.", fact)
     sentence = f"{who} can't start: {image} can't be pulled: {clip(_cause_of(said))}."
-    return cause("image-pull", sentence, "See that the image is there and that the nodes may pull it.", fact)
+    return cause("image-pull", sentence, "Check that the image is there and that the nodes may pull it.", fact)
 
 
 def _without_names(said: str) -> str:
-    """A message without the names in it, which may hold any word and any number: a tag `20240103`, a digest."""
-    found = _IMAGE.search(said)
-    return _NAMES.sub(" ", said.replace(found[1], " ") if found else said)
+    """A message without the names in it, which may contain any word or number: a tag `20240103`, a digest."""
+    match = _IMAGE.search(said)
+    return _NAMES.sub(" ", said.replace(match[1], " ") if match else said)
 
 
 def _of_configuration(fact: Evidence, who: str) -> Cause:
@@ -111,9 +111,9 @@ def _of_end(fact: Evidence, who: str) -> Cause | None:
         sentence = f"{who} ran out of memory and was killed{_times(fact)}."
         return cause("out-of-memory", sentence, _MEMORY, fact)
     if "Reason:StartError" in said or "Reason:ContainerCannotRun" in said:
-        sentence = f"{who} can't start its container: {clip(_after(_TOLD, said))}."
+        sentence = f"{who} can't start its container: {clip(_after(_LAST_OUTPUT, said))}."
         return cause("container-start", sentence, "Have the platform's admin correct the image or its command.", fact)
-    words = _after(_TOLD, said) if deleted else _after(r"exit code -?\d+: (.*)", said)
+    words = _after(_LAST_OUTPUT, said) if deleted else _after(r"exit code -?\d+: (.*)", said)
     last = f" Its last words: {_ending(words)}." if words else ""
     sentence = f"{who} ends with exit code {code[1]}{_times(fact)}.{last}"
     if code[1] == "137" and not words:
@@ -123,14 +123,14 @@ def _of_end(fact: Evidence, who: str) -> Cause | None:
 
 
 def _ending(words: str, most: int = 300) -> str:
-    """The last lines of what a process said, in one, as many as fit: what it died of comes last."""
-    kept = ""
+    """The last lines of a process' output, joined, as many as fit: the reason of its death comes last."""
+    tail = ""
     for line in reversed([line.strip() for line in words.splitlines() if line.strip()]):
-        longer = f"{line} | {kept}" if kept else line
-        if kept and len(longer) > most:
+        longer = f"{line} | {tail}" if tail else line
+        if tail and len(longer) > most:
             break
-        kept = longer
-    return clip(kept, most)
+        tail = longer
+    return clip(tail, most)
 
 
 def _times(fact: Evidence) -> str:
@@ -143,7 +143,7 @@ def _after(pattern: str, text: str) -> str:
 
 
 def _cause_of(said: str) -> str:
-    """The innermost part of a chain of errors, which says the most."""
+    """The innermost part of a chain of errors, which is the most specific."""
     return said.rpartition(": ")[2] if said.count(": ") > 3 else said
 
 

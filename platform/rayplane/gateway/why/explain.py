@@ -1,4 +1,4 @@
-"""The answer to `why` for any noun: the first sentence is the answer, and an object as wanted has no causes. Pure."""
+"""Answer `why` for any noun: the first cause's sentence is the answer; an object as wanted has no causes. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rayplane.nouns.why import Explanation
 
 
 def explain(facts: Facts) -> Explanation:
-    """Say what holds the object up, ranked, or that nothing does."""
+    """Explain the object with ranked causes, or say that it is as wanted."""
     obj = facts.obj
     causes = cluster_causes(facts) if obj.kind == "Cluster" else work_causes(facts)
     phase = str(obj.status.get("phase", "Pending"))
@@ -18,12 +18,12 @@ def explain(facts: Facts) -> Explanation:
         team=obj.metadata.team,
         name=obj.metadata.name,
         phase=phase,
-        sentence=causes[0].sentence if causes else _well(facts, phase),
+        sentence=causes[0].sentence if causes else _as_wanted(facts, phase),
         causes=causes,
     )
 
 
-def _well(facts: Facts, phase: str) -> str:
+def _as_wanted(facts: Facts, phase: str) -> str:
     subject = f"{facts.where[0].upper()}{facts.where[1:]}"
     if phase in ("Running", "Stopped"):
         return f"{subject} is {phase.lower()}, as wanted."

@@ -1,4 +1,4 @@
-"""What `why` is told: an object, what the platform decided of it, what was seen below. Values only."""
+"""Input of `why`: an object, admission's verdicts on it, and the backend's evidence. Values only."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from rayplane.nouns.why import Cause
 
 @dataclass(frozen=True)
 class Facts:
-    """About one object, at one instant."""
+    """Facts about one object at one instant."""
 
     obj: Object
     now: datetime
     evidence: Sequence[Evidence] = ()
-    """What the backend knows of its nodes."""
+    """The backend's evidence about its nodes."""
     silence: str = ""
-    """Why the backend could not be asked; empty where it answered."""
+    """Reason why the backend did not answer; empty if it did."""
     verdicts: Sequence[Verdict] = ()
-    """What admission has against it now."""
+    """Admission's present verdicts against it."""
     depends: Sequence[Cause] = ()
-    """Why what it needs (its cluster, its job) is not as wanted."""
+    """Causes of the object that it depends on (its cluster, its job)."""
     depends_on: str = ""
-    """What that is, such as ``cluster 'growth/dev'``; empty where nothing is needed, or it is as wanted."""
+    """Title of that object, such as ``cluster 'growth/dev'``; empty if there is none, or it is as wanted."""
     link: str = "waits for"
-    """How it depends on that: ``waits for``, or ``runs on`` what has trouble of its own."""
+    """Verb between the two: ``waits for``, or ``runs on`` a cluster that has trouble of its own."""
     last_words: str = ""
     """The end of its log, for a job that failed."""
 
@@ -40,18 +40,18 @@ class Facts:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A reason of admission against an object."""
+    """A verdict of admission against an object."""
 
     code: str
     """``quota``, ``preflight``, ``size-gone`` or ``team-not-onboarded``."""
     message: str
     remedy: str = ""
     likely: bool = False
-    """Whether it may not be what holds the object up: it was let in before."""
+    """True if admission accepted the object before, so that this may not be the cause."""
 
 
 def title(obj: Object) -> str:
-    """How an object is called in a sentence."""
+    """Name of an object in a sentence."""
     team = obj.metadata.team
     name = f"{team}/{obj.metadata.name}" if team else obj.metadata.name
     return f"{obj.kind.lower() if obj.kind != 'PipelineRun' else 'run'} '{name}'"

@@ -1,4 +1,4 @@
-"""Why Kubernetes, Kueue or the operator refuse what was asked of them, from their own words. Pure."""
+"""Explain refusals by Kubernetes, Kueue or the KubeRay operator, from their own messages. Pure."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _BEFORE_PODS = (
     *("FailedToCreateService", "FailedToCreateServiceAccount", "FailedToCreateRole", "FailedToCreateRoleBinding"),
     *("FailedToCreateIngress", "FailedToCreateRoute", "FailedToCreateRayCluster"),
 )
-"""What the operator says of things that it makes before any pod: without them none comes."""
-_ADMIN = "Have the platform's admin mend it; 'rayplane cluster apply' it again after that."
+"""Events of objects that the operator makes before any pod: if they fail, no pod is made."""
+_ADMIN = "Have the platform's admin correct it; 'rayplane cluster apply' it again after that."
 
 
 def refusal(fact: Evidence, where: str) -> Cause | None:
-    """The cause that a refusal tells; None for any other fact."""
+    """The cause behind a refusal; None for any other evidence."""
     if fact.reason in (*_CREATION, *_BEFORE_PODS, "FailedCreate", "FailedToCreateRayJobSubmitter"):
         return _of_creation(fact, where)
     if fact.reason == "NamespaceTerminating":
@@ -31,10 +31,10 @@ def refusal(fact: Evidence, where: str) -> Cause | None:
         return cause("team-not-onboarded", sentence, remedy, fact)
     if fact.source == "operator" and fact.reason in ("Silent", "Down"):
         sentence = f"The KubeRay operator does not act on {where}: {clip(fact.message)}."
-        remedy = "See that it runs: kubectl get pods -A -l app.kubernetes.io/name=kuberay-operator."
+        remedy = "Check that it runs: kubectl get pods -A -l app.kubernetes.io/name=kuberay-operator."
         return cause("operator-silent", sentence, remedy, fact, likely=fact.reason == "Silent")
     if fact.source == "operator" and fact.reason not in ("ValidationFailed", "Failed") and "Invalid" not in fact.reason:
-        return None  # how a job or a service of its own went, its own status tells
+        return None  # the status of a job or a service with nodes of its own has this already
     if fact.source == "operator":
         words = re.sub(r"^The Ray\w+ \w+ is invalid \S+:? ?", "", fact.message)
         sentence = f"The KubeRay operator refuses {where}: {clip(words)}."
@@ -74,10 +74,10 @@ def _of_creation(fact: Evidence, where: str) -> Cause:
         return cause("service-account-missing", sentence, remedy, fact)
     if match := re.search(r'admission webhook "([^"]+)" denied the request: ?(.*)', said):
         sentence = f"{who} is denied by the admission webhook '{match[1]}': {clip(match[2])}."
-        return cause("webhook-denied", sentence, "Ask whoever runs this policy.", fact)
+        return cause("webhook-denied", sentence, "Ask the owner of this policy.", fact)
     if match := re.search(r"ValidatingAdmissionPolicy '([^']+)' with binding '[^']+' denied request: (.*)", said):
         sentence = f"{who} is denied by the admission policy '{match[1]}': {clip(match[2])}."
-        return cause("webhook-denied", sentence, "Ask whoever runs this policy.", fact)
+        return cause("webhook-denied", sentence, "Ask the owner of this policy.", fact)
     if "because it is being terminated" in said:
         sentence = f"The namespace of {where} is being deleted, and takes nothing new."
         return cause("namespace-terminating", sentence, "Wait until it is gone.", fact)

@@ -1,4 +1,4 @@
-"""Why no node takes a pod, from the scheduler's own words. Pure."""
+"""Explain why no node takes a pod, from the scheduler's own message. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rayplane.gateway.why.words import cause, clip, node_of
 from rayplane.nouns.why import Cause
 
 # The scheduler's words, by Kubernetes 1.36: "0/3 nodes are available: 1 Insufficient cpu, 2 node(s) had untolerated
-# taint(s). preemption: ...". Each is a pattern, a code, and what it is called in our sentence.
+# taint(s). preemption: ...". Each entry is a pattern, a code, and the words for our sentence.
 _WORDS: tuple[tuple[str, str, str], ...] = (
     (r"Insufficient nvidia\.com/gpu|Insufficient \S*gpu\S*", "insufficient-gpu", "too few GPUs free"),
     (r"Insufficient memory", "insufficient-memory", "too little memory free"),
@@ -33,7 +33,7 @@ _WORDS: tuple[tuple[str, str, str], ...] = (
 )
 
 _FILTERED_FIRST = ("untolerated-taint", "node-selector", "nodes-cordoned")
-"""What rules a node out for good. One that lacks room, or a volume, has passed these: it is what could take the pod."""
+"""Codes that rule a node out for good. A node that only lacks room or a volume could take the pod."""
 
 _REMEDIES = {
     "insufficient-cpu": "Choose a smaller size or fewer workers, suspend what is idle, or add a node.",
@@ -51,7 +51,7 @@ _REMEDIES = {
 
 
 def scheduling(fact: Evidence, where: str) -> Cause | None:
-    """The cause that a pod without a node tells; None for any other fact."""
+    """The cause behind a pod without a node; None for any other evidence."""
     if fact.reason == "SchedulingGated":
         sentence = f"{node_of(fact, where)} is held back by a scheduling gate: {clip(fact.message)}."
         return cause("kueue-pending", sentence, "Wait for its queue, or see it: kubectl describe workload.", fact)
@@ -71,22 +71,22 @@ def scheduling(fact: Evidence, where: str) -> Cause | None:
     if not reasons:
         return cause("unschedulable", f"{who} has no node: {clip(said)}.", _REMEDIES["unschedulable"], fact)
     nodes = re.match(r"0/(\d+) nodes", said)
-    of = f"of {nodes[1]} node{'s' if nodes[1] != '1' else ''} " if nodes else ""
-    told = ", ".join(f"{count} {'has' if count == 1 else 'have'} {words}" for count, _, words in reasons)
+    total = f"of {nodes[1]} node{'s' if nodes[1] != '1' else ''} " if nodes else ""
+    summary = ", ".join(f"{count} {'has' if count == 1 else 'have'} {words}" for count, _, words in reasons)
     code = max(reasons, key=lambda r: (r[1] not in _FILTERED_FIRST, r[0]))[1]
-    return cause(code, f"{who} has no node: {of}{told}.", _REMEDIES[code], fact)
+    return cause(code, f"{who} has no node: {total}{summary}.", _REMEDIES[code], fact)
 
 
 def _reasons(said: str) -> list[tuple[int, str, str]]:
-    """(how many nodes, code, our words) of each reason, in the order of the scheduler's message."""
+    """(number of nodes, code, our words) of each reason, in the order of the scheduler's message."""
     body = said.partition("nodes are available:")[2].partition(". ")[0]
-    found = []
+    reasons = []
     for part in re.split(r", (?=\d+ )", body.strip().rstrip(".")):
         count, _, words = part.strip().partition(" ")
         if not count.isdigit():
             continue
         for pattern, code, ours in _WORDS:
             if re.fullmatch(pattern, words.rstrip(".")):
-                found.append((int(count), code, ours))
+                reasons.append((int(count), code, ours))
                 break
-    return found
+    return reasons

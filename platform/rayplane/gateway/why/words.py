@@ -1,4 +1,4 @@
-"""How causes are said: whose they are, and the clues behind them. Pure."""
+"""Build causes, their clues and the words for their sentences. Pure."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from rayplane.nouns.why import Cause, Clue
 
 
 def clue(fact: Evidence) -> Clue:
-    """A fact from below as an answer shows it."""
+    """Evidence of the backend as a clue of an answer."""
     return Clue(
         source=fact.source, about=fact.about, reason=fact.reason, message=fact.message, at=fact.at, count=fact.count
     )
 
 
 def cause(code: str, sentence: str, remedy: str, fact: Evidence, *, likely: bool = False) -> Cause:
-    """A cause that one fact tells."""
+    """A cause with one piece of evidence."""
     return Cause(
         code=code,
         sentence=sentence,
@@ -26,7 +26,7 @@ def cause(code: str, sentence: str, remedy: str, fact: Evidence, *, likely: bool
 
 
 def node_of(fact: Evidence, where: str) -> str:
-    """``The head of cluster 'growth/dev'``; ``A worker of`` it; or the cluster itself."""
+    """Subject of a sentence: ``The head of cluster 'growth/dev'``, ``A worker of`` it, or the cluster itself."""
     if fact.node == "head":
         return f"The head of {where}"
     if fact.node == "worker":
@@ -35,7 +35,7 @@ def node_of(fact: Evidence, where: str) -> str:
 
 
 def clip(text: str, most: int = 300) -> str:
-    """A foreign message in one line, with its end cut off where it is too long to be read, and no final full stop."""
+    """A foreign message in one line of at most ``most`` characters, without a final full stop."""
     line = " ".join(text.split())
     line = line if len(line) <= most else f"{line[: most - 3]}..."
     return line.rstrip(".")

@@ -1,4 +1,4 @@
-"""Why a job, a service, a pipeline or its run is not as wanted. Pure."""
+"""Explain why a job, a service, a pipeline or a pipeline's run is not as wanted. Pure."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from rayplane.gateway.why.words import clip
 from rayplane.nouns.why import Cause, Clue
 
 _WAITING = ("waiting", "starting", "deploying", "other")
-"""What gives way to why that which it waits for is not ready."""
+"""Codes that are left out if the object that it depends on has causes of its own."""
 
 
 def work_causes(facts: Facts) -> list[Cause]:
-    """Ranked; nothing for work that goes on or has succeeded."""
+    """Ranked causes; empty for work that is under way or has succeeded."""
     phase = str(facts.obj.status.get("phase", "Pending"))
     if phase == "Stopped" and facts.obj.status.get("stop_reason"):
         return [_stopped(facts)]
@@ -30,13 +30,13 @@ def work_causes(facts: Facts) -> list[Cause]:
     own += node_causes(facts.evidence, facts.where)
     if facts.depends:
         own = [cause for cause in own if cause.code not in _WAITING]
-    return [*ranked(own), *_handed_on(facts)]
+    return [*ranked(own), *_of_dependency(facts)]
 
 
-def _handed_on(facts: Facts) -> Iterator[Cause]:
-    """What holds up that which it needs, in that one's own order; the first says who waits for whom."""
-    for place, cause in enumerate(facts.depends):
-        if place:
+def _of_dependency(facts: Facts) -> Iterator[Cause]:
+    """Causes of the object that it depends on, in their order; the first one's sentence names the dependency."""
+    for position, cause in enumerate(facts.depends):
+        if position:
             yield cause
             continue
         lead = f"{facts.where[0].upper()}{facts.where[1:]} {facts.link} {facts.depends_on}: "

@@ -1,4 +1,4 @@
-"""Every cause of `why` from the words in which its source tells it, and their order where there are two."""
+"""Every cause of `why` from the message of its source, and the order of two causes."""
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ TOLD: list[tuple[Evidence, str, str]] = [
 
 
 @pytest.mark.parametrize(("fact", "code", "words"), TOLD, ids=[f"{code}-{i}" for i, (_, code, _) in enumerate(TOLD)])
-def test_a_fact_from_below_tells_its_cause(fact: Evidence, code: str, words: str) -> None:
+def test_evidence_of_the_backend_has_its_cause(fact: Evidence, code: str, words: str) -> None:
     (cause,) = node_causes([fact], WHERE)
     assert cause.code == code
     assert words in cause.sentence
@@ -223,15 +223,15 @@ def cluster(*, spec: dict[str, Any] | None = None, phase: str = "Starting", **mo
     status = Status(phase=phase, observed_generation=1)
     if condition := more.pop("condition", None):
         status.set_condition(*condition, 1)
-    given: dict[str, Any] = status.model_dump(mode="json")
+    fields: dict[str, Any] = status.model_dump(mode="json")
     if reason := more.pop("suspension", None):
-        given["suspension"] = {"reason": reason, "message": "for 30 m", "at": ago(9)}
+        fields["suspension"] = {"reason": reason, "message": "for 30 m", "at": ago(9)}
     meta = {"name": "dev", "team": "growth", "uid": "u", "generation": 1, "created_at": NOW, "updated_at": NOW}
     return Object(
         kind=more.pop("kind", "Cluster"),
         metadata=Metadata(**{**meta, **more}),
         spec=spec or {},
-        status=given,
+        status=fields,
     )
 
 
@@ -240,7 +240,7 @@ PLATFORM: list[tuple[Facts, str, str]] = [
     (Facts(cluster(condition=STARTING), NOW), "starting", "The Ray head is starting."),
     (Facts(cluster(spec={"suspended": True}, phase="Suspended"), NOW), "suspended", "suspended on request"),
     (Facts(cluster(phase="Suspended", suspension="Idle"), NOW), "suspended-idle", "because nothing used it (for 30 m)"),
-    (Facts(cluster(phase="Ready", suspension="Lifetime"), NOW), "lifetime-over", "has reached its longest life"),
+    (Facts(cluster(phase="Ready", suspension="Lifetime"), NOW), "lifetime-over", "has reached its maximum lifetime"),
     (Facts(cluster(condition=STARTING), NOW, silence="the API server is away."), "backend-unreachable", "is away"),
     (Facts(cluster(), NOW, verdicts=[Verdict("preflight", "no disk.")]), "preflight", "no disk."),
     (Facts(cluster(), NOW, verdicts=[Verdict("quota", "cpu is full.", likely=True)]), "quota", "cpu is full."),
@@ -293,15 +293,15 @@ PLATFORM: list[tuple[Facts, str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("given", "code", "words"), PLATFORM, ids=[code for _, code, _ in PLATFORM])
-def test_what_the_platform_knows_tells_its_cause(given: Facts, code: str, words: str) -> None:
-    answer = explain(given)
+@pytest.mark.parametrize(("facts", "code", "words"), PLATFORM, ids=[code for _, code, _ in PLATFORM])
+def test_the_platforms_own_facts_have_their_cause(facts: Facts, code: str, words: str) -> None:
+    answer = explain(facts)
     assert [cause.code for cause in answer.causes] == [code]
     assert words in answer.sentence
     assert "'growth/dev'" in answer.sentence
 
 
-def test_a_healthy_cluster_says_nothing() -> None:
+def test_a_healthy_cluster_has_no_cause() -> None:
     ready = cluster(phase="Ready", condition=("Ready", True, "Ready", ""))
     answer = explain(Facts(ready, NOW))
     assert answer == Explanation(
@@ -311,19 +311,19 @@ def test_a_healthy_cluster_says_nothing() -> None:
     assert explain(Facts(ready, NOW, evidence=past)).causes == []
 
 
-def test_a_ready_cluster_still_tells_what_its_workers_lack() -> None:
+def test_a_ready_cluster_still_has_the_causes_of_its_workers() -> None:
     ready = cluster(phase="Ready", condition=("Ready", True, "Ready", ""))
     lacking = head("Unschedulable", NODES.format(1, "1 Insufficient cpu"), node="worker", about="pod/w")
     (cause,) = explain(Facts(ready, NOW, evidence=[lacking])).causes
     assert (cause.code, cause.sentence[:21]) == ("insufficient-cpu", "A worker of cluster '")
 
 
-def test_a_suspended_cluster_tells_nothing_else() -> None:
-    given = Facts(cluster(spec={"suspended": True}, phase="Suspended"), NOW, evidence=[refused("exceeded quota")])
-    assert [cause.code for cause in explain(given).causes] == ["suspended"]
+def test_a_suspended_cluster_has_no_other_cause() -> None:
+    facts = Facts(cluster(spec={"suspended": True}, phase="Suspended"), NOW, evidence=[refused("exceeded quota")])
+    assert [cause.code for cause in explain(facts).causes] == ["suspended"]
 
 
-def test_a_cluster_that_is_to_be_suspended_tells_that_no_gateway_looks_at_it() -> None:
+def test_a_cluster_to_suspend_that_no_gateway_looks_at_says_so() -> None:
     wanted = cluster(
         spec={"suspended": True},
         phase="Ready",
@@ -334,18 +334,18 @@ def test_a_cluster_that_is_to_be_suspended_tells_that_no_gateway_looks_at_it() -
     assert codes(explain(Facts(wanted, NOW)).causes) == ["suspended", "not-looked-at"]
 
 
-def test_a_cluster_that_does_not_go_down_tells_first_what_holds_it_up() -> None:
+def test_a_cluster_that_does_not_suspend_says_first_why() -> None:
     going = cluster(spec={"suspended": True}, phase="Suspending")
     down = Evidence("operator", "lease/ray-operator-leader", "Down", "No operator has renewed its lease for 900 s.")
     silent = Evidence("operator", "raycluster/dev", "Silent", "the operator has not suspended it.")
     stuck, refusal = head("Terminating", "It has been going for 900 s."), refused("exceeded quota")
-    for found, told in (
+    for evidence, expected_codes in (
         ([down, refusal], ["operator-silent", "suspended"]),
         ([silent], ["operator-silent", "suspended"]),
         ([silent, stuck], ["stuck-terminating", "operator-silent", "suspended"]),
         ([refusal], ["suspended"]),
     ):
-        assert codes(explain(Facts(going, NOW, evidence=found)).causes) == told
+        assert codes(explain(Facts(going, NOW, evidence=evidence)).causes) == expected_codes
     assert codes(explain(Facts(cluster(spec={"suspended": True}, phase="Suspended"), NOW, evidence=[down])).causes) == [
         "suspended"
     ]
@@ -355,55 +355,55 @@ def codes(causes: list[Cause]) -> list[str]:
     return [cause.code for cause in causes]
 
 
-def test_of_two_the_heads_comes_before_the_workers() -> None:
+def test_a_cause_of_the_head_comes_before_one_of_the_workers() -> None:
     worker = refused("exceeded quota: q, requested: a, used: b, limited: c")
     worker = Evidence("event", worker.about, "FailedToCreateWorkerPod", worker.message, node="worker")
-    found = ranked(node_causes([worker, head("ErrImagePull", "x: not found")], WHERE))
-    assert codes(found) == ["image-not-found", "namespace-quota"]
+    causes = ranked(node_causes([worker, head("ErrImagePull", "x: not found")], WHERE))
+    assert codes(causes) == ["image-not-found", "namespace-quota"]
 
 
-def test_of_two_what_is_certain_comes_before_what_is_likely() -> None:
+def test_a_certain_cause_comes_before_a_likely_one() -> None:
     silent = Evidence("operator", "raycluster/dev", "Silent", "it has made no head.")
-    found = explain(Facts(cluster(), NOW, evidence=[silent], verdicts=[Verdict("preflight", "no disk.")]))
-    assert codes(found.causes) == ["preflight", "operator-silent"]
-    assert found.sentence == found.causes[0].sentence
+    causes = explain(Facts(cluster(), NOW, evidence=[silent], verdicts=[Verdict("preflight", "no disk.")]))
+    assert codes(causes.causes) == ["preflight", "operator-silent"]
+    assert causes.sentence == causes.causes[0].sentence
 
 
-def test_a_refusal_that_no_rule_knows_is_told_before_what_is_only_likely() -> None:
+def test_an_unrecognised_refusal_comes_before_a_likely_cause() -> None:
     refusal = refused('pods "dev-head" is forbidden: no PriorityClass with name high was found')
-    found = explain(Facts(cluster(), NOW, evidence=[refusal], verdicts=[Verdict("quota", "cpu is full", likely=True)]))
-    assert codes(found.causes) == ["pod-refused", "quota"]
+    causes = explain(Facts(cluster(), NOW, evidence=[refusal], verdicts=[Verdict("quota", "cpu is full", likely=True)]))
+    assert codes(causes.causes) == ["pod-refused", "quota"]
     known = refused("exceeded quota: q, requested: a, used: b, limited: c")
     assert codes(ranked(node_causes([refusal, known], WHERE))) == ["namespace-quota"]
     of_worker = replace(known, reason="FailedToCreateWorkerPod", node="worker")
     assert codes(ranked(node_causes([refusal, of_worker], WHERE))) == ["pod-refused", "namespace-quota"]
 
 
-def test_of_two_the_more_fundamental_comes_first() -> None:
+def test_the_more_fundamental_cause_comes_first() -> None:
     unscheduled = head("Unschedulable", NODES.format(1, "1 Insufficient cpu"), about="pod/a")
     pulling = head("ErrImagePull", "x: not found", about="pod/b")
     assert codes(ranked(node_causes([pulling, unscheduled], WHERE))) == ["insufficient-cpu", "image-not-found"]
 
 
-def test_the_same_cause_of_several_pods_is_one_with_all_its_evidence() -> None:
+def test_the_same_cause_of_several_pods_is_merged_with_all_its_evidence() -> None:
     pods = [head("ErrImagePull", "x: not found", about=f"pod/w{n}", node="worker") for n in range(3)]
     (cause,) = ranked(node_causes(pods, WHERE))
     assert [clue.about for clue in cause.evidence] == ["pod/w0", "pod/w1", "pod/w2"]
 
 
-def test_what_is_only_starting_gives_way_to_what_holds_it_up() -> None:
-    given = Facts(cluster(condition=STARTING), NOW, evidence=[head("ErrImagePull", "x: not found")])
-    assert codes(explain(given).causes) == ["image-not-found"]
+def test_a_specific_cause_replaces_one_that_only_says_starting() -> None:
+    facts = Facts(cluster(condition=STARTING), NOW, evidence=[head("ErrImagePull", "x: not found")])
+    assert codes(explain(facts).causes) == ["image-not-found"]
 
 
-def test_a_full_quota_bears_out_the_refusal_and_is_no_cause_by_itself() -> None:
+def test_a_full_quota_is_a_clue_of_the_refusal_and_no_cause_by_itself() -> None:
     full = Evidence("quota", "resourcequota/q", "Full", "limits.cpu 8 of 8")
     assert node_causes([full], WHERE) == []
     (cause,) = node_causes([refused("exceeded quota: q, requested: a, used: b, limited: c"), full], WHERE)
     assert [clue.about for clue in cause.evidence] == ["pod/dev-head", "resourcequota/q"]
 
 
-def test_a_scheduler_that_gives_two_reasons_is_told_whole_and_judged_by_the_nodes_that_could_take_the_pod() -> None:
+def test_two_reasons_of_the_scheduler_are_both_named_and_ranked_by_the_nodes_that_could_take_the_pod() -> None:
     said = NODES.format(5, "3 node(s) had untolerated taint(s), 2 Insufficient cpu")
     (cause,) = node_causes([head("Unschedulable", said)], WHERE)
     assert cause.code == "insufficient-cpu"
@@ -422,12 +422,12 @@ def test_a_scheduler_that_gives_two_reasons_is_told_whole_and_judged_by_the_node
         ("1 node(s) were unschedulable, 2 node(s) had untolerated taint(s)", "untolerated-taint"),
     ],
 )
-def test_of_the_schedulers_reasons_of_one_kind_the_more_frequent_counts(said: str, code: str) -> None:
+def test_among_the_schedulers_reasons_of_one_kind_the_more_frequent_one_counts(said: str, code: str) -> None:
     (cause,) = node_causes([head("Unschedulable", NODES.format(3, said))], WHERE)
     assert cause.code == code
 
 
-def test_a_job_that_waits_tells_why_its_cluster_is_not_ready() -> None:
+def test_a_waiting_job_says_why_its_cluster_is_not_ready() -> None:
     waits = ("Scheduled", False, "ClusterNotReady", "Cluster 'growth/dev' is Starting.")
     job = cluster(kind="Job", name="train", phase="Pending", condition=waits, spec={"cluster": "dev"})
     holding = ranked(node_causes([head("ErrImagePull", "x: not found")], WHERE))
@@ -438,7 +438,7 @@ def test_a_job_that_waits_tells_why_its_cluster_is_not_ready() -> None:
     assert codes(explain(Facts(job, NOW)).causes) == ["waiting"]
 
 
-def test_a_failed_job_tells_its_exit_code_and_its_last_words() -> None:
+def test_a_failed_job_has_its_exit_code_and_its_last_output() -> None:
     job = cluster(kind="Job", name="train", phase="Failed", spec={"cluster": "dev"})
     job.status.update(exit_code=3, message="The entrypoint failed.")
     (cause,) = explain(Facts(job, NOW, last_words="ValueError: no rows")).causes
@@ -450,7 +450,7 @@ def test_a_failed_job_tells_its_exit_code_and_its_last_words() -> None:
 
 
 @pytest.mark.parametrize("phase", ["Succeeded", "Stopped"])
-def test_work_that_ended_as_wanted_says_nothing(phase: str) -> None:
+def test_work_that_ended_as_wanted_has_no_cause(phase: str) -> None:
     assert explain(Facts(cluster(kind="Job", name="train", phase=phase), NOW)).causes == []
 
 
@@ -465,7 +465,7 @@ def test_work_that_ended_as_wanted_says_nothing(phase: str) -> None:
         ("Deploying", "deploying"),
     ],
 )
-def test_a_service_tells_what_its_condition_says(reason: str, code: str) -> None:
+def test_a_services_condition_has_its_cause(reason: str, code: str) -> None:
     service = cluster(kind="Service", name="delay", phase="Failed", condition=("Ready", False, reason, "It says."))
     answer = explain(Facts(service, NOW))
     assert (codes(answer.causes), answer.sentence) == ([code], "Service 'growth/delay': It says.")

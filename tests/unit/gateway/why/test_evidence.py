@@ -1,4 +1,4 @@
-"""What Kubernetes says is told while it holds, each fact once, the newest first."""
+"""Evidence is returned while it holds, without duplicates, the newest first."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ INVALID = "The RayCluster spec is invalid alpha/dev: worker group has min above 
 QUOTA = 'Failed to create head Pod alpha/dev-head, pods "dev-head" is forbidden: exceeded quota: team, requested: x'
 
 
-def reasons(found: object) -> list[str]:
-    return [fact.reason for fact in found]  # type: ignore[attr-defined]
+def reasons(evidence: object) -> list[str]:
+    return [fact.reason for fact in evidence]  # type: ignore[attr-defined]
 
 
-def test_a_healthy_cluster_leaves_no_facts() -> None:
+def test_a_healthy_cluster_has_no_evidence() -> None:
     ready = raycluster(status={"state": "ready", "conditions": [{"type": "HeadPodReady", "status": "True"}]})
     head = ready_pod()
     was = [event(head, "Unhealthy", "Readiness probe failed: refused", at=20, field="spec.containers{ray-head}")]
@@ -23,7 +23,7 @@ def test_a_healthy_cluster_leaves_no_facts() -> None:
     assert facts(ready, [head], was) == []
 
 
-def test_a_cluster_that_starts_as_it_should_leaves_no_facts() -> None:
+def test_a_cluster_that_starts_normally_has_no_evidence() -> None:
     head = pod(containers=[waiting("ContainerCreating")], age=3)
     worker = pod("dev-w", kind="worker", age=3, containers=[waiting("PodInitializing", name="ray-worker")])
     worker["status"]["initContainerStatuses"] = [
@@ -37,7 +37,7 @@ def test_events_of_a_pod_that_is_gone_are_dropped() -> None:
     assert facts(raycluster(), [ready_pod()], [event(gone, "FailedMount", 'secret "t" not found')]) == []
 
 
-def test_events_of_a_namesake_of_the_cluster_before_it_are_dropped() -> None:
+def test_events_of_an_earlier_cluster_of_the_same_name_are_dropped() -> None:
     before = raycluster()
     before["metadata"]["uid"] = "rc-0"
     now = raycluster(age=5, status={})
@@ -51,7 +51,7 @@ def test_a_refusal_that_a_later_pod_disproves_is_dropped() -> None:
     assert (fact.source, fact.reason, fact.node) == ("event", "FailedToCreateHeadPod", "head")
 
 
-def test_what_the_operator_makes_before_pods_is_told_until_a_pod_disproves_it() -> None:
+def test_a_failure_to_make_what_precedes_pods_is_evidence_until_a_pod_disproves_it() -> None:
     cluster = raycluster(age=60)
     said = [event(cluster, "FailedToCreateService", "Failed creating service alpha/dev-head-svc", at=40)]
     assert reasons(facts(cluster, [], said)) == ["FailedToCreateService"]
@@ -62,7 +62,7 @@ def test_what_the_operator_makes_before_pods_is_told_until_a_pod_disproves_it() 
     assert facts(cluster, [ready_pod()], said, owner=owner) == []
 
 
-def test_only_what_says_why_there_are_no_pods_speaks_for_a_silent_operator() -> None:
+def test_only_a_reason_for_missing_pods_excuses_a_silent_operator() -> None:
     cluster = raycluster(age=300)
     said = [event(cluster, "FailedToDeletePod", "Failed to delete Pod alpha/dev-w", at=100)]
     assert set(reasons(facts(cluster, [], said))) == {"FailedToDeletePod", "Silent"}
@@ -70,7 +70,7 @@ def test_only_what_says_why_there_are_no_pods_speaks_for_a_silent_operator() -> 
     assert reasons(facts(cluster, [], said)) == ["FailedToCreateRole"]
 
 
-def test_a_node_that_was_away_and_is_back_is_no_news() -> None:
+def test_a_node_that_is_back_is_no_evidence() -> None:
     away = ready_pod(age=7200)
     away["status"]["conditions"] = [{"type": "Ready", "status": "True", "lastTransitionTime": ago(3000)}]
     past = [event(away, "NodeNotReady", "Node is not ready", at=3300)]
@@ -82,7 +82,7 @@ def test_a_node_that_was_away_and_is_back_is_no_news() -> None:
     assert reasons(facts(raycluster(age=7200), [away], past)) == ["NodeNotReady"]
 
 
-def test_a_mount_that_failed_is_no_news_once_the_image_is_pulled() -> None:
+def test_a_failed_mount_is_no_evidence_once_the_image_is_pulled() -> None:
     head = pod(containers=[waiting("ContainerCreating")], age=400)
     failed = event(head, "FailedMount", "failed to sync secret cache: timed out", at=395)
     assert reasons(facts(raycluster(), [head], [failed])) == ["FailedMount"]
@@ -94,7 +94,7 @@ def test_a_mount_that_failed_is_no_news_once_the_image_is_pulled() -> None:
 
 
 @pytest.mark.parametrize("gpu", ["nvidia.com/gpu", "amd.com/gpu", "aliyun.com/gpu", "nvidia.com/mig-1g.5gb"])
-def test_whoever_makes_a_gpu_it_counts_as_one(gpu: str) -> None:
+def test_gpus_of_any_vendor_count(gpu: str) -> None:
     limits = {"cpu": "2", "memory": "4Gi", gpu: "1"}
     group = {"replicas": 0, "maxReplicas": 1, "template": {"spec": {"containers": [{"resources": {"limits": limits}}]}}}
     cluster = raycluster(headGroupSpec=group, workerGroupSpecs=[group])
@@ -121,7 +121,7 @@ def test_a_refusal_of_the_operator_holds_until_the_spec_changes() -> None:
     assert facts(cluster, [], said) == []
 
 
-def test_the_operators_silence_is_told_after_a_while_and_only_where_it_should_have_acted() -> None:
+def test_a_silent_operator_is_evidence_after_a_while_and_only_if_it_should_have_acted() -> None:
     assert facts(raycluster(age=5, status={})) == []
     (fact,) = facts(raycluster(age=60, status={}))
     assert (fact.source, fact.reason) == ("operator", "Silent")
@@ -131,7 +131,7 @@ def test_the_operators_silence_is_told_after_a_while_and_only_where_it_should_ha
     assert reasons(facts(raycluster(suspend=True), [ready_pod()])) == ["Silent"]
 
 
-def test_the_condition_for_a_pod_that_can_not_be_made_is_told_with_its_node() -> None:
+def test_the_condition_of_a_pod_that_can_not_be_made_is_evidence_about_its_node() -> None:
     condition = {
         "type": "ReplicaFailure",
         "status": "True",
@@ -143,7 +143,7 @@ def test_the_condition_for_a_pod_that_can_not_be_made_is_told_with_its_node() ->
     assert (fact.source, fact.reason, fact.node) == ("cluster", "FailedCreateWorkerPod", "worker")
 
 
-def test_a_waiting_container_is_told_with_the_most_telling_words() -> None:
+def test_a_waiting_container_has_the_most_specific_message() -> None:
     head = pod(containers=[waiting("ImagePullBackOff", 'Back-off pulling image "x"')])
     said = [
         event(head, "Failed", "Error: ErrImagePull", field="spec.containers{ray-head}"),
@@ -155,25 +155,25 @@ def test_a_waiting_container_is_told_with_the_most_telling_words() -> None:
     assert fact.count == 4
 
 
-def test_a_crash_is_told_with_its_exit_code_last_words_and_how_often() -> None:
+def test_a_crash_has_its_exit_code_its_last_output_and_its_count() -> None:
     looping = waiting("CrashLoopBackOff", "back-off 40s", lastState=ended(3, message="no such port"), restartCount=4)
     (fact,) = facts(raycluster(), [pod(containers=[looping])])
     assert (fact.reason, fact.count) == ("CrashLoopBackOff", 4)
     assert fact.message == "container 'ray-head' ended with exit code 3: no such port"
 
 
-def test_a_container_that_runs_again_for_long_is_well() -> None:
+def test_a_container_that_has_run_again_for_long_is_no_evidence() -> None:
     again = {"name": "ray-head", "ready": False, "restartCount": 1, "state": {"running": {"startedAt": ago(800)}}}
     again["lastState"] = ended(1, at=801)
     assert facts(raycluster(), [pod(phase="Running", containers=[again])]) == []
 
 
-def test_a_kill_for_memory_is_told_as_such() -> None:
+def test_a_kill_for_memory_is_evidence_of_oomkilled() -> None:
     killed = waiting("CrashLoopBackOff", lastState=ended(137, "OOMKilled"), restartCount=2)
     assert reasons(facts(raycluster(), [pod(containers=[killed])])) == ["OOMKilled"]
 
 
-def test_the_operators_note_of_a_head_that_ended_is_kept_while_no_head_is_ready() -> None:
+def test_the_operators_event_of_a_head_that_ended_counts_while_no_head_is_ready() -> None:
     cluster = raycluster()
     note = (
         "Deleted head Pod alpha/dev-head; Pod status: Failed; Pod restart policy: Never; Ray container terminated "
@@ -184,9 +184,9 @@ def test_the_operators_note_of_a_head_that_ended_is_kept_while_no_head_is_ready(
     assert facts(cluster, [ready_pod()], said) == []
 
 
-def test_the_operators_note_of_a_worker_that_ended_is_kept_while_one_is_wanted() -> None:
+def test_the_operators_event_of_a_worker_that_ended_counts_while_one_is_wanted() -> None:
     note = "Deleted worker Pod alpha/w; Ray container terminated status: &ContainerStateTerminated{ExitCode:1,}"
-    for group, told in (
+    for group, expected in (
         ({"replicas": 0}, []),
         ({"replicas": 1, "suspend": True}, []),
         ({"replicas": 1}, ["DeletedWorkerPod"]),
@@ -194,10 +194,10 @@ def test_the_operators_note_of_a_worker_that_ended_is_kept_while_one_is_wanted()
     ):
         cluster = raycluster(age=3600, workerGroupSpecs=[{"maxReplicas": 4, **group}])
         said = [event(cluster, "DeletedWorkerPod", note, at=840, kind="Normal")]
-        assert [r for r in reasons(facts(cluster, [ready_pod(age=5)], said)) if r != "WorkersPending"] == told
+        assert [r for r in reasons(facts(cluster, [ready_pod(age=5)], said)) if r != "WorkersPending"] == expected
 
 
-def test_a_full_quota_and_a_pending_workload_are_told() -> None:
+def test_a_full_quota_and_a_pending_workload_are_evidence() -> None:
     quota = {"metadata": {"name": "team"}, "status": {"hard": {"cpu": "4", "pods": "9"}, "used": {"cpu": "4"}}}
     workload = {
         "metadata": {"name": "raycluster-dev", "creationTimestamp": ago(40)},
@@ -206,14 +206,14 @@ def test_a_full_quota_and_a_pending_workload_are_told() -> None:
             "conditions": [{"type": "QuotaReserved", "status": "False", "reason": "Pending", "message": "full"}]
         },
     }
-    found = facts(raycluster(), [ready_pod()], quotas=[quota], workloads=[workload])
-    assert {(f.source, f.about, f.reason, f.message) for f in found} == {
+    evidence = facts(raycluster(), [ready_pod()], quotas=[quota], workloads=[workload])
+    assert {(f.source, f.about, f.reason, f.message) for f in evidence} == {
         ("quota", "resourcequota/team", "Full", "cpu 4 of 4"),
         ("quota", "workload/raycluster-dev", "Pending", "full"),
     }
 
 
-def test_what_goes_too_slowly_is_told() -> None:
+def test_a_slow_deletion_is_evidence() -> None:
     cluster = raycluster()
     cluster["metadata"] |= {"deletionTimestamp": ago(10), "finalizers": ["ray.io/gcs-ft-redis-cleanup-finalizer"]}
     assert facts(cluster, [ready_pod()]) == []
@@ -224,7 +224,7 @@ def test_what_goes_too_slowly_is_told() -> None:
     assert reasons(facts(None, namespace=space)) == ["NamespaceTerminating"]
 
 
-def test_the_autoscalers_demand_is_weighed_against_what_the_cluster_may_have() -> None:
+def test_the_autoscalers_demand_is_compared_with_the_clusters_maximum() -> None:
     group = {
         "replicas": 2,
         "maxReplicas": 2,
@@ -243,12 +243,12 @@ def test_the_autoscalers_demand_is_weighed_against_what_the_cluster_may_have() -
     assert reasons(facts(cluster, pods, demands=[small])) == ["WorkersPending"]
 
 
-def test_facts_are_told_once_and_the_newest_first() -> None:
+def test_evidence_has_no_duplicates_and_the_newest_comes_first() -> None:
     cluster = raycluster()
     twice = [
         event(cluster, "FailedToCreateService", "no", at=50, count=2),
         event(cluster, "FailedToCreateService", "no", at=5),
     ]
     other = event(cluster, "FailedToCreateRole", "no", at=20)
-    found = facts(cluster, [ready_pod()], [*twice, other])
-    assert [(f.reason, f.count) for f in found] == [("FailedToCreateService", 1), ("FailedToCreateRole", 1)]
+    evidence = facts(cluster, [ready_pod()], [*twice, other])
+    assert [(f.reason, f.count) for f in evidence] == [("FailedToCreateService", 1), ("FailedToCreateRole", 1)]

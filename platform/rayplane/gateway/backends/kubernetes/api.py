@@ -1,7 +1,7 @@
-"""The API server, as the gateway's identity: a thin shell over lightkube, which brings credentials and transport.
+"""Client of the API server with the gateway's identity: a thin shell over lightkube's credentials and transport.
 
-One level below lightkube's client, since that has neither preconditions on deletion, nor bookmarks, nor an end to the
-wait on a watch that died. Every foreign error is translated here, once. Nothing here decides anything.
+It does not use lightkube's own client, which has no preconditions on deletion, no bookmarks, and waits for ever on a
+watch that died. Every foreign error is translated here, once. This module makes no decisions.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ from rayplane.gateway import metrics
 from rayplane.gateway.backends.kubernetes.kinds import MANAGER, Kind, Object, as_yaml
 
 CHUNK = 250
-"""Objects that one answer to a list holds at most: what bounds the memory that a list takes."""
+"""The most objects in one page of a list: it bounds the memory that a list takes."""
 
 _WATCH_SECONDS = 240
 _SILENCE = 150.0
-"""Seconds without a word after which a watch is dead: the API server sends a bookmark about every minute."""
+"""Seconds of silence after which a watch is dead: the API server sends a bookmark about every minute."""
 
 _LEAVING = 5.0
-"""Seconds that a thread may take to notice that its watch has ended."""
+"""Seconds that ``close`` waits for threads to notice that their watch has ended."""
 
 _ROLE = "deploy/kubernetes/gateway-role.yaml"
 
-# A peer that vanished without a word (a node that lost power) is noticed after about 30 s, not after hours.
+# Notice a peer that vanished without closing (a node that lost power) after about 30 s, not after hours.
 _KEEP_ALIVE = [
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     *(
@@ -61,7 +61,7 @@ _KEEP_ALIVE = [
 
 
 class Expired(Exception):
-    """A watch can't resume from its resource version: list anew. Never leaves this package."""
+    """A watch can't resume from its resource version: list again. Never leaves this package."""
 
 
 class Change(NamedTuple):
@@ -72,7 +72,7 @@ class Change(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """A whole list, and the resource version from which a watch goes on."""
+    """A list or one page of it, and the resource version from which a watch continues."""
 
     items: list[Object]
     resource_version: str
@@ -84,7 +84,7 @@ class KubeApi:
 
     def __init__(self, kubeconfig: Path | None = None, *, timeout: float = 10.0) -> None:
         self.calls: Counter[tuple[str, str]] = Counter()
-        """How often each (verb, kind) was asked; a watch counts when it is opened."""
+        """Number of calls by (verb, kind); a watch counts when it is opened."""
         self._kubeconfig = kubeconfig
         self._timeout = timeout
         self._lock = threading.Lock()
@@ -94,7 +94,7 @@ class KubeApi:
         self._interrupted = False
 
     def interrupt(self) -> None:
-        """End every watch, and whichever is opened from now on, with Unavailable."""
+        """End every watch, and each one that is opened from now on, with Unavailable."""
         with self._lock:
             self._interrupted = True
             watches = list(self._watches)
@@ -102,10 +102,10 @@ class KubeApi:
             _end(watched)
 
     def close(self) -> None:
-        """Close the connections; what is under way on them ends with Unavailable.
+        """Close the connections; calls under way on them end with Unavailable.
 
-        Whoever reads from one is waited for: the number of its socket is given to the next one that anybody opens, and
-        a thread that still reads by it would take a part of what that one is sent.
+        Wait first for the threads that read from a watch: the process reuses a closed socket's file descriptor for the
+        next one that it opens, and a thread that still reads by that number would take bytes of the new connection.
         """
         self.interrupt()
         with self._no_watch:
@@ -119,7 +119,7 @@ class KubeApi:
         return self._ask("get", "GET", kind, namespace, name)
 
     def list(self, kind: Kind, namespace: str | None = None, *, labels: str = "", fields: str = "") -> Listing:
-        """Every object of a kind that matches, in one namespace or in all, as of one instant."""
+        """Every matching object, in one namespace or in all, as of one instant. Raises Unavailable if too slow."""
         items: list[Object] = []
         version = ""
         try:
@@ -132,7 +132,7 @@ class KubeApi:
     def pages(
         self, kind: Kind, namespace: str | None = None, *, labels: str = "", fields: str = ""
     ) -> Iterator[Listing]:
-        """The same a part at a time, so that no more need be held. Raises Expired if reading is too slow."""
+        """The same as ``list``, with one page in memory at a time. Raises Expired if reading is too slow."""
         params = {"labelSelector": labels, "fieldSelector": fields, "limit": str(CHUNK), "continue": ""}
         while True:
             answer = self._ask("list", "GET", kind, namespace, params=params, expiring=True)
@@ -142,16 +142,16 @@ class KubeApi:
                 return
 
     def watch(self, kind: Kind, resource_version: str, *, labels: str = "") -> Iterator[Change]:
-        """What changes in all namespaces from a resource version on. It ends by itself after some minutes.
+        """Changes in all namespaces from a resource version on. The API server ends the watch after some minutes.
 
-        Raises Expired when the version is too old, Timeout when nothing was heard for too long.
+        Raises Expired if the version is too old, Timeout after too long a silence.
         """
         params = {
             "watch": "true",
             "allowWatchBookmarks": "true",
             "resourceVersion": resource_version,
             "labelSelector": labels,
-            # Not all at once: every kind has a watch of its own.
+            # Spread out, so that the watches of all kinds do not end at once.
             "timeoutSeconds": str(_WATCH_SECONDS + random.randrange(60)),  # noqa: S311
         }
         self._count("watch", kind)
@@ -164,16 +164,16 @@ class KubeApi:
             if answer.status_code != 200:
                 answer.read()
                 _refuse(answer, "watch", kind, None, None, expiring=True)
-            # It is open, which is worth knowing: where nothing changes, the first word comes a minute later.
+            # Tell the caller that the watch is open: if nothing changes, the server's first event comes a minute later.
             yield Change("BOOKMARK", {"metadata": {"resourceVersion": resource_version}})
             for line in _lines(answer.iter_bytes()):
                 yield _change(line, kind)
 
     def apply(self, kind: Kind, manifest: Object, *, force: bool = True) -> Object:
-        """Make an object so by server-side apply; what the manifest leaves out that was applied before goes away.
+        """Apply a manifest by server-side apply: fields that an earlier apply set and this one leaves out are removed.
 
-        ``force`` takes fields from whoever else set them; without it that is a Conflict. A ``resourceVersion`` in the
-        manifest makes it a Conflict when the object changed since.
+        ``force`` takes over fields that other managers set; without it they raise Conflict. With a ``resourceVersion``
+        in the manifest, an object that changed since raises Conflict. Raises NotFound if the namespace is missing.
         """
         meta = manifest["metadata"]
         return self._ask(
@@ -188,7 +188,7 @@ class KubeApi:
         )
 
     def merge(self, kind: Kind, name: str, namespace: str | None, change: Object) -> Object:
-        """Merge a change into an object that another manager owns; raises NotFound."""
+        """Merge a change into an existing object; raises NotFound."""
         return self._ask(
             "patch",
             "PATCH",
@@ -209,12 +209,12 @@ class KubeApi:
         uid: str,
         propagation: Literal["Background", "Foreground"] = "Background",
     ) -> None:
-        """Ask for the deletion of the very object with this uid; one already gone is success."""
+        """Ask for the deletion of the object with this uid; one already gone is success."""
         body = {"propagationPolicy": propagation, "preconditions": {"uid": uid}}
         try:
             self._ask("delete", "DELETE", kind, namespace, name, body=body)
         except (NotFound, Conflict):
-            return  # it is gone, or another one has its name
+            return  # it is gone, or another object has its name now
 
     def _ask(
         self,
@@ -232,10 +232,10 @@ class KubeApi:
         self._count(verb, kind)
         content = None if body is None else as_yaml(body).encode()
         typed = {"Content-Type": "application/json"} if body is not None else {}
-        given = {key: value for key, value in (params or {}).items() if value}
+        query = {key: value for key, value in (params or {}).items() if value}
         with _translated(f"{verb} {kind}"):
             answer = self._connection().request(
-                method, kind.path(namespace, name), params=given, headers={**typed, **(headers or {})}, content=content
+                method, kind.path(namespace, name), params=query, headers={**typed, **(headers or {})}, content=content
             )
         if not answer.is_success:
             _refuse(answer, verb, kind, namespace, name, expiring=expiring)
@@ -243,7 +243,7 @@ class KubeApi:
 
     @contextmanager
     def _interruptible(self, answer: httpx2.Response) -> Iterator[None]:
-        """Let ``close`` end the wait for what comes next on an open answer."""
+        """Let ``interrupt`` end the wait for the next event on an open watch."""
         connection: socket.socket = answer.extensions["network_stream"].get_extra_info("socket")
         with self._lock:
             self._watches.add(connection)
@@ -270,8 +270,8 @@ class KubeApi:
 
 
 def _end(watched: socket.socket) -> None:
-    with suppress(OSError):  # the other side was faster
-        watched.shutdown(socket.SHUT_RDWR)  # closing it would not wake the thread that waits on it
+    with suppress(OSError):  # the server closed it first
+        watched.shutdown(socket.SHUT_RDWR)  # close() would not wake the thread that waits on it
 
 
 def _connect(kubeconfig: Path | None, timeout: float) -> httpx2.Client:
@@ -281,12 +281,12 @@ def _connect(kubeconfig: Path | None, timeout: float) -> httpx2.Client:
         config = whole.get()
         assert config is not None  # get() without a default raises instead
         trust = verify_cluster(config.cluster, config.user, config.abs_file)  # type: ignore[arg-type]  # None is taken
-    except Exception as exc:  # whatever a file may hold: lightkube's reader has no errors of its own for it
+    except Exception as exc:  # lightkube's reader raises any error for a malformed file
         raise InvalidInput(
             f"The gateway can't tell from {source} how to reach Kubernetes: {exc}.",
             remedy="Set RAYPLANE_KUBERNETES_KUBECONFIG to a kubeconfig, or run the gateway in a pod.",
         ) from exc
-    # Kubernetes' own CAs need not carry what Python 3.13 asks for.
+    # CAs made by Kubernetes may lack the extensions that Python 3.13 demands.
     trust.verify_flags &= ~ssl.VERIFY_X509_STRICT
     transport = httpx2.HTTPTransport(
         verify=trust,
@@ -294,14 +294,14 @@ def _connect(kubeconfig: Path | None, timeout: float) -> httpx2.Client:
         socket_options=_KEEP_ALIVE,
         limits=httpx2.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=60.0),
     )
-    # Not the environment's proxies: the API server's address is the platform's own.
+    # Ignore the environment's proxies: the API server is on the platform's own network.
     params = ConnectionParams(timeout=httpx2.Timeout(timeout), trust_env=False, transport=transport)
     return Client(config, params)
 
 
 @contextmanager
 def _translated(what: str) -> Iterator[None]:
-    """Foreign errors of a call as the platform's own."""
+    """Raise the platform's errors for foreign errors of a call."""
     try:
         yield
     except httpx2.HTTPError as exc:
@@ -309,12 +309,12 @@ def _translated(what: str) -> Iterator[None]:
     except (ConfigError, OSError, ValueError) as exc:
         raise Unavailable(
             f"The gateway has no credentials for Kubernetes' API server ({what}): {exc}.",
-            remedy="See that the plug-in which its kubeconfig names for them works.",
+            remedy="Check the credential plug-in that its kubeconfig names.",
         ) from exc
 
 
 def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Lines that are ended by a newline alone: JSON may hold what else text is divided at, such as U+0085."""
+    """Lines split at newlines only: JSON may contain other line separators, such as U+0085."""
     rest = b""
     for chunk in chunks:
         *whole, rest = (rest + chunk).split(b"\n")
@@ -333,7 +333,7 @@ def _change(line: bytes, kind: Kind) -> Change:
     raise Unavailable(f"The watch of {kind} broke off: {status.get('message')}", remedy=_WAIT)
 
 
-_WAIT = "It is tried again; look at the API server if this lasts."
+_WAIT = "The gateway tries again; check the API server if this lasts."
 
 
 def _unreachable(exc: httpx2.HTTPError, what: str) -> RayplaneError:
@@ -342,18 +342,18 @@ def _unreachable(exc: httpx2.HTTPError, what: str) -> RayplaneError:
     return kind(f"Kubernetes' API server did not answer ({what}): {why}.", remedy=_WAIT)
 
 
-def _parsed(content: bytes, what: str) -> Object:
+def _parsed(content: bytes, call: str) -> Object:
     try:
         parsed: Object = json.loads(content)
     except ValueError as exc:
-        raise Unavailable(f"Kubernetes' API server answered no JSON ({what}).", remedy=_WAIT) from exc
+        raise Unavailable(f"Kubernetes' API server answered no JSON ({call}).", remedy=_WAIT) from exc
     return parsed
 
 
 def _refuse(
     answer: httpx2.Response, verb: str, kind: Kind, namespace: str | None, name: str | None, *, expiring: bool
 ) -> NoReturn:
-    """Raise what an answer that is no success means."""
+    """Raise the platform's error for an unsuccessful answer."""
     status = _status(answer)
     message, reason = str(status.get("message") or answer.text[:500] or answer.reason_phrase), status.get("reason")
     causes = {str(cause.get("reason")) for cause in (status.get("details") or {}).get("causes") or []}
@@ -370,7 +370,7 @@ def _refuse(
     if code == 403 and "NamespaceTerminating" in causes:
         raise Unavailable(f"{what} can't be made: its namespace is being deleted.", remedy="Wait until it is gone.")
     if code == 403 and ("exceeded quota" in message or "violates PodSecurity" in message):
-        raise Refused(f"Kubernetes refuses {what}: {message}.", remedy="Mend it, or ask an admin for more.")
+        raise Refused(f"Kubernetes refuses {what}: {message}.", remedy="Correct it, or ask an admin for more.")
     if code == 403:
         raise Forbidden(
             f"The gateway may not {verb} {kind}{where}: {message}",
@@ -383,7 +383,7 @@ def _refuse(
     if code in (409, 412):
         raise Conflict(f"{what} is in the way or has changed: {message}", remedy="Look again, and repeat.")
     if code in (400, 422) or (code == 500 and "failed to create" in message):
-        raise InvalidSpec(f"Kubernetes refuses {what}: {message}", remedy="Mend what it names.")
+        raise InvalidSpec(f"Kubernetes refuses {what}: {message}", remedy="Correct the fields that it names.")
     if code == 429 or code >= 500 or code == 410:
         raise Unavailable(
             f"Kubernetes' API server can't {verb} {what} now ({code} {reason or ''}): {message}", remedy=_WAIT

@@ -1,9 +1,9 @@
-"""Clusters as RayClusters of KubeRay, and teams as namespaces: what the reconciler asks, turned into few calls.
+"""The Kubernetes backend: clusters as RayClusters of KubeRay, teams as namespaces, with as few API calls as possible.
 
-Everything is written by server-side apply under one field manager and read from the watched cache: a cluster at rest
-costs no call. What is written is learned at once, so that the next look sees it. What to write, and what is seen, is
-decided in pure modules (raycluster.py, team.py, observation.py). Here the parts are put together, and what changed is
-remembered until somebody has dealt with it.
+The backend writes everything by server-side apply under one field manager and reads from the watched cache: a cluster
+at rest costs no call. The cache takes in each answer to a write at once, so that the next observation shows it. Pure
+modules decide what to write and what an object means (raycluster.py, team.py, observation.py). This module puts the
+parts together, and remembers the end of a head until the reconciler has handled it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from rayplane.gateway.backends.base import (
     TeamRef,
 )
 from rayplane.gateway.backends.kubernetes import (
-    facts,
+    evidence_query,
     observation,
     raycluster,
     rayjob,
@@ -42,7 +42,7 @@ from rayplane.gateway.backends.kubernetes import (
     settings,
 )
 from rayplane.gateway.backends.kubernetes.api import KubeApi
-from rayplane.gateway.backends.kubernetes.cache import Cache, Whose
+from rayplane.gateway.backends.kubernetes.cache import Cache, OwnerKey
 from rayplane.gateway.backends.kubernetes.clusters import Clusters
 from rayplane.gateway.backends.kubernetes.jobs import Jobs
 from rayplane.gateway.backends.kubernetes.kinds import (
@@ -55,9 +55,9 @@ from rayplane.gateway.backends.kubernetes.kinds import (
     Object,
 )
 from rayplane.gateway.backends.kubernetes.own import Shared
-from rayplane.gateway.backends.kubernetes.place import Places
 from rayplane.gateway.backends.kubernetes.preflight.check import preflight
 from rayplane.gateway.backends.kubernetes.services import Services
+from rayplane.gateway.backends.kubernetes.team_namespaces import TeamNamespaces
 from rayplane.nouns.cluster import ClusterSpec, Nodes
 from rayplane.nouns.environment import Environment
 from rayplane.nouns.job import JobSpec
@@ -67,16 +67,16 @@ from rayplane.settings import GatewaySettings
 
 log = logging.getLogger(__name__)
 
-_DEFINITION_HOLDS = 600.0
-"""Seconds for which a definition that was read counts."""
-_GONE_NODES = 64
+_DEFINITION_SECONDS = 600.0
+"""Seconds after which a CustomResourceDefinition is read again."""
+_MOST_GONE_NODES = 64
 _GONE_FOR = timedelta(minutes=15)
-"""How many nodes of a cluster that gave their place back are remembered, and for how long."""
-_CHECKED = {kind.name: kind for kind in (RAYCLUSTER, RAYJOB, RAYSERVICE)}
+"""The most nodes of one cluster that are remembered after their pods are gone, and for how long."""
+_KINDS_BY_NAME = {kind.name: kind for kind in (RAYCLUSTER, RAYJOB, RAYSERVICE)}
 
 
 class KubernetesBackend:
-    """Clusters on Kubernetes. Threads follow what changes from the first call on, until ``close``."""
+    """Clusters on Kubernetes. From the first call until ``close``, threads follow changes by watches."""
 
     name = "kubernetes"
     capabilities: frozenset[Capability] = frozenset(Capability)
@@ -87,16 +87,16 @@ class KubernetesBackend:
         self._tokens = gateway.home_paths.secrets / "clusters"
         self.api = KubeApi(self._settings.kubeconfig, timeout=self._settings.request_timeout)
         self._cache = Cache(self.api, patience=self._settings.watch_patience)
-        self._cache.add(RAYCLUSTER, trim=raycluster.trim, told=self._told_cluster)
-        self._cache.add(POD, trim=observation.trim_pod, told=self._told_pod)
-        self._cache.add(RAYJOB, trim=rayjob.trim, told=self._told)
-        self._cache.add(RAYSERVICE, trim=rayservice.trim, told=self._told)
-        self._places = Places(self.api, self._cache, self._settings, self._root, changed=self._announce)
+        self._cache.add(RAYCLUSTER, trim=raycluster.trim, on_change=self._on_cluster_change)
+        self._cache.add(POD, trim=observation.trim_pod, on_change=self._on_pod_change)
+        self._cache.add(RAYJOB, trim=rayjob.trim, on_change=self._on_change)
+        self._cache.add(RAYSERVICE, trim=rayservice.trim, on_change=self._on_change)
+        self._namespaces = TeamNamespaces(self.api, self._cache, self._settings, self._root, changed=self._announce)
         self._version = version("rayplane")
         self._lock = threading.Lock()
-        self._known: dict[str, tuple[float, dict[str, Object]]] = {}
-        self._falls: dict[Whose, observation.Fall] = {}
-        self._gone: dict[Whose, deque[Node]] = {}
+        self._definitions: dict[str, tuple[float, dict[str, Object]]] = {}
+        self._head_failures: dict[OwnerKey, observation.HeadFailure] = {}
+        self._gone_nodes: dict[OwnerKey, deque[Node]] = {}
         self._subscribers: list[Callable[[str], None]] = []
         shared = Shared(
             api=self.api,
@@ -105,25 +105,25 @@ class KubernetesBackend:
             root=self._root,
             token_path=self._token_path,
             environment=self._environment,
-            fall_of=self._fall_of,
-            forgive=self._forgive,
+            head_failure_of=self._head_failure_of,
+            forget_head_failure=self._forget_head_failure,
             with_gone=self._with_gone,
-            wrong=self._wrong,
+            problems_of=self._problems_of,
         )
         self._clusters = Clusters(shared)
         self._jobs = Jobs(shared)
         self._services = Services(shared)
 
     def preflight(self, ref: ClusterRef, spec: ClusterSpec, size: Size) -> list[str]:
-        """What Kubernetes would refuse, or accept and never start."""
+        """Problems for which Kubernetes would refuse the cluster, or accept it and never start it."""
         return self._clusters.preflight(ref, spec, size)
 
     def environment(self, spec: ClusterSpec) -> Environment | None:
-        """The image's, as the settings tell it."""
+        """The environment of the image, as the settings describe it."""
         return self._environment()
 
     def real_cores(self) -> int | None:
-        """Each pod has its own."""
+        """None: each pod has its own cores."""
         return None
 
     def _token_path(self, key: str) -> Path:
@@ -139,15 +139,15 @@ class KubernetesBackend:
         )
 
     def observe(self, ref: ClusterRef, spec: ClusterSpec) -> Observation:
-        """What the watch told last. Raises Unavailable once that is too old to count."""
+        """The cluster's state as the watch last reported it. Raises Unavailable once that is too old to rely on."""
         return self._clusters.observe(ref)
 
     def evidence(self, ref: ClusterRef) -> list[Evidence]:
-        """Asked for anew: a person wants to know, and what is held is no more than what reconciling needs."""
-        return facts.gather(self.api, self._settings, ref, token_path=self._token_path)
+        """Evidence read from the API server now: a user asks, and the cache holds only what the reconciler needs."""
+        return evidence_query.gather(self.api, self._settings, ref, token_path=self._token_path)
 
     def ensure(self, ref: ClusterRef, spec: ClusterSpec, launch: LaunchContext) -> None:
-        """Apply its RayCluster if it is missing, drifted, suspended, or asked for otherwise."""
+        """Apply its RayCluster if that is missing, has drifted, is suspended, or differs from the spec."""
         self._clusters.ensure(ref, spec, launch)
 
     def renew(self, ref: ClusterRef | JobRef | ServiceRef, secrets: Mapping[str, str]) -> None:
@@ -161,15 +161,15 @@ class KubernetesBackend:
             self._services.renew(ref, secrets)
 
     def suspend(self, ref: ClusterRef, spec: ClusterSpec) -> None:
-        """Have KubeRay take all of its pods down; the RayCluster stays."""
+        """Have KubeRay delete all of its pods; the RayCluster stays."""
         self._clusters.suspend(ref)
 
     def delete(self, ref: ClusterRef) -> None:
-        """Delete its RayCluster, which is gone only when all that belongs to it is."""
+        """Delete its RayCluster, which goes only after everything that belongs to it."""
         self._clusters.delete(ref)
 
     def preflight_job(self, ref: JobRef, spec: JobSpec, size: Size) -> list[str]:
-        """What KubeRay would refuse of a RayJob, or accept and not act on."""
+        """Problems for which KubeRay would refuse the RayJob, or accept it and not act on it."""
         return self._jobs.preflight(ref, spec, size)
 
     def ensure_job(self, ref: JobRef, nodes: Nodes, submission: Submission, launch: LaunchContext) -> None:
@@ -177,41 +177,41 @@ class KubernetesBackend:
         self._jobs.ensure(ref, nodes, submission, launch)
 
     def observe_job(self, ref: JobRef) -> JobObservation:
-        """What the watch told last of its RayJob and that one's cluster. Raises Unavailable once that is too old."""
+        """State of its RayJob and RayCluster, as last reported by the watch. Raises Unavailable if it is too old."""
         return self._jobs.observe(ref)
 
     def delete_job(self, ref: JobRef) -> None:
-        """Delete the attempt's RayJob, which is gone only when all that belongs to it is."""
+        """Delete the attempt's RayJob, which goes only after everything that belongs to it."""
         self._jobs.delete(ref)
 
     def preflight_service(self, ref: ServiceRef, spec: ServiceSpec, size: Size) -> list[str]:
-        """What KubeRay would refuse of a RayService."""
+        """Problems for which KubeRay would refuse the RayService."""
         return self._services.preflight(ref, spec, size)
 
     def ensure_service(
         self, ref: ServiceRef, nodes: Nodes, application: Mapping[str, Any], launch: LaunchContext
     ) -> None:
-        """Apply the service's RayService if it is missing, drifted, or asked for otherwise."""
+        """Apply the service's RayService if that is missing, has drifted, or differs from the spec."""
         self._services.ensure(ref, nodes, application, launch)
 
     def observe_service(self, ref: ServiceRef) -> ServiceObservation:
-        """What the watch told last of its RayService and its clusters. Raises Unavailable once that is too old."""
+        """State of its RayService and RayClusters, as last reported by the watch. Raises Unavailable if too old."""
         return self._services.observe(ref)
 
     def delete_service(self, ref: ServiceRef) -> None:
-        """Delete the service's RayService, which is gone only when all that belongs to it is."""
+        """Delete the service's RayService, which goes only after everything that belongs to it."""
         self._services.delete(ref)
 
     def ensure_team(self, team: TeamRef, spec: TeamSpec) -> str:
-        """Its namespace, with all that belongs into it."""
-        return self._places.ensure(team, spec)
+        """Make the team's namespace and the objects in it; returns what is still missing, empty once it is complete."""
+        return self._namespaces.ensure(team, spec)
 
     def delete_team(self, team: TeamRef) -> str:
-        """Its namespace, and what it has outside of it."""
-        return self._places.delete(team)
+        """Delete the team's namespace and its volume; returns what is left, empty once nothing is."""
+        return self._namespaces.delete(team)
 
     def subscribe(self, changed: Callable[[str], None]) -> None:
-        """Tell of clusters, jobs and services, and of teams whose place somebody changed; begins to follow them."""
+        """Call ``changed`` with the uid of a cluster, job, service or team on each change of its objects."""
         with self._lock:
             self._subscribers.append(changed)
         for kind in (RAYCLUSTER, RAYJOB, RAYSERVICE, POD):
@@ -226,78 +226,83 @@ class KubernetesBackend:
         self._cache.close()
         self.api.close()
 
-    def _wrong(self, manifest: Object) -> list[str]:
-        """What is wrong with an object for its definition, and for KubeRay."""
+    def _problems_of(self, manifest: Object) -> list[str]:
+        """Problems of an object that its CustomResourceDefinition or KubeRay would refuse, each with its remedy."""
         return preflight([manifest], self._definition(manifest["kind"]))
 
     def _definition(self, kind: str) -> dict[str, Object]:
-        """A kind's definition, read anew when it is old: KubeRay may be upgraded at any time. Empty without any."""
+        """A kind's CustomResourceDefinition, by its name; empty if none is installed.
+
+        It is read again after a while: an admin may upgrade KubeRay at any time.
+        """
         with self._lock:
-            read_at, known = self._known.get(kind, (-_DEFINITION_HOLDS, {}))
-        if time.monotonic() - read_at < _DEFINITION_HOLDS:
-            return known
+            read_at, definitions = self._definitions.get(kind, (-_DEFINITION_SECONDS, {}))
+        if time.monotonic() - read_at < _DEFINITION_SECONDS:
+            return definitions
         try:
-            known = {kind: self.api.get(DEFINITION, str(_CHECKED[kind]))}
+            definitions = {kind: self.api.get(DEFINITION, str(_KINDS_BY_NAME[kind]))}
         except NotFound:
             return {}
         with self._lock:
-            self._known[kind] = (time.monotonic(), known)
-        return known
+            self._definitions[kind] = (time.monotonic(), definitions)
+        return definitions
 
-    def _forgive(self, whose: Whose) -> None:
+    def _forget_head_failure(self, owner_key: OwnerKey) -> None:
         with self._lock:
-            self._falls.pop(whose, None)
+            self._head_failures.pop(owner_key, None)
 
-    def _fall_of(self, whose: Whose) -> observation.Fall | None:
+    def _head_failure_of(self, owner_key: OwnerKey) -> observation.HeadFailure | None:
         with self._lock:
-            return self._falls.get(whose)
+            return self._head_failures.get(owner_key)
 
-    def _with_gone(self, whose: Whose, nodes: tuple[Node, ...]) -> tuple[Node, ...]:
-        after = datetime.now(UTC) - _GONE_FOR
+    def _with_gone(self, owner_key: OwnerKey, nodes: tuple[Node, ...]) -> tuple[Node, ...]:
+        since = datetime.now(UTC) - _GONE_FOR
         with self._lock:
-            gone = [node for node in self._gone.get(whose, ()) if node.ended_at is None or node.ended_at > after]
-        here = {node.id for node in nodes}
-        return (*nodes, *(node for node in gone if node.id not in here))
+            recent = [
+                node for node in self._gone_nodes.get(owner_key, ()) if node.ended_at is None or node.ended_at > since
+            ]
+        present = {node.id for node in nodes}
+        return (*nodes, *(node for node in recent if node.id not in present))
 
-    def _told(self, before: Object | None, after: Object | None) -> None:
+    def _on_change(self, before: Object | None, after: Object | None) -> None:
         for obj in (before, after):
             if obj is not None:
                 self._announce(obj["metadata"].get("labels", {}).get(UID, ""))
                 return
 
-    def _told_cluster(self, before: Object | None, after: Object | None) -> None:
+    def _on_cluster_change(self, before: Object | None, after: Object | None) -> None:
         if observation.is_news(before, after):
-            self._told(before, after)
+            self._on_change(before, after)
 
-    def _told_pod(self, before: Object | None, after: Object | None) -> None:
+    def _on_pod_change(self, before: Object | None, after: Object | None) -> None:
         pod = after or before
         assert pod is not None  # a change has at least one side
         uid = pod["metadata"]["labels"].get(UID, "")
-        whose = Whose(pod["metadata"]["namespace"], uid)
+        owner_key = OwnerKey(pod["metadata"]["namespace"], uid)
         if after is None:
             node = observation.node_of(pod, gone_at=datetime.now(UTC))
             if node is not None:
-                self._note_gone(whose, node)
-        fall = observation.fell(before, after)
-        if fall is not None and self._is_meant_to_run(whose):
-            log.warning("%s: %s", fall.reason, fall.message)
+                self._remember_gone(owner_key, node)
+        failure = observation.head_failure(before, after)
+        if failure is not None and self._is_meant_to_run(owner_key):
+            log.warning("%s: %s", failure.reason, failure.message)
             with self._lock:
-                self._falls[whose] = fall
+                self._head_failures[owner_key] = failure
         self._announce(uid)
 
-    def _note_gone(self, whose: Whose, node: Node) -> None:
-        after = datetime.now(UTC) - _GONE_FOR
+    def _remember_gone(self, owner_key: OwnerKey, node: Node) -> None:
+        since = datetime.now(UTC) - _GONE_FOR
         with self._lock:
-            old = [key for key, nodes in self._gone.items() if (nodes[-1].ended_at or after) <= after]
-            for key in old:
-                del self._gone[key]
-            self._gone.setdefault(whose, deque(maxlen=_GONE_NODES)).append(node)
+            expired = [key for key, nodes in self._gone_nodes.items() if (nodes[-1].ended_at or since) <= since]
+            for key in expired:
+                del self._gone_nodes[key]
+            self._gone_nodes.setdefault(owner_key, deque(maxlen=_MOST_GONE_NODES)).append(node)
 
-    def _is_meant_to_run(self, whose: Whose) -> bool:
-        """Whether the end of a head is a fault, and not what suspension or deletion brings."""
+    def _is_meant_to_run(self, owner_key: OwnerKey) -> bool:
+        """True if a head that ends is a failure: its cluster is neither suspended nor being deleted."""
         return any(
             not cluster["spec"]["suspend"] and not cluster["metadata"].get("deletionTimestamp")
-            for cluster in self._cache[RAYCLUSTER].of(whose)
+            for cluster in self._cache[RAYCLUSTER].of(owner_key)
         )
 
     def _announce(self, uid: str) -> None:

@@ -1,4 +1,4 @@
-"""Clusters as RayClusters: what the reconciler asks, turned into few calls. A cluster at rest costs none."""
+"""Clusters as RayClusters: the reconciler's requests as few API calls. A cluster at rest costs no call."""
 
 from __future__ import annotations
 
@@ -22,132 +22,139 @@ log = logging.getLogger(__name__)
 KINDS = (RAYCLUSTER, POD)
 
 _ATTEMPTS = 4
-"""How often a change is tried while others change the same object."""
+"""The most tries of a change while other writers change the same object."""
 
 
 class Clusters:
-    """RayClusters of the platform's. Thread-safe as long as no two threads act on one cluster."""
+    """The platform's RayClusters. Thread-safe as long as no two threads act on one cluster."""
 
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
 
     def preflight(self, ref: ClusterRef, spec: ClusterSpec, size: Size) -> list[str]:
-        """What KubeRay would refuse, or accept and never start."""
+        """Problems for which KubeRay would refuse the RayCluster, or accept it and never start it."""
         shared = self._shared
         if not ref.name[0].isalpha():
             return [f"The name '{ref.name}' begins with a digit, a RayCluster's can't. Choose another name."]
         manifest = raycluster.render(ref, spec, LaunchContext(size=size), shared.settings, shared.root)
-        return [*pods.refusals(size), *shared.wrong(manifest)]
+        return [*pods.refusals(size), *shared.problems_of(manifest)]
 
     def observe(self, ref: ClusterRef) -> Observation:
-        """What the watch told last."""
+        """The cluster's state as the watch last reported it. Raises Unavailable once that is too old to rely on."""
         shared = self._shared
         shared.cache.require(*KINDS)
-        whose = shared.whose(ref)
-        held = shared.cache[POD].of(whose)
-        seen = observation.look(self._held(ref), held, shared.fall_of(whose))
-        fields = {**vars(seen), "nodes": shared.with_gone(whose, seen.nodes)}
-        if seen.phase != "ready":
+        owner_key = shared.owner_key(ref)
+        cluster_pods = shared.cache[POD].of(owner_key)
+        state = observation.look(self._own_raycluster(ref), cluster_pods, shared.head_failure_of(owner_key))
+        fields = {**vars(state), "nodes": shared.with_gone(owner_key, state.nodes)}
+        if state.phase != "ready":
             return Observation(**fields)
         owner = raycluster.owner_of(ref)
-        endpoint = own.endpoint_of(shared, held, self._token(ref), owner, whose.namespace)
+        endpoint = own.endpoint_of(shared, cluster_pods, self._token(ref), owner, owner_key.namespace)
         if endpoint is None:
             lost = f"Secret '{owner.secret}': missing"
             return Observation(**{**fields, "phase": "starting", "reason": "NoSecret", "message": lost, "drift": lost})
         return Observation(**{**fields, "endpoint": endpoint, "environment": shared.environment()})
 
     def ensure(self, ref: ClusterRef, spec: ClusterSpec, launch: LaunchContext) -> None:
-        """Apply it if it is missing, drifted, suspended, or asked for otherwise. A head that died KubeRay replaces."""
+        """Apply the RayCluster if it is missing, has drifted, is suspended, or differs from the spec.
+
+        KubeRay itself replaces a head that died.
+        """
         self._shared.cache.require(*KINDS)
-        self._shared.forgive(self._shared.whose(ref))
+        self._shared.forget_head_failure(self._shared.owner_key(ref))
         self._apply(ref, spec, launch)
 
     def renew(self, ref: ClusterRef, secrets: Mapping[str, str]) -> None:
         """Change its Secret, if it holds others."""
         self._shared.cache.require(*KINDS)
-        own.renew(self._shared, RAYCLUSTER, self._held(ref), raycluster.owner_of(ref), secrets, self._token(ref))
+        own.renew(
+            self._shared, RAYCLUSTER, self._own_raycluster(ref), raycluster.owner_of(ref), secrets, self._token(ref)
+        )
 
     def suspend(self, ref: ClusterRef) -> None:
-        """Have KubeRay take all of its pods down; the RayCluster stays. What else it says is of no account then."""
+        """Have KubeRay delete all of its pods; the RayCluster stays. No other field is compared or changed."""
         self._shared.cache.require(*KINDS)
-        self._shared.forgive(self._shared.whose(ref))
-        held = self._held(ref)
-        if held is not None and not held["spec"]["suspend"] and not own.is_leaving(held):
+        self._shared.forget_head_failure(self._shared.owner_key(ref))
+        cluster = self._own_raycluster(ref)
+        if cluster is not None and not cluster["spec"]["suspend"] and not own.is_leaving(cluster):
             log.info("cluster %s is suspended", ref)
-            own.merge(self._shared, RAYCLUSTER, held, {"spec": {"suspend": True}})
+            own.merge(self._shared, RAYCLUSTER, cluster, {"spec": {"suspend": True}})
 
     def delete(self, ref: ClusterRef) -> None:
-        """Delete the RayCluster, which is gone only when all that belongs to it is."""
+        """Delete the RayCluster, which goes only after everything that belongs to it."""
         self._shared.cache.require(*KINDS)
-        self._shared.forgive(self._shared.whose(ref))
+        self._shared.forget_head_failure(self._shared.owner_key(ref))
         self._token(ref).unlink(missing_ok=True)
-        held = self._held(ref)
-        if held is not None:
-            self._delete(held)
+        cluster = self._own_raycluster(ref)
+        if cluster is not None:
+            self._delete(cluster)
 
     def _apply(self, ref: ClusterRef, spec: ClusterSpec, launch: LaunchContext) -> None:
         shared = self._shared
-        there = shared.cache[RAYCLUSTER].get(shared.settings.namespace(ref.team), ref.name)
-        if there is not None and own.is_leaving(there):
-            return  # it must be gone before another takes its name
+        cluster = shared.cache[RAYCLUSTER].get(shared.settings.namespace(ref.team), ref.name)
+        if cluster is not None and own.is_leaving(cluster):
+            return  # it must be gone before a new one takes its name
         token, owner = self._token(ref), raycluster.owner_of(ref)
-        if there is not None and not raycluster.is_of(there, ref):
-            self._delete(there)
+        if cluster is not None and not raycluster.is_of(cluster, ref):
+            self._delete(cluster)
             return
-        resumed = there is not None and there["spec"]["suspend"]
-        if there is not None and not resumed and self._is_out_of_reach(there, token, owner):
-            log.warning("cluster %s is made anew: the token of its Ray is lost", ref)
-            self._delete(there)
+        resumed = cluster is not None and cluster["spec"]["suspend"]
+        if cluster is not None and not resumed and self._token_is_lost(cluster, token, owner):
+            log.warning("cluster %s is made again: the token of its Ray is lost", ref)
+            self._delete(cluster)
             return
         manifest = raycluster.render(ref, spec, launch, shared.settings, shared.root)
-        current = there
-        if there is None or there["drift"] or not _is_as_asked(there, manifest):
-            log.info("cluster %s is applied: %s", ref, there["drift"] or "it is changed" if there else "it is missing")
-            if there is None:
-                # Not by force: whoever made one of that name by hand keeps it.
-                current = own.apply(shared, RAYCLUSTER, manifest, force=False)
+        applied = cluster
+        if cluster is None or cluster["drift"] or not _matches(cluster, manifest):
+            log.info(
+                "cluster %s is applied: %s", ref, cluster["drift"] or "it is changed" if cluster else "it is missing"
+            )
+            if cluster is None:
+                # Not by force: a RayCluster of that name that a user made by hand stays theirs.
+                applied = own.apply(shared, RAYCLUSTER, manifest, force=False)
             else:
-                current = self._change(ref, manifest, there)
-        assert current is not None  # it was there, or was made
-        # Its pods come anew: where the Secret was taken away meanwhile, they would wait for it in vain.
-        own.put_secrets(shared, RAYCLUSTER, current, owner, launch.secrets, token, new=there is None, doubt=resumed)
+                applied = self._change(ref, manifest, cluster)
+        assert applied is not None  # it was there before, or has just been made
+        # Its pods are made again: if the Secret was deleted meanwhile, they would wait for it for ever.
+        own.put_secrets(shared, RAYCLUSTER, applied, owner, launch.secrets, token, new=cluster is None, doubt=resumed)
 
-    def _is_out_of_reach(self, there: Object, token: Path, owner: Owner) -> bool:
-        """Whether nobody but its pods knows the token of its Ray any more."""
-        if token.exists() or SECRETS_HASH not in there["metadata"]["annotations"]:
+    def _token_is_lost(self, cluster: Object, token: Path, owner: Owner) -> bool:
+        """True if neither this gateway nor the Secret has the token of its Ray any more: only its pods know it."""
+        if token.exists() or SECRETS_HASH not in cluster["metadata"]["annotations"]:
             return False
-        return own.read_token(self._shared, owner, there["metadata"]["namespace"]) is None
+        return own.read_token(self._shared, owner, cluster["metadata"]["namespace"]) is None
 
-    def _change(self, ref: ClusterRef, manifest: Object, there: Object) -> Object:
-        """Apply it over what is there. Where workers stay, so does their number, which is the autoscaler's."""
-        if there["spec"]["suspend"]:
+    def _change(self, ref: ClusterRef, manifest: Object, cluster: Object) -> Object:
+        """Apply the manifest over the present RayCluster, keeping the number of workers that the autoscaler set."""
+        if cluster["spec"]["suspend"]:
             return own.apply(self._shared, RAYCLUSTER, manifest, force=True)
-        with suppress(Conflict):  # what the watch told last is mostly the newest, and costs no call
-            return own.apply(self._shared, RAYCLUSTER, raycluster.keeping_scale(manifest, there), force=True)
+        with suppress(Conflict):  # the cached version is mostly the newest, and costs no call
+            return own.apply(self._shared, RAYCLUSTER, raycluster.keeping_scale(manifest, cluster), force=True)
         for _ in range(_ATTEMPTS - 1):
             with suppress(Conflict):
                 return self._change_once(ref, manifest)
         return self._change_once(ref, manifest)
 
     def _change_once(self, ref: ClusterRef, manifest: Object) -> Object:
-        # Its version changes with its status, faster than a watch tells.
-        now = self._shared.api.get(RAYCLUSTER, ref.name, manifest["metadata"]["namespace"])
-        if not raycluster.is_of(now, ref) or own.is_leaving(now):
+        # Its resource version changes with its status, faster than the watch reports it.
+        cluster = self._shared.api.get(RAYCLUSTER, ref.name, manifest["metadata"]["namespace"])
+        if not raycluster.is_of(cluster, ref) or own.is_leaving(cluster):
             raise Conflict(f"The RayCluster of '{ref}' is being replaced.", remedy="Look again, and repeat.")
-        return own.apply(self._shared, RAYCLUSTER, raycluster.keeping_scale(manifest, now), force=True)
+        return own.apply(self._shared, RAYCLUSTER, raycluster.keeping_scale(manifest, cluster), force=True)
 
-    def _delete(self, held: Object) -> None:
-        own.delete(self._shared, RAYCLUSTER, held, empties_redis=held["spec"]["gcsFaultTolerance"])
+    def _delete(self, cluster: Object) -> None:
+        own.delete(self._shared, RAYCLUSTER, cluster, empties_redis=cluster["spec"]["gcsFaultTolerance"])
 
-    def _held(self, ref: ClusterRef) -> Object | None:
-        """The cluster's own RayCluster, not one of a predecessor's."""
-        there = self._shared.cache[RAYCLUSTER].get(self._shared.settings.namespace(ref.team), ref.name)
-        return there if there is not None and raycluster.is_of(there, ref) else None
+    def _own_raycluster(self, ref: ClusterRef) -> Object | None:
+        """The cluster's own RayCluster, not that of an earlier cluster of the same name."""
+        cluster = self._shared.cache[RAYCLUSTER].get(self._shared.settings.namespace(ref.team), ref.name)
+        return cluster if cluster is not None and raycluster.is_of(cluster, ref) else None
 
     def _token(self, ref: ClusterRef) -> Path:
         return self._shared.token_path(ref.uid)
 
 
-def _is_as_asked(there: Object, manifest: Object) -> bool:
+def _matches(cluster: Object, manifest: Object) -> bool:
     asked: str = manifest["metadata"]["annotations"][raycluster.ASKED_HASH]
-    return bool(there["metadata"]["annotations"].get(raycluster.ASKED_HASH) == asked)
+    return bool(cluster["metadata"]["annotations"].get(raycluster.ASKED_HASH) == asked)

@@ -1,4 +1,4 @@
-"""Kubernetes' events of one object, as facts with one instant. Pure: reads both of the API's shapes of an event."""
+"""Read Kubernetes' events of one object, in both of the API's formats (core/v1 and events.k8s.io). Pure."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Said:
-    """One event."""
+    """One event, possibly repeated."""
 
     reason: str
     message: str
     at: datetime
-    """When it was last said."""
+    """Time of its last occurrence."""
     count: int
     is_warning: bool
     field: str
-    """Which part of the object it is of, such as ``spec.containers{ray-head}``."""
+    """The part of the object that it concerns, such as ``spec.containers{ray-head}``."""
 
 
-def said(events: Iterable[Mapping[str, Any]], thing: Mapping[str, Any]) -> list[Said]:
-    """The events of an object, newest first: by its uid, so that those of a namesake before it are not among them."""
-    uid = thing["metadata"].get("uid")
-    found = [_read(event) for event in events if _target(event).get("uid") == uid]
-    return sorted(found, key=lambda event: event.at, reverse=True)
+def said(events: Iterable[Mapping[str, Any]], obj: Mapping[str, Any]) -> list[Said]:
+    """The events of an object, newest first, matched by uid: an earlier object of the same name had another."""
+    uid = obj["metadata"].get("uid")
+    matching = [_read(event) for event in events if _target(event).get("uid") == uid]
+    return sorted(matching, key=lambda event: event.at, reverse=True)
 
 
 def instant(text: str | datetime | None) -> datetime | None:
-    """A time of the API with its zone; None for none."""
+    """Parse a time of the API, with its zone; None stays None."""
     if text is None or isinstance(text, datetime):
         return text
     return datetime.fromisoformat(text)
@@ -50,7 +50,7 @@ def _read(event: Mapping[str, Any]) -> Said:
         event.get("firstTimestamp") or event.get("deprecatedFirstTimestamp"),
         event.get("metadata", {}).get("creationTimestamp"),
     )
-    at = next((found for time in times if (found := instant(time)) is not None), datetime.min.replace(tzinfo=UTC))
+    at = next((parsed for time in times if (parsed := instant(time)) is not None), datetime.min.replace(tzinfo=UTC))
     return Said(
         reason=str(event.get("reason", "")),
         message=str(event.get("message") or event.get("note") or ""),

@@ -1,4 +1,4 @@
-"""What holds up one pod of a Ray cluster: scheduling, images, configuration, crashes, probes. Pure."""
+"""Extract the evidence of what holds up one pod: scheduling, images, configuration, crashes, probes. Pure."""
 
 from __future__ import annotations
 
@@ -15,60 +15,60 @@ Resource = Mapping[str, Any]
 
 _USUAL = ("ContainerCreating", "PodInitializing", "")
 _ENDED_LATELY = timedelta(minutes=10)
-"""How long ago a container that runs again may have crashed for it to matter."""
+"""Time after a crash within which a container that runs again, but is not ready, still counts as crashed."""
 _LEAVING = timedelta(seconds=60)
 _BEFORE_START = ("FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox", "FailedPodSandBoxStatus")
 _BEGUN = ("Pulling", "Pulled", "Created")
-"""What a kubelet says only once volumes and sandbox are there."""
+"""Events that a kubelet sends only once volumes and sandbox are ready."""
 _ALWAYS = ("Evicted", "Preempted", "TaintManagerEviction", "NodeNotReady", "FailedBinding", "ProvisioningFailed")
 _NEVER_BEGAN = ("StartError", "ContainerCannotRun")
 _LONGEST = 600
 
 
 def evidence(pod: Resource, events: Sequence[Said], now: datetime) -> list[Evidence]:
-    """Facts about a pod that is there; nothing for one that is well, or that is on its way as it should be."""
+    """Evidence about an existing pod; empty if it is healthy, or starts or ends as expected."""
     say = _Speaker(pod)
     going = instant(pod["metadata"].get("deletionTimestamp"))
     if going is not None:
         if now - going <= _LEAVING:
             return []
         return [say("Terminating", f"It has been going for {(now - going).total_seconds():.0f} s.", going)]
-    found = _of_scheduling(pod, events, say) + _of_phase(pod, say)
+    facts = _of_scheduling(pod, events, say) + _of_phase(pod, say)
     for container in _statuses(pod):
-        found += _of_container(container, events, say, now)
+        facts += _of_container(container, events, say, now)
     if not _has_started(pod):
         begun = max((e.at for e in events if e.reason in _BEGUN), default=None)
-        early = [e for e in events if e.reason in _BEFORE_START and (begun is None or e.at > begun)]
-        found += [say(e.reason, e.message, e.at, e.count) for e in early]
-    late = [e for e in events if e.is_warning and e.reason in _ALWAYS and not _has_recovered(pod, e.at)]
-    found += [say(e.reason, e.message, e.at, e.count) for e in late]
-    return found + _of_readiness(pod, events, say, found)
+        before_start = [e for e in events if e.reason in _BEFORE_START and (begun is None or e.at > begun)]
+        facts += [say(e.reason, e.message, e.at, e.count) for e in before_start]
+    disruptions = [e for e in events if e.is_warning and e.reason in _ALWAYS and not _has_recovered(pod, e.at)]
+    facts += [say(e.reason, e.message, e.at, e.count) for e in disruptions]
+    return facts + _of_readiness(pod, events, say, facts)
 
 
 def ray_resources(group: Resource | None) -> dict[str, float]:
-    """What Ray offers on a node of a group: its container's limits, unless its start parameters say otherwise."""
+    """Ray resources of a node of this group: its container's limits, unless ``rayStartParams`` override them."""
     containers = ((group or {}).get("template") or {}).get("spec", {}).get("containers") or [{}]
     limits = containers[0].get("resources", {}).get("limits") or {}
     gpus = sum(parse_quantity(amount) for name, amount in limits.items() if is_gpu(name))
-    found = {"CPU": limits.get("cpu"), "memory": limits.get("memory"), "GPU": gpus}
-    told = (group or {}).get("rayStartParams") or {}
-    found |= {name: told[key] for name, key in (("CPU", "num-cpus"), ("GPU", "num-gpus")) if key in told}
-    return {name: float(parse_quantity(value)) for name, value in found.items() if value is not None}
+    amounts = {"CPU": limits.get("cpu"), "memory": limits.get("memory"), "GPU": gpus}
+    parameters = (group or {}).get("rayStartParams") or {}
+    amounts |= {name: parameters[key] for name, key in (("CPU", "num-cpus"), ("GPU", "num-gpus")) if key in parameters}
+    return {name: float(parse_quantity(value)) for name, value in amounts.items() if value is not None}
 
 
 def is_ready(pod: Resource) -> bool:
-    """Whether a pod's probes say that it answers."""
+    """True if the pod's probes succeed (condition ``Ready``)."""
     return bool(_condition(pod, "Ready").get("status") == "True")
 
 
 def _has_recovered(pod: Resource, at: datetime) -> bool:
-    """Whether a pod is ready, and nothing was said against it since it became so."""
+    """True if the pod is ready, and became so no earlier than ``at``."""
     since = instant(_condition(pod, "Ready").get("lastTransitionTime"))
     return is_ready(pod) and (since is None or at <= since)
 
 
 class _Speaker:
-    """Makes facts about one pod."""
+    """Makes evidence about one pod."""
 
     def __init__(self, pod: Resource) -> None:
         self._about = f"pod/{pod['metadata']['name']}"
@@ -83,10 +83,10 @@ def _of_scheduling(pod: Resource, events: Sequence[Said], say: _Speaker) -> list
     condition = _condition(pod, "PodScheduled")
     if pod.get("spec", {}).get("nodeName") or condition.get("status") != "False":
         return []
-    told = next((e for e in events if e.reason == "FailedScheduling"), None)
-    message = str(condition.get("message") or (told.message if told else ""))
+    event = next((e for e in events if e.reason == "FailedScheduling"), None)
+    message = str(condition.get("message") or (event.message if event else ""))
     at = instant(condition.get("lastTransitionTime"))
-    return [say(str(condition.get("reason") or "Unschedulable"), message, at, told.count if told else 1)]
+    return [say(str(condition.get("reason") or "Unschedulable"), message, at, event.count if event else 1)]
 
 
 def _of_phase(pod: Resource, say: _Speaker) -> list[Evidence]:
@@ -120,10 +120,10 @@ def _of_container(container: Resource, events: Sequence[Said], say: _Speaker, no
 
 
 def _detail(message: str, events: Sequence[Said], container: str) -> tuple[str, datetime | None, int]:
-    """The most telling words about a container that waits (its own, or an event's), when, and how often."""
-    told = [e for e in events if e.is_warning and f"{{{container}}}" in e.field and e.reason == "Failed"]
-    # Beside what went wrong there is an event that only names it again: "Error: ErrImagePull".
-    words = max(told, key=lambda e: len(e.message), default=None)
+    """(message, time, count) of why a container waits: the longer of its own message and an event's."""
+    failures = [e for e in events if e.is_warning and f"{{{container}}}" in e.field and e.reason == "Failed"]
+    # Another event only repeats the reason: "Error: ErrImagePull". The longest says the most.
+    words = max(failures, key=lambda e: len(e.message), default=None)
     if words is None:
         return message, None, 1
     if len(words.message) <= len(message):
@@ -131,11 +131,11 @@ def _detail(message: str, events: Sequence[Said], container: str) -> tuple[str, 
     return words.message, words.at, words.count
 
 
-def _of_readiness(pod: Resource, events: Sequence[Said], say: _Speaker, found: Sequence[Evidence]) -> list[Evidence]:
-    """Why a pod whose containers run is not ready: what its probes say."""
-    if found or is_ready(pod):
+def _of_readiness(pod: Resource, events: Sequence[Said], say: _Speaker, others: Sequence[Evidence]) -> list[Evidence]:
+    """Evidence from failed probes of a pod whose containers run but that is not ready."""
+    if others or is_ready(pod):
         return []
-    # A worker waits for its head in an init container, whose probe tells nothing of its own.
+    # A worker's init container waits for the head: it runs, but has no probe of its own.
     unready = [c for c in _statuses(pod) if not c.get("ready") and "running" in (c.get("state") or {})]
     names = {str(c["name"]) for c in unready}
     probes = [e for e in events if e.reason == "Unhealthy" and any(f"{{{name}}}" in e.field for name in names)]

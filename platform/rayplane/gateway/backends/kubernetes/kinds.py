@@ -1,4 +1,4 @@
-"""The kinds of objects that this backend reads or writes, where each is kept, and how one is written. Pure."""
+"""The kinds of objects that this backend reads or writes, their URLs, labels and YAML. Pure."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ MANAGER = "rayplane"
 
 MANAGED_BY = "app.kubernetes.io/managed-by"
 UID = "rayplane.dev/uid"
-"""Label: the uid of the platform's own object (cluster or team) that this one belongs to."""
+"""Label: uid of the platform's own object (team, cluster, job or service) that this object belongs to."""
 TEAM = "rayplane.dev/team"
 CLUSTER = "rayplane.dev/cluster"
 SELECTOR = f"{MANAGED_BY}={MANAGER}"
-"""Label selector of everything that is the platform's."""
+"""Label selector of all of the platform's objects."""
 
 
 def instant(text: str) -> datetime:
-    """A time as Kubernetes writes it."""
+    """Parse a time as Kubernetes writes it."""
     return datetime.fromisoformat(text).astimezone(UTC)
 
 
 def is_gpu(resource: str) -> bool:
-    """Whether KubeRay counts a resource among a node's GPUs, whoever makes them."""
+    """True if KubeRay counts the resource as a GPU, of any vendor."""
     return resource.endswith("gpu") or resource.startswith("nvidia.com/mig-")
 
 
 def as_yaml(value: Any) -> str:
-    """A value of JSON as YAML that Go reads, which is JSON too.
+    """A JSON value as JSON that Go's YAML parser reads too.
 
-    Escapes for all but ASCII, as its reader takes no control character; none for what only a pair of escapes could
-    say, as its scanner takes no half of one. The API server reads whatever is applied so, the operator texts in it.
+    Characters outside of ASCII are escaped, since the parser takes no control character; those beyond U+FFFF are not,
+    since it takes no surrogate pair. The API server parses applied manifests so, and the operator the texts in them.
     """
     text = json.dumps(value, sort_keys=True, ensure_ascii=False)
     if text.isascii() and text.isprintable():
@@ -46,7 +46,7 @@ def as_yaml(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of object. Its ``str`` is what RBAC calls it: ``rayclusters.ray.io``."""
+    """A kind of object. Its ``str`` is RBAC's name for it: ``rayclusters.ray.io``."""
 
     group: str
     version: str
@@ -59,11 +59,11 @@ class Kind:
 
     @property
     def api_version(self) -> str:
-        """As a manifest names it."""
+        """The ``apiVersion`` of a manifest."""
         return f"{self.group}/{self.version}" if self.group else self.version
 
     def path(self, namespace: str | None = None, name: str | None = None) -> str:
-        """The URL's path of one object, or of the collection, in one namespace or in all."""
+        """URL path of one object, or of the collection in one namespace or in all."""
         parts = [f"apis/{self.group}" if self.group else "api", self.version]
         parts += ["namespaces", namespace] if self.namespaced and namespace else []
         return "/" + "/".join([*parts, self.plural, *([name] if name else [])])

@@ -1,4 +1,4 @@
-"""What the objects of a cluster mean: its phase, its incarnation, its nodes, and why a head ended. Pure."""
+"""Interpret the objects of a cluster: its phase, incarnation and nodes, and the reason why a head ended. Pure."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _KEPT_STATUS = ("phase", "reason", "message", "podIP", "startTime", "conditions"
 _KEPT_CONTAINER = ("name", "ready", "restartCount", "state", "lastState")
 
 
-class Fall(NamedTuple):
-    """How a head ended, kept until it is dealt with: KubeRay removes its pod within moments."""
+class HeadFailure(NamedTuple):
+    """The end of a head pod, kept until the reconciler has handled it: KubeRay removes the pod within moments."""
 
     incarnation: str
     reason: str
@@ -30,7 +30,7 @@ class Fall(NamedTuple):
 
 
 def trim_pod(pod: Object) -> Object:
-    """What is kept of a pod: whose it is, what it asks for, how it is."""
+    """The part of a pod that the cache keeps: its owner's labels, its requests and its status."""
     meta, spec, status = pod["metadata"], pod["spec"], pod.get("status") or {}
     labels = meta.get("labels") or {}
     containers = [{"name": c["name"], "resources": c.get("resources") or {}} for c in spec.get("containers") or []]
@@ -50,24 +50,26 @@ def trim_pod(pod: Object) -> Object:
     }
 
 
-def look(cluster: Object | None, held: Sequence[Object], fall: Fall | None) -> Observation:
-    """What there is of a cluster: its RayCluster, if it is this cluster's own, and its pods. No endpoint yet."""
-    nodes = tuple(node for pod in held if (node := node_of(pod)) is not None)
+def look(cluster: Object | None, cluster_pods: Sequence[Object], failure: HeadFailure | None) -> Observation:
+    """Observe a cluster from its own RayCluster, if there is one, and its pods. The caller adds the endpoint."""
+    nodes = tuple(node for pod in cluster_pods if (node := node_of(pod)) is not None)
     if cluster is None:
-        if held:
-            return Observation(phase="stopping", message=f"{_counted(held)} still there.", nodes=nodes)
+        if cluster_pods:
+            return Observation(phase="stopping", message=f"{_count_of(cluster_pods)} still there.", nodes=nodes)
         return Observation(phase="absent")
     if _leaving(cluster):
-        return Observation(phase="stopping", message=_what_holds(cluster, held), nodes=nodes)
-    drift = cluster["drift"] or _lacking(cluster)
+        return Observation(phase="stopping", message=_remaining(cluster, cluster_pods), nodes=nodes)
+    drift = cluster["drift"] or _missing_secret(cluster)
     if cluster["spec"]["suspend"]:
-        if held:
-            message = f"It is being suspended: {_counted(held)} still there."
+        if cluster_pods:
+            message = f"It is being suspended: {_count_of(cluster_pods)} still there."
             return Observation(phase="stopping", message=message, nodes=nodes, drift=drift)
         return Observation(phase="suspended", drift=drift)
-    if fall is not None:
-        return Observation("failed", fall.reason, fall.message, nodes=nodes, drift=drift, ended=fall.incarnation)
-    pod = head(held)
+    if failure is not None:
+        return Observation(
+            "failed", failure.reason, failure.message, nodes=nodes, drift=drift, ended=failure.incarnation
+        )
+    pod = head(cluster_pods)
     if pod is None:
         reason, message = _why_no_head(cluster)
         return Observation(phase="starting", reason=reason, message=message, nodes=nodes, drift=drift)
@@ -81,25 +83,25 @@ def look(cluster: Object | None, held: Sequence[Object], fall: Fall | None) -> O
     return Observation(phase="ready", incarnation=incarnation, nodes=nodes, drift=drift)
 
 
-def endpoint(held: Sequence[Object], token_path: str) -> Endpoint:
-    """Where a ready cluster is reached: by its head pod's address."""
-    pod = head(held)
-    assert pod is not None  # the cluster is ready
-    at = _host(pod)
-    running = [p for p in held if p["status"].get("podIP") and not ended(p)]
+def endpoint(cluster_pods: Sequence[Object], token_path: str) -> Endpoint:
+    """Endpoint of a ready cluster: the address of its head pod."""
+    pod = head(cluster_pods)
+    assert pod is not None  # a ready cluster has a head
+    host = _host(pod)
+    running = [p for p in cluster_pods if p["status"].get("podIP") and not ended(p)]
     return Endpoint(
-        dashboard_url=f"http://{at}:{pods.DASHBOARD}",
-        client_address=f"ray://{at}:{pods.CLIENT}",
+        dashboard_url=f"http://{host}:{pods.DASHBOARD}",
+        client_address=f"ray://{host}:{pods.CLIENT}",
         token_path=token_path,
-        serve_url=f"http://{at}:{pods.SERVE}",
+        serve_url=f"http://{host}:{pods.SERVE}",
         metrics_targets=sorted(f"{_host(p)}:{pods.METRICS}" for p in running),
     )
 
 
 def node_of(pod: Object, *, gone_at: datetime | None = None) -> Node | None:
-    """The node that a pod is or was; None for one that never held a place. ``gone_at``: when it was seen no more.
+    """The Ray node that a pod is or was; None for a pod that was never scheduled. ``gone_at``: when the pod vanished.
 
-    It holds what its Ray container asks for: an autoscaler beside it is the platform's, not the team's.
+    The node counts the requests of its Ray container: an autoscaler beside it is the platform's, not the team's.
     """
     kind = pod["metadata"]["labels"].get(NODE_TYPE)
     if kind not in ("head", "worker") or not pod["spec"].get("nodeName"):
@@ -118,37 +120,40 @@ def node_of(pod: Object, *, gone_at: datetime | None = None) -> Node | None:
 
 
 def is_news(before: Object | None, after: Object | None) -> bool:
-    """Whether a look at a RayCluster sees something else after a change. Its version alone, and a spec that was applied
-    as it was asked for, are none: a look would cost much and find nothing."""
-    return before is None or after is None or _looked_at(before) != _looked_at(after)
+    """True if a change of a RayCluster changes its observation.
+
+    A new resource version alone is no news, nor a spec that was applied as the platform wants it: the reconciler would
+    look in vain.
+    """
+    return before is None or after is None or _visible(before) != _visible(after)
 
 
-def fell(before: Object | None, after: Object | None) -> Fall | None:
-    """Whether a change of a pod is the end of a head: it failed, or one that ran was taken away."""
-    if before is None or before["metadata"]["labels"].get(NODE_TYPE) != "head" or _over(before):
+def head_failure(before: Object | None, after: Object | None) -> HeadFailure | None:
+    """The failure behind a change of a head pod: it failed, or was deleted while it ran. None for other changes."""
+    if before is None or before["metadata"]["labels"].get(NODE_TYPE) != "head" or _ended_or_leaving(before):
         return None
     if after is not None and ended(after):
-        return Fall(after["metadata"]["uid"], *how_it_ended(after))
+        return HeadFailure(after["metadata"]["uid"], *how_it_ended(after))
     if before["status"].get("phase") == "Running" and (after is None or _leaving(after)):
         message = f"The head pod '{before['metadata']['name']}' was deleted, with all that it ran."
-        return Fall(before["metadata"]["uid"], "HeadGone", message)
+        return HeadFailure(before["metadata"]["uid"], "HeadGone", message)
     return None
 
 
-def head(held: Sequence[Object]) -> Object | None:
-    """The newest head pod that is not being taken away."""
-    heads = [p for p in held if p["metadata"]["labels"].get(NODE_TYPE) == "head" and not _leaving(p)]
+def head(cluster_pods: Sequence[Object]) -> Object | None:
+    """The newest head pod that is not being deleted."""
+    heads = [p for p in cluster_pods if p["metadata"]["labels"].get(NODE_TYPE) == "head" and not _leaving(p)]
     return max(heads, key=lambda pod: str(pod["metadata"].get("creationTimestamp")), default=None)
 
 
 def is_ready(pod: Object) -> bool:
-    """Whether a pod's probes say that Ray answers in it."""
+    """True if a pod's probes say that its Ray answers."""
     condition = _condition(pod, "Ready")
     return condition is not None and condition["status"] == "True" and not ended(pod)
 
 
 def ended(pod: Object) -> bool:
-    """Whether nothing runs in a pod any more, or its Ray does not; it is never started again."""
+    """True if a pod, or the Ray container in it, has ended; neither is ever restarted."""
     return pod["status"].get("phase") in ("Failed", "Succeeded") or _terminated(pod) is not None
 
 
@@ -160,16 +165,16 @@ def how_it_ended(pod: Object) -> tuple[str, str]:
     how = f" with exit code {last['exitCode']}" if "exitCode" in last else ""
     if reason == "OOMKilled":
         said = said or "It used more memory than its size has. Choose a larger size."
-    return _word(reason), f"The head pod '{name}' ended{how} ({reason}). {said}".strip()
+    return _reason(reason), f"The head pod '{name}' ended{how} ({reason}). {said}".strip()
 
 
-def _looked_at(cluster: Object) -> tuple[object, ...]:
+def _visible(cluster: Object) -> tuple[object, ...]:
     meta = cluster["metadata"]
-    whose = meta["uid"], (meta.get("labels") or {}).get(UID), _leaving(cluster), meta.get("finalizers")
-    return *whose, cluster["spec"]["suspend"], cluster["status"], cluster["drift"], _lacking(cluster)
+    identity = meta["uid"], (meta.get("labels") or {}).get(UID), _leaving(cluster), meta.get("finalizers")
+    return *identity, cluster["spec"]["suspend"], cluster["status"], cluster["drift"], _missing_secret(cluster)
 
 
-def _over(pod: Object) -> bool:
+def _ended_or_leaving(pod: Object) -> bool:
     return ended(pod) or _leaving(pod)
 
 
@@ -177,21 +182,21 @@ def _leaving(obj: Object) -> bool:
     return bool(obj["metadata"].get("deletionTimestamp"))
 
 
-def _lacking(cluster: Object) -> str:
+def _missing_secret(cluster: Object) -> str:
     return "" if SECRETS_HASH in cluster["metadata"]["annotations"] else "its Secret: not known to be there"
 
 
-def _what_holds(cluster: Object, held: Sequence[Object]) -> str:
+def _remaining(cluster: Object, cluster_pods: Sequence[Object]) -> str:
     finalizers = [f for f in cluster["metadata"].get("finalizers") or [] if f != "foregroundDeletion"]
-    if held:
-        return f"It is being deleted: {_counted(held)} still there."
+    if cluster_pods:
+        return f"It is being deleted: {_count_of(cluster_pods)} still there."
     return f"It is being deleted and waits for {', '.join(finalizers)}." if finalizers else "It is being deleted."
 
 
 def _why_no_head(cluster: Object) -> tuple[str, str]:
     for condition in cluster["status"].get("conditions") or []:
         if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
-            return _word(str(condition.get("reason"))), str(condition.get("message"))
+            return _reason(str(condition.get("reason"))), str(condition.get("message"))
     if not cluster["status"]:
         return "NotSeen", "The KubeRay operator has not looked at it yet."
     return "NoHead", "KubeRay has made no head pod yet."
@@ -201,11 +206,11 @@ def _why_not_ready(pod: Object) -> tuple[str, str]:
     name = pod["metadata"]["name"]
     scheduled = _condition(pod, "PodScheduled")
     if scheduled is not None and scheduled["status"] == "False":
-        return _word(str(scheduled.get("reason"))), f"No node takes the head pod '{name}': {scheduled.get('message')}"
+        return _reason(str(scheduled.get("reason"))), f"No node takes the head pod '{name}': {scheduled.get('message')}"
     for entry in pod["status"].get("containerStatuses") or []:
         waiting = (entry.get("state") or {}).get("waiting")
         if waiting and waiting.get("reason") not in (None, "ContainerCreating", "PodInitializing"):
-            return _word(str(waiting["reason"])), f"Container '{entry['name']}' of '{name}': {waiting.get('message')}"
+            return _reason(str(waiting["reason"])), f"Container '{entry['name']}' of '{name}': {waiting.get('message')}"
     return "Starting", f"The head pod '{name}' is {str(pod['status'].get('phase') or 'Pending').lower()}, not ready."
 
 
@@ -216,8 +221,8 @@ def _condition(pod: Object, kind: str) -> Object | None:
 def _terminated(pod: Object) -> Object | None:
     for entry in pod["status"].get("containerStatuses") or []:
         if entry["name"] in (pods.HEAD, pods.WORKER) and (entry.get("state") or {}).get("terminated"):
-            found: Object = entry["state"]["terminated"]
-            return found
+            state: Object = entry["state"]["terminated"]
+            return state
     return None
 
 
@@ -228,7 +233,7 @@ def _started(pod: Object) -> datetime:
 
 
 def _ended_at(pod: Object) -> datetime | None:
-    """When a pod that ended did: it holds its place until its last container has."""
+    """End of a pod that ended: the end of its last container, since the pod holds its resources until then."""
     if pod["status"].get("phase") not in ("Failed", "Succeeded"):
         return None
     states = [(entry.get("state") or {}).get("terminated") for entry in pod["status"].get("containerStatuses") or []]
@@ -242,10 +247,10 @@ def _host(pod: Object) -> str:
     return f"[{address}]" if ":" in address else address
 
 
-def _counted(held: Sequence[Object]) -> str:
-    names = [f"'{pod['metadata']['name']}'" for pod in held]
+def _count_of(cluster_pods: Sequence[Object]) -> str:
+    names = [f"'{pod['metadata']['name']}'" for pod in cluster_pods]
     return f"pod {names[0]} is" if len(names) == 1 else f"{len(names)} pods are"
 
 
-def _word(reason: str) -> str:
+def _reason(reason: str) -> str:
     return reason if reason.isidentifier() else "HeadDied"

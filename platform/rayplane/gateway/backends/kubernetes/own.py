@@ -1,4 +1,4 @@
-"""What clusters, jobs and services share of the backend: its parts, and the Secret beside each of their objects."""
+"""Parts of the backend that clusters, jobs and services share, and the Secret beside each of their objects."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rayplane.errors import NotFound, Unavailable
 from rayplane.gateway.backends.base import ClusterRef, JobRef, Node, Observation, ServiceRef
 from rayplane.gateway.backends.kubernetes import compare, observation, pods
 from rayplane.gateway.backends.kubernetes.api import KubeApi
-from rayplane.gateway.backends.kubernetes.cache import Cache, Whose
+from rayplane.gateway.backends.kubernetes.cache import Cache, OwnerKey
 from rayplane.gateway.backends.kubernetes.kinds import POD, RAYCLUSTER, RAYJOB, SECRET, UID, Kind, Object
 from rayplane.gateway.backends.kubernetes.pods import Owner
 from rayplane.gateway.backends.kubernetes.raycluster import REDIS_PASSWORD, SECRETS_HASH
@@ -24,12 +24,12 @@ from rayplane.nouns.environment import Environment
 from rayplane.settings import read_secret, write_secret
 
 RAY_CLUSTER = "ray.io/cluster"
-"""KubeRay's label on pods: the RayCluster that they are of."""
+"""KubeRay's label on pods: the name of their RayCluster."""
 
 
 @dataclass(frozen=True)
 class Shared:
-    """Parts of the backend that those who act on objects use."""
+    """Parts of the backend that ``Clusters``, ``Jobs`` and ``Services`` use."""
 
     api: KubeApi
     cache: Cache
@@ -37,26 +37,26 @@ class Shared:
     root: str
     """URI of the storage root."""
     token_path: Callable[[str], Path]
-    """The 0600 file with the token of a Ray, by the uid of its cluster or service, or by the attempt of its job."""
+    """Path of the 0600 file with a Ray's token, by the uid of its cluster or service, or by the attempt of its job."""
     environment: Callable[[], Environment]
-    fall_of: Callable[[Whose], observation.Fall | None]
-    """How somebody's head ended, if it did and nobody dealt with it."""
-    forgive: Callable[[Whose], None]
-    """Deal with that."""
-    with_gone: Callable[[Whose, tuple[Node, ...]], tuple[Node, ...]]
-    """The nodes that there are of somebody's, and those that it gave back lately."""
-    wrong: Callable[[Object], list[str]]
-    """What is wrong with an object for its definition, and for KubeRay, each with its remedy."""
+    head_failure_of: Callable[[OwnerKey], observation.HeadFailure | None]
+    """The head's failure that the reconciler has not handled yet, if any."""
+    forget_head_failure: Callable[[OwnerKey], None]
+    """Drop that failure: the reconciler has handled it."""
+    with_gone: Callable[[OwnerKey, tuple[Node, ...]], tuple[Node, ...]]
+    """An owner's present nodes, and those whose pods went recently."""
+    problems_of: Callable[[Object], list[str]]
+    """Problems of an object that its CustomResourceDefinition or KubeRay would refuse, each with its remedy."""
 
-    def whose(self, ref: ClusterRef | JobRef | ServiceRef) -> Whose:
-        """By what its objects are known to be its own."""
-        return Whose(self.settings.namespace(ref.team), ref.uid)
+    def owner_key(self, ref: ClusterRef | JobRef | ServiceRef) -> OwnerKey:
+        """The namespace and uid by which the cache finds its objects."""
+        return OwnerKey(self.settings.namespace(ref.team), ref.uid)
 
 
 def look_at_cluster(
-    shared: Shared, name: str, whose: Whose, fall: observation.Fall | None = None
+    shared: Shared, name: str, whose: OwnerKey, fall: observation.HeadFailure | None = None
 ) -> tuple[Observation, list[Object]]:
-    """(what is seen of one RayCluster that KubeRay made for somebody, its pods). Empty name: none yet."""
+    """(observation of the RayCluster that KubeRay made for a job or a service, its pods). Empty name: not made yet."""
     held = [pod for pod in shared.cache[POD].of(whose) if pod["metadata"]["labels"].get(RAY_CLUSTER) == name]
     found = shared.cache[RAYCLUSTER].get(whose.namespace, name) if name else None
     if found is not None and (found["metadata"].get("labels") or {}).get(UID) != whose.uid:
@@ -67,14 +67,14 @@ def look_at_cluster(
     return observation.look(found, held, fall), held
 
 
-def nodes_of(shared: Shared, whose: Whose) -> tuple[Node, ...]:
-    """Every node that somebody holds, of whichever RayCluster, and those that it gave back lately."""
+def nodes_of(shared: Shared, whose: OwnerKey) -> tuple[Node, ...]:
+    """Every node of a job or a service, over all of its RayClusters, and those whose pods went recently."""
     nodes = tuple(node for pod in shared.cache[POD].of(whose) if (node := observation.node_of(pod)) is not None)
     return shared.with_gone(whose, nodes)
 
 
 def endpoint_of(shared: Shared, held: list[Object], token: Path, owner: Owner, namespace: str) -> Endpoint | None:
-    """Where the Ray of a ready head is; None where its token can't be had any more."""
+    """Endpoint of a ready head's Ray; None if its token is lost."""
     if not token.exists():
         found = read_token(shared, owner, namespace)
         if found is None:
@@ -84,7 +84,10 @@ def endpoint_of(shared: Shared, held: list[Object], token: Path, owner: Owner, n
 
 
 def apply(shared: Shared, kind: Kind, manifest: Object, *, force: bool) -> Object:
-    """Apply an object and take in the answer; what is kept of it. Raises Unavailable while its namespace is missing."""
+    """Apply an object and take the answer into the cache; returns the trimmed object.
+
+    Raises Unavailable while its namespace is missing.
+    """
     try:
         return shared.cache[kind].learn(shared.api.apply(kind, manifest, force=force))
     except NotFound as exc:
@@ -92,7 +95,7 @@ def apply(shared: Shared, kind: Kind, manifest: Object, *, force: bool) -> Objec
 
 
 def merge(shared: Shared, kind: Kind, held: Object, change: Object) -> None:
-    """Change some fields of the very object that is held, and take in the answer; one that is gone is success."""
+    """Change fields of the object with this uid, and take the answer into the cache; one already gone is success."""
     meta = held["metadata"]
     same = {**change, "metadata": {"uid": meta["uid"]}}  # another one of that name makes it a conflict
     with suppress(NotFound):
@@ -100,14 +103,14 @@ def merge(shared: Shared, kind: Kind, held: Object, change: Object) -> None:
 
 
 def is_leaving(obj: Object) -> bool:
-    """Whether an object's deletion was asked for."""
+    """True if the object is being deleted."""
     return bool(obj["metadata"].get("deletionTimestamp"))
 
 
 def delete(shared: Shared, kind: Kind, held: Object, *, empties_redis: bool = False) -> None:
-    """Delete an object, which is gone only when all that belongs to it is.
+    """Delete an object, which goes only after everything that belongs to it.
 
-    ``empties_redis``: KubeRay does that by a job of the object's, which must not be taken away before it has.
+    ``empties_redis``: KubeRay empties Redis by a Kubernetes Job that the object owns, which must not be deleted first.
     """
     if is_leaving(held):
         return
@@ -136,10 +139,10 @@ def put_secrets(
     new: bool = False,
     doubt: bool = False,
 ) -> None:
-    """Give an object its Secret, which goes when it goes, and note on it that it has it.
+    """Make an object's Secret, which it owns, and annotate the object with the hash of its contents.
 
-    What is noted is taken for true but in ``doubt``. A token that its pods know already stays, where the Secret or this
-    gateway has it; of an object that is ``new`` they know none. Raises Unavailable if it, or its namespace, is gone.
+    The annotation is trusted unless ``doubt`` is set. A token that the pods know already is kept, if the Secret or this
+    gateway still has it; pods of a ``new`` object know none. Raises Unavailable if the object or its namespace is gone.
     """
     texts = dict(secret_texts)
     if shared.settings.redis_password_path is not None and kind is not RAYJOB:  # its head keeps nothing
@@ -169,7 +172,7 @@ def _no_place(what: str, exc: NotFound) -> Unavailable:
 
 
 def read_token(shared: Shared, owner: Owner, namespace: str) -> str | None:
-    """Ray's own token, as the object's Secret has it; None without one."""
+    """Ray's own token from the object's Secret; None if there is none."""
     try:
         found = shared.api.get(SECRET, owner.secret, namespace)
     except NotFound:

@@ -1,4 +1,4 @@
-"""Translate a cluster into a RayCluster of KubeRay 1.6, and read back how one that is there differs. Pure."""
+"""Translate a cluster into a RayCluster of KubeRay 1.6, and compute how an existing one has drifted. Pure."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from rayplane.gateway.backends.kubernetes.settings import KubernetesSettings
 from rayplane.nouns.cluster import ClusterSpec
 
 GROUP = "workers"
-"""The one group of workers. ``head`` is reserved: Kueue takes it for the head."""
+"""Name of the only worker group. Kueue reserves ``head`` for the head."""
 
 ASKED = "rayplane.dev/asked"
-"""Annotation: what was asked for, as JSON, so that drift shows whoever made it and whenever."""
+"""Annotation: the wanted labels and spec as JSON, so that any later drift shows, by any writer and at any time."""
 ASKED_HASH = "rayplane.dev/asked-hash"
 SECRETS_HASH = "rayplane.dev/secrets-hash"
-"""Annotation: of the secrets that were put into the cluster's Secret. It is written after the Secret is there."""
+"""Annotation: hash of the values in the cluster's Secret. It is written once the Secret exists."""
 
 REDIS_PASSWORD = "redis_password"  # noqa: S105  the key's name
 
 
 def owner_of(ref: ClusterRef) -> Owner:
-    """Whose the pods of a cluster are, and where its secrets are kept."""
+    """The owner of a cluster's objects, with the name of its Secret."""
     return Owner(team=ref.team, name=ref.name, uid=ref.uid, secret=secret_name(ref.name))
 
 
 def secret_name(cluster: str) -> str:
-    """The Secret of a cluster."""
+    """Name of a cluster's Secret."""
     return f"{cluster}-secrets"
 
 
@@ -40,7 +40,7 @@ def cluster_spec(
     """KubeRay's RayClusterSpec, which RayJob and RayService embed too. ``root`` is the URI of the storage root."""
     workers = spec.workers
     autoscaled = workers.max > workers.min
-    made: Object = {
+    rendered: Object = {
         "rayVersion": settings.ray_version,
         "authOptions": {"mode": "token", "secretName": owner.secret},
         "enableInTreeAutoscaling": autoscaled,
@@ -52,7 +52,7 @@ def cluster_spec(
         "workerGroupSpecs": [],
     }
     if autoscaled:
-        made["autoscalerOptions"] = pods.autoscaler(settings)
+        rendered["autoscalerOptions"] = pods.autoscaler(settings)
     if workers.max:
         group = {
             "groupName": GROUP,
@@ -61,16 +61,16 @@ def cluster_spec(
             "rayStartParams": pods.start_params(launch.size, is_head=False),
             "template": pods.worker(owner, launch, settings, root),
         }
-        made["workerGroupSpecs"] = [
+        rendered["workerGroupSpecs"] = [
             group | ({"idleTimeoutSeconds": settings.worker_idle_seconds} if autoscaled else {})
         ]
     if settings.redis_address:
         password = {"secretKeyRef": {"name": owner.secret, "key": REDIS_PASSWORD}}
-        made["gcsFaultToleranceOptions"] = {
+        rendered["gcsFaultToleranceOptions"] = {
             "redisAddress": settings.redis_address,
             **({"redisPassword": {"valueFrom": password}} if settings.redis_password_path else {}),
         }
-    return made
+    return rendered
 
 
 def render(
@@ -80,7 +80,7 @@ def render(
     settings: KubernetesSettings,
     root: str,
 ) -> Object:
-    """The RayCluster to apply, which says of itself what was asked for. It carries no secret."""
+    """The RayCluster to apply, annotated with the wanted spec. It carries no secret."""
     owner = owner_of(ref)
     asked = {
         "metadata": {"labels": owner.labels},
@@ -100,29 +100,29 @@ def render(
 
 
 def embedded(spec: Object) -> Object:
-    """A RayClusterSpec with the number of workers that its cluster begins with, as it is sent."""
-    # Ray's autoscaler expects both members in every group; what it makes of them is its own.
+    """A RayClusterSpec with the number of workers that a new cluster starts with."""
+    # Ray's autoscaler expects both fields in every group, and changes them from then on.
     scale: Object = {"scaleStrategy": {"workersToDelete": []}}
     groups = [{**group, "replicas": group["minReplicas"], **scale} for group in spec["workerGroupSpecs"]]
     return {**spec, "workerGroupSpecs": groups}
 
 
-def keeping_scale(manifest: Object, held: Object) -> Object:
-    """The manifest with the number of workers that the autoscaler chose meanwhile.
+def keeping_scale(manifest: Object, cluster: Object) -> Object:
+    """The manifest with the number of workers that the autoscaler has chosen.
 
-    The list of groups is one field to server-side apply, so that leaving that number out would reset it. It holds only
-    under the version that it was read from.
+    Server-side apply treats the list of groups as one field, so leaving the number out would reset it. The manifest
+    carries the resource version that the number was read from, so that it conflicts with a later choice.
     """
-    theirs = {group["groupName"]: group for group in held["spec"].get("workerGroupSpecs") or []}
+    present = {group["groupName"]: group for group in cluster["spec"].get("workerGroupSpecs") or []}
     groups = []
     for group in manifest["spec"]["workerGroupSpecs"]:
-        scale = {key: theirs[group["groupName"]][key] for key in _SCALE if key in theirs.get(group["groupName"], {})}
+        scale = {key: present[group["groupName"]][key] for key in _SCALE if key in present.get(group["groupName"], {})}
         if "replicas" in scale:
             scale["replicas"] = min(max(scale["replicas"], group["minReplicas"]), group["maxReplicas"])
         groups.append({**group, **scale})
     return {
         **manifest,
-        "metadata": {**manifest["metadata"], "resourceVersion": held["metadata"]["resourceVersion"]},
+        "metadata": {**manifest["metadata"], "resourceVersion": cluster["metadata"]["resourceVersion"]},
         "spec": {**manifest["spec"], "workerGroupSpecs": groups},
     }
 
@@ -131,10 +131,10 @@ _SCALE = ("replicas", "scaleStrategy")
 
 
 def trim(obj: Object) -> Object:
-    """What is kept of a RayCluster: how it is, how it drifted, and what a re-application must repeat."""
+    """The part of a RayCluster that the cache keeps: status, drift, and the fields that an apply must repeat."""
     meta, spec, status = obj["metadata"], obj.get("spec") or {}, obj.get("status") or {}
     annotations = meta.get("annotations") or {}
-    kept = ("name", "namespace", "uid", "resourceVersion", "labels", "creationTimestamp")
+    meta_fields = ("name", "namespace", "uid", "resourceVersion", "labels", "creationTimestamp")
     groups = [
         {key: group[key] for key in ("groupName", "minReplicas", "maxReplicas", *_SCALE) if key in group}
         for group in spec.get("workerGroupSpecs") or []
@@ -142,7 +142,7 @@ def trim(obj: Object) -> Object:
     return {
         "kind": RAYCLUSTER.name,
         "metadata": {
-            **{key: meta[key] for key in (*kept, "deletionTimestamp", "finalizers") if key in meta},
+            **{key: meta[key] for key in (*meta_fields, "deletionTimestamp", "finalizers") if key in meta},
             "annotations": {key: annotations[key] for key in (ASKED_HASH, SECRETS_HASH) if key in annotations},
         },
         "spec": {
@@ -151,14 +151,14 @@ def trim(obj: Object) -> Object:
             "gcsFaultTolerance": bool(spec.get("gcsFaultToleranceOptions")),
             "workerGroupSpecs": groups,
         },
-        # Empty until the operator has looked at it.
+        # Empty until the operator has processed it.
         "status": {"conditions": status.get("conditions") or []} if status else {},
         "drift": drift(obj),
     }
 
 
 def drift(obj: Object) -> str:
-    """How a RayCluster differs from what was asked for, by its own annotation; empty if it does not."""
+    """Differences of a RayCluster from the wanted spec in its own annotation; empty if there is none."""
     annotations = obj["metadata"].get("annotations") or {}
     try:
         asked: Any = json.loads(annotations.get(ASKED, ""))
@@ -170,6 +170,6 @@ def drift(obj: Object) -> str:
 
 
 def is_of(obj: Object, ref: ClusterRef) -> bool:
-    """Whether a RayCluster is this very cluster's, not a predecessor's of the same name."""
+    """True if a RayCluster belongs to this cluster, not to an earlier one of the same name."""
     labels: dict[str, str] = obj["metadata"].get("labels") or {}
     return labels.get(UID) == ref.uid

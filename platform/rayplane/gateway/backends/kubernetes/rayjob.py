@@ -1,8 +1,8 @@
-"""Translate an attempt with nodes of its own into a RayJob of KubeRay 1.6, and read back how it goes. Pure.
+"""Translate an attempt with nodes of its own into a RayJob of KubeRay 1.6, and interpret its status. Pure.
 
-KubeRay hands the entrypoint to Ray over HTTP (HTTPMode): no further pod, and Ray knows the attempt by its own id.
-Retries are the platform's: each is another RayJob. Once the attempt's log is kept the platform deletes its RayJob;
-should it be away for long, KubeRay frees the nodes by itself.
+KubeRay submits the entrypoint to Ray over HTTP (HTTPMode): this needs no further pod, and Ray uses the attempt's own
+id. The platform makes the retries, each as another RayJob. Once it has kept the attempt's log it deletes the RayJob; if
+the platform is down for long, KubeRay frees the nodes by itself.
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ from rayplane.nouns.environment import Environment
 from rayplane.nouns.job import Resources
 
 JOB = "rayplane.dev/job"
-"""Label: the name of the job."""
+"""Label: name of the job."""
 TTL = 1800
 """Seconds after its end at which KubeRay frees an attempt's nodes, if the platform has not."""
 GRACE = 300
 """Seconds past the attempt's timeout after which KubeRay ends it, if the platform has not."""
 
-# A head that is replaced would be handed the job a second time: what the first did is not undone by that.
+# KubeRay would submit the job again to a head that it restarts, although the first run has had effects.
 _ONE_HEAD = {"ray.io/disable-provisioned-head-restart": "true"}
 
 
 @dataclass(frozen=True)
 class JobOwner(pods.Owner):
-    """Whose the pods of an attempt are."""
+    """The owner of an attempt's objects."""
 
     @property
     def labels(self) -> dict[str, str]:
-        """What every object of this attempt carries."""
+        """Labels of every object of this attempt."""
         return {MANAGED_BY: MANAGER, TEAM: self.team, JOB: self.name, UID: self.uid}
 
 
 def name_of(ref: JobRef) -> str:
-    """The RayJob's name. It begins with a letter, as a DNS-1035 label must."""
+    """Name of the RayJob. It begins with a letter, as a DNS-1035 label must."""
     return f"job-{ref.submission_id}"
 
 
 def owner_of(ref: JobRef) -> JobOwner:
-    """Whose the pods of an attempt are, and where its secrets are kept."""
+    """The owner of an attempt's objects, with the name of its Secret."""
     return JobOwner(team=ref.team, name=ref.name, uid=ref.uid, secret=f"{name_of(ref)}-secrets")
 
 
@@ -61,14 +61,14 @@ def render(
         "entrypoint": submission.entrypoint,
         "metadata": dict(submission.metadata),
         "backoffLimit": 0,
-        # Not deletionRules: they pass over a job that was stopped, and Kueue admits none that has them.
+        # Not deletionRules: they ignore a stopped job, and Kueue admits no job that has them.
         "shutdownAfterJobFinishes": True,
         "ttlSecondsAfterFinished": TTL,
         "rayClusterSpec": raycluster.embedded(
             raycluster.cluster_spec(owner, nodes.as_cluster(), launch, settings, root)
         ),
     }
-    # The tables of a head are worth keeping only for the next one, and there is none.
+    # Redis keeps a head's tables for the next head, and an attempt never has a next one.
     spec["rayClusterSpec"].pop("gcsFaultToleranceOptions", None)
     if submission.runtime_env:
         spec["runtimeEnvYAML"] = as_yaml(submission.runtime_env)
@@ -92,18 +92,18 @@ def render(
 
 
 def trim(obj: Object) -> Object:
-    """What is kept of a RayJob: whose it is, and how it goes."""
+    """The part of a RayJob that the cache keeps: its labels and its status."""
     meta, status = obj["metadata"], obj.get("status") or {}
     annotations = meta.get("annotations") or {}
-    kept_meta = ("name", "namespace", "uid", "resourceVersion", "labels", "creationTimestamp", "deletionTimestamp")
-    kept = ("jobStatus", "jobDeploymentStatus", "rayClusterName", "reason", "message", "startTime", "endTime")
+    meta_fields = ("name", "namespace", "uid", "resourceVersion", "labels", "creationTimestamp", "deletionTimestamp")
+    status_fields = ("jobStatus", "jobDeploymentStatus", "rayClusterName", "reason", "message", "startTime", "endTime")
     return {
         "kind": RAYJOB.name,
         "metadata": {
-            **{key: meta[key] for key in kept_meta if key in meta},
+            **{key: meta[key] for key in meta_fields if key in meta},
             "annotations": {key: annotations[key] for key in (raycluster.SECRETS_HASH,) if key in annotations},
         },
-        "status": {key: status[key] for key in kept if key in status},
+        "status": {key: status[key] for key in status_fields if key in status},
     }
 
 
@@ -118,7 +118,7 @@ def look(
     endpoint: Endpoint | None,
     environment: Environment | None,
 ) -> JobObservation:
-    """What there is of an attempt: its RayJob, and what is seen of that one's cluster (``endpoint``: its Ray)."""
+    """Observe an attempt from its RayJob and the observation of its RayCluster (``endpoint``: its Ray)."""
     if job is None:
         return JobObservation("stopping" if cluster.phase != "absent" else "absent", nodes=nodes)
     if job["metadata"].get("deletionTimestamp"):
@@ -130,7 +130,7 @@ def look(
     ended = _ended(deployment, reason, str(status.get("jobStatus") or ""))
     if ended is not None:
         return JobObservation(ended, reason=reason, message=message, **facts)  # type: ignore[arg-type]
-    # Before it runs, KubeRay makes a RayCluster that is missing; and its pods may be told of before it is.
+    # Until the job runs, KubeRay makes a missing RayCluster again, and the watch of pods may be ahead of its own.
     if cluster.phase == "failed" or (cluster.phase in ("stopping", "absent") and deployment == "Running"):
         message = cluster.message or "Its RayCluster was deleted."
         return JobObservation("lost", reason=cluster.reason or "HeadGone", message=message, nodes=nodes)
@@ -141,10 +141,10 @@ def look(
 
 
 def refusals(resources: Resources) -> list[str]:
-    """What of a job KubeRay can't be told."""
+    """Resources of a job that KubeRay can't pass on; empty if there is none."""
     if not resources.memory:
         return []
-    what = "job.resources.memory: KubeRay tells Ray of no memory for an entrypoint."
+    what = "job.resources.memory: KubeRay can't pass an entrypoint's memory on to Ray."
     return [f"{what} Leave it out, or take a larger size."]
 
 

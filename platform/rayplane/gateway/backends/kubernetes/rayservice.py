@@ -1,7 +1,7 @@
-"""Translate a service with nodes of its own into a RayService of KubeRay 1.6, and read back how it goes. Pure.
+"""Translate a service with nodes of its own into a RayService of KubeRay 1.6, and interpret its status. Pure.
 
-Another application changes ``serveConfigV2`` alone, which KubeRay rolls out on the nodes that are there. Other nodes
-are a second RayCluster, to which the traffic moves once it serves.
+A new application changes ``serveConfigV2`` alone, which KubeRay rolls out on the existing nodes. For a change of nodes
+KubeRay makes a second RayCluster, and moves the traffic there once it serves.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ from rayplane.nouns.cluster import Endpoint, Nodes
 from rayplane.nouns.environment import Environment
 
 SERVICE = "rayplane.dev/service"
-"""Label: the name of the service."""
+"""Label: name of the service."""
 
 
 @dataclass(frozen=True)
 class ServiceOwner(pods.Owner):
-    """Whose the pods of a service are."""
+    """The owner of a service's objects."""
 
     @property
     def labels(self) -> dict[str, str]:
-        """What every object of this service carries."""
+        """Labels of every object of this service."""
         return {MANAGED_BY: MANAGER, TEAM: self.team, SERVICE: self.name, UID: self.uid}
 
 
 def name_of(ref: ServiceRef) -> str:
-    """The RayService's name: it begins with a letter, and is no cluster's, whose Services it would take."""
+    """Name of the RayService. It begins with a letter, and is no cluster's name: they would share Services."""
     return f"s-{ref.uid[:4]}-{ref.name}"
 
 
 def serve_service(ref: ServiceRef) -> str:
-    """The Service that KubeRay keeps pointed at whatever serves: it stays for the RayService's life."""
+    """Name of the Kubernetes Service that KubeRay points at the serving RayCluster, for the RayService's life."""
     return f"{name_of(ref)}-serve-svc"
 
 
 def owner_of(ref: ServiceRef) -> ServiceOwner:
-    """Whose the pods of a service are, and where its secrets are kept."""
+    """The owner of a service's objects, with the name of its Secret."""
     return ServiceOwner(team=ref.team, name=ref.name, uid=ref.uid, secret=f"{name_of(ref)}-secrets")
 
 
@@ -83,15 +83,15 @@ def render(
 
 
 def trim(obj: Object) -> Object:
-    """What is kept of a RayService: how it is, and how it drifted."""
+    """The part of a RayService that the cache keeps: its status, and its drift."""
     meta, status = obj["metadata"], obj.get("status") or {}
     annotations = meta.get("annotations") or {}
-    kept = ("name", "namespace", "uid", "resourceVersion", "labels", "creationTimestamp", "deletionTimestamp")
+    meta_fields = ("name", "namespace", "uid", "resourceVersion", "labels", "creationTimestamp", "deletionTimestamp")
     hashes = (raycluster.ASKED_HASH, raycluster.SECRETS_HASH)
     return {
         "kind": RAYSERVICE.name,
         "metadata": {
-            **{key: meta[key] for key in kept if key in meta},
+            **{key: meta[key] for key in meta_fields if key in meta},
             "annotations": {key: annotations[key] for key in hashes if key in annotations},
         },
         "status": {
@@ -104,12 +104,12 @@ def trim(obj: Object) -> Object:
 
 
 def active_cluster(service: Object) -> str:
-    """The name of the RayCluster that serves; empty before one does."""
+    """Name of the RayCluster that serves; empty before the first one does."""
     return str(service["status"]["active"]["cluster"])
 
 
 def newest_cluster(service: Object) -> str:
-    """The name of the RayCluster that is to serve: one that comes up, else the one that serves; empty without any."""
+    """Name of the RayCluster that is starting, else of the one that serves; empty if there is none."""
     return str(service["status"]["pending"]["cluster"]) or active_cluster(service)
 
 
@@ -120,15 +120,15 @@ def look(
     endpoint: Endpoint | None,
     environment: Environment | None,
 ) -> ServiceObservation:
-    """What there is of a service: its RayService, and what is seen of the newest of its clusters.
+    """Observe a service from its RayService and the observation of the newest of its RayClusters.
 
-    ``endpoint``: where the Ray that serves is, if it is.
+    ``endpoint``: of the Ray that serves, if there is one.
     """
     if service is None:
         return ServiceObservation("stopping" if newest.phase != "absent" else "absent", nodes=nodes)
     if service["metadata"].get("deletionTimestamp"):
         return ServiceObservation("stopping", message=newest.message, nodes=nodes)
-    drift = service["drift"] or _lacking(service)
+    drift = service["drift"] or _missing_secret(service)
     ready, upgrading = (_condition(service, kind) for kind in ("Ready", "UpgradeInProgress"))
     reason, message = str(ready.get("reason") or ""), str(ready.get("message") or "")
     if reason in ("ValidationFailed", "InitializingTimeout"):
@@ -166,12 +166,12 @@ def _trim_status(status: Object) -> Object:
 
 
 def _condition(service: Object, kind: str) -> Object:
-    found: list[Object] = [c for c in service["status"]["conditions"] if c["type"] == kind]
-    return found[0] if found else {}
+    matching: list[Object] = [c for c in service["status"]["conditions"] if c["type"] == kind]
+    return matching[0] if matching else {}
 
 
 def _failed_application(service: Object) -> str:
-    """What Serve says of an application that it could not deploy on nodes that came up for it; empty if it could."""
+    """Serve's message on an application that it could not deploy on a starting RayCluster; empty if there is none."""
     for app in service["status"]["pending"]["applications"].values():
         if app["status"] == "DEPLOY_FAILED":
             return _said(app) or "Serve says DEPLOY_FAILED."
@@ -193,6 +193,6 @@ def _said(app: Object) -> str:
     return " ".join(str(text) for text in app["said"] if text)[-2000:]
 
 
-def _lacking(service: Object) -> str:
-    there = raycluster.SECRETS_HASH in service["metadata"]["annotations"]
-    return "" if there else "its Secret: not known to be there"
+def _missing_secret(service: Object) -> str:
+    is_noted = raycluster.SECRETS_HASH in service["metadata"]["annotations"]
+    return "" if is_noted else "its Secret: not known to be there"

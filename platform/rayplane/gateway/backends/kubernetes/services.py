@@ -1,4 +1,4 @@
-"""Services with nodes of their own as RayServices: what the reconciler asks, turned into few calls."""
+"""Services with nodes of their own as RayServices: the reconciler's requests as few API calls."""
 
 from __future__ import annotations
 
@@ -22,81 +22,86 @@ KINDS = (RAYSERVICE, RAYCLUSTER, POD)
 
 
 class Services:
-    """RayServices of the platform's. Thread-safe as long as no two threads act on one service."""
+    """The platform's RayServices. Thread-safe as long as no two threads act on one service."""
 
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
 
     def preflight(self, ref: ServiceRef, spec: ServiceSpec, size: Size) -> list[str]:
-        """What KubeRay would refuse, or accept and not act on. What it is to serve is not known before its model is."""
-        assert spec.nodes is not None  # there is nothing to check of a service on a cluster
+        """Problems for which KubeRay would refuse the RayService, or accept it and not act on it.
+
+        The application is a stand-in: the real one is known only once the model version is.
+        """
+        assert spec.nodes is not None  # a service on a cluster has no RayService to check
         application = {"name": ref.name, "route_prefix": f"/{ref.name}", "import_path": spec.app}
         shared = self._shared
         launch = LaunchContext(size=size)
         manifest = rayservice.render(ref, spec.nodes, application, launch, shared.settings, shared.root)
-        return [*pods.refusals(size), *shared.wrong(manifest)]
+        return [*pods.refusals(size), *shared.problems_of(manifest)]
 
     def ensure(self, ref: ServiceRef, nodes: Nodes, application: Mapping[str, Any], launch: LaunchContext) -> None:
-        """Apply its RayService if it is missing, drifted, or asked for otherwise."""
+        """Apply its RayService if that is missing, has drifted, or differs from the spec."""
         shared = self._shared
         shared.cache.require(*KINDS)
-        held = self._held(ref)
-        if held is not None and own.is_leaving(held):
-            return  # it must be gone before another takes its name
+        service = self._rayservice(ref)
+        if service is not None and own.is_leaving(service):
+            return  # it must be gone before a new one takes its name
         manifest = rayservice.render(ref, nodes, application, launch, shared.settings, shared.root)
-        asked = manifest["metadata"]["annotations"][ASKED_HASH]
-        if held is None or held["drift"] or held["metadata"]["annotations"].get(ASKED_HASH) != asked:
-            # Whoever made one of that name by hand keeps it: only what is ours already is taken by force.
-            why = held["drift"] or "it is asked for otherwise" if held is not None else "it was missing"
-            held = own.apply(shared, RAYSERVICE, manifest, force=held is not None)
+        wanted_hash = manifest["metadata"]["annotations"][ASKED_HASH]
+        if service is None or service["drift"] or service["metadata"]["annotations"].get(ASKED_HASH) != wanted_hash:
+            # A RayService of that name that a user made by hand stays theirs: force only changes of the platform's own.
+            why = service["drift"] or "its spec changed" if service is not None else "it was missing"
+            service = own.apply(shared, RAYSERVICE, manifest, force=service is not None)
             log.info("service %s is applied: %s", ref, why)
-        own.put_secrets(shared, RAYSERVICE, held, rayservice.owner_of(ref), launch.secrets, self._token(ref))
+        own.put_secrets(shared, RAYSERVICE, service, rayservice.owner_of(ref), launch.secrets, self._token(ref))
 
     def renew(self, ref: ServiceRef, secrets: Mapping[str, str]) -> None:
         """Change its Secret, if it holds others."""
         self._shared.cache.require(*KINDS)
-        own.renew(self._shared, RAYSERVICE, self._held(ref), rayservice.owner_of(ref), secrets, self._token(ref))
+        own.renew(self._shared, RAYSERVICE, self._rayservice(ref), rayservice.owner_of(ref), secrets, self._token(ref))
 
     def observe(self, ref: ServiceRef) -> ServiceObservation:
-        """What the watch told last."""
+        """The service's state as the watch last reported it. Raises Unavailable once that is too old to rely on."""
         shared = self._shared
         shared.cache.require(*KINDS)
-        service, whose = self._held(ref), shared.whose(ref)
-        newest_name = rayservice.newest_cluster(service) if service is not None else self._left_over(ref)
-        newest, held = own.look_at_cluster(shared, newest_name, whose)
+        service, owner_key = self._rayservice(ref), shared.owner_key(ref)
+        newest_name = rayservice.newest_cluster(service) if service is not None else self._orphaned_cluster(ref)
+        newest, newest_pods = own.look_at_cluster(shared, newest_name, owner_key)
         endpoint = None
         serving = "" if service is None or own.is_leaving(service) else rayservice.active_cluster(service)
         if serving:
-            active, pods = (newest, held) if serving == newest_name else own.look_at_cluster(shared, serving, whose)
+            active, pods = (
+                (newest, newest_pods) if serving == newest_name else own.look_at_cluster(shared, serving, owner_key)
+            )
             if active.phase == "ready":
-                endpoint = self._endpoint(ref, pods, whose.namespace)
-        nodes = own.nodes_of(shared, whose)
+                endpoint = self._endpoint(ref, pods, owner_key.namespace)
+        nodes = own.nodes_of(shared, owner_key)
         environment = shared.environment() if endpoint is not None else None
         return rayservice.look(service, newest, nodes, endpoint, environment)
 
     def delete(self, ref: ServiceRef) -> None:
-        """Delete its RayService, which is gone only when its pods are."""
+        """Delete its RayService, which goes only after its pods."""
         self._shared.cache.require(*KINDS)
-        self._shared.forgive(self._shared.whose(ref))
+        self._shared.forget_head_failure(self._shared.owner_key(ref))
         self._token(ref).unlink(missing_ok=True)
-        held = self._held(ref)
-        if held is not None:
-            own.delete(self._shared, RAYSERVICE, held, empties_redis=self._shared.settings.redis_address is not None)
+        service = self._rayservice(ref)
+        if service is not None:
+            own.delete(self._shared, RAYSERVICE, service, empties_redis=self._shared.settings.redis_address is not None)
 
     def _endpoint(self, ref: ServiceRef, pods: list[Object], namespace: str) -> Endpoint | None:
-        found = own.endpoint_of(self._shared, pods, self._token(ref), rayservice.owner_of(ref), namespace)
-        if found is None:
+        endpoint = own.endpoint_of(self._shared, pods, self._token(ref), rayservice.owner_of(ref), namespace)
+        if endpoint is None:
             return None
         url = self._shared.settings.serve_url.format(service=rayservice.serve_service(ref), namespace=namespace)
-        return found.model_copy(update={"serve_url": url, "client_address": None})
+        return endpoint.model_copy(update={"serve_url": url, "client_address": None})
 
-    def _held(self, ref: ServiceRef) -> Object | None:
+    def _rayservice(self, ref: ServiceRef) -> Object | None:
         return self._shared.cache[RAYSERVICE].get(self._shared.settings.namespace(ref.team), rayservice.name_of(ref))
 
-    def _left_over(self, ref: ServiceRef) -> str:
-        """A RayCluster of a service whose RayService is gone, if there still is one."""
-        whose = self._shared.whose(ref)
-        for obj in (*self._shared.cache[RAYCLUSTER].of(whose), *self._shared.cache[POD].of(whose)):
+    def _orphaned_cluster(self, ref: ServiceRef) -> str:
+        """Name of a RayCluster that the service's deleted RayService left behind; empty if there is none."""
+        owner_key = self._shared.owner_key(ref)
+        for obj in (*self._shared.cache[RAYCLUSTER].of(owner_key), *self._shared.cache[POD].of(owner_key)):
             return str(obj["metadata"]["labels"].get(own.RAY_CLUSTER) or obj["metadata"]["name"])
         return ""
 

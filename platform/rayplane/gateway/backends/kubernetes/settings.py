@@ -1,4 +1,4 @@
-"""What the backend needs to know of the Kubernetes cluster that it works on: RAYPLANE_KUBERNETES_*."""
+"""Settings of the Kubernetes backend: RAYPLANE_KUBERNETES_*."""
 
 from __future__ import annotations
 
@@ -13,104 +13,103 @@ from rayplane.errors import InvalidInput
 
 PREFIX = "RAYPLANE_KUBERNETES_"
 TEAM = "{team}"
-"""What stands for a team's name in ``storage_volume``."""
+"""Placeholder for a team's name in ``storage_volume``."""
 
 
 class KubernetesSettings(BaseSettings):
-    """One Kubernetes cluster, and the image that Ray runs from on it. Every secret is named by the path of a file."""
+    """One Kubernetes cluster, and the image of Ray's pods on it. Settings hold no secrets, but paths of their files."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore")
 
     kubeconfig: Path | None = None
-    """A kubeconfig, whose current context counts; without it the pod's own service account."""
+    """Path of a kubeconfig, of which the current context is used; without it the pod's own service account."""
     namespace_prefix: str = Field(default="rayplane-", pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?-$", max_length=20)
-    """A team's namespace is this and its name."""
+    """Prefix of a team's namespace, before its name."""
     gateway_namespace: str = "rayplane"
-    """Where the gateway itself runs: its pods may reach the clusters' ports."""
+    """Namespace of the gateway: its pods may reach the clusters' ports."""
     gateway_service_account: str = "rayplane-gateway"
-    """The gateway's service account in ``gateway_namespace``; each team's namespace gives it its rights there."""
+    """The gateway's service account in ``gateway_namespace``; each team's namespace binds it to its role there."""
     monitoring_namespace: str | None = None
-    """Where Prometheus runs, if in another namespace: its pods may reach the clusters' metrics."""
+    """Namespace of Prometheus, if it is another: its pods may reach the clusters' metrics."""
 
     operator_namespace: str = "kuberay-operator"
-    """Where the KubeRay operator runs: it looks after jobs and services at the clusters' dashboards."""
+    """Namespace of the KubeRay operator, which follows jobs and services through the clusters' dashboards."""
     ingress_namespace: str | None = None
-    """Where the serving ingress runs: its pods may reach the clusters' models."""
+    """Namespace of the serving ingress: its pods may reach the clusters' models."""
 
     image: str = "rayplane/ray:2.60.0"
-    """What head and workers run, best by digest (``name@sha256:...``). It holds Ray and the wheel of rayplane."""
+    """Image of head and workers, best by digest (``name@sha256:...``). It contains Ray and the wheel of rayplane."""
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
-    """When a node fetches the image."""
+    """Policy by which a node pulls the image."""
     image_pull_secret: str | None = None
     """Name of a Secret in each team's namespace with the registry's credentials."""
     ray_version: str = Field(default="2.60.0", pattern=r"^\d+\.\d+\.\d+$")
-    """The image's Ray. KubeRay's token authentication needs 2.52 or later."""
+    """Ray's version in the image. KubeRay's token authentication needs 2.52 or later."""
     python_version: str = Field(default="3.11", pattern=r"^3\.\d+$")
-    """The image's Python, minor version."""
+    """Python's minor version in the image."""
     lock_hash: str = "unknown"
     """SHA-256 (hex) of the lock that the image was made from."""
     run_as_user: int = Field(default=1000, ge=1)
     """User and group id of everything in a cluster's pods; never root."""
 
     autoscaler_cpu: float = Field(default=0.25, gt=0)
-    """Cores of the autoscaler beside a head whose workers come and go."""
+    """Cores of the autoscaler, a container in the head's pod of an autoscaled cluster."""
     autoscaler_memory: int = Field(default=512 * 2**20, gt=0)
     """Bytes of memory of that autoscaler."""
     worker_idle_seconds: int = Field(default=60, ge=0)
-    """How long a worker may be without work before the autoscaler takes it away."""
+    """Seconds without work after which the autoscaler removes a worker."""
     termination_seconds: int = Field(default=10, ge=1, le=3600)
-    """How long a pod that goes may finish requests. Neither Ray nor its autoscaler ends at SIGTERM as a container's
-    first process, so every pod that goes takes just as long."""
+    """Seconds that a pod has to finish requests when it is deleted. Neither Ray nor its autoscaler ends at SIGTERM as a
+    container's first process, so every deletion of a pod takes this long."""
     node_selector: dict[str, str] = Field(default_factory=dict)
     """Labels of the nodes that clusters may run on, as JSON."""
     tolerations: list[dict[str, Any]] = Field(default_factory=list)
     """Taints that clusters' pods tolerate, as JSON."""
     gpu_resource: str = "nvidia.com/gpu"
-    """The resource by which nodes offer GPUs."""
+    """Name of the resource for GPUs."""
 
     storage_claim: str = "rayplane-storage"
-    """Name of the PersistentVolumeClaim of a team's namespace that holds the storage root, where that is a folder."""
+    """Name of the PersistentVolumeClaim in a team's namespace for the storage root, if that is on a file system."""
     storage_volume: dict[str, Any] | None = None
     """The volume that holds the storage root, as JSON of a PersistentVolume's source: ``{"nfs": {...}}``. Each team
-    gets a volume and a claim made from it; without it every team's namespace needs the claim beforehand. Best with
-    ``{team}`` where it names the team's own folder: else a team's volume is the whole root, of which its pods mount
-    its part."""
+    gets a volume and a claim made from it; without it an admin makes the claim in every team's namespace. Best name the
+    team's own folder with ``{team}``: else a team's volume is the whole root, and its pods mount their part of it."""
 
     redis_address: str | None = None
     """``host:port`` of a Redis that keeps a head's tables, so that workers outlive the head."""
     redis_password_path: Path | None = None
-    """0600 file with that Redis' password."""
+    """0600 file with the password of that Redis."""
 
     egress: list[str] = Field(default_factory=lambda: ["0.0.0.0/0"])
-    """CIDRs outside that clusters may reach (stores, registries, MLflow), as JSON; an empty list closes them in."""
+    """CIDRs outside that clusters may reach (stores, registries, MLflow), as JSON; an empty list allows none."""
     egress_except: list[str] = Field(
         default_factory=lambda: ["169.254.0.0/16", "168.63.129.16/32", "100.100.100.200/32"]
     )
-    """CIDRs cut out of ``egress``; by default the clouds' metadata addresses, which give away a node's identity. A file
-    server with the storage root belongs here too: the nodes mount it, pods need no way to it."""
+    """CIDRs cut out of ``egress``; by default the clouds' metadata addresses, which hand out a node's identity. Add a
+    file server with the storage root: the nodes mount it, pods need no access to it."""
     api_server: list[str] = Field(default_factory=list)
-    """CIDRs of the API server, for the autoscalers beside the heads; needed where ``egress`` does not hold it."""
+    """CIDRs of the API server, for the autoscalers in the heads' pods; needed if ``egress`` does not include it."""
     dns_namespace: str = "kube-system"
-    """Where the cluster's DNS runs."""
+    """Namespace of the Kubernetes cluster's DNS."""
     dns_addresses: list[str] = Field(default_factory=lambda: ["169.254.20.10/32"])
-    """CIDRs of a DNS on the nodes themselves; by default where NodeLocal DNSCache listens."""
+    """CIDRs of a DNS on the nodes themselves; by default the address of NodeLocal DNSCache."""
     dns_ports: list[int] = Field(default_factory=lambda: [53])
-    """Ports of the DNS' pods, as JSON; OpenShift's listen on 5353."""
+    """Ports of the DNS pods, as JSON; OpenShift's listen on 5353."""
 
     serve_url: str = "http://{service}.{namespace}.svc:8000"
-    """URL at which a service with nodes of its own answers: that of its Service, or of an ingress before it."""
+    """URL of a service with nodes of its own: that of its Kubernetes Service, or of an ingress before it."""
 
     user_prefix: str = ""
-    """What Kubernetes puts before the name of a team's member (the API server's --oidc-username-prefix)."""
+    """Prefix that Kubernetes puts before the name of a team's member (the API server's --oidc-username-prefix)."""
 
     watch_patience: float = Field(default=15.0, gt=0)
-    """Seconds for which what was last seen still counts while the API server can't be watched."""
+    """Seconds for which the backend relies on cached objects while it can't watch the API server."""
     request_timeout: float = Field(default=10.0, gt=0)
     """Seconds that one request may take."""
 
     @property
     def has_a_volume_for_each_team(self) -> bool:
-        """Whether a team's volume is its own folder, and not the whole storage root."""
+        """True if a team's volume is its own folder, and not the whole storage root."""
         return self.storage_volume is not None and TEAM in json.dumps(self.storage_volume)
 
     def volume_of(self, team: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Translate a team into its place on Kubernetes: namespace, quota, limits, accounts, rights, network, storage. Pure."""
+"""Translate a team into Kubernetes objects: namespace, quota, limits, accounts, rights, network, storage. Pure."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ GATEWAY_ROLE, MEMBER_ROLE = "rayplane-gateway-team", "rayplane-team-member"
 GATEWAY_BINDING, MEMBER_BINDING = "rayplane-gateway", "rayplane-members"
 
 _UNBOUND = "1Pi"
-"""Size of a claim on a volume whose size nobody enforces: a shared folder."""
+"""Size of a claim on a shared folder: Kubernetes demands one, and nothing enforces it."""
 _DEFAULT_MEMORY = 2**30
 
 
 class Wanted(NamedTuple):
-    """An object that a team's place consists of."""
+    """One of a team's objects."""
 
     kind: Kind
     manifest: Object
 
 
 def place(team: TeamRef, spec: TeamSpec, settings: KubernetesSettings, root: str) -> list[Wanted]:
-    """Everything of a team's place in the order in which it is made. ``root`` is the URI of the storage root."""
+    """All objects of a team, in the order in which to make them. ``root`` is the URI of the storage root."""
     namespace = settings.namespace(team.name)
     made = [
         (NAMESPACE, namespace, _namespace()),
@@ -67,12 +67,12 @@ def place(team: TeamRef, spec: TeamSpec, settings: KubernetesSettings, root: str
 
 
 def volume_name(namespace: str) -> str:
-    """The team's volume, which lies outside its namespace."""
+    """Name of a team's PersistentVolume, which is outside of its namespace."""
     return f"{namespace}-storage"
 
 
 def overhead(spec: TeamSpec, settings: KubernetesSettings) -> tuple[float, float]:
-    """(cores, bytes) that the autoscalers of a team's clusters may take beside what its quota gives to their nodes."""
+    """(cores, bytes) for the autoscalers of a team's clusters, beyond the quota that is for their Ray nodes."""
     smallest_cpu = min(size.cpu for size in spec.sizes.values())
     smallest_memory = min(size.memory for size in spec.sizes.values())
     most = [
@@ -119,7 +119,7 @@ def _quota(spec: TeamSpec, settings: KubernetesSettings) -> Object:
 
 
 def _limits(spec: TeamSpec) -> Object:
-    """What a container that names no room of its own is given; no container has more memory than the largest size."""
+    """Default requests of a container that names none; no container has more memory than the largest size."""
     largest = max(size.memory for size in spec.sizes.values())
     memory = pods.bytes_(min(largest, _DEFAULT_MEMORY))
     return {
@@ -167,7 +167,7 @@ def _deny() -> Object:
 
 
 def _openings(settings: KubernetesSettings) -> Object:
-    """What Ray needs: its own team's pods, the gateway and the operator at its doors, Prometheus, and the way out."""
+    """Traffic that Ray needs: with its team's pods, from the gateway, the operator and Prometheus, and out to CIDRs."""
     own: Object = {"podSelector": {}}
     doors = [pods.DASHBOARD, pods.CLIENT, pods.SERVE, pods.METRICS, pods.AGENT]
     ingress: list[Object] = [

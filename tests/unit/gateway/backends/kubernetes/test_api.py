@@ -1,4 +1,4 @@
-"""The client of the API server against a server of this host: what each answer becomes, and what is sent."""
+"""The client of the API server against a local HTTP server: its requests, and the errors for each answer."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from rayplane.gateway.backends.kubernetes.kinds import NAMESPACE, POD, RAYCLUSTE
 
 
 class Server(ThreadingHTTPServer):
-    """Answers with what the test says, and keeps what it was asked."""
+    """Sends the test's answers and records the requests."""
 
     daemon_threads = True
 
@@ -113,7 +113,7 @@ def status(message: str, *causes: str, reason: str = "Reason") -> dict[str, Any]
         (200, b"<html>", Unavailable, "no JSON"),
     ],
 )
-def test_every_refusal_becomes_an_error_of_the_platforms_own_with_a_remedy(
+def test_every_refusal_becomes_an_error_of_the_platform_with_a_remedy(
     server: Server, api: KubeApi, code: int, said: Any, error: type[RayplaneError], named: str
 ) -> None:
     server.answers.append((code, said))
@@ -122,19 +122,19 @@ def test_every_refusal_becomes_an_error_of_the_platforms_own_with_a_remedy(
     assert raised.value.remedy
 
 
-def test_a_server_that_is_away_is_unavailable(tmp_path: Path) -> None:
+def test_a_server_that_does_not_answer_is_unavailable(tmp_path: Path) -> None:
     api = KubeApi(kubeconfig(tmp_path, processes.free_port()))
     with pytest.raises(Unavailable, match="did not answer"):
         api.get(POD, "p", "n")
 
 
-def test_a_kubeconfig_that_is_missing_is_said_when_it_is_needed(tmp_path: Path) -> None:
+def test_a_missing_kubeconfig_raises_on_the_first_call(tmp_path: Path) -> None:
     api = KubeApi(tmp_path / "none")
     with pytest.raises(InvalidInput, match=r"none.*RAYPLANE_KUBERNETES_KUBECONFIG"):
         api.get(POD, "p", "n")
 
 
-def test_applying_names_the_one_manager_and_creating_does_not_force(server: Server, api: KubeApi) -> None:
+def test_an_apply_names_the_field_manager_and_forces_only_on_request(server: Server, api: KubeApi) -> None:
     server.answers += [(200, {}), (200, {})]
     manifest = {"metadata": {"name": "dev", "namespace": "n"}, "spec": {"says": "größer 🎉"}}
     api.apply(RAYCLUSTER, manifest)
@@ -145,7 +145,7 @@ def test_applying_names_the_one_manager_and_creating_does_not_force(server: Serv
     assert unforced.endswith("force=false")
 
 
-def test_deleting_means_this_very_object_and_one_already_gone_is_success(server: Server, api: KubeApi) -> None:
+def test_a_deletion_is_bound_to_the_uid_and_one_already_gone_is_success(server: Server, api: KubeApi) -> None:
     server.answers += [(200, {}), (404, status("gone")), (409, status("another uid"))]
     for _ in range(3):
         api.delete(NAMESPACE, "n", uid="u-1")
@@ -154,7 +154,7 @@ def test_deleting_means_this_very_object_and_one_already_gone_is_success(server:
     assert body["preconditions"] == {"uid": "u-1"}
 
 
-def test_a_list_is_read_in_parts(server: Server, api: KubeApi) -> None:
+def test_a_list_is_read_page_by_page(server: Server, api: KubeApi) -> None:
     first = {"metadata": {"resourceVersion": "7", "continue": "more"}, "items": [{"a": 1}]}
     server.answers += [(200, first), (200, {"metadata": {"resourceVersion": "7"}, "items": [{"a": 2}]})]
     assert api.list(POD, labels="x=y") == ([{"a": 1}, {"a": 2}], "7")
@@ -163,7 +163,7 @@ def test_a_list_is_read_in_parts(server: Server, api: KubeApi) -> None:
     assert api.calls == {("list", "pods"): 2}
 
 
-def test_a_watch_says_first_that_it_is_open_then_what_changes(server: Server, api: KubeApi) -> None:
+def test_a_watch_yields_a_bookmark_when_it_opens_then_the_changes(server: Server, api: KubeApi) -> None:
     lines = [{"type": "ADDED", "object": {"metadata": {"resourceVersion": "8"}}}]
     server.answers.append((200, b"".join(json.dumps(line).encode() + b"\n" for line in lines)))
     opened, added = api.watch(POD, "7")
@@ -173,7 +173,7 @@ def test_a_watch_says_first_that_it_is_open_then_what_changes(server: Server, ap
 
 
 @pytest.mark.parametrize("said", ["bad\u0085news", "a\u2028b\u2029c\x0bd\x1ce", "plain"])
-def test_what_a_watch_says_may_hold_whatever_else_text_is_divided_at(server: Server, api: KubeApi, said: str) -> None:
+def test_an_event_of_a_watch_may_contain_other_line_separators(server: Server, api: KubeApi, said: str) -> None:
     event = {"type": "MODIFIED", "object": {"metadata": {"resourceVersion": "8"}, "status": {"message": said}}}
     server.answers.append((200, json.dumps(event, ensure_ascii=False).encode() + b"\n"))
     _, changed = api.watch(POD, "7")
@@ -182,7 +182,7 @@ def test_what_a_watch_says_may_hold_whatever_else_text_is_divided_at(server: Ser
 
 @pytest.fixture
 def silent(tmp_path: Path) -> Iterator[KubeApi]:
-    """Of a server that opens one watch and then says nothing."""
+    """A client of a server that opens one watch and then stays silent."""
     with socket.create_server(("127.0.0.1", 0)) as listening, ThreadPoolExecutor(1) as pool:
 
         def serve() -> socket.socket:
@@ -205,8 +205,8 @@ def follow(api: KubeApi, opened: threading.Event) -> None:
             opened.set()
 
 
-def test_a_connection_is_closed_only_when_nobody_reads_from_it(silent: KubeApi) -> None:
-    """Else the number of its socket is another's, and who still reads by it takes what that one is sent."""
+def test_a_connection_is_closed_only_after_its_reader_has_left(silent: KubeApi) -> None:
+    """Otherwise its file descriptor is reused, and a thread that still reads by it takes another connection's bytes."""
     opened, read_at_close = threading.Event(), []
     with ThreadPoolExecutor(1) as pool:
         following = pool.submit(follow, silent, opened)
@@ -219,7 +219,7 @@ def test_a_connection_is_closed_only_when_nobody_reads_from_it(silent: KubeApi) 
     assert read_at_close == [0]
 
 
-def test_a_watch_that_is_opened_after_the_end_ends_at_once(silent: KubeApi) -> None:
+def test_a_watch_that_is_opened_after_interrupt_ends_at_once(silent: KubeApi) -> None:
     silent.interrupt()
     opened = threading.Event()
     with ThreadPoolExecutor(1) as pool:
@@ -227,7 +227,7 @@ def test_a_watch_that_is_opened_after_the_end_ends_at_once(silent: KubeApi) -> N
     assert opened.is_set()
 
 
-def test_credentials_that_a_plug_in_can_not_get_make_it_unavailable(tmp_path: Path, server: Server) -> None:
+def test_a_failing_credential_plug_in_raises_unavailable(tmp_path: Path, server: Server) -> None:
     path = kubeconfig(tmp_path, server.server_address[1])
     config = yaml.safe_load(path.read_text())
     config["users"][0]["user"] = {
@@ -242,7 +242,7 @@ def test_credentials_that_a_plug_in_can_not_get_make_it_unavailable(tmp_path: Pa
 
 
 @pytest.mark.parametrize("text", ["", "- a list", "{broken", "clusters: 3", "current-context: x\nclusters: []"])
-def test_a_kubeconfig_that_is_none_is_said_so(tmp_path: Path, text: str) -> None:
+def test_an_unreadable_kubeconfig_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "kubeconfig"
     path.write_text(text)
     with pytest.raises(InvalidInput, match="how to reach Kubernetes"):
@@ -256,7 +256,9 @@ def test_a_kubeconfig_that_is_none_is_said_so(tmp_path: Path, text: str) -> None
         (200, json.dumps({"type": "ERROR", "object": {"code": 410, "message": "old"}}).encode()),
     ],
 )
-def test_a_watch_from_too_old_a_version_is_expired(server: Server, api: KubeApi, answer: tuple[int, Any]) -> None:
+def test_a_watch_from_a_version_that_is_too_old_raises_expired(
+    server: Server, api: KubeApi, answer: tuple[int, Any]
+) -> None:
     server.answers.append(answer)
     with pytest.raises(Expired):
         list(api.watch(POD, "7"))

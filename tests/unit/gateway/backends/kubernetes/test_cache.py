@@ -1,4 +1,4 @@
-"""An informer against a scripted API server: what it holds, what it tells, and when it can't be relied on."""
+"""An informer against a scripted API server: its cache, its callbacks, and when it raises Unavailable."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from rayplane.errors import Forbidden, Unavailable
 from rayplane.gateway.backends.kubernetes import cache
 from rayplane.gateway.backends.kubernetes.api import Change, Expired, Listing
-from rayplane.gateway.backends.kubernetes.cache import Informer, Whose
+from rayplane.gateway.backends.kubernetes.cache import Informer, OwnerKey
 from rayplane.gateway.backends.kubernetes.kinds import POD, UID, Object
 
 
@@ -24,7 +24,7 @@ def pod(name: str, version: int, uid: str = "owner") -> Object:
 
 
 class Script:
-    """Stands for the API: each list and each watch takes the next thing that the test put there."""
+    """Stand-in for the API: each list and each watch takes the next answer that the test queued."""
 
     def __init__(self) -> None:
         self.lists: queue.Queue[Listing | Exception] = queue.Queue()
@@ -54,16 +54,16 @@ def script() -> Script:
 
 
 @pytest.fixture
-def told() -> list[tuple[str | None, str | None]]:
+def changes() -> list[tuple[str | None, str | None]]:
     return []
 
 
 @pytest.fixture
-def informer(script: Script, told: list[tuple[str | None, str | None]]) -> Iterator[Informer]:
-    def tell(before: Object | None, after: Object | None) -> None:
-        told.append(tuple(obj and obj["metadata"]["resourceVersion"] for obj in (before, after)))  # type: ignore[arg-type]
+def informer(script: Script, changes: list[tuple[str | None, str | None]]) -> Iterator[Informer]:
+    def record(before: Object | None, after: Object | None) -> None:
+        changes.append(tuple(obj and obj["metadata"]["resourceVersion"] for obj in (before, after)))  # type: ignore[arg-type]
 
-    made = Informer(script, POD, told=tell)  # type: ignore[arg-type]
+    made = Informer(script, POD, on_change=record)  # type: ignore[arg-type]
     yield made
     made.stop()
     script.events.put(None)
@@ -79,29 +79,29 @@ def until(true: Callable[[], object]) -> None:
         time.sleep(0.01)
 
 
-def test_it_lists_then_follows(script: Script, informer: Informer, told: list[Any]) -> None:
+def test_an_informer_lists_once_then_follows_the_watch(script: Script, informer: Informer, changes: list[Any]) -> None:
     script.lists.put(Listing([pod("a", 3), pod("b", 4, "other")], "5"))
     informer.require(5)
-    assert [obj["metadata"]["name"] for obj in informer.of(Whose("n", "owner"))] == ["a"]
+    assert [obj["metadata"]["name"] for obj in informer.of(OwnerKey("n", "owner"))] == ["a"]
     script.events.put(Change("MODIFIED", pod("a", 6)))
     script.events.put(Change("ADDED", pod("c", 7)))
     script.events.put(Change("DELETED", pod("b", 8, "other")))
-    until(lambda: len(told) == 5)
-    assert told == [(None, "3"), (None, "4"), ("3", "6"), (None, "7"), ("4", None)]
-    assert [obj["metadata"]["name"] for obj in informer.of(Whose("n", "owner"))] == ["a", "c"]
-    assert informer.of(Whose("n", "other")) == []
+    until(lambda: len(changes) == 5)
+    assert changes == [(None, "3"), (None, "4"), ("3", "6"), (None, "7"), ("4", None)]
+    assert [obj["metadata"]["name"] for obj in informer.of(OwnerKey("n", "owner"))] == ["a", "c"]
+    assert informer.of(OwnerKey("n", "other")) == []
     assert script.watched_from == ["5"]
 
 
-def test_what_carries_its_label_in_another_namespace_is_not_its(script: Script, informer: Informer) -> None:
+def test_a_label_in_another_namespace_does_not_confer_ownership(script: Script, informer: Informer) -> None:
     stranger = pod("a", 4)
     stranger["metadata"]["namespace"] = "elsewhere"
     script.lists.put(Listing([pod("a", 3), stranger], "5"))
     informer.require(5)
-    assert [obj["metadata"]["namespace"] for obj in informer.of(Whose("n", "owner"))] == ["n"]
+    assert [obj["metadata"]["namespace"] for obj in informer.of(OwnerKey("n", "owner"))] == ["n"]
 
 
-def test_a_watch_that_ends_goes_on_from_where_it_was(script: Script, informer: Informer) -> None:
+def test_a_watch_that_ended_resumes_from_its_last_resource_version(script: Script, informer: Informer) -> None:
     script.lists.put(Listing([], "5"))
     informer.require(5)
     script.events.put(Change("BOOKMARK", {"metadata": {"resourceVersion": "9"}}))
@@ -112,31 +112,33 @@ def test_a_watch_that_ends_goes_on_from_where_it_was(script: Script, informer: I
     assert script.watched_from == ["5", "9", "9"]
 
 
-def test_a_watch_that_is_too_old_lists_anew_and_tells_what_went_meanwhile(
-    script: Script, informer: Informer, told: list[Any]
+def test_an_expired_watch_lists_again_and_reports_what_was_deleted_meanwhile(
+    script: Script, informer: Informer, changes: list[Any]
 ) -> None:
     script.lists.put(Listing([pod("a", 3), pod("b", 4)], "5"))
     informer.require(5)
     script.events.put(Expired("too old"))
     script.lists.put(Listing([pod("a", 3), pod("c", 8)], "9"))
     until(lambda: len(script.watched_from) == 2)
-    assert told[2:] == [(None, "8"), ("4", None)]
+    assert changes[2:] == [(None, "8"), ("4", None)]
     assert script.watched_from == ["5", "9"]
 
 
-def test_what_was_written_is_known_at_once_and_never_goes_back(script: Script, informer: Informer) -> None:
+def test_an_answer_to_a_write_is_cached_at_once_and_no_older_version_replaces_it(
+    script: Script, informer: Informer
+) -> None:
     script.lists.put(Listing([pod("a", 3)], "5"))
     informer.require(5)
     informer.learn(pod("a", 7))
     script.events.put(Change("MODIFIED", pod("a", 6)))
     script.events.put(Change("ADDED", pod("b", 8)))
     until(lambda: informer.get("n", "b"))
-    held = informer.get("n", "a")
-    assert held is not None
-    assert held["metadata"]["resourceVersion"] == "7"
+    cached = informer.get("n", "a")
+    assert cached is not None
+    assert cached["metadata"]["resourceVersion"] == "7"
 
 
-def test_a_late_answer_does_not_bring_back_what_was_deleted(script: Script, informer: Informer) -> None:
+def test_a_late_answer_does_not_bring_back_a_deleted_object(script: Script, informer: Informer) -> None:
     script.lists.put(Listing([pod("a", 3)], "5"))
     informer.require(5)
     script.events.put(Change("DELETED", pod("a", 7)))
@@ -147,19 +149,21 @@ def test_a_late_answer_does_not_bring_back_what_was_deleted(script: Script, info
     assert informer.get("n", "a") is not None
 
 
-def test_what_is_asked_to_go_counts_as_going_at_once(script: Script, informer: Informer) -> None:
+def test_an_object_counts_as_being_deleted_as_soon_as_its_deletion_is_requested(
+    script: Script, informer: Informer
+) -> None:
     script.lists.put(Listing([pod("a", 3)], "5"))
     informer.require(5)
-    held = informer.get("n", "a")
-    assert held is not None
-    informer.learn_deletion(held)
+    cached = informer.get("n", "a")
+    assert cached is not None
+    informer.learn_deletion(cached)
     going = informer.get("n", "a")
     assert going is not None
     assert going["metadata"]["deletionTimestamp"]
-    assert "deletionTimestamp" not in held["metadata"], "what others hold is not changed"
+    assert "deletionTimestamp" not in cached["metadata"], "the caller's object is not modified"
 
 
-def test_while_it_hears_nothing_it_is_relied_on_only_for_a_while(script: Script, informer: Informer) -> None:
+def test_without_news_the_cache_is_relied_on_only_for_its_patience(script: Script, informer: Informer) -> None:
     script.lists.put(Listing([], "5"))
     informer.require(5)
     script.events.put(Unavailable("connection refused"))
@@ -171,13 +175,13 @@ def test_while_it_hears_nothing_it_is_relied_on_only_for_a_while(script: Script,
         informer.require(0.01)
 
 
-def test_a_right_that_is_lacking_is_said_as_such(script: Script, informer: Informer) -> None:
+def test_a_missing_right_raises_forbidden(script: Script, informer: Informer) -> None:
     script.lists.put(Forbidden("may not list pods"))
     with pytest.raises(Forbidden, match="may not list pods"):
         informer.require(0.3)
 
 
-def test_a_watch_goes_on_after_whatever_error(script: Script, informer: Informer) -> None:
+def test_a_watch_restarts_after_an_unexpected_error(script: Script, informer: Informer) -> None:
     script.lists.put(Listing([pod("a", 5)], "5"))
     informer.require(5)
     script.events.put(ZeroDivisionError("a fault of ours, or of a library"))
@@ -186,7 +190,7 @@ def test_a_watch_goes_on_after_whatever_error(script: Script, informer: Informer
     informer.require(5)
 
 
-def test_a_refusal_by_an_api_server_that_comes_back_is_told_as_such_only_if_it_lasts(
+def test_a_refusal_after_a_sync_raises_forbidden_only_if_it_lasts(
     script: Script, informer: Informer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script.lists.put(Listing([pod("a", 5)], "5"))
@@ -195,6 +199,6 @@ def test_a_refusal_by_an_api_server_that_comes_back_is_told_as_such_only_if_it_l
     until(lambda: isinstance(informer._error, Forbidden))
     with pytest.raises(Unavailable, match="may not watch pods"):
         informer.require(0)
-    monkeypatch.setattr(cache, "_LASTS", 0.0)
+    monkeypatch.setattr(cache, "_REFUSAL_LASTS", 0.0)
     with pytest.raises(Forbidden):
         informer.require(0)

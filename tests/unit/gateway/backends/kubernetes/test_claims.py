@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from unittest.mock import MagicMock
 
+from rayplane.gateway.backends.kubernetes.place import Places
+
 from rayplane.errors import NotFound
 from rayplane.gateway.backends.base import TeamRef
-from rayplane.gateway.backends.kubernetes.place import Places
 from rayplane.gateway.backends.kubernetes.settings import KubernetesSettings
 
 

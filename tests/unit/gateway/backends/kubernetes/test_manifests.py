@@ -1,4 +1,4 @@
-"""RayClusters and their pods as they are rendered: what each member says, and Pod Security's profile `restricted`."""
+"""Rendered RayClusters and their pods: their fields, and Pod Security's profile `restricted`."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def templates(manifest: dict[str, Any]) -> list[dict[str, Any]]:
 
 def container(template: dict[str, Any]) -> dict[str, Any]:
     (only,) = template["spec"]["containers"]
-    found: dict[str, Any] = only
-    return found
+    result: dict[str, Any] = only
+    return result
 
 
 def environment(template: dict[str, Any]) -> dict[str, str]:
@@ -50,7 +50,7 @@ def test_no_secret_is_in_the_raycluster() -> None:
     assert "a-secret-text" not in json.dumps(rendered(Workers(min=0, max=2)))
 
 
-def test_every_pod_finds_its_secrets_as_files_of_the_clusters_own_secret() -> None:
+def test_every_pod_mounts_its_secrets_as_files_of_the_clusters_own_secret() -> None:
     for template in templates(rendered(Workers(min=1, max=2))):
         assert environment(template)["RAYPLANE_TOKEN_PATH"] == f"{pods.SECRETS}/RAYPLANE_TOKEN_PATH"
         volume = next(v for v in template["spec"]["volumes"] if v["name"] == "secrets")
@@ -58,7 +58,7 @@ def test_every_pod_finds_its_secrets_as_files_of_the_clusters_own_secret() -> No
         assert volume["secret"] == {"secretName": "dev-secrets", "defaultMode": 0o400, "items": items}
 
 
-def test_every_pod_is_told_what_every_ray_is() -> None:
+def test_every_pod_has_the_environment_of_every_ray() -> None:
     for template in templates(rendered(Workers(min=1, max=2))):
         assert RAY_ENVIRONMENT.items() <= environment(template).items()
 
@@ -89,7 +89,7 @@ def test_every_pod_satisfies_the_profile_restricted(workers: Workers) -> None:
         assert not context.get("privileged")
 
 
-def test_only_the_autoscaler_may_speak_to_kubernetes() -> None:
+def test_only_the_autoscaler_has_a_token_for_the_api_server() -> None:
     manifest = rendered(Workers(min=0, max=2))
     for template in templates(manifest):
         assert template["spec"]["automountServiceAccountToken"] is False
@@ -100,7 +100,7 @@ def test_only_the_autoscaler_may_speak_to_kubernetes() -> None:
     assert mount["mountPath"] == "/var/run/secrets/kubernetes.io/serviceaccount"
 
 
-def test_workers_that_come_and_go_have_autoscaler_v2_and_fixed_ones_none() -> None:
+def test_only_a_range_of_workers_gets_autoscaler_v2() -> None:
     moving, fixed, none = rendered(Workers(min=0, max=4)), rendered(Workers(min=2, max=2)), rendered()
     assert moving["spec"]["enableInTreeAutoscaling"] is True
     assert moving["spec"]["autoscalerOptions"]["version"] == "v2"
@@ -114,7 +114,7 @@ def test_workers_that_come_and_go_have_autoscaler_v2_and_fixed_ones_none() -> No
     assert none["spec"]["workerGroupSpecs"] == []
 
 
-def test_pods_ask_for_the_size_and_ray_hands_out_its_cores() -> None:
+def test_pods_request_the_size_and_ray_offers_its_cores() -> None:
     manifest = rendered(Workers(min=1, max=1))
     for template in templates(manifest):
         room = container(template)["resources"]
@@ -128,7 +128,7 @@ def test_the_head_has_rays_ports_by_name() -> None:
     assert ports == {"gcs-server": 6379, "client": 10001, "dashboard": 8265, "serve": 8000, "metrics": 8080}
 
 
-def test_a_storage_root_that_is_a_folder_is_mounted_at_its_own_path_and_shows_one_team_alone() -> None:
+def test_a_storage_root_on_a_file_system_is_mounted_at_its_own_path_and_shows_one_team_only() -> None:
     for template in templates(rendered(Workers(min=1, max=1), root="file:///srv/the%20root/")):
         mount = next(m for m in container(template)["volumeMounts"] if m["name"] == "storage")
         assert mount == {"name": "storage", "mountPath": "/srv/the root/growth", "subPath": "growth"}
@@ -137,20 +137,20 @@ def test_a_storage_root_that_is_a_folder_is_mounted_at_its_own_path_and_shows_on
     assert not any(v["name"] == "storage" for v in templates(rendered())[0]["spec"]["volumes"])
 
 
-def test_where_a_teams_volume_is_its_own_folder_it_is_mounted_whole() -> None:
+def test_a_volume_of_a_teams_own_folder_is_mounted_whole() -> None:
     settings = KubernetesSettings(storage_volume={"nfs": {"server": "files.test", "path": "/srv/{team}"}})
     (template,) = templates(rendered(settings=settings, root="file:///srv"))
     mounts = container(template)["volumeMounts"]
     assert {"name": "storage", "mountPath": "/srv/growth"} in mounts
 
 
-def test_gpus_come_whole() -> None:
+def test_a_fraction_of_a_gpu_is_refused() -> None:
     assert pods.refusals(Size(cpu=1, memory=1, gpu=2)) == []
     assert "0.5 GPUs" in pods.refusals(Size(cpu=1, memory=1, gpu=0.5))[0]
 
 
 @pytest.mark.parametrize("text", ["plain", "ümlaut", "🎉", '"\\ud83c\\udf89"', "\\\x7f\ufeff\u2028\n", "𐍈𐍈"])
-def test_what_go_reads_as_yaml_is_what_was_meant(text: str) -> None:
+def test_yaml_for_go_is_parsed_as_the_original_text(text: str) -> None:
     written = as_yaml({"env_vars": {"A": text}})
     assert json.loads(written) == {"env_vars": {"A": text}}
     # go-yaml takes no half of a surrogate pair as an escape, and no control character as it is.
@@ -159,11 +159,11 @@ def test_what_go_reads_as_yaml_is_what_was_meant(text: str) -> None:
     assert yaml.safe_load(written) == {"env_vars": {"A": text}}
 
 
-def test_a_pod_is_never_started_again_in_place_so_that_one_head_is_one_pod() -> None:
+def test_a_pod_is_never_restarted_in_place_so_that_one_head_is_one_pod() -> None:
     assert {t["spec"]["restartPolicy"] for t in templates(rendered(Workers(min=1, max=2)))} == {"Never"}
 
 
-def test_gcs_fault_tolerance_is_there_when_a_redis_is(tmp_path: Any) -> None:
+def test_a_redis_turns_on_gcs_fault_tolerance(tmp_path: Any) -> None:
     password = tmp_path / "redis"
     with_redis = KubernetesSettings(redis_address="redis:6379", redis_password_path=password)
     options = rendered(settings=with_redis)["spec"]["gcsFaultToleranceOptions"]
@@ -187,22 +187,22 @@ def test_names_of_forty_characters_fit_every_derived_name() -> None:
     assert len(f"{name}-head-svc") <= 63
 
 
-def test_the_same_question_gives_the_same_hash_and_another_one_another() -> None:
+def test_the_hash_changes_with_the_wanted_spec_only() -> None:
     def asked(manifest: dict[str, Any]) -> str:
-        found: str = manifest["metadata"]["annotations"][raycluster.ASKED_HASH]
-        return found
+        asked_hash: str = manifest["metadata"]["annotations"][raycluster.ASKED_HASH]
+        return asked_hash
 
     assert asked(rendered()) == asked(rendered())
     different = [rendered(Workers(min=0, max=1)), rendered(root="file:///srv")]
     assert len({asked(m) for m in [rendered(), *different]}) == 3
 
 
-def test_a_raycluster_as_it_was_applied_does_not_drift_whatever_the_autoscaler_and_the_operator_add() -> None:
-    seen = json.loads(json.dumps(rendered(Workers(min=0, max=4))))
-    seen["spec"]["workerGroupSpecs"][0] |= {"replicas": 3, "scaleStrategy": {"workersToDelete": ["a"]}}
-    seen["spec"]["headGroupSpec"]["template"]["spec"]["dnsPolicy"] = "ClusterFirst"
-    seen["metadata"]["finalizers"] = ["ray.io/gcs-ft-redis-cleanup-finalizer"]
-    assert raycluster.drift(seen) == ""
+def test_fields_of_the_autoscaler_and_the_operator_are_no_drift() -> None:
+    actual = json.loads(json.dumps(rendered(Workers(min=0, max=4))))
+    actual["spec"]["workerGroupSpecs"][0] |= {"replicas": 3, "scaleStrategy": {"workersToDelete": ["a"]}}
+    actual["spec"]["headGroupSpec"]["template"]["spec"]["dnsPolicy"] = "ClusterFirst"
+    actual["metadata"]["finalizers"] = ["ray.io/gcs-ft-redis-cleanup-finalizer"]
+    assert raycluster.drift(actual) == ""
 
 
 @pytest.mark.parametrize(
@@ -216,32 +216,34 @@ def test_a_raycluster_as_it_was_applied_does_not_drift_whatever_the_autoscaler_a
         (lambda spec: spec.pop("authOptions"), "spec.authOptions"),
     ],
 )
-def test_what_somebody_changed_shows_as_drift(change: Any, named: str) -> None:
-    seen = json.loads(json.dumps(rendered(Workers(min=0, max=4))))
-    change(seen["spec"])
-    assert named in raycluster.drift(seen)
+def test_a_change_by_another_writer_shows_as_drift(change: Any, named: str) -> None:
+    actual = json.loads(json.dumps(rendered(Workers(min=0, max=4))))
+    change(actual["spec"])
+    assert named in raycluster.drift(actual)
 
 
-def test_the_question_itself_can_not_be_changed_unseen() -> None:
-    seen = rendered()
-    seen["metadata"]["annotations"][raycluster.ASKED] = "{}"
-    assert "changed" in raycluster.drift(seen)
-    del seen["metadata"]["annotations"][raycluster.ASKED]
-    assert "missing" in raycluster.drift(seen)
+def test_a_change_of_the_annotation_with_the_wanted_spec_shows_as_drift() -> None:
+    actual = rendered()
+    actual["metadata"]["annotations"][raycluster.ASKED] = "{}"
+    assert "changed" in raycluster.drift(actual)
+    del actual["metadata"]["annotations"][raycluster.ASKED]
+    assert "missing" in raycluster.drift(actual)
 
 
-def test_applying_again_keeps_what_the_autoscaler_chose_within_the_new_bounds_and_only_under_that_version() -> None:
-    held = json.loads(json.dumps(rendered(Workers(min=0, max=8))))
-    held["metadata"]["resourceVersion"] = "17"
-    held["spec"]["workerGroupSpecs"][0] |= {"replicas": 5, "scaleStrategy": {"workersToDelete": ["a"]}}
-    again = raycluster.keeping_scale(rendered(Workers(min=0, max=3)), raycluster.trim(held | {"status": {}}))
+def test_another_apply_keeps_the_autoscalers_number_of_workers_within_the_new_bounds_and_for_that_version_only() -> (
+    None
+):
+    present = json.loads(json.dumps(rendered(Workers(min=0, max=8))))
+    present["metadata"]["resourceVersion"] = "17"
+    present["spec"]["workerGroupSpecs"][0] |= {"replicas": 5, "scaleStrategy": {"workersToDelete": ["a"]}}
+    again = raycluster.keeping_scale(rendered(Workers(min=0, max=3)), raycluster.trim(present | {"status": {}}))
     (group,) = again["spec"]["workerGroupSpecs"]
     assert (group["replicas"], group["scaleStrategy"]) == (3, {"workersToDelete": ["a"]})
     assert again["metadata"]["resourceVersion"] == "17"
 
 
 @pytest.mark.parametrize(
-    ("wanted", "seen", "differs"),
+    ("wanted", "actual", "differs"),
     [
         ({"a": 1}, {"a": 1, "b": 2}, False),
         ({"cpu": "1000m"}, {"cpu": "1"}, False),
@@ -255,5 +257,5 @@ def test_applying_again_keeps_what_the_autoscaler_chose_within_the_new_bounds_an
         ({"env": [{"name": "A", "value": "1"}]}, {"env": [{"name": "B"}, {"name": "A", "value": "1"}]}, False),
     ],
 )
-def test_what_counts_as_a_difference(wanted: Any, seen: Any, differs: bool) -> None:
-    assert bool(compare.drift(wanted, seen)) is differs
+def test_what_counts_as_a_difference(wanted: Any, actual: Any, differs: bool) -> None:
+    assert bool(compare.drift(wanted, actual)) is differs

@@ -1,4 +1,4 @@
-"""What a RayCluster and its pods mean, state by state."""
+"""The observation of a RayCluster and its pods, state by state."""
 
 from __future__ import annotations
 
@@ -47,56 +47,56 @@ def dead(uid: str = "p1", reason: str = "Error", code: int = 1) -> dict[str, Any
     return pod(uid, phase="Failed", containerStatuses=[{"name": "ray-head", "state": state}])
 
 
-def test_nothing_at_all_is_absent() -> None:
+def test_a_cluster_without_any_object_is_absent() -> None:
     assert observation.look(None, [], None).phase == "absent"
 
 
 def test_pods_without_their_raycluster_are_still_stopping() -> None:
-    seen = observation.look(None, [ready()], None)
-    assert (seen.phase, len(seen.nodes)) == ("stopping", 1)
+    state = observation.look(None, [ready()], None)
+    assert (state.phase, len(state.nodes)) == ("stopping", 1)
 
 
-def test_a_raycluster_that_is_being_deleted_is_stopping_and_says_what_holds_it() -> None:
-    held = cluster(deleting=True)
-    held["metadata"]["finalizers"] = ["ray.io/gcs-ft-redis-cleanup-finalizer", "foregroundDeletion"]
-    assert observation.look(held, [], None).message.endswith("waits for ray.io/gcs-ft-redis-cleanup-finalizer.")
+def test_a_raycluster_that_is_being_deleted_is_stopping_and_its_message_names_what_is_left() -> None:
+    raycluster = cluster(deleting=True)
+    raycluster["metadata"]["finalizers"] = ["ray.io/gcs-ft-redis-cleanup-finalizer", "foregroundDeletion"]
+    assert observation.look(raycluster, [], None).message.endswith("waits for ray.io/gcs-ft-redis-cleanup-finalizer.")
 
 
-def test_suspended_means_that_no_pod_is_left() -> None:
+def test_a_cluster_is_suspended_only_once_no_pod_is_left() -> None:
     assert observation.look(cluster(suspend=True), [leaving(ready())], None).phase == "stopping"
     assert observation.look(cluster(suspend=True), [], None).phase == "suspended"
 
 
 def test_a_head_whose_probes_pass_is_ready_as_one_incarnation() -> None:
-    seen = observation.look(cluster(), [ready("p1"), ready("w1", "worker")], None)
-    assert (seen.phase, seen.incarnation) == ("ready", "p1")
-    assert [(n.kind, n.cpu, n.memory, n.gpu) for n in seen.nodes] == [
+    state = observation.look(cluster(), [ready("p1"), ready("w1", "worker")], None)
+    assert (state.phase, state.incarnation) == ("ready", "p1")
+    assert [(n.kind, n.cpu, n.memory, n.gpu) for n in state.nodes] == [
         ("head", 1.5, 2 * 2**30, 1),
         ("worker", 1.5, 2 * 2**30, 1),
     ]
 
 
 @pytest.mark.parametrize("resource", ["nvidia.com/gpu", "amd.com/gpu", "nvidia.com/mig-1g.5gb"])
-def test_a_node_holds_its_gpus_whoever_makes_them(resource: str) -> None:
-    held = pod()
-    held["spec"]["containers"][-1]["resources"]["requests"] = {"cpu": "1", "memory": "1Gi", resource: "2"}
-    node = observation.node_of(held)
+def test_a_node_counts_gpus_of_any_vendor(resource: str) -> None:
+    raycluster = pod()
+    raycluster["spec"]["containers"][-1]["resources"]["requests"] = {"cpu": "1", "memory": "1Gi", resource: "2"}
+    node = observation.node_of(raycluster)
     assert node is not None
     assert node.gpu == 2
 
 
-def test_a_head_that_is_being_taken_away_is_none() -> None:
-    seen = observation.look(cluster(), [leaving(ready())], None)
-    assert (seen.phase, seen.incarnation) == ("starting", None)
+def test_a_head_pod_that_is_being_deleted_is_no_head() -> None:
+    state = observation.look(cluster(), [leaving(ready())], None)
+    assert (state.phase, state.incarnation) == ("starting", None)
 
 
-def test_a_fault_that_somebody_already_mended_is_told_until_it_is_dealt_with() -> None:
-    fall = observation.Fall("p1", "OOMKilled", "It used more memory than its size has.")
-    seen = observation.look(cluster(), [ready("p2")], fall)
-    assert (seen.phase, seen.reason, seen.incarnation) == ("failed", "OOMKilled", None)
+def test_a_head_failure_is_reported_until_the_reconciler_has_handled_it() -> None:
+    failure = observation.HeadFailure("p1", "OOMKilled", "It used more memory than its size has.")
+    state = observation.look(cluster(), [ready("p2")], failure)
+    assert (state.phase, state.reason, state.incarnation) == ("failed", "OOMKilled", None)
 
 
-def test_why_it_is_not_ready_is_said() -> None:
+def test_a_cluster_that_is_not_ready_says_why() -> None:
     unschedulable = pod(
         conditions=[{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1"}]
     )
@@ -113,27 +113,27 @@ def test_why_it_is_not_ready_is_said() -> None:
         "NoHead": observation.look(cluster(), [], None),
         "Starting": observation.look(cluster(), [pod()], None),
     }
-    for reason, seen in cases.items():
-        assert (seen.phase, seen.reason) == ("starting", reason)
-        assert seen.message
+    for reason, state in cases.items():
+        assert (state.phase, state.reason) == ("starting", reason)
+        assert state.message
     assert cases["Unschedulable"].nodes == ()
 
 
-def test_drift_and_a_missing_secret_are_said_in_every_state_that_can_be_put_right() -> None:
+def test_drift_and_a_missing_secret_are_reported_in_every_state_that_can_be_repaired() -> None:
     lacking = cluster()
     lacking["metadata"]["annotations"] = {}
-    for held in (cluster(drift="spec.x: 1, not 2"), lacking):
-        assert observation.look(held, [ready()], None).drift
-        assert observation.look(held, [], None).drift
+    for raycluster in (cluster(drift="spec.x: 1, not 2"), lacking):
+        assert observation.look(raycluster, [ready()], None).drift
+        assert observation.look(raycluster, [], None).drift
     assert observation.look(cluster(), [ready()], None).drift == ""
 
 
-def test_a_head_that_fails_falls_and_its_last_words_are_kept() -> None:
-    fall = observation.fell(ready(), dead(reason="OOMKilled", code=137))
-    assert fall is not None
-    assert (fall.incarnation, fall.reason) == ("p1", "OOMKilled")
-    assert "137" in fall.message
-    assert "more memory" in fall.message
+def test_a_head_failure_keeps_the_last_output() -> None:
+    failure = observation.head_failure(ready(), dead(reason="OOMKilled", code=137))
+    assert failure is not None
+    assert (failure.incarnation, failure.reason) == ("p1", "OOMKilled")
+    assert "137" in failure.message
+    assert "more memory" in failure.message
 
 
 @pytest.mark.parametrize(
@@ -152,11 +152,11 @@ def test_a_head_that_fails_falls_and_its_last_words_are_kept() -> None:
         (ready("w", "worker"), None, False),
     ],
 )
-def test_when_a_head_falls(before: Any, after: Any, falls: bool) -> None:
-    assert (observation.fell(before, after) is not None) is falls
+def test_which_changes_of_a_head_pod_are_a_head_failure(before: Any, after: Any, falls: bool) -> None:
+    assert (observation.head_failure(before, after) is not None) is falls
 
 
-def test_a_node_that_ended_says_when_or_when_it_was_seen_no_more() -> None:
+def test_a_node_ended_when_its_containers_did_or_when_its_pod_vanished() -> None:
     ended = observation.node_of(dead())
     assert ended is not None
     assert ended.ended_at == datetime(2026, 1, 2, 3, 5, tzinfo=UTC)
@@ -172,14 +172,14 @@ def test_a_node_that_ended_says_when_or_when_it_was_seen_no_more() -> None:
 def test_an_endpoint_is_the_heads_address_and_every_pod_is_scraped() -> None:
     six = ready("w1", "worker")
     six["status"]["podIP"] = "fd00::7"
-    found = observation.endpoint([ready(), six], "/token")
-    assert found.dashboard_url == "http://10.0.0.7:8265"
-    assert found.client_address == "ray://10.0.0.7:10001"
-    assert found.serve_url == "http://10.0.0.7:8000"
-    assert found.metrics_targets == ["10.0.0.7:8080", "[fd00::7]:8080"]
+    endpoint = observation.endpoint([ready(), six], "/token")
+    assert endpoint.dashboard_url == "http://10.0.0.7:8265"
+    assert endpoint.client_address == "ray://10.0.0.7:10001"
+    assert endpoint.serve_url == "http://10.0.0.7:8000"
+    assert endpoint.metrics_targets == ["10.0.0.7:8080", "[fd00::7]:8080"]
 
 
-def test_a_trimmed_pod_means_the_same() -> None:
+def test_a_trimmed_pod_gives_the_same_observation() -> None:
     for whole in (ready(), dead(), pod()):
         bare = {**whole, "spec": {**whole["spec"], "volumes": ["x"] * 10}}
         assert observation.look(cluster(), [observation.trim_pod(bare)], None) == observation.look(
@@ -198,12 +198,12 @@ def test_a_trimmed_pod_means_the_same() -> None:
         (cluster(status={}), True),
     ],
 )
-def test_only_what_a_look_would_see_is_news(after: dict[str, Any] | None, news: bool) -> None:
+def test_only_a_change_of_the_observation_is_news(after: dict[str, Any] | None, news: bool) -> None:
     assert observation.is_news(cluster(), after) is news
     assert observation.is_news(after, cluster()) is news
 
 
-def test_a_later_version_is_no_news_and_a_noted_secret_is() -> None:
+def test_a_new_resource_version_is_no_news_and_the_annotation_of_the_secret_is() -> None:
     later, unnoted = cluster(), cluster()
     later["metadata"] |= {"resourceVersion": "9", "annotations": {SECRETS_HASH: "h", "asked": "other"}}
     unnoted["metadata"]["annotations"] = {}

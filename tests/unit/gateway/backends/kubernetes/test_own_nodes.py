@@ -1,4 +1,4 @@
-"""RayJobs and RayServices: what is rendered of an attempt and a service, and what their states mean."""
+"""RayJobs and RayServices: rendering an attempt and a service, and observing their states."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ READY = Observation("ready", incarnation="pod-1")
 NODE = Node("pod-1", "head", 2, 2**30, 0, datetime(2026, 1, 1, tzinfo=UTC))
 RAY = Endpoint(dashboard_url="http://10.0.0.1:8265")
 LONGEST = 47
-"""What KubeRay 1.6 leaves of 63 characters for the name of a RayJob or a RayService."""
+"""The most characters of a RayJob's or RayService's name in KubeRay 1.6, which derives names of at most 63 from it."""
 
 
 def settings(**more: Any) -> KubernetesSettings:
@@ -50,7 +50,7 @@ def service(nodes: Nodes = NODES, app: dict[str, Any] = APP, ref: ServiceRef = S
     return rayservice.render(ref, nodes, app, LAUNCH, settings(), ROOT)
 
 
-def seen_job(
+def observed_job(
     deployment: str = "", job: str = "", cluster: Observation = READY, *, noted: bool = True, **status: str
 ) -> Any:
     there = {
@@ -60,7 +60,7 @@ def seen_job(
     return rayjob.look(there, cluster, (NODE,), RAY if cluster is READY else None, None)
 
 
-def seen_service(
+def observed_service(
     ready: str = "", reason: str = "", *, upgrading: str = "False", endpoint: Endpoint | None = RAY, **status: Any
 ) -> Any:
     conditions = [
@@ -83,12 +83,12 @@ def test_names_fit_what_kuberay_derives_from_them_and_begin_with_a_letter() -> N
         assert name[0].isalpha()
 
 
-def test_a_services_name_is_no_clusters_and_no_successors() -> None:
+def test_the_name_of_a_rayservice_differs_from_clusters_and_from_a_later_service() -> None:
     other = ServiceRef("growth", "delay", "f" * 32)
     assert len({rayservice.name_of(SERVICE), rayservice.name_of(other), "delay"}) == 3
 
 
-def test_a_rayjob_leaves_to_kuberay_what_only_it_can_do() -> None:
+def test_a_rayjob_leaves_no_retries_to_kuberay_but_the_freeing_of_nodes() -> None:
     spec = job()["spec"]
     assert (spec["submissionMode"], spec["jobId"], spec["backoffLimit"]) == ("HTTPMode", f"{UID}-1", 0)
     assert (spec["shutdownAfterJobFinishes"], spec["ttlSecondsAfterFinished"]) == (True, rayjob.TTL)
@@ -96,7 +96,7 @@ def test_a_rayjob_leaves_to_kuberay_what_only_it_can_do() -> None:
     assert "submitterPodTemplate" not in spec
 
 
-def test_what_ray_is_told_is_in_the_rayjob() -> None:
+def test_the_rayjob_has_the_whole_submission() -> None:
     submission = Submission(
         "python -m jobs.train",
         {"env_vars": {"K": "v: # {"}, "working_dir": "file:///a.zip"},
@@ -111,11 +111,11 @@ def test_what_ray_is_told_is_in_the_rayjob() -> None:
     assert spec["metadata"] == {"rayplane.job": "train"}
 
 
-def test_the_tables_of_a_jobs_head_are_not_kept_for_a_next_one() -> None:
+def test_a_jobs_head_keeps_no_tables_in_redis() -> None:
     assert "gcsFaultToleranceOptions" not in job(redis_address="redis:6379")["spec"]["rayClusterSpec"]
 
 
-def test_no_secret_is_in_what_is_applied_and_pods_mount_their_own() -> None:
+def test_no_manifest_contains_a_secret_and_pods_mount_their_own() -> None:
     for manifest, spec in ((job(), "rayClusterSpec"), (service(), "rayClusterConfig")):
         text = json.dumps(manifest)
         assert "hush" not in text
@@ -128,7 +128,7 @@ def test_no_secret_is_in_what_is_applied_and_pods_mount_their_own() -> None:
             assert template["metadata"]["labels"] == manifest["metadata"]["labels"]
 
 
-def test_another_application_changes_the_configuration_alone() -> None:
+def test_a_new_application_changes_the_configuration_only() -> None:
     one, two = service(), service(app={**APP, "args": {"model_uri": "models:/delay/2"}})
     assert one["spec"].pop("serveConfigV2") != two["spec"].pop("serveConfigV2")
     assert one["spec"] == two["spec"]
@@ -152,12 +152,12 @@ def test_another_application_changes_the_configuration_alone() -> None:
         ("ValidationFailed", "", "ValidationFailed", "failed"),
     ],
 )
-def test_what_kuberay_says_of_a_job_means(deployment: str, state: str, reason: str, phase: str) -> None:
-    seen = seen_job(deployment, state, reason=reason, message="its words")
-    assert seen.phase == phase
-    assert seen.nodes == (NODE,)
+def test_which_phase_a_rayjobs_status_means(deployment: str, state: str, reason: str, phase: str) -> None:
+    observed = observed_job(deployment, state, reason=reason, message="its words")
+    assert observed.phase == phase
+    assert observed.nodes == (NODE,)
     if phase not in ("starting", "running"):
-        assert (seen.reason, seen.message) == (reason, "its words")
+        assert (observed.reason, observed.message) == (reason, "its words")
 
 
 @pytest.mark.parametrize(
@@ -170,24 +170,24 @@ def test_what_kuberay_says_of_a_job_means(deployment: str, state: str, reason: s
     ],
 )
 def test_a_running_job_without_its_head_is_lost(cluster: Observation, phase: str) -> None:
-    assert seen_job("Running", "RUNNING", cluster).phase == phase
+    assert observed_job("Running", "RUNNING", cluster).phase == phase
 
 
-def test_before_it_runs_its_pods_may_be_told_of_before_its_raycluster_is() -> None:
-    assert seen_job("Initializing", "", Observation("stopping")).phase == "starting"
-    assert seen_job("Initializing", "", Observation("failed", "HeadGone")).phase == "lost"
+def test_before_a_job_runs_its_pods_may_be_reported_before_its_raycluster() -> None:
+    assert observed_job("Initializing", "", Observation("stopping")).phase == "starting"
+    assert observed_job("Initializing", "", Observation("failed", "HeadGone")).phase == "lost"
 
 
-def test_a_job_that_was_not_made_to_its_end_says_what_it_lacks() -> None:
-    assert seen_job("Initializing", "", Observation("starting")).drift == ""
-    assert "Secret" in seen_job("Initializing", "", Observation("starting"), noted=False).drift
+def test_a_job_without_its_secret_has_drifted() -> None:
+    assert observed_job("Initializing", "", Observation("starting")).drift == ""
+    assert "Secret" in observed_job("Initializing", "", Observation("starting"), noted=False).drift
 
 
 def test_a_job_that_ended_is_not_lost_with_its_head() -> None:
-    assert seen_job("Complete", "SUCCEEDED", Observation("failed", "HeadGone")).phase == "succeeded"
+    assert observed_job("Complete", "SUCCEEDED", Observation("failed", "HeadGone")).phase == "succeeded"
 
 
-def test_a_job_whose_rayjob_is_gone_or_goes_holds_its_pods_until_they_are_gone() -> None:
+def test_a_job_whose_rayjob_is_deleted_is_stopping_until_its_pods_are_gone() -> None:
     assert rayjob.look(None, Observation("stopping"), (NODE,), None, None).phase == "stopping"
     assert rayjob.look(None, Observation("absent"), (), None, None).phase == "absent"
     going = {"metadata": {"deletionTimestamp": "now"}, "status": {"jobDeploymentStatus": "Complete"}}
@@ -195,36 +195,36 @@ def test_a_job_whose_rayjob_is_gone_or_goes_holds_its_pods_until_they_are_gone()
 
 
 def test_a_service_is_ready_when_kuberay_and_its_head_say_so() -> None:
-    assert seen_service("True", "NonZeroServeEndpoints").phase == "ready"
-    assert seen_service("True", "NonZeroServeEndpoints", endpoint=None).phase == "starting"
-    assert seen_service("True", "NonZeroServeEndpoints", upgrading="True").phase == "starting"
-    assert seen_service("False", "ZeroServeEndpoints").reason == "ZeroServeEndpoints"
+    assert observed_service("True", "NonZeroServeEndpoints").phase == "ready"
+    assert observed_service("True", "NonZeroServeEndpoints", endpoint=None).phase == "starting"
+    assert observed_service("True", "NonZeroServeEndpoints", upgrading="True").phase == "starting"
+    assert observed_service("False", "ZeroServeEndpoints").reason == "ZeroServeEndpoints"
 
 
 @pytest.mark.parametrize("reason", ["ValidationFailed", "InitializingTimeout"])
-def test_what_kuberay_gives_up_is_failed_with_its_words(reason: str) -> None:
-    seen = seen_service("False", reason)
-    assert (seen.phase, seen.reason, seen.message) == ("failed", reason, "what the operator says")
+def test_a_service_that_kuberay_gives_up_is_failed_with_its_message(reason: str) -> None:
+    state = observed_service("False", reason)
+    assert (state.phase, state.reason, state.message) == ("failed", reason, "what the operator says")
 
 
-def test_what_serve_says_of_nodes_that_come_up_is_passed_on() -> None:
+def test_serves_message_about_starting_nodes_is_passed_on() -> None:
     def pending(status: str) -> dict[str, Any]:
         app = {"status": status, "message": "Deploying.", "serveDeploymentStatuses": {"m": {"message": "No CPU."}}}
         return {"pendingServiceStatus": {"rayClusterName": "c", "applicationStatuses": {"delay": app}}}
 
-    seen = seen_service("False", "Initializing", **pending("DEPLOYING"))
-    assert (seen.phase, seen.message) == ("starting", "Deploying. No CPU.")
-    seen = seen_service("False", "Initializing", **pending("DEPLOY_FAILED"))
-    assert (seen.phase, seen.reason, seen.message) == ("failed", "DEPLOY_FAILED", "Deploying. No CPU.")
+    state = observed_service("False", "Initializing", **pending("DEPLOYING"))
+    assert (state.phase, state.message) == ("starting", "Deploying. No CPU.")
+    state = observed_service("False", "Initializing", **pending("DEPLOY_FAILED"))
+    assert (state.phase, state.reason, state.message) == ("failed", "DEPLOY_FAILED", "Deploying. No CPU.")
 
 
 def test_a_service_without_its_secret_has_drifted() -> None:
     there = rayservice.trim({"metadata": {"name": "x"}, "status": {}})
-    seen = rayservice.look({**there, "drift": ""}, Observation("absent"), (), None, None)
-    assert (seen.reason, "Secret" in seen.drift) == ("NotSeen", True)
+    state = rayservice.look({**there, "drift": ""}, Observation("absent"), (), None, None)
+    assert (state.reason, "Secret" in state.drift) == ("NotSeen", True)
 
 
-def test_whoever_changes_what_it_is_to_serve_is_seen() -> None:
+def test_a_change_of_the_application_by_another_writer_shows_as_drift() -> None:
     manifest = service()
     manifest["metadata"]["annotations"][SECRETS_HASH] = "h"
     assert rayservice.trim(manifest)["drift"] == ""

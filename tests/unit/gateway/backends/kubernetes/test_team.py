@@ -1,4 +1,4 @@
-"""A team's place, as it is rendered."""
+"""The rendered objects of a team."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def placed(
 
 
 def one(kind: Kind, name: str, wanted: list[team.Wanted]) -> dict[str, Any]:
-    (found,) = [w.manifest for w in wanted if w.kind == kind and w.manifest["metadata"]["name"] == name]
-    return found
+    (manifest,) = [w.manifest for w in wanted if w.kind == kind and w.manifest["metadata"]["name"] == name]
+    return manifest
 
 
 def test_the_namespace_comes_first_then_the_gateways_rights_in_it() -> None:
@@ -53,25 +53,25 @@ def test_the_namespace_enforces_the_profile_restricted() -> None:
         (Quota(gpu=3), {"requests.nvidia.com/gpu": "3"}),
     ],
 )
-def test_the_quota_is_the_teams_and_room_for_autoscalers(quota: Quota, hard: dict[str, str]) -> None:
+def test_the_resource_quota_is_the_teams_plus_the_autoscalers_share(quota: Quota, hard: dict[str, str]) -> None:
     manifest = one(QUOTA, "rayplane", placed(TeamSpec(sizes=SIZES, quota=quota)))
     assert manifest["spec"]["hard"] == hard
 
 
-def test_a_limit_that_is_taken_back_is_a_difference() -> None:
+def test_a_removed_limit_is_a_difference() -> None:
     limited = one(QUOTA, "rayplane", placed(TeamSpec(sizes=SIZES, quota=Quota(cpu=8))))
     free = one(QUOTA, "rayplane", placed())
     assert compare.drift(free, limited)
     assert compare.drift(limited, limited) == ""
 
 
-def test_members_are_bound_by_the_name_that_kubernetes_gives_them() -> None:
+def test_members_are_bound_by_their_kubernetes_user_name() -> None:
     spec = TeamSpec(sizes=SIZES, members={"ada": "admin", "bob": "viewer"})
     binding = one(ROLE_BINDING, "rayplane-members", placed(spec, KubernetesSettings(user_prefix="oidc:")))
     assert [subject["name"] for subject in binding["subjects"]] == ["oidc:ada", "oidc:bob"]
 
 
-def test_everything_is_closed_but_rays_openings() -> None:
+def test_all_traffic_is_denied_but_that_which_ray_needs() -> None:
     deny = one(NETWORK_POLICY, "rayplane-deny", placed())["spec"]
     assert deny == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
     ingress = one(NETWORK_POLICY, "rayplane-ray", placed())["spec"]["ingress"]
@@ -83,7 +83,7 @@ def test_everything_is_closed_but_rays_openings() -> None:
     assert len(one(NETWORK_POLICY, "rayplane-ray", placed(settings=with_prometheus))["spec"]["ingress"]) == 5
 
 
-def test_the_way_out_leaves_the_clouds_metadata_out() -> None:
+def test_egress_excludes_the_clouds_metadata_addresses() -> None:
     settings = KubernetesSettings(egress=["0.0.0.0/0", "10.0.0.0/8", "fd00::/8"])
     egress = one(NETWORK_POLICY, "rayplane-ray", placed(settings=settings))["spec"]["egress"]
     blocks = [rule["to"][0]["ipBlock"] for rule in egress if "ipBlock" in rule["to"][0]]
@@ -96,7 +96,7 @@ def test_the_way_out_leaves_the_clouds_metadata_out() -> None:
         assert all(ipaddress.ip_network(cut).subnet_of(whole) for cut in block.get("except", []))  # type: ignore[arg-type]
 
 
-def test_a_folder_as_storage_root_gives_the_team_a_volume_and_a_claim() -> None:
+def test_a_storage_root_on_a_file_system_gives_the_team_a_volume_and_a_claim() -> None:
     settings = KubernetesSettings(storage_volume={"hostPath": {"path": "/srv"}})
     wanted = placed(settings=settings, root="file:///srv")
     volume = one(VOLUME, "rayplane-growth-storage", wanted)
@@ -115,7 +115,7 @@ def test_a_teams_volume_may_be_its_own_folder() -> None:
     assert not KubernetesSettings(storage_volume={"hostPath": {"path": "/srv"}}).has_a_volume_for_each_team
 
 
-def test_a_closed_way_out_leaves_the_autoscaler_its_api_server() -> None:
+def test_closed_egress_still_lets_the_autoscaler_reach_the_api_server() -> None:
     settings = KubernetesSettings(egress=[], api_server=["10.96.0.1/32", "192.0.2.7/32"])
     egress = one(NETWORK_POLICY, "rayplane-ray", placed(settings=settings))["spec"]["egress"]
     (rule,) = [rule for rule in egress if {"ipBlock": {"cidr": "10.96.0.1/32"}} in rule["to"]]
@@ -138,7 +138,7 @@ def _opened(rule: dict[str, Any]) -> dict[str, Any]:
         {},
     ],
 )
-def test_a_policy_that_lets_in_more_than_was_asked_for_has_drifted(rule: dict[str, Any]) -> None:
+def test_a_network_policy_that_allows_more_than_wanted_has_drifted(rule: dict[str, Any]) -> None:
     wanted = one(NETWORK_POLICY, "rayplane-ray", placed())
     assert compare.drift(wanted, wanted, exact=["spec"]) == ""
     assert compare.drift(wanted, _opened(rule), exact=["spec"])

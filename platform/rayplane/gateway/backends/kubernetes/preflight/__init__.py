@@ -1,4 +1,4 @@
-"""Everything that is wrong with an object for Kubernetes, known before anything is sent, each with its remedy.
+"""Find everything that Kubernetes would refuse in an object, before it is sent, each problem with its remedy.
 
 Pure: objects and CustomResourceDefinitions come in as dicts, findings go out. It calls no API and reads no file.
 """

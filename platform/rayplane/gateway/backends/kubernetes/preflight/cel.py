@@ -1,7 +1,7 @@
-"""The CEL rules of a schema (``x-kubernetes-validations``), asked of an object by cel-python. Pure.
+"""Evaluate the CEL rules of a schema (``x-kubernetes-validations``) on an object with cel-python. Pure.
 
-A rule that uses what cel-python lacks (optional chaining, cel.bind, the URL library) is not judged here: the API server
-judges it, as it judges all others again. ``unjudged`` names them.
+Rules that use features that cel-python lacks (optional chaining, cel.bind, the URL library) are skipped: the API server
+evaluates them, as it evaluates all others again. ``unjudged`` lists them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _compiling = threading.Lock()
 
 
 def broken(value: Json, node: Node, path: str = "", old: Json = ABSENT, *, root: bool = True) -> Iterator[Finding]:
-    """The CEL rules that a filled value breaks. Those that speak of ``oldSelf`` are asked on updates only."""
+    """Findings about the CEL rules that a filled value breaks. Rules with ``oldSelf`` apply to updates only."""
     for rule in node.raw.get("x-kubernetes-validations") or ():
         yield from _ask(rule, value, node, path, old, root=root)
     if isinstance(value, dict):
@@ -44,7 +44,7 @@ def broken(value: Json, node: Node, path: str = "", old: Json = ABSENT, *, root:
 
 
 def unjudged(node: Node) -> list[str]:
-    """The rules of a whole schema that are left to the API server. Slow: it compiles every one of them."""
+    """The rules of a whole schema that are left to the API server. Slow: it compiles every rule."""
     rules = [rule["rule"] for rule in node.raw.get("x-kubernetes-validations") or ()]
     below = [node.at(name) for name in node.properties] + [node.items, node.additional]
     left = [text for text in rules if _program(text) is None]
@@ -66,46 +66,46 @@ def _ask(rule: dict[str, Any], value: Json, node: Node, path: str, old: Json, *,
     if verdict is True or verdict is None:
         return
     if not program.transition and old is not ABSENT and same(value, old):
-        return  # it was so before: the API server lets what did not change pass
-    said = " ".join(str(rule.get("message") or f"breaks the rule {rule['rule']}").split())
+        return  # the API server accepts an old violation in an unchanged value
+    message = " ".join(str(rule.get("message") or f"breaks the rule {rule['rule']}").split())
     if rule.get("messageExpression") and (words := _words(rule["messageExpression"], context)):
-        said = words
+        message = words
     if isinstance(verdict, str):
-        said = f"{said} ({verdict})"
+        message = f"{message} ({verdict})"
     where = path + str(rule["fieldPath"]) if rule.get("fieldPath") else path
     remedy = (
-        "Keep the value that it has, or delete the object and make it anew."
+        "Keep the value that it has, or delete the object and create it again."
         if program.transition
         else f"The resource's own rule is: {' '.join(rule['rule'].split())}"
     )
-    yield Finding(where.removeprefix("."), "cel", said.rstrip("."), remedy)
+    yield Finding(where.removeprefix("."), "cel", message.rstrip("."), remedy)
 
 
 def _words(expression: str, context: dict[str, Any]) -> str:
     program = _program(expression)
-    said = program.value(context) if program else None
-    return " ".join(said.split()) if isinstance(said, str) else ""
+    message = program.value(context) if program else None
+    return " ".join(message.split()) if isinstance(message, str) else ""
 
 
 @dataclass(frozen=True)
 class Program:
-    """A rule, compiled."""
+    """A compiled rule."""
 
     runner: celpy.Runner
     transition: bool
-    """Whether it speaks of ``oldSelf``."""
+    """True if the rule uses ``oldSelf``."""
 
     def ask(self, context: dict[str, Any]) -> bool | str | None:
-        """Whether it holds; or the error that it ends in, which counts as broken; None if that is cel-python's own."""
+        """True if the rule holds, False or an error's message if it is broken; None for cel-python's own errors."""
         try:
             return bool(self.runner.evaluate(context))
         except CELEvalError as error:
-            said = str(error.args[0]) if error.args else str(error)
-            lacking = said.startswith(("undeclared reference", "found no matching overload"))
-            return None if lacking else said.split("\n")[0][:120]
+            message = str(error.args[0]) if error.args else str(error)
+            lacking = message.startswith(("undeclared reference", "found no matching overload"))
+            return None if lacking else message.split("\n")[0][:120]
 
     def value(self, context: dict[str, Any]) -> object:
-        """What it says; None if it ends in an error."""
+        """Value of the expression; None if it ends in an error."""
         try:
             return self.runner.evaluate(context)
         except CELEvalError:
@@ -114,7 +114,7 @@ class Program:
 
 @lru_cache(maxsize=1024)
 def _program(text: str) -> Program | None:
-    """The rule's program, compiled once; None for a rule that uses what is not here."""
+    """The rule's program, compiled once; None for a rule that uses an unknown function."""
     with _compiling:
         environment = _environment()
         try:
@@ -149,7 +149,7 @@ def _called(tree: Tree[Token]) -> set[str]:
 
 
 def to_cel(value: Json, node: Node | None, *, root: bool = False) -> Any:
-    """A value as CEL sees it: by its schema's type, names escaped, sets and maps equal in any order."""
+    """Convert a value for CEL: typed by its schema, with escaped names; sets and maps are equal in any order."""
     if value is None:
         return None
     if isinstance(value, dict):
@@ -170,10 +170,10 @@ def to_cel(value: Json, node: Node | None, *, root: bool = False) -> Any:
 
 
 def _visible(value: dict[str, Json]) -> dict[str, Json]:
-    """Of an object's metadata rules see the name alone."""
+    """The part of an object that rules see: of its metadata only the name."""
     metadata = value.get("metadata")
-    seen = {key: metadata[key] for key in ("name", "generateName") if key in metadata} if metadata else {}
-    return {**value, "metadata": seen}
+    names = {key: metadata[key] for key in ("name", "generateName") if key in metadata} if metadata else {}
+    return {**value, "metadata": names}
 
 
 def _scalar(value: Json, kind: str | None, form: str | None) -> Any:
@@ -199,7 +199,7 @@ _RESERVED = frozenset(
 
 
 def _escaped(name: str) -> str:
-    """A field's name as CEL can say it."""
+    """Escape a field's name for CEL."""
     if name in _RESERVED:
         return f"__{name}__"
     if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) and "__" not in name:
@@ -210,7 +210,7 @@ def _escaped(name: str) -> str:
 
 
 class Unordered(celtypes.ListType):
-    """A set, or a list that is a map: its order says nothing."""
+    """A list of type set or map: its order has no meaning."""
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -226,7 +226,7 @@ class Unordered(celtypes.ListType):
 
 
 class Optional:
-    """``oldSelf`` where a rule says ``optionalOldSelf``: there on updates alone."""
+    """``oldSelf`` of a rule with ``optionalOldSelf``: it has a value on updates only."""
 
     def __init__(self, value: Any) -> None:
         self.inside = value
@@ -247,7 +247,7 @@ def _or_value(optional: Optional, other: Any) -> Any:
 
 
 class Quantity:
-    """A quantity inside a rule."""
+    """A quantity in a rule."""
 
     def __init__(self, worth: Fraction) -> None:
         self.worth = worth
@@ -287,25 +287,25 @@ def _last_index(text: Any, sought: Any) -> celtypes.IntType:
 
 
 def _text(make: Callable[..., str]) -> Callable[..., celtypes.StringType]:
-    return lambda *given: celtypes.StringType(make(*given))
+    return lambda *args: celtypes.StringType(make(*args))
 
 
 def _texts(make: Callable[..., list[str]]) -> Callable[..., celtypes.ListType]:
-    return lambda *given: celtypes.ListType([celtypes.StringType(each) for each in make(*given)])
+    return lambda *args: celtypes.ListType([celtypes.StringType(each) for each in make(*args)])
 
 
 def _truth(make: Callable[..., bool]) -> Callable[..., celtypes.BoolType]:
-    return lambda *given: celtypes.BoolType(make(*given))
+    return lambda *args: celtypes.BoolType(make(*args))
 
 
 def _find(text: str, expression: str) -> str:
-    found = re.search(expression, text)
-    return found.group(0) if found else ""
+    match = re.search(expression, text)
+    return match.group(0) if match else ""
 
 
 def _find_all(text: str, expression: str, most: int = -1) -> list[str]:
-    found = [each.group(0) for each in re.finditer(expression, text)]
-    return found if most < 0 else found[:most]
+    matches = [each.group(0) for each in re.finditer(expression, text)]
+    return matches if most < 0 else matches[:most]
 
 
 def _split(text: str, by: str, most: int = -1) -> list[str]:

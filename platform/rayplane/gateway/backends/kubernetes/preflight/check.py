@@ -1,7 +1,7 @@
-"""Everything that is wrong with an object for its CustomResourceDefinition, and for what acts on it. Pure.
+"""Check an object against its CustomResourceDefinition, and against the rules of its operator and of Kueue. Pure.
 
-``check`` is for one object, ``preflight`` for the objects that a cluster is made of, said in sentences. Keep handing in
-one and the same dict of a CRD: what is compiled of it is kept by that.
+``check`` takes one object and returns findings, ``preflight`` takes all objects of a cluster and returns sentences.
+Pass the same dict of a CRD each time: its compiled schema is cached by the identity of the dict.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from rayplane.gateway.backends.kubernetes.preflight.finding import Finding, near
 from rayplane.gateway.backends.kubernetes.preflight.schema import ABSENT, BLOCKING, Node
 
 _MOST_CRDS = 16
-"""How many CRDs are kept compiled: those of one cluster, with room for their next versions."""
+"""The most CRDs that are kept compiled: those of one Kubernetes cluster, with room for their next versions."""
 
 Rules = Callable[[dict[str, Any], dict[str, Any] | None], Iterator[Finding]]
-"""Object as it is stored, object as it is now or None -> what its operator would not take."""
+"""(object as the API server would store it, present object or None) -> what its operator would refuse."""
 
 _RULES: dict[tuple[str, str], tuple[Rules, ...]] = {
     ("ray.io", "RayCluster"): (raycluster.wrong, kueue.wrong),
@@ -40,11 +40,11 @@ _RULES: dict[tuple[str, str], tuple[Rules, ...]] = {
 
 
 def check(manifest: dict[str, Any], crd: dict[str, Any], *, old: dict[str, Any] | None = None) -> list[Finding]:
-    """Everything that is wrong with an object, its most telling findings first; empty if it may be sent.
+    """All findings about an object, the most fundamental first; empty if it may be sent.
 
-    ``crd`` is the CustomResourceDefinition of its kind, as the API server gives it. ``old`` is the object as it is
-    there now, if it is: then what may not change is asked as well. Unknown fields are findings: the API server would
-    drop them in silence.
+    ``crd`` is the CustomResourceDefinition of its kind, as the API server returns it. ``old`` is the present object, if
+    there is one: then the rules on forbidden changes apply too. Unknown fields are findings: the API server would drop
+    them silently.
     """
     kind = compiled(crd)
     group, _, version = str(manifest.get("apiVersion", "")).rpartition("/")
@@ -56,22 +56,22 @@ def check(manifest: dict[str, Any], crd: dict[str, Any], *, old: dict[str, Any] 
         known = list(kind.versions)
         message = f"there is no version '{version}' of {kind.name} in this Kubernetes cluster"
         return [Finding("apiVersion", "schema.version", message, nearest(version, known))]
-    found = [*metadata.wrong(manifest.get("metadata"), namespaced=kind.namespaced), *schema.unknown(manifest, node)]
+    findings = [*metadata.wrong(manifest.get("metadata"), namespaced=kind.namespaced), *schema.unknown(manifest, node)]
     stored = schema.filled(manifest, node)
     before = None if old is None else schema.filled(old, node)
-    found += schema.wrong(stored, node, old=ABSENT if before is None else before)
-    found += schema.twice(stored, node)
-    if not any(finding.rule in BLOCKING or finding.rule == "metadata.type" for finding in found):
-        found += cel.broken(stored, node, old=ABSENT if before is None else before)
-        said = {finding.path for finding in found if finding.rule != "schema.unknown-field"}
+    findings += schema.wrong(stored, node, old=ABSENT if before is None else before)
+    findings += schema.twice(stored, node)
+    if not any(finding.rule in BLOCKING or finding.rule == "metadata.type" for finding in findings):
+        findings += cel.broken(stored, node, old=ABSENT if before is None else before)
+        wrong_paths = {finding.path for finding in findings if finding.rule != "schema.unknown-field"}
         for rules in _RULES.get((group, kind.name), ()):
-            found += (finding for finding in rules(stored, before) if not _is_said(finding.path, said))
-    return list(dict.fromkeys(found))
+            findings += (finding for finding in rules(stored, before) if not _is_covered(finding.path, wrong_paths))
+    return list(dict.fromkeys(findings))
 
 
-def _is_said(path: str, said: set[str]) -> bool:
-    """Whether the schema says already that a value, or what it stands in, is wrong: once is enough."""
-    return any(path == each or (each and path.startswith((f"{each}.", f"{each}["))) for each in said)
+def _is_covered(path: str, wrong_paths: set[str]) -> bool:
+    """True if the schema already has a finding about this value or about an object or list around it."""
+    return any(path == each or (each and path.startswith((f"{each}.", f"{each}["))) for each in wrong_paths)
 
 
 def preflight(
@@ -80,53 +80,53 @@ def preflight(
     *,
     old: Mapping[str, dict[str, Any]] | None = None,
 ) -> list[str]:
-    """Everything that is wrong with the objects of one cluster, each a sentence with its remedy; empty if they may go.
+    """All findings about the objects of one cluster, as sentences with remedies; empty if they may be sent.
 
-    ``crds`` holds the definitions by kind (``RayCluster``), ``old`` what is there now, by kind too. An object of a kind
-    that is not in ``crds``, and whose API group is KubeRay's, is a finding: its definition is not installed. Objects of
-    Kubernetes' own kinds are let pass: the API server checks them whole.
+    ``crds`` has the definitions by kind (``RayCluster``), ``old`` the present objects, by kind too. An object of
+    KubeRay's API group whose kind is not in ``crds`` is a finding: its definition is not installed. Objects of
+    Kubernetes' own kinds pass unchecked: the API server checks them in full.
     """
-    said = []
+    sentences = []
     for manifest in manifests:
         kind = str(manifest.get("kind"))
         name = (manifest.get("metadata") or {}).get("name", "")
         if kind in crds:
             findings = check(manifest, crds[kind], old=(old or {}).get(kind))
-            said += [f"{kind} '{name}': {finding}" for finding in findings]
+            sentences += [f"{kind} '{name}': {finding}" for finding in findings]
         elif str(manifest.get("apiVersion", "")).startswith("ray.io/"):
-            said.append(
+            sentences.append(
                 f"{kind} '{name}': this Kubernetes cluster knows no such kind. Install KubeRay's definitions, or its "
                 "operator, which brings them."
             )
-    return said
+    return sentences
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A CustomResourceDefinition, ready to check objects with."""
+    """A compiled CustomResourceDefinition."""
 
     name: str
     group: str
     namespaced: bool
     versions: dict[str, Node]
-    """Name of each version that is served -> its schema."""
+    """Name of each served version -> its schema."""
 
 
-_kept: OrderedDict[int, tuple[dict[str, Any], Kind]] = OrderedDict()
-_keeping = threading.Lock()
+_cache: OrderedDict[int, tuple[dict[str, Any], Kind]] = OrderedDict()
+_cache_lock = threading.Lock()
 
 
 def compiled(crd: dict[str, Any]) -> Kind:
-    """A definition compiled, once for each dict. The dict is kept too, so that no other one gets its id."""
-    with _keeping:
-        kept = _kept.get(id(crd))
-        if kept is None or kept[0] is not crd:
-            kept = (crd, _compile(crd))
-            _kept[id(crd)] = kept
-        _kept.move_to_end(id(crd))
-        while len(_kept) > _MOST_CRDS:
-            _kept.popitem(last=False)
-        return kept[1]
+    """A definition compiled, once for each dict. The cache keeps the dict too, so that no other one gets its id."""
+    with _cache_lock:
+        entry = _cache.get(id(crd))
+        if entry is None or entry[0] is not crd:
+            entry = (crd, _compile(crd))
+            _cache[id(crd)] = entry
+        _cache.move_to_end(id(crd))
+        while len(_cache) > _MOST_CRDS:
+            _cache.popitem(last=False)
+        return entry[1]
 
 
 def _compile(crd: dict[str, Any]) -> Kind:

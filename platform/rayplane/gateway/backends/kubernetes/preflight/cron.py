@@ -1,4 +1,4 @@
-"""A schedule in cron's five fields, as KubeRay's operator reads it (robfig/cron's standard form). Pure."""
+"""Check a cron schedule of five fields, as KubeRay's operator parses it (robfig/cron's standard format). Pure."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _EVERY = re.compile(r"@every [+-]?(0|((\d+(\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h))+)
 
 
 def wrong(schedule: str) -> str:
-    """What is wrong with a schedule, as the end of a sentence about it; empty if it can be followed."""
+    """The problem of a schedule, as the end of a sentence about it; empty if it is valid."""
     if not schedule:
         return "is empty"
     schedule = re.sub(r"^(TZ|CRON_TZ)=\S+ ", "", schedule).strip()
@@ -43,8 +43,8 @@ def wrong(schedule: str) -> str:
         return f"has {len(fields)} fields, not 5 (minute, hour, day of the month, month, day of the week)"
     for text, (name, least, most, words) in zip(fields, _FIELDS, strict=True):
         for part in text.split(","):
-            if said := _part_wrong(part, least, most, words):
-                return f"has {said} for its {name} ({least} to {most})"
+            if problem := _part_wrong(part, least, most, words):
+                return f"has {problem} for its {name} ({least} to {most})"
     return ""
 
 

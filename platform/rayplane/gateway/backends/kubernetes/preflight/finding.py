@@ -1,4 +1,4 @@
-"""What pre-flight finds: where, which rule, what is wrong, what to do. Pure values, and the words they are said in."""
+"""Findings of pre-flight (path, rule, message, remedy), and helpers to write paths and messages. Pure."""
 
 from __future__ import annotations
 
@@ -12,40 +12,40 @@ _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong with an object."""
+    """One problem of an object."""
 
     path: str
-    """Where, as Kubernetes writes it: ``spec.workerGroupSpecs[0].minReplicas``. Empty for the object as a whole."""
+    """Path as Kubernetes writes it: ``spec.workerGroupSpecs[0].minReplicas``. Empty for the object as a whole."""
     rule: str
-    """Which rule it breaks, the same for every object that breaks it: ``schema.type``, ``ray.min-over-max``."""
+    """Identifier of the broken rule: ``schema.type``, ``ray.min-over-max``."""
     message: str
-    """What is wrong, without path and without full stop."""
+    """The problem, without path and without full stop."""
     remedy: str
-    """What to do about it, one sentence."""
+    """One sentence on how to correct it."""
 
     def __str__(self) -> str:
         return f"{self.path}: {self.message}. {self.remedy}" if self.path else f"{self.message}. {self.remedy}"
 
 
 def child(path: str, name: str) -> str:
-    """The path of a field below a path; a name that is no identifier goes into brackets, as Kubernetes writes it."""
+    """Path of a field; a name that is no identifier goes into brackets, as Kubernetes writes it."""
     if not _PLAIN.match(name):
         return f"{path}[{name}]"
     return f"{path}.{name}" if path else name
 
 
 def below(path: str, names: str) -> str:
-    """The path of a field further down: plain names, with dots between them."""
+    """Path of a field further down; ``names`` are identifiers with dots between them."""
     return f"{path}.{names}" if path else names
 
 
 def item(path: str, index: int) -> str:
-    """The path of a list's item."""
+    """Path of a list's item."""
     return f"{path}[{index}]"
 
 
 def nearest(name: str, known: Collection[str]) -> str:
-    """The sentence that helps with an unknown name: the name that was likely meant, else those that there are."""
+    """Remedy for an unknown name: the most similar known name, else all known names."""
     lowered = {each.lower(): each for each in known}
     near = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.6)
     if near:
@@ -56,7 +56,7 @@ def nearest(name: str, known: Collection[str]) -> str:
 
 
 def shown(value: object, *, most: int = 60) -> str:
-    """A value as a message shows it: short, however long it is."""
+    """A value for a message, shortened to ``most`` characters."""
     text = repr(value)
     if len(text) <= most:
         return text

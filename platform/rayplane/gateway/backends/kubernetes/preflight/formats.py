@@ -1,6 +1,6 @@
-"""The formats of texts inside objects: those that the API server checks, and YAML as the operator reads it. Pure.
+"""Check formats of texts in objects as the API server does, and parse YAML as the operator does. Pure.
 
-Those of its list that no schema here uses (credit cards, ISBN, colours and the like) are left to the API server.
+Formats that no schema here uses (credit cards, ISBN, colours and the like) are left to the API server.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import yaml
 
 @dataclass(frozen=True)
 class Format:
-    """A form that a text may have to have."""
+    """A format that a schema may demand of a text."""
 
     matches: Callable[[str], bool]
     what: str
-    """What a text of this form is: completes 'is not ...'."""
+    """Noun phrase that completes 'is not ...'."""
     remedy: str
 
 
@@ -32,7 +32,7 @@ def _form(expression: str, what: str, remedy: str) -> Format:
 
 
 def _parsed(parse: Callable[[str], object], what: str, remedy: str) -> Format:
-    """A text of which ``parse`` makes something without a ValueError."""
+    """A format of the texts for which ``parse`` raises no ValueError."""
 
     def matches(text: str) -> bool:
         try:
@@ -82,7 +82,7 @@ FORMATS = {
 
 
 class UnreadableYaml(Exception):
-    """A text that the operator can't read."""
+    """A text that the operator can't parse."""
 
     def __init__(self, message: str, remedy: str) -> None:
         super().__init__(f"{message}. {remedy}")
@@ -91,10 +91,10 @@ class UnreadableYaml(Exception):
 
 
 def read_yaml(text: str) -> Any:
-    """What a text says to the operator, which reads it before it hands it to Ray. Raises UnreadableYaml.
+    """Parse a text as the operator does before it sends it to Ray. Raises UnreadableYaml.
 
-    The operator is written in Go, whose YAML differs from Python's: a date and a lone ``=`` are texts there, and half
-    of a character that is escaped in two, as JSON does beyond the first 65536, is an error.
+    The operator is written in Go, whose YAML differs from Python's: a date and a lone ``=`` are texts there, and an
+    escaped surrogate (JSON escapes characters beyond U+FFFF as a pair of them) is an error.
     """
     try:
         loader = _GoLoader(text)
@@ -102,33 +102,33 @@ def read_yaml(text: str) -> Any:
             return loader.get_single_data()
         finally:
             loader.dispose()
-    except _HalfACharacter as error:
+    except _EscapedSurrogate as error:
         remedy = "Write the character itself instead of its escapes."
         raise UnreadableYaml(f"can't be read by the operator: {error}", remedy) from error
     except (yaml.YAMLError, *_BAD_VALUES) as error:
-        said = " ".join(str(error).split())
-        raise UnreadableYaml(f"can't be read as YAML: {said[:160].rstrip('.!')}", "Correct the YAML.") from error
+        problem = " ".join(str(error).split())
+        raise UnreadableYaml(f"can't be read as YAML: {problem[:160].rstrip('.!')}", "Correct the YAML.") from error
 
 
 _BAD_VALUES = (ValueError, ArithmeticError, LookupError, AttributeError)
-"""What PyYAML lets out beside its own errors, for values that are not of their type: ``!!int x``, ``!!bool maybe``."""
-_HALF = re.compile("[\ud800-\udfff]")
+"""Errors that PyYAML raises besides its own, for values that are not of their tag: ``!!int x``, ``!!bool maybe``."""
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _ONLY_PYTHONS = ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:value")
 
 
-class _HalfACharacter(yaml.YAMLError):
-    """A scalar holds an escaped half of a character."""
+class _EscapedSurrogate(yaml.YAMLError):
+    """A scalar contains an escaped surrogate."""
 
 
 class _GoLoader(yaml.SafeLoader):
-    """PyYAML's, without the types that Go's has not."""
+    """PyYAML's loader without the types that Go's YAML does not have."""
 
     def construct_scalar(self, node: Any) -> Any:
-        found = super().construct_scalar(node)
-        if half := _HALF.search(found):
+        scalar = super().construct_scalar(node)
+        if surrogate := _SURROGATE.search(scalar):
             line = node.start_mark.line + 1
-            raise _HalfACharacter(f"line {line} has '\\u{ord(half[0]):x}', which is half of a character")
-        return found
+            raise _EscapedSurrogate(f"line {line} has '\\u{ord(surrogate[0]):x}', which is half of a character")
+        return scalar
 
 
 _GoLoader.yaml_implicit_resolvers = {

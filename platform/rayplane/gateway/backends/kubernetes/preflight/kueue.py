@@ -1,6 +1,6 @@
-"""What Kueue 0.19 refuses of a RayCluster, RayJob or RayService that a queue's label hands to it. Pure.
+"""Rules of Kueue 0.19 for a RayCluster, RayJob or RayService with the label of a queue. Pure.
 
-Kueue says so by a webhook, in the answer to the request; where it is not installed the label means nothing.
+Kueue refuses a violation by a webhook, in the answer to the request; without Kueue the label has no effect.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from rayplane.gateway.backends.kubernetes.preflight import names
 from rayplane.gateway.backends.kubernetes.preflight.finding import Finding, below, child, item
 
 QUEUE = "kueue.x-k8s.io/queue-name"
-"""The label that hands an object to Kueue."""
+"""Label that puts an object into a queue of Kueue."""
 ELASTIC = "kueue.x-k8s.io/elastic-job"
-"""The annotation of a job that may grow and shrink, and the scheduling gate of its pods."""
+"""Annotation of an object that may change its size, and name of the scheduling gate of its pods."""
 _MOST_GROUPS = 17
 _CLUSTER = {"RayCluster": "spec", "RayJob": "spec.rayClusterSpec", "RayService": "spec.rayClusterConfig"}
 
 Object = dict[str, Any]
 
 
-def wrong(thing: Object, old: Object | None) -> Iterator[Finding]:
-    """What Kueue refuses; nothing without a queue's label."""
-    metadata, spec, kind = thing["metadata"], thing.get("spec") or {}, thing["kind"]
+def wrong(manifest: Object, old: Object | None) -> Iterator[Finding]:
+    """Findings about what Kueue refuses; none without the label of a queue."""
+    metadata, spec, kind = manifest["metadata"], manifest.get("spec") or {}, manifest["kind"]
     queue = (metadata.get("labels") or {}).get(QUEUE)
     before = ((old or {}).get("metadata", {}).get("labels") or {}).get(QUEUE)
     if before and queue != before and not spec.get("suspend"):
@@ -31,8 +31,8 @@ def wrong(thing: Object, old: Object | None) -> Iterator[Finding]:
         yield Finding(child("metadata.labels", QUEUE), "kueue.queue", message, "Suspend it first.")
     if not queue:
         return
-    if said := names.subdomain(queue):
-        message = f"the queue '{queue}' {said}"
+    if problem := names.subdomain(queue):
+        message = f"the queue '{queue}' {problem}"
         yield Finding(child("metadata.labels", QUEUE), "kueue.queue", message, names.SUBDOMAIN_REMEDY)
     elastic = (metadata.get("annotations") or {}).get(ELASTIC) == "true"
     path = _CLUSTER[kind]

@@ -1,4 +1,4 @@
-"""The metadata of an object: names, labels, annotations, finalizers, owners, as the API server checks them. Pure."""
+"""The API server's rules for an object's metadata: names, labels, annotations, finalizers, owners. Pure."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -28,7 +28,7 @@ _WORDS = {str: "a text", dict: "an object", list: "a list", int: "an integer"}
 
 
 def wrong(metadata: Any, path: str = "metadata", *, namespaced: bool = True) -> Iterator[Finding]:
-    """What an object's metadata has wrong."""
+    """Findings about an object's metadata."""
     if not isinstance(metadata, dict):
         yield Finding(path, "metadata.type", f"is {shown(metadata)}, not an object", "Give the object its metadata.")
         return
@@ -54,26 +54,26 @@ def wrong(metadata: Any, path: str = "metadata", *, namespaced: bool = True) -> 
         yield Finding(child(path, "managedFields"), "metadata.managed-fields", message, "Remove it.")
 
 
-def labels(given: dict[str, Any], path: str) -> Iterator[Finding]:
-    """What labels have wrong: of an object, of a pod template."""
-    for key, value in given.items():
+def labels(values: dict[str, Any], path: str) -> Iterator[Finding]:
+    """Findings about the labels of an object or of a pod template."""
+    for key, value in values.items():
         yield from _syntax(key, names.qualified, child(path, key), "metadata.label-key")
         if not isinstance(value, str):
             remedy = f'Write it in quotes: "{str(value).lower() if isinstance(value, bool) else value}".'
             yield Finding(child(path, key), "metadata.type", f"is {shown(value)}, not a text", remedy)
-        elif said := names.label_value(value):
-            message = f"the label's value {shown(value)} {said}"
+        elif problem := names.label_value(value):
+            message = f"the label's value {shown(value)} {problem}"
             yield Finding(child(path, key), "metadata.label-value", message, names.QUALIFIED_REMEDY)
 
 
-def annotations(given: dict[str, Any], path: str) -> Iterator[Finding]:
-    """What annotations have wrong."""
-    for key, value in given.items():
+def annotations(values: dict[str, Any], path: str) -> Iterator[Finding]:
+    """Findings about annotations."""
+    for key, value in values.items():
         yield from _syntax(key.lower(), names.qualified, child(path, key), "metadata.annotation-key")
         if not isinstance(value, str):
             remedy = f'Write it in quotes: "{str(value).lower() if isinstance(value, bool) else value}".'
             yield Finding(child(path, key), "metadata.type", f"is {shown(value)}, not a text", remedy)
-    size = sum(len(key.encode()) + len(str(value).encode()) for key, value in given.items())
+    size = sum(len(key.encode()) + len(str(value).encode()) for key, value in values.items())
     if size > _MOST_ANNOTATIONS:
         message = f"have {size} bytes together, more than {_MOST_ANNOTATIONS}"
         yield Finding(path, "metadata.annotations-size", message, "Keep what is big in a ConfigMap or in storage.")
@@ -83,15 +83,15 @@ def _names(known: dict[str, Any], path: str, *, namespaced: bool) -> Iterator[Fi
     name, stem = known.get("name", ""), known.get("generateName", "")
     if not name and not stem:
         yield Finding(child(path, "name"), "metadata.name", "required, and missing", "Give the object a name.")
-    if name and (said := names.subdomain(name)):
-        message = f"the name {shown(name)} {said}"
+    if name and (problem := names.subdomain(name)):
+        message = f"the name {shown(name)} {problem}"
         yield Finding(child(path, "name"), "metadata.name", message, names.SUBDOMAIN_REMEDY)
-    if stem and (said := names.subdomain(stem.rstrip("-"))):
-        message = f"the name's beginning {shown(stem)} {said}"
+    if stem and (problem := names.subdomain(stem.rstrip("-"))):
+        message = f"the name's beginning {shown(stem)} {problem}"
         yield Finding(child(path, "generateName"), "metadata.name", message, names.SUBDOMAIN_REMEDY)
     namespace = known.get("namespace", "")
-    if namespaced and namespace and (said := names.label_1123(namespace)):
-        message = f"the namespace {shown(namespace)} {said}"
+    if namespaced and namespace and (problem := names.label_1123(namespace)):
+        message = f"the namespace {shown(namespace)} {problem}"
         yield Finding(child(path, "namespace"), "metadata.namespace", message, names.LABEL_1123_REMEDY)
 
 
@@ -104,5 +104,5 @@ def _owner(owner: Any, path: str) -> Iterator[Finding]:
 def _syntax(value: Any, wrong_of: Callable[[str], str], path: str, rule: str) -> Iterator[Finding]:
     if not isinstance(value, str):
         yield Finding(path, "metadata.type", f"is {shown(value)}, not a text", "Give a text.")
-    elif said := wrong_of(value):
-        yield Finding(path, rule, f"{shown(value)} {said}", names.QUALIFIED_REMEDY)
+    elif problem := wrong_of(value):
+        yield Finding(path, rule, f"{shown(value)} {problem}", names.QUALIFIED_REMEDY)

@@ -1,4 +1,4 @@
-"""What names, label keys and label values may look like in Kubernetes. Pure: each answers what is wrong, or nothing."""
+"""Syntax of names, label keys and label values in Kubernetes. Pure: each check returns the problem, or nothing."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ QUALIFIED_REMEDY = "Use letters, digits, '-', '_' and '.', begin and end with a 
 
 
 def label_1035(text: str) -> str:
-    """What keeps a text from naming a Service: empty, or what completes the sentence that its name begins."""
+    """Check a Service's name (RFC 1035 label). Returns the end of a sentence about it, empty if it is valid."""
     return _wrong(text, _LABEL_1035, 63)
 
 
 def label_1123(text: str) -> str:
-    """The same of namespaces, containers, volumes."""
+    """Check a name of a namespace, container or volume (RFC 1123 label), like ``label_1035``."""
     return _wrong(text, _LABEL_1123, 63)
 
 
 def subdomain(text: str) -> str:
-    """The same of most objects."""
+    """Check a name of most objects (RFC 1123 subdomain), like ``label_1035``."""
     return _wrong(text, _SUBDOMAIN, 253)
 
 
 def label_value(text: str) -> str:
-    """The same of a label's value, which may be empty."""
+    """Check a label's value, which may be empty, like ``label_1035``."""
     return _wrong(text, _QUALIFIED, 63) if text else ""
 
 
 def qualified(text: str) -> str:
-    """The same of the key of a label, an annotation or a finalizer: ``name`` or ``domain/name``."""
+    """Check the key of a label, an annotation or a finalizer (``name`` or ``domain/name``), like ``label_1035``."""
     prefix, slash, name = text.rpartition("/")
     if slash and (wrong := subdomain(prefix)):
         return f"has a prefix that {wrong}" if prefix else "has an empty prefix"

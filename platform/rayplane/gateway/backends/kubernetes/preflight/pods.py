@@ -1,7 +1,7 @@
-"""A pod template as the API server will check the pods that the operator makes of it. Pure.
+"""The API server's rules for pods, applied to the template from which the operator makes them. Pure.
 
-The definitions of KubeRay hold the shape of a template, not Kubernetes' rules for pods: a template that breaks one is
-taken, and then no pod ever comes. Here are the rules for what specs, sizes and teams influence.
+KubeRay's definitions describe the structure of a template, not Kubernetes' rules for pods: the API server accepts a
+template that breaks one, and then refuses every pod. Only rules that specs, sizes and teams can break are here.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ _HANDLERS = ("exec", "httpGet", "tcpSocket", "grpc")
 
 
 def wrong(template: dict[str, Any], path: str) -> Iterator[Finding]:
-    """What keeps pods of a template from being made."""
+    """Findings for which the API server would refuse pods of a template."""
     meta, spec = template.get("metadata") or {}, template.get("spec") or {}
     yield from metadata.labels(meta.get("labels") or {}, below(path, "metadata.labels"))
     yield from metadata.annotations(meta.get("annotations") or {}, below(path, "metadata.annotations"))
     path = child(path, "spec")
     yield from _choice(spec, "restartPolicy", path)
     yield from _choice(spec, "dnsPolicy", path)
-    if (given := spec.get("activeDeadlineSeconds")) is not None and given < 1:
-        message = f"{given} is no time to run in"
+    if (value := spec.get("activeDeadlineSeconds")) is not None and value < 1:
+        message = f"{value} is no time to run in"
         yield Finding(child(path, "activeDeadlineSeconds"), "pod.seconds", message, "Give 1 second or more.")
     for key in ("serviceAccountName", "priorityClassName", "runtimeClassName", "nodeName"):
-        if (given := spec.get(key)) and (said := names.subdomain(given)):
-            yield Finding(child(path, key), "pod.name", f"{shown(given)} {said}", names.SUBDOMAIN_REMEDY)
+        if (value := spec.get(key)) and (problem := names.subdomain(value)):
+            yield Finding(child(path, key), "pod.name", f"{shown(value)} {problem}", names.SUBDOMAIN_REMEDY)
     yield from metadata.labels(spec.get("nodeSelector") or {}, child(path, "nodeSelector"))
     for index, each in enumerate(spec.get("tolerations") or []):
         yield from _toleration(each, item(child(path, "tolerations"), index))
@@ -55,8 +55,8 @@ def _containers(spec: dict[str, Any], path: str) -> Iterator[Finding]:
         for index, container in enumerate(spec.get(kind) or []):
             where = item(child(path, kind), index)
             name = container.get("name", "")
-            if said := names.label_1123(name):
-                message = f"the name {shown(name)} {said}"
+            if problem := names.label_1123(name):
+                message = f"the name {shown(name)} {problem}"
                 yield Finding(child(where, "name"), "pod.container-name", message, names.LABEL_1123_REMEDY)
             elif kind == "containers" and name in before:
                 message = f"another container, that runs before, is called '{name}' too"
@@ -81,9 +81,9 @@ def _container(container: dict[str, Any], volumes: list[str], path: str) -> Iter
             yield from _probe(probe, key, child(path, key))
 
 
-def resources(given: dict[str, Any], path: str) -> Iterator[Finding]:
-    """What requests and limits have wrong: no quantities, negative ones, requests above limits, unknown names."""
-    limits, requests = given.get("limits") or {}, given.get("requests") or {}
+def resources(requirements: dict[str, Any], path: str) -> Iterator[Finding]:
+    """Findings about requests and limits: no quantities, negative ones, requests above limits, unknown names."""
+    limits, requests = requirements.get("limits") or {}, requirements.get("requests") or {}
     for kind, amounts in (("limits", limits), ("requests", requests)):
         for name, amount in amounts.items():
             where = child(child(path, kind), name)
@@ -109,7 +109,7 @@ def resources(given: dict[str, Any], path: str) -> Iterator[Finding]:
 
 
 def environment(container: dict[str, Any], path: str) -> Iterator[Finding]:
-    """What a container's environment has wrong."""
+    """Findings about a container's environment."""
     for index, each in enumerate(container.get("env") or []):
         where = item(child(path, "env"), index)
         name = each.get("name", "")
@@ -131,23 +131,23 @@ def environment(container: dict[str, Any], path: str) -> Iterator[Finding]:
                 yield from _reference(source[kind], child(child(where, "valueFrom"), kind))
     for index, each in enumerate(container.get("envFrom") or []):
         where = item(child(path, "envFrom"), index)
-        found = [kind for kind in ("secretRef", "configMapRef") if each.get(kind) is not None]
-        if len(found) != 1:
-            message = f"has {len(found) or 'no'} sources"
+        references = [kind for kind in ("secretRef", "configMapRef") if each.get(kind) is not None]
+        if len(references) != 1:
+            message = f"has {len(references) or 'no'} sources"
             yield Finding(where, "pod.env-source", message, "Give a secretRef or a configMapRef.")
-        for kind in found:
+        for kind in references:
             yield from _reference(each[kind], child(where, kind))
 
 
 def _reference(reference: dict[str, Any], path: str) -> Iterator[Finding]:
     name = reference.get("name") or ""
-    if said := names.subdomain(name):
-        message = f"the name {shown(name)} {said}"
+    if problem := names.subdomain(name):
+        message = f"the name {shown(name)} {problem}"
         yield Finding(child(path, "name"), "pod.reference", message, "Name the Secret or ConfigMap that is meant.")
 
 
 def _ports(ports: list[dict[str, Any]], path: str) -> Iterator[Finding]:
-    seen: set[str] = set()
+    names_before: set[str] = set()
     for index, port in enumerate(ports):
         where = item(path, index)
         for key in ("containerPort", "hostPort"):
@@ -162,18 +162,18 @@ def _ports(ports: list[dict[str, Any]], path: str) -> Iterator[Finding]:
         if not _PORT_NAME.fullmatch(name):
             remedy = "Use at most 15 lower-case letters, digits and single '-', with one letter at least."
             yield Finding(child(where, "name"), "pod.port-name", f"{shown(name)} can't name a port", remedy)
-        elif name in seen:
+        elif name in names_before:
             message = f"another port is called '{name}' too"
             yield Finding(child(where, "name"), "pod.port-twice", message, "Give each its own name.")
-        seen.add(name)
+        names_before.add(name)
 
 
 def _volumes(spec: dict[str, Any], path: str) -> Iterator[Finding]:
     for index, volume in enumerate(spec.get("volumes") or []):
         where = item(child(path, "volumes"), index)
         name = volume.get("name", "")
-        if said := names.label_1123(name):
-            message = f"the name {shown(name)} {said}"
+        if problem := names.label_1123(name):
+            message = f"the name {shown(name)} {problem}"
             yield Finding(child(where, "name"), "pod.volume-name", message, names.LABEL_1123_REMEDY)
         sources = [key for key in volume if key != "name" and volume[key] is not None]
         if len(sources) > 1:  # one without any is an emptyDir
@@ -212,8 +212,8 @@ def _security(context: dict[str, Any], path: str) -> Iterator[Finding]:
         message = "is privileged, which allows escalation, and forbids it"
         yield Finding(path, "pod.privileged", message, "Leave out 'privileged'.")
     for key in ("runAsUser", "runAsGroup"):
-        if (given := context.get(key)) is not None and given < 0:
-            yield Finding(child(path, key), "pod.user", f"{given} is negative", "Give a user's number.")
+        if (value := context.get(key)) is not None and value < 0:
+            yield Finding(child(path, key), "pod.user", f"{value} is negative", "Give a user's number.")
 
 
 def _probe(probe: dict[str, Any], key: str, path: str) -> Iterator[Finding]:
@@ -222,8 +222,8 @@ def _probe(probe: dict[str, Any], key: str, path: str) -> Iterator[Finding]:
         message = f"says {len(handlers) or 'no'} ways to probe"
         yield Finding(path, "pod.probe", message, f"Give exactly one of {', '.join(_HANDLERS)}.")
     for name in ("initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"):
-        if (given := probe.get(name)) is not None and given < 0:
-            yield Finding(child(path, name), "pod.seconds", f"{given} is negative", "Give 0 or more.")
+        if (value := probe.get(name)) is not None and value < 0:
+            yield Finding(child(path, name), "pod.seconds", f"{value} is negative", "Give 0 or more.")
     if key != "readinessProbe" and probe.get("successThreshold", 1) not in (0, 1):
         message = f"is {probe['successThreshold']}, and must be 1 here"
         yield Finding(child(path, "successThreshold"), "pod.probe", message, "Leave it out.")
@@ -244,10 +244,10 @@ def _toleration(toleration: dict[str, Any], path: str) -> Iterator[Finding]:
 
 
 def _choice(holder: dict[str, Any], key: str, path: str) -> Iterator[Finding]:
-    given = holder.get(key)
-    if given and given not in _CHOICES[key]:
-        message = f"{shown(given)} is none of {', '.join(_CHOICES[key])}"
-        yield Finding(child(path, key), "pod.choice", message, nearest(given, _CHOICES[key]))
+    value = holder.get(key)
+    if value and value not in _CHOICES[key]:
+        message = f"{shown(value)} is none of {', '.join(_CHOICES[key])}"
+        yield Finding(child(path, key), "pod.choice", message, nearest(value, _CHOICES[key]))
 
 
 def _resource_name(name: str, path: str) -> Iterator[Finding]:
@@ -256,8 +256,8 @@ def _resource_name(name: str, path: str) -> Iterator[Finding]:
     if "/" not in name:
         message = f"'{name}' is no resource of Kubernetes'"
         yield Finding(path, "pod.resource-name", message, nearest(name, (*_COMPUTE, "nvidia.com/gpu")))
-    elif said := names.qualified(name):
-        yield Finding(path, "pod.resource-name", f"'{name}' {said}", names.QUALIFIED_REMEDY)
+    elif problem := names.qualified(name):
+        yield Finding(path, "pod.resource-name", f"'{name}' {problem}", names.QUALIFIED_REMEDY)
 
 
 def _is_extended(name: str) -> bool:

@@ -11,13 +11,13 @@ _DECIMAL = {"n": -9, "u": -6, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15,
 
 
 def quantity(value: object) -> Fraction | None:
-    """What a quantity is worth; None if the value is none. A plain number is one."""
+    """Value of a quantity, which may be a plain number; None if it is no quantity."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
-    found = _FORM.fullmatch(str(value))
-    if found is None:
+    match = _FORM.fullmatch(str(value))
+    if match is None:
         return None
-    sign, digits, binary, decimal, exponent = found.groups()
+    sign, digits, binary, decimal, exponent = match.groups()
     worth = Fraction(digits if digits[-1:] != "." else digits[:-1])
     if binary:
         worth *= 2 ** _BINARY[binary]

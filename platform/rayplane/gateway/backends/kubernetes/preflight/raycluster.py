@@ -1,7 +1,7 @@
-"""What a RayCluster's definition takes, though the operator would refuse it or nothing would come of it. Pure.
+"""Rules for a RayCluster that its definition does not have: breaking one, it is accepted and never works. Pure.
 
-The operator answers most of these by one Warning event on an object that then just stays as it is. The same rules hold
-for the cluster inside a RayJob or a RayService.
+The operator reports most violations by one Warning event, and then ignores the object. The same rules hold for the
+cluster inside a RayJob or a RayService.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from rayplane.gateway.backends.kubernetes.preflight import names, pods
 from rayplane.gateway.backends.kubernetes.preflight.finding import Finding, below, child, item, nearest, shown
 
 MOST_NAME = 53
-"""Characters of a cluster's name: what the operator derives from it must stay below the 63 of a Service's."""
+"""The most characters of a cluster's name: the operator derives names of Services from it, of at most 63."""
 
 Object = dict[str, Any]
 
@@ -26,12 +26,12 @@ _V2 = "RAY_enable_autoscaler_v2"
 _AMOUNTS = ("num-cpus", "num-gpus", "memory", "resources")
 _SERVICE_TYPES = ("ClusterIP", "NodePort", "LoadBalancer")
 _METRICS = ("metrics", 8080)
-"""The port that the head's Service gets where no port of that name is given."""
+"""The port that the operator adds to the head's Service if the head has no port of that name."""
 _VERSION = re.compile(r"\s*v?(\d+)\.(\d+)(?:\.(\d+))?")
 
 
 def wrong(cluster: Object, old: Object | None) -> Iterator[Finding]:
-    """What is wrong with a RayCluster as it is stored; ``old`` is what is there now."""
+    """Findings about a RayCluster as the API server would store it; ``old`` is the present one, if any."""
     metadata, spec = cluster["metadata"], cluster["spec"]
     yield from name_wrong(metadata.get("name") or "", "RayCluster", MOST_NAME)
     yield from managed_by_unset(cluster, old)
@@ -43,7 +43,7 @@ def wrong(cluster: Object, old: Object | None) -> Iterator[Finding]:
 
 
 def name_wrong(name: str, kind: str, most: int) -> Iterator[Finding]:
-    """A name that the operator can't derive its own from."""
+    """Finding about a name from which the operator can't derive valid names."""
     if len(name) > most:
         message = (
             f"has {len(name)} characters, and a {kind}'s name has at most {most}: names of Services are made of it"
@@ -55,16 +55,16 @@ def name_wrong(name: str, kind: str, most: int) -> Iterator[Finding]:
 
 
 def managed_by_unset(thing: Object, old: Object | None) -> Iterator[Finding]:
-    """``managedBy`` taken away: the definition guards its change, not its removal."""
+    """Finding about a removed ``managedBy``: the definition forbids its change, but not its removal."""
     before = (old or {}).get("spec", {}).get("managedBy")
     if before and not thing["spec"].get("managedBy"):
         message = f"is '{before}' and can't be taken away"
-        remedy = f"Keep '{before}', or delete the object and make it anew."
+        remedy = f"Keep '{before}', or delete the object and create it again."
         yield Finding("spec.managedBy", "ray.managed-by-unset", message, remedy)
 
 
 def spec_wrong(spec: Object, annotations: Mapping[str, str], path: str) -> Iterator[Finding]:
-    """What is wrong with a cluster's spec, wherever it stands; ``annotations`` are those of the object around it."""
+    """Findings about a cluster's spec in any kind of object; ``annotations`` are that object's."""
     yield from _head(spec, child(path, "headGroupSpec"))
     yield from _workers(spec, child(path, "workerGroupSpecs"))
     yield from _autoscaler(spec, path)
@@ -73,14 +73,14 @@ def spec_wrong(spec: Object, annotations: Mapping[str, str], path: str) -> Itera
 
 
 def autoscaling(spec: Object | None) -> bool:
-    """Whether Ray's autoscaler runs in a cluster."""
+    """True if Ray's autoscaler runs in a cluster."""
     return bool(spec and spec.get("enableInTreeAutoscaling"))
 
 
 def first_container(template: Object) -> Object:
-    """The container that runs Ray: the first."""
-    found: list[Object] = (template.get("spec") or {}).get("containers") or [{}]
-    return found[0]
+    """The first container, which runs Ray."""
+    containers: list[Object] = (template.get("spec") or {}).get("containers") or [{}]
+    return containers[0]
 
 
 def _head(spec: Object, path: str) -> Iterator[Finding]:
@@ -91,8 +91,8 @@ def _head(spec: Object, path: str) -> Iterator[Finding]:
         message = f"{shown(kind)} is none of {', '.join(_SERVICE_TYPES)}"
         yield Finding(child(path, "serviceType"), "ray.service-type", message, nearest(kind, _SERVICE_TYPES))
     name = ((head.get("headService") or {}).get("metadata") or {}).get("name")
-    if name and (said := names.label_1123(name)):
-        message = f"the name {shown(name)} {said}"
+    if name and (problem := names.label_1123(name)):
+        message = f"the name {shown(name)} {problem}"
         yield Finding(below(path, "headService.metadata.name"), "ray.name", message, names.LABEL_1123_REMEDY)
     yield from _head_ports(
         first_container(head["template"]).get("ports") or [], below(path, "template.spec.containers[0].ports")
@@ -100,7 +100,7 @@ def _head(spec: Object, path: str) -> Iterator[Finding]:
 
 
 def _head_ports(ports: list[Object], path: str) -> Iterator[Finding]:
-    """All ports of the head's first container go into one Service, over TCP whatever they say."""
+    """Findings about ports of the head's first container: KubeRay puts all into one Service, over TCP only."""
     taken: dict[int, str] = {}
     if ports and all(port.get("name") != _METRICS[0] for port in ports):
         taken[_METRICS[1]] = f"'{_METRICS[0]}', which is added"
@@ -114,15 +114,15 @@ def _head_ports(ports: list[Object], path: str) -> Iterator[Finding]:
 
 
 def _workers(spec: Object, path: str) -> Iterator[Finding]:
-    seen: set[str] = set()
+    names_before: set[str] = set()
     for index, group in enumerate(spec.get("workerGroupSpecs") or []):
         where, name = item(path, index), group.get("groupName", "")
-        if name in seen:
+        if name in names_before:
             message = f"another worker group is called '{name}' too: their pods could not be told apart"
             yield Finding(child(where, "groupName"), "ray.group-twice", message, "Give each group its own name.")
-        seen.add(name)
-        if said := names.label_value(name) or names.subdomain(name.lower()):
-            message = f"the group's name {shown(name)} {said}: pods are named and labelled by it"
+        names_before.add(name)
+        if problem := names.label_value(name) or names.subdomain(name.lower()):
+            message = f"the group's name {shown(name)} {problem}: pods are named and labelled by it"
             yield Finding(child(where, "groupName"), "ray.group-name", message, names.LABEL_1123_REMEDY)
         yield from _group(group, f"worker group '{name}'", where)
         yield from _counts(group, where)
@@ -142,24 +142,24 @@ def _group(group: Object, who: str, path: str) -> Iterator[Finding]:
     if "labels" in parameters:
         message = "labels are not set here"
         yield Finding(child(where, "labels"), "ray.start-labels", message, "Use the group's own field 'labels'.")
-    if (given := parameters.get("resources")) and not _is_amounts(given):
-        message = f"{shown(given)} is no JSON object of numbers"
+    if (setting := parameters.get("resources")) and not _is_amounts(setting):
+        message = f"{shown(setting)} is no JSON object of numbers"
         yield Finding(child(where, "resources"), "ray.start-resources", message, """Write '"{\\"name\\": 1}"'.""")
     for key in ("num-cpus", "num-gpus", "memory"):
-        if (given := parameters.get(key)) and not re.fullmatch(r"\d+", given.strip("'\"")):
-            message = f"{shown(given)} is no whole number"
+        if (setting := parameters.get(key)) and not re.fullmatch(r"\d+", setting.strip("'\"")):
+            message = f"{shown(setting)} is no whole number"
             yield Finding(child(where, key), "ray.start-number", message, "Give a plain whole number of 0 or more.")
     for key, value in (group.get("labels") or {}).items():
-        if said := names.qualified(key) or names.label_value(value):
-            message = f"the label {shown(f'{key}={value}')} {said}"
+        if problem := names.qualified(key) or names.label_value(value):
+            message = f"the label {shown(f'{key}={value}')} {problem}"
             yield Finding(child(child(path, "labels"), key), "ray.group-label", message, names.QUALIFIED_REMEDY)
 
 
 def _counts(group: Object, path: str) -> Iterator[Finding]:
     least, most, replicas = group.get("minReplicas"), group.get("maxReplicas"), group.get("replicas")
     for key in ("minReplicas", "maxReplicas", "replicas"):
-        if (given := group.get(key)) is not None and given < 0:
-            yield Finding(child(path, key), f"ray.negative-{key}", f"{given} is negative", "Give 0 or more.")
+        if (value := group.get(key)) is not None and value < 0:
+            yield Finding(child(path, key), f"ray.negative-{key}", f"{value} is negative", "Give 0 or more.")
     if least is not None and most is not None and least > most:
         message = f"{least} is more than maxReplicas, {most}"
         remedy = "Lower minReplicas, or raise maxReplicas."
@@ -269,12 +269,12 @@ def _authentication(spec: Object, path: str) -> Iterator[Finding]:
             yield Finding(field, "ray.k8s-auth", message, "Set 'authOptions.mode' to token.")
         return
     least = (2, 55) if options.get("enableK8sTokenAuth") else (2, 52)
-    found = _VERSION.match(version)
+    match = _VERSION.match(version)
     remedy = f"Set 'rayVersion' to the Ray of the image, {least[0]}.{least[1]}.0 or later."
-    if found is None:
+    if match is None:
         message = f"{shown(version)} is no version" if version else "token authentication needs to know Ray's version"
         yield Finding(child(path, "rayVersion"), "ray.auth-version", message, remedy)
-    elif (int(found[1]), int(found[2])) < least:
+    elif (int(match[1]), int(match[2])) < least:
         message = f"token authentication needs Ray {least[0]}.{least[1]}.0, and this is {version}"
         remedy = "Use an image with that Ray and say so in 'rayVersion', or set 'authOptions.mode' to disabled."
         yield Finding(child(path, "rayVersion"), "ray.auth-version", message, remedy)

@@ -1,4 +1,4 @@
-"""What a RayJob's definition takes, though the operator would refuse it or the job could not run. Pure."""
+"""Rules for a RayJob that its definition does not have: breaking one, it is accepted and never runs. Pure."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from rayplane.gateway.backends.kubernetes.preflight import formats, pods, rayclu
 from rayplane.gateway.backends.kubernetes.preflight.finding import Finding, below, child, item, nearest, shown
 
 MOST_NAME = raycluster.MOST_NAME - 6
-"""Characters of a job's name: its cluster is called so, with six more."""
+"""The most characters of a job's name: the operator adds six for the name of its cluster."""
 
 Object = dict[str, Any]
 
 MODES = ("K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode")
 _CLUSTER = "ray.io/cluster"
 _ORDER = ("DeleteWorkers", "DeleteCluster", "DeleteSelf")
-"""Which deletion must not come before which."""
+"""Order of deletions: none may come before one to its left."""
 
 
 def wrong(job: Object, old: Object | None) -> Iterator[Finding]:
-    """What is wrong with a RayJob as it is stored; ``old`` is what is there now."""
+    """Findings about a RayJob as the API server would store it; ``old`` is the present one, if any."""
     metadata = job["metadata"]
     yield from raycluster.name_wrong(metadata.get("name") or "", "RayJob", MOST_NAME)
     yield from raycluster.managed_by_unset(job, old)
@@ -30,7 +30,7 @@ def wrong(job: Object, old: Object | None) -> Iterator[Finding]:
 
 
 def spec_wrong(spec: Object, annotations: dict[str, str], path: str) -> Iterator[Finding]:
-    """What is wrong with a job's spec, wherever it stands."""
+    """Findings about a job's spec in a RayJob or a RayCronJob."""
     yield from _cluster(spec, annotations, path)
     yield from _mode(spec, path)
     yield from _end(spec, path)
@@ -106,8 +106,8 @@ def _end(spec: Object, path: str) -> Iterator[Finding]:
         message = "a job on a cluster that is there already can't be suspended"
         yield Finding(child(path, "suspend"), "ray.job-suspend", message, "Suspend the cluster instead.")
     for key in ("activeDeadlineSeconds", "preRunningDeadlineSeconds"):
-        if (given := spec.get(key)) is not None and given <= 0:
-            message = f"{given} is no time to run in"
+        if (value := spec.get(key)) is not None and value <= 0:
+            message = f"{value} is no time to run in"
             yield Finding(child(path, key), "ray.job-deadline", message, "Give 1 second or more, or leave it out.")
 
 
@@ -130,8 +130,8 @@ def _rules(rules: list[Object], spec: Object, path: str) -> Iterator[Finding]:
     times: dict[tuple[str, str], dict[str, int]] = {}
     for index, rule in enumerate(rules):
         where, policy, condition = item(path, index), rule["policy"], rule["condition"]
-        if said := _policy_wrong(policy, spec):
-            yield Finding(child(where, "policy"), "ray.deletion-policy", said, "Use DeleteSelf or DeleteNone.")
+        if problem := _policy_wrong(policy, spec):
+            yield Finding(child(where, "policy"), "ray.deletion-policy", problem, "Use DeleteSelf or DeleteNone.")
             continue
         key = "jobStatus" if condition.get("jobStatus") is not None else "jobDeploymentStatus"
         same = times.setdefault((key, str(condition.get(key))), {})
@@ -140,8 +140,8 @@ def _rules(rules: list[Object], spec: Object, path: str) -> Iterator[Finding]:
             yield Finding(where, "ray.rule-twice", message, "Keep one of them.")
         same.setdefault(policy, condition.get("ttlSeconds") or 0)
     for (key, status), seconds in times.items():
-        given = [(policy, seconds[policy]) for policy in _ORDER if policy in seconds]
-        for (sooner, first), (later, second) in itertools.pairwise(given):
+        ordered = [(policy, seconds[policy]) for policy in _ORDER if policy in seconds]
+        for (sooner, first), (later, second) in itertools.pairwise(ordered):
             if second < first:
                 message = f"at {key} {status}, {later} after {second} s comes before {sooner} after {first} s"
                 remedy = "Let DeleteWorkers come first, DeleteCluster next, DeleteSelf last."
@@ -155,8 +155,8 @@ def _legacy(strategy: Object, spec: Object, path: str) -> Iterator[Finding]:
         if policy is None:
             message = "required, and missing"
             yield Finding(where, "ray.deletion-policy", message, "Set it, or use 'deletionRules' instead of both.")
-        elif said := _policy_wrong(policy, spec):
-            yield Finding(where, "ray.deletion-policy", said, "Use DeleteSelf or DeleteNone.")
+        elif problem := _policy_wrong(policy, spec):
+            yield Finding(where, "ray.deletion-policy", problem, "Use DeleteSelf or DeleteNone.")
         elif policy == "DeleteNone" and spec.get("shutdownAfterJobFinishes"):
             message = "keeps what 'shutdownAfterJobFinishes' deletes"
             yield Finding(where, "ray.deletion-policy", message, "Leave out 'shutdownAfterJobFinishes'.")
@@ -178,15 +178,15 @@ def _entrypoint(spec: Object, path: str) -> Iterator[Finding]:
         message = "is empty: there is nothing to run"
         yield Finding(child(path, "entrypoint"), "ray.entrypoint", message, "Give the command of the job.")
     for key in ("entrypointNumCpus", "entrypointNumGpus"):
-        if (given := spec.get(key)) is not None and given < 0:
-            yield Finding(child(path, key), "ray.entrypoint-amount", f"{given} is negative", "Give 0 or more.")
-    if given := spec.get("entrypointResources"):
+        if (value := spec.get(key)) is not None and value < 0:
+            yield Finding(child(path, key), "ray.entrypoint-amount", f"{value} is negative", "Give 0 or more.")
+    if value := spec.get("entrypointResources"):
         try:
-            amounts = json.loads(given)
+            amounts = json.loads(value)
         except ValueError:
             amounts = None
         if not isinstance(amounts, dict):
-            message = f"{shown(given)} is no JSON object"
+            message = f"{shown(value)} is no JSON object"
             yield Finding(child(path, "entrypointResources"), "ray.entrypoint-amount", message, """Write '{"a": 1}'.""")
     yield from _runtime_env(spec.get("runtimeEnvYAML") or "", child(path, "runtimeEnvYAML"))
 

@@ -1,4 +1,4 @@
-"""What a RayService's definition takes, though the operator would refuse it or nothing would be served. Pure."""
+"""Rules for a RayService that its definition does not have: breaking one, it is accepted and never serves. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rayplane.gateway.backends.kubernetes.preflight import raycluster, serve_con
 from rayplane.gateway.backends.kubernetes.preflight.finding import Finding, below, child, nearest, shown
 
 MOST_NAME = raycluster.MOST_NAME - 6
-"""Characters of a service's name: its clusters are called so, with six more."""
+"""The most characters of a service's name: the operator adds six for the names of its clusters."""
 
 Object = dict[str, Any]
 
@@ -20,7 +20,7 @@ _GO_DURATION = re.compile(r"[+-]?(0|((\d+(\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)
 
 
 def wrong(service: Object, old: Object | None) -> Iterator[Finding]:
-    """What is wrong with a RayService as it is stored; ``old`` is what is there now."""
+    """Findings about a RayService as the API server would store it; ``old`` is the present one, if any."""
     metadata, spec = service["metadata"], service["spec"]
     annotations, cluster = metadata.get("annotations") or {}, spec["rayClusterConfig"]
     yield from raycluster.name_wrong(metadata.get("name") or "", "RayService", MOST_NAME)
@@ -36,11 +36,11 @@ def wrong(service: Object, old: Object | None) -> Iterator[Finding]:
     yield from serve_config.wrong(spec.get("serveConfigV2") or "", "spec.serveConfigV2")
 
 
-def _timeout(given: str) -> Iterator[Finding]:
-    """The annotation that says how long a service may take to begin."""
-    positive = re.search(r"[1-9]", given) is not None and not given.startswith("-")
-    if given and not (positive and (_GO_DURATION.fullmatch(given) or re.fullmatch(r"[+]?\d+", given))):
-        message = f"{shown(given)} is no time"
+def _timeout(value: str) -> Iterator[Finding]:
+    """Finding about the annotation that limits a service's start."""
+    positive = re.search(r"[1-9]", value) is not None and not value.startswith("-")
+    if value and not (positive and (_GO_DURATION.fullmatch(value) or re.fullmatch(r"[+]?\d+", value))):
+        message = f"{shown(value)} is no time"
         path = child("metadata.annotations", _TIMEOUT)
         yield Finding(path, "ray.initializing-timeout", message, "Give a duration such as 30m, or seconds.")
 

@@ -1,8 +1,8 @@
-"""The structural schema of a CustomResourceDefinition, applied to an object as the API server applies it.
+"""Apply the structural schema of a CustomResourceDefinition to an object, as the API server does. Pure.
 
-Four questions, in the API server's own order: which fields does it not know (``unknown``), what does it store after
-dropping those and filling in defaults (``filled``), what is wrong with that (``wrong``), and which items of its sets
-and maps come twice (``twice``). Pure. CEL rules are in cel.py, the object's metadata in metadata.py.
+Four steps, in the API server's order: find unknown fields (``unknown``), drop those and fill in defaults (``filled``),
+validate the result (``wrong``), and find duplicate items of sets and maps (``twice``). CEL rules are in cel.py, the
+object's metadata in metadata.py.
 
 A node is compiled when an object first has a value there: KubeRay's schemas are megabytes, its objects are not.
 """
@@ -18,22 +18,22 @@ from rayplane.gateway.backends.kubernetes.preflight.finding import Finding, chil
 from rayplane.gateway.backends.kubernetes.preflight.formats import FORMATS
 
 Json = Any
-"""What JSON can hold: dict, list, str, int, float, bool, None."""
+"""A JSON value: dict, list, str, int, float, bool, None."""
 
 ABSENT: Final = object()
-"""No value at all, which null is not."""
+"""No value at all, unlike null."""
 
 BLOCKING = frozenset(
     {"schema.type", "schema.null", "schema.required", "schema.enum", "schema.max-length", "schema.max-items"}
 )
-"""Rules whose breach keeps the API server from asking CEL rules at all."""
+"""Rules of which any violation makes the API server skip all CEL rules."""
 
 _RANGES = {"int32": (-(2**31), 2**31 - 1), "int64": (-(2**63), 2**63 - 1)}
 _META = frozenset({"apiVersion", "kind", "metadata"})
 
 
 class Node:
-    """One node of a schema. Its children are made when they are asked for, once."""
+    """One node of a schema. Its children are made on first use, once."""
 
     def __init__(self, raw: dict[str, Any]) -> None:
         self.raw = raw
@@ -41,58 +41,58 @@ class Node:
 
     @cached_property
     def properties(self) -> dict[str, Any]:
-        """Name -> schema of the fields that are named."""
+        """Name -> schema of the listed fields."""
         return self.raw.get("properties") or {}
 
     @cached_property
     def additional(self) -> Node | None:
-        """The node of the values under names that are not listed; None where there may be none."""
+        """Node of the fields that are not listed; None if there may be none."""
         raw = self.raw.get("additionalProperties")
         return Node(raw if isinstance(raw, dict) else {"x-kubernetes-preserve-unknown-fields": True}) if raw else None
 
     @cached_property
     def items(self) -> Node | None:
-        """The node of a list's items."""
+        """Node of a list's items."""
         raw = self.raw.get("items")
         return Node(raw) if isinstance(raw, dict) else None
 
     @cached_property
     def open(self) -> bool:
-        """Whether fields that the schema does not know are kept."""
+        """True if the API server keeps fields that the schema does not know."""
         return self.raw.get("x-kubernetes-preserve-unknown-fields") is True
 
     @cached_property
     def embedded(self) -> bool:
-        """Whether it is a whole Kubernetes object of its own."""
+        """True if the value is a whole Kubernetes object of its own."""
         return self.raw.get("x-kubernetes-embedded-resource") is True
 
     @cached_property
     def nullable(self) -> bool:
-        """Whether null is a value here."""
+        """True if null is a valid value."""
         return self.raw.get("nullable") is True
 
     @cached_property
     def list_type(self) -> str | None:
-        """atomic, set or map."""
+        """Kind of a list: atomic, set or map."""
         return self.raw.get("x-kubernetes-list-type")
 
     @cached_property
     def list_keys(self) -> tuple[str, ...]:
-        """The fields that tell the items of a map apart."""
+        """Fields that identify the items of a list of type map."""
         return tuple(self.raw.get("x-kubernetes-list-map-keys") or ())
 
     @cached_property
     def checks(self) -> tuple[Callable[[Json, str], Iterator[Finding]], ...]:
-        """What a value here must pass, its children left out."""
+        """Checks of a value, without its children."""
         return tuple(_checks(self.raw))
 
     @cached_property
     def filling(self) -> tuple[tuple[str, Json], ...]:
-        """(name, default) of the fields that have one."""
+        """(name, default) of the fields that have a default."""
         return tuple((name, raw["default"]) for name, raw in self.properties.items() if raw.get("default") is not None)
 
     def at(self, name: str) -> Node | None:
-        """The node of a field, named or not; None where the schema says nothing of it."""
+        """Node of a field, listed or not; None if the schema does not know it."""
         node = self._children.get(name)
         if node is None and name in self.properties:
             node = self._children.setdefault(name, Node(self.properties[name]))
@@ -100,7 +100,7 @@ class Node:
 
 
 def unknown(value: Json, node: Node | None, path: str = "", *, root: bool = True) -> Iterator[Finding]:
-    """Fields that the schema does not know: the API server drops them, or refuses them when asked to be strict."""
+    """Findings about unknown fields: the API server drops them, or refuses them in strict validation."""
     if isinstance(value, dict):
         for name, below in value.items():
             if (root or (node and node.embedded)) and name in _META:
@@ -117,8 +117,10 @@ def unknown(value: Json, node: Node | None, path: str = "", *, root: bool = True
 
 
 def filled(value: Json, node: Node | None, *, root: bool = True) -> Json:
-    """A copy as the API server validates and stores what is applied: unknown fields gone, defaults filled in, also for
-    nulls. A null without a default stays: a request that creates drops it, server-side apply refuses it."""
+    """A copy as the API server validates and stores it: without unknown fields, with defaults, also for nulls.
+
+    A null without a default stays: a create request drops it, server-side apply refuses it.
+    """
     if node is None:
         return value
     if isinstance(value, dict):
@@ -133,7 +135,7 @@ def filled(value: Json, node: Node | None, *, root: bool = True) -> Json:
 
 
 def wrong(value: Json, node: Node, path: str = "", old: Json = ABSENT) -> Iterator[Finding]:
-    """What a filled value has wrong. What ``old`` has as well, unchanged, is let pass, as the API server does."""
+    """Findings about a filled value. A part that is unchanged from ``old`` passes, as in the API server."""
     if old is not ABSENT and same(value, old):
         return
     if value is None and node.nullable:
@@ -155,7 +157,7 @@ def wrong(value: Json, node: Node, path: str = "", old: Json = ABSENT) -> Iterat
 
 
 def twice(value: Json, node: Node | None, path: str = "") -> Iterator[Finding]:
-    """Items of sets, and of lists that are maps, that come more than once."""
+    """Findings about duplicate items of sets and maps."""
     if node is None:
         return
     if isinstance(value, dict):
@@ -169,7 +171,7 @@ def twice(value: Json, node: Node | None, path: str = "") -> Iterator[Finding]:
 
 
 def correlated(value: list[Json], old: Json, node: Node) -> Iterable[tuple[Json, Json]]:
-    """Each item with the one that it was before, as far as that can be told: only the items of maps have names."""
+    """Each item with its earlier version, or ABSENT: only items of maps have keys to match by."""
     if not isinstance(old, list) or node.list_type != "map":
         return ((below, ABSENT) for below in value)
     before = {_key(each, node.list_keys): each for each in old}
@@ -199,17 +201,17 @@ def _filled_object(value: dict[str, Json], node: Node, *, root: bool) -> dict[st
 
 
 def _twice_here(value: list[Json], node: Node, path: str) -> Iterator[Finding]:
-    seen: set[Any] = set()
+    keys_before: set[Any] = set()
     for index, below in enumerate(value):
         if node.list_type == "map" and not isinstance(below, dict):
-            continue  # said by its type
+            continue  # the check of its type reports it
         key = _key(below, node.list_keys) if node.list_type == "map" else _frozen(below)
-        if key in seen:
+        if key in keys_before:
             what = ", ".join(f"{name} {shown(below.get(name))}" for name in node.list_keys) or shown(below)
             yield Finding(
                 item(path, index), "schema.duplicate", f"comes twice: {what}", "Keep one of them, or rename one."
             )
-        seen.add(key)
+        keys_before.add(key)
 
 
 def _checks(raw: dict[str, Any]) -> Iterator[Callable[[Json, str], Iterator[Finding]]]:
@@ -316,7 +318,7 @@ def _check_embedded(value: Json, path: str) -> Iterator[Finding]:
 
 
 def _check_junctors(value: Json, path: str, raw: dict[str, Any]) -> Iterator[Finding]:
-    """allOf, anyOf, oneOf, not. The two branches of an int-or-string say no more than its type."""
+    """Findings about allOf, anyOf, oneOf and not. The branches of an int-or-string only repeat its type."""
     for each in raw.get("allOf") or ():
         yield from wrong(value, Node(each), path)
     if raw.get("anyOf") and not raw.get("x-kubernetes-int-or-string") and not any(map(_fits(value), raw["anyOf"])):
@@ -376,12 +378,12 @@ def _quote(value: Json) -> str:
 
 
 def field_of(old: Json, name: str) -> Json:
-    """A field of what was there before, ABSENT where there was none."""
+    """A field of the earlier value; ABSENT if there was none."""
     return old.get(name, ABSENT) if isinstance(old, dict) else ABSENT
 
 
 def same(one: Json, other: Json) -> bool:
-    """Equal, and of one type: Python holds 1, 1.0 and True for equal."""
+    """True if equal and of the same type: in Python 1 == 1.0 == True."""
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(same(each, other[name]) for name, each in one.items())
     if isinstance(one, list) and isinstance(other, list):
@@ -403,7 +405,7 @@ def _frozen(value: Json) -> Any:
 
 @lru_cache(maxsize=512)
 def _pattern(text: str) -> re.Pattern[str] | None:
-    """A pattern of Go's RE2, where ``$`` is the very end; None for one that Python can't read: the API server does."""
+    """Compile a pattern of Go's RE2, where ``$`` is the end of the text. None if Python can't: the API server can."""
     try:
         return re.compile(re.sub(r"(?<!\\)\$(?=$|\)|\|)", r"\\Z", text), re.ASCII)
     except re.error:

@@ -1,6 +1,7 @@
-"""The configuration of Ray Serve inside a RayService (``serveConfigV2``): text that only Ray would read. Pure.
+"""Rules for the configuration of Ray Serve in a RayService (``serveConfigV2``), a text that only Ray parses. Pure.
 
-The operator hands it to Ray's ``PUT /api/serve/applications/`` over and over; what Ray refuses shows in its log alone.
+The operator repeatedly sends it to Ray's ``PUT /api/serve/applications/``; Ray's refusal shows in the operator's log
+only.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ _APPLICATION = (
 )
 
 _MOST_OF_AUTO = 100
-"""How many replicas Ray makes at most of a deployment whose number is 'auto', unless it says otherwise."""
+"""Ray's default ``max_replicas`` of a deployment with ``num_replicas: auto``."""
 
 
 def wrong(text: str, path: str) -> Iterator[Finding]:
-    """What Ray would refuse, or, of unknown keys, drop in silence. An empty text deploys nothing, which is allowed."""
+    """Findings about what Ray would refuse, and about unknown keys, which it drops silently. An empty text is valid."""
     if not text.strip():
         return
     try:
@@ -69,8 +70,10 @@ def _application(application: Any, path: str) -> Iterator[Finding]:
     if not isinstance(name, str) or not name:
         message = f"{shown(name)} is no name"
         yield Finding(child(path, "name"), "ray.serve-application", message, "Give it a name, or leave it out.")
-    if said := _import_path_wrong(application.get("import_path")):
-        yield Finding(child(path, "import_path"), "ray.serve-import-path", said, "Write it as module.path:application.")
+    if problem := _import_path_wrong(application.get("import_path")):
+        yield Finding(
+            child(path, "import_path"), "ray.serve-import-path", problem, "Write it as module.path:application."
+        )
     route = application.get("route_prefix", "/")
     if route is not None and not isinstance(route, str):
         message = f"{shown(route)} is no path"
@@ -82,8 +85,8 @@ def _application(application: Any, path: str) -> Iterator[Finding]:
         message = f"{shown(route)} ends with '/'"
         yield Finding(child(path, "route_prefix"), "ray.serve-route", message, f"Write '{route.rstrip('/') or '/'}'.")
     for key, kind in (("deployments", list), ("args", dict), ("runtime_env", dict)):
-        if (given := application.get(key)) is not None and not isinstance(given, kind):
-            message = f"is {shown(given)}, no {'list' if kind is list else 'mapping'}"
+        if (value := application.get(key)) is not None and not isinstance(value, kind):
+            message = f"is {shown(value)}, no {'list' if kind is list else 'mapping'}"
             yield Finding(child(path, key), "ray.serve-application", message, "Correct it, or leave it out.")
     yield from _deployments(application.get("deployments"), child(path, "deployments"))
 
@@ -115,25 +118,25 @@ def _alike(applications: list[dict[str, Any]], path: str) -> Iterator[Finding]:
         ("name", "default", "Give each application its own name."),
         ("route_prefix", "/", "Give each application its own route_prefix."),
     ):
-        given = [each.get(key, default) for each in applications]
-        for value in dict.fromkeys(each for each in given if isinstance(each, str) and given.count(each) > 1):
-            yield Finding(path, "ray.serve-twice", f"{given.count(value)} have the {key} '{value}'", remedy)
+        values = [each.get(key, default) for each in applications]
+        for value in dict.fromkeys(each for each in values if isinstance(each, str) and values.count(each) > 1):
+            yield Finding(path, "ray.serve-twice", f"{values.count(value)} have the {key} '{value}'", remedy)
 
 
-def _import_path_wrong(given: Any) -> str:
-    if given is None:
+def _import_path_wrong(value: Any) -> str:
+    if value is None:
         return "required, and missing"
-    if not isinstance(given, str):
-        return f"is {shown(given)}, not a text"
-    if ":" in given:
-        module, _, name = given.partition(":")
-        return "" if module and name and ":" not in name else f"{shown(given)} can't be imported from"
-    module, _, name = given.rpartition(".")
-    return "" if module and name else f"{shown(given)} can't be imported from"
+    if not isinstance(value, str):
+        return f"is {shown(value)}, not a text"
+    if ":" in value:
+        module, _, name = value.partition(":")
+        return "" if module and name and ":" not in name else f"{shown(value)} can't be imported from"
+    module, _, name = value.rpartition(".")
+    return "" if module and name else f"{shown(value)} can't be imported from"
 
 
-def _unknown(given: dict[str, Any], known: tuple[str, ...], path: str) -> Iterator[Finding]:
-    for key in given:
+def _unknown(mapping: dict[str, Any], known: tuple[str, ...], path: str) -> Iterator[Finding]:
+    for key in mapping:
         if key not in known:
             yield Finding(child(path, str(key)), "ray.serve-unknown", "unknown key", nearest(str(key), known))
 

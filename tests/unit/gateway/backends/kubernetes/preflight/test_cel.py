@@ -42,7 +42,7 @@ def said(rule: dict[str, Any] | str, schema: dict[str, Any], value: Json, *, old
         ("quantity(self).isInteger() && quantity(self).asInteger() == 2", TEXT, "2k", "2"),
     ],
 )
-def test_a_rule_holds_for_the_good_and_not_for_the_bad(
+def test_a_rule_holds_for_valid_values_and_is_broken_by_others(
     rule: str, schema: dict[str, Any], good: Json, bad: Json
 ) -> None:
     if "asInteger() == 2" in rule:
@@ -51,7 +51,7 @@ def test_a_rule_holds_for_the_good_and_not_for_the_bad(
     assert said({"rule": rule, "message": "no."}, schema, bad) == ["no"]
 
 
-def test_fields_are_seen_by_their_type_and_by_their_escaped_name() -> None:
+def test_cel_sees_fields_by_their_type_and_their_escaped_name() -> None:
     schema = {
         "type": "object",
         "properties": {"share": {"type": "number"}, "a-b": TEXT, "in": TEXT, "tags": {"type": "object"}},
@@ -66,7 +66,7 @@ def test_the_keys_of_a_map_are_not_escaped() -> None:
     assert said("self.all(key, self[key] == 'x') && 'a-b' in self", schema, {"a-b": "x"}) == []
 
 
-def test_a_rule_of_the_whole_object_sees_its_name_and_no_more_of_its_metadata() -> None:
+def test_a_rule_of_the_whole_object_sees_only_the_name_of_its_metadata() -> None:
     node = Node(
         {
             "type": "object",
@@ -77,14 +77,14 @@ def test_a_rule_of_the_whole_object_sees_its_name_and_no_more_of_its_metadata() 
     assert list(broken({"metadata": {"name": "x", "labels": {}}, "spec": {"a": "x"}}, node)) == []
 
 
-def test_a_rule_on_oldself_is_asked_of_changes_alone() -> None:
+def test_a_rule_with_oldself_applies_to_changes_only() -> None:
     fixed = {"rule": "self == oldSelf", "message": "is immutable"}
     assert said(fixed, TEXT, "a") == []
     assert said(fixed, TEXT, "a", old="a") == []
     assert said(fixed, TEXT, "a", old="b") == ["is immutable"]
 
 
-def test_an_optional_oldself_is_there_on_changes_and_none_before() -> None:
+def test_an_optional_oldself_has_a_value_on_changes_only() -> None:
     rule = {"rule": "oldSelf.hasValue() ? oldSelf.value() == self : self == 'first'", "optionalOldSelf": True}
     assert said(rule, TEXT, "first") == []
     assert said(rule, TEXT, "second") != []
@@ -92,12 +92,12 @@ def test_an_optional_oldself_is_there_on_changes_and_none_before() -> None:
     assert said({"rule": "self == oldSelf.orValue('x')", "optionalOldSelf": True}, TEXT, "x") == []
 
 
-def test_what_broke_a_rule_before_and_did_not_change_is_let_pass() -> None:
+def test_an_old_violation_in_an_unchanged_value_passes() -> None:
     assert said("self == 'a'", TEXT, "b", old="b") == []
     assert said("self == 'a'", TEXT, "b", old="c") != []
 
 
-def test_items_of_maps_are_followed_by_their_keys_and_those_of_other_lists_are_not() -> None:
+def test_items_of_maps_are_matched_by_key_and_those_of_other_lists_are_not() -> None:
     entry = {
         "type": "object",
         "properties": {
@@ -114,7 +114,7 @@ def test_items_of_maps_are_followed_by_their_keys_and_those_of_other_lists_are_n
     assert list(broken(new, Node({**schema, "x-kubernetes-list-type": "atomic"}), "groups", old)) == []
 
 
-def test_the_order_of_a_set_says_nothing() -> None:
+def test_the_order_of_a_set_has_no_meaning() -> None:
     schema = {"type": "array", "items": TEXT, "x-kubernetes-list-type": "set"}
     assert said("self == oldSelf", schema, ["a", "b"], old=["b", "a"]) == []
     assert said("self == oldSelf", {**schema, "x-kubernetes-list-type": "atomic"}, ["a", "b"], old=["b", "a"]) != []
@@ -132,7 +132,7 @@ def test_a_rule_that_ends_in_an_error_counts_as_broken() -> None:
     assert "no such member" in said("self.a == 1", {"type": "object", "properties": {"a": {"type": "integer"}}}, {})[0]
 
 
-def test_what_cel_python_lacks_is_left_to_the_api_server_and_named() -> None:
+def test_rules_that_cel_python_can_not_evaluate_are_left_to_the_api_server_and_listed() -> None:
     rules = ["self.?a.orValue(1) == 1", "cel.bind(x, self, x == 1)", "url(self).getHost() == 'x'", "self == 'a'"]
     node = Node(
         {

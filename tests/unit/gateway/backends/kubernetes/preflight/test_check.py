@@ -1,4 +1,4 @@
-"""An object as a whole: its kind and version, which rules are asked when, and the sentences that come of it."""
+"""Checks of a whole object: its kind and version, which rules apply when, and the resulting sentences."""
 
 from __future__ import annotations
 
@@ -59,38 +59,38 @@ CRD: dict[str, Any] = {
 
 def cluster(*changes: tuple[str, Any]) -> dict[str, Any]:
     """A RayCluster that the definition above takes, changed."""
-    thing = own("fixed")
-    thing["spec"] = {key: thing["spec"][key] for key in ("rayVersion", "headGroupSpec", "workerGroupSpecs")}
+    manifest = own("fixed")
+    manifest["spec"] = {key: manifest["spec"][key] for key in ("rayVersion", "headGroupSpec", "workerGroupSpecs")}
     for path, value in changes:
-        put(thing, path, value)
-    return thing
+        put(manifest, path, value)
+    return manifest
 
 
-def rules(thing: dict[str, Any], **more: Any) -> list[str]:
-    return [finding.rule for finding in check(thing, CRD, **more)]
+def rules(manifest: dict[str, Any], **more: Any) -> list[str]:
+    return [finding.rule for finding in check(manifest, CRD, **more)]
 
 
-def test_a_good_object_has_no_finding_and_is_not_touched() -> None:
-    thing = cluster()
-    before = copy.deepcopy(thing)
-    assert check(thing, CRD) == []
-    assert thing == before
+def test_a_valid_object_has_no_finding_and_is_not_modified() -> None:
+    manifest = cluster()
+    before = copy.deepcopy(manifest)
+    assert check(manifest, CRD) == []
+    assert manifest == before
 
 
-def test_all_that_is_wrong_is_found_at_once() -> None:
-    thing = cluster(
+def test_all_problems_are_found_at_once() -> None:
+    manifest = cluster(
         ("metadata.labels['team']", "a b"),
         ("spec.workerGroupSpecs[0].minReplicas", 5),
         ("spec.workersGroupSpecs", []),
         ("spec.headGroupSpec.template.spec.volumes", []),
     )
-    found = rules(thing)
-    assert sorted(found) == ["metadata.label-value", "pod.mount", "ray.min-over-max", "schema.unknown-field"]
+    broken = rules(manifest)
+    assert sorted(broken) == ["metadata.label-value", "pod.mount", "ray.min-over-max", "schema.unknown-field"]
 
 
-def test_the_rules_wait_until_the_types_are_right() -> None:
-    thing = cluster(("spec.workerGroupSpecs[0].minReplicas", "5"), ("spec.headGroupSpec.template.spec.volumes", []))
-    assert rules(thing) == ["schema.type"]
+def test_the_operators_rules_are_skipped_while_types_are_wrong() -> None:
+    manifest = cluster(("spec.workerGroupSpecs[0].minReplicas", "5"), ("spec.headGroupSpec.template.spec.volumes", []))
+    assert rules(manifest) == ["schema.type"]
 
 
 def test_another_kind_is_refused() -> None:
@@ -103,7 +103,7 @@ def test_a_version_that_is_not_served_is_refused_with_one_that_is() -> None:
     assert (finding.rule, finding.remedy) == ("schema.version", "Known here: v1.")
 
 
-def test_a_change_is_asked_what_may_not_change() -> None:
+def test_a_change_of_an_immutable_field_has_a_finding() -> None:
     mine = cluster(("spec.managedBy", "a"))
     assert rules(mine) == []
     assert rules(mine, old=mine) == []
@@ -111,7 +111,7 @@ def test_a_change_is_asked_what_may_not_change() -> None:
     assert rules(cluster(), old=mine) == ["ray.managed-by-unset"]
 
 
-def test_a_definition_is_compiled_once_and_anew_when_it_is_another() -> None:
+def test_a_definition_is_compiled_once_and_another_one_again() -> None:
     other = copy.deepcopy(CRD)
     assert compiled(CRD) is compiled(CRD)
     assert compiled(CRD) is not compiled(other)
@@ -126,13 +126,13 @@ def test_findings_become_sentences_with_their_remedies() -> None:
     ]
 
 
-def test_what_is_there_is_compared_with_what_is_to_come() -> None:
+def test_preflight_compares_the_present_object_with_the_new_one() -> None:
     mine = cluster(("spec.managedBy", "a"))
     [said] = preflight([cluster()], {"RayCluster": CRD}, old={"RayCluster": mine})
     assert "can't be taken away" in said
 
 
-def test_a_cluster_without_kuberay_is_said_so() -> None:
+def test_a_missing_kuberay_has_a_finding() -> None:
     [said] = preflight([cluster()], {})
     assert "knows no such kind. Install KubeRay" in said
 

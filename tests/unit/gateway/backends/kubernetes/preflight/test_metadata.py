@@ -10,11 +10,11 @@ from rayplane.gateway.backends.kubernetes.preflight import metadata
 
 
 def rules(**more: Any) -> list[tuple[str, str]]:
-    """(path, rule) of all that is wrong with an object of that metadata."""
+    """(path, rule) of all findings about an object of that metadata."""
     return [(each.path, each.rule) for each in metadata.wrong({"name": "dev", "namespace": "growth", **more})]
 
 
-def test_plain_metadata_is_let_pass() -> None:
+def test_plain_metadata_has_no_finding() -> None:
     more = {"labels": {"a.io/b": "", "c": "D_1"}, "annotations": {"A.io/b": "any\ntext"}, "finalizers": ["a.io/b"]}
     owner = {"apiVersion": "v1", "kind": "Pod", "name": "x", "uid": "y"}
     assert rules(**more, ownerReferences=[owner], creationTimestamp=None, resourceVersion="3") == []
@@ -40,14 +40,14 @@ def test_plain_metadata_is_let_pass() -> None:
         ({"managedFields": [{}]}, "metadata.managedFields", "metadata.managed-fields"),
     ],
 )
-def test_what_is_wrong_is_found_where_it_is(more: dict[str, Any], path: str, rule: str) -> None:
+def test_a_finding_has_the_path_of_the_problem(more: dict[str, Any], path: str, rule: str) -> None:
     assert (path, rule) in rules(**more)
 
 
-def test_metadata_that_is_none_is_said_so() -> None:
+def test_metadata_that_is_no_object_has_a_finding() -> None:
     assert [each.rule for each in metadata.wrong(None)] == ["metadata.type"]
 
 
-def test_a_number_as_a_label_is_told_to_be_quoted() -> None:
+def test_the_remedy_for_a_number_as_a_label_is_quotes() -> None:
     [finding] = metadata.labels({"team": 7}, "metadata.labels")
     assert finding.remedy == 'Write it in quotes: "7".'

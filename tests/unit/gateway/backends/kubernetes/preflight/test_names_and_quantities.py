@@ -39,7 +39,7 @@ def test_a_quantity_is_worth_what_kubernetes_says(text: object, worth: Fraction 
     assert quantity(text) == worth
 
 
-def test_names_are_told_apart() -> None:
+def test_each_kind_of_name_has_its_own_syntax() -> None:
     assert [names.label_1035(text) == "" for text in ("a", "a-1", "1a", "A", "a-", "a.b", "", "a" * 64)] == [
         *(True, True),
         *[False] * 6,
@@ -71,7 +71,7 @@ def test_names_are_told_apart() -> None:
         ("email", "me@example.com", "me"),
     ],
 )
-def test_a_format_takes_the_good_and_not_the_bad(form: str, good: str, bad: str) -> None:
+def test_a_format_accepts_valid_texts_and_refuses_others(form: str, good: str, bad: str) -> None:
     assert FORMATS[form].matches(good)
     assert not FORMATS[form].matches(bad)
 
@@ -89,7 +89,7 @@ def test_a_format_takes_the_good_and_not_the_bad(form: str, good: str, bad: str)
         "5/15 * * * *",
     ],
 )
-def test_a_schedule_that_can_be_followed(schedule: str) -> None:
+def test_a_valid_schedule_has_no_problem(schedule: str) -> None:
     assert cron.wrong(schedule) == ""
 
 
@@ -111,7 +111,7 @@ def test_a_schedule_that_can_be_followed(schedule: str) -> None:
         ("@every soon", "names no schedule"),
     ],
 )
-def test_a_schedule_that_can_not(schedule: str, said: str) -> None:
+def test_an_invalid_schedule_has_a_problem(schedule: str, said: str) -> None:
     assert said in cron.wrong(schedule)
 
 
@@ -127,7 +127,7 @@ def test_a_schedule_that_can_not(schedule: str, said: str) -> None:
         ("", None),
     ],
 )
-def test_yaml_says_what_it_says_to_the_operator(text: str, value: object) -> None:
+def test_yaml_is_parsed_as_the_operator_parses_it(text: str, value: object) -> None:
     assert read_yaml(text) == value
 
 
@@ -146,7 +146,7 @@ def test_yaml_says_what_it_says_to_the_operator(text: str, value: object) -> Non
         ("a: \x00", "can't be read as YAML"),
     ],
 )
-def test_yaml_that_the_operator_can_not_read_is_refused_with_a_remedy(text: str, words: str) -> None:
+def test_yaml_that_the_operator_can_not_parse_is_refused_with_a_remedy(text: str, words: str) -> None:
     with pytest.raises(UnreadableYaml) as refused:
         read_yaml(text)
     assert words in refused.value.message

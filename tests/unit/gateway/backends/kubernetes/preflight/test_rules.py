@@ -30,12 +30,12 @@ def rules(case: Case) -> set[str]:
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.rule], ids=lambda case: case.name[:100])
-def test_the_rule_that_a_mutation_breaks_is_found(case: Case) -> None:
+def test_a_mutation_that_breaks_a_rule_has_its_finding(case: Case) -> None:
     assert case.rule in rules(case)
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if not case.rule], ids=lambda case: case.name[:100])
-def test_a_mutation_that_breaks_none_is_let_pass(case: Case) -> None:
+def test_a_mutation_that_breaks_no_rule_has_no_finding(case: Case) -> None:
     assert rules(case) == set()
 
 

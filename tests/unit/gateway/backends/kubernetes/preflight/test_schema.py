@@ -46,12 +46,12 @@ NODE = Node({"type": "object", "properties": {"spec": SPEC}})
 
 
 def rules(spec: Any, *, old: Any = ABSENT) -> list[tuple[str, str]]:
-    """(path, rule) of all that is wrong with a spec."""
-    thing = {"apiVersion": "a/v1", "kind": "A", "metadata": {"name": "x"}, "spec": spec}
-    stored = filled(thing, NODE)
+    """(path, rule) of all findings about a spec."""
+    manifest = {"apiVersion": "a/v1", "kind": "A", "metadata": {"name": "x"}, "spec": spec}
+    stored = filled(manifest, NODE)
     before = old if old is ABSENT else filled({"spec": old}, NODE)
-    found = [*unknown(thing, NODE), *wrong(stored, NODE, old=before), *twice(stored, NODE)]
-    return [(finding.path.removeprefix("spec."), finding.rule.removeprefix("schema.")) for finding in found]
+    findings = [*unknown(manifest, NODE), *wrong(stored, NODE, old=before), *twice(stored, NODE)]
+    return [(finding.path.removeprefix("spec."), finding.rule.removeprefix("schema.")) for finding in findings]
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def rules(spec: Any, *, old: Any = ABSENT) -> list[tuple[str, str]]:
         {"object": {"apiVersion": "v1", "kind": "Pod", "spec": {}}},
     ],
 )
-def test_what_fits_the_schema_is_let_pass(more: dict[str, Any]) -> None:
+def test_a_value_that_fits_the_schema_has_no_finding(more: dict[str, Any]) -> None:
     assert rules({"size": "small", **more}) == []
 
 
@@ -110,11 +110,13 @@ def test_what_fits_the_schema_is_let_pass(more: dict[str, Any]) -> None:
         ({"object": {"kind": "Pod"}}, "object.apiVersion", "embedded"),
     ],
 )
-def test_what_does_not_fit_is_found_where_it_is(more: dict[str, Any], path: str, rule: str) -> None:
+def test_a_value_that_does_not_fit_the_schema_has_a_finding_with_its_path(
+    more: dict[str, Any], path: str, rule: str
+) -> None:
     assert rules({"size": "small", **more}) == [(path, rule)]
 
 
-def test_what_is_required_is_missed() -> None:
+def test_a_missing_required_field_has_a_finding() -> None:
     assert rules({}) == [("size", "required")]
 
 
@@ -129,13 +131,13 @@ def test_defaults_are_filled_in_at_every_depth() -> None:
     assert stored == {"spec": {"size": "ab", "count": 1, "ports": [{"port": 1, "protocol": "TCP"}]}}
 
 
-def test_filling_changes_nothing_of_what_it_was_given() -> None:
-    given = {"spec": {"size": "ab", "ports": [{"port": 1}]}}
-    filled(given, NODE)
-    assert given == {"spec": {"size": "ab", "ports": [{"port": 1}]}}
+def test_filling_in_defaults_does_not_modify_its_argument() -> None:
+    argument = {"spec": {"size": "ab", "ports": [{"port": 1}]}}
+    filled(argument, NODE)
+    assert argument == {"spec": {"size": "ab", "ports": [{"port": 1}]}}
 
 
-def test_what_was_wrong_before_and_did_not_change_is_let_pass() -> None:
+def test_an_old_mistake_in_an_unchanged_value_passes() -> None:
     assert rules({"size": "small", "mode": "old"}, old={"size": "small", "mode": "old"}) == []
     assert rules({"size": "small", "mode": "odd"}, old={"size": "small", "mode": "old"}) == [("mode", "enum")]
     ports = [{"port": "x"}, {"port": "y"}]
@@ -144,11 +146,11 @@ def test_what_was_wrong_before_and_did_not_change_is_let_pass() -> None:
     ]
 
 
-def test_one_is_not_true() -> None:
+def test_the_number_one_is_not_equal_to_true() -> None:
     assert rules({"size": "small", "on": 1}, old={"size": "small", "on": True}) == [("on", "type")]
 
 
-def test_the_junctors_of_a_schema_are_asked() -> None:
+def test_all_of_any_of_one_of_and_not_are_checked() -> None:
     either = Node({"type": "object", "oneOf": [{"required": ["a"]}, {"required": ["b"]}], "not": {"required": ["c"]}})
     assert [finding.rule for finding in wrong({"a": 1}, either)] == []
     assert [finding.rule for finding in wrong({"a": 1, "b": 1}, either)] == ["schema.one-of"]

@@ -1,4 +1,4 @@
-"""serveConfigV2, checked against what Ray's own schema says of it."""
+"""Rules for serveConfigV2, compared with Ray's own schema."""
 
 from __future__ import annotations
 
@@ -76,13 +76,13 @@ def rules(config: Any) -> set[str]:
 
 
 @pytest.mark.parametrize("config", TAKEN, ids=str)
-def test_what_ray_takes_is_let_pass(config: dict[str, Any]) -> None:
+def test_a_configuration_that_ray_accepts_has_no_finding(config: dict[str, Any]) -> None:
     ServeDeploySchema.model_validate(config)
     assert rules(config) == set()
 
 
 @pytest.mark.parametrize(("config", "rule"), REFUSED, ids=str)
-def test_what_ray_refuses_is_found(config: dict[str, Any], rule: str) -> None:
+def test_a_configuration_that_ray_refuses_has_a_finding(config: dict[str, Any], rule: str) -> None:
     with pytest.raises((ValidationError, ValueError, TypeError)):
         ServeDeploySchema.model_validate(config)
     assert rule in rules(config)
@@ -112,11 +112,11 @@ def test_what_ray_refuses_is_found(config: dict[str, Any], rule: str) -> None:
     ],
     ids=str,
 )
-def test_what_ray_drops_in_silence_or_refuses_only_later_is_found_too(config: Any, rule: str) -> None:
+def test_a_configuration_that_ray_ignores_or_refuses_later_has_a_finding(config: Any, rule: str) -> None:
     assert rule in rules(config)
 
 
-def test_more_at_least_than_auto_makes_at_most_is_found() -> None:
+def test_min_replicas_above_the_default_maximum_of_auto_has_a_finding() -> None:
     deployment = {"name": "M", "num_replicas": "auto", "autoscaling_config": {"min_replicas": 101}}
     config = {"applications": [{"import_path": "a:b", "deployments": [deployment]}]}
     with pytest.raises(ValidationError):
@@ -124,14 +124,14 @@ def test_more_at_least_than_auto_makes_at_most_is_found() -> None:
     assert rules(config) == {"ray.serve-deployment"}
 
 
-def test_what_the_operator_would_read_otherwise_than_python_is_judged_as_the_operator_reads_it() -> None:
+def test_yaml_is_parsed_as_the_operator_parses_it_where_python_differs() -> None:
     assert rules("applications: [{import_path: 'a:b', args: {day: 2024-02-30, is: =}}]") == set()
     [finding] = serve_config.wrong('applications: [{import_path: "a:b", args: {x: "\\ud83c\\udf89"}}]', "spec.config")
     assert (finding.rule, finding.path) == ("ray.serve-config", "spec.config")
     assert finding.remedy == "Write the character itself instead of its escapes."
 
 
-def test_no_configuration_deploys_nothing_and_is_allowed() -> None:
+def test_an_empty_configuration_is_allowed() -> None:
     assert rules("") == rules("  \n") == set()
 
 

@@ -1,4 +1,4 @@
-"""Make a team's place as it is wanted, put right what drifted, and take it away. In steady state it asks nothing."""
+"""Make, repair and delete the namespaces of teams with the objects in them. In steady state it makes no API call."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ log = logging.getLogger(__name__)
 KINDS = (NAMESPACE, ROLE_BINDING, QUOTA, LIMITS, ACCOUNT, NETWORK_POLICY)
 
 
-class Places:
-    """The places of all teams. Thread-safe as long as no two threads act on one team."""
+class TeamNamespaces:
+    """The namespaces and volumes of all teams. Thread-safe as long as no two threads act on one team."""
 
     def __init__(
         self, api: KubeApi, cache: Cache, settings: KubernetesSettings, root: str, *, changed: Callable[[str], None]
     ) -> None:
-        """``changed`` is called with a team's uid when somebody changed something of its place."""
+        """``changed`` is called with a team's uid when one of its objects changes, other than in its status."""
         self._api = api
         self._cache = cache
         self._settings = settings
@@ -51,30 +51,33 @@ class Places:
         if pods.folder(root) is not None and settings.storage_volume is not None:
             self._kinds = (*KINDS, VOLUME, CLAIM)
         for kind in self._kinds:
-            cache.add(kind, trim=without_managed_fields, told=self._told)
+            cache.add(kind, trim=without_managed_fields, on_change=self._on_change)
         self._changed = changed
-        self._own_claims: set[str] = set()
+        self._admin_claims: set[str] = set()
 
     def ensure(self, ref: TeamRef, spec: TeamSpec) -> str:
-        """Make it so; what is missing yet, empty once it is all there."""
+        """Make or repair a team's namespace and objects; returns what is still missing, empty once it is complete.
+
+        Raises Conflict if the platform did not make the namespace, StorageFull if the team's folder can't be made.
+        """
         self._cache.require(*self._kinds)
         namespace = self._settings.namespace(ref.name)
-        held = self._cache[NAMESPACE].get("", namespace)
-        if held is None:
-            self._refuse_a_strangers(namespace)
-        elif held["metadata"].get("deletionTimestamp"):
-            return f"Namespace '{namespace}' of an earlier team is being deleted. {_what_holds(held)}".strip()
-        elif _is_anothers(held, ref):
-            self._delete(held)
+        present = self._cache[NAMESPACE].get("", namespace)
+        if present is None:
+            self._refuse_foreign(namespace)
+        elif present["metadata"].get("deletionTimestamp"):
+            return f"Namespace '{namespace}' of an earlier team is being deleted. {_remaining(present)}".strip()
+        elif _is_of_earlier_team(present, ref):
+            self._delete(present)
             return f"Namespace '{namespace}' of an earlier team is being deleted."
         for kind, manifest in team.place(ref, spec, self._settings, self._root):
             meta = manifest["metadata"]
-            there = self._cache[kind].get(meta.get("namespace", ""), meta["name"])
+            cached = self._cache[kind].get(meta.get("namespace", ""), meta["name"])
             exact = _EXACT.get(kind, ())
-            difference = compare.drift(manifest, there, exact=exact) if there is not None else "it is missing"
+            difference = compare.drift(manifest, cached, exact=exact) if cached is not None else "it is missing"
             if not difference:
                 continue
-            log.info("team %s: %s '%s' is put right: %s", ref, kind.name, meta["name"], difference)
+            log.info("team %s: %s '%s' is repaired: %s", ref, kind.name, meta["name"], difference)
             try:
                 self._cache[kind].learn(self._api.apply(kind, manifest))
             except Forbidden:
@@ -84,15 +87,15 @@ class Places:
         return self._storage(ref, namespace)
 
     def delete(self, ref: TeamRef) -> str:
-        """Ask for it to go; what is left of it, empty once nothing is."""
+        """Delete a team's namespace, then its volume; returns what is left, empty once nothing is."""
         self._cache.require(*self._kinds)
         namespace = self._settings.namespace(ref.name)
-        self._own_claims.discard(namespace)  # it goes with the namespace, and a team of that name needs one anew
-        held = self._cache[NAMESPACE].get("", namespace)
-        if held is not None and _is_of(held, ref):
-            if not held["metadata"].get("deletionTimestamp"):
-                self._delete(held)
-            return f"Namespace '{namespace}' is being deleted. {_what_holds(held)}".strip()
+        self._admin_claims.discard(namespace)  # it goes with the namespace; a team of that name needs a new one
+        present = self._cache[NAMESPACE].get("", namespace)
+        if present is not None and _is_of(present, ref):
+            if not present["metadata"].get("deletionTimestamp"):
+                self._delete(present)
+            return f"Namespace '{namespace}' is being deleted. {_remaining(present)}".strip()
         if VOLUME in self._kinds:
             volume = self._cache[VOLUME].get("", team.volume_name(namespace))
             if volume is not None and _is_of(volume, ref):
@@ -100,57 +103,57 @@ class Places:
                 return f"PersistentVolume '{volume['metadata']['name']}' is being deleted."
         return ""
 
-    def _told(self, before: Object | None, after: Object | None) -> None:
-        """Pass on what is more than status: a quota's use changes with every pod."""
-        if before is None or after is None or _asked(before) != _asked(after):
-            some = after or before
-            assert some is not None  # a change has at least one side
-            self._changed((some["metadata"].get("labels") or {}).get(UID, ""))
+    def _on_change(self, before: Object | None, after: Object | None) -> None:
+        """Report a change, unless it is one of status alone: a quota's use changes with every pod."""
+        if before is None or after is None or _without_status(before) != _without_status(after):
+            obj = after or before
+            assert obj is not None  # a change has at least one side
+            self._changed((obj["metadata"].get("labels") or {}).get(UID, ""))
 
-    def _delete(self, held: Object) -> None:
-        self._api.delete(NAMESPACE, held["metadata"]["name"], uid=held["metadata"]["uid"])
-        self._cache[NAMESPACE].learn_deletion(held)
+    def _delete(self, present: Object) -> None:
+        self._api.delete(NAMESPACE, present["metadata"]["name"], uid=present["metadata"]["uid"])
+        self._cache[NAMESPACE].learn_deletion(present)
 
     def _delete_volume(self, volume: Object) -> None:
         if not volume["metadata"].get("deletionTimestamp"):
             self._api.delete(VOLUME, volume["metadata"]["name"], uid=volume["metadata"]["uid"])
             self._cache[VOLUME].learn_deletion(volume)
 
-    def _refuse_a_strangers(self, namespace: str) -> None:
-        """Raise Conflict if there is a namespace of that name which the platform did not make."""
+    def _refuse_foreign(self, namespace: str) -> None:
+        """Raise Conflict if a namespace of that name exists that the platform did not make."""
         try:
-            there = self._api.get(NAMESPACE, namespace)
+            present = self._api.get(NAMESPACE, namespace)
         except NotFound:
             return
-        if (there["metadata"].get("labels") or {}).get(MANAGED_BY) != MANAGER:
+        if (present["metadata"].get("labels") or {}).get(MANAGED_BY) != MANAGER:
             raise Conflict(
                 f"Namespace '{namespace}' is there and is not the platform's.",
                 remedy=f"Remove it, or label it {MANAGED_BY}={MANAGER} to hand it over.",
             )
 
     def _is_new(self, namespace: str) -> bool:
-        """Whether the API server may not yet act by the binding that gives the gateway its rights there."""
-        held = self._cache[ROLE_BINDING].get(namespace, team.GATEWAY_BINDING)
-        if held is None:
-            return True  # not even the answer to its making has come in
-        return (datetime.now(UTC) - instant(held["metadata"]["creationTimestamp"])).total_seconds() < _RIGHTS_TAKE
+        """True while the gateway's role binding is so new that the API server may not apply it yet."""
+        binding = self._cache[ROLE_BINDING].get(namespace, team.GATEWAY_BINDING)
+        if binding is None:
+            return True  # the cache does not even have the binding yet
+        return (datetime.now(UTC) - instant(binding["metadata"]["creationTimestamp"])).total_seconds() < _RIGHTS_TAKE
 
     def _storage(self, ref: TeamRef, namespace: str) -> str:
-        """What the team's part of the storage root still lacks, where that is a folder."""
+        """Make the team's folder of a storage root on a file system; returns what its claim still lacks, else empty."""
         path = pods.folder(self._root)
         if path is None:
             return ""
         self._make_folder(Path(path) / ref.name)
         claim = self._settings.storage_claim
         if CLAIM in self._kinds:
-            there = self._cache[CLAIM].get(namespace, claim)
-            if (there or {}).get("status", {}).get("phase") == "Bound":
+            present = self._cache[CLAIM].get(namespace, claim)
+            if (present or {}).get("status", {}).get("phase") == "Bound":
                 return ""
             volume = self._cache[VOLUME].get("", team.volume_name(namespace))
             if volume is not None and _is_of(volume, ref) and volume.get("status", {}).get("phase") == "Released":
-                self._delete_volume(volume)  # it waits for a claim that is gone; its files stay, and it is made anew
+                self._delete_volume(volume)  # its claim is gone: it is made again, and its files stay
             return f"PersistentVolumeClaim '{namespace}/{claim}' is not bound yet."
-        if namespace not in self._own_claims:
+        if namespace not in self._admin_claims:
             try:
                 self._api.get(CLAIM, claim, namespace)
             except NotFound:
@@ -158,22 +161,24 @@ class Places:
                     f"Namespace '{namespace}' needs a PersistentVolumeClaim '{claim}' of the volume with the storage "
                     "root. Make it, or set RAYPLANE_KUBERNETES_STORAGE_VOLUME."
                 )
-            self._own_claims.add(namespace)
+            self._admin_claims.add(namespace)
         return ""
 
     def _make_folder(self, folder: Path) -> None:
-        # Were it missing, the node would make it, as root's.
+        # If it were missing, the node would make it, owned by root.
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as exc:
             raise StorageFull(
-                f"The folder '{folder}' of a team can't be made: {exc.strerror}.", remedy="Mend the storage root."
+                f"The folder '{folder}' of a team can't be made: {exc.strerror}.",
+                remedy="Check that the gateway can write to the storage root.",
             ) from exc
 
 
 _RIGHTS_TAKE = 30.0
+"""Seconds within which the API server applies a new role binding."""
 _EXACT: dict[Kind, tuple[str, ...]] = {NETWORK_POLICY: ("spec",), ROLE_BINDING: ("subjects", "roleRef")}
-"""What opens more than was asked for if it only says more."""
+"""Fields to compare exactly: an extra entry there would grant more than the platform wants."""
 
 
 def _is_of(obj: Object, ref: TeamRef) -> bool:
@@ -181,23 +186,23 @@ def _is_of(obj: Object, ref: TeamRef) -> bool:
     return labels.get(UID) == ref.uid
 
 
-def _is_anothers(obj: Object, ref: TeamRef) -> bool:
-    """Whether it is an earlier team's of that name; one without a mark was handed over by whoever labelled it."""
+def _is_of_earlier_team(obj: Object, ref: TeamRef) -> bool:
+    """True if it belongs to an earlier team of that name. One without a uid label was handed over by an admin."""
     labels: dict[str, str] = obj["metadata"].get("labels") or {}
     return labels.get(UID, ref.uid) != ref.uid
 
 
-def _asked(obj: Object) -> Object:
+def _without_status(obj: Object) -> Object:
     meta = {key: value for key, value in obj["metadata"].items() if key != "resourceVersion"}
     return {**{key: value for key, value in obj.items() if key != "status"}, "metadata": meta}
 
 
-def _what_holds(namespace: Object) -> str:
-    """What the API server says is left in a namespace that is being deleted."""
-    said = [
+def _remaining(namespace: Object) -> str:
+    """The API server's message on what is left in a namespace that is being deleted."""
+    messages = [
         str(condition.get("message"))
         for condition in (namespace.get("status") or {}).get("conditions") or []
         if condition["type"] in ("NamespaceContentRemaining", "NamespaceFinalizersRemaining")
         and condition["status"] == "True"
     ]
-    return " ".join(said)
+    return " ".join(messages)

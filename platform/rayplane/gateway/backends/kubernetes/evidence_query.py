@@ -1,4 +1,4 @@
-"""Ask the API server, and the cluster's own Ray, for all that may tell why a cluster is not as wanted. A few calls."""
+"""Query the API server and the cluster's own Ray for evidence of why a cluster is not as wanted, in a few calls."""
 
 from __future__ import annotations
 
@@ -37,59 +37,59 @@ _PATIENCE = 3.0
 def gather(
     api: KubeApi, settings: KubernetesSettings, ref: ClusterRef, *, token_path: Callable[[str], Path]
 ) -> list[Evidence]:
-    """What is known of the nodes of a cluster, a job or a service, newest first. Raises Unavailable, Forbidden.
+    """Evidence about the nodes of a cluster, a job or a service, newest first. Raises Unavailable, Forbidden.
 
-    ``token_path`` says where the token of a Ray is, by the uid of its cluster or service, or by the attempt of its job.
+    ``token_path`` gives the path of a Ray's token, by the uid of its cluster or service, or by the attempt of its job.
     """
-    namespace, mine = settings.namespace(ref.team), f"{UID}={ref.uid}"
+    namespace, selector = settings.namespace(ref.team), f"{UID}={ref.uid}"
     try:
-        place = api.get(NAMESPACE, namespace)
+        team_namespace = api.get(NAMESPACE, namespace)
     except NotFound as exc:
         return [Evidence("cluster", f"namespace/{namespace}", "NamespaceMissing", exc.detail)]
-    pods = api.list(POD, namespace, labels=mine).items
-    cluster = _newest(api.list(RAYCLUSTER, namespace, labels=mine).items)
+    pods = api.list(POD, namespace, labels=selector).items
+    cluster = _newest(api.list(RAYCLUSTER, namespace, labels=selector).items)
     owner = None
     if cluster is None or cluster["metadata"].get("ownerReferences"):
-        owner = _newest([o for kind in (RAYJOB, RAYSERVICE) for o in api.list(kind, namespace, labels=mine).items])
+        owner = _newest([o for kind in (RAYJOB, RAYSERVICE) for o in api.list(kind, namespace, labels=selector).items])
     now = datetime.now(UTC)
-    demands, silent = _demands(cluster, pods, token_path(_incarnation(ref, owner)))
-    # The right to read events goes with the role binding, which is among the first to go with its namespace.
-    going = place["status"].get("phase") == "Terminating"
-    found = evidence(
+    demands, unanswered = _demands(cluster, pods, token_path(_token_key(ref, owner)))
+    # Deleting a namespace deletes its role binding early, and with it the gateway's right to read events.
+    terminating = team_namespace["status"].get("phase") == "Terminating"
+    facts = evidence(
         cluster,
         pods,
-        [] if going else api.list(EVENT, namespace).items,
+        [] if terminating else api.list(EVENT, namespace).items,
         api.list(QUOTA, namespace).items,
         owner=owner,
         workloads=_workloads(api, namespace, cluster),
-        namespace=place,
+        namespace=team_namespace,
         leases=api.list(LEASE, settings.operator_namespace).items,
         demands=demands,
         now=now,
     )
-    return [*silent, *found]
+    return [*unanswered, *facts]
 
 
-def _incarnation(ref: ClusterRef, owner: Object | None) -> str:
-    """What the token of its Ray is kept under: each attempt of a job has a Ray of its own."""
+def _token_key(ref: ClusterRef, owner: Object | None) -> str:
+    """Key of its Ray's token: the attempt of a job, which has a Ray of its own, else the uid."""
     attempt = ((owner or {}).get("spec") or {}).get("jobId")
     return str(attempt or ref.uid)
 
 
 def _workloads(api: KubeApi, namespace: str, cluster: Object | None) -> list[Object]:
-    """Kueue's of the cluster, where Kueue has it."""
+    """Kueue's Workloads of the cluster, if the cluster is in a queue."""
     if cluster is None or QUEUE not in (cluster["metadata"].get("labels") or {}):
         return []
     try:
-        found = api.list(WORKLOAD, namespace).items
+        workloads = api.list(WORKLOAD, namespace).items
     except NotFound:
-        return []  # no Kueue is installed: nothing holds the cluster
+        return []  # Kueue is not installed, so it does not hold the cluster
     uid = cluster["metadata"]["uid"]
-    return [w for w in found if any(o.get("uid") == uid for o in w["metadata"].get("ownerReferences") or [])]
+    return [w for w in workloads if any(o.get("uid") == uid for o in w["metadata"].get("ownerReferences") or [])]
 
 
 def _demands(cluster: Object | None, pods: Sequence[Object], token: Path) -> tuple[list[str], list[Evidence]]:
-    """(what Ray's work waits for, that Ray does not tell) of a cluster whose workers come and go."""
+    """(pending demands of Ray's work, evidence that Ray does not answer) of an autoscaled cluster."""
     autoscaled = ((cluster or {}).get("spec") or {}).get("enableInTreeAutoscaling")
     heads = [p for p in pods if p["metadata"]["labels"].get("ray.io/node-type") == "head" and is_ready(p)]
     if not heads or not token.exists() or not autoscaled:
@@ -106,5 +106,5 @@ def _demands(cluster: Object | None, pods: Sequence[Object], token: Path) -> tup
         ray.close()
 
 
-def _newest(found: Sequence[Object]) -> Object | None:
-    return max(found, key=lambda obj: str(obj["metadata"].get("creationTimestamp")), default=None)
+def _newest(objects: Sequence[Object]) -> Object | None:
+    return max(objects, key=lambda obj: str(obj["metadata"].get("creationTimestamp")), default=None)

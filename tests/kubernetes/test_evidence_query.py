@@ -1,4 +1,4 @@
-"""What the backend asks Kubernetes for to know why: every call tells of a fault that nothing else tells of."""
+"""The backend's queries for `why`: each call yields evidence of a fault that no other call yields."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ Fact = tuple[str, str]
 @pytest.fixture(scope="module")
 def shared(level_a: LevelA, kubeconfig: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BackendCase]:
     """One backend and one team for this module."""
-    spec = gateway.TEAM_SPEC.model_copy(update={"quota": Quota()})  # it is the faults' own that are to be told
+    spec = gateway.TEAM_SPEC.model_copy(
+        update={"quota": Quota()}
+    )  # no quota of the team's: only the tests' own faults are evidence
     with gateway.placed(level_a, kubeconfig, tmp_path_factory.mktemp("home"), spec) as case:
         yield case
 
@@ -43,14 +45,14 @@ def case(shared: BackendCase) -> Iterator[BackendCase]:
     made.until("absent")
 
 
-def told(case: BackendCase, *wanted: Fact, ref: ClusterRef | None = None) -> dict[Fact, Evidence]:
-    """What is told of a cluster, once all that is wanted is among it."""
+def evidence_of(case: BackendCase, *wanted: Fact, ref: ClusterRef | None = None) -> dict[Fact, Evidence]:
+    """Evidence about a cluster, once it includes all of ``wanted``."""
 
     def look() -> dict[Fact, Evidence] | None:
-        found: dict[Fact, Evidence] = {
+        evidence: dict[Fact, Evidence] = {
             (fact.source, fact.reason): fact for fact in case.backend.evidence(ref or case.ref)
         }
-        return found if set(wanted) <= set(found) else None
+        return evidence if set(wanted) <= set(evidence) else None
 
     try:
         return wait_for(f"{wanted} told of {ref or case.ref}", look, seconds=case.patience, every=0.3)
@@ -59,7 +61,7 @@ def told(case: BackendCase, *wanted: Fact, ref: ClusterRef | None = None) -> dic
         raise
 
 
-def test_of_a_cluster_that_is_well_nothing_is_told(case: BackendCase) -> None:
+def test_a_healthy_cluster_has_no_evidence(case: BackendCase) -> None:
     case.spec = ClusterSpec(workers=Workers(min=1, max=1))  # no autoscaler, which no fake pod has
     case.ensure()
     case.until("ready")
@@ -71,46 +73,48 @@ def test_a_team_without_a_namespace(shared: BackendCase) -> None:
     assert fact.reason == "NamespaceMissing"
 
 
-def test_a_head_without_a_node_is_told_by_its_pod(case: BackendCase) -> None:
+def test_a_head_without_a_node_is_evident_from_its_pod(case: BackendCase) -> None:
     case.launch = replace(case.launch, size=Size(cpu=5000, memory=2**30))
     case.ensure()
-    fact = told(case, ("pod", "Unschedulable"))["pod", "Unschedulable"]
+    fact = evidence_of(case, ("pod", "Unschedulable"))["pod", "Unschedulable"]
     assert fact.about.startswith(f"pod/{case.ref.name}-head-")
     assert "Insufficient cpu" in fact.message
 
 
-def test_a_full_quota_is_told_by_itself_by_an_event_and_by_the_cluster(level_a: LevelA, case: BackendCase) -> None:
+def test_a_full_quota_is_evident_from_itself_from_an_event_and_from_the_cluster(
+    level_a: LevelA, case: BackendCase
+) -> None:
     where, full = f"rayplane-{case.team.name}", ("quota", "Full")
     tight = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "tight", "namespace": where}}
     case.ensure()
     case.until("ready")
     level_a.api.create({**tight, "spec": {"hard": {"pods": "1"}}})
     try:
-        assert "pods 1 of 1" in told(case, full)[full].message
+        assert "pods 1 of 1" in evidence_of(case, full)[full].message
         case.spec = ClusterSpec(workers=Workers(min=1, max=3))
         case.ensure()
         event, condition = ("event", "FailedToCreateWorkerPod"), ("cluster", "FailedCreateWorkerPod")
-        found = told(case, event, condition)
-        for fact in (found[event], found[condition]):
+        evidence = evidence_of(case, event, condition)
+        for fact in (evidence[event], evidence[condition]):
             assert (fact.node, fact.about) == ("worker", f"raycluster/{case.ref.name}")
     finally:
         level_a.api.delete("v1", "ResourceQuota", "tight", where)
 
 
-def test_a_job_that_the_operator_refuses_is_told_by_its_rayjob(
+def test_a_job_that_the_operator_refuses_is_evident_from_its_rayjob(
     level_a: LevelA, shared: BackendCase, kubeconfig: Path, tmp_path: Path
 ) -> None:
     with gateway.backend_on(kubeconfig, tmp_path, ray_version="2.40.0") as old:
         case = dedicated.case_on(level_a, old, tmp_path, shared.team.name)
         case.ensure_job()
         ref = ClusterRef(case.job.team, case.job.name, case.job.uid)
-        found = told(replace(shared, backend=old), ("operator", "ValidationFailed"), ref=ref)
-        assert "minimum Ray version is 2.52.0" in found["operator", "ValidationFailed"].message
+        evidence = evidence_of(replace(shared, backend=old), ("operator", "ValidationFailed"), ref=ref)
+        assert "minimum Ray version is 2.52.0" in evidence["operator", "ValidationFailed"].message
         old.delete_job(case.job)
         case.job_until(lambda seen: seen.phase == "absent")
 
 
-def test_an_operator_that_gave_up_its_lease_is_told_by_the_lease(
+def test_an_operator_that_gave_up_its_lease_is_evident_from_the_lease(
     level_a: LevelA, kubeconfig: Path, shared: BackendCase, tmp_path: Path
 ) -> None:
     with namespace(level_a.api) as elsewhere:
@@ -123,11 +127,11 @@ def test_an_operator_that_gave_up_its_lease_is_told_by_the_lease(
             }
         )
         with gateway.backend_on(kubeconfig, tmp_path, operator_namespace=elsewhere) as backend:
-            found = told(replace(shared, backend=backend), ("operator", "Down"))
-        assert found["operator", "Down"].about == "lease/ray-operator-leader"
+            evidence = evidence_of(replace(shared, backend=backend), ("operator", "Down"))
+        assert evidence["operator", "Down"].about == "lease/ray-operator-leader"
 
 
-def test_a_cluster_that_kueue_holds_is_told_by_its_workload(level_a: LevelA, case: BackendCase) -> None:
+def test_a_cluster_in_kueues_queue_is_evident_from_its_workload(level_a: LevelA, case: BackendCase) -> None:
     case.ensure()
     case.until("ready")
     cluster = level_a.api.get(gateway.RAY, "RayCluster", case.ref.name, f"rayplane-{case.team.name}")
@@ -143,6 +147,6 @@ def test_a_cluster_that_kueue_holds_is_told_by_its_workload(level_a: LevelA, cas
     level_a.api.create(
         {"apiVersion": WORKLOAD.api_version, "kind": WORKLOAD.name, "metadata": meta, "spec": {"queueName": "team"}}
     )
-    fact = told(case, ("quota", "Pending"))["quota", "Pending"]
+    fact = evidence_of(case, ("quota", "Pending"))["quota", "Pending"]
     assert fact.about == f"workload/{case.ref.name}"
     assert "its queue is 'team'" in fact.message
