@@ -7,7 +7,7 @@ import re
 from pydantic import Field, field_validator, model_validator
 
 from rayplane.nouns.base import Count, Instant, Name, Record, Seconds, Spec, Status
-from rayplane.nouns.cluster import Endpoint, Nodes, require_one_place
+from rayplane.nouns.cluster import Endpoint, Nodes, require_cluster_or_nodes
 from rayplane.nouns.environment import Environment
 
 _MODEL_URI = re.compile(r"^models:/[A-Za-z0-9_.\-]+(@[A-Za-z0-9_\-]+|/[0-9]+)$")
@@ -15,7 +15,7 @@ _APP = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 class Replicas(Spec):
-    """How many replicas, at least and at most."""
+    """Least and greatest number of replicas."""
 
     min: Count = 1
     max: Count = Field(default=1, ge=1)
@@ -28,12 +28,12 @@ class Replicas(Spec):
 
 
 class ServiceSpec(Spec):
-    """What to serve."""
+    """The model to serve, and the cluster or nodes to serve it on."""
 
     model: str
     """``models:/<name>@<alias>`` (followed) or ``models:/<name>/<version>`` (fixed)."""
     cluster: Name | None = None
-    """The team's cluster that hosts it; None with ``nodes``."""
+    """The team's cluster that serves it; None with ``nodes``."""
     nodes: Nodes | None = None
     """Nodes of its own; None on a cluster."""
     app: str = "rayplane.runtime.serving.app:build"
@@ -41,7 +41,7 @@ class ServiceSpec(Spec):
     package: str | None = None
     """Content address of the code package that ``app`` comes from, if it is not rayplane's own."""
     feature_service: str | None = None
-    """Feast feature service read online; default: what training recorded on the model."""
+    """Feast feature service that is read online; default: the one that training recorded on the model."""
     replicas: Replicas = Field(default_factory=Replicas)
     max_ongoing_requests: Count = Field(default=100, ge=1)
     startup_timeout: Seconds = 300
@@ -61,8 +61,8 @@ class ServiceSpec(Spec):
         return value
 
     @model_validator(mode="after")
-    def _has_one_place(self) -> ServiceSpec:
-        require_one_place(self.cluster, self.nodes)
+    def _on_cluster_or_nodes(self) -> ServiceSpec:
+        require_cluster_or_nodes(self.cluster, self.nodes)
         return self
 
 
@@ -80,9 +80,9 @@ class ServiceStatus(Status):
     """Phases: Pending, Deploying, Ready, Failed, Deleting."""
 
     url: str | None = None
-    """Where predictions are asked: POST JSON here."""
+    """Address for predictions: clients POST JSON here."""
     revision: Revision | None = None
     incarnation: str | None = None
     environment: Environment | None = None
     endpoint: Endpoint | None = None
-    """Its own Ray, while it has nodes of its own."""
+    """Addresses of its own Ray, while it has nodes of its own."""
