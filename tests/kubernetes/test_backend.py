@@ -172,7 +172,7 @@ def test_the_autoscalers_choice_survives_a_change_of_the_spec_whoever_is_first(
         (group,) = found["spec"]["workerGroupSpecs"]
         assert (group["replicas"], group["maxReplicas"]) == (workers, 3 + workers)
     case.spec = gateway.SPEC
-    case.until_seen(lambda seen: seen.phase == "ready", "ready")
+    case.until_observed(lambda seen: seen.phase == "ready", "ready")
 
 
 def test_a_raycluster_that_somebody_else_made_is_not_taken_over(level_a: LevelA, shared: BackendCase) -> None:
@@ -232,7 +232,7 @@ def test_a_watch_that_expired_starts_over_and_nothing_is_missed(level_a: LevelA,
     level_a.expire_watches()
     assert case.crash is not None
     case.crash(case.ref)
-    seen = case.until_seen(lambda seen: seen.phase == "failed" or seen.incarnation != before.incarnation, "noticed")
+    seen = case.until_observed(lambda seen: seen.phase == "failed" or seen.incarnation != before.incarnation, "noticed")
     assert seen.phase == "failed"
     case.until_mended(before)
 
@@ -266,9 +266,9 @@ def test_etcd_may_restart(level_a: LevelA, case: BackendCase) -> None:
     wait_for("seen again", lambda: _seen(case), seconds=60)
     assert case.until("ready").incarnation == before.incarnation
     gateway.change_json(level_a.api, case.ref, [{"op": "replace", "path": "/spec/rayVersion", "value": "2.61.0"}])
-    case.until_seen(lambda seen: seen.drift != "", "drifted")
+    case.until_observed(lambda seen: seen.drift != "", "drifted")
     case.ensure()
-    case.until_seen(lambda seen: seen.drift == "", "put right")
+    case.until_observed(lambda seen: seen.drift == "", "put right")
 
 
 def test_without_the_operator_a_cluster_starts_as_soon_as_there_is_one(level_a: LevelA, shared: BackendCase) -> None:
@@ -299,7 +299,7 @@ def test_a_gateway_that_freezes_between_any_two_calls_leaves_nothing_half_made(
             with gateway.backend_on(kubeconfig, home) as doomed:
                 its = BackendCase(doomed, ref, spec=shared.spec, launch=shared.launch)
                 its.patience = 60
-                its.until_seen(lambda _: True, "heard of")
+                its.until_observed(lambda _: True, "heard of")
                 acts: dict[str, Callable[[], object]] = {
                     "ensure": its.ensure,
                     "suspend": its.suspend,
@@ -310,7 +310,7 @@ def test_a_gateway_that_freezes_between_any_two_calls_leaves_nothing_half_made(
                 other = BackendCase(successor, ref, spec=shared.spec, launch=shared.launch, patience=120)
                 if act == "ensure":
                     other.ensure()
-                    seen = other.until_seen(lambda seen: seen.phase == "ready" and not seen.drift, "ready, whole")
+                    seen = other.until_observed(lambda seen: seen.phase == "ready" and not seen.drift, "ready, whole")
                     assert seen.endpoint is not None
                 elif act == "suspend":
                     other.suspend()
@@ -371,7 +371,7 @@ def test_a_cluster_that_keeps_its_tables_in_redis_has_it_emptied_before_it_goes(
         assert held["metadata"]["finalizers"] == ["ray.io/gcs-ft-redis-cleanup-finalizer"]
         assert "redis-secret" not in str(held)
         backend.delete(case.ref)
-        case.until_seen(lambda seen: "finalizer" in seen.message or seen.phase == "absent", "waiting for Redis")
+        case.until_observed(lambda seen: "finalizer" in seen.message or seen.phase == "absent", "waiting for Redis")
         case.until("absent")
         wait_for("nothing left", lambda: not case.leftovers(case.ref), seconds=60)
         backend.delete_team(case.team)
