@@ -66,7 +66,7 @@ class BackendCase:
     patience: float = 5.0
     """Seconds that a cluster, or a team's place, may take to appear or to go."""
     at_once: float = 2.0
-    """Seconds that a call may take that waits for no cluster."""
+    """Seconds that a call may take if it waits for no cluster."""
     notified: list[str] = field(default_factory=list)
     """Uids of the changed objects that the backend reported to its subscriber."""
 

@@ -104,7 +104,7 @@ class FakeBackend(FakeDedicated):
             )
 
     def ensure(self, ref: ClusterRef, spec: ClusterSpec, launch: LaunchContext) -> None:
-        """Start a head, unless one starts or runs; replace one that failed. A new cluster gets the least workers."""
+        """Start a head unless one starts or runs; replace a failed one. A new head gets the least number of workers."""
         self._require(Capability.CREATE)
         if spec.workers.max:
             self._require(Capability.WORKERS)

@@ -2,7 +2,7 @@
 
 Feast 0.67 joins an entity row with every feature row inside the TTL and keeps the newest: this takes 19 s for the
 336,776 flights, and runs out of memory for event histories of few keys and long TTLs. An ASOF join sorts the features
-once and finds only the newest row of each.
+once, finds only the newest row for each entity row, and keeps the entity rows' order.
 """
 
 from __future__ import annotations

@@ -63,8 +63,8 @@ class Scorer:
     def predict(self, body: bytes) -> Answer:
         """Predict the instances of a request's body.
 
-        Raises Malformed, TooLarge and InvalidData as ``request.parse`` does, Unavailable if features can't be read, or
-        if the feature service lacks one that the model needs.
+        Raises Malformed, TooLarge and InvalidData as ``request.parse`` does; Unavailable if features can't be read, or
+        if the feature service lacks one that the model needs; Failed if it returns too few or too many values.
         """
         schema = self.model.card.request
         rows = [complete(row, schema) for row in parse(body, schema, max_instances=self._max_instances)]

@@ -17,9 +17,9 @@ RUN_ID = "MLFLOW_RUN_ID"
 
 def run_id() -> str | None:
     """Id of the run that the platform allocated for this job; None in an untracked job, or outside the platform."""
-    variable = os.environ.get(RUN_ID)
-    if variable or not os.environ.get("RAYPLANE_SUBMISSION_ID"):
-        return variable or None
+    allocated = os.environ.get(RUN_ID)
+    if allocated or not os.environ.get("RAYPLANE_SUBMISSION_ID"):
+        return allocated or None
     return context.current().run_id
 
 
