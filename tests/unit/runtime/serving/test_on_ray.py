@@ -121,8 +121,8 @@ def trained(cluster: Cluster) -> str:
     with context.override(cluster.context):
         train.main()
         assert report.flush(10)
-        trained = cluster.values()
-    values: dict[str, Any] = {"train.run_id": trained["run_id"], "train.model_uri": trained["model_uri"]}
+        outputs = cluster.values()
+    values: dict[str, Any] = {"train.run_id": outputs["run_id"], "train.model_uri": outputs["model_uri"]}
     with context.override(cluster.context.model_copy(update={"values": values})):
         evaluate.main()
         assert report.flush(10)
@@ -130,7 +130,7 @@ def trained(cluster: Cluster) -> str:
     with context.override(cluster.context.model_copy(update={"values": values})):
         register.main()
         assert report.flush(10)
-    assert trained["run_id"] == run_id
+    assert outputs["run_id"] == run_id
     model: Any = cluster.values()["model"]
     return f"models:/{model['name']}/{model['version']}"
 
