@@ -1,18 +1,18 @@
-"""What one gateway process takes: lists, single objects, Ray's list of jobs, jobs that wait, hostile callers.
+"""Measure one gateway process: lists, single objects, Ray's list of jobs, uploads, waiting jobs, hostile callers.
 
 python -m benchmarks.gateway [--jobs N] [--waiting N] [--seconds S] [--part NAME ...]
 
 Prints JSON. One gateway in a new home, with one worker as `rayplane up` starts it, on a store that holds a team, its
-suspended cluster and 10,000 jobs that have ended; asked over HTTP on loopback, by connections that are kept. Parts:
+suspended cluster and 10,000 jobs that have ended; requests come over loopback on keep-alive connections. Parts:
 
-- lists: lists of 100 jobs (whole, and in the summary view), single jobs, and the route that stock `ray job list` asks.
-- calls: a job's record as Ray's clients ask for it, 100 times a second, beside a bare server of the same bytes.
-- upload: packages of 500 MB, checked and kept, beside a bare server that writes them to the disk.
-- waiting: CPU of the gateway at rest, then with jobs that wait for the suspended cluster, then with the same stopped.
-- abuse: how long /healthz takes while callers send 64 MiB of headers, hold 500 slow connections, follow a log 300
-  times, ask for 60 plans to a server that drips, and send bodies of 300 MiB, each alone and all at once;
-  its memory meanwhile.
-- followed: on a real local platform, 200 jobs that print, whose logs are kept and followed at once for 5 minutes.
+- lists: lists of 100 jobs (whole, and in the summary view), single jobs, and the route that stock `ray job list` uses.
+- calls: a job's record as Ray's clients ask for it, 100 times a second, compared with a bare server of the same bytes.
+- upload: packages of 500 MB, checked and stored, compared with a bare server that writes them to the disk.
+- waiting: CPU of the gateway at rest, then with jobs that wait for the suspended cluster, then after their stop.
+- abuse: the time of /healthz while callers send 64 MiB of headers, hold 500 slow connections, follow a log 300 times,
+  ask for 60 plans of clusters at a server that answers a byte at a time, and send bodies of 300 MiB, each alone and all
+  at once; the gateway's memory in the meantime.
+- followed: on a real local platform, 200 jobs that print, whose logs are stored and followed at once for 5 minutes.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ MOST_HEALTHZ, MOST_RESIDENT_MB = 0.2, 400.0
 
 
 def measure(jobs: int, waiting: int, logs: int, seconds: float, parts: Collection[str]) -> dict[str, Any]:
-    """The figures of the parts."""
+    """Measure the parts, and return their figures and checks."""
     load = os.getloadavg()[0]
     figures: dict[str, Any] = {}
     if "followed" in parts:
@@ -71,7 +71,7 @@ def _of_one_process(jobs: int, waiting: int, seconds: float, parts: Collection[s
     with tempfile.TemporaryDirectory(prefix="rp-bench-") as folder:
         say(f"{jobs} jobs are put into a new store")
         with gateway(Path(folder), partial(fill, ended=jobs), MAX_PACKAGE_BYTES=str(2 * uploads.SIZE)) as server:
-            if "waiting" in parts:  # first: what was asked before would still be at work
+            if "waiting" in parts:  # first, since the gateway might still be at work for the other parts
                 figures["waiting"] = _waiting(server, waiting, seconds)
             if "lists" in parts:
                 figures["lists"] = _lists(server, jobs, seconds)
@@ -107,7 +107,7 @@ def _lists(server: Gateway, jobs: int, seconds: float) -> dict[str, Any]:
 
 
 def _cursors(connection: Connection) -> list[str]:
-    """Those of all pages but the first."""
+    """Cursors of all pages of 100 jobs but the first."""
     cursors: list[str] = []
     page = json.loads(connection.ask(f"{JOBS}?limit=100"))
     while page["next_cursor"] is not None:
@@ -131,7 +131,7 @@ def _waiting(server: Gateway, count: int, seconds: float) -> dict[str, Any]:
     waiting = server.cores(seconds)
     say("all of them are stopped")
     began = time.monotonic()
-    with server.connect() as connection:  # another: the gateway closes one on which nothing is asked
+    with server.connect() as connection:  # a new one: the gateway closes an idle connection
         for name in names:
             connection.ask(f"{JOBS}/{name}/stop", {})
         _await(connection, names, lambda job: job["status"]["phase"] == "Stopped")
@@ -157,7 +157,7 @@ def _await(connection: Connection, names: list[str], done: Any) -> None:
 
 
 def _checks(figures: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Each figure that is wanted, of the parts that were measured."""
+    """The checks of the parts that were measured."""
     if "lists" in figures:
         lists = figures["lists"]
         yield check_least("lists of 100 jobs a second", lists["list_of_100"]["per_second"], LEAST_LISTS)
@@ -207,7 +207,7 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.jobs < 300 or asked.waiting < 1 or asked.logs < 1 or asked.seconds <= 0:
         parser.error("--jobs must be at least 300, --waiting and --logs at least 1, --seconds more than 0")
-    # Without bytecode the gateway would compile itself anew.
+    # Without bytecode files the gateway would compile itself again.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     print(json.dumps(measure(asked.jobs, asked.waiting, asked.logs, asked.seconds, asked.part or PARTS)))
 

@@ -1,9 +1,9 @@
-"""What each kind of process imports, and the seconds that takes.
+"""Measure the imports of each kind of process: modules, large libraries, seconds.
 
 python -m benchmarks.imports [--rounds N] [--markdown]
 
-Prints JSON, or a table. Each statement runs alone in a new interpreter, so that its seconds hold all that it draws in,
-but not the interpreter's own start. A first round that is not counted fills caches and compiles what is not compiled.
+Prints JSON, or a table. Each statement runs alone in a new interpreter, so that its seconds include all its imports,
+but not the interpreter's own start. A first round, which is not counted, fills caches and compiles bytecode.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from rayplane import plugins
 from rayplane.runtime.models.card import METADATA_KEY
 
 LIBRARIES = ("ray", "mlflow", "feast", "xgboost", "pandas", "pyarrow", "sqlalchemy", "fastapi", "httpx", "rich")
-"""Which of the imported modules are told of."""
+"""Large libraries that are reported if a process has imported them."""
 
-# Ends without a farewell: DuckDB (2.0) would print pages of objects that it leaks.
+# os._exit, since at a normal exit DuckDB (2.0) prints pages of leaked objects.
 CHILD = """
 import json, os, sys, time
 wall, cpu = time.perf_counter(), time.process_time()
@@ -48,12 +48,12 @@ os._exit(0)
 
 @dataclass(frozen=True)
 class Process:
-    """A kind of process, and the statement that imports what it does. ``{folder}`` and ``{model}`` are paths."""
+    """A kind of process, and the statement that makes its imports. ``{folder}`` and ``{model}`` stand for paths."""
 
     name: str
     statement: str
     imports: str = ""
-    """What to call the statement where it is long."""
+    """Short form of a long statement, for the table."""
 
 
 PROCESSES = (
@@ -84,7 +84,7 @@ PROCESSES = (
 
 
 def save_model(folder: Path) -> Path:
-    """Write a small XGBoost model with its card as MLflow keeps one."""
+    """Write a small XGBoost model with its card as an MLflow model."""
     booster, card, _ = tiny_model.train()
     flavor = plugins.load("flavors", card.flavor)()
     model = Model(metadata={METADATA_KEY: card.model_dump(mode="json")})
@@ -93,7 +93,7 @@ def save_model(folder: Path) -> Path:
 
 
 def run(process: Process, folder: Path, model: Path) -> dict[str, Any]:
-    """One import in a new interpreter, in a folder that has no modules."""
+    """Run a process' statement in a new interpreter, in a folder without modules; returns its figures."""
     load = os.getloadavg()[0]
     statement = process.statement.format(folder=str(folder), model=str(model))
     done = subprocess.run(
@@ -106,7 +106,7 @@ def run(process: Process, folder: Path, model: Path) -> dict[str, Any]:
 
 
 def measure(rounds: int) -> dict[str, Any]:
-    """All processes, in turns."""
+    """Measure all processes in turns."""
     load = os.getloadavg()[0]
     turns: dict[str, list[dict[str, Any]]] = {process.name: [] for process in PROCESSES}
     with tempfile.TemporaryDirectory(prefix="rp-bench-") as folder:
@@ -129,7 +129,7 @@ def measure(rounds: int) -> dict[str, Any]:
 
 
 def figure(process: Process, turns: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The medians of a process, and what it had imported in the end."""
+    """The medians of a process, and the modules and libraries that it had imported in the end."""
     return {
         "process": process.name,
         "imports": process.imports or process.statement,

@@ -1,18 +1,18 @@
-"""What the platform costs on Kubernetes: how much later a cluster is ready, and how many clusters one gateway holds.
+"""Measure the platform on Kubernetes: the time it adds to a cluster's creation, and the clusters of one gateway.
 
 python -m benchmarks.kubernetes [--part create|operator|kwok ...] [--clusters N] [--repeat N] [--steady SECONDS]
 
 Prints JSON. Parts:
 
-- create: on a real node (the test bed's level B, as root), `cluster create` until it is Ready against a bare apply of
-  the very same RayCluster and Secret until its head is ready, in turns; the difference of the medians.
-- operator: 200 clusters on fake nodes (level A) that the real KubeRay operator looks after.
-- kwok: 2,000 clusters without the operator: each gets a head pod, which kwok lets run, and nothing else acts on it.
+- create: on a real node (the test bed's level B, as root), `cluster create` until it is Ready, compared with a bare
+  apply of the same RayCluster and Secret until its head is ready, in turns; the difference of the medians.
+- operator: 200 clusters on fake nodes (level A), managed by the real KubeRay operator.
+- kwok: 2,000 clusters without the operator: each gets a head pod, which kwok reports as running, and no other pod.
 
-A change of desired state is one more worker allowed, so no pod comes or goes. ``changes_in_store`` counts from the
-commit of all of them to the last one's arrival at the API server; ``changes_by_http`` from the first PUT on; ``bare``
-is what the API server takes of the same changes when nobody but an applier asks. All that is measured runs on one
-machine: ``cpu_ms_each`` tells who used it.
+A change of desired state raises a cluster's most workers by one, so no pod comes or goes. ``changes_in_store`` counts
+from the commit of all changes to the arrival of the last one at the API server; ``changes_by_http`` from the first PUT;
+``bare`` is the rate of the same changes with an applier as the API server's only client. Everything runs on one
+machine: ``cpu_ms_each`` shows which process used it.
 """
 
 from __future__ import annotations
@@ -51,19 +51,19 @@ WANTED = {
 
 
 def measure_create(repeat: int) -> dict[str, Any]:
-    """The part on a real node."""
+    """Measure the part on a real node."""
     with (
         level_b(say=say) as bed,
         tempfile.TemporaryDirectory(prefix="rp-bench-") as folder,
         gateway_on(bed, Path(folder), host=bed.host_address, image=bed.image) as gateway,
     ):
         gateway.start()
-        found = create.measure(bed, gateway, repeat)
-    return {**found, "met": {"adds_seconds": found["adds_seconds"] <= WANTED["adds_seconds"]}}
+        figures = create.measure(bed, gateway, repeat)
+    return {**figures, "met": {"adds_seconds": figures["adds_seconds"] <= WANTED["adds_seconds"]}}
 
 
 def measure_fleet(part: str, clusters: int, repeat: int, steady: float, patience: float) -> dict[str, Any]:
-    """A part on fake nodes: with the operator, or played without one."""
+    """Measure a part on fake nodes: with the real operator, or with the played one."""
     teams = -(-clusters // PER_TEAM)
     with ExitStack() as stack:
         bed = stack.enter_context(level_a(audit=True, say=say))
@@ -77,30 +77,32 @@ def measure_fleet(part: str, clusters: int, repeat: int, steady: float, patience
         started = gateway.start()
         say(f"the gateway serves after {started:.1f} s: pid {gateway.pid}, {gateway.url}")
         few = min(clusters, 200)
-        found: dict[str, Any] = {"clusters": clusters, "teams": teams, "made": fleet.make()}
-        found["changes_in_store"] = fleet.change_in_store(repeat)
-        found["changes_by_http"] = fleet.change_by_http(few, repeat)
-        found["steady"] = fleet.steady(steady)
-        found["stopped"] = fleet.restart(kill=False, changed=few // 10)
-        found["killed"] = fleet.restart(kill=True, changed=few // 10)
-        found["bare"] = fleet.bare_changes(few, repeat)
-    found["ratio_to_bare"] = round(found["changes_in_store"]["per_second"] / found["bare"]["changes_per_second"], 2)
-    return {**found, "met": met(found)}
+        figures: dict[str, Any] = {"clusters": clusters, "teams": teams, "made": fleet.make()}
+        figures["changes_in_store"] = fleet.change_in_store(repeat)
+        figures["changes_by_http"] = fleet.change_by_http(few, repeat)
+        figures["steady"] = fleet.steady(steady)
+        figures["stopped"] = fleet.restart(kill=False, changed=few // 10)
+        figures["killed"] = fleet.restart(kill=True, changed=few // 10)
+        figures["bare"] = fleet.bare_changes(few, repeat)
+    ratio = figures["changes_in_store"]["per_second"] / figures["bare"]["changes_per_second"]
+    figures["ratio_to_bare"] = round(ratio, 2)
+    return {**figures, "met": met(figures)}
 
 
-def met(found: dict[str, Any]) -> dict[str, bool]:
-    """Which of the wanted figures a fleet reaches."""
-    converged = max(found[how]["seconds_to_converged"] for how in ("stopped", "killed"))
+def met(figures: dict[str, Any]) -> dict[str, bool]:
+    """Name of each wanted figure -> True if the fleet reaches it."""
+    converged = max(figures[how]["seconds_to_converged"] for how in ("stopped", "killed"))
+    steady = figures["steady"]
     return {
-        "changes_per_second": found["changes_in_store"]["per_second"] >= WANTED["changes_per_second"],
-        "calls_per_cluster_minute": found["steady"]["calls_per_cluster_minute"] <= WANTED["calls_per_cluster_minute"],
-        "gateway_rss_mb": found["steady"]["gateway_rss_mb"] <= WANTED["gateway_rss_mb"],
+        "changes_per_second": figures["changes_in_store"]["per_second"] >= WANTED["changes_per_second"],
+        "calls_per_cluster_minute": steady["calls_per_cluster_minute"] <= WANTED["calls_per_cluster_minute"],
+        "gateway_rss_mb": steady["gateway_rss_mb"] <= WANTED["gateway_rss_mb"],
         "seconds_to_converged": converged <= WANTED["seconds_to_converged"],
     }
 
 
 def with_load(measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """A measurement with the machine's load before it, which it adds to itself, and after."""
+    """Measure, and add the machine's load before and after; the load after includes the measurement's own."""
     before = os.getloadavg()[0]
     return {**measure(), "load": round(before, 2), "load_after": round(os.getloadavg()[0], 2)}
 

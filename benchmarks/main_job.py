@@ -1,19 +1,20 @@
-"""The main job by the platform against one hand-written script of the same parts: wall time to the first answer.
+"""Compare the main job by the platform with a hand-written script of the same parts: wall time to the first answer.
 
 python -m benchmarks.main_job [--rounds N] [--days N]
 
 Prints JSON. Rounds in turns: the platform, then the script (benchmarks/main_job_by_hand) in a process of its own.
 
-- The platform runs: `rayplane up` in a new home, the team's documents applied, the cluster ready, and SETTLE_SECONDS
-  more, in which what `up` started ends its imports. The clock runs from `pipeline run` until the run has ended and the
-  service has answered with the version that it registered. The home is new in every round, so nothing is cached, and
-  the service comes into being during the run: until then it waits for a version with its alias.
-- The script's clock runs from the start of its process, with its imports, MLflow's new database and its own Ray in it
-  (stage `start`): a platform that runs has these behind it, a script never has.
+- The platform is running: `rayplane up` in a new home, the team's documents applied, the cluster ready, and then
+  SETTLE_SECONDS, in which the processes that `up` started finish their imports. The clock runs from `pipeline run`
+  until the run has ended and the service has answered with the version that the run registered. The home is new in
+  every round, so nothing is cached, and the service is deployed during the run: until then it waits for a version with
+  its alias.
+- The script's clock runs from the start of its process and includes its imports, MLflow's new database and its own Ray
+  (stage `start`): a running platform has done these before, a script never has.
 
 Stages of the platform are the run's steps, some of which run at once, so they add up to more than the job; `observe` is
-from the run's start to its first step, `deploy` from the end of `register` until the service is seen ready. A step's
-seconds hold the job's process, imports, events and bookkeeping; the script has what it has of these in `start`.
+from the run's start to its first step, `deploy` from the end of `register` until the service is observed as ready. A
+step's seconds include the job's process, imports, events and bookkeeping; the script has its part of these in `start`.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from tests.support.local_platform import local_platform
 ROOT = Path(__file__).parents[1]
 SETTLE_SECONDS = 20.0
 MOST_SECONDS = 1800.0
-"""For which a run, a service or the script is waited for."""
+"""Seconds to wait for a run, a service or the script."""
 
 MOST_RATIO = 1.35
 MOST_BEYOND: Mapping[str, float] = {
@@ -58,21 +59,21 @@ SAME_AUC = 1e-4
 
 @dataclass(frozen=True)
 class Turn:
-    """One way through the job."""
+    """One execution of the main job, by the platform or by the script."""
 
     load: float
-    """Of the machine, over a minute, when its clock began."""
+    """Load average of the machine over a minute, when its clock began."""
     seconds: float
     stages: dict[str, float]
     rows: dict[str, int]
     """Dataset -> rows."""
     auc: float
     answer: Any
-    """The service's first."""
+    """The service's first answer."""
 
 
 def by_platform(days: int | None) -> Turn:
-    """The job by a platform that is brought up before and down after it."""
+    """Run the job by a platform that is started before and stopped after it."""
     with (
         tempfile.TemporaryDirectory(prefix="rp-bench-") as folder,
         local_platform(Path(folder) / "home") as platform,
@@ -102,7 +103,7 @@ def by_platform(days: int | None) -> Turn:
 
 
 def by_hand(days: int | None) -> Turn:
-    """The job by the script, in a process and a folder of its own."""
+    """Run the job by the script, in a process and a folder of its own."""
     mark = f"main-job-{secrets.token_hex(8)}"
     with tempfile.TemporaryDirectory(prefix="rp-bench-") as folder:
         command = [sys.executable, "-m", "benchmarks.main_job_by_hand", folder]
@@ -119,14 +120,14 @@ def by_hand(days: int | None) -> Turn:
                 check=True,
             )
         finally:
-            processes.stop_marked(mark)  # its Ray, should it have been interrupted
+            processes.stop_marked(mark)  # stops the script's Ray, which is left over if it was interrupted
     report = json.loads(done.stdout)
     stages = {stage["name"]: stage["seconds"] for stage in report.pop("stages")}
     return Turn(load=round(load, 2), stages=stages, **report)
 
 
 def apply(api: Client) -> None:
-    """The team's documents, with this repository as the package."""
+    """Apply the team's documents, with this repository as the package."""
     documents = quickstart.read_documents(ROOT / quickstart.DOCUMENTS)
     for document in documents:
         if "package" in document.spec:
@@ -135,7 +136,7 @@ def apply(api: Client) -> None:
 
 
 def ended(api: Client, name: str) -> RunStatus:
-    """The status of a run once it has succeeded; ends the benchmark where it has not."""
+    """Wait until a run has ended, and return its status; raises SystemExit unless it succeeded."""
 
     def over() -> Object | None:
         run = api.pipelines.get_run(TEAM, PIPELINE, name)
@@ -155,7 +156,7 @@ def serving(api: Client, version: str) -> Object | None:
 
 
 def until(look: Callable[[], Object | None], what: str) -> Object:
-    """What is looked for, as soon as it is there."""
+    """Call ``look`` until it returns an object, and return that; raises SystemExit after MOST_SECONDS."""
     deadline = time.monotonic() + MOST_SECONDS
     while (value := look()) is None:
         if time.monotonic() > deadline:
@@ -165,7 +166,7 @@ def until(look: Callable[[], Object | None], what: str) -> Object:
 
 
 def step_seconds(status: RunStatus, ready_at: float) -> dict[str, float]:
-    """Seconds of each step of a run that has succeeded, and of what is before and after them."""
+    """Seconds of each step of a run that has succeeded, and of the stages before and after the steps."""
     steps = {step.name: step for step in status.steps}
     starts = [step.started_at.timestamp() for step in status.steps if step.started_at]
     registered_at, started_at = steps["register"].ended_at, status.started_at
@@ -185,7 +186,7 @@ def recorded(step: StepRun, name: str) -> Any:
 
 
 def rows(api: Client, steps: Sequence[StepRun]) -> Iterator[tuple[str, int]]:
-    """Each dataset that the steps published, and its rows."""
+    """(name, rows) of each dataset that the steps published."""
     for step in steps:
         for output in step.outputs:
             if output.kind == "dataset":
@@ -193,7 +194,7 @@ def rows(api: Client, steps: Sequence[StepRun]) -> Iterator[tuple[str, int]]:
 
 
 def median_of(turns: Sequence[Turn]) -> dict[str, Any]:
-    """The median turn, as a whole and by stage."""
+    """Medians of the turns' seconds, as a whole and by stage."""
     return {
         "median_seconds": round(statistics.median(turn.seconds for turn in turns), 3),
         "stages": {name: round(statistics.median(turn.stages[name] for turn in turns), 3) for name in turns[0].stages},
@@ -203,7 +204,7 @@ def median_of(turns: Sequence[Turn]) -> dict[str, Any]:
 def checks(
     platform: Mapping[str, Any], script: Mapping[str, Any], pairs: Sequence[tuple[Turn, Turn]]
 ) -> Iterator[dict[str, Any]]:
-    """Each figure that is wanted, what was, and whether it is reached."""
+    """The checks of ratio, stages, rows and AUC."""
     ratio = round(platform["median_seconds"] / script["median_seconds"], 3)
     yield check(f"platform / script, median of {len(pairs)}", ratio, MOST_RATIO)
     for step, most in MOST_BEYOND.items():
@@ -216,7 +217,7 @@ def checks(
 
 
 def measure(rounds: int, days: int | None) -> dict[str, Any]:
-    """The figure."""
+    """Run both ways in turns, and return the figures and checks."""
     load = os.getloadavg()[0]
     pairs: list[tuple[Turn, Turn]] = []
     for number in range(1, rounds + 1):

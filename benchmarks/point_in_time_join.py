@@ -1,4 +1,4 @@
-"""The point-in-time join of the platform's Feast store against that of Feast's own DuckDB store, on the same flights.
+"""Compare the point-in-time join of the platform's Feast store with that of Feast's own DuckDB store, on the same rows.
 
 python -m benchmarks.point_in_time_join [--days N] [--repeat N]
 
@@ -32,7 +32,7 @@ Join = Callable[[pa.Table], pa.Table]
 
 
 def stores(folder: Path, views: Mapping[str, pa.Table]) -> tuple[FeatureStore, FeatureStore]:
-    """The platform's store and Feast's, over ``views``, different in the offline store alone."""
+    """The platform's store and Feast's own over ``views``; they differ only in the offline store."""
     for view, table in views.items():
         pq.write_table(table, folder / f"{definitions.SOURCES[view]}.parquet")
     access = FeastAccess(
@@ -46,7 +46,7 @@ def stores(folder: Path, views: Mapping[str, pa.Table]) -> tuple[FeatureStore, F
 
 
 def first_days(raw: Mapping[str, pa.Table], days: int) -> dict[str, pa.Table]:
-    """The raw tables with the year's first ``days`` days of what has days."""
+    """The raw tables, those with dates cut to the year's first ``days`` days."""
 
     def cut(table: pa.Table) -> pa.Table:
         until = f"make_date(year, month, day) < make_date(year, 1, 1) + {days}"
@@ -56,25 +56,25 @@ def first_days(raw: Mapping[str, pa.Table], days: int) -> dict[str, pa.Table]:
 
 
 def timed(join: Join, rows: pa.Table) -> tuple[float, pa.Table]:
-    """Seconds and result of one join."""
+    """Run one join; returns its seconds and result."""
     began = time.perf_counter()
     table = join(rows)
     return time.perf_counter() - began, table
 
 
 def measure(days: int, repeat: int) -> dict[str, Any]:
-    """The figure."""
+    """Time both joins in turns, and return the figures."""
     load = os.getloadavg()[0]
     prepared = flight_tables.prepared(first_days(slices.raw_tables(None), days))
     flights = prepared["flights"]
     rows = training_set.entity_rows(flights)
     with tempfile.TemporaryDirectory() as folder:
-        made = stores(Path(folder), flight_tables.features(prepared))
-        joins = [flight_tables.feast_join(store) for store in made]
+        both = stores(Path(folder), flight_tables.features(prepared))
+        joins = [flight_tables.feast_join(store) for store in both]
         for join in joins:
-            join(rows.slice(0, 100))  # what a process imports and reads once is no part of the join
+            join(rows.slice(0, 100))  # a process imports and reads some things once, which is not part of the join
         turns = [[timed(join, rows) for join in joins] for _ in range(repeat)]
-    ours, stock = (statistics.median(turn[place][0] for turn in turns) for place in range(2))
+    ours, stock = (statistics.median(turn[index][0] for turn in turns) for index in range(2))
     return {
         "figure": "point-in-time join of the flights with all their features",
         "days": days,
@@ -88,7 +88,7 @@ def measure(days: int, repeat: int) -> dict[str, Any]:
 
 
 def same(flights: pa.Table, one: pa.Table, other: pa.Table) -> bool:
-    """Whether both joins make the same training set of the flights."""
+    """True if both joins make the same training set of the flights."""
     expected = training_set.training_set(flights, lambda _: other)
     return bool(training_set.training_set(flights, lambda _: one).equals(expected))
 

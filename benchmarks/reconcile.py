@@ -1,9 +1,9 @@
-"""What the gateway's loop costs by itself: thousands of clusters made, changed, at rest, found again by a new gateway.
+"""Measure the gateway's loop alone: it makes, changes and keeps thousands of clusters; a new gateway takes them over.
 
     python benchmarks/reconcile.py [--clusters 2000] [--rest 60]
 
-The store and the reconcilers are real; the backend is the fake, which answers at once and tells of every change, so
-that every second here is the control plane's own. Prints one JSON object.
+The store and the reconcilers are real; the backend is the fake, which answers at once and reports every change, so that
+all measured time is the control plane's own. Prints one JSON object.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ TEAMS = 20
 
 
 class Gateway:
-    """One gateway's loop on a home; another one on the same home is its successor."""
+    """A gateway's loop on a home; the next one on the same home is its successor."""
 
     def __init__(self, home: Path, backend: FakeBackend, name: str) -> None:
         settings = GatewaySettings(home=home, mlflow_url=None)
@@ -51,7 +51,7 @@ class Gateway:
             wake=lambda: self.loop.wake(),
             signer=tokens.load(settings.home_paths),
         )
-        no_rays: Any = None  # nobody is asked whether a cluster is used: these have no idle timeout
+        no_rays: Any = None  # the reconciler asks no Ray whether a cluster is in use: these have no idle timeout
         reconcilers: list[Reconciler] = [
             TeamReconciler(self.platform, None, lambda _: backend),
             ClusterReconciler(self.platform, lambda _: backend, no_rays, wake=lambda uid: self.loop.wake(uid)),
@@ -62,7 +62,7 @@ class Gateway:
         objects.apply(kind, team, name, spec, labels={}, principal=SYSTEM, platform=self.platform)
 
     def all_ready(self, generation: int, count: int) -> bool:
-        """Whether so many clusters are ready for this generation of their spec."""
+        """True if ``count`` clusters are ready for this generation of their spec."""
         ready = [
             cluster
             for cluster in self.store.each("Cluster")
@@ -76,7 +76,7 @@ class Gateway:
 
 
 def until(probe: Callable[[], bool], seconds: float = 900.0) -> float:
-    """Seconds until it is so."""
+    """Wait until ``probe`` is true; returns the seconds that it took, raises SystemExit after ``seconds``."""
     began = time.monotonic()
     while not probe():
         if time.monotonic() - began > seconds:
@@ -86,7 +86,7 @@ def until(probe: Callable[[], bool], seconds: float = 900.0) -> float:
 
 
 def rss_mib() -> float:
-    """The process's resident memory now."""
+    """Resident memory of this process now."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
@@ -96,10 +96,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clusters", type=int, default=2000)
     parser.add_argument("--rest", type=float, default=60.0, help="Seconds to be at rest for.")
-    given = parser.parse_args()
+    options = parser.parse_args()
     logging.disable(logging.WARNING)
-    names = [(f"team-{n % TEAMS}", f"c{n}") for n in range(given.clusters)]
-    figures: dict[str, float] = {"clusters": given.clusters}
+    names = [(f"team-{n % TEAMS}", f"c{n}") for n in range(options.clusters)]
+    figures: dict[str, float] = {"clusters": options.clusters}
     backend = FakeBackend()
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
@@ -113,22 +113,22 @@ def main() -> None:
             began, cpu = time.monotonic(), time.process_time()
             for team, name in names:
                 gateway.apply("Cluster", team, name, spec)
-            figures[f"{step}_requests_per_s"] = given.clusters / (time.monotonic() - began)
-            until(partial(gateway.all_ready, generation, given.clusters))
-            figures[f"{step}_to_ready_per_s"] = given.clusters / (time.monotonic() - began)
-            figures[f"{step}_cpu_ms_each"] = 1000 * (time.process_time() - cpu) / given.clusters
+            figures[f"{step}_requests_per_s"] = options.clusters / (time.monotonic() - began)
+            until(partial(gateway.all_ready, generation, options.clusters))
+            figures[f"{step}_to_ready_per_s"] = options.clusters / (time.monotonic() - began)
+            figures[f"{step}_cpu_ms_each"] = 1000 * (time.process_time() - cpu) / options.clusters
         time.sleep(3)
         looks, cpu, began = backend.observed, time.process_time(), time.monotonic()
-        time.sleep(given.rest)
+        time.sleep(options.rest)
         minutes = (time.monotonic() - began) / 60
         figures["rest_cpu_s_per_minute"] = (time.process_time() - cpu) / minutes
-        figures["rest_looks_per_cluster_per_minute"] = (backend.observed - looks) / given.clusters / minutes
+        figures["rest_looks_per_cluster_per_minute"] = (backend.observed - looks) / options.clusters / minutes
         figures["rss_mib"] = rss_mib()
         gateway.close()
         looks, began, cpu = backend.observed, time.monotonic(), time.process_time()
         successor = Gateway(home, backend, "two")
         successor.loop.start()
-        until(lambda: backend.observed - looks >= given.clusters)
+        until(lambda: backend.observed - looks >= options.clusters)
         figures["restart_to_all_looked_at_s"] = time.monotonic() - began
         figures["restart_cpu_s"] = time.process_time() - cpu
         figures["leases"] = len(successor.store.leases(open_only=True))

@@ -1,18 +1,18 @@
-"""How long things take to start: jobs, commands, the platform, clusters and services, with warm processes and without.
+"""Measure the starts of jobs, commands, the platform, clusters and services, with warm processes and without.
 
 python -m benchmarks.starts [--rounds N] [--part jobs|commands|up|clusters ...]
 
-Prints JSON. Two local platforms run at once, each in a new home with a cluster that has run a job: `warm` is as it
-comes, `plain` has RAYPLANE_WARM_PROCESSES=false, so that its head is a Ray as `ray start` makes it. They take turns:
-while one is measured the other is idle. Parts:
+Prints JSON. Two local platforms run at once, each in a new home with a cluster that has run a job: `warm` has the
+default settings, `plain` has RAYPLANE_WARM_PROCESSES=false, so that its head is a Ray as `ray start` makes it. They
+take turns: while one is measured the other is idle. Parts:
 
-- jobs: a job that prints a line, by each way to submit it, until that line and until its end; one that then imports
-  pandas, MLflow, XGBoost and Feast and runs a task of Ray; twenty that do nothing, submitted at once.
-- commands: what the command line takes, beside kubectl.
+- jobs: a job that prints a line, by each way to submit it, until that line and until its end; a job that then imports
+  pandas, MLflow, XGBoost and Feast and runs a Ray task; twenty jobs that do nothing, submitted at once.
+- commands: the time of commands, compared with kubectl.
 - up: `rayplane up` after `rayplane down`.
 - clusters: a cluster until it is ready, then a service on it until its first answer.
 
-What the warm interpreter costs is measured with each.
+Every run also measures the memory, threads and forks of the warm interpreter.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ MOST_COMMAND = 0.5
 
 
 def measure(rounds: int, parts: tuple[str, ...]) -> dict[str, Any]:
-    """The figures of the parts."""
+    """Measure the parts, and return their figures and checks."""
     load = os.getloadavg()[0]
     with ExitStack() as stack:
         sides = {name: stack.enter_context(side(name)) for name in (WARM, PLAIN)}
         figures: dict[str, Any] = {"interpreter": interpreter.interpreter(sides[WARM])}
-        if "commands" in parts:  # before the jobs, whose number they would list
+        if "commands" in parts:  # before the jobs part, since `job list` would list its jobs
             figures["commands"] = commands.commands(sides[WARM], rounds)
         if "jobs" in parts:
             figures["first_line"] = jobs.first_lines(sides, rounds)
@@ -66,7 +66,7 @@ def measure(rounds: int, parts: tuple[str, ...]) -> dict[str, Any]:
 
 
 def checks(figures: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Each figure that is wanted, of the parts that were measured."""
+    """The checks of the parts that were measured."""
     if "first_line" in figures:
         warm, plain = figures["first_line"][WARM], figures["first_line"][PLAIN]
         api, stock = plain["Ray's job API"], plain["stock ray job submit, to the head"]
@@ -108,7 +108,7 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.rounds < 1:
         parser.error("--rounds must be at least 1")
-    # Without bytecode each of the many processes would compile the platform anew.
+    # Without bytecode files each of the many processes would compile the platform again.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     print(json.dumps(measure(asked.rounds, tuple(asked.part or PARTS))))
 

@@ -1,7 +1,7 @@
 """The reference team's features in Feast: entities, views over the jobs' datasets, on-demand calendar, one service.
 
-The registered objects name no path: ``build`` gets the Parquet path of each dataset from its caller, which knows the
-version that is wanted.
+The module contains no path: the caller of ``build``, which knows the wanted version of each dataset, passes the path of
+its Parquet.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ TTLS: dict[str, timedelta] = {
     "plane_delays": timedelta(days=3),
     "plane": timedelta(0),
 }
-"""View -> how old a value may be when it is used; older is missing. Zero: any age. Delays of origins, carriers and
-routes come at every tick (jobs.delay_features.TICKS): two ticks, so that one late snapshot is borne."""
+"""View -> greatest age of a value that is used; an older one is missing. Zero: any age. Delays of origins, carriers and
+routes have a snapshot at every tick (jobs.delay_features.TICKS); two ticks tolerate one late snapshot."""
 
 
 def build(source_path: Callable[[str], str]) -> list[Any]:
-    """Every Feast object of the team; ``source_path(dataset name)`` answers the path of its Parquet."""
+    """All Feast objects of the team; ``source_path(dataset name)`` returns the path of the dataset's Parquet."""
     origin = Entity(name="origin", join_keys=["origin"], value_type=ValueType.STRING)
     carrier = Entity(name="carrier", join_keys=["carrier"], value_type=ValueType.STRING)
     route = Entity(name="route", join_keys=["route"], value_type=ValueType.STRING, description="origin-dest")
@@ -44,7 +44,7 @@ def build(source_path: Callable[[str], str]) -> list[Any]:
     def view(name: str, entity: Entity, fields: list[Field]) -> FeatureView:
         dataset = SOURCES[name]
         source = FileSource(name=dataset, path=source_path(dataset), timestamp_field="event_timestamp")
-        # Join keys are declared too: with them Feast infers nothing from files, so apply() reads none.
+        # With the join keys declared too, Feast infers nothing from the files, so apply() reads none.
         keys = [Field(name=entity.join_key, dtype=String)]
         return FeatureView(name=name, entities=[entity], ttl=TTLS[name], schema=[*keys, *fields], source=source)
 
@@ -66,7 +66,7 @@ def _floats(names: list[str]) -> list[Field]:
 
 
 def _rolling(names: list[str]) -> list[Field]:
-    """Counts are whole numbers, delays (minutes) and late shares are not."""
+    """Fields of rolling columns: counts are integers, delays (minutes) and late shares are floats."""
     counts = ("_departures_", "_arrivals_")
     return [Field(name=name, dtype=Int32 if any(part in name for part in counts) else Float32) for name in names]
 
@@ -89,7 +89,7 @@ def _calendar() -> Any:
         mode="pandas",
     )
     def flight_calendar(inputs: pd.DataFrame) -> pd.DataFrame:
-        # Feast ships the function by value: it brings its own names.
+        # Feast serializes the function by value, without this module's imports.
         import numpy as np
         import pandas as pd
 

@@ -1,13 +1,13 @@
-"""Rolling delays of origins, carriers, routes and planes, each fact counted only from the instant it became known.
+"""Compute rolling delays of origins, carriers, routes and planes, each delay counted from the instant it became known.
 
 Publishes ``origin-delays``, ``carrier-delays``, ``route-delays`` and ``plane-delays``. A departure delay becomes known
 at the departure, an arrival delay at the landing: 83 % of the flights that left in the last three hours are still in
 the air, so counting their arrival delays at the departure would be leakage.
 
-Origins, carriers and routes get a snapshot at every tick of the clock (``TICKS``) of what was known by then, so their
-windows move on while nothing happens. Planes, thousands that fly a few times a day, get one whenever something becomes
-known. Ticks of 15 minutes make no better model (test AUC 0.762 with either), but Feast's DuckDB store compares every
-flight with every snapshot of its entity: the join of the year then takes 50 s instead of 22 s.
+Origins, carriers and routes get a snapshot of the facts known so far at every tick of the clock (``TICKS``), so that
+their windows move on while nothing happens. Planes, thousands that fly a few times a day, get a snapshot whenever a
+fact becomes known. Ticks of 15 minutes make no better model (test AUC 0.762 with either), but Feast's DuckDB store
+compares every flight with every snapshot of its entity: the join of the year then takes 50 s instead of 22 s.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ from jobs import flights_data
 from jobs.flights_data import LATE_MINUTES, WINDOWS
 
 KNOWN_AT: Mapping[str, str] = {"dep": "departed_at", "arr": "landed_at"}
-"""Kind of fact -> the flight's column with the instant at which it becomes known. All that keeps leakage out."""
+"""Kind of fact -> the flight's column with the instant at which it becomes known. Only this prevents leakage."""
 
 TICKS: Mapping[str, int] = {"origin": 60, "carrier": 60, "route": 60}
-"""Kind of entity -> minutes between its snapshots. A fact enters at the first tick at or after it became known."""
+"""Kind of entity -> minutes between its snapshots. A fact counts from the first tick at or after it became known."""
 
 KEYS: Mapping[str, str] = {"origin": "origin", "carrier": "carrier", "route": "route", "plane": "tailnum"}
 """Kind of entity -> the flight's column that names it."""
 
 TALLIES = ("departures", "dep_minutes", "dep_late", "arrivals", "arr_minutes", "arr_late")
+"""Columns that are summed over a window: number of flights, minutes of delay, number of late flights."""
 
 
 def main() -> None:
@@ -48,9 +49,9 @@ def delay_features(flights: pa.Table, entity: str, *, known_at: Mapping[str, str
     """Rolling delays of one kind of entity: one row per (key, event_timestamp), in that order.
 
     For each window of 3 h, 24 h and 14 days, closed at ``event_timestamp``: the number of departures and arrivals that
-    became known in it, their mean delay (minutes) and the share more than 15 minutes late; null where there were
-    none. Planes have no 3 h window but the latest known delays. ``known_at`` is there for the test that proves
-    leakage would be found. Raises ``BadInput`` for a missing column or no rows, ``KeyError`` for an unknown entity.
+    became known in it, their mean delay (minutes) and the share more than 15 minutes late; null if there were none.
+    Planes have the latest known delays instead of a 3 h window. A test passes another ``known_at`` to prove that it
+    would detect leakage. Raises ``BadInput`` for a missing column or no rows, ``KeyError`` for an unknown entity.
     """
     columns = [KEYS[entity], "dep_delay", "arr_delay", *known_at.values()]
     flights_data.require_columns(
@@ -61,7 +62,7 @@ def delay_features(flights: pa.Table, entity: str, *, known_at: Mapping[str, str
 
 
 def _facts(key: str, known_at: Mapping[str, str]) -> str:
-    """SQL of ``facts``: one row per departure and one per arrival, whole numbers only, so that sums are exact."""
+    """SQL of ``facts``: one row per departure and one per arrival, only whole numbers, so that sums are exact."""
     sides = []
     for kind, plural in (("dep", "departures"), ("arr", "arrivals")):
         own = {
@@ -78,7 +79,7 @@ def _facts(key: str, known_at: Mapping[str, str]) -> str:
 
 
 def _on_ticks(entity: str, tick: int) -> str:
-    """SQL of a snapshot per key and tick, while the longest window holds anything. Ticks count from 1970 in UTC."""
+    """SQL of a snapshot per key and tick, until the longest window is empty. Ticks count from 1970 in UTC."""
     length = tick * 60_000_000
     longest = max(WINDOWS.values()) // tick
     running = ", ".join(
@@ -110,7 +111,7 @@ def _on_ticks(entity: str, tick: int) -> str:
 
 
 def _on_events(entity: str) -> str:
-    """SQL of a snapshot per key and instant at which something became known; facts of one instant are one row."""
+    """SQL of a snapshot per key and instant at which a fact became known; facts of one instant make one row."""
     windows = tuple(window for window in WINDOWS if window != "3h")
     rolled = ", ".join(
         f"coalesce(sum({name}) OVER (events RANGE INTERVAL {WINDOWS[window]} MINUTES PRECEDING), 0) AS {name}_{window}"

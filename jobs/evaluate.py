@@ -1,10 +1,10 @@
-"""Judge the trained model on flights it never saw, against a gate, and keep the evidence on its run.
+"""Judge the trained model by a gate, on flights that it was not trained on, and log the evidence to its run.
 
 python -m jobs.evaluate
 
 Parameters: ``min_auc``, ``min_gain`` (AUC above the carrier-and-hour baseline), ``max_ece`` (expected
-calibration error), ``min_slice_auc`` (of the worst carrier that has ``min_slice_rows`` flights). A gate that
-is not passed is a result, not an error: the report says so, and jobs.register refuses.
+calibration error), ``min_slice_auc`` (of the worst carrier with at least ``min_slice_rows`` flights). A model that
+fails the gate is a result, not an error: the report says so, and jobs.register refuses the model.
 """
 
 from __future__ import annotations
@@ -35,8 +35,7 @@ Scores = npt.NDArray[np.floating[Any]]
 
 
 def main() -> None:
-    """Score the last part of ``training-set`` with the run's model, judge, keep figures and page, report the
-    verdict."""
+    """Score the test part of ``training-set`` with the run's model, judge, log figures and page, report the verdict."""
     from mlflow import MlflowClient
 
     from rayplane.runtime import context, datasets, models, report
@@ -47,14 +46,14 @@ def main() -> None:
     thresholds = parse_thresholds(ctx.parameters)
     train, _, test = flights_data.split(datasets.read("training-set"))
     labels = flights_data.labels(test)
-    # By the encoding that the model records: what is judged is what will be served.
+    # Scored with the encoding in the model's card, as serving will do.
     scores = models.load(model_uri).score(test)
     baseline = flights_data.baseline_scores(train, test)
 
     carriers = figures.slices(test["carrier"].to_pylist(), labels, scores)
     bins = figures.reliability(labels, scores)
-    found = measure(labels, scores, baseline, test, min_slice_rows=int(thresholds["min_slice_rows"]))
-    verdict = models.judge(run_id, found, gate(thresholds))
+    measured = measure(labels, scores, baseline, test, min_slice_rows=int(thresholds["min_slice_rows"]))
+    verdict = models.judge(run_id, measured, gate(thresholds))
 
     client = MlflowClient()
     evidence = {
@@ -74,14 +73,13 @@ def main() -> None:
     client.log_text(run_id, html, "evaluation/report.html")
     _log_figures(client, run_id, verdict)
     report.emit("gate.judged", verdict.model_dump(mode="json"))
-    report.output("gate", {"passed": verdict.passed, "run_id": run_id, "model_uri": model_uri, **found})
+    report.output("gate", {"passed": verdict.passed, "run_id": run_id, "model_uri": model_uri, **measured})
     print(models.explain(verdict))
-    print(json.dumps(found, indent=1))
+    print(json.dumps(measured, indent=1))
 
 
 def parse_thresholds(parameters: dict[str, str]) -> dict[str, float]:
-    """The gate's thresholds: the parameters that are given, else the defaults. Raises ``BadInput`` for what
-    is no number."""
+    """The gate's thresholds: the parameters that are set, else the defaults. Raises ``BadInput`` for a non-number."""
     wanted = dict(THRESHOLDS)
     for name in THRESHOLDS:
         text = parameters.get(name, "").strip()
@@ -97,7 +95,7 @@ def parse_thresholds(parameters: dict[str, str]) -> dict[str, float]:
 
 
 def gate(thresholds: dict[str, float]) -> Gate:
-    """The gate of these thresholds, on the figures of ``measure``."""
+    """The gate with these thresholds for the figures of ``measure``."""
     from rayplane.runtime.models import Gate, Threshold
 
     return Gate(
@@ -113,8 +111,7 @@ def gate(thresholds: dict[str, float]) -> Gate:
 def measure(
     labels: Scores, scores: Scores, baseline: Scores, rows: pa.Table, *, min_slice_rows: int
 ) -> dict[str, float | int | str | None]:
-    """The figures of one set of rows. ``worst_slice_*`` are None where no carrier has ``min_slice_rows``
-    rows."""
+    """The figures of one set of rows. ``worst_slice_*`` are None if no carrier has ``min_slice_rows`` rows."""
     from rayplane.runtime.models import figures
 
     auc, baseline_auc = figures.auc(labels, scores), figures.auc(labels, baseline)
@@ -136,7 +133,7 @@ def measure(
 
 
 def _log_figures(client: Any, run_id: str, verdict: GateReport) -> None:
-    """As metrics ``test_*``, once: a figure that is on the run already stays a single point."""
+    """Log the figures as metrics ``test_*``, but not again a value that is on the run already."""
     known = client.get_run(run_id).data.metrics
     for name, value in verdict.figures.items():
         if isinstance(value, int | float) and known.get(f"test_{name}") != float(value):
@@ -145,10 +142,10 @@ def _log_figures(client: Any, run_id: str, verdict: GateReport) -> None:
 
 
 def _value(values: dict[str, Any], name: str) -> str:
-    found = values.get(name)
-    if not isinstance(found, str) or not found:
+    value = values.get(name)
+    if not isinstance(value, str) or not value:
         raise BadInput(f"The value '{name}' is not known to this job. Run it after the step 'train' of the pipeline.")
-    return found
+    return value
 
 
 def _is_autumn(rows: pa.Table) -> bool:

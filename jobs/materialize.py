@@ -1,8 +1,8 @@
-"""Put the features into the online store as they were known at an instant; serving reads them from there.
+"""Write the features, as known at an instant, to the online store, from which serving reads them.
 
     python -m jobs.materialize
 
-The parameter ``materialize_at`` (ISO 8601 with a zone) says when; without it, the newest fact of the data.
+The parameter ``materialize_at`` (ISO 8601 with a zone) is that instant; default: that of the newest fact in the data.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from jobs import flights_data
 from jobs.flights_data import BadInput
 
 VIEWS_OF_FACTS = ("origin_weather", "plane_delays")
-"""Views whose newest row is the newest fact. Those of origins, carriers and routes go on beyond it, until their windows
-are empty."""
+"""Views whose newest row has the instant of the newest fact. The snapshots of origins, carriers and routes continue
+after it until their windows are empty."""
 
 
 def main() -> None:
@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def parse_instant(text: str | None) -> datetime | None:
-    """The parameter ``materialize_at`` in UTC, or None where it is not given. Raises ``BadInput``."""
+    """The parameter ``materialize_at`` in UTC, or None if it is not set. Raises ``BadInput``."""
     if text is None or not text.strip():
         return None
     try:

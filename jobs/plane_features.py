@@ -1,4 +1,4 @@
-"""What the register says of each plane, as features: dataset ``plane-features``."""
+"""Make features of each plane from the aircraft register: dataset ``plane-features``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pyarrow as pa
 from jobs import flights_data
 
 KNOWN_SINCE = "2000-01-01 00:00:00+00"
-"""The register carries no dates: what it says counts as known since long before the first flight."""
+"""The register has no dates: its entries count as known from this instant, long before the first flight."""
 
 
 def main() -> None:

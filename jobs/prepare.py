@@ -1,14 +1,14 @@
 """Validate flights, weather and planes, and give each flight its instants in UTC and its label.
 
 Reads ``flights-raw``, ``weather-raw``, ``planes-raw`` and ``airports-raw``; publishes ``flights``, ``weather`` and
-``planes``, and what a rule refuses as ``flights-quarantine``, ``weather-quarantine`` and ``planes-quarantine``: the raw
-columns and the ``reason``. Rows in = rows out + rows quarantined, always. Cancelled and diverted flights are not bad
-rows: they stay, unlabelled.
+``planes``, and the rows that break a rule, with their raw columns and the ``reason``, as ``flights-quarantine``,
+``weather-quarantine`` and ``planes-quarantine``. Rows in = rows out + rows quarantined, always. Cancelled and diverted
+flights are not bad rows: they stay, unlabelled.
 
-How a flight gets its instants. The scheduled departure is a local time at the origin. The scheduled arrival is a
-local time at the destination without a date: the first such instant after the scheduled departure. Departure and
-landing are those two plus the recorded delays, so a flight that crosses midnight, zones or a change to summer time
-needs no guess. Over the whole year this leaves 5 to 235 minutes of taxi time beside the recorded air time.
+Instants of a flight: the scheduled departure is a local time at the origin. The scheduled arrival is a local time at
+the destination without a date: the first such instant after the scheduled departure. Departure and landing are those
+two plus the recorded delays, which is exact also for a flight across midnight, time zones or a change to summer time.
+Over the whole year this leaves 5 to 235 minutes of taxi time beside the recorded air time.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ZONES_MISSING_IN_AIRPORTS = {
 
 
 class Cleaned(NamedTuple):
-    """The rows that pass, and those that do not: the raw columns and the ``reason``."""
+    """The good rows, and the quarantined ones with their raw columns and the ``reason``."""
 
     good: pa.Table
     quarantined: pa.Table
@@ -93,7 +93,7 @@ PLANE_RULES = {
 
 
 def main() -> None:
-    """Check each table block by block in Ray Data, settle duplicates, publish good rows and quarantine."""
+    """Check each table block by block in Ray Data, remove duplicates, publish good and quarantined rows."""
     from rayplane.runtime import datasets, report
 
     airports = datasets.read("airports-raw")
@@ -110,24 +110,24 @@ def main() -> None:
     report.output("prepared", counts)
 
 
-def require_all(name: str, came: int, cleaned: Cleaned) -> None:
-    """Raise ``AssertionError`` unless every one of the ``came`` raw rows is either good or quarantined."""
-    out, put_aside = cleaned.good.num_rows, cleaned.quarantined.num_rows
-    assert came == out + put_aside, f"{name}: {came} rows in, but {out} out and {put_aside} quarantined"
+def require_all(name: str, raw_rows: int, cleaned: Cleaned) -> None:
+    """Raise ``AssertionError`` unless each of the ``raw_rows`` rows is either good or quarantined."""
+    good, bad = cleaned.good.num_rows, cleaned.quarantined.num_rows
+    assert raw_rows == good + bad, f"{name}: {raw_rows} rows in, but {good} out and {bad} quarantined"
 
 
 def prepare_flights(flights: pa.Table, airports: pa.Table) -> Cleaned:
     """Validated flights with ``flight_id``, UTC instants and label, in order of ``flight_id``.
 
-    ``scheduled_at`` is the scheduled departure, ``predict_at`` an hour before it, ``departed_at`` and ``landed_at``
-    what happened (null where it did not). ``late``: 1 when it arrived more than 15 minutes after schedule, else 0, null
-    for cancelled and diverted flights. Raises ``BadInput`` for a missing column or no rows.
+    ``scheduled_at`` is the scheduled departure, ``predict_at`` an hour before it, ``departed_at`` and ``landed_at`` the
+    actual departure and landing (null if there was none). ``late``: 1 if it arrived more than 15 minutes after
+    schedule, else 0, null for cancelled and diverted flights. Raises ``BadInput`` for a missing column or no rows.
     """
     return settle("flights", check_flights(flights, airports))
 
 
 def prepare_weather(weather: pa.Table, airports: pa.Table) -> Cleaned:
-    """Validated hourly weather with ``observed_at``, in order of origin and hour. Raises like ``prepare_flights``."""
+    """Validated hourly weather with ``observed_at``, by origin and hour. Raises as ``prepare_flights`` does."""
     return settle("weather", check_weather(weather, airports))
 
 
@@ -137,7 +137,7 @@ def prepare_planes(planes: pa.Table, airports: pa.Table) -> Cleaned:
 
 
 def check_flights(flights: pa.Table, airports: pa.Table) -> pa.Table:
-    """A block of raw flights with the prepared columns added under ``p_``, and ``reason``, null where a row is good."""
+    """Add to a block of raw flights the prepared columns, prefixed ``p_``, and ``reason``, null for a good row."""
     _require("flights", flights)
     zones = pa.table(
         {"faa": list(ZONES_MISSING_IN_AIRPORTS), "zone": list(ZONES_MISSING_IN_AIRPORTS.values())},
@@ -153,7 +153,7 @@ def check_flights(flights: pa.Table, airports: pa.Table) -> pa.Table:
         WITH zones AS (
             SELECT faa, min(tzone) AS zone FROM airports WHERE tzone IS NOT NULL GROUP BY faa
             UNION SELECT faa, zone FROM known_zones WHERE faa NOT IN (SELECT faa FROM airports WHERE tzone IS NOT NULL)
-        ), placed AS (
+        ), zoned AS (
             SELECT f.*, o.zone AS origin_zone, d.zone AS dest_zone,
                 try_strptime(format('{{:04d}}-{{:02d}}-{{:02d}}', year, month, day), '%Y-%m-%d') AS day_at
             FROM flights f LEFT JOIN zones o ON o.faa = f.origin LEFT JOIN zones d ON d.faa = f.dest
@@ -165,7 +165,7 @@ def check_flights(flights: pa.Table, airports: pa.Table) -> pa.Table:
                     THEN timezone(dest_zone, local_arrival) END,
                     timezone(dest_zone, local_arrival + INTERVAL 1 DAY)
                 ) AS scheduled_arrival_at
-            FROM placed
+            FROM zoned
         ), happened AS (
             SELECT *, scheduled_at + to_minutes(dep_delay) AS departed_at,
                 scheduled_arrival_at + to_minutes(arr_delay) AS landed_at
@@ -194,7 +194,7 @@ def check_flights(flights: pa.Table, airports: pa.Table) -> pa.Table:
 
 
 def check_weather(weather: pa.Table, airports: pa.Table) -> pa.Table:
-    """A block of raw weather, as ``check_flights`` does it."""
+    """Add prepared columns and ``reason`` to a block of raw weather, as ``check_flights`` does for flights."""
     _require("weather", weather)
     measured = ("temp", "dewp", "humid", "wind_dir", "wind_speed", "wind_gust", "precip", "pressure", "visib")
     return flights_data.query(
@@ -209,34 +209,35 @@ def check_weather(weather: pa.Table, airports: pa.Table) -> pa.Table:
 
 
 def check_planes(planes: pa.Table, airports: pa.Table) -> pa.Table:
-    """A block of raw planes, as ``check_flights`` does it."""
-    del airports  # The same call for every table.
+    """Add prepared columns and ``reason`` to a block of raw planes, as ``check_flights`` does for flights."""
+    del airports  # unused: main() calls the check of every table with the same arguments
     _require("planes", planes)
-    kept = ", ".join(f"{name} AS p_{name}" for name in RAW_SCHEMAS["planes"].names)
+    prepared = ", ".join(f"{name} AS p_{name}" for name in RAW_SCHEMAS["planes"].names)
     return flights_data.query(
-        f"SELECT {_columns('planes')}, {_reason(PLANE_RULES)} AS reason, {kept} FROM planes", planes=planes
+        f"SELECT {_columns('planes')}, {_reason(PLANE_RULES)} AS reason, {prepared} FROM planes", planes=planes
     )
 
 
 KEYS = {"flights": ("flight_id",), "weather": ("origin", "observed_at"), "planes": ("tailnum",)}
-"""What may occur once in each prepared table."""
+"""Prepared table -> the columns of its unique key."""
 
 
 def settle(name: str, checked: pa.Table) -> Cleaned:
     """Split checked rows into good and quarantined, keeping one good row of each key.
 
-    Of several good rows with one key the first in the order of all its columns stays, whatever order they came in.
+    Of several good rows with one key the first in the order of all raw columns stays, regardless of the input's order.
     Raises ``AssertionError`` unless rows in = good + quarantined.
     """
     key = ", ".join(f"p_{column}" for column in KEYS[name])
     prepared = [column for column in checked.column_names if column.startswith("p_")]
-    double = f"duplicate of another row with the same {' and '.join(KEYS[name])}"
+    duplicate = f"duplicate of another row with the same {' and '.join(KEYS[name])}"
     sql = f"""
         WITH ranked AS (
-            SELECT *, row_number() OVER (PARTITION BY reason IS NULL, {key} ORDER BY {_columns(name)}) AS place
+            SELECT *, row_number() OVER (PARTITION BY reason IS NULL, {key} ORDER BY {_columns(name)}) AS number
             FROM checked
         )
-        SELECT * REPLACE (CASE WHEN reason IS NULL AND place > 1 THEN '{double}' ELSE reason END AS reason) FROM ranked
+        SELECT * REPLACE (CASE WHEN reason IS NULL AND number > 1 THEN '{duplicate}' ELSE reason END AS reason)
+        FROM ranked
     """
     judged = flights_data.query(sql, checked=checked)
     renamed = ", ".join(f"{column} AS {column[2:]}" for column in prepared)

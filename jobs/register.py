@@ -1,4 +1,4 @@
-"""Register the judged model and make it the champion, if it passed its gate.
+"""Register the evaluated model and make it the champion, if it passed its gate.
 
 python -m jobs.register
 """
@@ -14,7 +14,7 @@ MODEL, ALIAS = "flight-delay", "champion"
 
 
 def main() -> None:
-    """Check the verdict, register the run's model once, move the alias, report the version."""
+    """Check the gate's verdict, register the run's model once, move the alias, report the version."""
     from rayplane.runtime import context, models, report
 
     values = context.current().values
@@ -25,8 +25,10 @@ def main() -> None:
 
 
 def passed(values: dict[str, Any]) -> tuple[str, str]:
-    """Run id and URI of the model that passed. Raises ``BadInput`` if it did not, or if it is not the one
-    that was judged."""
+    """Run id and URI of the model that passed its gate.
+
+    Raises ``BadInput`` if there is none, if it did not pass, or if the gate judged another model.
+    """
     gate, run_id, model_uri = (values.get(name) for name in ("evaluate.gate", "train.run_id", "train.model_uri"))
     if not isinstance(gate, dict) or not isinstance(run_id, str) or not isinstance(model_uri, str):
         raise BadInput(

@@ -2,8 +2,8 @@
 
 python -m jobs.train
 
-Reads ``training-set``, trains on its first part, validates on the second, never looks at the third. A second
-attempt of the job goes on from the last checkpoint of the first. Reports ``run_id`` and ``model_uri``.
+Reads ``training-set``, trains on its first part, validates on its second, and does not use the third. A second attempt
+of the job continues from the last checkpoint of the first. Reports ``run_id`` and ``model_uri``.
 """
 
 from __future__ import annotations
@@ -29,13 +29,12 @@ WORKERS = 2
 REPORT_EVERY, CHECKPOINT_EVERY = 10, 100
 """Boosting rounds between two reports, and between two checkpoints."""
 
-PROVEN_ROWS, EXAMPLE_ROWS = 5_000, 5
-"""Rows on which the recorded encoding is compared with the training's, and rows of the model's input example.
-"""
+VERIFIED_ROWS, EXAMPLE_ROWS = 5_000, 5
+"""Rows on which the card's encoding is compared with the training's, and rows of the model's input example."""
 
 
 def main() -> None:
-    """Train, prove that what will be served encodes as training did, log the model, report where it is."""
+    """Train, verify that serving will encode as training did, log the model, report its run and URI."""
     from rayplane.runtime import context, datasets, models, report
     from rayplane.runtime.training import tracking
 
@@ -48,7 +47,7 @@ def main() -> None:
     booster = fit(config, storage=f"{ctx.job_uri}/checkpoints", name=str(ctx.job_uid))
 
     card = model_card(ctx, datasets.version("training-set"), table)
-    prove_encoding(card, valid.slice(0, PROVEN_ROWS))
+    verify_encoding(card, valid.slice(0, VERIFIED_ROWS))
     with tracking.attach(ctx.run_id) as run:
         import mlflow
 
@@ -68,7 +67,7 @@ def main() -> None:
 
 
 def rounds(parameters: dict[str, str]) -> int:
-    """The parameter ``rounds`` (boosting rounds, from 1), else the default. Raises ``BadInput``."""
+    """The parameter ``rounds`` (boosting rounds, at least 1), else the default. Raises ``BadInput``."""
     text = parameters.get("rounds", "").strip()
     if not text:
         return flights_data.NUM_BOOST_ROUND
@@ -78,8 +77,7 @@ def rounds(parameters: dict[str, str]) -> int:
 
 
 def fit(config: dict[str, Any], *, storage: str, name: str) -> xgboost.Booster:
-    """Train on the workers and answer the last checkpoint's model. The same ``name`` goes on where it was
-    left."""
+    """Train on the workers and return the last checkpoint's model; a ``name`` that has a checkpoint resumes from it."""
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.xgboost import XGBoostTrainer
 
@@ -96,12 +94,12 @@ def fit(config: dict[str, Any], *, storage: str, name: str) -> xgboost.Booster:
     )
     checkpoint = trainer.fit().checkpoint
     if checkpoint is None:
-        raise RuntimeError("Training ended without a checkpoint.")  # the last round always makes one
+        raise RuntimeError("Training ended without a checkpoint.")  # a bug: the last round always makes one
     return load_checkpoint(checkpoint)
 
 
 def train_worker(config: dict[str, Any]) -> None:
-    """One worker: its share of the training rows, all validation rows; reports AUC and log loss by round."""
+    """Train one worker on its share of the training rows; report AUC and log loss on all validation rows by round."""
     import ray.train
     import xgboost
 
@@ -110,10 +108,10 @@ def train_worker(config: dict[str, Any]) -> None:
     me = ray.train.get_context()
     columns = ["flight_id", "scheduled_at", "month", flights_data.LABEL, *FEATURES]
     train, valid, _ = flights_data.split(datasets.read("training-set", columns=columns))
-    # Every second row: each worker sees the whole span of time, and the same rows at every attempt.
+    # Every n-th row of n workers: each worker gets rows of the whole span of time, and the same ones in every attempt.
     share = train.take(np.arange(me.get_world_rank(), train.num_rows, me.get_world_size()))
-    # All validation rows everywhere: the mean of the workers' figures is then the figure itself, not an estimate.
-    # Of the training rows no figure is made: at every round it would cost a third of the training.
+    # Every worker has all validation rows: the mean of the workers' figures is then the figure itself, not an estimate.
+    # There is no figure of the training rows: computed at every round it would cost a third of the training time.
     parts = {"train": _matrix(share), "valid": _matrix(valid)}
 
     checkpoint = ray.train.get_checkpoint()
@@ -140,7 +138,7 @@ def _matrix(table: pa.Table) -> xgboost.DMatrix:
 
 
 def _reporter(total: int) -> Any:
-    """An XGBoost callback that reports to Ray Train: metrics by round, and checkpoints from rank 0."""
+    """Make an XGBoost callback that reports to Ray Train: metrics by round, and checkpoints from rank 0."""
     import tempfile
 
     import ray.train
@@ -152,7 +150,7 @@ def _reporter(total: int) -> Any:
             done = model.num_boosted_rounds()
             if done % REPORT_EVERY and done != total:
                 return False
-            metrics = {f"{part}_{name}": v[-1] for part, found in evals_log.items() for name, v in found.items()}
+            metrics = {f"{part}_{name}": v[-1] for part, history in evals_log.items() for name, v in history.items()}
             metrics["step"] = done
             if (done % CHECKPOINT_EVERY and done != total) or ray.train.get_context().get_world_rank() != 0:
                 ray.train.report(metrics)
@@ -166,7 +164,7 @@ def _reporter(total: int) -> Any:
 
 
 def load_checkpoint(checkpoint: ray.train.Checkpoint) -> xgboost.Booster:
-    """The model of a checkpoint that a worker reported."""
+    """Load the model of a checkpoint that a worker reported."""
     import xgboost
 
     with checkpoint.as_directory() as folder:
@@ -174,7 +172,7 @@ def load_checkpoint(checkpoint: ray.train.Checkpoint) -> xgboost.Booster:
 
 
 def model_card(ctx: RunContext, version: DatasetVersion, table: pa.Table) -> ModelCard:
-    """What the model records of itself: its request, its encoding, and the versions that it was made from."""
+    """The model's card: its request, its encoding, and the versions that it was made from."""
     from rayplane.runtime.models import DatasetRef, FeatureColumn, FeatureViewVersion, ModelCard
 
     inputs = {ref.name: ref.version for ref in version.inputs}
@@ -199,10 +197,10 @@ def model_card(ctx: RunContext, version: DatasetVersion, table: pa.Table) -> Mod
 
 
 def request_schema(table: pa.Table) -> RequestSchema:
-    """What a client sends of a flight, and how the features known from its schedule come of it.
+    """The columns that a client sends for a flight, and the rules that derive its schedule's features from them.
 
-    As jobs.prepare makes them: local time at the origin (all three are in New York), weekdays from Monday =
-    1. The distance of a route is looked up among those of ``table`` unless the client sends it.
+    The rules follow jobs.prepare: local time at the origin (all three are in New York), weekdays from Monday = 1. The
+    distance is that of the same route in ``table``, unless the client sends it.
     """
     from rayplane.runtime.models import Derived, RequestColumn, RequestSchema
 
@@ -248,14 +246,14 @@ def request_schema(table: pa.Table) -> RequestSchema:
     )
 
 
-def prove_encoding(card: ModelCard, rows: pa.Table) -> None:
-    """Raise ``BadInput`` unless the encoding that the model records gives the very matrix it was trained on."""
+def verify_encoding(card: ModelCard, rows: pa.Table) -> None:
+    """Raise ``BadInput`` unless the card's encoding of ``rows`` equals the matrix that the model was trained on."""
     from rayplane.runtime.models import Encoding
 
     encoding, wanted = Encoding(card.features), flights_data.to_matrix(rows)
     columns = {name: rows[name].to_pylist() for name in encoding.names}
-    for made in (encoding.matrix(rows), encoding.rows(columns, rows.num_rows)):
-        differs = ~((made == wanted) | (np.isnan(made) & np.isnan(wanted)))
+    for encoded in (encoding.matrix(rows), encoding.rows(columns, rows.num_rows)):
+        differs = ~((encoded == wanted) | (np.isnan(encoded) & np.isnan(wanted)))
         if differs.any():
             first = encoding.names[int(differs.any(axis=0).argmax())]
             raise BadInput(f"The recorded encoding of '{first}' is not the training's. Mend jobs.train.model_card.")

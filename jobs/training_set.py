@@ -1,4 +1,4 @@
-"""Join every flight with the features known one hour before its scheduled departure: dataset ``training-set``."""
+"""Join each flight with the features known one hour before its scheduled departure: dataset ``training-set``."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from jobs import flights_data
 from jobs.flights_data import BadInput
 
 REQUEST_COLUMNS = ["distance", "scheduled_minute", "weekday", "day_of_year", "month"]
-"""What is known of a flight from its schedule alone."""
+"""Features of a flight that its schedule alone determines."""
 
 KEPT_COLUMNS = ["scheduled_at", "outcome", flights_data.LABEL]
-"""What goes round the join rather than through it: nothing here may become a feature."""
+"""Columns that are added after the join, so that none of them can become a feature."""
 
 
 def main() -> None:
@@ -32,10 +32,10 @@ def main() -> None:
 
 
 def entity_rows(flights: pa.Table) -> pa.Table:
-    """One row per flight: what Feast needs to find and compute its features as of ``predict_at``.
+    """One row per flight with the columns that Feast needs to look up and compute its features as of ``predict_at``.
 
-    A flight without a tail number gets the empty one, which no plane has. Raises ``BadInput`` for a missing column or
-    no rows.
+    A flight without a tail number gets the empty string, which no plane has. Raises ``BadInput`` for a missing column
+    or no rows.
     """
     keys = ["flight_id", "origin", "carrier", "route", "tailnum", "predict_at"]
     flights_data.require_columns(
@@ -44,7 +44,7 @@ def entity_rows(flights: pa.Table) -> pa.Table:
         what="The dataset 'flights'",
         remedy="Make it again: python -m jobs.prepare.",
     )
-    request = ", ".join(f"CAST({name} AS BIGINT) AS {name}" for name in REQUEST_COLUMNS)  # Feast's Int64.
+    request = ", ".join(f"CAST({name} AS BIGINT) AS {name}" for name in REQUEST_COLUMNS)  # declared Int64 in Feast
     return flights_data.query(
         f"""
         SELECT flight_id, origin, carrier, route, coalesce(tailnum, '') AS tailnum, predict_at AS event_timestamp,
@@ -56,16 +56,16 @@ def entity_rows(flights: pa.Table) -> pa.Table:
 
 
 def training_set(flights: pa.Table, join: Callable[[pa.Table], pa.Table]) -> pa.Table:
-    """Every flight, labelled or not, with its features as of ``predict_at``, in order of ``flight_id``.
+    """All flights, labelled or not, with their features as of ``predict_at``, in order of ``flight_id``.
 
-    ``join`` appends the features to the entity rows, point in time: the platform's, or plain Feast's. A feature with no
-    value inside its view's TTL is null. Raises ``BadInput`` when the join loses or adds a flight.
+    ``join`` is the point-in-time join that appends the features to the entity rows: the platform's, or plain Feast's.
+    A feature with no value inside its view's TTL is null. Raises ``BadInput`` if the join loses or adds a flight.
     """
     return _finished(join(entity_rows(flights)), flights)
 
 
 def _finished(joined: pa.Table, flights: pa.Table) -> pa.Table:
-    """Label and schedule put back, every column in its place and type."""
+    """Add label and schedule to the joined rows, and give every column its position and type."""
     keys = ["flight_id", "origin", "carrier", "route", "tailnum", "event_timestamp", *REQUEST_COLUMNS]
     features = [name for name in flights_data.FEATURES if name not in keys]
     columns = [f"joined.{name}" for name in keys[:5]]

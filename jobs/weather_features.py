@@ -1,4 +1,4 @@
-"""Hourly weather of each origin as features: dataset ``weather-features``, known at the hour of its observation."""
+"""Make features of each origin's hourly weather: dataset ``weather-features``. An hour is known once observed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from jobs import flights_data
 from jobs.flights_data import WEATHER_FEATURES
 
 KNOWN_AT = "observed_at"
-"""The column of a weather row that holds the instant at which it becomes known."""
+"""Column of a weather row with the instant at which it becomes known."""
 
 
 def main() -> None:
@@ -24,13 +24,13 @@ def weather_features(weather: pa.Table) -> pa.Table:
     """One row per (origin, event_timestamp) in that order, with ``WEATHER_FEATURES``.
 
     Beside the hour's own values: precipitation of the last 6 hours (inches), the lowest visibility of the last 3
-    hours (miles), and the change of pressure over 3 hours (mbar), null where the earlier hour is missing.
+    hours (miles), and the change of pressure over 3 hours (mbar), null if the earlier hour is missing.
     Raises ``BadInput`` for a missing column or no rows.
     """
     flights_data.require_columns(
         weather, ["origin", KNOWN_AT], what="The dataset 'weather'", remedy="Make it again: python -m jobs.prepare."
     )
-    # Precipitation is summed in whole hundredths of an inch, its precision: a sum of floats depends on their order.
+    # Precipitation is summed in hundredths of an inch, its precision, since a sum of floats depends on their order.
     return flights_data.query(
         f"""
         SELECT now.origin, now.{KNOWN_AT} AS event_timestamp,

@@ -1,7 +1,7 @@
-"""The team's own Serve application around the platform's: what to copy when a model needs code beside it.
+"""The team's own Serve application around the platform's: a template for a model that needs code of its own.
 
-A service takes it by ``app: serving.model_app:app`` and ``package:``; every argument of the platform's
-application comes in.
+A service uses it with ``app: serving.model_app:app`` and ``package:``, and gets every argument of the platform's
+application.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ from ray import serve
 from rayplane.runtime.serving.app import build
 
 MAX_INSTANCES = 200
-"""Flights of one request: this team's clients ask for a gate's or an hour's flights, never for a year's."""
+"""Flights that one request may hold: this team's clients ask for the flights of a gate or an hour, not of a year."""
 
 
 def app(args: dict[str, Any]) -> serve.Application:
-    """The platform's application with the team's own limit. Raises InvalidSpec for arguments that it does not
-    know."""
+    """Build the platform's application with the team's own limit. Raises InvalidSpec for unknown arguments."""
     return build({"max_instances": MAX_INSTANCES, **args})

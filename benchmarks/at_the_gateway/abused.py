@@ -1,4 +1,4 @@
-"""What hostile callers cost all others: how long a probe waits meanwhile, and what memory the gateway takes."""
+"""Measure the effect of hostile callers on others: a probe's wait in the meantime, and the gateway's memory."""
 
 from __future__ import annotations
 
@@ -50,18 +50,20 @@ def measure(server: Gateway, seconds: float) -> dict[str, Any]:
 
 
 def _probe(server: Gateway, during: Callable[[], Any]) -> tuple[dict[str, Any], Any]:
-    """(the seconds that /healthz takes, asked on new connections without a token, while something goes on; what that
-    returned)."""
+    """Ask /healthz, on new connections without a token, while ``during`` runs.
+
+    Returns (the seconds that it takes, the result of ``during``).
+    """
     taken = []
     with ThreadPoolExecutor(1) as pool:
-        going_on = pool.submit(during)
-        while not going_on.done():
+        running = pool.submit(during)
+        while not running.done():
             began = time.monotonic()
             with server.connect(token="") as connection:
                 connection.ask("/healthz")
             taken.append(time.monotonic() - began)
             time.sleep(EVERY)
-        result = going_on.result()
+        result = running.result()
     taken.sort()
     figure = {
         "probes": len(taken),

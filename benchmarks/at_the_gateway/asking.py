@@ -1,4 +1,4 @@
-"""A client that costs as little as can be: a socket that is kept, one request after another."""
+"""A minimal HTTP client, whose own cost is small: one keep-alive socket, one request after the other."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ class Connection:
         self._socket.close()
 
     def ask(self, path: str, body: Any = None) -> bytes:
-        """The answer's body. GET, or POST of ``body`` as JSON. Raises SystemExit unless it is a good one."""
+        """GET, or POST ``body`` as JSON; returns the answer's body. Raises SystemExit unless the status is 2xx."""
         data = b"" if body is None else json.dumps(body).encode()
         verb = "GET" if body is None else "POST"
         more = f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n" if data else ""
         self._socket.sendall(f"{verb} {path} HTTP/1.1\r\n{self._head}{more}\r\n".encode() + data)
-        head, _, came = self._read_head().partition(b"\r\n\r\n")
+        head, _, start = self._read_head().partition(b"\r\n\r\n")
         lines = head.decode("latin-1").split("\r\n")
         length = next(int(line.split(":")[1]) for line in lines if line.lower().startswith("content-length:"))
-        parts, left = [came], length - len(came)
+        parts, left = [start], length - len(start)
         while left > 0:
             part = self._receive()
             parts.append(part)
@@ -60,20 +60,22 @@ class Connection:
 
 
 class Server(Protocol):
-    """What is asked."""
+    """The server under measurement."""
 
     def connect(self) -> Connection:
-        """A new connection."""
+        """Open a connection."""
         ...
 
     def cpu_seconds(self) -> float:
-        """What it has used since it began."""
+        """Seconds of CPU used since its start."""
         ...
 
 
 def rate(server: Server, path: Callable[[int], str], *, connections: int, seconds: float) -> dict[str, float]:
-    """How many answers a second come to so many connections at once, each of which asks again at once, and what CPU
-    each takes of the server. ``path`` is that of the n-th request of a connection."""
+    """Measure the answers per second over several connections, each of which sends its next request at once.
+
+    Also the server's CPU per answer. ``path`` returns the path of a connection's n-th request.
+    """
     counts = [0] * connections
     problems: list[BaseException] = []
     end = time.monotonic() + seconds
@@ -84,7 +86,7 @@ def rate(server: Server, path: Callable[[int], str], *, connections: int, second
                 while time.monotonic() < end:
                     connection.ask(path(counts[number]))
                     counts[number] += 1
-        except BaseException as exc:  # noqa: BLE001  told below, by the thread that measures
+        except BaseException as exc:  # noqa: BLE001  raised below, in the thread that measures
             problems.append(exc)
 
     began, cpu = time.monotonic(), server.cpu_seconds()
@@ -101,7 +103,7 @@ def rate(server: Server, path: Callable[[int], str], *, connections: int, second
 
 
 def latencies(connection: Connection, path: str, rounds: int) -> list[float]:
-    """Seconds of each of so many requests, one after the other, in order of length."""
+    """Seconds of each of ``rounds`` requests, one after the other; sorted."""
     taken = []
     for _ in range(rounds):
         began = time.monotonic()

@@ -1,4 +1,4 @@
-"""Hostile and clumsy callers of a gateway, each in a process of its own: what they send, and how they were answered."""
+"""Hostile and clumsy callers of a gateway, each in its own process; each returns the bytes it sent and the answers."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ _PATIENCE = 60.0
 
 @dataclass(frozen=True)
 class Target:
-    """The gateway that is assaulted, and what its callers know."""
+    """The gateway under assault, and the tokens and paths that its callers use."""
 
     port: int
     token: str
-    """Of the local user, an admin."""
+    """Token of the local user, an admin."""
     metrics_token: str
     tail: str
-    """Path of a log that grows, as Ray's clients follow it."""
+    """Path by which Ray's clients follow a log that grows."""
     team: str
     seconds: float
-    """How long callers stay that only wait."""
+    """Seconds that callers stay that only hold connections."""
 
     def connect(self) -> socket.socket:
-        """A new connection, on which nothing was asked."""
+        """Open a connection, without sending a request."""
         return socket.create_connection(("127.0.0.1", self.port), timeout=_PATIENCE)
 
 
 def headers(target: Target) -> dict[str, Any]:
-    """64 MiB of one request's headers, in one header and in many, without a token."""
+    """Send 64 MiB of headers in one request, once as one header and once as many, without a token."""
     sent = 0
     answers = Counter[str]()
     for piece in (_PIECE, b"x: y\r\n" * 10_000):
@@ -56,7 +56,7 @@ def headers(target: Target) -> dict[str, Any]:
 
 
 def slow(target: Target) -> dict[str, Any]:
-    """500 connections at once that send a byte a second of a request, without a token."""
+    """Open 500 connections that each send one byte of a request per second, without a token."""
     with ExitStack() as stack:
         connections = [stack.enter_context(target.connect()) for _ in range(SLOW)]
         end = time.monotonic() + target.seconds
@@ -75,7 +75,7 @@ def slow(target: Target) -> dict[str, Any]:
 
 
 def tails(target: Target) -> dict[str, Any]:
-    """300 followers of a log that grows, of one principal."""
+    """Follow a log that grows by 300 connections of one principal."""
     handshake = (
         f"GET {target.tail} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {target.token}\r\n"
         "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
@@ -102,7 +102,7 @@ def tails(target: Target) -> dict[str, Any]:
 
 
 def plans(target: Target) -> dict[str, Any]:
-    """60 plans at once of clusters whose address is a server that sends a byte every fifth of a second."""
+    """Ask for 60 plans at once of clusters whose address is a server that sends a byte every fifth of a second."""
     with _dripping() as port:
         document = {
             "kind": "Cluster",
@@ -122,7 +122,7 @@ def plans(target: Target) -> dict[str, Any]:
 
 
 def bodies(target: Target) -> dict[str, Any]:
-    """Bodies of 300 MiB: to a path with a segment `packages`, to a package's route and to one that takes JSON."""
+    """Send bodies of 300 MiB: to a path with a segment `packages`, to a package's route, and to a route for JSON."""
     clusters = f"/v1/teams/{target.team}/clusters/packages"
     package = f"/v1/teams/{target.team}/packages/{'ab' * 32}"
     answers = Counter[str]()
@@ -155,12 +155,12 @@ ASSAULTS: dict[str, Callable[[Target], dict[str, Any]]] = {
 
 @contextmanager
 def under_way(names: list[str], target: Target) -> Iterator[Callable[[], dict[str, Any]]]:
-    """Begin these assaults at once. In the block: call for their records, which blocks until all have ended."""
+    """Start these assaults at once. Yields a function that waits until all have ended and returns their records."""
     context = multiprocessing.get_context("spawn")
     processes, pipes = [], {}
     for name in names:
         pipes[name], theirs = context.Pipe(duplex=False)
-        # What a process is given goes through a pipe: no token is in its arguments.
+        # A spawned process gets its arguments through a pipe: the token is not on its command line.
         process = context.Process(target=_assault, args=(name, target, theirs), daemon=True)
         process.start()
         theirs.close()
@@ -174,7 +174,7 @@ def under_way(names: list[str], target: Target) -> Iterator[Callable[[], dict[st
 
 
 def _assault(name: str, target: Target, pipe: Pipe) -> None:
-    os.nice(5)  # what is measured is the gateway, not how the callers and the probe share this host
+    os.nice(5)  # so that the callers do not slow the probe on this host: the figure is the gateway's
     began = time.monotonic()
     record = ASSAULTS[name](target)
     pipe.send({**record, "seconds": round(time.monotonic() - began, 2)})
@@ -187,14 +187,14 @@ def _head(method: str, path: str, token: str, length: int | None, kind: str) -> 
 
 
 def _send(connection: socket.socket, piece: bytes, total: int) -> tuple[int, str]:
-    """(bytes that the gateway took, its answer), of a caller that sends on until it is cut off."""
+    """Send until the gateway closes the connection; returns (bytes that it accepted, status of its answer)."""
     sent = 0
     try:
         while sent < total:
             connection.sendall(piece)
             sent += len(piece)
     except OSError:
-        pass  # cut off; the answer came before
+        pass  # the gateway closed the connection; its answer came before
     try:
         return sent, _status(connection.recv(65536))
     except OSError:
@@ -207,7 +207,7 @@ def _status(answer: bytes) -> str:
 
 @contextmanager
 def _dripping() -> Iterator[int]:
-    """The port of a server that never comes to its answer's end."""
+    """Run a server that never completes its answer; yields its port."""
     stopping = threading.Event()
 
     class Handler(socketserver.BaseRequestHandler):
@@ -219,7 +219,7 @@ def _dripping() -> Iterator[int]:
                 while not stopping.wait(0.2):
                     client.sendall(b"x")
             except OSError:
-                return  # the gateway has waited long enough
+                return  # the gateway gave up and closed the connection
 
     class Server(socketserver.ThreadingTCPServer):
         daemon_threads = True

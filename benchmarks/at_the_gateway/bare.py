@@ -1,4 +1,4 @@
-"""The floor that a gateway is compared with: uvicorn alone, which answers a constant and keeps what is sent in a file.
+"""A bare uvicorn server, with which a gateway is compared: it answers a constant and writes uploads to a file.
 
 python -m benchmarks.at_the_gateway.bare PORT FOLDER
 """
@@ -28,7 +28,7 @@ _PART = 2**18
 
 
 class Bare:
-    """Pure ASGI: GET answers the bytes of ``<folder>/answer``, PUT writes its body to ``<folder>/upload``, durably."""
+    """ASGI application: GET returns the bytes of ``<folder>/answer``, PUT writes and syncs its body to ``upload``."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -39,14 +39,14 @@ class Bare:
             return
         request = Request(scope, receive)
         if request.method == "PUT":
-            await self._keep(request)
+            await self._write(request)
             await Response(status_code=201)(scope, receive, send)
             return
         if not self._answer:
             self._answer = (self._folder / "answer").read_bytes()
         await Response(self._answer, media_type="application/json")(scope, receive, send)
 
-    async def _keep(self, request: Request) -> None:
+    async def _write(self, request: Request) -> None:
         with (self._folder / "upload").open("wb", buffering=0) as file:
             part = bytearray()
             async for chunk in request.stream():
@@ -60,7 +60,7 @@ class Bare:
 
 @contextmanager
 def bare(folder: Path, answer: bytes) -> Iterator[int]:
-    """The port of such a server, until the block's end."""
+    """Run such a server in a process until the block's end; yields its port."""
     folder.mkdir()
     (folder / "answer").write_bytes(answer)
     port = free_port()

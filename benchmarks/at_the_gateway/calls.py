@@ -1,4 +1,4 @@
-"""Small calls of Ray's clients at a fixed rate: what the gateway adds to a server that only answers the same bytes."""
+"""Measure small calls of Ray's clients at a fixed rate, compared with a bare server that answers the same bytes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EACH_SECOND = 100
 
 
 def measure(server: Gateway, jobs: int, seconds: float) -> dict[str, Any]:
-    """Seconds of a job's record, asked 100 times a second of the gateway and of the bare server, in turns."""
+    """Ask the gateway and the bare server in turns for a job's record, 100 times a second, and return the figures."""
     say("small calls, 100 a second")
     with server.connect() as ours:
         answer = ours.ask(_path(0))

@@ -1,7 +1,7 @@
-"""Logs of running jobs, followed all at once: lines that are lost or repeated, and what grows with time.
+"""Follow the logs of running jobs all at once: count lost and repeated lines; measure lag, memory and CPU over time.
 
 A real local platform with one cluster. Each job is a shell that prints a numbered line with its time every half second,
-without starting a process for it; one process follows each log through the gateway, as Ray's clients do.
+without starting a process for it; this process follows all logs through the gateway, as Ray's clients do.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ EVERY = 0.5
 PARTS = 5
 """Equal parts of the time. In the first, followers catch up with their logs; the second and the last are compared."""
 AT_ONCE = 10
-"""Jobs that are submitted before those before them are waited for."""
-# A read of nothing that times out is a shell's own sleep. Not tracked: MLflow is not what is measured.
+"""Jobs that are submitted together, before waiting until they run."""
+# `read` with a timeout, from a pipe without a writer, sleeps without starting a process.
 _LINES = (
     "exec 9<> <(:); "
     'until [[ -e {stop} ]]; do echo "line $((++n)) $EPOCHREALTIME"; read -rt {every} -u 9; done; '
@@ -41,12 +41,12 @@ _LINES = (
 
 @dataclass
 class Log:
-    """What came of one log."""
+    """The lines received of one log, and their faults and lags."""
 
     lines: int = 0
     faults: list[str] = field(default_factory=list)
     lags: list[tuple[float, float]] = field(default_factory=list)
-    """(time when a line came, seconds since it was printed)."""
+    """(time of a line's arrival, seconds since it was printed)."""
     ended: bool = False
 
     def add(self, line: str, now: float) -> None:
@@ -55,7 +55,7 @@ class Log:
             self.ended = True
             return
         if not line.startswith("line "):
-            return  # Ray's own words
+            return  # a line of Ray's own
         _, number, printed = line.split(" ")
         if number != str(self.lines + 1):
             self.faults.append(f"after line {self.lines} came {line[:40]!r}")
@@ -64,13 +64,13 @@ class Log:
 
 
 def slope(figures: dict[str, Any]) -> dict[str, float]:
-    """By how much the last part of the time is above the second: the median lag in seconds, memory in MB, cores."""
+    """Increase from the second to the last part of the time: of the median lag in seconds, memory in MB, cores."""
     early, late = figures["by_part"][1], figures["by_part"][-1]
     return {name: round(late[name] - early[name], 3) for name in ("median_lag_seconds", "resident_mb", "cores")}
 
 
 def measure(count: int, seconds: float) -> dict[str, Any]:
-    """The figures of so many jobs, whose logs are followed for so long."""
+    """Run ``count`` jobs, follow their logs for ``seconds``, and return the figures."""
     with (
         tempfile.TemporaryDirectory(prefix="rp-bench-") as folder,
         local_platform(Path(folder) / "home") as platform,
@@ -140,7 +140,7 @@ async def _follow_all(server: Gateway, names: Sequence[str], seconds: float, sto
 
 
 async def _follow(server: Gateway, name: str, log: Log) -> None:
-    """Follow a log from its start to its end, by one connection."""
+    """Follow a log from its start to its end over one connection."""
     url = f"ws://127.0.0.1:{server.port}/{TEAM}/{CLUSTER}/api/jobs/{name}/logs/tail"
     headers = {"Authorization": f"Bearer {server.token}"}
     left = ""

@@ -1,4 +1,4 @@
-"""A team with a suspended cluster and many jobs that have ended on it, as the platform leaves them."""
+"""Fill a store with a team, its suspended cluster, and many jobs that have ended on it, as the platform stores them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def name_of(number: int) -> str:
 
 
 def fill(store: Store, ended: int) -> None:
-    """Put the team, its cluster and the jobs into the store, by the store's own API."""
+    """Write the team, its cluster and the jobs with the store's own API."""
     team = TeamSpec().model_dump(mode="json")
     store.put("Team", "", TEAM, team, owner="bench", status=TeamStatus())
     cluster = ClusterSpec(suspended=True).model_dump(mode="json")
@@ -40,10 +40,10 @@ def _put(store: Store, number: int) -> None:
         parameters={"days": "30", "seed": str(number)},
         metadata={"rayplane.git_commit": "0" * 40},
     )
-    made, _ = store.put(
+    job, _ = store.put(
         "Job", TEAM, name_of(number), spec.model_dump(mode="json"), owner="bench", labels={"row": str(number % 100)}
     )
-    store.set_status(made.metadata.uid, _status(made.metadata.uid, number))
+    store.set_status(job.metadata.uid, _status(job.metadata.uid, number))
 
 
 def _status(uid: str, number: int) -> JobStatus:

@@ -1,4 +1,4 @@
-"""One gateway process, as `python -m rayplane.gateway` starts it, on a store that was filled before; what it uses."""
+"""Run one gateway process (`python -m rayplane.gateway`) on a store filled before, and read its CPU and memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class Gateway:
-    """A gateway that answers."""
+    """A running gateway."""
 
     pid: int
     port: int
@@ -31,34 +31,34 @@ class Gateway:
     home: Path
 
     def connect(self, token: str | None = None) -> Connection:
-        """A new keep-alive connection of the local user, or of another token."""
+        """Open a keep-alive connection with the local user's token, or with another one."""
         return Connection(self.port, self.token if token is None else token)
 
     def cpu_seconds(self) -> float:
-        """What it has used since it began."""
+        """Seconds of CPU used since its start."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / _TICKS
 
     def cores(self, seconds: float) -> float:
-        """How many cores it uses, over so many seconds from now."""
+        """Mean number of cores in use over the next ``seconds``."""
         began, before = time.monotonic(), self.cpu_seconds()
         time.sleep(seconds)
         return (self.cpu_seconds() - before) / (time.monotonic() - began)
 
     def resident_mb(self) -> float:
-        """Its resident memory."""
+        """Resident memory now."""
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
     def most_resident_mb(self) -> float:
-        """The most resident memory that it ever had."""
+        """Peak of its resident memory."""
         status = Path(f"/proc/{self.pid}/status").read_text()
         return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
 
 
 @contextmanager
 def gateway(home: Path, fill: Callable[[Store], None], **settings: str) -> Iterator[Gateway]:
-    """Fill a new home's store, then run a gateway on it, with more settings, until the block's end."""
+    """Fill the store of a new home, then run a gateway on it until the block's end, with further ``settings``."""
     port = free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAYPLANE_")}
     settings |= {"HOME": str(home), "PORT": str(port), "LOG_LEVEL": "WARNING"}
@@ -81,7 +81,7 @@ def gateway(home: Path, fill: Callable[[Store], None], **settings: str) -> Itera
 
 
 def _await(process: subprocess.Popen[bytes], port: int, home: Path) -> str:
-    """Wait until it answers; the local user's token."""
+    """Wait until the gateway answers; returns the local user's token."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         if process.poll() is not None:

@@ -1,4 +1,4 @@
-"""Large packages: how soon the gateway has checked and kept one, beside a server that only writes it to the disk."""
+"""Measure uploads of large packages to the gateway, compared with a bare server that only writes them to the disk."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _PART = 2**20
 
 
 def measure(server: Gateway) -> dict[str, Any]:
-    """Bytes a second of packages of 500 MB that are sent to the gateway and to the bare server, in turns."""
+    """Upload packages of 500 MB to the gateway and to the bare server in turns, and return the figures."""
     ours, theirs = [], []
     before = server.resident_mb()
     with bare(server.home / "direct", b"{}") as port:
         for number in range(ROUNDS):
             say(f"an upload of {SIZE // 10**6} MB, {number + 1} of {ROUNDS}")
             package, sha256 = _package(server.home / "package.zip")
-            # The file is in the page cache now, so that its sender reads no disk.
+            # The file is in the page cache now, so that sending it reads no disk.
             theirs.append(_put(port, "/", "", package))
             ours.append(_put(server.port, f"/v1/teams/{TEAM}/packages/{sha256}", server.token, package))
             package.unlink()
@@ -45,7 +45,7 @@ def measure(server: Gateway) -> dict[str, Any]:
 
 
 def _package(path: Path) -> tuple[Path, str]:
-    """A zip of one stored file of random bytes, unlike any before, and its SHA-256."""
+    """Write a zip with one stored file of new random bytes; returns its path and SHA-256."""
     with zipfile.ZipFile(path, "w") as archive, archive.open("model.bin", "w", force_zip64=True) as entry:
         for _ in range(SIZE // _PART):
             entry.write(os.urandom(_PART))
@@ -54,7 +54,7 @@ def _package(path: Path) -> tuple[Path, str]:
 
 
 def _put(port: int, path: str, token: str, package: Path) -> float:
-    """Seconds until the answer to an upload; raises SystemExit unless it is 201."""
+    """Upload a package; returns the seconds until the answer, raises SystemExit unless it is 201."""
     lines = [f"PUT {path} HTTP/1.1", "Host: 127.0.0.1", f"Authorization: Bearer {token}"]
     lines += ["Content-Type: application/zip", f"Content-Length: {package.stat().st_size}", "Connection: close", "", ""]
     began = time.monotonic()

@@ -1,8 +1,8 @@
-"""Do the main job by hand in a folder, print JSON: seconds of each stage, rows of each dataset, AUC, first answer.
+"""Run the main job by hand in a folder, print JSON: seconds of each stage, rows of each dataset, AUC, first answer.
 
 python -m benchmarks.main_job_by_hand FOLDER [--days N]
 
-Its Ray is its own and ends with it; temporary files are in a folder of their own, which is removed.
+It starts its own Ray, which ends with it, and removes the folder of its temporary files.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
-    # Ray Train takes one report from a worker at every look, and looks every two seconds by default.
+    # Ray Train takes one report from a worker at every poll, and polls every two seconds by default.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.05",
 }
 MATERIALIZE_AT = "2013-10-15T21:30:00Z"
-"""As in jobs/flights.yaml; a slice is materialized as of its newest fact."""
+"""Instant of materialization as in jobs/flights.yaml; a slice is materialized as of its newest fact."""
 REQUESTS = Path(__file__).parents[2] / "jobs" / "flights-requests.json"
 
 
@@ -40,7 +40,7 @@ class Stages:
 
     @contextmanager
     def __call__(self, name: str, began: float | None = None) -> Iterator[None]:
-        """Time a block, from ``began`` on if that is given."""
+        """Time a block, from ``began`` if set, else from its start."""
         began = time.monotonic() if began is None else began
         yield
         self.done.append({"name": name, "seconds": round(time.monotonic() - began, 3)})
@@ -48,16 +48,16 @@ class Stages:
 
 
 def job(folder: Path, temporary: Path, days: int | None) -> dict[str, Any]:
-    """The whole job, from the start of Ray to the service's first answer."""
+    """Run the whole job, from the start of Ray to the service's first answer."""
     stage = Stages()
     with stage("start", began=BEGAN):
-        # Imported here, that the time it takes is this stage's.
+        # Imported here, so that the imports' time is part of this stage.
         import ray
 
         from benchmarks.main_job_by_hand import models, online, tables, training
 
-        models.start(folder)  # before Ray, whose processes inherit where MLflow is
-        # Two workers of one CPU train, on however small a machine.
+        models.start(folder)  # before Ray, whose processes inherit MLflow's address
+        # Two workers of one CPU each train, even on a smaller machine.
         ray.init(
             "local",
             num_cpus=max(2, os.cpu_count() or 2),
@@ -101,12 +101,12 @@ def job(folder: Path, temporary: Path, days: int | None) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Do the job and print."""
+    """Run the job and print its report."""
     parser = argparse.ArgumentParser(description="Do the main job by hand.")
     parser.add_argument("folder", type=Path, help="An empty folder for all that the job makes.")
     parser.add_argument("--days", type=int, help="The first so many days of January instead of the year.")
     asked = parser.parse_args()
-    # Sockets of Ray need a short path.
+    # Ray's sockets need a short path.
     with tempfile.TemporaryDirectory(prefix="byhand-", ignore_cleanup_errors=True) as temporary:
         os.environ.update(SETTINGS, TMPDIR=temporary)
         tempfile.tempdir = None

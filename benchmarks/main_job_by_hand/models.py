@@ -1,4 +1,4 @@
-"""The model in MLflow: its run, its figures on flights that it never saw, its registered version. All is in SQLite."""
+"""The model in MLflow, with SQLite: its run, its figures on flights that it was not trained on, its version."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ class Logged:
 
 
 def start(folder: Path) -> None:
-    """Make MLflow's database, for this process and those that Ray starts."""
+    """Create MLflow's database, and point this process and those that Ray starts to it."""
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
     mlflow.create_experiment("flights", artifact_location=(folder / "artifacts").as_uri())
     mlflow.set_experiment("flights")
 
 
 def log(fitted: Fitted, rows: pa.Table) -> Logged:
-    """A run with the parameters, the figures by round and the model."""
+    """Log a run with the parameters, the metrics by round and the model."""
     train, valid, _ = flights_data.split(rows)
     example = flights_data.to_matrix(train.slice(0, EXAMPLE_ROWS))
     counts = {"rows.train": train.num_rows, "rows.valid": valid.num_rows, "features": len(flights_data.FEATURES)}
@@ -64,14 +64,14 @@ def log(fitted: Fitted, rows: pa.Table) -> Logged:
             name="model",
             model_format="ubj",
             signature=infer_signature(example, fitted.booster.inplace_predict(example, validate_features=False)),
-            # Named, not inferred: MLflow would load the model in another process to find them out.
+            # Listed, not inferred: to infer them, MLflow would load the model in another process.
             pip_requirements=[f"mlflow=={mlflow.__version__}", f"xgboost-cpu=={version('xgboost-cpu')}"],
         )
     return Logged(run.info.run_id, info.model_uri)
 
 
 def evaluate(logged: Logged, rows: pa.Table, *, gated: bool) -> dict[str, Any]:
-    """The figures of jobs.evaluate, kept on the run; with ``gated``, they must reach its thresholds."""
+    """Log the figures of jobs.evaluate to the run; with ``gated``, assert that they reach its thresholds."""
     train, _, test = flights_data.split(rows)
     labels, baseline = flights_data.labels(test), flights_data.baseline_scores(train, test)
     booster = mlflow.xgboost.load_model(logged.uri)
@@ -102,13 +102,13 @@ def evaluate(logged: Logged, rows: pa.Table, *, gated: bool) -> dict[str, Any]:
 
 
 def register(logged: Logged) -> None:
-    """Make it a version, and that the champion."""
-    made = mlflow.register_model(logged.uri, MODEL)
-    MlflowClient().set_registered_model_alias(MODEL, ALIAS, made.version)
+    """Register the model as a new version, and make that the champion."""
+    registered = mlflow.register_model(logged.uri, MODEL)
+    MlflowClient().set_registered_model_alias(MODEL, ALIAS, registered.version)
 
 
 def reliability(labels: Floats, scores: Floats) -> list[dict[str, float]]:
-    """Rows in order of their scores, in parts of equal number: what was predicted, what came true."""
+    """Sort rows by score and cut them into equal parts: the mean prediction and the observed rate of each."""
     return [
         {"rows": len(part), "predicted": float(scores[part].mean()), "observed": float(labels[part].mean())}
         for part in np.array_split(np.argsort(scores, kind="stable"), BINS)
@@ -116,7 +116,7 @@ def reliability(labels: Floats, scores: Floats) -> list[dict[str, float]]:
 
 
 def by_carrier(rows: pa.Table, labels: Floats, scores: Floats) -> dict[str, dict[str, float]]:
-    """Rows and AUC of each carrier whose flights were not all alike."""
+    """Rows and AUC of each carrier with both late and punctual flights."""
     carriers = np.array(rows["carrier"].to_pylist())
     figures = {}
     for carrier in np.unique(carriers):
@@ -128,14 +128,14 @@ def by_carrier(rows: pa.Table, labels: Floats, scores: Floats) -> dict[str, dict
 
 
 def roc(labels: Floats, scores: Floats) -> list[list[float]]:
-    """Some points of the curve."""
+    """Points of the ROC curve."""
     misses, hits, _ = roc_curve(labels, scores)
-    places = np.linspace(0, len(misses) - 1, 200).astype(int)
-    return [[float(misses[place]), float(hits[place])] for place in places]
+    indices = np.linspace(0, len(misses) - 1, 200).astype(int)
+    return [[float(misses[index]), float(hits[index])] for index in indices]
 
 
 def require(figures: dict[str, Any]) -> None:
-    """The gate of jobs.evaluate."""
+    """Assert that the figures pass the gate of jobs.evaluate."""
     assert figures["auc"] >= THRESHOLDS["min_auc"], figures
     assert figures["gain"] >= THRESHOLDS["min_gain"], figures
     assert figures["ece"] <= THRESHOLDS["max_ece"], figures

@@ -1,6 +1,6 @@
-"""Features online in Feast, and the service in Ray Serve that reads them. SQLite keeps registry and values.
+"""Online features in Feast, and the service in Ray Serve that reads them. SQLite stores registry and values.
 
-A plain online read: unlike the platform's, Feast's own does not ask how old a value is.
+Unlike the platform's online read, Feast's own, which this uses, ignores the age of a value.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NEW_YORK = ZoneInfo("America/New_York")
 
 
 def open_store(folder: Path) -> FeatureStore:
-    """The store of a folder, which is written if it is not there."""
+    """Open the Feast store of a folder; writes its configuration if there is none."""
     from feast import FeatureStore
 
     settings = folder / "feature_store.yaml"
@@ -40,7 +40,7 @@ def open_store(folder: Path) -> FeatureStore:
             "offline_store": {"type": "duckdb"},
             "online_store": {"type": "sqlite", "path": str(folder / "online.db")},
             "entity_key_serialization_version": 3,
-            # Without it Feast writes every row of an entity's history, one over the other.
+            # Without this option Feast writes all rows of an entity's history, each overwriting the one before.
             "materialization": {"pull_latest_features": True},
         }
         settings.write_text(yaml.safe_dump(configuration))
@@ -53,16 +53,16 @@ def materialize(store: FeatureStore, end: str) -> None:
 
 
 def deploy(folder: Path) -> str:
-    """Serve the champion; answers its URL once it is ready."""
+    """Serve the champion; returns its URL once it is ready."""
     port = free_port()
     serve.start(http_options={"host": "127.0.0.1", "port": port})
-    deployment: Any = Model  # which the decorator has made it
+    deployment: Any = Model  # the decorator made the class a deployment
     serve.run(deployment.bind(str(folder)), name=MODEL)
     return f"http://127.0.0.1:{port}/"
 
 
 def free_port() -> int:
-    """A port of the loopback that is free now."""
+    """A port of the loopback interface that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -77,7 +77,7 @@ def ask(url: str, request: dict[str, Any]) -> Any:
 
 @serve.deployment(name="model", ray_actor_options={"num_cpus": 1})
 class Model:
-    """The champion, and the store from which it has its features."""
+    """The champion, and the Feast store that it reads features from."""
 
     def __init__(self, folder: str) -> None:
         import mlflow.xgboost
@@ -87,7 +87,7 @@ class Model:
         self._service = self._store.get_feature_service(flights_data.FEATURE_SERVICE)
 
     async def __call__(self, request: Request) -> dict[str, Any]:
-        """One probability for each flight of the request."""
+        """Answer one probability for each flight of the request."""
         rows = [derived(row) for row in (await request.json())["instances"]]
         features = self._store.get_online_features(features=self._service, entity_rows=rows).to_dict()
         columns = {**{name: [row[name] for row in rows] for name in rows[0]}, **features}
@@ -97,7 +97,7 @@ class Model:
 
 
 def derived(row: dict[str, Any]) -> dict[str, Any]:
-    """A flight with what its schedule says, as jobs.prepare computes it."""
+    """A flight with the features that its schedule determines, as jobs.prepare computes them."""
     local = datetime.fromisoformat(row["scheduled_at"]).astimezone(NEW_YORK)
     return {
         **{name: row[name] for name in ("origin", "carrier", "tailnum", "distance")},

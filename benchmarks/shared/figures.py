@@ -1,4 +1,4 @@
-"""Figures of the benchmarks: seconds with the load beside them, their median, what is wanted of one, progress."""
+"""Shared by the benchmarks: timing with the machine's load, medians, checks against bounds, progress lines."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ class Timed:
 
     seconds: float
     load: float
-    """Of the machine, over a minute, when its clock began."""
+    """Load average of the machine over a minute, when the measurement began."""
 
 
 def timed(act: Callable[[], object]) -> Timed:
-    """Run it once on the clock."""
+    """Call ``act`` once and time it."""
     load, began = os.getloadavg()[0], time.monotonic()
     act()
     return Timed(time.monotonic() - began, load)
 
 
 def summary(turns: Sequence[Timed]) -> dict[str, Any]:
-    """The figure that turns make up: their median, and all of them with their load."""
+    """Summarize turns: their median, and all of them with their load."""
     return {
         "median_seconds": round(statistics.median(turn.seconds for turn in turns), 3),
         "seconds": [round(turn.seconds, 3) for turn in turns],
@@ -37,17 +37,17 @@ def summary(turns: Sequence[Timed]) -> dict[str, Any]:
 
 
 def check(name: str, value: float, most: float, remark: str = "") -> dict[str, Any]:
-    """A figure that has a highest value; ``remark`` follows what is wanted."""
+    """Check a figure against its greatest wanted value; ``remark`` follows the bound in the output."""
     wanted = f"<= {most:g} ({remark})" if remark else f"<= {most:g}"
     return {"name": name, "value": value, "wanted": wanted, "ok": value <= most}
 
 
 def check_least(name: str, value: float, least: float, remark: str = "") -> dict[str, Any]:
-    """A figure that has a lowest value; ``remark`` follows what is wanted."""
+    """Check a figure against its least wanted value; ``remark`` follows the bound in the output."""
     wanted = f">= {least:g} ({remark})" if remark else f">= {least:g}"
     return {"name": name, "value": value, "wanted": wanted, "ok": value >= least}
 
 
 def say(line: str) -> None:
-    """Progress."""
+    """Print a line of progress to stderr."""
     print(f"bench: {line}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""A cluster from nothing to ready, and on it a service from nothing to its first answer, on both platforms."""
+"""Time a new cluster until it is ready, and a new service on it until its first answer, on both platforms."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def clusters_and_services(sides: Mapping[str, Side], rounds: int) -> dict[str, A
     for number in range(1, rounds + 1):
         for name, side in sides.items():
             ready[name].append(timed(partial(_make_cluster, side)))
-            side.run("python -c pass", cluster=CLUSTER)  # by then the cluster has settled
+            side.run("python -c pass", cluster=CLUSTER)  # so that the cluster has settled
             answered[name].append(timed(partial(_make_service, side)))
             seconds = ready[name][-1].seconds, answered[name][-1].seconds
             say(f"round {number}, {name}: a cluster after {seconds[0]:.1f} s, on it a service after {seconds[1]:.1f} s")

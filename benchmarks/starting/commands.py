@@ -1,4 +1,4 @@
-"""Commands of the command line beside kubectl's shortest, and `rayplane up` in a home that was used."""
+"""Time commands of the command line, compared with kubectl's shortest, and `rayplane up` in a used home."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KUBECTL = "kubectl version --client"
 
 
 def commands(side: Side, rounds: int) -> dict[str, Any]:
-    """Command -> its seconds; also how many jobs there are to list, and None for a kubectl that is missing."""
+    """Command -> its seconds, None for a missing kubectl; also the number of jobs that `job list` lists."""
     wanted = {name: (COMMAND, *arguments) for name, arguments in COMMANDS.items()}
     kubectl = kubectl_path()
     if kubectl is None:
@@ -43,7 +43,7 @@ def commands(side: Side, rounds: int) -> dict[str, Any]:
 
 
 def up(side: Side, rounds: int) -> dict[str, Any]:
-    """Seconds of `rayplane up` after `rayplane down`; the cluster is ready again before the next turn."""
+    """Time `rayplane up` after `rayplane down`; the cluster is ready again before the next turn."""
     turns = []
     for number in range(1, rounds + 1):
         side.platform.rayplane("down")

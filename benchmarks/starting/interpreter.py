@@ -1,4 +1,4 @@
-"""What the idle warm interpreter of a cluster holds, and what a fork of one takes."""
+"""Measure the memory and threads of a cluster's idle warm interpreter, and the time of a fork."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Jobs of both platforms: one that prints a line by each way, one that imports and runs a task, twenty at once."""
+"""Time jobs on both platforms: one that prints a line, by each way to submit it; one with imports; twenty at once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from benchmarks.starting.ways import Turn
 
 PROGRAMS = Path(__file__).with_name("programs")
 REST = 1.0
-"""Seconds between two turns, in which what the last job left ends."""
+"""Seconds between two turns, in which the processes of the last job end."""
 AT_ONCE = 20
 WAYS: Mapping[str, Mapping[str, Callable[[Side], Turn]]] = {WARM: ways.WARM_WAYS, PLAIN: ways.PLAIN_WAYS}
 

@@ -1,4 +1,4 @@
-"""Two local platforms, alike but for warm processes: each in a new home, with a team and a cluster that ran a job."""
+"""Run two local platforms, with and without warm processes: each in a new home, with a cluster that has run a job."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ QUOTA = {"cpu": 32, "memory": "32Gi", "clusters": 2}
 WARM, PLAIN = "warm", "plain"
 SETTINGS: Mapping[str, Mapping[str, str]] = {WARM: {}, PLAIN: {"RAYPLANE_WARM_PROCESSES": "false"}}
 WARM_INTERPRETER = b"rayplane.runtime.warm.zygote"
-"""What the command line of a warm interpreter names, and that of its children until they change it."""
+"""Module in the command line of a warm interpreter, and in that of its children until they change it."""
 
 
 @dataclass(frozen=True)
 class Side:
-    """A platform that runs, and a client of it."""
+    """A running platform, and a client of it."""
 
     name: str
     platform: LocalPlatform
@@ -33,7 +33,7 @@ class Side:
 
     @property
     def endpoint(self) -> Endpoint:
-        """Where the cluster's head is reached."""
+        """Addresses of the cluster's head."""
         endpoint = ClusterStatus.model_validate(self.api.clusters.get(TEAM, CLUSTER).status).endpoint
         assert endpoint is not None, "the cluster is not ready"
         return endpoint
@@ -44,30 +44,30 @@ class Side:
         self.api.jobs.wait(TEAM, job.metadata.name, phases={"Succeeded"})
 
     def warm_interpreters(self) -> list[int]:
-        """Pids of its clusters' warm interpreters, without the children that they forked."""
+        """Pids of the platform's warm interpreters, without their forked children."""
         forked_from = {pid: _parent(pid) for pid in processes.marked(self.platform.home.id) if _is_warm(pid)}
         return [pid for pid, parent in forked_from.items() if not _is_warm(parent)]
 
 
 @contextmanager
 def side(name: str) -> Iterator[Side]:
-    """Bring one of the two up; at the end bring it down and assert that nothing is left."""
+    """Start one of the two; at the block's end stop it and assert that no process is left."""
     with (
         tempfile.TemporaryDirectory(prefix="rp-bench-") as folder,
         local_platform(Path(folder) / "home", SETTINGS[name]) as platform,
         platform.client as api,
     ):
         say(f"the {name} platform is up: its cluster starts and runs a job")
-        made = Side(name, platform, api)
+        started = Side(name, platform, api)
         api.teams.apply(TEAM, spec={"quota": QUOTA})
         api.teams.wait("", TEAM)
         api.clusters.apply(TEAM, CLUSTER, {"size": SIZE})
         api.clusters.wait(TEAM, CLUSTER)
-        made.run("python -c pass")
-        count = len(made.warm_interpreters())
+        started.run("python -c pass")
+        count = len(started.warm_interpreters())
         if count != (name == WARM):
             raise SystemExit(f"the cluster of the {name} platform has {count} warm interpreters")
-        yield made
+        yield started
 
 
 def _is_warm(pid: int) -> bool:

@@ -1,4 +1,4 @@
-"""The ways to run a job on a cluster, each timed until its first line is there and until it has ended."""
+"""The ways to run a job on a cluster, each timed until its first line arrives and until the job has ended."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ FIRST = "FIRST"
 ENTRYPOINT = ("python", "-c", f"print({FIRST!r})")
 RAY = str(Path(sys.executable).with_name("ray"))
 ENDED = {phase.upper() for phase in TERMINAL}
-"""How Ray's job API says that a job has ended."""
+"""Statuses of an ended job in Ray's job API."""
 POLL = 0.02
-"""Seconds between two looks by it."""
+"""Seconds between two requests to it."""
 MOST_SECONDS = 300.0
 
 
@@ -33,22 +33,22 @@ class Turn:
     """One job, its seconds counted from before it was submitted."""
 
     load: float
-    """Of the machine, over a minute, when it was submitted."""
+    """Load average of the machine over a minute, when the job was submitted."""
     first: float
-    """Seconds to its first line."""
+    """Seconds until its first line."""
     end: float
-    """Seconds until the command had ended, or the API said that the job had."""
+    """Seconds until the command ended, or the API reported the job's end."""
 
 
 def by_rayplane(side: Side, entrypoint: Sequence[str] = ENTRYPOINT, folder: Path | None = None) -> Turn:
-    """By `rayplane job submit`, with the code of ``folder`` if there is one."""
+    """Run a job by `rayplane job submit`, with the code of ``folder`` if it is set."""
     package = [] if folder is None else ["--working-dir", str(folder)]
     command = [COMMAND, "job", "submit", "--team", TEAM, "--cluster", CLUSTER, *package, "--", *entrypoint]
     return _by_command(command, side.platform.env)
 
 
 def by_sdk(side: Side) -> Turn:
-    """By the SDK: submit, follow the log, wait."""
+    """Run a job by the SDK: submit, follow the log, wait."""
     load, began = os.getloadavg()[0], time.monotonic()
     job = side.api.jobs.submit(TEAM, {"entrypoint": shlex.join(ENTRYPOINT), "cluster": CLUSTER}).metadata.name
     log, first = "", None
@@ -61,13 +61,13 @@ def by_sdk(side: Side) -> Turn:
 
 
 def by_gateway(side: Side) -> Turn:
-    """By stock `ray job submit` through the gateway."""
+    """Run a job by stock `ray job submit` through the gateway."""
     address = side.platform.rayplane("cluster", "address", CLUSTER, "--jobs", "--team", TEAM, "-o", "json")
     return _by_command([RAY, "job", "submit", "--", *ENTRYPOINT], _stock(side, json.loads(address.stdout)["jobs"]))
 
 
 def by_stock(side: Side) -> Turn:
-    """By stock `ray job submit` to the head, past the gateway."""
+    """Run a job by stock `ray job submit` directly to the head, without the gateway."""
     endpoint = side.endpoint
     assert endpoint.token_path is not None
     address = {
@@ -79,7 +79,7 @@ def by_stock(side: Side) -> Turn:
 
 
 def by_rest(side: Side) -> Turn:
-    """By the head's own REST API of jobs: the log, then the status, asked for again and again."""
+    """Run a job by the head's own REST API of jobs: poll the log, then the status."""
     endpoint = side.endpoint
     assert endpoint.token_path is not None
     headers = {"Authorization": f"Bearer {Path(endpoint.token_path).read_text().strip()}"}
@@ -119,14 +119,14 @@ def _by_command(command: Sequence[str], env: Mapping[str, str]) -> Turn:
 
 
 def _stock(side: Side, address: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a `ray` command that is to write each line at once, as it does to a terminal."""
-    kept = {name: value for name, value in side.platform.env.items() if not name.startswith(("RAY_", "RAYPLANE_"))}
-    return {**kept, "PYTHONUNBUFFERED": "1", **address}
+    """The environment of a stock `ray` command, unbuffered so that it writes each line at once, as to a terminal."""
+    inherited = {name: value for name, value in side.platform.env.items() if not name.startswith(("RAY_", "RAYPLANE_"))}
+    return {**inherited, "PYTHONUNBUFFERED": "1", **address}
 
 
-def _poll(so: Callable[[], bool], what: str) -> None:
+def _poll(probe: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + MOST_SECONDS
-    while not so():
+    while not probe():
         if time.monotonic() > deadline:
             raise SystemExit(f"not there after {MOST_SECONDS:.0f} s: {what}")
         time.sleep(POLL)

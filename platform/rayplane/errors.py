@@ -1,26 +1,26 @@
 """The whole exception tree of rayplane, with the HTTP status and the exit code of each branch.
 
 RayplaneError                   500  exit 1   anything below
-├── InvalidInput                422  exit 2   what was asked does not make sense; nothing was made
+├── InvalidInput                422  exit 2   the request does not make sense; nothing was made
 │   ├── InvalidSpec             422  exit 2   a document or spec is wrong (unknown key, bad value)
 │   ├── InvalidData             422  exit 2   the data is wrong (missing column, no rows)
 │   ├── Malformed               400  exit 2   a request's body can't be read at all (no JSON)
-│   ├── TooLarge                413  exit 2   a request holds more than is taken at once
-│   │   └── HeadersTooLarge     431  exit 2   a request's line and headers do
+│   ├── TooLarge                413  exit 2   a request is larger than its limit
+│   │   └── HeadersTooLarge     431  exit 2   a request's line and headers are larger than their limit
 │   └── TooSlow                 408  exit 2   a request did not arrive in time
-├── Unauthenticated             401  exit 3   no token, or one that is not known
+├── Unauthenticated             401  exit 3   no token, or an unknown one
 ├── Forbidden                   403  exit 3   the principal may not do this
 ├── NotFound                    404  exit 4   no such object
-├── Conflict                    409  exit 5   the object is in another state than the request supposes
+├── Conflict                    409  exit 5   the object is not in the state that the request assumes
 │   └── PreconditionFailed      412  exit 5   If-Match names another resource version
 ├── Refused                     403  exit 6   admission refuses: quota, budget, size, versions, policy
 ├── Unsupported                 501  exit 7   this backend, scheme or flavor cannot do this
-├── Unavailable                 503  exit 8   something needed is down or not there yet; worth another try
-│   ├── Timeout                 504  exit 8   it did not happen in time
-│   ├── TooMany                 429  exit 8   the caller has as many requests open as one may have
+├── Unavailable                 503  exit 8   a dependency is down or not there yet; retry
+│   ├── Timeout                 504  exit 8   the work did not end in time
+│   ├── TooMany                 429  exit 8   the caller has as many open requests as it may have
 │   └── PortTaken               503  exit 8   a listener's port belongs to another process
 ├── StorageFull                 507  exit 9   no room left under the storage root or the home
-└── Failed                      500  exit 1   a job, a pipeline, a step or a gate ended badly; the reason is its own
+└── Failed                      500  exit 1   a job, a pipeline, a step or a gate failed for a reason of its own
 
 Every message says what happened, to what, and what to do.
 """
@@ -31,7 +31,7 @@ from typing import Any, ClassVar
 
 
 class RayplaneError(Exception):
-    """Root of the tree. ``detail`` is the sentence; ``remedy`` what to do; ``fields`` extra problem members."""
+    """Root of the tree. ``detail`` says what happened, ``remedy`` what to do; ``fields`` are extra problem members."""
 
     status: ClassVar[int] = 500
     exit_code: ClassVar[int] = 1
@@ -145,9 +145,9 @@ class Failed(RayplaneError):
 
 
 def from_problem(problem: dict[str, Any]) -> RayplaneError:
-    """Rebuild the error that a problem document tells of; unknown types become their status's nearest class.
+    """Rebuild the error that a problem document describes; for an unknown type, the first class with its status.
 
-    Whatever the document holds, an error comes of it: it may be another server's.
+    Returns an error for every document, also for another server's.
     """
     code = str(problem.get("type", "")).rsplit(":", 1)[-1]
     status = problem.get("status", 500)
@@ -166,10 +166,10 @@ def _code(cls: type[RayplaneError]) -> str:
 
 
 def _all_classes() -> list[type[RayplaneError]]:
-    found: list[type[RayplaneError]] = []
+    classes: list[type[RayplaneError]] = []
     queue: list[type[RayplaneError]] = [RayplaneError]
     while queue:
         cls = queue.pop(0)
-        found.append(cls)
+        classes.append(cls)
         queue.extend(cls.__subclasses__())
-    return found
+    return classes

@@ -1,4 +1,7 @@
-"""Every string that names code: family -> name -> "module:attribute". Others add entry points `rayplane.<family>`."""
+"""All strings that name code: family -> name -> "module:attribute".
+
+Third parties add theirs as entry points of the group ``rayplane.<family>``.
+"""
 
 from __future__ import annotations
 
@@ -22,22 +25,22 @@ TABLE: dict[str, dict[str, str]] = {
     },
 }
 
-# Strings that other programs resolve: Ray's callbacks, MLflow's plug-ins, Serve's applications.
+# Strings that Ray Train (callbacks), MLflow (plug-ins) and Ray Serve (applications) resolve.
 TRAIN_CALLBACK = "rayplane.runtime.training.callback.MlflowTrainCallback"
 SERVING_APP = "rayplane.runtime.serving.app:build"
 MLFLOW_AUTH_PROVIDER = "rayplane"
 WARM_HEAD = "rayplane.runtime.warm.head"
-"""Run with ``python -m`` in place of Ray's own command line, it starts Ray with warm processes."""
+"""Module that starts Ray with warm processes: run it with ``python -m`` in place of Ray's own command line."""
 OBSERVE_ENTRYPOINT = "python -m rayplane.runtime.datasets.observe"
 
 
 def names(family: str) -> list[str]:
-    """The names known in a family, ours and third parties'."""
+    """All names of a family: the platform's own and those of third parties' entry points."""
     return sorted({*TABLE[family], *(e.name for e in entry_points(group=f"rayplane.{family}"))})
 
 
 def load(family: str, name: str) -> Any:
-    """The object that a name of a family stands for; raises Unsupported naming the known ones."""
+    """Import the object that a family's name stands for; raises Unsupported listing the known names."""
     target = TABLE[family].get(name)
     if target is not None:
         return resolve(target)

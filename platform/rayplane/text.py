@@ -1,4 +1,4 @@
-"""Characters that command a terminal or turn around what is read: find them, and write them out visibly. Pure."""
+"""Find and escape characters that control a terminal or change the direction of text. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 import re
 
 _CONTROL = "\x00-\x1f\x7f-\x9f"
-# What changes the direction of the text after it, so that `a\u202egpj.exe` reads as if it were a picture.
+# Bidirectional characters change the direction of the text after them: `a\u202egpj.exe` reads like a picture's name.
 _DIRECTION = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
 _LINES = "\u2028\u2029"
 _HALVES = "\ud800-\udfff"
@@ -19,12 +19,12 @@ PLAIN = f"^[^{UNSAFE}]*$"
 _UNPRINTABLE = re.compile(f"[{_CONTROL}{_DIRECTION}{_LINES}{_HALVES}]")
 _UNPRINTABLE_IN_LINES = re.compile(f"[\x00-\x08\x0b-\x1f\x7f-\x9f{_DIRECTION}{_LINES}{_HALVES}]")
 _COLOUR = re.compile(r"\x1b\[[0-9;:]*m")
-# What may become the sequence of a colour with what comes next; a longer one is none.
+# The start of what the next piece may complete to a colour sequence; a longer start cannot become one.
 _COLOUR_BEGUN = re.compile(r"\x1b(?:\[[0-9;:]{0,60})?\Z")
 
 
 def check_plain(value: str) -> str:
-    """A text without control and bidirectional characters; raises ValueError that names the first one."""
+    """Return ``value`` unchanged; raise ValueError naming its first control or bidirectional character, if any."""
     match = _UNSAFE.search(value)
     if match:
         raise ValueError(
@@ -34,30 +34,33 @@ def check_plain(value: str) -> str:
 
 
 def printable(text: str, *, lines: bool = False) -> str:
-    """``text`` with each control and bidirectional character, and half of a surrogate pair, written as ``\\x1b`` is.
+    """Escape each control character, bidirectional character and lone surrogate of ``text``, such as ``\\x1b``.
 
-    ``lines`` lets line feeds and tabs through.
+    With ``lines``, line feeds and tabs stay as they are.
     """
     return (_UNPRINTABLE_IN_LINES if lines else _UNPRINTABLE).sub(_written, text)
 
 
 class PrintableStream:
-    """A log in pieces, as a terminal may be given it: colours left out, each carriage return a new line, all other
-    control and bidirectional characters written out. A sequence may be cut anywhere between two pieces."""
+    """Make a log that arrives in pieces safe for a terminal.
+
+    Colours are removed, each carriage return becomes a new line, all other control and bidirectional characters are
+    escaped. A colour sequence may be cut anywhere between two pieces.
+    """
 
     def __init__(self) -> None:
         self._newlines = io.IncrementalNewlineDecoder(None, translate=True)
         self._begun = ""
 
     def add(self, piece: str) -> str:
-        """What is to be printed now."""
+        """Add a piece and return the text that can be printed now."""
         text = self._begun + self._newlines.decode(piece)
         begun = _COLOUR_BEGUN.search(text)
         self._begun = begun[0] if begun else ""
         return _cleaned(text[: len(text) - len(self._begun)])
 
     def end(self) -> str:
-        """What was kept back for a piece that will not come."""
+        """Return the rest, which ``add`` kept back in case another piece completed it."""
         rest = self._begun + self._newlines.decode("", final=True)
         self._begun = ""
         return _cleaned(rest)

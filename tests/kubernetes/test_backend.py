@@ -219,7 +219,7 @@ def test_the_autoscalers_choice_survives_a_change_of_the_spec_in_either_order(
         (group,) = obj["spec"]["workerGroupSpecs"]
         assert (group["replicas"], group["maxReplicas"]) == (workers, 3 + workers)
     case.spec = gateway.SPEC
-    case.until_seen(lambda seen: seen.phase == "ready", "ready")
+    case.until_observed(lambda seen: seen.phase == "ready", "ready")
 
 
 def test_a_raycluster_that_a_user_made_is_not_taken_over(level_a: LevelA, shared: BackendCase) -> None:
@@ -279,7 +279,9 @@ def test_an_expired_watch_lists_again_and_misses_nothing(level_a: LevelA, case: 
     level_a.expire_watches()
     assert case.crash is not None
     case.crash(case.ref)
-    state = case.until_seen(lambda state: state.phase == "failed" or state.incarnation != before.incarnation, "noticed")
+    state = case.until_observed(
+        lambda state: state.phase == "failed" or state.incarnation != before.incarnation, "noticed"
+    )
     assert state.phase == "failed"
     case.until_mended(before)
 
@@ -313,9 +315,9 @@ def test_the_backend_survives_a_restart_of_etcd(level_a: LevelA, case: BackendCa
     wait_for("seen again", lambda: _seen(case), seconds=60)
     assert case.until("ready").incarnation == before.incarnation
     gateway.change_json(level_a.api, case.ref, [{"op": "replace", "path": "/spec/rayVersion", "value": "2.61.0"}])
-    case.until_seen(lambda seen: seen.drift != "", "drifted")
+    case.until_observed(lambda seen: seen.drift != "", "drifted")
     case.ensure()
-    case.until_seen(lambda seen: seen.drift == "", "put right")
+    case.until_observed(lambda seen: seen.drift == "", "put right")
 
 
 def test_a_cluster_that_was_made_without_an_operator_starts_once_there_is_one(
@@ -348,7 +350,7 @@ def test_a_gateway_that_is_killed_between_any_two_calls_leaves_nothing_half_made
             with gateway.backend_on(kubeconfig, home) as doomed:
                 its = BackendCase(doomed, ref, spec=shared.spec, launch=shared.launch)
                 its.patience = 60
-                its.until_seen(lambda _: True, "heard of")
+                its.until_observed(lambda _: True, "heard of")
                 acts: dict[str, Callable[[], object]] = {
                     "ensure": its.ensure,
                     "suspend": its.suspend,
@@ -359,7 +361,9 @@ def test_a_gateway_that_is_killed_between_any_two_calls_leaves_nothing_half_made
                 other = BackendCase(successor, ref, spec=shared.spec, launch=shared.launch, patience=120)
                 if act == "ensure":
                     other.ensure()
-                    state = other.until_seen(lambda state: state.phase == "ready" and not state.drift, "ready, whole")
+                    state = other.until_observed(
+                        lambda state: state.phase == "ready" and not state.drift, "ready, whole"
+                    )
                     assert state.endpoint is not None
                 elif act == "suspend":
                     other.suspend()
@@ -420,7 +424,7 @@ def test_redis_is_emptied_before_a_cluster_with_tables_in_it_is_gone(
         assert obj["metadata"]["finalizers"] == ["ray.io/gcs-ft-redis-cleanup-finalizer"]
         assert "redis-secret" not in str(obj)
         backend.delete(case.ref)
-        case.until_seen(lambda seen: "finalizer" in seen.message or seen.phase == "absent", "waiting for Redis")
+        case.until_observed(lambda seen: "finalizer" in seen.message or seen.phase == "absent", "waiting for Redis")
         case.until("absent")
         wait_for("nothing left", lambda: not case.leftovers(case.ref), seconds=60)
         backend.delete_team(case.team)

@@ -1,4 +1,4 @@
-"""A job that prints a line, then imports what jobs do, and runs one task of Ray."""
+"""A job that prints a line, imports the libraries that jobs use, and runs one Ray task."""
 
 print("FIRST", flush=True)
 

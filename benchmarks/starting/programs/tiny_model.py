@@ -1,4 +1,4 @@
-"""A job that trains a model on two columns and registers it as tiny@champion."""
+"""A job that trains a model on two columns and registers it as ``tiny@champion``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def main() -> None:
 
 
 def train() -> tuple[xgboost.Booster, models.ModelCard, pa.Table]:
-    """A model, its card and some rows."""
+    """Train a model; returns it, its card and some rows."""
     random = np.random.default_rng(1)
     table = pa.table({"carrier": random.choice(["AA", "UA"], ROWS).tolist(), "wind": random.random(ROWS).tolist()})
     card = models.ModelCard(

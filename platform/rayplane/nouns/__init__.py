@@ -109,7 +109,7 @@ _BY_KIND = {noun.kind: noun for noun in (*NOUNS, RUN)}
 
 
 def by_kind(kind: str) -> NounType:
-    """The noun of a document's ``kind``; raises InvalidSpec with the nearest right one."""
+    """The noun of a document's ``kind``; raises InvalidSpec suggesting the nearest kind, or listing all."""
     noun = _BY_KIND.get(kind)
     if noun is None:
         near = next((known for known in _BY_KIND if known.lower() == kind.lower().rstrip("s")), None)

@@ -1,4 +1,4 @@
-"""What all nouns share: metadata, conditions, specs that refuse unknown keys, records that ignore them."""
+"""Base types of all nouns: metadata, conditions, specs that refuse unknown keys, records that ignore them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from pydantic import (
 from rayplane.errors import InvalidSpec
 from rayplane.text import PLAIN, UNSAFE, check_plain, printable
 
-# A name is at most 40 characters so that every derived name (a Service, a head pod, a label) stays within 63.
+# Names are limited to 40 characters so that every derived name (a Service, a head pod, a label) stays within 63.
 MAX_NAME = 40
 NAME = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 _NAME = re.compile(NAME)
@@ -41,7 +41,7 @@ BLANK = "[ \\t\\r\\n]*"
 
 
 def check_name(value: str) -> str:
-    """A DNS-1123 label of at most 40 characters; raises ValueError that says which rule is broken."""
+    """Return ``value`` if it is a DNS-1123 label of at most 40 characters; raise ValueError naming the broken rule."""
     if len(value) > MAX_NAME:
         raise ValueError(f"'{_short(value)}' has {len(value)} characters; a name has at most {MAX_NAME}")
     if not _NAME.fullmatch(value):
@@ -61,7 +61,10 @@ Name = Annotated[
 
 
 def check_labels(labels: Mapping[str, str]) -> None:
-    """Raise ValueError naming the first key or value that no label may have; a key is also asked for by a query."""
+    """Raise ValueError naming the first key or value that is not allowed in a label.
+
+    Keys also appear in SQL's JSON paths when a query filters by label, hence no quotation mark or backslash.
+    """
     for key, value in labels.items():
         for part in (key, value):
             try:
@@ -117,7 +120,7 @@ def parse_quantity(value: Any) -> Any:
 
 
 def _float(value: int | float) -> float:
-    """As Python's own, but for a number that none holds, which is infinite."""
+    """Convert as Python does, but make a number that is too large for a float infinite."""
     try:
         return float(value)
     except OverflowError:
@@ -132,7 +135,7 @@ def _finite(number: float, value: Any) -> float:
 
 def _short(value: Any) -> str:
     text = str(value)
-    # Visibly, since pydantic can't tell of an error whose message holds half of a surrogate pair.
+    # Escaped, since pydantic can't report an error whose message holds a lone surrogate.
     return printable(text if len(text) <= 60 else f"{text[:60]}...")
 
 
@@ -150,7 +153,7 @@ Quantity = Annotated[
 _PART = r"([0-9]{1,60}(?:\.[0-9]{1,60})?)(ms|s|m|h|d)"
 _DURATION = re.compile(rf"^{BLANK}(?:{_PART})+{BLANK}$")
 _LONGEST = 36_500 * 86_400.0
-"""Seconds; what is longer can't be added to a date."""
+"""Seconds: 100 years; a longer duration, added to a date, may leave the calendar."""
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -162,7 +165,7 @@ def parse_duration(value: Any) -> Any:
         if not isinstance(value, str) or not _DURATION.fullmatch(value):
             raise ValueError(f"'{_short(value)}' is not a duration: write it as 30s, 10m, 1h30m or 14d")
         seconds = sum(float(number) * _SECONDS[unit] for number, unit in re.findall(_PART, value))
-    if not seconds <= _LONGEST:  # nor is what is no number
+    if not seconds <= _LONGEST:  # "not <=" rather than ">", so that NaN is refused too
         raise ValueError(
             f"'{_short(value)}' is longer than {_LONGEST / _SECONDS['d']:.0f} days: write less, or leave it out"
         )
@@ -187,7 +190,7 @@ Time = Annotated[
 
 
 ASKED = "asked"
-"""The context in which what a user asks for is parsed; what is kept already is read by the older, wider rules."""
+"""Validation context of what a user asks for now; objects in the store are read by older, more lenient rules."""
 MOST = 2**31 - 1
 """The most of anything that is counted."""
 
@@ -206,16 +209,19 @@ def as_whole(value: Any) -> Any:
 Whole = Annotated[int, Strict(), BeforeValidator(as_whole)]
 """A whole number; 1.0 is one, as JSON Schema says."""
 Count = Annotated[Whole, Field(ge=0, json_schema_extra={"maximum": MOST}), AfterValidator(_countable)]
-"""How many: as many as Kubernetes counts."""
+"""A number of things, at most 2**31 - 1 as in Kubernetes."""
 
 MOST_LEVELS = 100
-"""How deeply a JSON value may be nested: what one stack could just read, a deeper one could not read again."""
+"""Levels of nesting that a JSON value may have.
+
+Without a limit, a value that one process could just parse might overflow the stack of the next one that reads it.
+"""
 
 
 def check_json(value: Any) -> Any:
-    """What can be kept as JSON and written as UTF-8; raises ValueError that says why something can't.
+    """Return ``value`` if it can be stored as JSON and written as UTF-8; raise ValueError saying why it can't.
 
-    JSON itself can say half of a surrogate pair, which is no text; YAML can say a list that holds itself.
+    JSON text can contain a lone surrogate, which UTF-8 cannot; YAML can describe a list that contains itself.
     """
     try:
         json.dumps(value, ensure_ascii=False, default=str, skipkeys=True).encode()
@@ -245,19 +251,19 @@ def _parts(item: Any) -> Iterable[Any]:
 
 
 Text = Annotated[str, AfterValidator(check_json)]
-"""A text that can be written: no half of a surrogate pair, which JSON can say and pydantic lets through."""
+"""A string that can be encoded: without lone surrogates, which JSON can contain and pydantic lets through."""
 
 JsonObject = Annotated[dict[str, Any], AfterValidator(check_json)]
-"""A JSON object that nobody looks into, all of whose texts can be written."""
+"""A JSON object that the platform stores without looking into it; all its strings can be encoded as UTF-8."""
 
 
 def utcnow() -> datetime:
-    """The present instant, with its zone."""
+    """The current time in UTC."""
     return datetime.now(UTC)
 
 
 def check_instant(value: datetime) -> datetime:
-    """An instant that has a date in UTC; raises ValueError for one beyond the ends of the calendar."""
+    """Return ``value`` if it has a date in UTC; raise ValueError for one beyond the ends of the calendar."""
     try:
         value.astimezone(UTC)
     except OverflowError as exc:
@@ -287,13 +293,16 @@ Instant = Annotated[
 
 
 class Spec(BaseModel):
-    """What a user asks for. Unknown keys are refused, with the nearest right one; so is a text for a number."""
+    """The part of an object that a user writes. Unknown keys are refused, suggesting the nearest known key.
+
+    A text where a number belongs is refused as well.
+    """
 
     model_config = ConfigDict(extra="forbid", validate_default=True, strict=True)
 
 
 class Record(BaseModel):
-    """What a process left behind. Versioned; unknown keys are ignored, so an older reader survives a newer writer."""
+    """Data that a process wrote. Versioned; unknown keys are ignored, so an older reader survives a newer writer."""
 
     model_config = ConfigDict(extra="ignore")
     schema_version: Whole = 1
@@ -311,7 +320,7 @@ class Condition(Record):
 
 
 class Status(Record):
-    """What the reconciler last saw. ``phase`` is one word for people; conditions are for programs."""
+    """The state that the reconciler last observed. ``phase`` is one word for people; conditions are for programs."""
 
     phase: str = "Pending"
     observed_generation: int = 0
@@ -340,7 +349,7 @@ class Status(Record):
 
 
 class Metadata(BaseModel):
-    """Who an object is. The store sets all but team, name and labels."""
+    """Identity and version of an object. The store sets all fields but team, name and labels."""
 
     model_config = ConfigDict(extra="forbid")
     name: Name
@@ -366,7 +375,7 @@ class Document(BaseModel):
     @field_validator("metadata")
     @classmethod
     def _labelled(cls, value: Metadata) -> Metadata:
-        # Not by the metadata's own type, by which an object is read, too: one kept before there was this rule.
+        # Not a rule of Metadata itself: the store also parses with it objects that were written before this rule.
         check_labels(value.labels)
         return value
 
@@ -390,7 +399,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def parse(model: type[M], value: Any, path: str) -> M:
-    """Validate ``value`` as ``model``; raises InvalidSpec that names every wrong field and the nearest right one."""
+    """Validate ``value`` as ``model``; raises InvalidSpec naming each wrong field and the nearest known one, if any."""
     try:
         return model.model_validate(check_json(value), context=ASKED)
     except ValidationError as exc:
@@ -422,7 +431,7 @@ def _field_names(model: type[BaseModel], loc: list[str]) -> list[str]:
             return []
         if part in fields:
             current = _inner_model(fields[part].annotation)
-        # any other part is a list index or a mapping's key: the model stays the element's
+        # Any other part is a list index or a mapping's key: the model stays that of the element.
     return list(getattr(current, "model_fields", {}))
 
 
@@ -430,14 +439,14 @@ def _inner_model(annotation: Any) -> Any:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     for argument in getattr(annotation, "__args__", ()):
-        found = _inner_model(argument)
-        if found is not None:
-            return found
+        model = _inner_model(argument)
+        if model is not None:
+            return model
     return None
 
 
 class NounType(BaseModel):
-    """One row of the table of nouns: how a noun is called and what its spec and status are."""
+    """One row of the table of nouns: a noun's names, and the types of its spec and status."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True, frozen=True)
     kind: str
@@ -447,6 +456,6 @@ class NounType(BaseModel):
     status: type[Status]
     team_scoped: bool = True
     columns: tuple[tuple[str, str], ...] = ()
-    """(heading, dotted path in the object) of the columns of a list, after NAME."""
+    """(heading, dotted path in the object) of each column that a list shows after NAME."""
 
     CORE: ClassVar[tuple[str, ...]] = ("kind", "metadata", "spec", "status")

@@ -16,7 +16,10 @@ _RANGE = re.compile(rf"^{BLANK}([0-9]{{1,9}}){BLANK}(?:\.\.{BLANK}([0-9]{{1,9}})
 
 
 def parse_workers(value: Any) -> Any:
-    """``4`` or ``"0..4"`` as ``{"min": ..., "max": ...}``; anything that is no such text or number stays as it is."""
+    """Convert ``4`` or ``"0..4"`` to ``{"min": ..., "max": ...}``; return anything but a number or text unchanged.
+
+    Raises ValueError for a text in another form.
+    """
     value = as_whole(value)
     if isinstance(value, bool) or not isinstance(value, int | str):
         return value
@@ -33,7 +36,7 @@ def parse_workers(value: Any) -> Any:
 
 
 class Workers(Spec):
-    """How many worker nodes beside the head, at least and at most; ``4`` and ``0..4`` are short for both."""
+    """Least and greatest number of worker nodes beside the head; ``4`` and ``0..4`` are short forms."""
 
     min: Count = 0
     max: Count = 0
@@ -59,7 +62,7 @@ class Workers(Spec):
 
 
 class Nodes(Spec):
-    """Nodes that a job or a service gets for itself: a head and its workers, gone when it is."""
+    """Nodes of one job or service alone: a head and its workers, freed when the job or service is gone."""
 
     size: Name = "small"
     """A size of the team, for the head and for each worker."""
@@ -68,28 +71,28 @@ class Nodes(Spec):
     """Overrides the team's backend."""
 
     def as_cluster(self) -> ClusterSpec:
-        """The cluster that such nodes make up."""
+        """The spec of a cluster with such nodes."""
         return ClusterSpec(size=self.size, workers=self.workers, backend=self.backend)
 
 
 class ClusterSpec(Spec):
-    """What a cluster is to be."""
+    """The cluster that a user wants."""
 
     size: Name = "small"
-    """A size of the team; on the local backend its cores are logical."""
+    """A size of the team, for the head and each worker; on the local backend its cores are logical."""
     workers: Workers = Field(default_factory=Workers)
     backend: str | None = None
     """Overrides the team's backend."""
     address: str | None = None
     """The dashboard's URL of a Ray cluster that already runs (backend `existing`)."""
     idle_timeout: Time | None = None
-    """Seconds without a job, client or Serve application after which it is suspended; default: the team's."""
+    """Seconds without job, client or Serve application after which the reconciler suspends it; default: the team's."""
     delete_after_idle: Seconds | None = None
-    """Seconds for which it stays suspended for idleness before it is deleted whole; default: the team's."""
+    """Seconds suspended for idleness after which the reconciler deletes the whole cluster; default: the team's."""
     max_lifetime: Time | None = None
-    """Seconds after it was made at which it is suspended and deleted, whatever it does; default: the team's."""
+    """Seconds after its creation at which the reconciler suspends and deletes it, used or not; default: the team's."""
     suspended: bool = False
-    """Whether a person wants it to hold no compute. One that is idle is suspended by its status, not by this."""
+    """True if a user wants it to hold no compute. An idle cluster is suspended by ``status.suspension`` instead."""
 
     @field_validator("idle_timeout", "max_lifetime")
     @classmethod
@@ -103,11 +106,11 @@ ONE_PLACE: list[Any] = [
     {"required": [one], "properties": {one: {"type": kind}, other: {"type": "null"}}}
     for one, kind, other in (("cluster", "string", "nodes"), ("nodes", "object", "cluster"))
 ]
-"""What ``require_one_place`` wants, in JSON Schema's words."""
+"""What ``require_cluster_or_nodes`` requires, in JSON Schema's words."""
 
 
-def require_one_place(cluster: str | None, nodes: Nodes | None) -> None:
-    """Raise ValueError unless exactly one is given: the cluster to be on, or nodes of its own."""
+def require_cluster_or_nodes(cluster: str | None, nodes: Nodes | None) -> None:
+    """Raise ValueError unless exactly one is set: the cluster to run on, or nodes of its own."""
     if cluster is not None and nodes is not None:
         raise ValueError(
             "'cluster' and 'nodes' exclude each other: name a cluster to be on, or ask for nodes of its own"
@@ -117,13 +120,13 @@ def require_one_place(cluster: str | None, nodes: Nodes | None) -> None:
 
 
 class Endpoint(Record):
-    """Where a ready cluster is reached. URLs carry no secret; the token's path is readable by its owner alone."""
+    """Addresses of a ready cluster. URLs contain no secret; only its owner can read the token's file."""
 
     dashboard_url: str
     """Base URL of the Ray dashboard: Jobs and Serve REST."""
     reach: Literal["own", "allowed", "placed"] = "own"
-    """Owner of that address: the platform itself; another, and the settings must allow it at each look; or
-    another, and an admin of the platform placed it."""
+    """Owner of that address and its permission to be called. ``own``: the platform itself. ``allowed``: a third party,
+    and the settings must allow the address at each call. ``placed``: a third party, and a platform admin set it."""
     client_address: str | None = None
     """``ray://host:port`` for Ray Client."""
     token_path: str | None = None
@@ -134,15 +137,16 @@ class Endpoint(Record):
 
 
 class Suspension(Record):
-    """Why the platform, not a person, took a cluster's compute back."""
+    """Reason and time of a suspension that the platform, not a user, decided."""
 
     reason: Literal["Idle", "Lifetime"]
-    """Idle: it was not used; the next job, client or service resumes it. Lifetime: its time is over; it is deleted."""
+    """Idle: the cluster was unused; the next job, client or service resumes it. Lifetime: ``max_lifetime`` is over; the
+    reconciler deletes it."""
     message: str = ""
     at: Instant
-    """When that was decided."""
+    """Time of the decision."""
     delete_at: Instant | None = None
-    """When it is deleted whole, unless it is resumed or extended before; None: it stays."""
+    """Time at which the whole cluster is deleted, unless it is resumed or extended before; None: it stays."""
 
 
 class ClusterStatus(Status):
@@ -152,21 +156,21 @@ class ClusterStatus(Status):
     environment: Environment | None = None
     ready_at: Instant | None = None
     incarnation: str | None = None
-    """Changes with every new head: a job of an earlier incarnation is lost."""
+    """Id of the current head, another one for each new head: a job of an earlier incarnation is lost."""
     suspension: Suspension | None = None
-    """Set while the platform itself keeps it suspended; a person's wish is ``spec.suspended``."""
+    """Set while the platform itself keeps it suspended; a user suspends with ``spec.suspended``."""
     idle_since: Instant | None = None
-    """Since when it is known that nobody uses it; None while somebody does, or while that is not known."""
+    """Start of the current idleness; None while the cluster is in use, or while its use is unknown."""
     kept_until: Instant | None = None
-    """Until when somebody asked that it not be suspended for idleness."""
+    """End of the time for which a user's ``extend`` forbids suspension for idleness."""
     lives_until: Instant | None = None
-    """Until when somebody asked that it live, where that is longer than its lifetime."""
+    """End of its life as extended by a user, where that is later than ``max_lifetime`` says."""
     placed: bool = False
-    """Set where an admin of the platform chose ``spec.address``: the settings then need not allow it."""
+    """True if a platform admin set ``spec.address``: the settings then need not allow it."""
 
     @property
     def is_over(self) -> bool:
-        """Whether the platform decided that its lifetime is over."""
+        """True once the platform suspended it because its lifetime is over."""
         return self.suspension is not None and self.suspension.reason == "Lifetime"
 
 
@@ -176,9 +180,9 @@ class Lease(Record):
     id: str
     team: str
     cluster_uid: str
-    """The uid of what held it: a cluster, or a job or service with nodes of its own."""
+    """Uid of the holder: a cluster, or a job or service with nodes of its own."""
     cluster: str
-    """Its name; ``job/<name>`` or ``service/<name>`` where it is no cluster."""
+    """Name of the holder: the cluster's, or ``job/<name>`` or ``service/<name>``."""
     cpu: float
     memory: float
     gpu: float
@@ -187,7 +191,7 @@ class Lease(Record):
 
 
 class ClusterUsage(Record):
-    """What one cluster held over a time, in resource-seconds: amount held times seconds held."""
+    """Compute that one cluster held over a period, in resource-seconds: amount held times seconds held."""
 
     cluster: str
     cluster_uid: str
@@ -197,4 +201,4 @@ class ClusterUsage(Record):
     """GiB of memory times seconds."""
     gpu_seconds: float = 0
     open: int = 0
-    """How many of its nodes are held now."""
+    """Number of its leases that are open now: one for each node it holds."""

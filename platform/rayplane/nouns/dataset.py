@@ -10,14 +10,14 @@ from rayplane.nouns.base import Instant, Record, Seconds, Spec, Status, utcnow
 
 
 class DatasetSpec(Spec):
-    """A dataset comes into being with its first version; a spec may say more about it."""
+    """Optional facts about a dataset, which itself comes into being with its first version."""
 
     description: str = ""
     retention: Seconds | None = None
 
 
 class DatasetStatus(Status):
-    """The newest version, by publication."""
+    """The newest version by time of publication, and the number of versions."""
 
     latest: str | None = None
     rows: int | None = None
@@ -51,7 +51,7 @@ class DatasetVersion(Record):
     bytes: int
     columns: list[Column]
     statistics: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """Column -> {nulls, min, max, mean, distinct}: what applies to its type."""
+    """Column -> {nulls, min, max, mean, distinct}: those that apply to its type."""
     inputs: list[DatasetRef] = Field(default_factory=list)
     job: str | None = None
     created_at: Instant = Field(default_factory=utcnow)

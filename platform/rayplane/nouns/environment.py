@@ -1,4 +1,4 @@
-"""An environment: what code runs in, recorded on every job, run, model and service."""
+"""Environment: the interpreter and libraries that code runs in, recorded on every job, run, model and service."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rayplane.nouns.base import Record
 
 
 class Environment(Record):
-    """Image digest (or local interpreter) + Ray + Python minor + lock hash."""
+    """Image digest (or local interpreter) + Ray + Python minor + lock hash + rayplane."""
 
     interpreter: str
     """``image@sha256:...`` or ``local`` for the interpreter of the host."""
@@ -21,6 +21,6 @@ class Environment(Record):
 
     @property
     def key(self) -> str:
-        """A short hash that a step's key includes."""
+        """Short hash of all fields; part of the key by which a pipeline caches a step."""
         text = "\n".join((self.interpreter, self.ray, self.python, self.lock_hash, self.rayplane))
         return hashlib.sha256(text.encode()).hexdigest()[:16]

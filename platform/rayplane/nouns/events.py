@@ -1,4 +1,4 @@
-"""Events that workers send back: versioned, at least once, known by their id."""
+"""Events that workers send to the gateway: versioned, delivered at least once, deduplicated by their id."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ EventType = Literal[
     "gate.judged",  # data: GateReport
     "source.observed",  # data: {name, uri, content_hash, rows}
     "lineage",  # data: Edge
-    "attempt.ended",  # data: {}: its entrypoint's process ended, which Ray will say in a moment
+    "attempt.ended",  # data: {}; the entrypoint's process ended, and Ray will report so in a moment
 ]
 
 
 class Event(Record):
-    """One thing that happened in a job. The id makes a second delivery harmless."""
+    """One fact that a job reports. The id makes a second delivery harmless."""
 
     id: Text
     type: EventType
@@ -33,13 +33,13 @@ class Event(Record):
 
 
 class EventBatch(Record):
-    """What a worker posts to ``/v1/events``."""
+    """The body that a worker posts to ``/v1/events``."""
 
     events: list[Event] = Field(min_length=1, max_length=1000)
 
 
 class Edge(Record):
-    """One edge of lineage: ``source`` went into ``target``.
+    """One edge of lineage: ``target`` was made from ``source``.
 
     Nodes are strings: ``source:<uri>#<hash>``, ``dataset:<name>@<version>``, ``view:<name>@<dataset version>``,
     ``run:<run id>``, ``model:<name>/<version>``, ``service:<name>#<revision>``, ``job:<name>``.
@@ -50,7 +50,7 @@ class Edge(Record):
 
 
 class Operation(Record):
-    """Slow work under way: what a 202 answers with in its Location."""
+    """Work that goes on after the answer: the Location header of a 202 names it."""
 
     id: str
     team: str

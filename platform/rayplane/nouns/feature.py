@@ -1,4 +1,4 @@
-"""Feature: a team's feature sets in Feast, and what a materialization left."""
+"""Feature: a team's feature sets in Feast, and the record of a materialization."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rayplane.nouns.base import Instant, Record, Seconds, Spec, Status, utcnow
 
 
 class FeatureSpec(Spec):
-    """A Feast repository and how fresh its online values are to be."""
+    """A Feast repository and the wanted freshness of its online values."""
 
     repository: str = "features"
     """Python module, inside the code package, whose ``build(source_path)`` returns the Feast objects."""
@@ -16,7 +16,7 @@ class FeatureSpec(Spec):
 
 
 class FeatureStatus(Status):
-    """The views of the repository and when they were last materialized."""
+    """The views of the repository and the time of their last materialization."""
 
     views: list[str] = Field(default_factory=list)
     materialized_at: Instant | None = None
@@ -31,7 +31,7 @@ class FeatureViewVersion(Record):
 
 
 class Materialization(Record):
-    """What one materialization wrote to the online store."""
+    """The views and rows that one materialization wrote to the online store."""
 
     views: list[FeatureViewVersion]
     start: Instant | None = None

@@ -1,4 +1,4 @@
-"""Job: one run of an entrypoint, and what a worker of it is told (RunContext)."""
+"""Job: one run of an entrypoint, and the context that the gateway gives to its workers (RunContext)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 
 from rayplane.nouns.base import Instant, Name, Package, Plain, Quantity, Record, Seconds, Spec, Status, Whole
-from rayplane.nouns.cluster import ONE_PLACE, Endpoint, Nodes, require_one_place
+from rayplane.nouns.cluster import ONE_PLACE, Endpoint, Nodes, require_cluster_or_nodes
 from rayplane.nouns.environment import Environment
 from rayplane.text import UNSAFE
 
@@ -17,7 +17,7 @@ NOT_BLANK = r"[^\u0000-\u0020\u007f-\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\
 """The pattern of an entrypoint."""
 _STEP_OF_A_RUN = f"^[^/{UNSAFE}]+/[^/{UNSAFE}]+/[^{UNSAFE}]+$"
 UNFINISHED = frozenset({"", "Pending", "Starting", "Running"})
-"""Phases of a job that has not ended."""
+"""Phases of a job that has not ended; empty before the first status."""
 
 
 RESERVED = ("RAYPLANE_", "RAY_")
@@ -37,7 +37,7 @@ Variables = Annotated[
 
 
 class Resources(Spec):
-    """What the entrypoint's own process reserves."""
+    """Resources that the entrypoint's own process reserves in Ray."""
 
     cpu: Quantity = 0
     memory: Quantity = 0
@@ -45,7 +45,7 @@ class Resources(Spec):
 
 
 class JobSpec(Spec):
-    """What to run, where, with which code."""
+    """The entrypoint to run, its code, and the cluster or nodes to run on."""
 
     model_config = ConfigDict(json_schema_extra={"oneOf": ONE_PLACE})
 
@@ -53,9 +53,9 @@ class JobSpec(Spec):
     cluster: Name | None = None
     """The team's cluster to run on; None with ``nodes``."""
     nodes: Nodes | None = None
-    """Nodes of its own, made for each attempt and freed when its log is kept; None on a cluster."""
+    """Nodes of its own, made for each attempt and freed once the attempt's log is stored; None on a cluster."""
     package: Package | None = None
-    """Content address (``sha256:<hex>``) of an uploaded code package; None runs with no code of its own."""
+    """Content address (``sha256:<hex>``) of an uploaded code package; None: the job brings no code."""
     env: Variables = Field(default_factory=dict)
     """Environment variables; never secrets."""
     pip: list[str] = Field(default_factory=list)
@@ -64,7 +64,7 @@ class JobSpec(Spec):
     retries: Whole = Field(default=0, ge=0, le=20)
     timeout: Seconds | None = None
     tracked: bool = True
-    """Whether an MLflow run is allocated before the job starts."""
+    """True if the reconciler allocates an MLflow run before the job starts."""
     experiment: Plain | None = None
     inputs: dict[str, str] = Field(default_factory=dict)
     """Dataset name -> pinned version."""
@@ -94,8 +94,8 @@ class JobSpec(Spec):
         return value
 
     @model_validator(mode="after")
-    def _has_one_place(self) -> JobSpec:
-        require_one_place(self.cluster, self.nodes)
+    def _on_cluster_or_nodes(self) -> JobSpec:
+        require_cluster_or_nodes(self.cluster, self.nodes)
         return self
 
 
@@ -104,11 +104,11 @@ class Attempt(Record):
 
     number: int
     submission_id: str
-    """Ray's id of it: ``<job uid>-<number>``."""
+    """Ray's submission id: ``<job uid>-<number>``."""
     incarnation: str | None = None
-    """The head that it runs on; None until that is known."""
+    """Id of the Ray head that it runs on; None while unknown."""
     log_kept: bool = False
-    """Whether its log was taken in, so that nodes of its own may go."""
+    """True once its log is in the storage root, so that nodes of its own may be freed."""
     started_at: Instant | None = None
     ended_at: Instant | None = None
     status: str = "Pending"
@@ -124,19 +124,19 @@ class JobStatus(Status):
     exit_code: int | None = None
     message: str = ""
     stop_reason: str = ""
-    """Why the platform asked it to stop; empty where a person did, or nobody."""
+    """Reason for which the platform stopped it; empty if a user did, or if it was not stopped."""
     started_at: Instant | None = None
     ended_at: Instant | None = None
     log_uri: str | None = None
     environment: Environment | None = None
     endpoint: Endpoint | None = None
-    """Its own Ray, while it has nodes of its own."""
+    """Addresses of its own Ray, while it has nodes of its own."""
     outputs: list[Output] = Field(default_factory=list)
     git_commit: str | None = None
 
 
 class Output(Record):
-    """Something that a job left: a dataset version, an MLflow run, a model version, or a plain JSON value."""
+    """One result of a job: a dataset version, an MLflow run, a model version, or a plain JSON value."""
 
     kind: Literal["dataset", "run", "model", "value"]
     name: str
@@ -145,14 +145,14 @@ class Output(Record):
 
 
 class MlflowAccess(Record):
-    """How a worker reaches MLflow. Where its credentials lie, its environment says (RAYPLANE_MLFLOW_CREDENTIALS)."""
+    """MLflow's address for a worker. RAYPLANE_MLFLOW_CREDENTIALS in its environment names the credentials' file."""
 
     tracking_uri: str
     workspace: str
 
 
 class FeastAccess(Record):
-    """How a worker reaches the team's Feast project."""
+    """The team's Feast project, with the addresses of its stores, for a worker."""
 
     project: str
     registry_url: str
@@ -162,11 +162,11 @@ class FeastAccess(Record):
 
 
 class RunContext(Record):
-    """All that a worker is told. Exchanged at the gateway for the submission id; the same answer every time."""
+    """Everything that the gateway tells a worker in exchange for its submission id; the same answer every time."""
 
     team: str
     cluster: str | None = None
-    """The cluster that this runs on; None on nodes of a job's or a service's own."""
+    """Name of the cluster that the worker runs on; None on nodes of a job's or a service's own."""
     gateway_url: str
     storage_root: str
     job: str | None = None

@@ -1,4 +1,4 @@
-"""Model: a registered model, its gate and the evidence."""
+"""Model: a registered model, its gate, and the report of the gate's checks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Threshold(Spec):
 
 
 class Gate(Spec):
-    """What a version must show before it gets the alias."""
+    """Bounds that a version's metrics must keep before it gets the alias."""
 
     metrics: dict[str, Threshold] = Field(default_factory=dict)
 
@@ -30,14 +30,14 @@ class ModelSpec(Spec):
 
 
 class ModelStatus(Status):
-    """Newest version and where the aliases point."""
+    """The newest version, and the version that each alias points to."""
 
     latest: str | None = None
     aliases: dict[str, str] = Field(default_factory=dict)
 
 
 class Check(Record):
-    """One check of the gate: the value, the bound and whether it passed."""
+    """One check of the gate: the metric's value, its bound, and the verdict."""
 
     metric: str
     value: float | None
@@ -46,7 +46,7 @@ class Check(Record):
 
 
 class GateReport(Record):
-    """Whether a version passed, and the figures it was judged by."""
+    """The gate's verdict on a run's model, with its checks and all figures of the evaluation."""
 
     run_id: str
     passed: bool
@@ -56,7 +56,7 @@ class GateReport(Record):
 
 
 class ModelVersion(Record):
-    """A registered version."""
+    """A registered version of a model, with the run that made it."""
 
     name: str
     version: str

@@ -1,4 +1,4 @@
-"""Pipeline: a DAG of jobs, and the runs that it leaves."""
+"""Pipeline: a DAG of jobs, and its runs."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ class Step(Spec):
     entrypoint: str = Field(min_length=1)
     needs: list[Name] = Field(default_factory=list)
     inputs: list[Name] = Field(default_factory=list)
-    """Datasets read, each the output of an earlier step of this pipeline; their makers are needed too."""
+    """Datasets that the step reads, each the output of another step, which therefore runs before this one."""
     outputs: list[Name] = Field(default_factory=list)
-    """Datasets that the step publishes; missing ones fail it."""
+    """Datasets that the step publishes; a missing one fails the step."""
     sources: dict[Name, str] = Field(default_factory=dict)
-    """Name -> URI of data outside the platform; its content is in the step's key. ``${parameter}`` is replaced."""
+    """Name -> URI of data outside the platform; its content is part of the step's key. ``${parameter}`` is replaced."""
     parameters: dict[str, str] = Field(default_factory=dict)
     """``${parameter}`` is replaced from the run's parameters."""
     env: Variables = Field(default_factory=dict)
     files: list[str] = Field(default_factory=list)
-    """Globs of files in the package that the step reads beside its Python code; their content is in its key."""
+    """Globs of files in the package that the step reads beside its Python code; their content is part of its key."""
     retries: Whole = Field(default=0, ge=0, le=20)
     timeout: Seconds | None = None
     cache: bool = True
@@ -66,12 +66,12 @@ class PipelineSpec(Spec):
         return {dataset: name for name, step in self.steps.items() for dataset in step.outputs}
 
     def needs_of(self, name: str) -> list[str]:
-        """Every step that must be done before this one, sorted: its needs and the makers of its inputs."""
+        """All steps that must end before this one, sorted: its needs and the makers of its inputs."""
         step, makers = self.steps[name], self.makers()
         return sorted({*step.needs, *(makers[d] for d in step.inputs)})
 
     def order(self) -> list[str]:
-        """The steps in an order that respects their needs; raises ValueError naming a cycle's steps."""
+        """The steps in an order that respects their needs; raises ValueError naming the steps that form a cycle."""
         done: list[str] = []
         left = dict.fromkeys(self.steps)
         while left:
@@ -85,7 +85,7 @@ class PipelineSpec(Spec):
 
 
 class PipelineStatus(Status):
-    """A pipeline is Ready once its spec is stored; its runs have their own state."""
+    """State of a pipeline, which is Ready once its spec is stored; each run has its own state."""
 
     last_run: str | None = None
 
@@ -98,7 +98,7 @@ class StepRun(Record):
     key: str | None = None
     job: str | None = None
     cached_from: str | None = None
-    """The run whose outputs were taken over."""
+    """The run whose outputs were reused."""
     started_at: Instant | None = None
     ended_at: Instant | None = None
     message: str = ""
@@ -113,14 +113,14 @@ class StepRun(Record):
 
 
 class RunSpec(Spec):
-    """What a run of a pipeline was asked to do: the pipeline's spec at that instant, and the parameters."""
+    """One requested run of a pipeline: the pipeline's spec at the time of the request, and the parameters."""
 
     pipeline: Name
     parameters: dict[str, str] = Field(default_factory=dict)
     force: bool = False
-    """Run every step anew, whatever is cached."""
+    """Run every step again, even if its outputs are cached."""
     snapshot: dict[str, Any] = Field(default_factory=dict)
-    """The PipelineSpec as it was when the run was asked for."""
+    """The PipelineSpec at the time of the request."""
     stop_requested: bool = False
 
 
@@ -134,7 +134,7 @@ class RunStatus(Status):
 
 
 class StepResult(Record):
-    """A row of the step cache: what a step with this key left."""
+    """A row of the step cache: the outputs of a step with this key."""
 
     key: str
     run: str

@@ -1,4 +1,4 @@
-"""Plan: what documents would change if they were applied, what forbids it, what it may cost. Records alone."""
+"""Plan: the changes that applying documents would make, their refusals and their cost. Holds only records."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class FieldChange(Record):
     field: str
     """Dotted path, such as ``spec.workers.max``."""
     old: Any = None
-    """None where there is none yet."""
+    """Current value; None if there is none yet."""
     new: Any = None
 
 
 class Refusal(Record):
-    """One reason that forbids a document."""
+    """One reason for which the gateway would refuse a document."""
 
     code: str
     """The error's code, such as ``refused`` or ``invalid-spec``."""
@@ -29,7 +29,7 @@ class Refusal(Record):
 
 
 class Cost(Record):
-    """The most compute that may be held: amounts while it is held, and for how long."""
+    """The most compute that an object may hold: the amounts, and for how long."""
 
     cpu: float = 0
     """Cores."""
@@ -38,7 +38,7 @@ class Cost(Record):
     gpu: float = 0
     """Devices."""
     hours: float | None = None
-    """How long at most; None where nothing ends it by the clock."""
+    """Longest time; None if nothing ends it by the clock."""
 
 
 class TotalCost(Record):
@@ -47,26 +47,26 @@ class TotalCost(Record):
     core_hours: float = 0
     gib_hours: float = 0
     gpu_hours: float = 0
-    """Of what has an end, in resource-hours."""
+    """Resource-hours of the objects that end by the clock."""
     endless: Cost | None = None
-    """What is held for as long as nobody ends it."""
+    """Compute that is held until a user deletes or suspends it."""
 
 
 class PlannedDocument(Record):
-    """What one document would do."""
+    """The effect of applying one document."""
 
     kind: str
     team: str
     """Empty for a team's own document."""
     name: str
     change: Literal["created", "changed", "unchanged", "unknown"]
-    """``unknown`` where the asker may not even read."""
+    """``unknown`` where the user may not even read the object."""
     fields: list[FieldChange] = Field(default_factory=list)
     forbidden: list[Refusal] = Field(default_factory=list)
-    """All reasons, not the first alone; empty where it may be applied."""
+    """All refusals, not only the first; empty if the document may be applied."""
     warnings: list[str] = Field(default_factory=list)
     cost: Cost | None = None
-    """Of a document that holds compute."""
+    """Set for an object that holds compute."""
 
 
 class Plan(Record):
@@ -74,5 +74,5 @@ class Plan(Record):
 
     documents: list[PlannedDocument] = Field(default_factory=list)
     allowed: bool
-    """Whether nothing forbids any of them."""
+    """True if no document is refused."""
     cost: TotalCost = Field(default_factory=TotalCost)

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 
 from rayplane.nouns.base import Count, Instant, Name, Package, Record, Seconds, Spec, Status
-from rayplane.nouns.cluster import ONE_PLACE, Endpoint, Nodes, require_one_place
+from rayplane.nouns.cluster import ONE_PLACE, Endpoint, Nodes, require_cluster_or_nodes
 from rayplane.nouns.environment import Environment
 
 _MODEL_URI = re.compile(r"^models:/[A-Za-z0-9_.\-]+(@[A-Za-z0-9_\-]+|/[0-9]+)$")
@@ -16,7 +16,7 @@ _APP = re.compile(r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$")
 
 
 class Replicas(Spec):
-    """How many replicas, at least and at most."""
+    """Least and greatest number of replicas."""
 
     min: Count = 1
     max: Count = Field(default=1, ge=1)
@@ -29,14 +29,14 @@ class Replicas(Spec):
 
 
 class ServiceSpec(Spec):
-    """What to serve."""
+    """The model to serve, and the cluster or nodes to serve it on."""
 
     model_config = ConfigDict(json_schema_extra={"oneOf": ONE_PLACE})
 
     model: Annotated[str, WithJsonSchema({"type": "string", "pattern": _MODEL_URI.pattern})]
     """``models:/<name>@<alias>`` (followed) or ``models:/<name>/<version>`` (fixed)."""
     cluster: Name | None = None
-    """The team's cluster that hosts it; None with ``nodes``."""
+    """The team's cluster that serves it; None with ``nodes``."""
     nodes: Nodes | None = None
     """Nodes of its own; None on a cluster."""
     app: Annotated[str, WithJsonSchema({"type": "string", "pattern": _APP.pattern})] = (
@@ -46,7 +46,7 @@ class ServiceSpec(Spec):
     package: Package | None = None
     """Content address of the code package that ``app`` comes from, if it is not rayplane's own."""
     feature_service: str | None = None
-    """Feast feature service read online; default: what training recorded on the model."""
+    """Feast feature service that is read online; default: the one that training recorded on the model."""
     replicas: Replicas = Field(default_factory=Replicas)
     max_ongoing_requests: Count = Field(default=100, ge=1)
     startup_timeout: Seconds = 300
@@ -66,8 +66,8 @@ class ServiceSpec(Spec):
         return value
 
     @model_validator(mode="after")
-    def _has_one_place(self) -> ServiceSpec:
-        require_one_place(self.cluster, self.nodes)
+    def _on_cluster_or_nodes(self) -> ServiceSpec:
+        require_cluster_or_nodes(self.cluster, self.nodes)
         return self
 
 
@@ -85,9 +85,9 @@ class ServiceStatus(Status):
     """Phases: Pending, Deploying, Ready, Failed, Deleting."""
 
     url: str | None = None
-    """Where predictions are asked: POST JSON here."""
+    """Address for predictions: clients POST JSON here."""
     revision: Revision | None = None
     incarnation: str | None = None
     environment: Environment | None = None
     endpoint: Endpoint | None = None
-    """Its own Ray, while it has nodes of its own."""
+    """Addresses of its own Ray, while it has nodes of its own."""

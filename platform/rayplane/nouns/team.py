@@ -1,4 +1,4 @@
-"""Team: who owns and pays."""
+"""Team: the owner of all other objects, with its members, quota and node sizes."""
 
 from __future__ import annotations
 
@@ -31,28 +31,28 @@ ARCHIVED = "~"
 
 
 class Quota(Spec):
-    """The most that a team's clusters may ask for together, and the most jobs it may have; null means no limit."""
+    """Limits of a team: the compute that its clusters may request together, and its jobs; null means no limit."""
 
     cpu: Quantity | None = None
     memory: Quantity | None = None
     gpu: Quantity | None = None
     clusters: Count | None = None
     jobs: Count | None = 10_000
-    """Jobs that have not ended: those that wait, and those that run."""
+    """Jobs that have not ended, waiting or running."""
 
 
 class Size(Spec):
-    """A node size that an admin curates."""
+    """A node size that an admin defines for a team."""
 
     cpu: Quantity
     memory: Quantity
     gpu: Quantity = 0
     logical_cpu: Quantity | None = None
-    """CPUs that Ray's scheduler hands out on such a node, where they are to be more than its cores."""
+    """CPUs that Ray's scheduler hands out on such a node, to let it hand out more than the cores; default: ``cpu``."""
 
     @property
     def ray_cpu(self) -> int:
-        """What Ray is told with ``--num-cpus``: whole CPUs, at least one."""
+        """Value of Ray's ``--num-cpus``: whole CPUs, at least one."""
         return max(1, round(self.cpu if self.logical_cpu is None else self.logical_cpu))
 
 
@@ -60,9 +60,10 @@ def _default_sizes() -> dict[str, Size]:
     return {"small": Size(cpu=8, memory=8 * 2**30), "medium": Size(cpu=16, memory=16 * 2**30)}
 
 
-_TAKEN = frozenset({"ajax-api", "api", "static-files", "workspaces"})
+_RESERVED = frozenset({"ajax-api", "api", "static-files", "workspaces"})
+"""Workspace names that MLflow refuses."""
 _MLFLOW = "mlflow"
-"""A folder of the storage root: the artifacts of all teams' runs."""
+"""Folder of the storage root with the artifacts of all teams' runs."""
 
 
 TeamName = Annotated[Name, WithJsonSchema({"type": "string", "pattern": NAME, "minLength": 2, "maxLength": MAX_NAME})]
@@ -83,10 +84,10 @@ def check_recorded_team(value: str) -> str:
 
 
 def check_team_name(value: str) -> str:
-    """A name that MLflow takes for the team's workspace too; raises ValueError that says which rule is broken."""
+    """Return ``value`` if MLflow accepts it as the team's workspace too; raise ValueError naming the broken rule."""
     if len(value) < 2:
         raise ValueError(f"'{value}' has {len(value)} character; a team's name has at least 2, as its MLflow workspace")
-    if value in _TAKEN:
+    if value in _RESERVED:
         raise ValueError(f"'{value}' is a part of MLflow's own addresses; give the team another name")
     if value == _MLFLOW:
         raise ValueError(f"'{value}' is the folder of all teams' artifacts; give the team another name")
@@ -99,21 +100,21 @@ def archived_name(name: str, uid: str) -> str:
 
 
 class TeamSpec(Spec):
-    """What a team is given."""
+    """A team's members, quota, node sizes, and defaults and limits for its clusters."""
 
     backend: str = "local"
-    """Where its compute comes from: a name of the plug-in family `backends`."""
+    """Source of its compute: a name of the plug-in family `backends`."""
     members: dict[Plain, Role] = Field(default_factory=dict)
     quota: Quota = Field(default_factory=Quota)
     sizes: dict[Name, Size] = Field(default_factory=_default_sizes, json_schema_extra={"minProperties": 1})
     idle_timeout: Time | None = Field(default=None, gt=0)
-    """What a cluster that says none has, in seconds, and the most that one may say; None: no limit."""
+    """Seconds: default of the clusters' ``idle_timeout``, and the greatest value that one may set; None: no limit."""
     delete_after_idle: Seconds | None = None
-    """The same for how long a cluster stays suspended for idleness before it is deleted."""
+    """Seconds: default and greatest value of the clusters' ``delete_after_idle``; None: no limit."""
     max_lifetime: Time | None = Field(default=None, gt=0)
-    """The same for how long a cluster may live."""
+    """Seconds: default and greatest value of the clusters' ``max_lifetime``; None: no limit."""
     max_extension: Seconds = 24 * 3600
-    """By how many seconds from now `extend` may put a cluster's end off, and its life beyond ``max_lifetime``."""
+    """Seconds from now by which `extend` may postpone a cluster's suspension, and its end beyond ``max_lifetime``."""
 
     @model_validator(mode="after")
     def _has_a_size(self) -> TeamSpec:
@@ -123,13 +124,13 @@ class TeamSpec(Spec):
 
 
 class TeamStatus(Status):
-    """What onboarding made."""
+    """The parts of a team that the reconciler made in MLflow, Feast and the backends."""
 
     mlflow_workspace: str | None = None
     """Its own in MLflow: no earlier team of its name had it."""
     feast_project: str | None = None
     places: dict[str, str] = Field(default_factory=dict)
-    """Backend -> what its place for the team still lacks; empty once the place is there."""
+    """Backend -> the parts that the team's place there (its namespace on Kubernetes) lacks; empty once complete."""
     data: Data | None = None
     """What becomes of its data; set once it is being deleted."""
     archived_as: str | None = None
@@ -137,7 +138,7 @@ class TeamStatus(Status):
 
 
 class Usage(Record):
-    """What a team's clusters hold at an instant, in cores, bytes and devices."""
+    """Compute that a team's clusters hold at an instant, in cores, bytes and devices."""
 
     clusters: int = 0
     cpu: float = 0

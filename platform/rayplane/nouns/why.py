@@ -1,4 +1,4 @@
-"""Why: what an object that is not as wanted is held up by, as the API answers it. Records alone."""
+"""Why: the causes that keep an object from its wanted state, as the API answers them. Holds only records."""
 
 from __future__ import annotations
 
@@ -10,45 +10,45 @@ from rayplane.nouns.base import Instant, Record
 
 
 class Clue(Record):
-    """A fact that a cause was concluded from."""
+    """A fact from which the gateway concluded a cause."""
 
     source: str
-    """Who said it: event, pod, node, quota, operator, cluster, autoscaler; condition or admission for the platform."""
+    """Origin: event, pod, node, quota, operator, cluster, autoscaler; the platform's own: condition, admission."""
     about: str
-    """What it is said of, such as ``pod/dev-head``."""
+    """Subject of the fact, such as ``pod/dev-head``."""
     reason: str
     """One word in the source's own terms, such as ``FailedScheduling``."""
     message: str
     at: Instant | None = None
     count: int = 1
-    """How often it was said."""
+    """Number of times that the source reported it."""
 
 
 class Cause(Record):
-    """One reason why an object is not as wanted, and what to do about it."""
+    """One reason why an object is not in its wanted state, and the remedy."""
 
     code: str
     """Stable name of the cause, such as ``insufficient-cpu``; docs/why.md lists them."""
     sentence: str
-    """What holds it up, for people."""
+    """The cause in one sentence, for people."""
     remedy: str
-    """What to do."""
+    """The action that removes the cause."""
     certainty: Literal["certain", "likely"] = "certain"
-    """``likely`` where it is concluded from silence or from something general."""
+    """``likely`` if concluded from missing or unspecific evidence."""
     node: Literal["head", "worker"] | None = None
-    """The kind of node that it is about; None: the whole object."""
+    """Kind of node that the cause affects; None: the whole object."""
     evidence: list[Clue] = Field(default_factory=list)
     """Newest first."""
 
 
 class Explanation(Record):
-    """The answer to ``why``. An object that is as wanted has no causes."""
+    """The answer to ``why``. An object in its wanted state has no causes."""
 
     kind: str
     team: str | None = None
     name: str
     phase: str
     sentence: str
-    """The answer in one sentence: the first cause's, or that all is well."""
+    """The answer in one sentence: the first cause's, or that nothing is wrong."""
     causes: list[Cause] = Field(default_factory=list)
-    """The one that must go first comes first."""
+    """Ranked: the cause to remove first comes first."""

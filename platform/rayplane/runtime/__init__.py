@@ -9,7 +9,7 @@ from rayplane.runtime import mlflow_plugins
 
 __all__ = ["context", "datasets", "features", "models", "report"]
 
-# Here, since it must come before the first request to MLflow of whoever uses the runtime.
+# Called on import, since it must come before the process' first request to MLflow.
 mlflow_plugins.load_without_feast()
 
 

@@ -1,4 +1,4 @@
-"""What a worker is told (RunContext), and its line to the gateway. Fetched once a process; no I/O on import."""
+"""The worker's RunContext, fetched from the gateway once per process, and calls of the gateway. No I/O on import."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rayplane.nouns.job import RunContext
 from rayplane.storage.root import Storage, open_root
 
 PATIENCE = 120.0
-"""Seconds for which a call is tried again while the gateway is down: longer than its restart."""
+"""Seconds for which a call is retried while the gateway is down: longer than its restart takes."""
 
 _lock = threading.Lock()
 _current: RunContext | None = None
@@ -25,9 +25,9 @@ _overrides: list[RunContext] = []
 
 
 def current() -> RunContext:
-    """This process' run context, asked from the gateway once and kept.
+    """The run context of this process, fetched from the gateway once and cached.
 
-    Outside a job (a notebook's task on the cluster) it is the cluster-wide one, whose ``job`` is None.
+    Outside a job (a notebook's task on the cluster) it is the cluster-wide context, whose ``job`` is None.
     Raises InvalidInput outside a cluster of the platform, Unavailable if the gateway stays down for two minutes.
     """
     global _current
@@ -48,7 +48,7 @@ def storage() -> Storage:
 
 @contextmanager
 def override(ctx: RunContext) -> Iterator[RunContext]:
-    """Give this process another context for the length of a block: for tests, and for tools outside a cluster."""
+    """Replace this process' context for the length of a block: for tests, and for tools outside a cluster."""
     with _lock:
         _overrides.append(ctx)
     try:
@@ -61,10 +61,10 @@ def override(ctx: RunContext) -> Iterator[RunContext]:
 def call(
     method: str, path: str, body: Any = None, *, url: str | None = None, patience: float = 0.0, timeout: float = 30.0
 ) -> Any:
-    """One call of the gateway, as the cluster's own principal; returns the decoded answer (None if it is empty).
+    """Call the gateway as the cluster's own principal; returns the decoded answer (None if it is empty).
 
-    ``patience`` seconds are spent on further tries while the gateway is down or says 503; every call made here is safe
-    to repeat. Raises what the gateway's problem says, Unavailable if it can't be reached.
+    Retries for ``patience`` seconds while the gateway is down or answers 503; every call made here is safe to repeat.
+    Raises the error that the gateway's problem document describes, or Unavailable if it can't be reached.
     """
     base = (url or _required("RAYPLANE_GATEWAY_URL")).rstrip("/")
     deadline = time.monotonic() + patience

@@ -1,8 +1,8 @@
-"""Spare processes Feast's run-time type checks, which take most of the seconds that its import takes.
+"""Turn off Feast's run-time type checks, which take most of the time of its import.
 
-Feast 0.67 decorates its classes with typeguard's ``typechecked``, which reads each one's source, rewrites it and
-compiles it anew: 5 of 7 seconds. Upstream could decorate under a setting, or use typeguard's import hook in its own
-tests alone. Our calls of Feast are typed, and tested; whatever else uses typeguard is checked as ever.
+Feast 0.67 decorates its classes with typeguard's ``typechecked``, which reads the source of each, rewrites it and
+compiles it again: 5 of 7 seconds. Upstream could make the decoration optional, or use typeguard's import hook only in
+its own tests. Our calls of Feast are statically typed and tested; other users of typeguard are still checked.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _checked = typeguard.typechecked
 
 
 def without_type_checks() -> None:
-    """From now on leave what Feast decorates as it is; to be called before its first import. Again is harmless."""
+    """Exempt Feast's classes from typeguard. Call it before Feast's first import; calling it again is harmless."""
     if typeguard.typechecked is _checked:
         typeguard.typechecked = _all_but_feast
 

@@ -1,4 +1,4 @@
-"""MLflow's request-auth plug-in: the team's identity from a 0600 file. Chosen by MLFLOW_TRACKING_AUTH=rayplane."""
+"""MLflow request-auth plug-in: the team's identity from a 0600 file. MLFLOW_TRACKING_AUTH=rayplane selects it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CREDENTIALS = "RAYPLANE_MLFLOW_CREDENTIALS"
 
 
 class TeamIdentity(RequestAuthProvider):
-    """Basic authentication as the team's MLflow user."""
+    """Authenticate as the team's MLflow user, with HTTP Basic."""
 
     def get_name(self) -> str:
         return "rayplane"
@@ -31,7 +31,7 @@ class TeamIdentity(RequestAuthProvider):
 
 
 class _BasicFromFile(AuthBase):
-    """Reads the file at every request, so that a changed password is used at once."""
+    """Basic authentication that reads the file at every request, so that a changed password takes effect at once."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -42,12 +42,12 @@ class _BasicFromFile(AuthBase):
 
     def _read(self) -> tuple[str, str]:
         try:
-            found = self._path.stat()
+            stat = self._path.stat()
             lines = self._path.read_text().splitlines()
         except OSError as exc:
             raise MlflowException(f"MLflow credentials '{self._path}' can't be read: {exc.strerror}.") from exc
-        # A Secret that Kubernetes mounts is root's, and its pod reads it through its group.
-        if found.st_mode & (0o077 if found.st_uid == os.geteuid() else 0o007):
+        # A Secret that Kubernetes mounts belongs to root, and its pod reads it as a member of the group.
+        if stat.st_mode & (0o077 if stat.st_uid == os.geteuid() else 0o007):
             raise MlflowException(
                 f"MLflow credentials '{self._path}' may be read by others. Run: chmod 600 {self._path}"
             )

@@ -1,4 +1,7 @@
-"""Events to the gateway: written to the job's folder first, then posted from a thread. At least once, by id."""
+"""Report events: write each to the job's folder, then post it to the gateway from a thread, at least once.
+
+The gateway recognises a second delivery by the event's id.
+"""
 
 from __future__ import annotations
 
@@ -20,17 +23,17 @@ from rayplane.storage.root import open_root, relative
 
 BATCH = 100
 EXIT_PATIENCE = 10.0
-"""Seconds that a process waits at its end for its events to be posted; the reconciler reads those that are left."""
+"""Seconds that an ending process waits for its events to be posted; the reconciler reads the rest from the folder."""
 
 _log = logging.getLogger(__name__)
 
 
 def emit(type_: EventType, data: dict[str, Any]) -> Event:
-    """Report one event; ``data`` is JSON as nouns/events.py says for the type.
+    """Report one event; nouns/events.py describes ``data`` (JSON) for each type.
 
-    In a job the event is on disk when this returns, and posting goes on behind; raises StorageFull. Outside a job
-    there is no such folder: the event is posted before this returns, and Unavailable is raised if the gateway is
-    down.
+    In a job the event is on disk when this returns, and a thread posts it. Outside a job, which has no such folder,
+    the event is posted before this returns. Raises InvalidData for data that is not JSON; in a job StorageFull; outside
+    of one Unavailable if the gateway is down.
     """
     ctx = context.current()
     event = Event(id=uuid.uuid4().hex, type=type_, submission_id=ctx.submission_id, data=_checked(type_, data))
@@ -44,7 +47,7 @@ def emit(type_: EventType, data: dict[str, Any]) -> Event:
 
 
 def output(name: str, value: Any) -> Event:
-    """Record a plain JSON value under a name: later steps of the pipeline see it as ``<step>.<name>``."""
+    """Record a plain JSON value under a name; later steps of the pipeline read it as ``<step>.<name>``."""
     return emit("output.recorded", {"name": name, "value": value})
 
 
@@ -54,12 +57,12 @@ def edge(source: str, target: str) -> Event:
 
 
 def flush(timeout: float = EXIT_PATIENCE) -> bool:
-    """Wait until every event so far is posted; False if some are not after ``timeout`` seconds (they stay on disk)."""
+    """Wait until all events so far are posted; False if some are not after ``timeout`` seconds (they stay on disk)."""
     return _poster.flush(timeout)
 
 
 class _Poster:
-    """One thread that posts what is queued, in batches, trying again with back-off while the gateway is down."""
+    """A thread that posts the queued events in batches, with retries and back-off while the gateway is down."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -104,7 +107,7 @@ class _Poster:
                 pause = min(pause * 2, 30.0) if pause else 0.5
                 continue
             except RayplaneError as exc:
-                # Not ours to mend: the events are on disk, and the job's end delivers them once more.
+                # No retry would help. The events are on disk, and the reconciler reads them when the job ends.
                 _log.warning("the gateway refuses events %s: %s", [event.id for event in batch], exc)
             pause = 0.0
             done = {event.id for event in batch}

@@ -1,4 +1,4 @@
-"""What a backend with JOB and SERVICE owes the reconcilers, as one suite: subclass it and bring a ``case`` fixture."""
+"""Contract of backends with JOB or SERVICE, as one suite: subclass it and bring a ``case`` fixture."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ AT_ONCE = 30.0
 
 
 def application(version: str) -> dict[str, Any]:
-    """An application of Serve's configuration."""
+    """An application as in Serve's configuration file."""
     return {
         "name": "delay",
         "route_prefix": "/delay",
@@ -40,7 +40,7 @@ def application(version: str) -> dict[str, Any]:
 
 @dataclass
 class DedicatedCase:
-    """A backend under test and what the suite must know of it."""
+    """A backend under test, with the inputs and hooks that the suite needs."""
 
     backend: Backend
     job: JobRef
@@ -49,46 +49,46 @@ class DedicatedCase:
     submission: Submission = field(default_factory=lambda: Submission("python task.py", metadata={"who": "test"}))
     launch: LaunchContext = field(default_factory=lambda: LaunchContext(size=SIZE, env={"RAYPLANE_TEAM": "alpha"}))
     disturb: Callable[[ServiceRef], None] = lambda ref: None
-    """Changes what a service is to serve behind the backend's back, so that it drifts."""
+    """Changes the application of a service behind the backend's back, so that it drifts."""
     take_away: Callable[[JobRef], None] = lambda ref: None
-    """Has somebody else delete an attempt, with its nodes."""
+    """Deletes an attempt and its nodes behind the backend's back, as another user might."""
     leftovers: Callable[[JobRef | ServiceRef], Sequence[object]] = lambda ref: ()
-    """What is still there of an attempt or a service."""
+    """Lists the remains of an attempt or a service."""
     patience: float = 5.0
-    """Seconds that nodes may take to come or go."""
+    """Seconds that nodes may take to start or to go."""
 
     def ensure_job(self, ref: JobRef | None = None) -> None:
-        """Ask for the attempt."""
+        """Ask the backend for the attempt."""
         self.backend.ensure_job(ref or self.job, self.nodes, self.submission, self.launch)
 
     def ensure_service(self, version: str = "1") -> None:
-        """Ask for the service to serve this version."""
+        """Ask the backend to serve this version of the model."""
         self.backend.ensure_service(self.service, self.nodes, application(version), self.launch)
 
     def job_until(self, wanted: Callable[[JobObservation], bool], ref: JobRef | None = None) -> JobObservation:
-        """Wait until the attempt is seen as wanted."""
+        """Wait until the attempt's observation is as wanted, and return it."""
         return until(lambda: self.backend.observe_job(ref or self.job), wanted, "as wanted", patience=self.patience)
 
     def service_until(self, wanted: Callable[[ServiceObservation], bool]) -> ServiceObservation:
-        """Wait until the service is seen as wanted."""
+        """Wait until the service's observation is as wanted, and return it."""
         return until(lambda: self.backend.observe_service(self.service), wanted, "as wanted", patience=self.patience)
 
     def until_nothing_is_left(self, ref: JobRef | ServiceRef) -> None:
-        """Wait until nothing is there of an attempt or a service that is absent."""
+        """Wait until an absent attempt or service has no remains."""
         until(lambda: list(self.leftovers(ref)), lambda left: not left, "gone", patience=self.patience)
 
 
 class JobContract:
-    """For backends with JOB. The tests share one attempt in the order of its life."""
+    """Tests for backends with JOB. They share one attempt and run in the order of its life."""
 
-    def test_an_attempt_that_nobody_asked_for_is_absent(self, case: DedicatedCase) -> None:
+    def test_an_attempt_that_was_never_requested_is_absent(self, case: DedicatedCase) -> None:
         assert case.backend.observe_job(case.job) == JobObservation("absent")
 
     def test_deleting_a_missing_attempt_succeeds(self, case: DedicatedCase) -> None:
         case.backend.delete_job(case.job)
         assert case.backend.observe_job(case.job).phase == "absent"
 
-    def test_preflight_has_nothing_against_a_small_job(self, case: DedicatedCase) -> None:
+    def test_preflight_accepts_a_small_job(self, case: DedicatedCase) -> None:
         spec = JobSpec(entrypoint="python task.py", nodes=case.nodes)
         assert case.backend.preflight_job(case.job, spec, case.launch.size) == []
 
@@ -96,54 +96,54 @@ class JobContract:
         began = time.monotonic()
         case.ensure_job()
         assert time.monotonic() - began < AT_ONCE, "ensure_job must return at once"
-        seen = case.job_until(lambda seen: seen.phase == "running" and seen.endpoint is not None)
-        assert seen.incarnation
-        assert seen.endpoint is not None
-        assert seen.endpoint.dashboard_url.startswith("http")
-        assert seen.environment == case.backend.environment(case.nodes.as_cluster())
-        heads = [node for node in seen.nodes if node.kind == "head"]
+        observed = case.job_until(lambda observed: observed.phase == "running" and observed.endpoint is not None)
+        assert observed.incarnation
+        assert observed.endpoint is not None
+        assert observed.endpoint.dashboard_url.startswith("http")
+        assert observed.environment == case.backend.environment(case.nodes.as_cluster())
+        heads = [node for node in observed.nodes if node.kind == "head"]
         assert [(node.cpu, node.memory, node.ended_at) for node in heads] == [(SIZE.cpu, SIZE.memory, None)]
 
     def test_asking_for_it_again_changes_nothing(self, case: DedicatedCase) -> None:
-        before = case.job_until(lambda seen: seen.phase == "running" and seen.endpoint is not None)
+        before = case.job_until(lambda observed: observed.phase == "running" and observed.endpoint is not None)
         other = replace(case.submission, entrypoint="python another.py", timeout=9.0)
         case.backend.ensure_job(case.job, case.nodes, other, case.launch)
-        after = case.job_until(lambda seen: seen.phase == "running" and seen.endpoint is not None)
+        after = case.job_until(lambda observed: observed.phase == "running" and observed.endpoint is not None)
         assert (after.incarnation, after.endpoint) == (before.incarnation, before.endpoint)
 
-    def test_another_attempt_of_the_same_job_is_another(self, case: DedicatedCase) -> None:
+    def test_the_next_attempt_of_the_same_job_is_absent_until_requested(self, case: DedicatedCase) -> None:
         second = replace(case.job, attempt=2)
         assert case.backend.observe_job(second).phase == "absent"
 
-    def test_one_that_somebody_took_away_is_not_there_any_more(self, case: DedicatedCase) -> None:
+    def test_an_attempt_that_was_deleted_behind_the_backends_back_is_absent(self, case: DedicatedCase) -> None:
         case.take_away(case.job)
-        case.job_until(lambda seen: seen.phase in ("lost", "stopping", "absent"))
-        case.job_until(lambda seen: seen.phase == "absent" and _none_held(seen))
+        case.job_until(lambda observed: observed.phase in ("lost", "stopping", "absent"))
+        case.job_until(lambda observed: observed.phase == "absent" and _none_running(observed))
 
     def test_a_deleted_attempt_goes_with_its_nodes_and_leaves_nothing(self, case: DedicatedCase) -> None:
         second = replace(case.job, attempt=2)
         case.ensure_job(second)
-        case.job_until(lambda seen: bool(seen.nodes), second)
+        case.job_until(lambda observed: bool(observed.nodes), second)
         began = time.monotonic()
         case.backend.delete_job(second)
         case.backend.delete_job(second)
         assert time.monotonic() - began < AT_ONCE, "delete_job must return soon"
-        case.job_until(lambda seen: seen.phase == "absent" and _none_held(seen), second)
+        case.job_until(lambda observed: observed.phase == "absent" and _none_running(observed), second)
         case.until_nothing_is_left(second)
         case.backend.delete_job(second)
 
 
 class ServiceContract:
-    """For backends with SERVICE. The tests share one service in the order of its life."""
+    """Tests for backends with SERVICE. They share one service and run in the order of its life."""
 
-    def test_a_service_that_nobody_asked_for_is_absent(self, case: DedicatedCase) -> None:
+    def test_a_service_that_was_never_requested_is_absent(self, case: DedicatedCase) -> None:
         assert case.backend.observe_service(case.service) == ServiceObservation("absent")
 
     def test_deleting_a_missing_service_succeeds(self, case: DedicatedCase) -> None:
         case.backend.delete_service(case.service)
         assert case.backend.observe_service(case.service).phase == "absent"
 
-    def test_preflight_has_nothing_against_a_small_service(self, case: DedicatedCase) -> None:
+    def test_preflight_accepts_a_small_service(self, case: DedicatedCase) -> None:
         spec = ServiceSpec(model="models:/delay@champion", nodes=case.nodes)
         assert case.backend.preflight_service(case.service, spec, case.launch.size) == []
 
@@ -151,37 +151,37 @@ class ServiceContract:
         began = time.monotonic()
         case.ensure_service()
         assert time.monotonic() - began < AT_ONCE, "ensure_service must return at once"
-        seen = case.service_until(lambda seen: bool(seen.nodes))
-        assert seen.phase in ("starting", "ready")
-        assert seen.drift == ""
-        heads = [node for node in seen.nodes if node.kind == "head"]
+        observed = case.service_until(lambda observed: bool(observed.nodes))
+        assert observed.phase in ("starting", "ready")
+        assert observed.drift == ""
+        heads = [node for node in observed.nodes if node.kind == "head"]
         assert [(node.cpu, node.memory, node.ended_at) for node in heads] == [(SIZE.cpu, SIZE.memory, None)]
 
     def test_another_application_is_served_by_the_same_nodes(self, case: DedicatedCase) -> None:
-        before = _ids(case.service_until(lambda seen: bool(seen.nodes)))
+        before = _ids(case.service_until(lambda observed: bool(observed.nodes)))
         case.ensure_service("2")
         case.ensure_service("2")
-        assert before <= _ids(case.service_until(lambda seen: seen.drift == ""))
+        assert before <= _ids(case.service_until(lambda observed: observed.drift == ""))
 
-    def test_what_drifted_is_seen_and_put_right(self, case: DedicatedCase) -> None:
+    def test_a_service_that_drifted_is_detected_and_repaired(self, case: DedicatedCase) -> None:
         case.disturb(case.service)
-        assert case.service_until(lambda seen: seen.drift != "").drift
+        assert case.service_until(lambda observed: observed.drift != "").drift
         case.ensure_service("2")
-        case.service_until(lambda seen: seen.drift == "")
+        case.service_until(lambda observed: observed.drift == "")
 
     def test_a_deleted_service_goes_with_its_nodes_and_leaves_nothing(self, case: DedicatedCase) -> None:
         began = time.monotonic()
         case.backend.delete_service(case.service)
         case.backend.delete_service(case.service)
         assert time.monotonic() - began < AT_ONCE, "delete_service must return soon"
-        case.service_until(lambda seen: seen.phase == "absent" and _none_held(seen))
+        case.service_until(lambda observed: observed.phase == "absent" and _none_running(observed))
         case.until_nothing_is_left(case.service)
         case.backend.delete_service(case.service)
 
 
-def _none_held(seen: JobObservation | ServiceObservation) -> bool:
-    return all(node.ended_at is not None for node in seen.nodes)
+def _none_running(observed: JobObservation | ServiceObservation) -> bool:
+    return all(node.ended_at is not None for node in observed.nodes)
 
 
-def _ids(seen: ServiceObservation) -> set[str]:
-    return {node.id for node in seen.nodes if node.ended_at is None}
+def _ids(observed: ServiceObservation) -> set[str]:
+    return {node.id for node in observed.nodes if node.ended_at is None}

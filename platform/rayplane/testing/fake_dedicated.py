@@ -1,4 +1,4 @@
-"""Nodes of jobs' and services' own, in memory: the part of the fake backend that stands for them."""
+"""In-memory fake of nodes that belong to one job or service: a part of the fake backend."""
 
 from __future__ import annotations
 
@@ -56,46 +56,46 @@ class FakeService:
 
 @dataclass
 class FakeDedicated:
-    """What the fake backend does for jobs and services: all is up at once, or when the test says so."""
+    """The fake backend's part for jobs and services: their nodes are up at once, or when the test says so."""
 
     name: str = "local"
     capabilities: frozenset[Capability] = frozenset(Capability)
     at_once: bool = True
-    """Whether what is asked for is up at once."""
+    """True if a requested attempt or service is up at once."""
     reasons: list[str] = field(default_factory=list)
-    """What preflight answers."""
+    """Answer of ``preflight_job`` and ``preflight_service``."""
     refused: str = ""
-    """Why what is asked for is refused; empty: it is not."""
+    """Reason for which ``ensure_job`` and ``ensure_service`` refuse; empty: they do not."""
     slow_to_go: bool = False
-    """Whether what is deleted goes only when the test says so."""
+    """True if a deleted attempt or service goes only when the test says so."""
     attempts: dict[JobRef, FakeAttempt] = field(default_factory=dict)
     services: dict[ServiceRef, FakeService] = field(default_factory=dict)
     going: set[JobRef | ServiceRef] = field(default_factory=set)
-    """What was deleted and still holds its nodes."""
+    """Attempts and services that were deleted and still hold their nodes."""
     asked: list[str] = field(default_factory=list)
-    """Every call that changes something: its name and what of."""
+    """Every changing call: its name and its subject."""
     _subscribers: list[Callable[[str], None]] = field(default_factory=list)
     _made: int = 0
     _own_lock: threading.Lock = field(default_factory=threading.Lock)
 
     def environment(self, spec: ClusterSpec) -> Environment | None:
-        """The environment of whatever it starts."""
+        """The environment of every cluster, attempt and service that it starts."""
         raise NotImplementedError
 
     def preflight_job(self, ref: JobRef, spec: JobSpec, size: Size) -> list[str]:
-        """The reasons that the test set."""
+        """Return the reasons that the test set."""
         self._require(Capability.JOB)
         return list(self.reasons)
 
     def preflight_service(self, ref: ServiceRef, spec: ServiceSpec, size: Size) -> list[str]:
-        """The reasons that the test set."""
+        """Return the reasons that the test set."""
         self._require(Capability.SERVICE)
         return list(self.reasons)
 
     def ensure_job(self, ref: JobRef, nodes: Nodes, submission: Submission, launch: LaunchContext) -> None:
         """Make the attempt's nodes, once."""
         self._require(Capability.JOB)
-        self._note("ensure_job", ref)
+        self._record("ensure_job", ref)
         if self.refused:
             raise InvalidInput(self.refused)
         with self._own_lock:
@@ -104,18 +104,18 @@ class FakeDedicated:
                 self.attempts[ref] = FakeAttempt(
                     submission, launch, self._made, "running" if self.at_once else "starting"
                 )
-        self._tell_uid(ref.uid)
+        self._notify_uid(ref.uid)
 
     def observe_job(self, ref: JobRef) -> JobObservation:
-        """What became of the attempt."""
+        """Return the attempt's state; absent if it was never requested."""
         self._require(Capability.JOB)
         with self._own_lock:
             attempt = self.attempts.get(ref)
             if attempt is None:
                 return JobObservation("absent")
-            held = (_head(ref.uid, attempt.number, attempt.launch),)
+            nodes = (_head(ref.uid, attempt.number, attempt.launch),)
             if ref in self.going:
-                return JobObservation("stopping", nodes=held)
+                return JobObservation("stopping", nodes=nodes)
             up = attempt.phase not in ("starting", "lost")
             return JobObservation(
                 attempt.phase,
@@ -124,20 +124,20 @@ class FakeDedicated:
                 incarnation=None if attempt.phase == "starting" else f"{ref.uid}-{attempt.number}",
                 endpoint=_endpoint(attempt.number) if up else None,
                 environment=self.environment(ClusterSpec()) if up else None,
-                nodes=() if attempt.phase == "lost" else held,
+                nodes=() if attempt.phase == "lost" else nodes,
             )
 
     def delete_job(self, ref: JobRef) -> None:
-        """Take its nodes back; one already gone is success."""
+        """Free the attempt's nodes; one already gone is success."""
         self._require(Capability.JOB)
         self._delete("delete_job", ref, self.attempts)
 
     def ensure_service(
         self, ref: ServiceRef, nodes: Nodes, application: Mapping[str, Any], launch: LaunchContext
     ) -> None:
-        """Make the service's nodes, or change what they serve; other nodes are another head."""
+        """Make the service's nodes, or change what they serve; a spec of other nodes gets another head."""
         self._require(Capability.SERVICE)
-        self._note("ensure_service", ref)
+        self._record("ensure_service", ref)
         if self.refused:
             raise InvalidInput(self.refused)
         with self._own_lock:
@@ -148,18 +148,18 @@ class FakeDedicated:
                 self.services[ref] = FakeService(application, nodes, launch, self._made, phase)
             else:
                 service.application, service.launch, service.drift = application, launch, ""
-        self._tell_uid(ref.uid)
+        self._notify_uid(ref.uid)
 
     def observe_service(self, ref: ServiceRef) -> ServiceObservation:
-        """What became of the service."""
+        """Return the service's state; absent if it was never requested."""
         self._require(Capability.SERVICE)
         with self._own_lock:
             service = self.services.get(ref)
             if service is None:
                 return ServiceObservation("absent")
-            held = (_head(ref.uid, service.number, service.launch),)
+            nodes = (_head(ref.uid, service.number, service.launch),)
             if ref in self.going:
-                return ServiceObservation("stopping", nodes=held)
+                return ServiceObservation("stopping", nodes=nodes)
             endpoint = None
             if service.phase == "ready":
                 url = f"http://{ref.name}.{ref.team}.example:8000"
@@ -170,32 +170,32 @@ class FakeDedicated:
                 message=service.message,
                 endpoint=endpoint,
                 environment=self.environment(ClusterSpec()) if endpoint else None,
-                nodes=held,
+                nodes=nodes,
                 drift=service.drift,
             )
 
     def delete_service(self, ref: ServiceRef) -> None:
-        """Take its nodes back; one already gone is success."""
+        """Free the service's nodes; one already gone is success."""
         self._require(Capability.SERVICE)
         self._delete("delete_service", ref, self.services)
 
     def become_gone(self, ref: JobRef | ServiceRef) -> None:
-        """For tests: what was deleted holds no node any more."""
+        """For tests: a deleted attempt or service holds no node any more."""
         with self._own_lock:
             self.going.discard(ref)
             self.attempts.pop(ref, None)  # type: ignore[arg-type]
             self.services.pop(ref, None)  # type: ignore[arg-type]
-        self._tell_uid(ref.uid)
+        self._notify_uid(ref.uid)
 
-    def _delete(self, call: str, ref: JobRef | ServiceRef, kept: Mapping[Any, Any]) -> None:
-        self._note(call, ref)
-        if self.slow_to_go and ref in kept:
+    def _delete(self, call: str, ref: JobRef | ServiceRef, existing: Mapping[Any, Any]) -> None:
+        self._record(call, ref)
+        if self.slow_to_go and ref in existing:
             with self._own_lock:
                 self.going.add(ref)
             return
         self.become_gone(ref)
 
-    def _note(self, call: str, ref: JobRef | ServiceRef) -> None:
+    def _record(self, call: str, ref: JobRef | ServiceRef) -> None:
         attempt = f"-{ref.attempt}" if isinstance(ref, JobRef) else ""
         self.asked.append(f"{call} {ref}{attempt}")
 
@@ -203,7 +203,7 @@ class FakeDedicated:
         if capability not in self.capabilities:
             raise Unsupported(f"Backend '{self.name}' lacks '{capability}'.", remedy="Use a backend that declares it.")
 
-    def _tell_uid(self, uid: str) -> None:
+    def _notify_uid(self, uid: str) -> None:
         for changed in self._subscribers:
             changed(uid)
 

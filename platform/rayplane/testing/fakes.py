@@ -1,4 +1,4 @@
-"""Fakes of the ports, in memory, held to the same contract suites as the real adapters."""
+"""In-memory fakes of the ports; they pass the same contract suites as the real adapters."""
 
 from __future__ import annotations
 
@@ -41,53 +41,53 @@ class _Head:
 
 @dataclass
 class FakeBackend(FakeDedicated):
-    """A backend without compute. A cluster that is asked for is ready at once, or when the test says so."""
+    """A backend without compute. A requested cluster is ready at once, or when the test says so."""
 
     name: str = "local"
     capabilities: frozenset[Capability] = frozenset(Capability)
     at_once: bool = True
-    """Whether a cluster is ready as soon as it was asked for."""
+    """True if a cluster is ready as soon as it is requested."""
     reasons: list[str] = field(default_factory=list)
-    """What preflight answers."""
+    """Answer of ``preflight``."""
     facts: dict[ClusterRef, list[Evidence]] = field(default_factory=dict)
-    """What evidence answers."""
+    """Answers of ``evidence``."""
     teams: dict[TeamRef, TeamSpec] = field(default_factory=dict)
-    """The places that were made."""
+    """Teams whose place was made."""
     clock: Callable[[], datetime] = utcnow
     forgetful: bool = False
-    """Whether a node that went is known no more, as where only what runs can be seen."""
+    """True if ended nodes are not reported, as by a backend that sees only running nodes."""
     missing: str = ""
-    """What ensure_team and delete_team answer: what is missing, or left."""
+    """Answer of ``ensure_team`` and ``delete_team``: the parts that are missing, or left."""
     cores: int | None = None
-    """What real_cores answers."""
+    """Answer of ``real_cores``."""
     unreachable: str = ""
     """Why ``renew`` can't be done; empty: it can."""
     renewed: dict[object, dict[str, str]] = field(default_factory=dict)
     """The secrets that were brought last to what is there."""
     observed: int = 0
-    """How often a cluster was looked at."""
+    """Number of calls of ``observe``."""
     _subscribers: list[Callable[[str], None]] = field(default_factory=list)
     _heads: dict[ClusterRef, _Head] = field(default_factory=dict)
     _suspended: set[ClusterRef] = field(default_factory=set)
     _nodes: dict[ClusterRef, list[Node]] = field(default_factory=dict)
-    """All that a cluster ever held."""
+    """All nodes that a cluster ever held."""
     _started: int = 0
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def preflight(self, ref: ClusterRef, spec: ClusterSpec, size: Size) -> list[str]:
-        """The reasons that the test set."""
+        """Return the reasons that the test set."""
         return list(self.reasons)
 
     def environment(self, spec: ClusterSpec) -> Environment | None:
-        """Always the same."""
+        """Return the same environment for every cluster."""
         return ENVIRONMENT
 
     def real_cores(self) -> int | None:
-        """As the test set it."""
+        """Return the number that the test set."""
         return self.cores
 
     def observe(self, ref: ClusterRef, spec: ClusterSpec) -> Observation:
-        """What became of the cluster; absent if nobody asked for it."""
+        """Return the cluster's state; absent if it was never requested."""
         with self._lock:
             self.observed += 1
             nodes = tuple(n for n in self._nodes.get(ref, ()) if not (self.forgetful and n.ended_at))
@@ -118,7 +118,7 @@ class FakeBackend(FakeDedicated):
             )
 
     def ensure(self, ref: ClusterRef, spec: ClusterSpec, launch: LaunchContext) -> None:
-        """Start a head, unless one starts or is there; one that failed is started anew. Workers: the least number."""
+        """Start a head unless one starts or runs; replace a failed one. A new head gets the least number of workers."""
         self._require(Capability.CREATE)
         if spec.workers.max:
             self._require(Capability.WORKERS)
@@ -132,10 +132,10 @@ class FakeBackend(FakeDedicated):
                 self._scale(ref, spec.workers.min)
             else:
                 head.spec, head.drift = spec, ""
-                workers = len(self._held(ref, "worker"))
+                workers = len(self._running(ref, "worker"))
                 self._scale(ref, min(max(workers, spec.workers.min), spec.workers.max))
             self._suspended.discard(ref)
-        self._tell(ref)
+        self._notify(ref)
 
     def renew(self, ref: ClusterRef | JobRef | ServiceRef, secrets: Mapping[str, str]) -> None:
         """Keep these secrets for what is there, unless the test says that it can't be done."""
@@ -146,20 +146,20 @@ class FakeBackend(FakeDedicated):
                 self.renewed[ref] = dict(secrets)
 
     def suspend(self, ref: ClusterRef, spec: ClusterSpec) -> None:
-        """End every node; that it was asked for stays known."""
+        """End every node; the cluster is observed as suspended from now on."""
         self._require(Capability.SUSPEND)
         with self._lock:
             self._heads.pop(ref, None)
             self._suspended.add(ref)
             self._end(ref)
-        self._tell(ref)
+        self._notify(ref)
 
     def evidence(self, ref: ClusterRef) -> list[Evidence]:
-        """What the test set."""
+        """Return the evidence that the test set."""
         return list(self.facts.get(ref, ()))
 
     def ensure_team(self, team: TeamRef, spec: TeamSpec) -> str:
-        """Note the team's place; it is there at once, unless the test says what is missing."""
+        """Record the team's place; it is complete at once, unless the test says what is missing."""
         self._require(Capability.TEAM)
         self.teams[team] = spec
         return self.missing
@@ -172,70 +172,70 @@ class FakeBackend(FakeDedicated):
         return self.missing
 
     def subscribe(self, changed: Callable[[str], None]) -> None:
-        """Tell of every change from now on."""
+        """Call ``changed`` with the uid at every change from now on."""
         self._require(Capability.WATCH)
         self._subscribers.append(changed)
 
     def close(self) -> None:
-        """Tell of nothing any more."""
+        """Stop calling the subscribers."""
         self._subscribers.clear()
 
     def delete(self, ref: ClusterRef) -> None:
-        """Forget the cluster; one already gone is success. Which nodes it held stays known."""
+        """Forget the cluster; one already gone is success. The record of its nodes stays."""
         self._require(Capability.CREATE)
         with self._lock:
             self._heads.pop(ref, None)
             self._suspended.discard(ref)
             self._end(ref)
-        self._tell(ref)
+        self._notify(ref)
 
     def become_ready(self, ref: ClusterRef) -> None:
         """For tests: the cluster's head is up."""
         with self._lock:
             self._heads[ref].phase = "ready"
-        self._tell(ref)
+        self._notify(ref)
 
     def crash(self, ref: ClusterRef, message: str = "The head died.") -> None:
         """For tests: the cluster's head died, and its workers with it."""
         with self._lock:
             self._heads[ref].phase, self._heads[ref].message = "failed", message
             self._end(ref)
-        self._tell(ref)
+        self._notify(ref)
 
     def scale(self, ref: ClusterRef, workers: int) -> None:
         """For tests: the autoscaler brings the cluster to so many workers."""
         with self._lock:
             self._scale(ref, workers)
-        self._tell(ref)
+        self._notify(ref)
 
-    def disturb(self, ref: ClusterRef, drift: str = "Somebody changed it.") -> None:
-        """For tests: what is there is no longer what was asked for."""
+    def disturb(self, ref: ClusterRef, drift: str = "Another user changed it.") -> None:
+        """For tests: the cluster drifts from its spec."""
         with self._lock:
             self._heads[ref].drift = drift
-        self._tell(ref)
+        self._notify(ref)
 
     def disturb_team(self, team: TeamRef) -> None:
-        """For tests: somebody took the team's place away."""
+        """For tests: the team's place is removed behind the backend's back."""
         del self.teams[team]
 
     def launched(self, ref: ClusterRef) -> LaunchContext:
-        """For tests: with what the cluster was started."""
+        """For tests: the launch context that the cluster was started with."""
         with self._lock:
             return self._heads[ref].launch
 
     def nodes(self, ref: ClusterRef) -> list[Node]:
-        """For tests: every node that the cluster ever held, whatever ``observe`` tells of it."""
+        """For tests: every node that the cluster ever held, also those that ``observe`` does not report."""
         with self._lock:
             return list(self._nodes.get(ref, ()))
 
     def _scale(self, ref: ClusterRef, workers: int) -> None:
-        held = self._held(ref, "worker")
-        for node in held[workers:]:
+        running = self._running(ref, "worker")
+        for node in running[workers:]:
             self._end(ref, node)
-        for _ in range(workers - len(held)):
+        for _ in range(workers - len(running)):
             self._begin(ref, "worker", self._heads[ref].launch.size)
 
-    def _held(self, ref: ClusterRef, kind: str) -> list[Node]:
+    def _running(self, ref: ClusterRef, kind: str) -> list[Node]:
         return [n for n in self._nodes.get(ref, ()) if n.kind == kind and n.ended_at is None]
 
     def _begin(self, ref: ClusterRef, kind: Literal["head", "worker"], size: Size) -> None:
@@ -262,6 +262,6 @@ class FakeBackend(FakeDedicated):
         if capability not in self.capabilities:
             raise Unsupported(f"Backend '{self.name}' lacks '{capability}'.", remedy="Use a backend that declares it.")
 
-    def _tell(self, ref: ClusterRef) -> None:
+    def _notify(self, ref: ClusterRef) -> None:
         for changed in list(self._subscribers):
             changed(ref.uid)

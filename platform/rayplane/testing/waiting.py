@@ -1,4 +1,4 @@
-"""Wait for what a backend is to see or to have done, as a reconciler does: by asking again."""
+"""Wait for a state of a backend by asking again, as a reconciler does."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ S = TypeVar("S")
 
 
 def until(look: Callable[[], S], wanted: Callable[[S], bool], what: str, *, patience: float) -> S:
-    """Look until it is as wanted; Unavailable is no answer, so it is asked again.
+    """Call ``look`` until its answer is as wanted, and return that answer; retry after Unavailable.
 
-    Raises AssertionError with the last answer after ``patience`` seconds, or that Unavailable.
+    After ``patience`` seconds, raises AssertionError with ``what`` was awaited and the last answer, or the last
+    Unavailable.
     """
     deadline = time.monotonic() + patience
     while True:
         try:
-            seen = look()
+            answer = look()
         except Unavailable:
             if time.monotonic() >= deadline:
                 raise
         else:
-            if wanted(seen):
-                return seen
-            assert time.monotonic() < deadline, f"not {what} after {patience:g} s, but {seen}"
+            if wanted(answer):
+                return answer
+            assert time.monotonic() < deadline, f"not {what} after {patience:g} s, but {answer}"
         time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""Every backend, and the fake that stands for one in other tests, against the one contract suite."""
+"""Every backend, and the fake that replaces one in other tests, against the contract suite."""
 
 from __future__ import annotations
 
@@ -93,18 +93,18 @@ class TestExisting(ReadingBackendContract):
     def case(self, tmp_path: Path) -> BackendCase:
         return BackendCase(ExistingBackend(GatewaySettings(home=tmp_path)), REF)
 
-    def test_a_cluster_without_an_address_says_what_it_needs(self, case: BackendCase) -> None:
+    def test_a_cluster_without_an_address_is_absent_and_preflight_asks_for_one(self, case: BackendCase) -> None:
         assert case.observe().phase == "absent"
         assert "address" in case.backend.preflight(case.ref, case.spec, case.launch.size)[0]
 
-    def test_a_cluster_that_does_not_answer_is_failed_with_the_reason(self, case: BackendCase) -> None:
+    def test_a_cluster_that_does_not_answer_has_failed_with_the_reason(self, case: BackendCase) -> None:
         spec = ClusterSpec(address=f"http://127.0.0.1:{processes.free_port()}")
-        seen = case.backend.observe(case.ref, spec)
-        assert (seen.phase, seen.reason) == ("failed", "Unreachable")
-        assert case.backend.preflight(case.ref, spec, case.launch.size) == [seen.message]
+        observed = case.backend.observe(case.ref, spec)
+        assert (observed.phase, observed.reason) == ("failed", "Unreachable")
+        assert case.backend.preflight(case.ref, spec, case.launch.size) == [observed.message]
 
 
 @pytest.mark.parametrize("backend", [FakeBackend, LocalBackend, ExistingBackend])
-def test_every_backend_is_one_by_its_shape(backend: type, tmp_path: Path) -> None:
-    made = backend() if backend is FakeBackend else backend(GatewaySettings(home=tmp_path))
-    assert isinstance(made, Backend)
+def test_every_backend_satisfies_the_backend_protocol(backend: type, tmp_path: Path) -> None:
+    instance = backend() if backend is FakeBackend else backend(GatewaySettings(home=tmp_path))
+    assert isinstance(instance, Backend)

@@ -1,4 +1,4 @@
-"""Nodes of jobs' and services' own: the fake against the contract, and the refusals of backends that have none."""
+"""Nodes of one job or service: the fake against the contract, and the refusals of backends without such nodes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ class TestFakeServices(ServiceContract):
 
 
 @pytest.mark.parametrize("name", ["local", "existing", "fake"])
-def test_a_backend_without_such_nodes_refuses_whatever_is_asked_of_them(name: str, tmp_path: Path) -> None:
+def test_a_backend_without_jobs_and_services_of_their_own_nodes_refuses_every_such_call(
+    name: str, tmp_path: Path
+) -> None:
     settings = GatewaySettings(home=tmp_path)
     backends: dict[str, Backend] = {
         "local": LocalBackend(settings),

@@ -1,4 +1,4 @@
-"""Join flights with features point in time by DuckDB's ASOF join: knows nothing of Feast, so it can check it."""
+"""Join flights with features point-in-time by DuckDB's ASOF join: independent of Feast, in order to check Feast."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def asof_join(flights: pa.Table, tables: Mapping[str, pa.Table], ttls: Mapping[s
 
 
 def with_calendar(joined: pa.Table, flights: pa.Table) -> pa.Table:
-    """Time of day and season, computed by NumPy alone."""
+    """Append time of day and season, computed with NumPy instead of Feast."""
     ordered = flights.sort_by("flight_id")
     day = ordered["scheduled_minute"].to_numpy() / 1440 * 2 * np.pi
     year = ordered["day_of_year"].to_numpy() / 365.25 * 2 * np.pi

@@ -1,4 +1,4 @@
-"""The 30-day slice, raw, prepared and as feature tables, made once a session."""
+"""The 30-day slice: raw, prepared and as feature tables, made once per session."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From raw to prepared to feature tables to a Feast store, by the jobs' pure functions: no Ray, no platform."""
+"""Make prepared tables, feature tables and a Feast store with the jobs' pure functions, without Ray and platform."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def prepared(raw: Mapping[str, pa.Table]) -> dict[str, pa.Table]:
 
 
 def features(tables: Mapping[str, pa.Table], **delay_options: Any) -> dict[str, pa.Table]:
-    """Each view's table, by view."""
+    """View -> its feature table."""
     delays = {
         f"{entity}_delays": delay_features.delay_features(tables["flights"], entity, **delay_options)
         for entity in delay_features.KEYS
@@ -40,7 +40,7 @@ def shuffled(table: pa.Table, seed: int = 7) -> pa.Table:
 
 
 def feast_store(folder: Path, views: Mapping[str, pa.Table]) -> Any:
-    """A FeatureStore of its own over ``views``, with the definitions applied."""
+    """Make a separate FeatureStore over ``views``, with the definitions applied."""
     from feast import FeatureStore, RepoConfig
 
     from features import definitions

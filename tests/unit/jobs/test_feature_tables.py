@@ -1,4 +1,4 @@
-"""Feature tables: each value is what a plain loop over the facts known by then gives; one row an entity and instant."""
+"""Feature tables: each value equals that of a plain loop over the facts known by then; unique by entity and instant."""
 
 from __future__ import annotations
 
@@ -35,38 +35,38 @@ def expected(facts: list[tuple[str, datetime, int]], at: datetime, kind: str, mi
 
 
 @pytest.mark.parametrize("entity", ["origin", "carrier", "route"])
-def test_snapshots_hold_what_a_plain_loop_counts(
+def test_snapshots_equal_the_counts_of_a_plain_loop(
     prepared: dict[str, pa.Table], feature_tables: dict[str, pa.Table], entity: str
 ) -> None:
     key = delay_features.KEYS[entity]
     table = feature_tables[f"{entity}_delays"]
-    for place in random.Random(1).sample(range(table.num_rows), 12):
-        row = table.slice(place, 1).to_pylist()[0]
+    for index in random.Random(1).sample(range(table.num_rows), 12):
+        row = table.slice(index, 1).to_pylist()[0]
         facts = known_facts(prepared["flights"], key, row[key])
         for window, minutes in WINDOWS.items():
             for kind, plural in (("dep", "departures"), ("arr", "arrivals")):
-                got = tuple(row[f"{entity}_{name}_{window}"] for name in (plural, f"{kind}_delay", f"{kind}_late"))
-                assert got == expected(facts, row["event_timestamp"], kind, minutes), (row[key], window, kind)
+                values = tuple(row[f"{entity}_{name}_{window}"] for name in (plural, f"{kind}_delay", f"{kind}_late"))
+                assert values == expected(facts, row["event_timestamp"], kind, minutes), (row[key], window, kind)
 
 
-def test_plane_snapshots_hold_what_a_plain_loop_counts(
+def test_plane_snapshots_equal_the_counts_of_a_plain_loop(
     prepared: dict[str, pa.Table], feature_tables: dict[str, pa.Table]
 ) -> None:
     table = feature_tables["plane_delays"]
-    for place in random.Random(2).sample(range(table.num_rows), 12):
-        row = table.slice(place, 1).to_pylist()[0]
+    for index in random.Random(2).sample(range(table.num_rows), 12):
+        row = table.slice(index, 1).to_pylist()[0]
         at = row["event_timestamp"]
         facts = known_facts(prepared["flights"], "tailnum", row["tailnum"])
         for kind, plural in (("dep", "departures"), ("arr", "arrivals")):
             past = [(known, delay) for k, known, delay in facts if k == kind and known <= at]
             assert row[f"plane_last_{kind}_delay"] == (max(past)[1] if past else None)
             for window in ("24h", "14d"):
-                # Windows of planes are closed at both ends, hence a minute more.
-                got = tuple(row[f"plane_{name}_{window}"] for name in (plural, f"{kind}_delay", f"{kind}_late"))
-                assert got == expected(facts, at, kind, WINDOWS[window] + 1)
+                # Windows of planes are closed at both ends, hence one minute longer.
+                values = tuple(row[f"plane_{name}_{window}"] for name in (plural, f"{kind}_delay", f"{kind}_late"))
+                assert values == expected(facts, at, kind, WINDOWS[window] + 1)
 
 
-def test_origins_carriers_and_routes_have_a_snapshot_every_hour_while_their_windows_hold_anything(
+def test_a_route_has_a_snapshot_every_hour_until_its_windows_are_empty(
     prepared: dict[str, pa.Table], feature_tables: dict[str, pa.Table]
 ) -> None:
     table = feature_tables["route_delays"]
@@ -113,7 +113,7 @@ def test_two_facts_of_a_plane_at_one_instant_become_one_row() -> None:
     assert table["plane_last_arr_delay"].to_pylist() == [None, 20]
 
 
-def test_flights_that_never_left_or_have_no_tail_number_count_nowhere(prepared: dict[str, pa.Table]) -> None:
+def test_cancelled_flights_and_flights_without_a_tail_number_do_not_count(prepared: dict[str, pa.Table]) -> None:
     flights = prepared["flights"]
     flown = flights.filter(pc.and_(pc.is_valid(flights["tailnum"]), pc.equal(flights["outcome"], "arrived")))
     diverted = flights.filter(pc.equal(flights["outcome"], "diverted"))
@@ -124,14 +124,14 @@ def test_flights_that_never_left_or_have_no_tail_number_count_nowhere(prepared: 
     assert None not in both["tailnum"].to_pylist()
 
 
-def test_weather_is_known_at_its_hour_with_the_hours_before(
+def test_weather_features_of_an_hour_use_it_and_the_hours_before(
     prepared: dict[str, pa.Table], feature_tables: dict[str, pa.Table]
 ) -> None:
-    seen = {(row["origin"], row["observed_at"]): row for row in prepared["weather"].to_pylist()}
+    observed = {(row["origin"], row["observed_at"]): row for row in prepared["weather"].to_pylist()}
     table = feature_tables["origin_weather"]
-    assert table.num_rows == len(seen)
+    assert table.num_rows == len(observed)
     for row in random.Random(3).sample(table.to_pylist(), 200):
-        before = [seen.get((row["origin"], row["event_timestamp"] - hours * HOUR)) for hours in range(6)]
+        before = [observed.get((row["origin"], row["event_timestamp"] - hours * HOUR)) for hours in range(6)]
         present = [hour for hour in before if hour]
         assert row["temp"] == pytest.approx(before[0]["temp"])
         assert row["precip_6h"] == pytest.approx(sum(hour["precip"] for hour in present), abs=1e-6)
@@ -143,16 +143,16 @@ def test_weather_is_known_at_its_hour_with_the_hours_before(
             assert row["pressure_change_3h"] == pytest.approx(before[0]["pressure"] - earlier, abs=1e-3)
 
 
-def test_planes_are_known_since_long_before_the_first_flight(feature_tables: dict[str, pa.Table]) -> None:
+def test_the_features_of_planes_are_known_long_before_the_first_flight(feature_tables: dict[str, pa.Table]) -> None:
     table = feature_tables["plane"]
     assert set(table["event_timestamp"].to_pylist()) == {datetime(2000, 1, 1, tzinfo=UTC)}
     assert table.num_rows == 3_322
 
 
 def test_the_tables_carry_exactly_the_features_of_the_model(feature_tables: dict[str, pa.Table]) -> None:
-    made = {name for table in feature_tables.values() for name in table.column_names[2:]}
-    given = {*flights_data.REQUEST_FEATURES, *flights_data.CALENDAR_FEATURES}
-    assert made | given == set(flights_data.FEATURES)
+    stored = {name for table in feature_tables.values() for name in table.column_names[2:]}
+    from_request = {*flights_data.REQUEST_FEATURES, *flights_data.CALENDAR_FEATURES}
+    assert stored | from_request == set(flights_data.FEATURES)
     assert len(flights_data.FEATURES) == len(set(flights_data.FEATURES))
 
 

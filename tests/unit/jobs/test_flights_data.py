@@ -1,4 +1,4 @@
-"""Split, encoding and baseline; on the full data, the model's AUC against its bars."""
+"""Split, encoding and baseline; on the full data, the model's AUC compared with its thresholds."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_too_few_rows_to_split_are_refused(rows: pa.Table) -> None:
         flights_data.split(rows.slice(0, 0))
 
 
-def test_the_matrix_has_a_column_a_feature_and_nan_for_missing(rows: pa.Table) -> None:
+def test_the_matrix_has_one_column_per_feature_and_nan_for_missing_values(rows: pa.Table) -> None:
     matrix = flights_data.to_matrix(rows)
     assert matrix.shape == (rows.num_rows, len(FEATURES))
     assert matrix.dtype == np.float32
@@ -65,12 +65,12 @@ def test_the_matrix_has_a_column_a_feature_and_nan_for_missing(rows: pa.Table) -
         assert np.isnan(matrix[:, FEATURES.index(name)]).sum() == rows[name].null_count
 
 
-def test_text_is_encoded_alike_whatever_rows_come_with_it(rows: pa.Table) -> None:
+def test_the_encoding_of_a_text_does_not_depend_on_other_rows(rows: pa.Table) -> None:
     whole = flights_data.to_matrix(rows)
     assert np.array_equal(whole[5:8], flights_data.to_matrix(rows.slice(5, 3)), equal_nan=True)
-    place = FEATURES.index("carrier")
+    column = FEATURES.index("carrier")
     codes = [flights_data.CARRIERS.index(carrier) for carrier in rows["carrier"].to_pylist()]
-    assert whole[:, place].tolist() == codes
+    assert whole[:, column].tolist() == codes
 
 
 def test_an_unknown_category_is_missing(rows: pa.Table) -> None:
@@ -79,13 +79,13 @@ def test_an_unknown_category_is_missing(rows: pa.Table) -> None:
     assert np.isnan(flights_data.to_matrix(row)[0, FEATURES.index("carrier")])
 
 
-def test_the_known_categories_are_sorted_and_hold_all_carriers_and_origins(rows: pa.Table) -> None:
+def test_the_known_categories_are_sorted_and_include_all_carriers_and_origins(rows: pa.Table) -> None:
     assert all(list(values) == sorted(values) for values in flights_data.CATEGORIES.values())
     assert set(rows["carrier"].to_pylist()) <= set(flights_data.CARRIERS)
     assert set(rows["origin"].to_pylist()) == set(flights_data.ORIGINS)
 
 
-def test_a_missing_feature_is_named(rows: pa.Table) -> None:
+def test_a_missing_feature_is_named_in_the_error(rows: pa.Table) -> None:
     with pytest.raises(BadInput, match=r"lack the feature\(s\) humid"):
         flights_data.to_matrix(rows.drop_columns(["humid"]))
 
@@ -105,7 +105,7 @@ def test_the_baseline_is_the_late_rate_of_carrier_and_hour() -> None:
 
 @pytest.mark.full
 @pytest.mark.timeout(600)
-def test_the_model_reaches_its_bars_on_the_untouched_last_quarter(
+def test_the_model_reaches_its_thresholds_on_the_test_quarter(
     whole_year: dict[str, pa.Table], whole_year_features: dict[str, pa.Table]
 ) -> None:
     import xgboost

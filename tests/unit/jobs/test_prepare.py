@@ -1,4 +1,4 @@
-"""Preparation: every rule refuses what it names and nothing else, counts add up, instants are right."""
+"""Preparation: every rule quarantines the rows that it names and no others, counts add up, instants are right."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_a_bad_plane_is_quarantined_with_its_reason(
     assert cleaned.quarantined["reason"].to_pylist() == [reason]
 
 
-def test_every_rule_is_proven_by_an_injected_row() -> None:
+def test_every_rule_has_an_injected_row() -> None:
     assert {reason for _, reason in BAD_FLIGHTS} == set(prepare.FLIGHT_RULES)
     assert {reason for _, reason in BAD_WEATHER} == set(prepare.WEATHER_RULES)
     assert {reason for _, reason in BAD_PLANES} == set(prepare.PLANE_RULES)
@@ -141,12 +141,12 @@ def test_the_rows_that_the_injections_start_from_are_good(raw: dict[str, pa.Tabl
     assert prepare.prepare_planes(planes, raw["airports"]).quarantined.num_rows == 0
 
 
-def test_a_row_that_breaks_two_rules_says_both(raw: dict[str, pa.Table]) -> None:
+def test_a_row_that_breaks_two_rules_has_both_reasons(raw: dict[str, pa.Table]) -> None:
     cleaned = prepare.prepare_flights(flights_of({"carrier": None, "distance": -1}), raw["airports"])
     assert cleaned.quarantined["reason"][0].as_py() == "carrier is missing; distance is missing or not positive"
 
 
-def test_of_flights_with_one_key_the_same_one_stays_whatever_the_order(raw: dict[str, pa.Table]) -> None:
+def test_of_flights_with_one_key_the_same_one_stays_in_any_order_of_rows(raw: dict[str, pa.Table]) -> None:
     twice = flights_of({}, {"distance": 1086}, {"distance": 1087})
     outcomes = [prepare.prepare_flights(shuffled(twice, seed), raw["airports"]) for seed in range(5)]
     assert all(outcome.good.equals(outcomes[0].good) for outcome in outcomes)
@@ -160,7 +160,7 @@ def test_duplicates_of_weather_and_planes_are_quarantined(raw: dict[str, pa.Tabl
         assert (cleaned.good.num_rows, cleaned.quarantined.num_rows) == (raw[name].num_rows, 3)
 
 
-def test_a_bad_row_does_not_push_out_the_good_row_with_its_key(raw: dict[str, pa.Table]) -> None:
+def test_a_bad_row_does_not_replace_the_good_row_with_its_key(raw: dict[str, pa.Table]) -> None:
     cleaned = prepare.prepare_flights(flights_of({"distance": -1}, {}), raw["airports"])
     assert cleaned.good["distance"].to_pylist() == [1085]
 
@@ -185,7 +185,7 @@ def test_in_the_whole_year_one_weather_row_is_bad_and_no_flight_is() -> None:
     assert weather.quarantined["reason"].to_pylist() == ["wind speed is beyond 0 to 250 mph"]
 
 
-def test_in_the_whole_year_landing_leaves_a_plausible_taxi_time_and_agrees_with_the_recorded_arrival() -> None:
+def test_in_the_whole_year_the_landing_leaves_a_plausible_taxi_time() -> None:
     tables = raw_tables(None)
     flights = prepare.prepare_flights(tables["flights"], tables["airports"]).good
     landed = flights.filter(pc.is_valid(flights["landed_at"]))
@@ -209,7 +209,7 @@ def test_an_evening_flight_lands_on_the_next_day() -> None:
     assert prepare_one(**late)["landed_at"] == datetime(2013, 1, 11, 7, 30, tzinfo=UTC)
 
 
-def test_a_flight_west_takes_longer_than_its_clock_times_say() -> None:
+def test_a_flight_to_the_west_takes_longer_than_the_difference_of_its_local_times() -> None:
     west = {"dest": "HNL", "sched_arr_time": 1200, "arr_delay": 0, "air_time": 640}
     assert prepare_one(**west)["landed_at"] == datetime(2013, 1, 10, 22, 0, tzinfo=UTC)
 
@@ -224,7 +224,7 @@ def test_a_flight_over_the_change_to_summer_time_has_its_true_length() -> None:
 
 
 @pytest.mark.parametrize("dest", sorted(prepare.ZONES_MISSING_IN_AIRPORTS))
-def test_destinations_that_airports_lacks_use_atlantic_time_without_summer_time(dest: str) -> None:
+def test_destinations_missing_in_airports_use_atlantic_time_without_summer_time(dest: str) -> None:
     assert dest not in raw_tables(30)["airports"]["faa"].to_pylist()
     summer = {"month": 7, "dest": dest, "sched_arr_time": 1000, "arr_delay": 0, "air_time": 200, "time_hour": None}
     assert prepare_one(**summer)["landed_at"] == datetime(2013, 7, 10, 14, 0, tzinfo=UTC)
@@ -253,17 +253,17 @@ def test_a_table_without_rows_or_columns_is_refused_with_the_command_that_makes_
         prepare.prepare_weather(raw["weather"].drop_columns(["humid"]), raw["airports"])
 
 
-def test_an_airport_that_is_listed_twice_makes_no_flight_twice() -> None:
+def test_an_airport_that_is_listed_twice_doubles_no_flight() -> None:
     airports = raw_tables()["airports"]
     twice = airports.filter(pc.equal(airports["faa"], "MIA"))
-    place = twice.schema.get_field_index("tzone")
-    twice = twice.set_column(place, twice.schema.field(place), pa.array(["America/Chicago"]))
+    index = twice.schema.get_field_index("tzone")
+    twice = twice.set_column(index, twice.schema.field(index), pa.array(["America/Chicago"]))
     flights = pa.Table.from_pylist([GOOD_FLIGHT], RAW_SCHEMAS["flights"])
     cleaned = prepare.prepare_flights(flights, pa.concat_tables([airports, twice]))
     prepare.require_all("flights", flights.num_rows, cleaned)
 
 
-def test_a_row_that_is_lost_or_doubled_on_the_way_is_noticed() -> None:
+def test_a_lost_row_is_detected() -> None:
     flights = pa.Table.from_pylist([GOOD_FLIGHT], RAW_SCHEMAS["flights"])
     cleaned = prepare.prepare_flights(flights, raw_tables()["airports"])
     with pytest.raises(AssertionError, match="flights: 2 rows in, but 1 out and 0 quarantined"):

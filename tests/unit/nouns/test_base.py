@@ -1,4 +1,4 @@
-"""What nouns refuse: times and amounts that nothing can hold, names, text that can't be written."""
+"""Input that the nouns' base types refuse: times and amounts out of range, names, text that can't be encoded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rayplane.nouns.team import TeamSpec, check_team_name
 
 
 @pytest.mark.parametrize("said", ["9999999d", "999999999999d", 1e300, float("inf"), float("nan")])
-def test_a_time_that_no_date_can_hold_is_refused(said: str | float) -> None:
+def test_a_duration_too_long_to_add_to_a_date_is_refused(said: str | float) -> None:
     with pytest.raises(ValidationError, match="is longer than 36500 days"):
         ClusterSpec(max_lifetime=said)  # type: ignore[arg-type]
     assert ClusterSpec(max_lifetime="36500d").max_lifetime == 36_500 * 86_400  # type: ignore[arg-type]
@@ -28,13 +28,13 @@ def test_an_amount_that_is_not_finite_is_refused(said: str | float) -> None:
 
 
 @pytest.mark.parametrize("name", ["mlflow", "growth\n"])
-def test_a_team_may_not_be_called_so(name: str) -> None:
+def test_a_reserved_or_malformed_team_name_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=r"another name|is not a name"):
         check_team_name(check_name(name))
 
 
 @pytest.mark.parametrize("step", ["nightly", "a/b", "a//c", "a/b/"])
-def test_a_step_is_named_whole(step: str) -> None:
+def test_a_step_is_named_by_pipeline_run_and_step(step: str) -> None:
     with pytest.raises(ValidationError, match="is no step of a run"):
         JobSpec(entrypoint="true", cluster="dev", pipeline=step)
     assert JobSpec(entrypoint="true", cluster="dev", pipeline="a/b/c.d").pipeline == "a/b/c.d"
@@ -57,7 +57,7 @@ def _circle() -> list[Any]:
     ("value", "why"),
     [("\ud800", "half of a surrogate pair"), (_circle(), "holds itself"), (_deep(), "nested too deeply")],
 )
-def test_what_can_not_be_written_is_refused(value: Any, why: str) -> None:
+def test_a_value_that_cannot_be_stored_as_json_is_refused(value: Any, why: str) -> None:
     with pytest.raises(InvalidSpec, match=rf"job\.spec: it .*{why}"):
         parse(JobSpec, {"entrypoint": "true", "cluster": "dev", "values": {"a": value}}, "job.spec")
 
@@ -71,14 +71,14 @@ def test_an_instant_that_has_no_date_in_utc_is_refused(at: str) -> None:
 
 
 @pytest.mark.parametrize("number", [10**400, -(10**400)])
-def test_a_whole_number_that_no_float_holds_is_refused(number: int) -> None:
+def test_a_whole_number_too_large_for_a_float_is_refused(number: int) -> None:
     with pytest.raises(InvalidSpec, match=r"job\.resources\.cpu: .* is no amount"):
         parse(JobSpec, {"entrypoint": "true", "cluster": "dev", "resources": {"cpu": number}}, "job")
     with pytest.raises(InvalidSpec, match=r"cluster\.max_lifetime: "):
         parse(ClusterSpec, {"max_lifetime": number}, "cluster")
 
 
-def test_what_is_nested_a_hundred_levels_deep_is_kept_and_no_more() -> None:
+def test_a_value_of_a_hundred_levels_is_accepted_and_a_deeper_one_refused() -> None:
     value: Any = "x"
     for _ in range(MOST_LEVELS - 1):
         value = [value]
@@ -90,16 +90,16 @@ def test_what_is_nested_a_hundred_levels_deep_is_kept_and_no_more() -> None:
 @pytest.mark.parametrize(
     "labels", [{"a\0": "x"}, {"a": "x\x1b[2J"}, {"a": "\u202e"}, {"": "x"}, {'"': "x"}, {"\\": "x"}]
 )
-def test_a_document_has_no_label_that_is_obeyed_or_can_not_be_asked_for(labels: dict[str, str]) -> None:
+def test_a_label_with_control_characters_or_a_key_that_no_query_can_name_is_refused(labels: dict[str, str]) -> None:
     document = {"kind": "Team", "metadata": {"name": "growth", "labels": labels}}
     with pytest.raises(InvalidSpec, match=r"team\.metadata: "):
         parse(Document, document, "team")
-    # One that was kept before there was the rule can still be read.
+    # An object that was stored before this rule can still be read.
     assert Object.model_validate(document).metadata.labels == labels
 
 
-def test_a_count_that_was_kept_before_there_was_a_most_is_read_though_it_may_not_be_asked_for() -> None:
-    kept = {"quota": {"clusters": 5_000_000_000}}
-    assert TeamSpec.model_validate(kept).quota.clusters == 5_000_000_000
+def test_a_count_above_the_maximum_is_read_from_the_store_but_refused_in_a_request() -> None:
+    stored = {"quota": {"clusters": 5_000_000_000}}
+    assert TeamSpec.model_validate(stored).quota.clusters == 5_000_000_000
     with pytest.raises(InvalidSpec, match=r"quota\.clusters: Input should be less than or equal to 2147483647"):
-        parse(TeamSpec, kept, "team.spec")
+        parse(TeamSpec, stored, "team.spec")

@@ -1,6 +1,4 @@
-"""What a worker meets: a run context on a temporary storage root, and an HTTP server that stands where the gateway
-does.
-"""
+"""The surroundings of a worker: a run context on a temporary storage root, and an HTTP server as a fake gateway."""
 
 from __future__ import annotations
 
@@ -22,8 +20,9 @@ Answer = tuple[int, Any]
 
 
 class WorkerGateway:
-    """Answers by route, remembers what it was sent. ``down`` makes it answer 503, as a proxy before a dead gateway
-    does.
+    """A fake gateway that answers by route and records its requests.
+
+    ``down`` makes it answer 503, as a proxy in front of a dead gateway does.
     """
 
     def __init__(self) -> None:
@@ -36,7 +35,7 @@ class WorkerGateway:
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def events(self) -> list[dict[str, Any]]:
-        """Every event that arrived, in order."""
+        """All received events, in order."""
         posted = [body["events"] for method, path, body in self.requests if (method, path) == ("POST", "/v1/events")]
         return [event for batch in posted for event in batch]
 
@@ -82,7 +81,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WorkerGateway]:
-    """A gateway's stand-in that the environment names, with the token that it accepts."""
+    """Run a fake gateway, and set its URL and token in the environment."""
     token = tmp_path / "token"
     token.write_text(TOKEN + "\n")
     token.chmod(0o600)
@@ -97,7 +96,7 @@ def gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WorkerG
 
 @pytest.fixture
 def make_context(gateway: WorkerGateway, tmp_path: Path) -> Callable[..., RunContext]:
-    """Builds a job's run context on this test's storage root; keyword arguments change it."""
+    """Return a function that makes a job's run context on this test's storage root; keyword arguments change it."""
 
     def make(**changes: Any) -> RunContext:
         root = f"file://{tmp_path}/storage"
@@ -123,7 +122,7 @@ def make_context(gateway: WorkerGateway, tmp_path: Path) -> Callable[..., RunCon
 
 @pytest.fixture
 def job(make_context: Callable[..., RunContext]) -> Iterator[RunContext]:
-    """The test runs as a job with this context; its ``inputs`` may be filled in."""
+    """Run the test as a job with this context; the test may fill in its ``inputs``."""
     with context.override(make_context()) as ctx:
         yield ctx
         assert report.flush(10)

@@ -1,4 +1,4 @@
-"""A client of MLflow does not import Feast, and Feast's plug-in of MLflow works all the same."""
+"""An MLflow client does not import Feast, and Feast's MLflow plug-in works nevertheless."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def run(code: str) -> str:
     return done.stdout
 
 
-def test_a_client_of_mlflow_does_not_import_feast() -> None:
+def test_an_mlflow_client_does_not_import_feast() -> None:
     code = f"""
     import sys
     import rayplane.runtime
@@ -30,11 +30,12 @@ def test_a_client_of_mlflow_does_not_import_feast() -> None:
 
 
 def test_feast_still_registers_the_plugin() -> None:
-    found = [plugin.value for plugin in entry_points(group="mlflow.request_header_provider")]
-    assert [value.partition(":")[0] for value in found] == [mlflow_plugins._PLUGIN], "another, or none: look again"
+    values = [plugin.value for plugin in entry_points(group="mlflow.request_header_provider")]
+    modules = [value.partition(":")[0] for value in values]
+    assert modules == [mlflow_plugins._PLUGIN], "Feast changed its plug-in: adapt mlflow_plugins, or remove it"
 
 
-def test_feast_that_is_imported_later_uses_the_plugin_that_mlflow_has() -> None:
+def test_feast_imported_later_shares_the_plugin_that_mlflow_loaded() -> None:
     code = f"""
     import rayplane.runtime
     {HEADERS}
@@ -49,7 +50,7 @@ def test_feast_that_is_imported_later_uses_the_plugin_that_mlflow_has() -> None:
     assert run(code) == "Bearer a-token\nTrue\n"
 
 
-def test_it_does_nothing_where_feast_is_imported_or_is_not_there() -> None:
+def test_loading_does_nothing_if_feast_is_imported_already_or_not_installed() -> None:
     run("import sys; sys.modules['feast'] = 'imported'; import rayplane.runtime; "
         "assert not any(name.startswith('feast.') for name in sys.modules)")  # fmt: skip
     run("import sys; sys.modules['feast'] = None; import rayplane.runtime")

@@ -1,9 +1,9 @@
-"""The content hash of a table: the same for the same rows, whatever their order and Arrow layout. Pure.
+"""The content hash of a table: equal for equal rows, regardless of their order and Arrow layout. Pure.
 
 SHA-256 over the schema (names and logical types, columns sorted by name), the number of rows, and the rows sorted by
 all columns. Chunks, dictionaries, the width of string offsets and the order of rows and columns are layout; types,
-nulls and duplicates are content. The bytes are part of the platform's contract: a change to them makes every dataset
-version new (see VERSION).
+nulls and duplicates are content. The hashed bytes are part of the platform's contract: changing them changes the
+version of every dataset (see VERSION).
 """
 
 from __future__ import annotations
@@ -17,16 +17,14 @@ import pyarrow.compute
 
 from rayplane.errors import InvalidData
 
-pc: Any = pyarrow.compute  # its stubs know fewer types than it computes with
+pc: Any = pyarrow.compute  # its stubs lack types that it supports
 
 VERSION = b"rayplane-rows-1"
-"""Names these rules; hashed first, so that hashes by other rules can never be equal."""
+"""Name of these rules; hashed first, so that hashes by other rules can never be equal."""
 
 
 def content_hash(table: pa.Table) -> str:
-    """SHA-256 (hex, 64 digits) of a table's rows. Raises InvalidData for columns that can't be ordered or are named
-    twice.
-    """
+    """SHA-256 (hex, 64 digits) of a table's rows. Raises InvalidData as ``canonical`` does."""
     rows = canonical(table)
     names = sorted(rows.column_names)
     rows = rows.select(names)
@@ -43,14 +41,15 @@ def content_hash(table: pa.Table) -> str:
 
 
 def canonical(table: pa.Table) -> pa.Table:
-    """The table with one Arrow type per logical type: strings plain, dictionaries decoded, timestamps in microseconds
-    (UTC if they have a zone), -0.0 as 0.0 and one NaN. Order of rows and columns stays, metadata goes.
+    """Convert a table to one Arrow type per logical type, keeping the order of rows and columns, without metadata.
 
-    Raises InvalidData, naming the column, for a duplicate name, a nested type, or instants finer than a microsecond.
+    Strings become large strings, dictionaries are decoded, timestamps are in microseconds (UTC if they have a zone),
+    -0.0 becomes 0.0, and all NaNs the same NaN. Raises InvalidData, naming the column, for a duplicate name, a nested
+    type, or instants finer than a microsecond.
     """
-    twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
-    if twice:
-        raise InvalidData(f"Column '{twice[0]}' occurs more than once.", remedy="Give every column its own name.")
+    duplicates = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
+    if duplicates:
+        raise InvalidData(f"Column '{duplicates[0]}' occurs more than once.", remedy="Give every column its own name.")
     columns = [_canonical(name, table[name]) for name in table.column_names]
     if not columns:
         return pa.table({})
@@ -58,7 +57,7 @@ def canonical(table: pa.Table) -> pa.Table:
 
 
 def type_name(type_: pa.DataType) -> str:
-    """The logical type's name: that of the canonical Arrow type."""
+    """Name of a canonical Arrow type's logical type: large strings and binaries are named like small ones."""
     if pa.types.is_large_string(type_):
         return "string"
     if pa.types.is_large_binary(type_):
@@ -99,7 +98,7 @@ def _target(name: str, type_: pa.DataType) -> pa.DataType:
 
 
 def _normal_floats(column: pa.ChunkedArray[Any], type_: pa.DataType) -> pa.ChunkedArray[Any]:
-    # x + 0.0 makes -0.0 into 0.0 and leaves every other value alone; NaNs differ in sign and payload bits.
+    # x + 0.0 turns -0.0 into 0.0 and leaves every other value alone; NaNs can differ in sign and payload bits.
     zero, nan = pa.scalar(0.0, pa.float64()).cast(type_), pa.scalar(float("nan"), pa.float64()).cast(type_)
     if pa.types.is_float16(type_):  # Arrow computes nothing in half precision
         return pa.chunked_array([_normal_halves(chunk) for chunk in column.chunks], type=type_)
@@ -121,9 +120,8 @@ def _feed(digest: Any, data: Any) -> None:
 
 def _feed_column(digest: Any, column: pa.ChunkedArray[Any]) -> None:
     array: Any = column.combine_chunks()
-    if isinstance(
-        array, pa.ChunkedArray
-    ):  # pyarrow keeps a column chunked that is too large for one array, or has no chunk
+    # pyarrow leaves a column chunked if it is too large for one array, or has no chunk.
+    if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], type=column.type)
     if pa.types.is_null(array.type):
         return
@@ -137,7 +135,7 @@ def _feed_column(digest: Any, column: pa.ChunkedArray[Any]) -> None:
 
 
 def _feed_bytes(digest: Any, array: Any) -> None:
-    # Lengths first, then all bytes: so "ab","c" and "a","bc" differ. A null may hide bytes: it is emptied.
+    # Lengths first, then all bytes: so "ab","c" and "a","bc" differ. The bytes under a null are not content.
     array = pc.fill_null(array.cast(pa.large_binary()), b"")
     _feed(digest, np.asarray(pc.binary_length(array), dtype=np.int64))
     offsets = np.frombuffer(array.buffers()[1], dtype=np.int64)[array.offset : array.offset + len(array) + 1]
@@ -153,7 +151,7 @@ def _feed_fixed(digest: Any, array: Any) -> None:
         width = array.type.byte_width
         mask = np.asarray(array.is_valid())
         values = _cells(array, width).copy()
-        values[~mask] = 0  # what lies under a null is not content
+        values[~mask] = 0  # the bytes under a null are not content
         _feed(digest, np.ascontiguousarray(values).reshape(-1))
         return
     _feed(digest, np.ascontiguousarray(_cells(array, array.type.byte_width)).reshape(-1))

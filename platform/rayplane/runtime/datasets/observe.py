@@ -11,7 +11,7 @@ from rayplane.runtime.datasets.sources import open_source
 def observe() -> list[Event]:
     """Report ``source.observed`` for each source of the run context; reordered rows have the same hash.
 
-    Raises what open_source raises: nothing is reported of a source that can't be read.
+    Raises as ``open_source`` does, and reports nothing about a source that can't be read.
     """
     events = []
     for name, uri in context.current().sources.items():

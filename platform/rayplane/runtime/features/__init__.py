@@ -1,10 +1,10 @@
-"""The team's Feast project: configured, applied, joined, materialized, read online."""
+"""The team's Feast project: configure, apply, join, materialize and read it online."""
 
 from __future__ import annotations
 
 from rayplane.runtime import feast_import
 
-feast_import.without_type_checks()  # before those below import Feast
+feast_import.without_type_checks()  # before the imports below import Feast
 
 from rayplane.runtime.features.lookup import online  # noqa: E402
 from rayplane.runtime.features.materialization import latest_event, materialize  # noqa: E402

@@ -1,8 +1,8 @@
-"""A Feast offline store whose point-in-time join is DuckDB's ASOF join; all else is Feast's DuckDB store.
+"""A Feast offline store that joins point-in-time with DuckDB's ASOF join, and else is Feast's DuckDB store.
 
-Feast 0.67 joins an entity row with every feature row inside the TTL and keeps the newest: 19 s for the 336,776
-flights, and out of memory for event histories of few keys and long TTLs. An ASOF join finds the newest row alone,
-sorted once, and keeps the rows' order.
+Feast 0.67 joins an entity row with every feature row inside the TTL and keeps the newest: this takes 19 s for the
+336,776 flights, and runs out of memory for event histories of few keys and long TTLs. An ASOF join sorts the features
+once, finds only the newest row for each entity row, and keeps the entity rows' order.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _UTC = pa.timestamp("us", tz="UTC")
 
 
 class AsofOfflineStoreConfig(DuckDBOfflineStoreConfig):
-    """As Feast's DuckDB store."""
+    """Configuration of the store: as of Feast's DuckDB store."""
 
     type: str = "rayplane.runtime.features.asof.AsofOfflineStore"
 
 
 class AsofOfflineStore(DuckDBOfflineStore):
-    """Feast finds this class by the path in feature_store.yaml."""
+    """The offline store. Feast finds this class by its path in feature_store.yaml."""
 
     @staticmethod
     def get_historical_features(
@@ -48,15 +48,16 @@ class AsofOfflineStore(DuckDBOfflineStore):
         full_feature_names: bool = False,
         filter_by_created_timestamp: bool = False,
     ) -> RetrievalJob:
-        """Every entity row once, in its order, with the newest values at or before its instant and within each view's
-        TTL.
+        """Join each entity row, once and in order, with the newest values at or before its instant and within the TTL.
+
+        Entity rows as SQL, a filter by creation and sources that are not local Parquet go to Feast's own join.
         """
         if (
             not isinstance(entity_df, pd.DataFrame)
             or filter_by_created_timestamp
             or not all(map(_is_parquet, feature_views))
         ):
-            stock: Any = DuckDBOfflineStore  # annotated narrower than it is called
+            stock: Any = DuckDBOfflineStore  # Feast's annotations are narrower than its own calls
             job: RetrievalJob = stock.get_historical_features(
                 config,
                 feature_views,
@@ -85,12 +86,12 @@ class AsofOfflineStore(DuckDBOfflineStore):
 
 
 class _View:
-    """What to take from one feature view, and under which names."""
+    """The columns to read from one feature view, and their names in the answer."""
 
     def __init__(self, view: FeatureView, refs: list[str], full_names: bool) -> None:
         source: Any = view.batch_source
         stored = {new: old for old, new in (source.field_mapping or {}).items()}
-        projection: Any = view.projection  # untyped in Feast
+        projection: Any = view.projection  # Feast has no type for it
         prefix = f"{projection.name_to_use()}:"
         features = [ref.removeprefix(prefix) for ref in refs if ref.startswith(prefix)]
         base = projection.name_alias or view.name
@@ -117,10 +118,10 @@ def _join(entities: pa.Table, instants: pa.ChunkedArray[Any], views: list[_View]
         connection.execute("SET TimeZone = 'UTC'")
         connection.register("entities", rows)
         for view in views:
-            # One view at a time: DuckDB holds one sorted history, and the columns are put side by side at no cost.
-            found = connection.sql(_query(view), params={"path": view.path}).to_arrow_table()
+            # One view at a time: DuckDB holds one sorted history, and appending the columns copies nothing.
+            values = connection.sql(_query(view), params={"path": view.path}).to_arrow_table()
             for _, name in view.features:
-                joined = joined.append_column(name, found[name])
+                joined = joined.append_column(name, values[name])
     return joined
 
 
@@ -156,7 +157,7 @@ def _quoted(name: str) -> str:
 
 
 class _AsofJob(RetrievalJob):
-    """Runs the join when its rows are asked for."""
+    """A retrieval job that runs the join when Feast asks for its rows."""
 
     def __init__(
         self,

@@ -1,8 +1,7 @@
-"""Read features online as they were known at a request's instant: TTL applied, on-demand views computed after it.
+"""Read online features as known at a request's instant: apply the TTL, then compute the on-demand views.
 
-Feast's own online read ignores a view's TTL, and would compute on-demand features from expired values; so this reads
-view by view. What Feast's API does not give in public (the provider's read) is pinned with Feast's version and held
-by tests.
+Feast's own online read ignores a view's TTL, and would compute on-demand features from expired values; so this module
+reads view by view. It uses a private API of Feast (the provider's read): Feast's version is pinned, and tests cover it.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from rayplane.runtime.features.project import store
 from rayplane.runtime.features.training import feature_names, get_service
 
 BATCH = 1000
-"""Entities a query: SQLite allows some ten thousand parameters."""
+"""Entities per query: SQLite allows some ten thousand parameters."""
 
 
 def online(
@@ -36,9 +35,9 @@ def online(
 ) -> dict[str, list[Any]]:
     """The service's features for each row, as known at ``at`` (one instant, or one for each row, with a zone).
 
-    A row holds join keys and the request columns of on-demand views. Answers feature -> one value for each row, in
-    the service's order; None for an unknown entity, a value older than its view's TTL, and one that became known only
-    after ``at``: the online store keeps the newest value alone. Raises NotFound for an unknown service, InvalidData
+    A row holds join keys and the request columns of on-demand views. Returns feature -> one value for each row, in
+    the service's order; None for an unknown entity, a value older than its view's TTL, and a value that became known
+    only after ``at``, since the online store keeps only the newest. Raises NotFound for an unknown service, InvalidData
     naming a missing column or one of the wrong type, InvalidInput for an instant without a zone.
     """
     plan = _plan(feature_service)
@@ -49,14 +48,14 @@ def online(
     if plan.computed and rows:
         table = pa.table(columns)
         for odfv in plan.computed:
-            made = odfv.transform_arrow(table)
-            columns.update({field.name: made[field.name] for field in odfv.features})
+            computed = odfv.transform_arrow(table)
+            columns.update({field.name: computed[field.name] for field in odfv.features})
     return {name: columns[name].to_pylist() for name in plan.names} if rows else {name: [] for name in plan.names}
 
 
 @dataclass(frozen=True)
 class StoredView:
-    """One view of the online store: what to read of it and how to name it."""
+    """One view of the online store, with the keys and features to read and their names."""
 
     view: FeatureView
     keys: tuple[tuple[str, str, ValueType], ...]
@@ -81,7 +80,7 @@ def arrow_types(fields: Sequence[Field]) -> dict[str, pa.DataType]:
 
 
 def stored_view(view: FeatureView, features: Mapping[str, pa.DataType], renamed: Mapping[str, str]) -> StoredView:
-    """What to read of a registered view; ``renamed`` maps its join keys to the request's columns, if they differ."""
+    """Describe the read of a registered view; ``renamed`` maps join keys to columns of the request, if they differ."""
     keys = tuple((c.name, renamed.get(c.name, c.name), c.dtype.to_value_type()) for c in view.entity_columns)
     return StoredView(view=view, keys=keys, features=tuple(features.items()), ttl=view.ttl or None)
 
@@ -89,7 +88,7 @@ def stored_view(view: FeatureView, features: Mapping[str, pa.DataType], renamed:
 _plans: dict[tuple[int, str], _Plan] = {}
 _planning = threading.Lock()
 _reading = threading.Lock()
-"""Feast reads SQLite through one connection a process."""
+"""Taken for each read: Feast reads SQLite through one connection per process."""
 
 
 def _plan(name: str) -> _Plan:
@@ -158,21 +157,22 @@ def _read(
 ) -> dict[str, pa.Array[Any]]:
     keys = [tuple(_cell(plan, row, column) for _, column, _ in view.keys) for row in rows]
     known = list(dict.fromkeys(key for key in keys if None not in key))
-    found = dict(zip(known, read_rows(plan.store, view, known), strict=True))
+    stored = dict(zip(known, read_rows(plan.store, view, known), strict=True))
     values: dict[str, list[Any]] = {name: [] for name, _ in view.features}
     for key, instant in zip(keys, instants, strict=True):
-        stamp, cells = found.get(key, (None, {}))
-        holds = stamp is not None and stamp <= instant and (view.ttl is None or stamp + view.ttl >= instant)
+        stamp, cells = stored.get(key, (None, {}))
+        valid = stamp is not None and stamp <= instant and (view.ttl is None or stamp + view.ttl >= instant)
         for name, column in values.items():
-            column.append(cells.get(name) if holds else None)
+            column.append(cells.get(name) if valid else None)
     return {name: _array(name, values[name], type_) for name, type_ in view.features}
 
 
 def read_rows(
     feast: FeatureStore, view: StoredView, keys: list[tuple[Any, ...]]
 ) -> list[tuple[datetime | None, dict[str, Any]]]:
-    """What the online store holds for each entity: the instant (UTC, whole seconds) of its newest row, and feature ->
-    value.
+    """Read each entity's newest row from the online store: its instant (UTC, whole seconds), and feature -> value.
+
+    (None, {}) for an unknown entity.
     """
     names = [name for name, _ in view.features]
     protos = _entity_keys(view, keys)
@@ -191,9 +191,9 @@ def _entity_keys(view: StoredView, keys: list[tuple[Any, ...]]) -> list[EntityKe
     if not keys:
         return []
     columns = []
-    for place, (_, column, type_) in enumerate(view.keys):
-        # Feast would make the string "7" of a 7, and find no such entity: Arrow refuses it.
-        values = _array(column, [key[place] for key in keys], feast_value_type_to_pa(type_)).to_pylist()
+    for index, (_, column, type_) in enumerate(view.keys):
+        # Feast would convert a 7 to the string "7", and find no such entity; Arrow refuses to.
+        values = _array(column, [key[index] for key in keys], feast_value_type_to_pa(type_)).to_pylist()
         columns.append(python_values_to_proto_values(values, type_))
     joins = [join for join, _, _ in view.keys]
     return [EntityKey(join_keys=joins, entity_values=values) for values in zip(*columns, strict=True)]

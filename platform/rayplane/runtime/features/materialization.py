@@ -1,4 +1,4 @@
-"""Write the newest feature values into the online store, and prove it by reading them back."""
+"""Write the newest feature values into the online store, and verify them by reading them back."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 def materialize(views: Sequence[str] | None = None, *, end: datetime) -> Materialization:
     """Write, for every entity of the views (default: all), its newest row at or before ``end`` into the online store.
 
-    What was written is read back and compared with the datasets before it is reported. Whatever its age, a row is
-    written: a reader applies the view's TTL at its own instant. Raises InvalidInput for an ``end`` without a zone,
-    NotFound for an unknown view, InvalidData if no view has a row by then, Failed if the online store does not answer
-    what was written.
+    Before it reports the materialization, it reads a sample back and compares it with the datasets. It writes rows of
+    any age: a reader applies the view's TTL at its own instant. Raises InvalidInput for an ``end`` without a zone,
+    NotFound for an unknown view, InvalidData if no view has a row by then, Failed if the online store returns other
+    values than were written.
     """
     if end.tzinfo is None:
         raise InvalidInput(f"The instant {end.isoformat()} has no zone.", remedy="Write it in UTC, ending in Z.")
@@ -37,7 +37,7 @@ def materialize(views: Sequence[str] | None = None, *, end: datetime) -> Materia
     feast = store()
     chosen = _views(feast, views)
     feast.materialize(start_date=_EPOCH, end_date=end, feature_views=[view.name for view in chosen])
-    rows = {view.name: _prove(feast, view, end) for view in chosen}
+    rows = {view.name: _verify(feast, view, end) for view in chosen}
     if not any(rows.values()):
         raise InvalidData(f"No feature has a value at or before {end.isoformat()}.", remedy="Choose a later instant.")
     record = Materialization(views=[view_version(view) for view in chosen], end=end, rows=rows)
@@ -49,8 +49,8 @@ def latest_event(views: Sequence[str] | None = None) -> datetime:
     """The newest event timestamp of the views' datasets. Raises NotFound for an unknown view, InvalidData if all are
     empty.
     """
-    found = [_newest(view) for view in _views(store(), views)]
-    known = [instant for instant in found if instant is not None]
+    newest = [_newest(view) for view in _views(store(), views)]
+    known = [instant for instant in newest if instant is not None]
     if not known:
         raise InvalidData(
             "The datasets of the feature views have no rows.", remedy="Look at the steps that publish them."
@@ -81,8 +81,8 @@ def _newest(view: FeatureView) -> datetime | None:
     return None if newest is None else _EPOCH + timedelta(microseconds=newest)
 
 
-def _prove(feast: FeatureStore, view: FeatureView, end: datetime) -> int:
-    """Compare a sample of what is online with the dataset; answers the number of the view's entities at ``end``."""
+def _verify(feast: FeatureStore, view: FeatureView, end: datetime) -> int:
+    """Compare a sample of the online rows with the dataset; returns the number of the view's entities at ``end``."""
     stored = stored_view(view, arrow_types(view.features), {})
     entities, expected = _expected(view, stored, end)
     keys = list(zip(*(expected[join].to_pylist() for join, _, _ in stored.keys), strict=True))
@@ -92,7 +92,7 @@ def _prove(feast: FeatureStore, view: FeatureView, end: datetime) -> int:
         zip(keys, expected["rayplane_at"].to_pylist(), answers, strict=True)
     ):
         wanted = {name: column[row] for name, column in columns.items()}
-        # Feast's SQLite store keeps whole seconds.
+        # Feast's SQLite store truncates timestamps to whole seconds.
         if stamp != instant.replace(microsecond=0) or any(not _same(values.get(n), wanted[n]) for n in wanted):
             raise Failed(
                 f"The online store does not hold what was materialized: view '{view.name}', entity {key}: "
@@ -130,10 +130,10 @@ def _expected(view: FeatureView, stored: StoredView, end: datetime) -> tuple[int
 
 def _duckdb() -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect()
-    connection.execute("SET TimeZone = 'UTC'")  # else a timestamp without zone would be one of this host's zone
+    connection.execute("SET TimeZone = 'UTC'")  # else DuckDB takes a timestamp without zone as of this host's zone
     return connection
 
 
 def _same(left: Any, right: Any) -> bool:
-    nothing = [value is None or (isinstance(value, float) and math.isnan(value)) for value in (left, right)]
-    return all(nothing) if any(nothing) else bool(left == right)
+    missing = [value is None or (isinstance(value, float) and math.isnan(value)) for value in (left, right)]
+    return all(missing) if any(missing) else bool(left == right)

@@ -1,4 +1,4 @@
-"""The team's Feast store: feature_store.yaml filled from the run context, one FeatureStore a process."""
+"""The team's Feast store: feature_store.yaml filled from the run context, one FeatureStore per team and process."""
 
 from __future__ import annotations
 
@@ -24,9 +24,7 @@ _stores: dict[tuple[str, str, str], FeatureStore] = {}
 
 
 def store() -> FeatureStore:
-    """Feast's store of the context's team, kept for the life of the process. Raises Unavailable if the platform has
-    no Feast.
-    """
+    """Feast's store of the context's team, made once per process. Raises Unavailable if the platform has no Feast."""
     access = context.current().feast
     if access is None:
         raise Unavailable(
@@ -40,7 +38,7 @@ def store() -> FeatureStore:
 
 
 def configuration(access: FeastAccess) -> dict[str, Any]:
-    """The content of feature_store.yaml for a team's access. Pure."""
+    """The content of feature_store.yaml for a team's project and stores. Pure."""
     registry: dict[str, Any] = {"registry_type": "sql", "path": access.registry_url, "cache_ttl_seconds": 60}
     if access.registry_url.startswith("sqlite"):
         # Projects of several teams write one SQLite registry: wait for each other's locks.
@@ -52,7 +50,7 @@ def configuration(access: FeastAccess) -> dict[str, Any]:
         "offline_store": {"type": f"{AsofOfflineStore.__module__}.{AsofOfflineStore.__name__}"},
         "online_store": {"type": "sqlite", "path": access.online_path},
         "entity_key_serialization_version": 3,
-        # Without it Feast writes every row of an entity's history, one over the other.
+        # Without this option Feast writes all rows of an entity's history, each overwriting the one before.
         "materialization": {"pull_latest_features": True},
     }
 
@@ -69,6 +67,6 @@ def _open(access: FeastAccess) -> FeatureStore:
 
 def _prepare_online(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    # WAL is kept in the file: replicas go on reading while a materialization writes.
+    # WAL mode, which the file itself records, lets replicas read while a materialization writes.
     with closing(sqlite3.connect(path, timeout=60)) as connection:
         connection.execute("PRAGMA journal_mode=WAL")

@@ -1,4 +1,4 @@
-"""Register a repository's Feast objects over pinned dataset versions, and record the lineage."""
+"""Register a repository's Feast objects, with pinned dataset versions as sources, and record the lineage."""
 
 from __future__ import annotations
 
@@ -26,14 +26,15 @@ TRIES = 6
 def apply(
     module: str | ModuleType = "features.definitions", sources: Mapping[str, str] | None = None
 ) -> list[FeatureViewVersion]:
-    """Register what the module's ``build(source_path)`` returns with the team's Feast project; the same again changes
-    nothing.
+    """Register the objects that the module's ``build(source_path)`` returns with the team's Feast project.
 
-    ``source_path(dataset)`` answers the Parquet path of the version that this job reads (the pinned one, else the
-    newest). ``sources`` (view -> dataset), if given, is checked against what the views really read. Returns each view
-    with its dataset's version. Raises InvalidInput for a module without ``build`` or for views that read something
-    else, InvalidData if a view's data has two rows for one entity at one instant: which of them holds could not be
-    told.
+    Registering the same objects again changes nothing.
+
+    ``source_path(dataset)`` returns the Parquet path of the version that this job reads (the pinned one, else the
+    newest). ``sources`` (view -> dataset), if given, must equal what the views read. Returns each view with its
+    dataset's version. Raises InvalidInput for a module without ``build`` or for views that read something else;
+    InvalidData if a view's data has two rows for one entity at one instant, since it is undefined which of them
+    counts; Unavailable if Feast's registry can't be written.
     """
     used: dict[str, DatasetVersion] = {}
     objects = _build(module)(_resolver(used))
@@ -44,14 +45,15 @@ def apply(
     for view in views:
         _check_unique(view, [entities.get(name, name) for name in view.entities])
     _register(store(), objects)
-    for found in versions:
-        report.edge(f"dataset:{found.dataset}@{found.version}", f"view:{found.view}@{found.version}")
+    for item in versions:
+        report.edge(f"dataset:{item.dataset}@{item.version}", f"view:{item.view}@{item.version}")
     return versions
 
 
 def view_version(view: FeatureView) -> FeatureViewVersion:
-    """Which dataset version feeds a view, read from the folder that its source names. Raises InvalidInput for other
-    sources.
+    """The dataset version that feeds a view, read from the folder of its source.
+
+    Raises InvalidInput for a source that is no dataset version.
     """
     marker = Path(source_of(view)).parent / VERSION_FILE
     if not marker.is_file():
@@ -59,12 +61,12 @@ def view_version(view: FeatureView) -> FeatureViewVersion:
             f"Feature view '{view.name}' reads '{source_of(view)}', which is no dataset version.",
             remedy="Give its FileSource the path that build's source_path answers.",
         )
-    found = DatasetVersion.model_validate_json(marker.read_bytes())
-    return FeatureViewVersion(view=view.name, dataset=found.name, version=found.version)
+    dataset = DatasetVersion.model_validate_json(marker.read_bytes())
+    return FeatureViewVersion(view=view.name, dataset=dataset.name, version=dataset.version)
 
 
 def file_source(view: FeatureView) -> FileSource:
-    """A view's source. Raises InvalidInput for a view over anything but a FileSource."""
+    """The FileSource of a view. Raises InvalidInput for a source of another kind."""
     source = view.batch_source
     if not isinstance(source, FileSource):
         raise InvalidInput(
@@ -84,7 +86,7 @@ def _build(module: str | ModuleType) -> Callable[[Callable[[str], str]], list[An
         loaded = import_module(module) if isinstance(module, str) else module
     except ModuleNotFoundError as exc:
         if exc.name is None or not str(module).startswith(exc.name):
-            raise  # a module that the repository itself lacks
+            raise  # the module exists and imports one that does not
         raise InvalidInput(f"There is no module '{module}'.", remedy="Name the module that holds build().") from exc
     build: Callable[[Callable[[str], str]], list[Any]] | None = getattr(loaded, "build", None)
     if build is None:
@@ -106,10 +108,10 @@ def _resolver(used: dict[str, DatasetVersion]) -> Callable[[str], str]:
 def _check_sources(versions: list[FeatureViewVersion], sources: Mapping[str, str] | None) -> None:
     if sources is None:
         return
-    for found in versions:
-        if sources.get(found.view) != found.dataset:
+    for item in versions:
+        if sources.get(item.view) != item.dataset:
             raise InvalidInput(
-                f"Feature view '{found.view}' reads dataset '{found.dataset}', not '{sources.get(found.view)}'.",
+                f"Feature view '{item.view}' reads dataset '{item.dataset}', not '{sources.get(item.view)}'.",
                 remedy="Correct the view's source or the mapping.",
             )
 
@@ -117,7 +119,7 @@ def _check_sources(versions: list[FeatureViewVersion], sources: Mapping[str, str
 def _check_unique(view: FeatureView, keys: list[str]) -> None:
     source = file_source(view)
     if source.created_timestamp_column:
-        return  # Feast takes the one created last
+        return  # of two such rows Feast takes the one created last
     columns = ", ".join(quoted(name) for name in [*keys, source.timestamp_field])
     with duckdb.connect() as connection:
         [(rows, distinct)] = connection.execute(
@@ -138,7 +140,7 @@ def _register(feast: FeatureStore, objects: list[Any]) -> None:
             feast.apply(objects)
             return
         except DBAPIError as exc:
-            # Two projects that write one SQL registry at once lock or race each other; applying again is harmless.
+            # Two projects that write one SQL registry at once may lock or race each other; a retry is harmless.
             if attempt == TRIES - 1:
                 raise Unavailable(
                     f"Feast's registry can't be written: {exc.orig}.",

@@ -1,4 +1,4 @@
-"""Training frames: entity rows joined with the features known at their instants, through Feast's DuckDB store."""
+"""Training frames: entity rows joined with the features known at their instants, through Feast's offline store."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ _ROW = "rayplane_row"
 
 
 def training_frame(entity_table: pa.Table, feature_service: str) -> pa.Table:
-    """``entity_table`` with the service's features appended: every row once, in its order, its own columns unchanged.
+    """Append the service's features to ``entity_table``, keeping each row once, their order and all other columns.
 
     The table holds each view's join keys, the request columns of on-demand views and ``event_timestamp`` (an instant
     with a zone, not null): features are those with the newest timestamp at or before it and within the view's TTL,
-    else null. Raises NotFound for an unknown service, InvalidData naming a missing or clashing column.
+    else null. Raises NotFound for an unknown service, InvalidData naming a missing or clashing column, Failed if the
+    join loses or doubles a row.
     """
     feast = store()
     service = get_service(feature_service)
@@ -37,15 +38,15 @@ def training_frame(entity_table: pa.Table, feature_service: str) -> pa.Table:
         )
     rows = entity_table.select(needed)
     # Feast's DuckDB store casts microseconds; nanoseconds break it.
-    place = rows.column_names.index(EVENT_TIMESTAMP)
-    rows = rows.set_column(place, EVENT_TIMESTAMP, rows[EVENT_TIMESTAMP].cast(pa.timestamp("us", tz="UTC")))
+    index = rows.column_names.index(EVENT_TIMESTAMP)
+    rows = rows.set_column(index, EVENT_TIMESTAMP, rows[EVENT_TIMESTAMP].cast(pa.timestamp("us", tz="UTC")))
     rows = rows.append_column(_ROW, pa.array(np.arange(rows.num_rows, dtype=np.int64)))
     joined = feast.get_historical_features(entity_df=rows.to_pandas(), features=service).to_arrow()
     return _attach(entity_table, joined, names)
 
 
 def get_service(name: str) -> FeatureService:
-    """A registered feature service. Raises NotFound with the known ones."""
+    """A registered feature service. Raises NotFound listing the registered ones."""
     feast = store()
     try:
         return feast.get_feature_service(name)
@@ -99,7 +100,7 @@ def _check(table: pa.Table, names: list[str]) -> None:
 
 
 def _attach(entity_table: pa.Table, joined: pa.Table, names: list[str]) -> pa.Table:
-    # DuckDB's joins keep no order, so rows carry their number; that none is lost or doubled is checked, not assumed.
+    # DuckDB's joins keep no order, so each row carries its number, which also shows if a row was lost or doubled.
     order = pc.sort_indices(joined[_ROW])
     numbers = np.asarray(joined[_ROW].take(order), dtype=np.int64)
     if not np.array_equal(numbers, np.arange(entity_table.num_rows)):

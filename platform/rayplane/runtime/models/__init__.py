@@ -1,4 +1,4 @@
-"""Package and judge models. What needs MLflow is imported when it is used: a request's schema does not."""
+"""Package and judge models. Names that need MLflow are imported at first use, since a request's schema does not."""
 
 from __future__ import annotations
 

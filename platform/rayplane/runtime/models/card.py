@@ -1,5 +1,4 @@
-"""What a model records of itself so that it can be served: its request, its features and their encoding,
-where they came from."""
+"""The card of a model: the request, features and encoding that serving needs, and the model's origin."""
 
 from __future__ import annotations
 
@@ -28,7 +27,7 @@ class RequestColumn(Record):
     type: ColumnType
     required: bool = True
     default: Any = None
-    """Stands for a column that is not required and absent or null; None: a missing value."""
+    """Value of an optional column that is absent or null; None: a missing value."""
     description: str = ""
     example: Any = None
 
@@ -51,37 +50,36 @@ class Derived(Record):
 
 
 class RequestSchema(Record):
-    """What one instance of a request holds, and what is made of it before features are read."""
+    """The columns of one instance of a request, and those computed from them before features are read."""
 
     columns: list[RequestColumn]
     derived: list[Derived] = Field(default_factory=list)
     """In the order in which they are computed: a later one may use an earlier one."""
     instant: str | None = None
-    """The ``instant`` column that the prediction is about; None: features are read as of now."""
+    """Name of the column with the predicted event's instant; None: features are read as of now."""
     lead_seconds: float = 0
-    """Features are read as they were known so long before ``instant``."""
+    """Seconds before ``instant`` as of which features are read."""
 
 
 class FeatureColumn(Record):
-    """One column of the model's matrix. A text feature's code is its place in ``categories``; any other text
-    is missing."""
+    """One column of the model's matrix. The code of a text is its index in ``categories``; other texts are missing."""
 
     name: str
     categories: list[str] | None = None
 
 
 class ModelCard(Record):
-    """Everything that serving needs beside the model's own file, and what the model was made from."""
+    """Everything that serving needs beside the model's own file, and the model's origin."""
 
     flavor: str
     request: RequestSchema
     features: list[FeatureColumn] = Field(min_length=1)
     """In the order of the matrix's columns."""
     feature_service: str | None = None
-    """Feast feature service whose values complete the request; None: the request says it all."""
+    """Feast feature service whose values complete the request; None: the request holds all features."""
     feature_views: list[FeatureViewVersion] = Field(default_factory=list)
     datasets: list[DatasetRef] = Field(default_factory=list)
     environment: Environment | None = None
     git_commit: str | None = None
     output: str = "prediction"
-    """What a prediction is."""
+    """Name of the predicted value, such as ``late_probability``."""

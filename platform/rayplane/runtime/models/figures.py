@@ -1,5 +1,4 @@
-"""Figures by which a yes-or-no model is judged: ranking, calibration, slices. Pure; shapes are (rows,)
-throughout."""
+"""Figures that judge a binary classifier: ranking, calibration, slices. Pure; all shapes are (rows,)."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Bin:
-    """Rows whose predictions are neighbours: how many, the mean prediction and the rate that came true."""
+    """Rows with neighbouring predictions: their number, mean prediction, and observed rate of positives."""
 
     rows: int
     predicted: float
@@ -25,7 +24,7 @@ class Bin:
 
 @dataclass(frozen=True)
 class Slice:
-    """The rows with one value of a column. ``auc`` is None where only one outcome occurs."""
+    """The rows with one value of a column. ``auc`` is None if only one outcome occurs."""
 
     value: str
     rows: int
@@ -34,8 +33,10 @@ class Slice:
 
 
 def auc(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
-    """Chance that a row that came true scores above one that did not, ties counting half. Raises InvalidData
-    for one outcome."""
+    """Probability that a positive row scores above a negative one, ties counting half.
+
+    Raises InvalidData if only one outcome occurs.
+    """
     y, s = _pair(labels, scores)
     positives = int(y.sum())
     negatives = len(y) - positives
@@ -43,28 +44,27 @@ def auc(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
         raise InvalidData(
             "Only one outcome occurs, so nothing can be ranked.", remedy="Judge on a longer span of rows."
         )
-    _, place, counts = np.unique(s, return_inverse=True, return_counts=True)
+    _, index, counts = np.unique(s, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
-    ranks = (last - (counts - 1) / 2.0)[place]
+    ranks = (last - (counts - 1) / 2.0)[index]
     return float((ranks[y == 1].sum() - positives * (positives + 1) / 2.0) / (positives * negatives))
 
 
 def log_loss(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
-    """Mean negative log likelihood (nats), predictions kept 1e-7 away from 0 and 1."""
+    """Mean negative log likelihood (nats), with predictions clipped to 1e-7 away from 0 and 1."""
     y, s = _pair(labels, scores)
     s = np.clip(s, 1e-7, 1 - 1e-7)
     return float(-np.mean(y * np.log(s) + (1 - y) * np.log1p(-s)))
 
 
 def brier(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
-    """Mean squared difference of prediction and outcome."""
+    """Mean squared difference between prediction and outcome."""
     y, s = _pair(labels, scores)
     return float(np.mean((s - y) ** 2))
 
 
 def reliability(labels: npt.ArrayLike, scores: npt.ArrayLike, bins: int = 10) -> list[Bin]:
-    """Rows in order of their predictions, cut into ``bins`` parts of equal number (fewer if there are fewer
-    rows)."""
+    """Sort the rows by prediction and cut them into ``bins`` equally large parts (fewer if there are fewer rows)."""
     y, s = _pair(labels, scores)
     order = np.argsort(s, kind="stable")
     return [
@@ -74,23 +74,22 @@ def reliability(labels: npt.ArrayLike, scores: npt.ArrayLike, bins: int = 10) ->
 
 
 def calibration_error(bins: Sequence[Bin]) -> float:
-    """Expected calibration error: mean distance of predicted and observed rate over the bins, weighted by
-    rows."""
+    """Expected calibration error: mean distance of predicted and observed rate over the bins, weighted by rows."""
     total = sum(part.rows for part in bins)
     return sum(part.rows * abs(part.predicted - part.observed) for part in bins) / total
 
 
 def slices(values: Sequence[str | None], labels: npt.ArrayLike, scores: npt.ArrayLike) -> list[Slice]:
-    """The figures of the rows of each value (missing ones apart), largest first."""
+    """The slice of each value of a column, and one of the rows without a value; the largest first."""
     y, s = _pair(labels, scores)
     column = np.array(["(missing)" if value is None else value for value in values], dtype=object)
     if len(column) != len(y):
         raise InvalidData(f"{len(column)} values of the slice's column for {len(y)} rows.")
-    found = []
+    parts = []
     for value in sorted(set(column.tolist())):
         inside = column == value
         mixed = 0 < y[inside].sum() < inside.sum()
-        found.append(
+        parts.append(
             Slice(
                 value=value,
                 rows=int(inside.sum()),
@@ -98,30 +97,29 @@ def slices(values: Sequence[str | None], labels: npt.ArrayLike, scores: npt.Arra
                 auc=auc(y[inside], s[inside]) if mixed else None,
             )
         )
-    return sorted(found, key=lambda one: (-one.rows, one.value))
+    return sorted(parts, key=lambda part: (-part.rows, part.value))
 
 
-def worst(found: Sequence[Slice], min_rows: int) -> Slice | None:
-    """The slice of at least ``min_rows`` rows with the lowest AUC; None if none is so large or can be ranked."""
-    judged = [one for one in found if one.rows >= min_rows and one.auc is not None]
-    return min(judged, key=lambda one: (one.auc, one.value), default=None)
+def worst(parts: Sequence[Slice], min_rows: int) -> Slice | None:
+    """The slice with the lowest AUC among those of at least ``min_rows`` rows; None if none of these has an AUC."""
+    judged = [part for part in parts if part.rows >= min_rows and part.auc is not None]
+    return min(judged, key=lambda part: (part.auc, part.value), default=None)
 
 
 def roc(labels: npt.ArrayLike, scores: npt.ArrayLike, points: int = 200) -> tuple[Floats, Floats]:
-    """The ROC curve as (false positive rate, true positive rate), thinned to about ``points``, both ends
-    kept."""
+    """The ROC curve as (false positive rate, true positive rate), thinned to about ``points`` with both ends."""
     y, s = _pair(labels, scores)
     order = np.argsort(-s, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(s[order])), len(s) - 1)
     hits = np.cumsum(y[order])[ends]
     misses = 1 + ends - hits
     rates = [np.concatenate([[0.0], side / max(float(side[-1]), 1.0)]) for side in (misses, hits)]
-    kept = np.unique(np.linspace(0, len(rates[0]) - 1, min(points, len(rates[0]))).round().astype(int))
-    return rates[0][kept], rates[1][kept]
+    indices = np.unique(np.linspace(0, len(rates[0]) - 1, min(points, len(rates[0]))).round().astype(int))
+    return rates[0][indices], rates[1][indices]
 
 
 def plain(items: Sequence[Bin | Slice]) -> list[dict[str, object]]:
-    """Bins or slices as JSON."""
+    """Bins or slices as JSON objects."""
     return [asdict(item) for item in items]
 
 

@@ -1,4 +1,4 @@
-"""Judge a model's figures by the thresholds of its gate. Pure. Whatever was not measured does not pass."""
+"""Judge a model's figures by the thresholds of its gate. Pure. A metric that was not measured does not pass."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from rayplane.nouns.model import Check, Gate, GateReport, Threshold
 
 
 def judge(run_id: str, figures: Mapping[str, Any], gate: Gate) -> GateReport:
-    """The verdict on a run: one check for each metric of the gate; ``figures`` (metric -> number, and other
-    evidence) are kept.
+    """The verdict on a run, with one check for each metric of the gate.
 
-    A metric that is absent, null or not finite fails its check, and a gate that checks nothing passes nobody.
+    The report includes all ``figures`` (metric -> number, and other evidence). A metric that is absent, null or not
+    finite fails its check; a gate without checks passes no model.
     """
     checks = [_check(metric, threshold, figures.get(metric)) for metric, threshold in gate.metrics.items()]
     passed = bool(checks) and all(check.passed for check in checks)
@@ -21,7 +21,7 @@ def judge(run_id: str, figures: Mapping[str, Any], gate: Gate) -> GateReport:
 
 
 def explain(report: GateReport) -> str:
-    """One sentence: what passed, or each check that did not."""
+    """One sentence that lists the checks of a passed gate, or those that failed."""
     if report.passed:
         return f"Run {report.run_id} passed its gate: " + ", ".join(_said(check) for check in report.checks) + "."
     failed = [_said(check) for check in report.checks if not check.passed]

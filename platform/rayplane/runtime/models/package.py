@@ -1,4 +1,4 @@
-"""Log a model to MLflow with its card, and load one for scoring, whatever its flavor."""
+"""Log a model of any flavor to MLflow with its card, and load one for scoring."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Scores = npt.NDArray[np.float32]
 
 
 class Predictor(Protocol):
-    """A loaded model. Safe to call from several threads at once."""
+    """A loaded model. Several threads may call it at once."""
 
     def predict(self, matrix: Matrix) -> Scores:
         """One prediction for each row of a (rows, features) matrix."""
@@ -32,19 +32,21 @@ class Predictor(Protocol):
 
 
 class Flavor(Protocol):
-    """What the adapter of a model library does. A family of plug-ins: ``flavors``."""
+    """The adapter of a model library: a plug-in of the family ``flavors``."""
 
     name: str
     requirements: tuple[str, ...]
-    """Distributions, beside MLflow, that the model needs to be loaded."""
+    """Distributions, beside MLflow, that loading the model needs; ``a|b``: the first of these that is installed."""
 
     def save_model(self, path: str, mlflow_model: Model, **kwargs: Any) -> None:
-        """Write the model below ``path`` as an MLflow model; ``mlflow.pyfunc`` must load it and take the
-        features undisguised."""
+        """Write the model below ``path`` as an MLflow model that ``mlflow.pyfunc`` can load.
+
+        Its pyfunc takes the features as the card lists them, texts as texts.
+        """
         ...
 
     def load(self, path: str) -> Predictor:
-        """The model in a local folder that ``save_model`` wrote."""
+        """Load the model from a local folder that ``save_model`` wrote."""
         ...
 
 
@@ -58,24 +60,22 @@ class LoadedModel:
     predictor: Predictor
 
     def score(self, table: pa.Table) -> Scores:
-        """One prediction for each row of a table of features. Raises InvalidData naming the columns that it
-        lacks."""
+        """One prediction for each row of a table of features. Raises InvalidData naming the columns that it lacks."""
         return self.predictor.predict(self.encoding.matrix(table))
 
 
 def log(model: Any, card: ModelCard, example: pa.Table, *, run_id: str, name: str = "model") -> str:
-    """Log a trained model, its card, signature and input example to a run; returns its URI
-    (``models:/m-...``).
+    """Log a trained model, its card, signature and input example to a run; returns its URI (``models:/m-...``).
 
-    ``example`` holds some rows of the card's features, in which text features are texts. What was logged is
-    loaded again through MLflow's own pyfunc and must predict what the model does: raises Failed if it does
-    not, Unsupported for an unknown flavor.
+    ``example`` holds some rows of the card's features, text features as texts. The logged model is then loaded both as
+    serving does and through MLflow's pyfunc. Raises Failed if the two predict differently, Unsupported for an unknown
+    flavor.
     """
     flavor: Flavor = plugins.load("flavors", card.flavor)()
     rows = example.select(Encoding(card.features).names).to_pandas()
     info = Model.log(
         artifact_path=None,
-        model_id=_place(run_id, name),
+        model_id=_create_logged_model(run_id, name),
         flavor=flavor,
         run_id=run_id,
         metadata={METADATA_KEY: card.model_dump(mode="json")},
@@ -83,19 +83,18 @@ def log(model: Any, card: ModelCard, example: pa.Table, *, run_id: str, name: st
         signature=signature(card),
         input_example=rows,
         pip_requirements=_requirements(flavor),
-        # Proven below, with what really was stored.
+        # _verify does this below, with the stored files.
         validate_serving_input=False,
     )
     loaded = load(info.model_uri)
-    _prove(loaded, example, mlflow.pyfunc.load_model(info.model_uri).predict(rows))
+    _verify(loaded, example, mlflow.pyfunc.load_model(info.model_uri).predict(rows))
     return str(info.model_uri)
 
 
 def load(uri: str) -> LoadedModel:
-    """A model from MLflow (``models:/name/version``, ``models:/name@alias``, ``models:/m-...``) or from a
-    local folder.
+    """Load a model from MLflow (``models:/name/version``, ``models:/name@alias``, ``models:/m-...``) or a local folder.
 
-    Raises InvalidData for a model without a card.
+    Raises InvalidData for a model without a card, Unsupported for an unknown flavor.
     """
     path = mlflow.artifacts.download_artifacts(artifact_uri=uri)
     card = card_of(Model.load(path), uri)
@@ -104,7 +103,7 @@ def load(uri: str) -> LoadedModel:
 
 
 def card_of(model: Model, uri: str) -> ModelCard:
-    """The card in an MLflow model's metadata. Raises InvalidData if there is none or it can't be read."""
+    """The card in an MLflow model's metadata. Raises InvalidData if it is missing or can't be parsed."""
     recorded = (model.metadata or {}).get(METADATA_KEY)
     remedy = "Log the model with rayplane.runtime.models.log()."
     if recorded is None:
@@ -116,8 +115,7 @@ def card_of(model: Model, uri: str) -> ModelCard:
 
 
 def signature(card: ModelCard) -> ModelSignature:
-    """The MLflow signature of a card: its features, none of them required since any may be missing, and one
-    number out."""
+    """The MLflow signature of a card: all features as optional inputs, since any may be missing, and one number out."""
     inputs: list[ColSpec | TensorSpec] = [
         ColSpec(DataType.string if f.categories is not None else DataType.double, name=f.name, required=False)
         for f in card.features
@@ -125,26 +123,27 @@ def signature(card: ModelCard) -> ModelSignature:
     return ModelSignature(inputs=Schema(inputs), outputs=Schema([ColSpec(DataType.float, name=card.output)]))
 
 
-def _place(run_id: str, name: str) -> str:
-    """A new logged model in the run's own experiment: MLflow would take the process' current one."""
+def _create_logged_model(run_id: str, name: str) -> str:
+    """Create a logged model in the run's own experiment; MLflow would choose the process' current experiment."""
     client = MlflowClient()
     run = client.get_run(run_id)
-    made = client.create_logged_model(run.info.experiment_id, name=name, source_run_id=run_id, params=run.data.params)
-    return str(made.model_id)
+    model = client.create_logged_model(run.info.experiment_id, name=name, source_run_id=run_id, params=run.data.params)
+    return str(model.model_id)
 
 
-def _prove(loaded: LoadedModel, example: pa.Table, answered: Any) -> None:
+def _verify(loaded: LoadedModel, example: pa.Table, answered: Any) -> None:
     expected = loaded.score(example)
-    found = np.asarray(answered[loaded.card.output], dtype=np.float32)
-    if not np.array_equal(expected, found):
+    through_mlflow = np.asarray(answered[loaded.card.output], dtype=np.float32)
+    if not np.array_equal(expected, through_mlflow):
         raise Failed(
-            f"Model '{loaded.uri}' predicts {found[:3]} through MLflow, but {expected[:3]} as it would be served.",
+            f"Model '{loaded.uri}' predicts {through_mlflow[:3]} through MLflow, but {expected[:3]} as it would be "
+            "served.",
             remedy="Compare the flavor's two ways to load a model.",
         )
 
 
 def _requirements(flavor: Flavor) -> list[str]:
-    # Named here, not inferred: MLflow would load the model in another process to find them out.
+    # Listed, not inferred: to infer them, MLflow would load the model in another process.
     return [_pinned("mlflow"), *(_pinned(name) for name in flavor.requirements)]
 
 

@@ -1,4 +1,4 @@
-"""The evidence of a gate as one self-contained HTML page: verdict, ROC, calibration, slices."""
+"""Render a gate's evidence as one self-contained HTML page: verdict, ROC, calibration, slices."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def render(
     slices: Sequence[Slice],
     sliced_by: str,
 ) -> str:
-    """The page. ``curves``: name -> ROC curve as (false positive rate, true positive rate)."""
+    """Return the HTML. ``curves``: name -> ROC curve as (false positive rate, true positive rate)."""
     plots = {
         "Ranking (ROC)": _png(lambda axes: _draw_roc(axes, curves)),
         "Calibration": _png(lambda axes: _draw_reliability(axes, bins)),

@@ -1,4 +1,4 @@
-"""Register a run's model and point an alias at it, once, however often it is asked."""
+"""Register a run's model and point an alias at it, idempotently."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from rayplane.runtime import report
 
 
 def register(name: str, *, model_uri: str, run_id: str, alias: str | None = None) -> ModelVersion:
-    """Make a logged model of a run a version of the registered model ``name``, and point ``alias`` at it.
+    """Register a logged model of a run as a version of the model ``name``, and point ``alias`` at it.
 
-    The same model of the same run is registered once: asked again, its version is answered. Reports the
-    version to the platform. Raises Failed if MLflow could not make the version.
+    Registering the same model of the same run again returns its version. Reports the version to the platform. Raises
+    Failed if MLflow could not make the version.
     """
     client = MlflowClient()
     _ensure_model(client, name)
-    found = _known(client, name, model_uri, run_id) or _create(client, name, model_uri, run_id)
+    version = _registered(client, name, model_uri, run_id) or _create(client, name, model_uri, run_id)
     if alias is not None:
-        client.set_registered_model_alias(name, alias, found.version)
-    record = ModelVersion(name=name, version=str(found.version), run_id=run_id, aliases=[alias] if alias else [])
+        client.set_registered_model_alias(name, alias, version.version)
+    record = ModelVersion(name=name, version=str(version.version), run_id=run_id, aliases=[alias] if alias else [])
     report.emit("model.registered", record.model_dump(mode="json"))
     return record
 
@@ -36,7 +36,7 @@ def _ensure_model(client: MlflowClient, name: str) -> None:
             raise
 
 
-def _known(client: MlflowClient, name: str, model_uri: str, run_id: str) -> RegisteredVersion | None:
+def _registered(client: MlflowClient, name: str, model_uri: str, run_id: str) -> RegisteredVersion | None:
     versions = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
     same = [v for v in versions if v.source == model_uri and v.status == "READY"]
     return min(same, key=lambda v: int(v.version), default=None)
@@ -44,10 +44,10 @@ def _known(client: MlflowClient, name: str, model_uri: str, run_id: str) -> Regi
 
 def _create(client: MlflowClient, name: str, model_uri: str, run_id: str) -> RegisteredVersion:
     model_id = model_uri.removeprefix("models:/") if model_uri.startswith("models:/m-") else None
-    made = client.create_model_version(name, source=model_uri, run_id=run_id, model_id=model_id)
-    if made.status != "READY":
+    version = client.create_model_version(name, source=model_uri, run_id=run_id, model_id=model_id)
+    if version.status != "READY":
         raise Failed(
-            f"Version {made.version} of model '{name}' is {made.status}: {made.status_message}.",
+            f"Version {version.version} of model '{name}' is {version.status}: {version.status_message}.",
             remedy="Look at the model in MLflow, then run this again.",
         )
-    return made
+    return version

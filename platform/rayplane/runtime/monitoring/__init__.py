@@ -1,1 +1,1 @@
-"""Statistics of what is served."""
+"""Statistics of served predictions."""

@@ -24,19 +24,19 @@ from rayplane.runtime.serving.request import MAX_INSTANCES
 from rayplane.runtime.serving.scoring import Scorer
 
 MAX_BODY = 8 * 2**20
-"""Bytes of a request's body."""
+"""Bytes that a request's body may have."""
 
 _log = logging.getLogger(__name__)
 
 
 class AppArgs(Spec):
-    """The arguments of the application, as the platform writes them into Serve's configuration."""
+    """The application's arguments, as the service reconciler writes them into Serve's configuration."""
 
     model_uri: str
     """``models:/<name>/<version>``."""
     service: Name
     feature_service: str | None = None
-    """Overrides the one that the model records."""
+    """Overrides the feature service that the model's card records."""
     min_replicas: int = Field(default=1, ge=0)
     max_replicas: int = Field(default=1, ge=1)
     max_ongoing_requests: int = Field(default=100, ge=1)
@@ -46,7 +46,7 @@ class AppArgs(Spec):
 
 
 def build(args: dict[str, Any]) -> serve.Application:
-    """The application for ``AppArgs``; raises InvalidSpec naming what is wrong with them."""
+    """Build the application from ``AppArgs``; raises InvalidSpec naming each wrong argument."""
     wanted = parse_spec(AppArgs, args, "args")
     scaling: dict[str, Any] = {"num_replicas": wanted.min_replicas}
     if wanted.min_replicas != wanted.max_replicas:
@@ -54,7 +54,7 @@ def build(args: dict[str, Any]) -> serve.Application:
             "autoscaling_config": {
                 "min_replicas": wanted.min_replicas,
                 "max_replicas": wanted.max_replicas,
-                # A replica scores one request after the other: half of what it may queue is a reason for another one.
+                # A replica scores one request after the other: Serve adds one once half of its queue is in use.
                 "target_ongoing_requests": max(1, wanted.max_ongoing_requests // 2),
             }
         }
@@ -69,16 +69,16 @@ def build(args: dict[str, Any]) -> serve.Application:
 
 
 class ModelReplica:
-    """One replica: a model in memory, and a way to the online features."""
+    """One replica: a loaded model, and access to the online features."""
 
     def __init__(self, args: dict[str, Any]) -> None:
-        # Loaded in the replica alone: what builds the application needs neither MLflow nor Feast.
+        # Imported only in the replica: building the application needs neither MLflow nor Feast.
         from rayplane.runtime import models
 
         wanted = AppArgs.model_validate(args)
         model = models.load(wanted.model_uri)
         if wanted.feature_service or model.card.feature_service:
-            import_module("rayplane.runtime.features")  # Feast: now, not at the first request
+            import_module("rayplane.runtime.features")  # imports Feast now, not at the first request
         self._scorer = Scorer(
             model,
             service=wanted.service,
@@ -99,7 +99,7 @@ class ModelReplica:
         self._seconds.set_default_tags(dict(tags))
 
     async def __call__(self, request: Request) -> Response:
-        """POST predicts, GET shows the schema; every problem is an RFC 9457 document."""
+        """Answer a request: POST predicts, GET returns the schema; every problem is an RFC 9457 document."""
         try:
             if request.method in ("GET", "HEAD"):
                 return _json(self._scorer.describe())
@@ -112,7 +112,7 @@ class ModelReplica:
                 )
             body = await _body(request)
             started = time.perf_counter()
-            # Reading features waits for a database: not in the loop that answers everybody.
+            # In a thread, since reading features waits for a database and would block the replica's event loop.
             answer = await asyncio.to_thread(self._scorer.predict, body)
             self._seconds.observe(time.perf_counter() - started)
         except RayplaneError as exc:
@@ -150,7 +150,7 @@ def _not_allowed(method: str) -> dict[str, Any]:
 def _read_online(
     service: str, rows: Sequence[Mapping[str, Any]], instants: Sequence[datetime]
 ) -> Mapping[str, Sequence[Any]]:
-    """The features' online values; a replica whose model has none never imports Feast."""
+    """Read online features; imports Feast here, so that a replica whose model has none never does."""
     from rayplane.runtime import features
 
     return features.online(service, rows, instants)
@@ -163,10 +163,10 @@ def _json(
 
 
 def _keys(tags: dict[str, str], *others: str) -> Any:
-    return (*tags, *others)  # Ray declares a tuple of one
+    return (*tags, *others)  # Any, since Ray's annotation allows only a tuple of one
 
 
 def _counter(name: str, description: str, tags: dict[str, str], *others: str) -> metrics.Counter:
     counter = metrics.Counter(name, description=description, tag_keys=_keys(tags, *others))
-    counter.set_default_tags(dict(tags))  # Serve adds its own to what it is given
+    counter.set_default_tags(dict(tags))  # a copy, since Serve adds its own tags to it
     return counter

@@ -1,4 +1,4 @@
-"""Check the instances of a request by a model's schema, and compute what is derived from them. Pure."""
+"""Check the instances of a request against a model's schema, and compute the derived columns. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rayplane.runtime.models.card import ColumnType, Derived, RequestColumn, Req
 
 MAX_INSTANCES = 1000
 MAX_ERRORS = 20
-"""Errors that one answer lists."""
+"""Errors that one answer lists at most."""
 
 Row = dict[str, Any]
 
@@ -29,12 +29,11 @@ EXPECTED: Mapping[ColumnType, str] = {
 
 
 def parse(body: bytes, schema: RequestSchema, *, max_instances: int = MAX_INSTANCES) -> list[Row]:
-    """The checked instances of ``{"instances": [{column: value}]}``, instants as datetimes in UTC, defaults
-    filled in.
+    """Parse and check ``{"instances": [{column: value}]}``; returns rows with instants in UTC and defaults filled in.
 
-    Raises Malformed for what is no such JSON, TooLarge for more than ``max_instances``, InvalidData for
-    columns that are unknown, missing or of another type: its field ``errors`` lists each with instance,
-    column, problem and expected type.
+    Raises Malformed for a body that is not such JSON, TooLarge for more than ``max_instances``, InvalidData for columns
+    that are unknown, missing or of another type: its field ``errors`` lists each with instance, column, problem and
+    expected type.
     """
     instances = _instances(body)
     if len(instances) > max_instances:
@@ -45,7 +44,7 @@ def parse(body: bytes, schema: RequestSchema, *, max_instances: int = MAX_INSTAN
         )
     columns = {column.name: column for column in schema.columns}
     errors: list[dict[str, Any]] = []
-    rows = [_row(place, instance, columns, errors) for place, instance in enumerate(instances)]
+    rows = [_row(index, instance, columns, errors) for index, instance in enumerate(instances)]
     if errors:
         first = errors[0]
         more = f" and {len(errors) - 1} more" if len(errors) > 1 else ""
@@ -58,7 +57,7 @@ def parse(body: bytes, schema: RequestSchema, *, max_instances: int = MAX_INSTAN
 
 
 def complete(row: Row, schema: RequestSchema) -> Row:
-    """The row with what is derived from it added; what the client sent stays."""
+    """Add the derived columns to the row, except those that the client sent, and return it."""
     for derived in schema.derived:
         if row.get(derived.name) is None:
             row[derived.name] = _RULES[derived.rule](derived, [row.get(name) for name in derived.columns])
@@ -74,7 +73,7 @@ def instant_of(row: Row, schema: RequestSchema, now: datetime) -> datetime:
 
 
 def describe(schema: RequestSchema) -> list[dict[str, Any]]:
-    """The columns as a client is shown them."""
+    """The request's columns, described for clients."""
     return [
         {
             "name": column.name,
@@ -105,9 +104,9 @@ def _instances(body: bytes) -> list[Any]:
     return instances
 
 
-def _row(place: int, instance: Any, columns: Mapping[str, RequestColumn], errors: list[dict[str, Any]]) -> Row:
+def _row(index: int, instance: Any, columns: Mapping[str, RequestColumn], errors: list[dict[str, Any]]) -> Row:
     def wrong(column: str, problem: str, expected: str) -> None:
-        errors.append({"instance": place, "column": column, "problem": problem, "expected": expected})
+        errors.append({"instance": index, "column": column, "problem": problem, "expected": expected})
 
     if not isinstance(instance, dict):
         wrong("", f"the instance is {_kind(instance)}", "an object of columns and values")
@@ -153,7 +152,7 @@ def _integer(value: Any) -> int:
 def _number(value: Any) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise ValueError(_kind(value))
-    # Python reads NaN and Infinity, which JSON does not have, and whole numbers that no float holds.
+    # Python's JSON parser accepts NaN and Infinity, which JSON lacks, and integers that are too large for a float.
     try:
         number = float(value)
     except OverflowError:
@@ -178,7 +177,7 @@ def _instant(value: Any) -> datetime:
         raise ValueError(f"'{value}' is no instant") from exc
     if instant.tzinfo is None:
         raise ValueError(f"'{value}' has no zone")
-    # In the first and the last year, another zone or the lead may lead out of the calendar.
+    # In the calendar's first and last year, another zone or subtracting the lead may leave the calendar.
     if not datetime.min.year < instant.year < datetime.max.year:
         raise ValueError(f"'{value}' is beyond the calendar")
     return instant.astimezone(UTC)
@@ -194,7 +193,7 @@ _PARSERS: Mapping[ColumnType, Callable[[Any], Any]] = {
 
 
 def _kind(value: Any) -> str:
-    """What a JSON value is, for people."""
+    """The type of a JSON value, for error messages."""
     if value is None:
         return "null"
     if isinstance(value, bool):

@@ -1,5 +1,4 @@
-"""Answer a request with a loaded model: check, derive, read features, encode, score. Knows no HTTP and no
-Ray."""
+"""Answer a request with a loaded model: check, derive, read features, encode, score. Independent of HTTP and Ray."""
 
 from __future__ import annotations
 
@@ -16,13 +15,12 @@ if TYPE_CHECKING:
     from rayplane.runtime.models import LoadedModel
 
 ReadOnline = Callable[[str, Sequence[Mapping[str, Any]], Sequence[datetime]], Mapping[str, Sequence[Any]]]
-"""(feature service, rows, instants) -> feature -> one value for each row; None where there is none."""
+"""Function (feature service, rows, instants) -> {feature: one value for each row}; None for a missing value."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Predictions in the order of the instances, and how many of the features that went into them were
-    missing."""
+    """Predictions in the order of the instances, and the number of missing feature values in all of them."""
 
     predictions: list[float]
     missing: int
@@ -50,7 +48,7 @@ class Scorer:
         self._clock = clock
 
     def describe(self) -> dict[str, Any]:
-        """The schema that a client is shown."""
+        """The schema for clients."""
         card = self.model.card
         return {
             "service": self._service,
@@ -63,10 +61,10 @@ class Scorer:
         }
 
     def predict(self, body: bytes) -> Answer:
-        """The predictions for a request's body.
+        """Predict the instances of a request's body.
 
-        Raises Malformed, TooLarge and InvalidData as ``request.parse`` does, Unavailable when features can't
-        be read.
+        Raises Malformed, TooLarge and InvalidData as ``request.parse`` does; Unavailable if features can't be read, or
+        if the feature service lacks one that the model needs; Failed if it returns too few or too many values.
         """
         schema = self.model.card.request
         rows = [complete(row, schema) for row in parse(body, schema, max_instances=self._max_instances)]
@@ -88,14 +86,14 @@ class Scorer:
     def _features(self, rows: Sequence[Mapping[str, Any]], at: Sequence[datetime]) -> Mapping[str, Sequence[Any]]:
         assert self._feature_service is not None
         try:
-            found = self._read_online(self._feature_service, rows, at)
-        # Whatever the online store's driver raises: to the client it is one thing, and worth another try.
+            features = self._read_online(self._feature_service, rows, at)
+        # The client can do the same about any error of the online store's driver: retry.
         except Exception as exc:
             raise Unavailable(
                 f"The features of '{self._feature_service}' can't be read: {exc}",
                 remedy="Try again soon; see that the features are applied and materialized.",
             ) from exc
-        wrong = [name for name, values in found.items() if len(values) != len(rows)]
+        wrong = [name for name, values in features.items() if len(values) != len(rows)]
         if wrong:
-            raise Failed(f"Feature '{wrong[0]}' has {len(found[wrong[0]])} values for {len(rows)} rows.")
-        return found
+            raise Failed(f"Feature '{wrong[0]}' has {len(features[wrong[0]])} values for {len(rows)} rows.")
+        return features

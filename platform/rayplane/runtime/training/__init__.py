@@ -1,1 +1,1 @@
-"""Tracking of Ray Train without code."""
+"""Track Ray Train in MLflow without changes to the training script."""

@@ -1,9 +1,8 @@
 """Track stock Ray Train (v2) in the MLflow run that the platform allocated. Injected by RAY_TRAIN_CALLBACKS.
 
-Runs in Ray Train's controller. The hooks only put what they see into a queue; a thread writes to MLflow. So
-MLflow's absence neither stops nor slows training: what can't be written is tried again, and at the end of
-training what is still left is a warning in the log, a value ``tracking`` of the job, and a tag of the run as
-soon as MLflow takes it.
+Runs in Ray Train's controller. The hooks only queue their arguments; a thread writes to MLflow, so an MLflow that is
+down neither stops nor slows training. The thread retries failed writes. For what is still unwritten when training ends,
+it logs a warning, records the job's value ``tracking``, and tags the run if MLflow accepts the tag.
 """
 
 from __future__ import annotations
@@ -31,9 +30,9 @@ if TYPE_CHECKING:
     from ray.train.v2._internal.execution.worker_group import WorkerGroup
 
 FINISH_PATIENCE = 60.0
-"""Seconds that the end of training waits for what is not written yet."""
+"""Seconds that the end of training waits for unwritten metrics."""
 ABORT_PATIENCE = 5.0
-"""The same when training is aborted."""
+"""Seconds that an aborted training waits for them."""
 
 CHECKPOINT_TAG = "rayplane.checkpoint"
 CHECKPOINT_STEP_TAG = "rayplane.checkpoint.step"
@@ -41,35 +40,34 @@ LOST_TAG = "rayplane.tracking.lost"
 FITS_TAG = "rayplane.train.fits"
 
 _BATCH = 1000
-"""Metrics that MLflow takes in one call."""
+"""Metrics that MLflow accepts in one call."""
 _PARAMS = 100
-"""Parameters that MLflow takes in one call."""
+"""Parameters that MLflow accepts in one call."""
 
 _log = logging.getLogger(__name__)
 
 
 class MlflowTrainCallback(ControllerCallback, ReportCallback, WorkerGroupCallback):
-    """Logs parameters, metrics by step and tags of one ``trainer.fit()``. In a job with no run it does
-    nothing."""
+    """Log parameters, metrics by step and tags of one ``trainer.fit()``; do nothing in a job without a run."""
 
     def __init__(self) -> None:
-        # Made in the driver and sent to the controller: holds nothing but the wish until the controller starts.
+        # Ray makes this object in the driver and pickles it to the controller, so it has no thread until that starts.
         self._writer: _Writer | None = None
 
     def after_controller_start(self, train_run_context: TrainRunContext) -> None:
-        """Begin to write, if this job has a run."""
+        """Start to write, if this job has a run."""
         if not os.environ.get(RUN_ID) and not os.environ.get("RAYPLANE_SUBMISSION_ID"):
             return
         self._writer = _Writer(_described(train_run_context))
         self._writer.start()
 
     def after_worker_group_start(self, worker_group: WorkerGroup) -> None:
-        """Workers start, for the first time or after a failure or a resize."""
+        """Record that the workers start, for the first time or after a failure or a resize."""
         if self._writer is not None:
             self._writer.put(_Workers(count=len(worker_group)))
 
     def after_report(self, training_report: _TrainingReport, metrics: list[dict[str, Any]]) -> None:
-        """All workers reported: rank 0's metrics count."""
+        """Record a report of all workers: rank 0's metrics count."""
         if self._writer is not None and metrics:
             checkpoint = training_report.checkpoint
             self._writer.put(
@@ -81,24 +79,23 @@ class MlflowTrainCallback(ControllerCallback, ReportCallback, WorkerGroupCallbac
             )
 
     async def before_controller_shutdown(self) -> None:
-        """Training has ended, well or badly; its status is for the platform to tell."""
+        """Finish writing after training ended, well or badly; the platform sets the run's status."""
         if self._writer is not None:
             await asyncio.to_thread(self._writer.finish, FINISH_PATIENCE)
 
     def before_controller_abort(self) -> None:
-        """The user interrupts training."""
+        """Finish writing after the user interrupted training."""
         if self._writer is not None:
             self._writer.finish(ABORT_PATIENCE)
 
 
 @dataclass(frozen=True)
 class _Description:
-    """What is known of a training run before it starts."""
+    """Facts about a training run that are known before it starts."""
 
     params: dict[str, str]
     storage: str
-    """Path below which this training's checkpoints lie: another attempt with the same one resumes from them.
-    """
+    """Folder of this training's checkpoints: another attempt with the same folder resumes from them."""
     tags: dict[str, str]
 
 
@@ -112,13 +109,12 @@ class _Report:
     metrics: dict[str, Any]
     checkpoint: str | None
     milliseconds: int
-    """When it came: the same at every try, so that MLflow keeps one row of a metric that it was sent twice.
-    """
+    """Time of the report, the same at every retry, so that MLflow stores a metric once even if it receives it twice."""
 
 
 @dataclass
 class _Pending:
-    """What is to be written next."""
+    """Metrics, tags and parameters to be written next."""
 
     metrics: list[tuple[str, float, int, int]] = field(default_factory=list)
     """(name, value, milliseconds since 1970, step)"""
@@ -130,7 +126,7 @@ class _Pending:
 
 
 class _Writer:
-    """The thread that writes to MLflow, in order, trying again with back-off while MLflow is away."""
+    """A thread that writes to MLflow in order, with retries and back-off while MLflow is down."""
 
     def __init__(self, description: _Description) -> None:
         self._description = description
@@ -152,7 +148,7 @@ class _Writer:
         self._queue.put(item)
 
     def finish(self, patience: float) -> None:
-        """Write what is left, for at most ``patience`` seconds, and say what could not be."""
+        """Write what is left, for at most ``patience`` seconds, and report what could not be written."""
         if self._deadline is not None:
             return
         self._deadline = time.monotonic() + patience
@@ -162,7 +158,7 @@ class _Writer:
         if self._thread.is_alive():
             self._reason = self._reason or "MLflow does not answer"
         if self._pending or self._thread.is_alive():
-            self._surface()
+            self._report_loss()
 
     def _work(self) -> None:
         if not self._until_done("find its run", self._find_run) or self._run is None:
@@ -176,7 +172,7 @@ class _Writer:
                 return
 
     def _take(self) -> bool:
-        """Move what is queued to what is pending, waiting for something; False once training has ended."""
+        """Wait for an item, then move all queued ones to the pending ones; False once training has ended."""
         item = self._queue.get()
         while True:
             if item is None:
@@ -203,7 +199,7 @@ class _Writer:
         self._run = run_id()
 
     def _attach(self) -> None:
-        """Look at what earlier attempts logged."""
+        """Read what earlier attempts logged to the run, and continue after it."""
         from mlflow import MlflowClient
 
         assert self._run is not None
@@ -220,7 +216,7 @@ class _Writer:
             _log.warning("parameters of run %s stay as they were first logged: %s", self._run, ", ".join(changed))
         self._pending.tags = {**self._description.tags, FITS_TAG: fits.model_dump_json()}
         if self._submission:
-            _behind(lambda: _report_start(self._run))
+            _in_background(lambda: _report_start(self._run))
 
     def _write(self) -> None:
         from mlflow.entities import Metric, Param, RunTag
@@ -239,14 +235,13 @@ class _Writer:
             del self._pending.metrics[: len(batch)]
 
     def _until_done(self, aim: str, act: Callable[[], None]) -> bool:
-        """Act, again and again with back-off while it fails; False once the time after training's end is
-        over."""
+        """Repeat ``act`` with back-off until it succeeds; False if the deadline after training's end is over before."""
         pause = 0.5
         while True:
             try:
                 act()
                 return True
-            # Whatever goes wrong with tracking must not become the training's failure.
+            # No error of tracking may fail the training.
             except Exception as exc:  # noqa: BLE001
                 self._reason = f"{type(exc).__name__}: {exc}"
                 _log.warning("training could not %s in MLflow, tried again: %s", aim, self._reason)
@@ -256,13 +251,13 @@ class _Writer:
                 time.sleep(min(pause, 1.0))
             pause = min(pause * 2, 15.0)
 
-    def _surface(self) -> None:
+    def _report_loss(self) -> None:
         left = len(self._pending.metrics) + self._queue.qsize()
         _log.warning("%d metrics or reports of training are not in MLflow: %s", left, self._reason)
-        # Both may be down: the end of training waits for neither for long.
-        _behind(lambda: self._tell(left)).join(ABORT_PATIENCE)
+        # The gateway and MLflow may both be down: the end of training waits for neither for long.
+        _in_background(lambda: self._record_loss(left)).join(ABORT_PATIENCE)
 
-    def _tell(self, left: int) -> None:
+    def _record_loss(self, left: int) -> None:
         if self._submission:
             report.output("tracking", {"lost": left, "reason": self._reason})
         if self._client is not None and self._run is not None:
@@ -273,13 +268,13 @@ def _report_start(run: str | None) -> None:
     report.emit("run.started", {"run_id": run, "attempt": context.current().attempt})
 
 
-def _behind(act: Callable[[], object]) -> threading.Thread:
-    """Do something in a thread of its own that ends with the process; a failure is a warning."""
+def _in_background(act: Callable[[], object]) -> threading.Thread:
+    """Call ``act`` in a daemon thread; a failure is a warning."""
 
     def guarded() -> None:
         try:
             act()
-        # As above: telling of tracking must not become the training's failure either.
+        # As above: no error of reporting may fail the training either.
         except Exception as exc:  # noqa: BLE001
             _log.warning("the platform could not be told of the tracking: %s: %s", type(exc).__name__, exc)
 

@@ -1,4 +1,4 @@
-"""What a Ray Train run becomes in MLflow: parameters, steps and metrics. Pure."""
+"""Translate a Ray Train run into MLflow's parameters, steps and metrics. Pure."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pydantic import Field
 from rayplane.nouns.base import Record
 
 STEP = "step"
-"""A reported metric of this name says the report's step itself."""
+"""Metric by which a report states its own step."""
 
 MAX_VALUE = 6000
-"""Characters of a parameter's value that MLflow takes."""
+"""Characters that MLflow accepts as a parameter's value."""
 
 _KEY = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-. /:")
 
@@ -25,71 +25,74 @@ def parameters(train_loop_config: Mapping[str, Any] | None, scaling: Mapping[str
 
 
 def metrics(reported: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of one report, flattened with dots; what is no number is left out, and so is ``step``."""
+    """The numbers of one report, flattened with dots; other values and ``step`` are left out."""
     return {key_of(key): float(value) for key, value in _flatten(reported).items() if key != STEP and _is_number(value)}
 
 
 def key_of(key: str) -> str:
-    """A name that MLflow takes: other characters become underscores."""
+    """A name that MLflow accepts: other characters become underscores, and it is cut at 250 characters."""
     return "".join(c if c in _KEY else "_" for c in key)[:250]
 
 
 class Steps:
-    """Numbers the reports of a training and knows which were logged before.
+    """Number the reports of a training, and tell which metrics were logged before.
 
-    A report's step is its own ``step``, else its place in the training. Ray starts the workers anew after a
-    failure: training goes on from the last checkpoint, so the place does too, and the steps from there on
-    that were logged already come a second time.
+    A report's step is its own ``step``, else its index in the training. After a failure Ray restarts the workers, and
+    training continues from the last checkpoint. So does the index, and steps after the checkpoint that were logged
+    already are reported a second time.
     """
 
     def __init__(self, offset: int = 0, logged: Mapping[str, int] | None = None, checkpoint: int | None = None) -> None:
-        """``offset`` is added to every step; ``logged``: metric -> its last logged step; ``checkpoint``: the
-        step of the checkpoint that this training resumes from."""
+        """Begin to number reports.
+
+        ``offset`` is added to every step; ``logged``: metric -> its last logged step; ``checkpoint``: the step of the
+        checkpoint that this training resumes from.
+        """
         self._offset = offset
         self._logged = dict(logged or {})
         self._checkpoint = -1 if checkpoint is None else checkpoint - offset
-        self._place = self._checkpoint
+        self._index = self._checkpoint
 
     def restart(self) -> None:
-        """The workers start anew from the last checkpoint."""
-        self._place = self._checkpoint
+        """Continue from the last checkpoint, as the restarted workers do."""
+        self._index = self._checkpoint
 
     def take(self, reported: Mapping[str, Any], *, checkpoint: bool) -> tuple[int, dict[str, float]]:
-        """The step of the next report, and those of its metrics that were not logged at that step or after
-        it."""
+        """Number the next report; returns its step, and those of its metrics not logged at that step or a later one."""
         own = reported.get(STEP)
-        self._place = int(float(own)) if own is not None and _is_number(own) else self._place + 1
+        self._index = int(float(own)) if own is not None and _is_number(own) else self._index + 1
         if checkpoint:
-            self._checkpoint = self._place
-        step = self._place + self._offset
+            self._checkpoint = self._index
+        step = self._index + self._offset
         fresh = {k: v for k, v in metrics(reported).items() if step > self._logged.get(k, -1)}
         self._logged.update(dict.fromkeys(fresh, step))
         return step, fresh
 
 
 class Fits(Record):
-    """Which trainings (``trainer.fit()``) of a script wrote to its run, so that their steps follow each
-    other.
+    """The trainings (``trainer.fit()``) of a script that log to one run, and the first step of each.
 
-    Kept as a tag of the run. A second attempt of the job runs the same script: its trainings have the places
-    of the first's.
+    Stored as a tag of the run. With it, the steps of a later training follow those of the earlier one. A second attempt
+    of the job runs the same script: its trainings have the same indices as those of the first attempt.
     """
 
     submission: str = ""
-    """The attempt that wrote last."""
+    """Ray's submission id of the attempt that wrote last."""
     current: int = -1
-    """The place of its training in the script."""
+    """Index, in the script, of that attempt's current training."""
     offsets: list[int] = Field(default_factory=list)
-    """The first step of each."""
+    """First step of each training."""
 
     def begin(self, submission: str, logged: Mapping[str, int]) -> Fits:
-        """The next training of an attempt (``submission`` is empty where attempts are unknown: each is then
-        the first)."""
-        place = self.current + 1 if submission and submission == self.submission else 0
+        """Return the record as the next training of an attempt begins; ``logged``: metric -> its last logged step.
+
+        With an empty ``submission`` attempts are unknown: each training counts as the first.
+        """
+        index = self.current + 1 if submission and submission == self.submission else 0
         offsets = list(self.offsets)
-        if place >= len(offsets):
-            offsets.append(max(logged.values(), default=-1) + 1 if place else 0)
-        return Fits(submission=submission, current=place, offsets=offsets)
+        if index >= len(offsets):
+            offsets.append(max(logged.values(), default=-1) + 1 if index else 0)
+        return Fits(submission=submission, current=index, offsets=offsets)
 
     @property
     def offset(self) -> int:

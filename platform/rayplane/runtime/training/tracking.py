@@ -1,4 +1,4 @@
-"""Log to the run that the platform allocated for this job, from the driver; the platform ends it."""
+"""Log from the driver to the MLflow run that the platform allocated for this job, and later ends."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ RUN_ID = "MLFLOW_RUN_ID"
 
 
 def run_id() -> str | None:
-    """The run that was allocated for this job; None in a job that is not tracked, or outside the platform."""
-    found = os.environ.get(RUN_ID)
-    if found or not os.environ.get("RAYPLANE_SUBMISSION_ID"):
-        return found or None
+    """Id of the run that the platform allocated for this job; None in an untracked job, or outside the platform."""
+    allocated = os.environ.get(RUN_ID)
+    if allocated or not os.environ.get("RAYPLANE_SUBMISSION_ID"):
+        return allocated or None
     return context.current().run_id
 
 
 @contextmanager
 def attach(run: str | None = None) -> Iterator[Run]:
-    """Make the allocated run (or ``run``) MLflow's active one for a block, and leave it running.
+    """Make the allocated run (or ``run``) MLflow's active run for a block, and leave it running after the block.
 
-    Only for the run of the job under way: one that has ended would be opened again. Raises InvalidInput in an
-    untracked job.
+    Use it only for the run of a running job: it would reopen a run that has ended. Raises InvalidInput in an untracked
+    job.
     """
     chosen = run or run_id()
     if chosen is None:
@@ -41,7 +41,7 @@ def attach(run: str | None = None) -> Iterator[Run]:
     try:
         yield active
     finally:
-        # Ends the block alone: the job's outcome decides the run's status, and the platform writes it.
+        # Ends the block, not the run: the platform sets the run's final status from the job's outcome.
         mlflow.end_run("RUNNING")
         if before is not None:
             os.environ[RUN_ID] = before  # MLflow removes it when a block ends

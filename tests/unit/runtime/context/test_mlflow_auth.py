@@ -1,4 +1,4 @@
-"""MLflow's own client, told by the environment alone, asks as the team's user in the team's workspace."""
+"""MLflow's own client, configured only by the environment, authenticates as the team's user in its workspace."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Headers = list[dict[str, str]]
 
 @pytest.fixture
 def headers(monkeypatch: pytest.MonkeyPatch, credentials: Path) -> Iterator[Headers]:
-    """The headers of every request at a tracking server that answers any search for experiments with none."""
-    seen: Headers = []
+    """Run a fake tracking server without experiments; yields the headers of the POST requests that it receives."""
+    received: Headers = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
-            seen.append(dict(self.headers))
+            received.append(dict(self.headers))
             self._answer(b"{}")
 
         def do_GET(self) -> None:  # MLflow asks first whether the server has workspaces
@@ -49,7 +49,7 @@ def headers(monkeypatch: pytest.MonkeyPatch, credentials: Path) -> Iterator[Head
     monkeypatch.setenv("MLFLOW_WORKSPACE", "growth")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("RAYPLANE_MLFLOW_CREDENTIALS", str(credentials))
-    yield seen
+    yield received
     server.shutdown()
     server.server_close()
 
@@ -71,8 +71,8 @@ def _identity(headers: dict[str, str]) -> str:
 
 
 def test_mlflow_finds_the_provider_by_its_name() -> None:
-    [found] = [e for e in entry_points(group="mlflow.request_auth_provider") if e.name == "rayplane"]
-    assert found.load() is TeamIdentity
+    [entry] = [e for e in entry_points(group="mlflow.request_auth_provider") if e.name == "rayplane"]
+    assert entry.load() is TeamIdentity
     assert TeamIdentity().get_name() == "rayplane"
 
 
@@ -91,7 +91,7 @@ def test_the_client_sends_identity_and_workspace_and_notices_a_new_password(
     ("content", "mode", "says"),
     [("a\nb\n", 0o644, "chmod 600"), ("a\n", 0o600, "two lines"), (None, 0o600, "can't be read")],
 )
-def test_a_bad_credentials_file_is_said_to_be_one(
+def test_a_bad_credentials_file_is_an_error_and_no_request_is_sent(
     headers: Headers, credentials: Path, content: str | None, mode: int, says: str
 ) -> None:
     if content is None:

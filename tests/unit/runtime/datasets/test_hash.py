@@ -1,4 +1,4 @@
-"""The content hash: of rows and types alone. Every way in which tables may differ by layout only, and by content."""
+"""The content hash depends on rows and types only: tables that differ only in layout, and tables that do not."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _same_cell(left: Any, right: Any) -> bool:
 
 @settings(max_examples=150, deadline=None)
 @given(tables(), st.randoms(use_true_random=False))
-def test_neither_the_order_of_rows_nor_of_columns_matters(table: pa.Table, random: Any) -> None:
+def test_the_order_of_rows_and_columns_does_not_change_the_hash(table: pa.Table, random: Any) -> None:
     rows, names = list(range(table.num_rows)), table.column_names
     random.shuffle(rows)
     random.shuffle(names)
@@ -56,7 +56,7 @@ def test_neither_the_order_of_rows_nor_of_columns_matters(table: pa.Table, rando
 
 @settings(max_examples=150, deadline=None)
 @given(tables(min_rows=1), st.integers(1, 7))
-def test_neither_chunks_nor_slices_matter(table: pa.Table, cut: int) -> None:
+def test_chunks_and_slices_do_not_change_the_hash(table: pa.Table, cut: int) -> None:
     chunked = pa.concat_tables([table.slice(0, cut), table.slice(cut, 0), table.slice(cut)])
     padded = pa.concat_tables([table, table]).combine_chunks().slice(table.num_rows)
     assert content_hash(chunked) == content_hash(table) == content_hash(padded)
@@ -64,25 +64,25 @@ def test_neither_chunks_nor_slices_matter(table: pa.Table, cut: int) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(tables(min_rows=1), st.data())
-def test_a_change_of_any_one_cell_changes_it(table: pa.Table, data: st.DataObject) -> None:
+def test_a_change_of_any_one_cell_changes_the_hash(table: pa.Table, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(table.column_names))
     row = data.draw(st.integers(0, table.num_rows - 1))
     cells = table[name].to_pylist()
     new = data.draw(st.none() | CELLS[table.schema.field(name).type])
     same = _same_cell(cells[row], pa.scalar(new, table.schema.field(name).type).as_py())
     cells[row] = new
-    place = table.column_names.index(name)
-    changed = table.set_column(place, name, pa.array(cells, type=table.schema.field(name).type))
+    index = table.column_names.index(name)
+    changed = table.set_column(index, name, pa.array(cells, type=table.schema.field(name).type))
     assert (content_hash(changed) == content_hash(table)) == same
 
 
 @settings(max_examples=100, deadline=None)
 @given(tables(min_rows=1))
-def test_duplicates_count(table: pa.Table) -> None:
+def test_a_duplicate_row_changes_the_hash(table: pa.Table) -> None:
     assert content_hash(pa.concat_tables([table, table.slice(0, 1)])) != content_hash(table)
 
 
-def test_null_the_empty_string_and_zero_differ() -> None:
+def test_null_the_empty_string_and_zero_have_different_hashes() -> None:
     hashes = {
         content_hash(pa.table({"a": pa.array([cell], type=type_)}))
         for type_, cell in [
@@ -96,17 +96,17 @@ def test_null_the_empty_string_and_zero_differ() -> None:
     assert len(hashes) == 5
 
 
-def test_where_one_string_ends_and_the_next_begins_matters() -> None:
+def test_the_boundary_between_two_strings_changes_the_hash() -> None:
     assert content_hash(pa.table({"a": ["ab", "c"]})) != content_hash(pa.table({"a": ["a", "bc"]}))
 
 
-def test_which_cells_stand_in_one_row_matters() -> None:
+def test_the_pairing_of_cells_in_rows_changes_the_hash() -> None:
     left = pa.table({"a": [1, 2], "b": [1, 2]})
     right = pa.table({"a": [1, 2], "b": [2, 1]})
     assert content_hash(left) != content_hash(right)
 
 
-def test_types_and_names_are_content() -> None:
+def test_types_and_column_names_change_the_hash() -> None:
     table = pa.table({"a": pa.array([1, 2], pa.int64())})
     assert content_hash(table.cast(pa.schema([("a", pa.int32())]))) != content_hash(table)
     assert content_hash(table.rename_columns(["b"])) != content_hash(table)
@@ -114,7 +114,7 @@ def test_types_and_names_are_content() -> None:
     assert content_hash(zoneless) != content_hash(pa.table({"a": pa.array([1], pa.timestamp("us", tz="UTC"))}))
 
 
-def test_metadata_dictionaries_and_string_widths_are_layout() -> None:
+def test_metadata_dictionaries_and_string_widths_do_not_change_the_hash() -> None:
     table = pa.table({"a": ["x", None, "y", "x"]})
     for other in (
         table.set_column(0, "a", table["a"].dictionary_encode()),
@@ -125,20 +125,20 @@ def test_metadata_dictionaries_and_string_widths_are_layout() -> None:
         assert content_hash(other) == content_hash(table)
 
 
-def test_the_unit_and_zone_in_which_an_instant_is_written_are_layout() -> None:
+def test_the_unit_and_zone_of_an_instant_do_not_change_the_hash() -> None:
     instants = pa.array([0, None, 1_385_000_000], pa.timestamp("s", tz="UTC"))
     table = pa.table({"at": instants})
     for unit, zone in (("ms", "UTC"), ("us", "UTC"), ("ns", "UTC"), ("us", "America/New_York")):
         assert content_hash(pa.table({"at": instants.cast(pa.timestamp(unit, tz=zone))})) == content_hash(table)
 
 
-def test_instants_finer_than_a_microsecond_are_refused_not_rounded() -> None:
+def test_instants_finer_than_a_microsecond_are_refused_rather_than_rounded() -> None:
     with pytest.raises(InvalidData, match=r"'at'.*microseconds"):
         content_hash(pa.table({"at": pa.array([1], pa.timestamp("ns", tz="UTC"))}))
 
 
 @pytest.mark.parametrize("type_", [pa.float64(), pa.float32(), pa.float16()])
-def test_signed_zeros_are_one_and_so_are_all_nans(type_: pa.DataType) -> None:
+def test_both_signed_zeros_have_one_hash_and_so_have_all_nans(type_: pa.DataType) -> None:
     width = type_.byte_width
     positive, negative = (np.frombuffer(bytes(width - 2) + pair, np.uint8) for pair in (b"\xff\x7f", b"\xff\xff"))
     nans = [pa.Array.from_buffers(type_, 1, [None, pa.py_buffer(raw.tobytes())]) for raw in (positive, negative)]
@@ -148,7 +148,7 @@ def test_signed_zeros_are_one_and_so_are_all_nans(type_: pa.DataType) -> None:
     assert len({content_hash(pa.table({"a": zero})) for zero in zeros}) == 1
 
 
-def test_what_lies_under_a_null_is_not_content() -> None:
+def test_the_bytes_under_a_null_do_not_change_the_hash() -> None:
     valid = pa.py_buffer(bytes([0b01]))
     left, right = (
         pa.Array.from_buffers(pa.int64(), 2, [valid, pa.py_buffer(np.array([1, hidden], np.int64).tobytes())])
@@ -160,32 +160,33 @@ def test_what_lies_under_a_null_is_not_content() -> None:
 @pytest.mark.parametrize(
     "column", [pa.array([[1], [2]]), pa.array([{"a": 1}]), pa.array([[("a", 1)]], pa.map_(pa.string(), pa.int64()))]
 )
-def test_nested_columns_are_refused_by_name_with_a_remedy(column: pa.Array) -> None:
+def test_nested_columns_are_refused_naming_the_column_and_a_remedy(column: pa.Array) -> None:
     with pytest.raises(InvalidData, match=r"'nested'.*Spread it"):
         content_hash(pa.table({"nested": column}))
 
 
-def test_a_name_that_occurs_twice_is_refused() -> None:
+def test_a_duplicate_column_name_is_refused() -> None:
     with pytest.raises(InvalidData, match="'a' occurs more than once"):
         content_hash(pa.table([pa.array([1]), pa.array([2])], names=["a", "a"]))
 
 
-def test_empty_tables_have_hashes_by_their_schema() -> None:
+def test_the_hash_of_an_empty_table_depends_on_its_schema() -> None:
     assert content_hash(pa.table({"a": pa.array([], pa.int64())})) != content_hash(
         pa.table({"a": pa.array([], pa.string())})
     )
     assert content_hash(pa.table({})) == content_hash(pa.table({}))
 
 
-def test_the_canonical_table_keeps_rows_and_columns_in_their_places() -> None:
+def test_the_canonical_table_keeps_the_order_of_rows_and_columns() -> None:
     table = pa.table({"b": ["y", "x"], "a": [Decimal("1.50"), None]})
     assert canonical(table).to_pydict() == table.to_pydict()
     assert canonical(table).column_names == ["b", "a"]
 
 
-def test_the_rules_have_not_changed() -> None:
-    """A new hash here makes every dataset version and every cached step new: raise hash.VERSION and say so in the
-    changelog.
+def test_the_hash_of_a_fixed_table_has_not_changed() -> None:
+    """Guard the rules: another hash changes every dataset version and cached step.
+
+    If it must change, raise hash.VERSION and say so in the changelog.
     """
     table = pa.table(
         {

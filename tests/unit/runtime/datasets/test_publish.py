@@ -1,4 +1,4 @@
-"""Publishing: immutable versions, shown whole or not at all, reported with their lineage."""
+"""Publishing: versions are immutable, visible whole or not at all, and reported with their lineage."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def folder(job: RunContext, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def versions(gateway: Any) -> list[DatasetVersion]:
-    """What the gateway lists of dataset 'd', newest first."""
+    """The versions of dataset 'd' that the gateway lists, newest first; a test fills the list."""
     listed: list[DatasetVersion] = []
     gateway.routes["GET", "/v1/teams/growth/datasets/d/versions"] = lambda body: (
         200,
@@ -39,7 +39,7 @@ def versions(gateway: Any) -> list[DatasetVersion]:
     return listed
 
 
-def test_a_version_holds_the_rows_their_schema_and_what_made_them(job: RunContext, folder: Path, gateway: Any) -> None:
+def test_a_version_records_rows_schema_statistics_job_and_inputs(job: RunContext, folder: Path, gateway: Any) -> None:
     source = datasets.publish("source", TABLE)
     job.inputs["source"] = source.version
     made = datasets.publish("d", TABLE, inputs=["source"])
@@ -62,7 +62,7 @@ def test_a_version_holds_the_rows_their_schema_and_what_made_them(job: RunContex
     assert published == [source, made]
 
 
-def test_rows_come_back_in_their_order_with_instants_in_microseconds(job: RunContext, folder: Path) -> None:
+def test_rows_are_read_back_in_order_with_instants_in_microseconds(job: RunContext, folder: Path) -> None:
     job.inputs["d"] = datasets.publish("d", TABLE).version
     back = datasets.read("d")
     assert back.to_pydict() == TABLE.to_pydict()
@@ -74,7 +74,7 @@ def test_rows_come_back_in_their_order_with_instants_in_microseconds(job: RunCon
         assert connection.execute("SELECT sum(n) FROM read_parquet(?)", [datasets.path("d")]).fetchall() == [(6,)]
 
 
-def test_the_same_rows_again_are_the_same_version_and_nothing_is_rewritten(folder: Path, gateway: Any) -> None:
+def test_publishing_the_same_rows_again_is_the_same_version_and_rewrites_nothing(folder: Path, gateway: Any) -> None:
     first = datasets.publish("d", TABLE)
     before = {p: p.stat().st_mtime_ns for p in (folder / "d" / first.version).iterdir()}
     again = datasets.publish("d", TABLE.take(pa.array([2, 0, 1])))
@@ -84,7 +84,7 @@ def test_the_same_rows_again_are_the_same_version_and_nothing_is_rewritten(folde
     assert len(gateway.events()) == 2, "it is reported again: the first report may never have arrived"
 
 
-def test_other_rows_are_another_version_beside_the_first(folder: Path) -> None:
+def test_publishing_other_rows_adds_a_version_beside_the_first(folder: Path) -> None:
     first, second = datasets.publish("d", TABLE), datasets.publish("d", TABLE.slice(1))
     assert sorted(p.name for p in (folder / "d").iterdir()) == sorted([first.version, second.version])
 
@@ -101,7 +101,7 @@ def test_large_tables_are_split_and_read_back_whole(
         assert connection.execute("SELECT count(*) FROM read_parquet(?)", [datasets.path("d")]).fetchall() == [(3,)]
 
 
-def test_no_rows_are_refused_unless_they_are_expected(job: RunContext, folder: Path) -> None:
+def test_an_empty_dataset_is_refused_unless_allow_empty_is_set(job: RunContext, folder: Path) -> None:
     with pytest.raises(InvalidData, match=r"no rows.*allow_empty"):
         datasets.publish("d", TABLE.slice(0, 0))
     assert not folder.exists()
@@ -120,7 +120,7 @@ def test_no_rows_are_refused_unless_they_are_expected(job: RunContext, folder: P
         ("../d", TABLE, InvalidInput),
     ],
 )
-def test_what_can_not_be_published_leaves_nothing_behind(
+def test_a_refused_publication_leaves_nothing_behind(
     folder: Path, gateway: Any, name: str, data: Any, error: type[Exception]
 ) -> None:
     with pytest.raises(error):
@@ -148,15 +148,15 @@ with context.override(RunContext.model_validate_json(sys.argv[1])):
 """
     done = subprocess.run([sys.executable, "-c", script, make_context().model_dump_json()], timeout=60)
     assert done.returncode == 9
-    left = [p.name for p in (folder / "d").iterdir()]
-    assert left != [], "the kill came after the files were written"
-    assert all(name.startswith(".partial-") for name in left)
+    leftovers = [p.name for p in (folder / "d").iterdir()]
+    assert leftovers != [], "the kill came after the files were written"
+    assert all(name.startswith(".partial-") for name in leftovers)
     assert list(context.storage().list("growth/datasets/d")) == []
     made = datasets.publish("d", pa.table({"a": [1]}))
     assert list(context.storage().list("growth/datasets/d")) == [made.version]
 
 
-def test_what_a_killed_process_left_is_swept_a_day_later(folder: Path) -> None:
+def test_the_leftovers_of_a_killed_process_are_removed_a_day_later(folder: Path) -> None:
     old, new = folder / "d/.partial-old", folder / "d/.partial-new"
     for partial in (old, new):
         partial.mkdir(parents=True)
@@ -166,7 +166,9 @@ def test_what_a_killed_process_left_is_swept_a_day_later(folder: Path) -> None:
     assert new.exists(), "another process may be writing it"
 
 
-def test_a_full_disk_is_told_with_a_remedy_and_leaves_nothing(make_context: Any, tmp_path: Path, gateway: Any) -> None:
+def test_a_full_disk_is_an_error_with_a_remedy_and_leaves_nothing_behind(
+    make_context: Any, tmp_path: Path, gateway: Any
+) -> None:
     script = """
 import json, os, subprocess, sys
 folder, ctx = sys.argv[1:]
@@ -194,9 +196,9 @@ with context.override(RunContext.model_validate_json(ctx)):
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert "RAYPLANE_STORAGE_ROOT" in told["error"]
-    assert set(told["left"]) <= {"growth", "datasets", "d"}
+    answer = json.loads(done.stdout)
+    assert "RAYPLANE_STORAGE_ROOT" in answer["error"]
+    assert set(answer["left"]) <= {"growth", "datasets", "d"}
     assert gateway.events() == []
 
 
@@ -231,7 +233,7 @@ def test_processes_that_publish_the_same_rows_at_once_all_succeed(
     assert [p.name for p in (folder / "d").iterdir()] == list(versions)
 
 
-def test_without_a_pin_the_newest_version_of_the_gateway_is_read(
+def test_without_a_pinned_version_the_newest_one_that_the_gateway_lists_is_read(
     folder: Path, versions: list[DatasetVersion], gateway: Any
 ) -> None:
     older, newer = datasets.publish("d", TABLE), datasets.publish("d", TABLE.slice(1))
@@ -240,7 +242,7 @@ def test_without_a_pin_the_newest_version_of_the_gateway_is_read(
     assert datasets.read("d").num_rows == 2
 
 
-def test_a_pinned_version_is_read_though_there_is_a_newer(
+def test_a_pinned_version_is_read_even_if_there_is_a_newer_one(
     job: RunContext, folder: Path, versions: list[DatasetVersion]
 ) -> None:
     older, newer = datasets.publish("d", TABLE), datasets.publish("d", TABLE.slice(1))
@@ -250,7 +252,7 @@ def test_a_pinned_version_is_read_though_there_is_a_newer(
     assert datasets.latest("d") == newer
 
 
-def test_a_job_sees_its_own_publication_before_it_asks_for_the_newest(
+def test_the_newest_version_includes_the_jobs_own_publication(
     folder: Path, gateway: Any, versions: list[DatasetVersion]
 ) -> None:
     def listed(body: Any) -> tuple[int, Any]:
@@ -266,7 +268,7 @@ def test_a_dataset_without_versions_is_not_found(folder: Path, versions: list[Da
         datasets.read("d")
 
 
-def test_a_deleted_version_is_not_found_and_the_remedy_rebuilds_it(job: RunContext, folder: Path) -> None:
+def test_a_deleted_version_is_not_found_and_the_remedy_says_how_to_rebuild_it(job: RunContext, folder: Path) -> None:
     made = datasets.publish("d", TABLE)
     job.inputs["d"] = made.version
     shutil.rmtree(folder / "d" / made.version)
@@ -282,10 +284,10 @@ def test_a_storage_root_without_paths_is_unsupported(folder: Path, monkeypatch: 
 
 def test_parquet_of_other_tools_reads_the_parts(job: RunContext, folder: Path) -> None:
     made = datasets.publish("d", TABLE)
-    assert pq.read_table(folder / "d" / made.version).num_rows == 3, "files that start with _ are no data to Arrow"
+    assert pq.read_table(folder / "d" / made.version).num_rows == 3, "Arrow ignores files whose names start with _"
 
 
-def test_mlflow_is_told_the_uri_and_the_version(job: RunContext, folder: Path) -> None:
+def test_the_mlflow_input_has_the_uri_and_the_version(job: RunContext, folder: Path) -> None:
     made = datasets.publish("d", TABLE)
     job.inputs["d"] = made.version
     logged = datasets.mlflow_input("d")

@@ -1,4 +1,4 @@
-"""Ray datasets, on a real Ray: published through Arrow, read block by block."""
+"""Ray datasets on a real Ray: published through Arrow, read block by block."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def _local_ray(warm: Warm) -> Iterator[None]:
 def test_a_ray_dataset_is_the_same_version_as_its_rows_in_one_table(job: RunContext) -> None:
     table = pa.table({"n": list(range(100)), "s": [str(n % 7) if n % 5 else None for n in range(100)]})
     blocks = ray.data.from_arrow([table.slice(50), table.slice(0, 50)])
-    made = datasets.publish("d", blocks)
-    assert made.content_hash == datasets.content_hash(table)
-    job.inputs["d"] = made.version
+    version = datasets.publish("d", blocks)
+    assert version.content_hash == datasets.content_hash(table)
+    job.inputs["d"] = version.version
     back = datasets.read_ray("d")
     assert back.count() == 100
     assert back.sum("n") == 4950
 
 
 def test_a_ray_dataset_without_rows_keeps_its_columns(job: RunContext) -> None:
-    nothing = ray.data.from_arrow(pa.table({"n": [1, 2]}).slice(0, 0))
-    made = datasets.publish("d", nothing, allow_empty=True)
-    assert (made.rows, [(c.name, c.type) for c in made.columns]) == (0, [("n", "int64")])
+    no_rows = ray.data.from_arrow(pa.table({"n": [1, 2]}).slice(0, 0))
+    version = datasets.publish("d", no_rows, allow_empty=True)
+    assert (version.rows, [(c.name, c.type) for c in version.columns]) == (0, [("n", "int64")])

@@ -1,4 +1,4 @@
-"""Sources: real files and the real package; every way in which one may not be there."""
+"""Sources: real files, the real package, and every error of a source that can't be read."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def test_parquet_and_every_form_of_csv_give_the_same_rows(tmp_path: Path) -> Non
     assert table["s"].to_pylist() == ["a", None]
     pq.write_table(table, tmp_path / "t.parquet")
     for suffix in ("csv.gz", "csv.zip", "parquet"):
-        found = datasets.open_source(f"file://{tmp_path}/t.{suffix}")
-        assert datasets.content_hash(found) == datasets.content_hash(table)
+        other = datasets.open_source(f"file://{tmp_path}/t.{suffix}")
+        assert datasets.content_hash(other) == datasets.content_hash(table)
 
 
 def test_a_columns_type_does_not_depend_on_the_order_of_its_rows(tmp_path: Path) -> None:
@@ -56,12 +56,12 @@ def test_a_columns_type_does_not_depend_on_the_order_of_its_rows(tmp_path: Path)
     assert datasets.content_hash(up) == datasets.content_hash(down)
 
 
-def test_given_types_are_applied_to_csv_and_parquet(tmp_path: Path) -> None:
+def test_requested_types_are_applied_to_csv_and_parquet(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_bytes(CSV)
     pq.write_table(pa.table({"n": [1]}), tmp_path / "t.parquet")
     for name in ("t.csv", "t.parquet"):
-        found = datasets.open_source(f"file://{tmp_path}/{name}", pa.schema([("n", pa.float32())]))
-        assert found.schema.field("n").type == pa.float32()
+        table = datasets.open_source(f"file://{tmp_path}/{name}", pa.schema([("n", pa.float32())]))
+        assert table.schema.field("n").type == pa.float32()
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_given_types_are_applied_to_csv_and_parquet(tmp_path: Path) -> None:
         ("file:///tmp/t.xlsx", Unsupported, r"\.parquet"),
     ],
 )
-def test_a_source_that_can_not_be_read_is_said_why(uri: str, error: type[Exception], says: str) -> None:
+def test_the_error_of_a_source_that_cannot_be_read_says_why(uri: str, error: type[Exception], says: str) -> None:
     with pytest.raises(error, match=says):
         datasets.open_source(uri)
 
@@ -97,13 +97,15 @@ def test_a_garbled_or_empty_file_is_invalid_data(tmp_path: Path, name: str, cont
         datasets.open_source(f"file://{tmp_path}/{name}")
 
 
-def test_a_column_that_the_types_name_and_the_source_lacks_is_told(tmp_path: Path) -> None:
+def test_a_column_that_the_types_name_but_the_source_lacks_is_named_in_the_error(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_bytes(CSV)
     with pytest.raises(InvalidData, match=r"no column 'm'.*It has n, s, at"):
         datasets.open_source(f"file://{tmp_path}/t.csv", pa.schema([("m", pa.int64())]))
 
 
-def test_observing_reports_each_source_by_its_rows_alone(job: RunContext, gateway: Any, tmp_path: Path) -> None:
+def test_observing_reports_a_hash_that_does_not_depend_on_the_order_of_rows(
+    job: RunContext, gateway: Any, tmp_path: Path
+) -> None:
     header, *rows = CSV.splitlines()
     (tmp_path / "a.csv").write_bytes(CSV)
     (tmp_path / "b.csv").write_bytes(b"\n".join([header, *reversed(rows)]))

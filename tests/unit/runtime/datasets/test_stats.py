@@ -1,4 +1,4 @@
-"""Statistics of columns: what applies to each type, as JSON."""
+"""Statistics of columns of each type, as JSON."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from rayplane.runtime.datasets.stats import LONGEST_TEXT, statistics
         (pa.array(["x" * (LONGEST_TEXT + 1)]), {"nulls": 0, "distinct": 1}),
     ],
 )
-def test_a_column_gets_what_applies_to_its_type(column: pa.Array, expected: dict[str, Any]) -> None:
-    found = statistics(pa.table({"a": column}))["a"]
-    assert found == expected
-    json.dumps(found, allow_nan=False)
+def test_a_column_gets_the_statistics_that_apply_to_its_type(column: pa.Array, expected: dict[str, Any]) -> None:
+    figures = statistics(pa.table({"a": column}))["a"]
+    assert figures == expected
+    json.dumps(figures, allow_nan=False)
 
 
 def test_infinities_are_left_out_since_json_has_none() -> None:
-    found = statistics(pa.table({"a": [1.0, float("inf")]}))["a"]
-    assert found == {"nulls": 0, "distinct": 2, "min": 1.0}
-    json.dumps(found, allow_nan=False)
+    figures = statistics(pa.table({"a": [1.0, float("inf")]}))["a"]
+    assert figures == {"nulls": 0, "distinct": 2, "min": 1.0}
+    json.dumps(figures, allow_nan=False)

@@ -89,7 +89,7 @@ SERVICE = "late"
 
 @pytest.fixture
 def published(job: RunContext) -> Iterator[RunContext]:
-    """The two datasets, pinned; Feast's stores of this test are forgotten afterwards."""
+    """Publish and pin the two datasets; drop the test's cached Feast stores afterwards."""
     job.inputs["delays"] = datasets.publish("delays", DELAYS).version
     job.inputs["planes"] = datasets.publish("planes", PLANES).version
     yield job
@@ -99,6 +99,6 @@ def published(job: RunContext) -> Iterator[RunContext]:
 
 @pytest.fixture
 def applied(published: RunContext) -> RunContext:
-    """The repository is registered."""
+    """Register the repository."""
     features.apply(REPOSITORY)
     return published

@@ -1,6 +1,4 @@
-"""Feast through the platform: registered with lineage, joined in time, materialized with proof, read as of an
-instant.
-"""
+"""Feast through the platform: registration with lineage, point-in-time joins, verified materialization, lookup."""
 
 from __future__ import annotations
 
@@ -30,7 +28,7 @@ from tests.unit.runtime.features.conftest import HOUR, INSTANT, REPOSITORY, SERV
 
 
 def entities(rows: list[tuple[str | None, str | None, float]]) -> pa.Table:
-    """(origin, tailnum, hours after T0) as entity rows, with the request's column and one that is nobody's."""
+    """(origin, tailnum, hours after T0) as entity rows, with the request's column and one that no view uses."""
     origins, planes, hours = zip(*rows, strict=True)
     return pa.table(
         {
@@ -48,14 +46,14 @@ def online(rows: list[tuple[str | None, str | None]], at: Any) -> dict[str, list
 
 
 def test_applying_names_each_views_dataset_version_and_records_lineage(applied: RunContext, gateway: Any) -> None:
-    found = {v.view: (v.dataset, v.version) for v in features.apply(REPOSITORY)}
-    assert found == {name: (name, applied.inputs[name]) for name in ("delays", "planes")}
+    views = {v.view: (v.dataset, v.version) for v in features.apply(REPOSITORY)}
+    assert views == {name: (name, applied.inputs[name]) for name in ("delays", "planes")}
     assert report.flush(10)
     edges = {(e["data"]["source"], e["data"]["target"]) for e in gateway.events() if e["type"] == "lineage"}
-    assert edges == {(f"dataset:{n}@{v}", f"view:{n}@{v}") for n, (_, v) in found.items()}
+    assert edges == {(f"dataset:{n}@{v}", f"view:{n}@{v}") for n, (_, v) in views.items()}
 
 
-def test_applying_a_new_dataset_version_moves_the_view_to_it(applied: RunContext) -> None:
+def test_applying_again_moves_a_view_to_the_new_dataset_version(applied: RunContext) -> None:
     features.materialize(end=T0 + 3 * HOUR)
     newer = datasets.publish("delays", history([("JFK", 2, 7.0)]))
     applied.inputs["delays"] = newer.version
@@ -70,7 +68,7 @@ def test_two_rows_of_one_entity_at_one_instant_are_refused(published: RunContext
         features.apply(REPOSITORY)
 
 
-def test_sources_that_are_not_what_the_views_read_are_refused(published: RunContext) -> None:
+def test_sources_that_differ_from_those_of_the_views_are_refused(published: RunContext) -> None:
     with pytest.raises(InvalidInput, match="'planes' reads dataset 'planes', not 'boats'"):
         features.apply(REPOSITORY, sources={"delays": "delays", "planes": "boats"})
 
@@ -79,19 +77,19 @@ def test_sources_that_are_not_what_the_views_read_are_refused(published: RunCont
     ("module", "says"),
     [("no.such.module", "no module 'no.such.module'"), (ModuleType("empty"), r"'empty' has no build")],
 )
-def test_a_module_that_is_no_repository_is_refused(published: RunContext, module: Any, says: str) -> None:
+def test_a_missing_module_or_one_without_build_is_refused(published: RunContext, module: Any, says: str) -> None:
     with pytest.raises(InvalidInput, match=says):
         features.apply(module)
 
 
-def test_a_view_over_a_file_that_is_no_dataset_is_refused(published: RunContext, tmp_path: Any) -> None:
+def test_a_view_over_a_file_outside_a_dataset_version_is_refused(published: RunContext, tmp_path: Any) -> None:
     module = ModuleType("stray")
     module.build = lambda source_path: repo.build(lambda name: f"{tmp_path}/{name}.parquet")  # type: ignore[attr-defined]
     with pytest.raises(InvalidInput, match="is no dataset version"):
         features.apply(module)
 
 
-def test_without_feast_access_it_is_said_what_the_admin_must_do(make_context: Any) -> None:
+def test_without_a_feast_registry_the_error_names_the_setting_for_the_admin(make_context: Any) -> None:
     with context.override(make_context(feast=None)), pytest.raises(Unavailable, match="RAYPLANE_FEAST_REGISTRY_URL"):
         features.store()
 
@@ -108,7 +106,7 @@ def test_a_frame_has_the_newest_values_at_each_instant_within_the_ttl(applied: R
     assert frame["total"].to_pylist() == [12.0, 11.0, 14.0, None, None, None]
 
 
-def test_equal_entity_rows_stay_as_many_as_they_were(applied: RunContext) -> None:
+def test_equal_entity_rows_are_neither_merged_nor_doubled(applied: RunContext) -> None:
     frame = features.training_frame(entities([("JFK", "N1", 2)] * 5), SERVICE)
     assert frame["flight"].to_pylist() == [0, 1, 2, 3, 4]
     assert frame["delay"].to_pylist() == [2.0] * 5
@@ -128,14 +126,14 @@ CHANGES: list[tuple[Callable[[pa.Table], pa.Table], str]] = [
 
 
 @pytest.mark.parametrize(("change", "says"), CHANGES)
-def test_entity_rows_that_can_not_be_joined_are_refused_by_column(
+def test_entity_rows_that_cannot_be_joined_are_refused_naming_the_column(
     applied: RunContext, change: Callable[[pa.Table], pa.Table], says: str
 ) -> None:
     with pytest.raises(InvalidData, match=says):
         features.training_frame(change(entities([("JFK", "N1", 2)])), SERVICE)
 
 
-def test_an_unknown_service_is_not_found_and_the_known_are_named(applied: RunContext) -> None:
+def test_an_unknown_feature_service_is_not_found_and_the_error_lists_the_known_ones(applied: RunContext) -> None:
     with pytest.raises(NotFound, match=r"'growth/early' is not registered. Known: late"):
         features.training_frame(entities([("JFK", "N1", 2)]), "early")
 
@@ -150,7 +148,7 @@ def test_an_unknown_service_is_not_found_and_the_known_are_named(applied: RunCon
     ),
     st.lists(st.tuples(st.sampled_from(["JFK", "EWR", "LGA", None]), st.integers(0, 48)), min_size=1, max_size=12),
 )
-def test_the_asof_join_answers_what_feasts_own_join_answers(
+def test_the_asof_join_returns_the_same_values_as_feasts_own_join(
     published: RunContext, stored: list[tuple[str, float, float | None]], asked: list[tuple[str | None, int]]
 ) -> None:
     published.inputs["delays"] = datasets.publish("delays", history(stored)).version
@@ -165,9 +163,9 @@ def test_the_asof_join_answers_what_feasts_own_join_answers(
         feast.config, views, refs, rows.to_pandas(), feast.registry, feast.project
     )
     other = stock.to_df().sort_values("flight").reset_index(drop=True)
-    mine = frame.to_pandas()
+    ours = frame.to_pandas()
     for name in ("delay", "count", "seats", "maker"):
-        pd.testing.assert_series_equal(mine[name], other[name], check_dtype=False, check_exact=True)
+        pd.testing.assert_series_equal(ours[name], other[name], check_dtype=False, check_exact=True)
 
 
 def test_materialization_writes_each_entitys_newest_row_and_reports_it(applied: RunContext, gateway: Any) -> None:
@@ -196,7 +194,7 @@ def test_online_equals_the_offline_join_at_the_instant_of_materialization(applie
             assert values == offline[name].to_pylist(), (hours, name)
 
 
-def test_a_value_older_than_its_ttl_is_null_and_so_is_what_is_computed_from_it(applied: RunContext) -> None:
+def test_a_value_older_than_its_ttl_is_null_and_so_are_features_computed_from_it(applied: RunContext) -> None:
     features.materialize(end=T0 + 3 * HOUR)
     just, over = T0 + 8 * HOUR, T0 + 8 * HOUR + timedelta(seconds=1)
     read = online([("JFK", "N1"), ("JFK", "N1")], [just, over])
@@ -210,14 +208,14 @@ def test_a_value_that_became_known_after_the_instant_is_null(applied: RunContext
     assert online([("JFK", "N1")], T0 + 1 * HOUR)["delay"] == [None]
 
 
-def test_materializing_an_earlier_instant_leaves_nothing_from_the_future(applied: RunContext) -> None:
+def test_materializing_an_earlier_instant_removes_later_values(applied: RunContext) -> None:
     features.materialize(end=T0 + 9 * HOUR)
     at = T0 + 1 * HOUR
     features.materialize(end=at)
     assert online([("JFK", "N1"), ("EWR", "N1"), ("LGA", "N1")], at)["delay"] == [1.0, 4.0, None]
 
 
-def test_the_newest_instant_of_the_data_is_known(applied: RunContext) -> None:
+def test_latest_event_is_the_newest_instant_of_the_views(applied: RunContext) -> None:
     assert features.latest_event() == T0 + 9 * HOUR
     assert features.latest_event(["planes"]) == T0 - 9000 * HOUR
 
@@ -234,12 +232,12 @@ def test_an_instant_without_a_zone_is_refused(applied: RunContext) -> None:
         online([("JFK", "N1")], datetime(2013, 6, 1))
 
 
-def test_an_unknown_view_is_not_found_and_the_known_are_named(applied: RunContext) -> None:
+def test_an_unknown_view_is_not_found_and_the_error_lists_the_known_ones(applied: RunContext) -> None:
     with pytest.raises(NotFound, match=r"'growth/trains'.*Known: delays, planes"):
         features.materialize(["trains"], end=T0)
 
 
-def test_an_online_store_that_does_not_hold_what_was_written_fails_the_materialization(
+def test_a_materialization_fails_if_the_online_store_lost_values(
     applied: RunContext, monkeypatch: pytest.MonkeyPatch, gateway: Any
 ) -> None:
     feast = features.store()
@@ -266,17 +264,19 @@ def test_an_online_store_that_does_not_hold_what_was_written_fails_the_materiali
         ({"origin": 7, "tailnum": "N1", "minutes": 1}, "'origin' does not fit its type string"),
     ],
 )
-def test_a_request_that_does_not_fit_is_refused_by_column(applied: RunContext, row: dict[str, Any], says: str) -> None:
+def test_a_request_with_a_missing_or_mistyped_column_is_refused_naming_it(
+    applied: RunContext, row: dict[str, Any], says: str
+) -> None:
     features.materialize(end=T0 + 3 * HOUR)
     with pytest.raises(InvalidData, match=says):
         features.online(SERVICE, [row], T0 + 3 * HOUR)
 
 
-def test_no_rows_are_answered_by_no_values(applied: RunContext) -> None:
+def test_an_online_read_of_no_rows_returns_no_values(applied: RunContext) -> None:
     assert features.online(SERVICE, [], T0) == {"delay": [], "count": [], "seats": [], "maker": [], "total": []}
 
 
-def test_as_many_instants_as_rows_are_needed(applied: RunContext) -> None:
+def test_an_online_read_needs_one_instant_per_row(applied: RunContext) -> None:
     with pytest.raises(InvalidInput, match="2 rows but 1 instants"):
         online([("JFK", "N1")] * 2, [T0])
 

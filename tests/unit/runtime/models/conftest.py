@@ -17,8 +17,8 @@ from tests.support import mlflow_store
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with mlflow_store.store(tmp_path_factory.mktemp("mlflow")) as found:
-        yield found
+    with mlflow_store.store(tmp_path_factory.mktemp("mlflow")) as experiment_id:
+        yield experiment_id
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def card() -> ModelCard:
 def table() -> pa.Table:
     random = np.random.default_rng(1)
     carriers = random.choice(["AA", "UA", "??"], 400).tolist()
-    wind = [None if place % 7 == 0 else value for place, value in enumerate(random.random(400).tolist())]
+    wind = [None if index % 7 == 0 else value for index, value in enumerate(random.random(400).tolist())]
     return pa.table({"carrier": carriers, "wind": pa.array(wind, pa.float32())})
 
 

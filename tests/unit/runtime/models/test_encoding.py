@@ -1,4 +1,4 @@
-"""The one encoding of training's proof, batch scoring and serving."""
+"""The encoding that training's check, batch scoring and serving share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rayplane.runtime.models.encoding import Encoding
 ENCODING = Encoding([FeatureColumn(name="carrier", categories=["AA", "UA"]), FeatureColumn(name="wind")])
 
 
-def test_texts_become_their_place_and_what_is_missing_or_unknown_becomes_nan() -> None:
+def test_a_text_becomes_its_index_and_a_missing_or_unknown_one_nan() -> None:
     matrix = ENCODING.rows({"carrier": ["UA", "XX", None], "wind": [1, None, 2.5], "other": [0, 0, 0]}, 3)
     assert matrix.dtype == np.float32
     np.testing.assert_array_equal(matrix, np.array([[1, 1], [np.nan, np.nan], [np.nan, 2.5]], np.float32))
@@ -42,13 +42,13 @@ def test_rows_are_encoded_as_tables_are(rows: list[tuple[str | None, float | int
     np.testing.assert_array_equal(ENCODING.rows(columns, len(rows)), ENCODING.matrix(table))
 
 
-def test_a_lacking_feature_is_named() -> None:
+def test_a_missing_feature_is_named_in_the_error() -> None:
     with pytest.raises(InvalidData, match="wind"):
         ENCODING.rows({"carrier": ["AA"]}, 1)
     with pytest.raises(InvalidData, match="carrier, wind"):
         ENCODING.matrix(pa.table({"x": [1]}))
 
 
-def test_a_text_where_a_number_belongs_is_refused_by_name() -> None:
+def test_a_text_in_a_numeric_feature_is_refused_naming_the_feature() -> None:
     with pytest.raises(InvalidData, match="wind"):
         ENCODING.rows({"carrier": ["AA"], "wind": ["strong"]}, 1)

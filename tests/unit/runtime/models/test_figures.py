@@ -1,4 +1,4 @@
-"""Figures of a yes-or-no model, against scikit-learn and by hand."""
+"""Figures of a binary classifier, compared with scikit-learn and with values computed by hand."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def judged() -> tuple[np.ndarray, np.ndarray]:
     return (random.random(5000) < scores).astype(float), scores
 
 
-def test_auc_loss_and_brier_are_scikit_learns(judged: tuple[np.ndarray, np.ndarray]) -> None:
+def test_auc_log_loss_and_brier_equal_scikit_learns(judged: tuple[np.ndarray, np.ndarray]) -> None:
     labels, scores = judged
     assert figures.auc(labels, scores) == pytest.approx(sklearn_metrics.roc_auc_score(labels, scores), abs=1e-12)
     assert figures.brier(labels, scores) == pytest.approx(sklearn_metrics.brier_score_loss(labels, scores), abs=1e-12)
@@ -25,7 +25,7 @@ def test_auc_loss_and_brier_are_scikit_learns(judged: tuple[np.ndarray, np.ndarr
     assert figures.log_loss(labels, scores) == pytest.approx(sklearn_metrics.log_loss(labels, clipped), abs=1e-9)
 
 
-def test_the_roc_curve_encloses_the_auc(judged: tuple[np.ndarray, np.ndarray]) -> None:
+def test_the_area_under_the_roc_curve_is_the_auc(judged: tuple[np.ndarray, np.ndarray]) -> None:
     labels, scores = judged
     false, true = figures.roc(labels, scores)
     assert (false[0], true[0], false[-1], true[-1]) == (0, 0, 1, 1)
@@ -33,7 +33,7 @@ def test_the_roc_curve_encloses_the_auc(judged: tuple[np.ndarray, np.ndarray]) -
     assert np.trapezoid(true, false) == pytest.approx(figures.auc(labels, scores), abs=1e-3)
 
 
-def test_a_roc_curve_is_not_drawn_through_ties() -> None:
+def test_tied_scores_make_one_point_of_the_roc_curve() -> None:
     false, true = figures.roc([1, 0, 1, 0], [0.5, 0.5, 0.5, 0.5])
     assert (false.tolist(), true.tolist()) == ([0, 1], [0, 1])
 
@@ -47,27 +47,27 @@ def test_perfect_predictions_have_no_calibration_error_and_overconfident_ones_do
     assert figures.calibration_error(figures.reliability(labels, sure)) > 0.2
 
 
-def test_bins_hold_every_row_once() -> None:
+def test_the_bins_contain_each_row_once() -> None:
     assert sum(part.rows for part in figures.reliability([0, 1, 1], [0.1, 0.2, 0.3])) == 3
 
 
-def test_the_worst_slice_is_the_lowest_auc_among_those_large_enough() -> None:
+def test_the_worst_slice_has_the_lowest_auc_among_the_large_enough_ones() -> None:
     values = ["a"] * 4 + ["b"] * 4 + ["c"] * 2 + [None]
     labels = [0, 0, 1, 1, 0, 1, 0, 1, 0, 1, 1]
     scores = [0.1, 0.2, 0.3, 0.4, 0.9, 0.1, 0.2, 0.8, 0.9, 0.1, 0.5]
-    found = figures.slices(values, labels, scores)
-    assert [(s.value, s.rows) for s in found] == [("a", 4), ("b", 4), ("c", 2), ("(missing)", 1)]
-    assert found[3].auc is None
-    worst = figures.worst(found, 3)
+    parts = figures.slices(values, labels, scores)
+    assert [(s.value, s.rows) for s in parts] == [("a", 4), ("b", 4), ("c", 2), ("(missing)", 1)]
+    assert parts[3].auc is None
+    worst = figures.worst(parts, 3)
     assert worst is not None
     assert (worst.value, worst.auc) == ("b", 0.25)
-    assert figures.worst(found, 100) is None
+    assert figures.worst(parts, 100) is None
 
 
 @pytest.mark.parametrize(
     ("labels", "scores"),
     [([1, 1], [0.1, 0.2]), ([0, 2], [0.1, 0.2]), ([0, 1], [0.1, np.nan]), ([], []), ([0, 1], [0.1])],
 )
-def test_figures_of_what_cannot_be_judged_are_refused(labels: list[float], scores: list[float]) -> None:
+def test_labels_and_scores_that_cannot_be_judged_are_refused(labels: list[float], scores: list[float]) -> None:
     with pytest.raises(InvalidData):
         figures.auc(labels, scores)

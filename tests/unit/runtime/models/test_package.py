@@ -35,7 +35,7 @@ def test_a_logged_model_is_loaded_with_its_card_and_scores_as_the_booster_does(
     assert len(set(own.tolist())) > 1
 
 
-def test_mlflows_own_ways_to_load_it_work_and_agree(logged: str, table: pa.Table) -> None:
+def test_mlflows_own_loaders_load_the_model_and_predict_the_same(logged: str, table: pa.Table) -> None:
     frame = table.to_pandas()
     predicted = mlflow.pyfunc.load_model(logged).predict(frame)
     np.testing.assert_array_equal(predicted["late_probability"].to_numpy(np.float32), models.load(logged).score(table))
@@ -58,7 +58,7 @@ def test_the_model_belongs_to_its_run_and_the_runs_experiment(logged: str, run: 
     assert [m.model_id for m in MlflowClient().get_run(run).outputs.model_outputs] == [logged.removeprefix("models:/")]
 
 
-def test_a_model_that_mlflow_would_predict_otherwise_is_refused(
+def test_a_model_that_predicts_differently_through_mlflow_is_refused(
     booster: xgboost.Booster, card: ModelCard, table: pa.Table, run: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Skewed:
@@ -73,14 +73,14 @@ def test_a_model_that_mlflow_would_predict_otherwise_is_refused(
         models.log(booster, card, table.slice(0, 5), run_id=run)
 
 
-def test_an_unknown_flavor_is_refused_with_the_known_ones(
+def test_an_unknown_flavor_is_refused_listing_the_known_ones(
     booster: xgboost.Booster, card: ModelCard, table: pa.Table, run: str
 ) -> None:
     with pytest.raises(Unsupported, match="xgboost"):
         models.log(booster, card.model_copy(update={"flavor": "abacus"}), table, run_id=run)
 
 
-def test_a_model_without_a_card_says_so(booster: xgboost.Booster, tmp_path: Any) -> None:
+def test_loading_a_model_without_a_card_is_refused(booster: xgboost.Booster, tmp_path: Any) -> None:
     mlflow.xgboost.save_model(booster, str(tmp_path / "m"), pip_requirements=["xgboost"])
     with pytest.raises(InvalidData, match="no card"):
         models.load(str(tmp_path / "m"))
@@ -96,9 +96,9 @@ def test_a_model_is_registered_once_and_the_alias_follows(
     by_alias = models.load("models:/flight-delay@champion")
     np.testing.assert_array_equal(by_alias.score(table), models.load("models:/flight-delay/1").score(table))
     assert report.flush(10)
-    told = [e["data"] for e in gateway.events() if e["type"] == "model.registered"]
-    assert (told[0]["name"], told[0]["version"], told[0]["run_id"]) == ("flight-delay", "1", run)
-    assert told[0]["aliases"] == ["champion"]
+    registered = [e["data"] for e in gateway.events() if e["type"] == "model.registered"]
+    assert (registered[0]["name"], registered[0]["version"], registered[0]["run_id"]) == ("flight-delay", "1", run)
+    assert registered[0]["aliases"] == ["champion"]
 
 
 def test_another_model_of_the_same_run_is_another_version(

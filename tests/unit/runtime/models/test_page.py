@@ -1,4 +1,4 @@
-"""The gate's page: self-contained, with its plots, and safe with any name."""
+"""The gate's page is self-contained, shows its plots, and escapes names."""
 
 from __future__ import annotations
 
@@ -35,4 +35,4 @@ def test_the_page_shows_the_verdict_three_plots_and_every_slice_escaped() -> Non
     assert "T &amp; D" in page
     assert "&lt;b&gt;" in page
     assert "<b>" not in page
-    assert "http" not in page  # nothing is fetched
+    assert "http" not in page  # the page loads nothing from the network

@@ -1,4 +1,4 @@
-"""Events: on disk before anything else, posted behind, never lost while the gateway is down."""
+"""Events: written to disk first, then posted in the background, never lost while the gateway is down."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_an_event_that_the_gateway_refuses_does_not_hold_up_the_others(
     good = report.output("good", 2)
     assert report.flush(10)
     assert good.id in [e["id"] for e in gateway.events()]
-    assert refused.id in _on_disk(tmp_path), "the job's end delivers it once more"
+    assert refused.id in _on_disk(tmp_path), "the reconciler reads it from there when the job ends"
 
 
 def test_outside_a_job_an_event_is_posted_at_once_or_fails(make_context: Any, gateway: Any) -> None:
@@ -74,12 +74,14 @@ def test_outside_a_job_an_event_is_posted_at_once_or_fails(make_context: Any, ga
 
 
 @pytest.mark.parametrize("value", [object(), float("nan"), {1, 2}, {"a": ["\ud800"]}])
-def test_a_value_that_is_no_json_is_refused_by_name(job: Any, value: Any) -> None:
+def test_a_value_that_is_not_json_is_refused_naming_the_event(job: Any, value: Any) -> None:
     with pytest.raises(InvalidData, match=r"output\.recorded"):
         report.output("n", value)
 
 
-def test_a_full_disk_is_told_and_nothing_is_posted(job: Any, gateway: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_raises_storage_full_and_posts_nothing(
+    job: Any, gateway: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(self: Any, path: str, data: bytes) -> None:
         raise StorageFull("No room left.")
 
@@ -110,7 +112,7 @@ def test_a_process_that_ends_at_once_still_posts_its_events(make_context: Any, g
     assert [e["data"]["name"] for e in gateway.events()] == ["last words"]
 
 
-def test_a_process_ends_well_and_in_time_though_the_gateway_is_down(
+def test_a_process_succeeds_and_ends_in_time_even_if_the_gateway_is_down(
     make_context: Any, gateway: Any, tmp_path: Path
 ) -> None:
     gateway.down = True

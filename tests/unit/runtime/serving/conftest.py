@@ -1,4 +1,4 @@
-"""One local Ray for the tests that need it, as a cluster of the platform would set it up."""
+"""One local Ray for the tests that need it, with the environment of a cluster of the platform."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.unit.runtime.conftest import TOKEN, WorkerGateway
 
 
 class Cluster:
-    """What the tests change of it: the context that a worker is told."""
+    """A cluster's gateway, experiment, and the run context that its workers get; tests change the context."""
 
     def __init__(self, gateway: WorkerGateway, folder: Path, experiment: str) -> None:
         self.gateway = gateway
@@ -36,9 +36,9 @@ class Cluster:
         gateway.routes["POST", "/v1/run-context"] = lambda body: (200, self.context.model_dump(mode="json"))
 
     def values(self) -> dict[str, object]:
-        """What jobs reported by name; the last counts."""
-        told = [e["data"] for e in self.gateway.events() if e["type"] == "output.recorded"]
-        return {data["name"]: data["value"] for data in told}
+        """The values that jobs reported, by name; a later value replaces an earlier one."""
+        outputs = [e["data"] for e in self.gateway.events() if e["type"] == "output.recorded"]
+        return {data["name"]: data["value"] for data in outputs}
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,4 @@
-"""Real Ray: a stock Train script is tracked; the flights' jobs train, judge and register; Serve answers as
-the model does."""
+"""On a real Ray: a stock Train script is tracked; the flights' jobs train, judge and register; Serve serves."""
 
 from __future__ import annotations
 
@@ -32,7 +31,7 @@ LENIENT = {
 
 
 def stock_script(folder: str) -> None:
-    """Ray Train as its documentation shows it; the first time, a worker dies after its checkpoint."""
+    """Use Ray Train as its documentation shows it; in the first attempt a worker dies after its checkpoint."""
     import ray.train
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
@@ -52,8 +51,8 @@ def stock_script(folder: str) -> None:
                 with open(f"{path}/epoch", "w") as file:
                     file.write(str(epoch))
                 rank = ray.train.get_context().get_world_rank()
-                kept = Checkpoint.from_directory(path) if epoch == 1 and rank == 0 else None
-                ray.train.report({"loss": 10.0 - epoch, "epoch": epoch}, checkpoint=kept)
+                saved = Checkpoint.from_directory(path) if epoch == 1 and rank == 0 else None
+                ray.train.report({"loss": 10.0 - epoch, "epoch": epoch}, checkpoint=saved)
             if epoch == 3 and start == 0:
                 os._exit(1)
 
@@ -71,24 +70,24 @@ def new_run(cluster: Cluster) -> str:
     return run_id
 
 
-def test_a_stock_train_script_is_tracked_and_a_worker_that_dies_repeats_no_step(
+def test_a_stock_train_script_is_tracked_and_logs_no_step_twice_if_a_worker_dies(
     cluster: Cluster, tmp_path: Any
 ) -> None:
     run_id = new_run(cluster)
     stock_script(str(tmp_path))
-    found = MlflowClient().get_run(run_id)
+    run = MlflowClient().get_run(run_id)
     assert [(m.step, m.value) for m in MlflowClient().get_metric_history(run_id, "loss")] == [
         (step, 10.0 - step) for step in range(6)
     ]
-    assert (found.data.params["lr"], found.data.params["scaling.num_workers"]) == ("0.1", "2")
-    assert found.data.tags["ray.train.world_size"] == "2"
-    assert found.info.status == "RUNNING"
+    assert (run.data.params["lr"], run.data.params["scaling.num_workers"]) == ("0.1", "2")
+    assert run.data.tags["ray.train.world_size"] == "2"
+    assert run.info.status == "RUNNING"
 
 
 def flights_table(rows: int = 6000) -> pa.Table:
-    """A training set of the right shape, in which delays depend on the wind and the carrier."""
+    """A training set with all columns, in which delays depend on the wind and the carrier."""
     random = np.random.default_rng(4)
-    scheduled = [datetime(2013, 1, 1, 10, tzinfo=UTC) + timedelta(minutes=5 * place) for place in range(rows)]
+    scheduled = [datetime(2013, 1, 1, 10, tzinfo=UTC) + timedelta(minutes=5 * row) for row in range(rows)]
     columns: dict[str, Any] = {name: random.random(rows).astype(np.float32) for name in flights_data.FEATURES}
     for name, known in flights_data.CATEGORIES.items():
         columns[name] = random.choice([*known, "other"], rows).tolist()
@@ -98,10 +97,10 @@ def flights_table(rows: int = 6000) -> pa.Table:
     return pa.table(
         {
             **columns,
-            "flight_id": [f"f{place:06}" for place in range(rows)],
+            "flight_id": [f"f{row:06}" for row in range(rows)],
             "scheduled_at": pa.array(scheduled, flights_data.INSTANT),
             "month": pa.array([at.month for at in scheduled], pa.int32()),
-            "route": [f"JFK-{place % 9:03}" for place in range(rows)],
+            "route": [f"JFK-{row % 9:03}" for row in range(rows)],
             flights_data.LABEL: pa.array((windy + random.random(rows) * 0.3 > 0.9).astype(np.int32)),
         }
     )
@@ -109,7 +108,7 @@ def flights_table(rows: int = 6000) -> pa.Table:
 
 @pytest.fixture(scope="module")
 def trained(cluster: Cluster) -> str:
-    """The flights' own jobs, in the order of their pipeline; answers the registered model's URI."""
+    """Run the flights' jobs in the order of their pipeline; returns the registered model's URI."""
     run_id = new_run(cluster)
     with context.override(cluster.context):
         version = datasets.publish("training-set", flights_table())
@@ -122,8 +121,8 @@ def trained(cluster: Cluster) -> str:
     with context.override(cluster.context):
         train.main()
         assert report.flush(10)
-        seen = cluster.values()
-    values: dict[str, Any] = {"train.run_id": seen["run_id"], "train.model_uri": seen["model_uri"]}
+        outputs = cluster.values()
+    values: dict[str, Any] = {"train.run_id": outputs["run_id"], "train.model_uri": outputs["model_uri"]}
     with context.override(cluster.context.model_copy(update={"values": values})):
         evaluate.main()
         assert report.flush(10)
@@ -131,12 +130,12 @@ def trained(cluster: Cluster) -> str:
     with context.override(cluster.context.model_copy(update={"values": values})):
         register.main()
         assert report.flush(10)
-    assert seen["run_id"] == run_id
+    assert outputs["run_id"] == run_id
     model: Any = cluster.values()["model"]
     return f"models:/{model['name']}/{model['version']}"
 
 
-def test_the_training_job_leaves_one_complete_run(cluster: Cluster, trained: str) -> None:
+def test_the_training_job_logs_one_complete_run(cluster: Cluster, trained: str) -> None:
     run = MlflowClient().get_run(str(cluster.values()["run_id"]))
     steps = [m.step for m in MlflowClient().get_metric_history(run.info.run_id, "valid_auc")]
     assert steps == [10, 20, 30, 40]
@@ -151,7 +150,7 @@ def test_the_training_job_leaves_one_complete_run(cluster: Cluster, trained: str
     assert models.load(trained).card.datasets[0].version == cluster.context.inputs["training-set"]
 
 
-def test_another_attempt_resumes_the_run_and_repeats_nothing(cluster: Cluster, trained: str) -> None:
+def test_another_attempt_resumes_the_run_and_logs_no_step_twice(cluster: Cluster, trained: str) -> None:
     run_id = str(cluster.values()["run_id"])
     before = len(MlflowClient().get_metric_history(run_id, "valid_auc"))
     with context.override(cluster.context.model_copy(update={"attempt": 2, "submission_id": "uid1-2"})):
@@ -160,7 +159,7 @@ def test_another_attempt_resumes_the_run_and_repeats_nothing(cluster: Cluster, t
     assert cluster.values()["run_id"] == run_id
 
 
-def test_the_gate_keeps_its_evidence_on_the_run(cluster: Cluster, trained: str) -> None:
+def test_the_gate_logs_its_evidence_to_the_run(cluster: Cluster, trained: str) -> None:
     gate: Any = cluster.values()["gate"]
     run_id = str(cluster.values()["run_id"])
     files = {f.path for f in MlflowClient().list_artifacts(run_id, "evaluation")}
@@ -184,7 +183,7 @@ def test_a_model_that_did_not_pass_is_not_registered(cluster: Cluster, trained: 
 
 @pytest.fixture(scope="module")
 def url(cluster: Cluster, trained: str) -> str:
-    """The registered model behind Ray Serve, its features from a stand-in that knows the wind alone."""
+    """Serve the registered model with Ray Serve, without a Feast project; returns its URL."""
     from ray import serve
 
     from rayplane.runtime.serving.app import build
@@ -210,7 +209,7 @@ FLIGHT = {
 }
 
 
-def test_the_schema_is_shown(url: str, trained: str) -> None:
+def test_a_get_returns_the_schema(url: str, trained: str) -> None:
     shown = httpx.get(url, timeout=30).json()
     assert shown["model"] == trained.removeprefix("models:/")
     assert shown["feature_service"] == flights_data.FEATURE_SERVICE
@@ -232,7 +231,9 @@ def test_the_schema_is_shown(url: str, trained: str) -> None:
         ("{", 400, "JSON"),
     ],
 )
-def test_a_wrong_request_is_a_problem_that_names_it(url: str, body: Any, status: int, named: str) -> None:
+def test_a_wrong_request_is_answered_by_a_problem_that_names_the_error(
+    url: str, body: Any, status: int, named: str
+) -> None:
     answer = httpx.post(url, content=body if isinstance(body, str) else json.dumps(body), timeout=30)
     assert answer.status_code == status
     assert answer.headers["content-type"] == "application/problem+json"
@@ -240,15 +241,15 @@ def test_a_wrong_request_is_a_problem_that_names_it(url: str, body: Any, status:
     assert answer.json()["remedy"]
 
 
-def test_features_that_cannot_be_read_are_503(url: str) -> None:
-    """No Feast is told of here: the replica says so, and does not guess."""
+def test_features_that_cannot_be_read_are_answered_by_503(url: str) -> None:
+    """Ask a replica whose context has no Feast project: it reports so instead of predicting without features."""
     answer = httpx.post(url, json={"instances": [FLIGHT]}, timeout=60)
     assert (answer.status_code, answer.json()["title"]) == (503, "Unavailable")
     assert "feature" in answer.json()["detail"]
 
 
-def test_a_served_prediction_is_the_models_own(cluster: Cluster, url: str) -> None:
-    """With a model whose requests say it all, served by the team's own application."""
+def test_a_served_prediction_equals_the_models_own(cluster: Cluster, url: str) -> None:
+    """Use a model whose requests hold all features, served by the team's own application."""
     import xgboost
     from ray import serve
 
@@ -282,12 +283,12 @@ def test_a_served_prediction_is_the_models_own(cluster: Cluster, url: str) -> No
     assert answer.json()["model"] == uri.removeprefix("models:/")
 
 
-def test_another_method_is_405(url: str) -> None:
+def test_a_put_is_answered_by_405(url: str) -> None:
     answer = httpx.put(url, json={}, timeout=30)
     assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD, POST")
 
 
-def test_wrong_arguments_of_the_application_are_named() -> None:
+def test_wrong_arguments_of_the_application_are_refused_by_name() -> None:
     from rayplane.runtime.serving.app import build
     from serving.model_app import app
 

@@ -1,4 +1,4 @@
-"""Requests against a model's schema: what is refused, how it is named, what is derived."""
+"""Requests checked against a model's schema: refusals, their messages, and derived columns."""
 
 from __future__ import annotations
 
@@ -64,26 +64,26 @@ def test_a_good_instance_is_typed_and_defaults_are_filled_in() -> None:
     ]
 
 
-def test_what_is_derived_uses_the_local_time_of_the_zone() -> None:
+def test_derived_columns_use_the_local_time_of_the_zone() -> None:
     row = complete(parse(body(GOOD), SCHEMA)[0], SCHEMA)
     assert (row["route"], row["distance"]) == ("JFK-LAX", 2475)
     assert (row["minute"], row["day"], row["weekday"], row["month"]) == (1410, 288, 2, 10)
     assert instant_of(row, SCHEMA, datetime.now(UTC)) == datetime(2013, 10, 16, 2, 30, tzinfo=UTC)
 
 
-def test_what_the_client_sends_is_not_derived_and_what_cannot_be_derived_is_missing() -> None:
+def test_a_sent_column_is_not_derived_and_a_column_that_cannot_be_derived_is_missing() -> None:
     sent = complete(parse(body({**GOOD, "distance": 7}), SCHEMA)[0], SCHEMA)
     unknown = complete(parse(body({**GOOD, "dest": "XXX"}), SCHEMA)[0], SCHEMA)
     assert (sent["distance"], unknown["distance"]) == (7, None)
 
 
-def test_a_missing_column_is_named_with_its_type() -> None:
+def test_the_error_of_a_missing_column_names_it_and_its_type() -> None:
     assert wrong({k: v for k, v in GOOD.items() if k != "dest"}) == [
         {"instance": 0, "column": "dest", "problem": "missing", "expected": "a string"}
     ]
 
 
-def test_an_unknown_column_is_named_with_the_nearest_right_one() -> None:
+def test_the_error_of_an_unknown_column_suggests_the_nearest_known_one() -> None:
     errors = wrong({**GOOD, "orgin": "JFK"})
     assert errors[0]["column"] == "orgin"
     assert errors[0]["problem"] == "unknown column"
@@ -111,7 +111,7 @@ def test_an_unknown_column_is_named_with_the_nearest_right_one() -> None:
         ("scheduled_at", "0001-01-01T00:00:00+14:00", "calendar"),
     ],
 )
-def test_a_value_of_another_type_is_named_with_what_it_is_and_what_is_expected(
+def test_the_error_of_a_value_of_another_type_names_its_type_and_the_expected_one(
     column: str, value: Any, problem: str
 ) -> None:
     (error,) = wrong({**GOOD, column: value})
@@ -120,7 +120,7 @@ def test_a_value_of_another_type_is_named_with_what_it_is_and_what_is_expected(
     assert error["expected"]
 
 
-def test_a_number_that_json_does_not_have_is_refused() -> None:
+def test_a_number_that_is_not_finite_is_refused() -> None:
     raw = json.dumps({"instances": [GOOD]}).replace('"JFK"', '"JFK", "load": NaN')
     with pytest.raises(InvalidData, match="not a finite number"):
         parse(raw.encode(), SCHEMA)
@@ -128,7 +128,7 @@ def test_a_number_that_json_does_not_have_is_refused() -> None:
         parse(raw.replace("NaN", "9" * 400).encode(), SCHEMA)
 
 
-def test_every_wrong_instance_is_listed_with_its_place_up_to_a_limit() -> None:
+def test_every_wrong_instance_is_listed_with_its_index_up_to_a_limit() -> None:
     assert [e["instance"] for e in wrong(GOOD, {**GOOD, "dest": 1}, {**GOOD, "origin": 2})] == [1, 2]
     assert len(wrong(*[{}] * 50)) == 20
 
@@ -146,21 +146,21 @@ def test_every_wrong_instance_is_listed_with_its_place_up_to_a_limit() -> None:
         b'{"instances": [{}], "x": 1}',
     ],
 )
-def test_what_is_no_request_is_malformed(raw: bytes) -> None:
+def test_a_body_that_is_not_a_list_of_instances_is_malformed(raw: bytes) -> None:
     with pytest.raises(Malformed) as caught:
         parse(raw, SCHEMA)
     assert caught.value.status == 400
     assert "instances" in str(caught.value)
 
 
-def test_too_many_instances_are_refused_before_they_are_looked_at() -> None:
+def test_too_many_instances_are_refused_before_any_is_checked() -> None:
     with pytest.raises(TooLarge) as caught:
         parse(body(*[None] * 11), SCHEMA, max_instances=10)
     assert caught.value.status == 413
 
 
 @given(st.binary(max_size=200) | st.recursive(st.none() | st.floats() | st.text(), st.lists).map(lambda v: body(v)))
-def test_no_body_whatever_is_more_than_a_refusal(raw: bytes) -> None:
+def test_any_body_is_either_parsed_or_refused(raw: bytes) -> None:
     try:
         parse(raw, SCHEMA)
     except InvalidInput as exc:

@@ -1,4 +1,4 @@
-"""The scorer with a real Booster, and features that are there, missing, or out of reach."""
+"""The scorer with a real Booster, and features that are present, missing, or unreadable."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def booster() -> xgboost.Booster:
 
 
 class Features:
-    """Stands where the online store does; remembers what it was asked."""
+    """A fake of the online store that records its calls."""
 
     def __init__(self, wind: Sequence[Any]) -> None:
         self.wind = wind
@@ -67,7 +67,7 @@ def body(*carriers: str) -> bytes:
     return json.dumps({"instances": [{"carrier": c, "at": "2013-10-15T12:00:00Z"} for c in carriers]}).encode()
 
 
-def test_a_prediction_is_the_models_own_on_request_and_online_features(booster: xgboost.Booster) -> None:
+def test_a_prediction_equals_the_models_own_on_the_request_and_online_features(booster: xgboost.Booster) -> None:
     features = Features([0.25, None])
     answer = scorer(booster, features).predict(body("UA", "??"))
     matrix = np.array([[1, 720, 0.25], [np.nan, 720, np.nan]], np.float32)
@@ -75,7 +75,7 @@ def test_a_prediction_is_the_models_own_on_request_and_online_features(booster: 
     assert answer.missing == 1
 
 
-def test_features_are_read_as_known_before_the_instant(booster: xgboost.Booster) -> None:
+def test_features_are_read_as_of_the_lead_before_the_instant(booster: xgboost.Booster) -> None:
     features = Features([1.0])
     scorer(booster, features).predict(body("AA"))
     service, rows, at = features.asked[0]
@@ -83,13 +83,13 @@ def test_features_are_read_as_known_before_the_instant(booster: xgboost.Booster)
     assert at == [datetime(2013, 10, 15, 11, tzinfo=UTC)]
 
 
-def test_the_service_may_name_another_feature_service(booster: xgboost.Booster) -> None:
+def test_the_service_may_override_the_feature_service(booster: xgboost.Booster) -> None:
     features = Features([1.0])
     scorer(booster, features, feature_service="delays-2").predict(body("AA"))
     assert features.asked[0][0] == "delays-2"
 
 
-def test_features_out_of_reach_are_unavailable_and_say_why(booster: xgboost.Booster) -> None:
+def test_features_that_cannot_be_read_are_unavailable_and_the_error_says_why(booster: xgboost.Booster) -> None:
     def broken(*args: Any) -> Any:
         raise OSError("database is locked")
 
@@ -98,12 +98,12 @@ def test_features_out_of_reach_are_unavailable_and_say_why(booster: xgboost.Boos
     assert caught.value.status == 503
 
 
-def test_a_feature_service_that_lacks_a_feature_is_named(booster: xgboost.Booster) -> None:
+def test_a_feature_that_the_feature_service_lacks_is_named_in_the_error(booster: xgboost.Booster) -> None:
     with pytest.raises(Unavailable, match="'wind'"):
         scorer(booster, lambda *args: {}).predict(body("AA"))
 
 
-def test_the_schema_names_the_model_version_and_gives_an_example_to_copy(booster: xgboost.Booster) -> None:
+def test_the_schema_names_the_model_version_and_the_columns(booster: xgboost.Booster) -> None:
     described = scorer(booster, Features([])).describe()
     assert (described["model"], described["service"], described["feature_service"]) == (
         "delay/3",

@@ -1,4 +1,4 @@
-"""The Train callback against a real MLflow store, its hooks called as Ray's controller calls them."""
+"""The Train callback with a real MLflow store; the tests call its hooks as Ray Train's controller does."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from tests.support import mlflow_store
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with mlflow_store.store(tmp_path_factory.mktemp("mlflow")) as found:
-        yield found
+    with mlflow_store.store(tmp_path_factory.mktemp("mlflow")) as experiment_id:
+        yield experiment_id
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def run(experiment: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 class Training:
-    """One training as the controller drives it."""
+    """One training, with the calls that Ray Train's controller makes."""
 
     def __init__(self, folder: Path, name: str = "fit", config: dict[str, Any] | None = None) -> None:
         self.folder = folder / name
@@ -54,7 +54,7 @@ class Training:
                 run_config=RunConfig(name=name, storage_path=str(folder)),
                 train_loop_config=config,
                 scaling_config=ScalingConfig(num_workers=2),
-                backend_config=None,  # type: ignore[arg-type]  # not looked at
+                backend_config=None,  # type: ignore[arg-type]  # the callback does not use it
                 dataset_config=None,  # type: ignore[arg-type]
             )
         )
@@ -64,9 +64,9 @@ class Training:
         self.callback.after_worker_group_start([object(), object()])  # type: ignore[arg-type]
 
     def report(self, checkpoint: str | None = None, **metrics: float) -> None:
-        kept = None if checkpoint is None else SimpleNamespace(path=f"{self.folder}/{checkpoint}")
+        saved = None if checkpoint is None else SimpleNamespace(path=f"{self.folder}/{checkpoint}")
         ranks = [metrics, {k: v + 100 for k, v in metrics.items()}]
-        self.callback.after_report(_TrainingReport(kept, metrics, False), ranks)  # type: ignore[arg-type]
+        self.callback.after_report(_TrainingReport(saved, metrics, False), ranks)  # type: ignore[arg-type]
 
     def end(self) -> None:
         asyncio.run(self.callback.before_controller_shutdown())
@@ -76,22 +76,22 @@ def history(run: str, metric: str) -> list[tuple[int, float]]:
     return [(m.step, m.value) for m in MlflowClient().get_metric_history(run, metric)]
 
 
-def test_a_training_leaves_parameters_metrics_by_step_and_tags(run: str, tmp_path: Path) -> None:
+def test_a_training_logs_parameters_metrics_by_step_and_tags(run: str, tmp_path: Path) -> None:
     training = Training(tmp_path, config={"lr": 0.1})
     training.report(loss=3.0)
     training.report("c1", loss=2.0)
     training.end()
-    found = MlflowClient().get_run(run)
-    assert found.data.params["lr"] == "0.1"
-    assert found.data.params["scaling.num_workers"] == "2"
-    assert history(run, "loss") == [(0, 3.0), (1, 2.0)]  # rank 0's
-    assert found.data.tags["ray.train.world_size"] == "2"
-    assert found.data.tags[CHECKPOINT_TAG].endswith("/fit/c1")
-    assert found.data.tags[CHECKPOINT_STEP_TAG] == "1"
-    assert found.info.status == "RUNNING"  # its end is the platform's
+    logged = MlflowClient().get_run(run)
+    assert logged.data.params["lr"] == "0.1"
+    assert logged.data.params["scaling.num_workers"] == "2"
+    assert history(run, "loss") == [(0, 3.0), (1, 2.0)]  # the metrics of rank 0
+    assert logged.data.tags["ray.train.world_size"] == "2"
+    assert logged.data.tags[CHECKPOINT_TAG].endswith("/fit/c1")
+    assert logged.data.tags[CHECKPOINT_STEP_TAG] == "1"
+    assert logged.info.status == "RUNNING"  # the platform ends the run
 
 
-def test_a_step_is_logged_once_though_workers_and_attempts_start_anew(run: str, tmp_path: Path) -> None:
+def test_a_step_is_logged_once_even_if_workers_and_attempts_restart(run: str, tmp_path: Path) -> None:
     first = Training(tmp_path)
     first.report(loss=5.0)
     first.report("c1", loss=4.0)
@@ -99,14 +99,14 @@ def test_a_step_is_logged_once_though_workers_and_attempts_start_anew(run: str, 
     first.start_workers()
     first.report(loss=3.5)
     first.end()
-    second = Training(tmp_path)  # the same storage: resumes from c1
+    second = Training(tmp_path)  # with the same storage, so it resumes from c1
     second.report(loss=3.6)
     second.report(loss=2.0)
     second.end()
     assert history(run, "loss") == [(0, 5.0), (1, 4.0), (2, 3.0), (3, 2.0)]
 
 
-def test_an_attempt_that_begins_again_repeats_nothing(run: str, tmp_path: Path) -> None:
+def test_an_attempt_that_trains_from_the_start_logs_no_step_twice(run: str, tmp_path: Path) -> None:
     for name in ("one", "other"):
         training = Training(tmp_path, name)
         training.report("c1", loss=5.0)
@@ -116,7 +116,7 @@ def test_an_attempt_that_begins_again_repeats_nothing(run: str, tmp_path: Path) 
 
 
 def wait_for_starts(gateway: Any, count: int) -> None:
-    """The start is reported behind: it must be through before the gateway of this test goes."""
+    """Wait until the background thread has reported the starts, before the test's gateway is closed."""
     deadline = time.monotonic() + 20
     while sum(e["type"] == "run.started" for e in gateway.events()) < count:
         assert time.monotonic() < deadline
@@ -124,7 +124,7 @@ def wait_for_starts(gateway: Any, count: int) -> None:
     assert report.flush(10)
 
 
-def test_two_trainings_of_one_attempt_follow_each_other(
+def test_the_steps_of_a_second_training_follow_those_of_the_first(
     run: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -157,7 +157,7 @@ def test_the_start_of_the_run_is_reported_to_the_platform(
     assert [(e["type"], e["data"]) for e in gateway.events()] == [("run.started", {"run_id": run, "attempt": 2})]
 
 
-def test_without_a_run_nothing_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_run_the_callback_does_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
     monkeypatch.delenv("RAYPLANE_SUBMISSION_ID", raising=False)
     training = Training(tmp_path)
@@ -177,7 +177,7 @@ def test_an_untracked_job_trains_untracked(
         training.end()
 
 
-def test_metrics_wait_for_an_mlflow_that_comes_back(
+def test_metrics_are_written_once_mlflow_is_back(
     run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     real, failures = MlflowClient.get_run, iter([ConnectionError("MLflow is away")] * 2)
@@ -195,7 +195,7 @@ def test_metrics_wait_for_an_mlflow_that_comes_back(
     assert "MLflow is away" in caplog.text
 
 
-def test_what_mlflow_never_takes_is_a_warning_and_a_value_and_training_ends(
+def test_metrics_that_mlflow_keeps_refusing_are_a_warning_and_a_value_and_training_ends(
     run: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -215,10 +215,10 @@ def test_what_mlflow_never_takes_is_a_warning_and_a_value_and_training_ends(
         training.end()
         wait_for_starts(gateway, 1)
     assert "no disk there" in caplog.text
-    told = [e["data"] for e in gateway.events() if e["type"] == "output.recorded"]
-    assert told[0]["name"] == "tracking"
-    assert told[0]["value"]["lost"] >= 1
-    assert "no disk there" in told[0]["value"]["reason"]
+    outputs = [e["data"] for e in gateway.events() if e["type"] == "output.recorded"]
+    assert outputs[0]["name"] == "tracking"
+    assert outputs[0]["value"]["lost"] >= 1
+    assert "no disk there" in outputs[0]["value"]["reason"]
     assert "no disk there" in MlflowClient().get_run(run).data.tags[LOST_TAG]
 
 

@@ -1,7 +1,7 @@
 """The `xgboost` flavor: a Booster as an MLflow model that serving scores without a DataFrame.
 
-The folder is MLflow's own XGBoost model, so ``mlflow.xgboost.load_model`` gives the Booster; only its pyfunc
-is ours: it takes the features undisguised (texts as texts) and encodes them as the card says.
+The folder is MLflow's own XGBoost model, so ``mlflow.xgboost.load_model`` returns the Booster; only its pyfunc is
+ours: it takes the features as the card lists them, texts as texts, and encodes them as the card says.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FILE = "model.ubj"
 
 
 class XGBoostFlavor:
-    """Boosters that predict one number for each row."""
+    """The flavor of Boosters that predict one number for each row."""
 
     name = "xgboost"
     requirements = ("xgboost-cpu|xgboost", "numpy", "pandas", "pyarrow")
@@ -40,16 +40,16 @@ class XGBoostFlavor:
         mlflow_model.save(os.path.join(path, MLMODEL_FILE_NAME))
 
     def load(self, path: str) -> BoosterPredictor:
-        """The Booster of a local folder."""
+        """Load the Booster from a local folder."""
         booster = xgboost.Booster(model_file=str(Path(path) / FILE))
         return BoosterPredictor(booster)
 
 
 class BoosterPredictor:
-    """Scores float32 matrices in place: neither a DataFrame nor a DMatrix is made."""
+    """Score float32 matrices in place, without making a DataFrame or a DMatrix."""
 
     def __init__(self, booster: xgboost.Booster) -> None:
-        # One thread a replica: replicas are how serving grows, and a row is too little to share.
+        # One thread per replica: serving scales by replicas, and scoring a row is too little work for several threads.
         booster.set_param({"nthread": 1})
         self.booster = booster
 
@@ -59,7 +59,7 @@ class BoosterPredictor:
 
 
 class _PyFunc:
-    """What ``mlflow.pyfunc`` calls."""
+    """The model as ``mlflow.pyfunc`` calls it."""
 
     def __init__(self, model: LoadedModel) -> None:
         self._model = model
@@ -73,7 +73,7 @@ class _PyFunc:
 
 
 def _load_pyfunc(path: str) -> _PyFunc:
-    """MLflow's entry: ``path`` is the model's folder."""
+    """Load the model for MLflow, which calls this by name; ``path`` is the model's folder."""
     card = card_of(Model.load(path), path)
     predictor = XGBoostFlavor().load(path)
     return _PyFunc(LoadedModel(uri=path, card=card, encoding=Encoding(card.features), predictor=predictor))
