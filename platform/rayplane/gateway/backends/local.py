@@ -14,6 +14,7 @@ import shutil
 import sys
 import threading
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import util
 from pathlib import Path
@@ -453,8 +454,9 @@ def _is_free(port: int) -> bool:
 
 
 def _remove_tree(folder: Path) -> None:
-    if folder.exists():
-        shutil.rmtree(folder)
+    while folder.exists():
+        with suppress(FileNotFoundError):  # a gateway that ends removes it at the same time
+            shutil.rmtree(folder)
 
 
 def _existing(path: Path) -> Path:

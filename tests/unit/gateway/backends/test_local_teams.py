@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import stat
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import pytest
 
 from rayplane import local_users, processes
 from rayplane.errors import Unavailable
-from rayplane.gateway.backends import local_head, local_teams
+from rayplane.gateway.backends import local, local_head, local_teams
 from rayplane.gateway.backends.base import Capability, ClusterRef, LaunchContext, TeamRef
 from rayplane.gateway.backends.local import LocalBackend
 from rayplane.gateway.backends.local_teams import LocalTeams, belonging
@@ -348,3 +349,18 @@ def test_a_head_is_told_of_files_that_it_can_read(
         shared = local_head.folders(settings.home_paths.id, ref.uid, 0).top.parent
         if shared.exists():
             shared.rmdir()
+
+
+def test_folders_that_two_remove_at_once_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, remove, tries = tmp_path / "folder", shutil.rmtree, []
+    folder.mkdir()
+
+    def rmtree(path: Path) -> None:
+        tries.append(path)
+        if len(tries) == 1:
+            raise FileNotFoundError("what the other has removed")
+        remove(path)
+
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    local._remove_tree(folder)
+    assert (folder.exists(), len(tries)) == (False, 2)
