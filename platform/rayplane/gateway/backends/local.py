@@ -14,6 +14,7 @@ import shutil
 import sys
 import threading
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import util
 from pathlib import Path
@@ -155,6 +156,10 @@ class LocalBackend(SharedNodesOnly):
 
     def renew(self, ref: ClusterRef | JobRef | ServiceRef, secrets: Mapping[str, str]) -> None:
         """Replace those of its files that hold other secrets; its processes read them at each use."""
+        record = self._record(ref.uid)
+        if record is not None and record.user is not None:
+            local_teams.renew_secrets(local_head.folders(self._home.id, ref.uid, record.user), secrets)
+            return
         for variable, text in secrets.items():
             path = self._secret_path(ref.uid, variable)
             try:
@@ -464,8 +469,9 @@ def _is_free(port: int) -> bool:
 
 
 def _remove_tree(folder: Path) -> None:
-    if folder.exists():
-        shutil.rmtree(folder)
+    while folder.exists():
+        with suppress(FileNotFoundError):  # a gateway that ends removes it at the same time
+            shutil.rmtree(folder)
 
 
 def _existing(path: Path) -> Path:

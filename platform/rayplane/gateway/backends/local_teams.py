@@ -9,6 +9,7 @@ import logging
 import os
 import pwd
 import stat
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -147,6 +148,43 @@ def make_folders(folders: Folders, secrets: Mapping[str, str]) -> None:
         write_secret(folders.secrets / name, text)
         os.chown(folders.secrets / name, folders.user, folders.user)
     os.chown(folders.top, folders.user, folders.user)
+
+
+def renew_secrets(folders: Folders, secrets: Mapping[str, str]) -> None:
+    """Replace those of a user's secret files that hold other text. Those that are not there stay so.
+
+    The folder is the user's, who may put links in it: it is opened over none, and each file is made in it anew. Raises
+    Unavailable where that can't be done.
+    """
+    assert folders.user is not None
+    opened = None
+    try:
+        opened = os.open(folders.secrets, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        for name in secrets.keys() & set(os.listdir(opened)):
+            _renew(opened, name, secrets[name], folders.user)
+    except OSError as exc:
+        raise Unavailable(
+            f"The secrets in '{folders.secrets}' can't be renewed: {exc.strerror}.",
+            remedy="If it goes on, suspend the cluster and resume it.",
+        ) from exc
+    finally:
+        if opened is not None:
+            os.close(opened)
+
+
+def _renew(folder: int, name: str, text: str, user: int) -> None:
+    """Replace a file of an open folder, whole, unless it holds the text."""
+    # What can't be read, a link for one, is replaced.
+    with suppress(OSError), os.fdopen(os.open(name, _OPEN, dir_fd=folder), "rb") as file:
+        if stat.S_ISREG(os.fstat(file.fileno()).st_mode) and file.read(2 * len(text.encode()) + 1) == text.encode():
+            return
+    partial = f".{name}.{uuid.uuid4().hex}"
+    with os.fdopen(
+        os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder), "wb"
+    ) as file:
+        file.write(text.encode())
+        os.fchown(file.fileno(), user, user)
+    os.rename(partial, name, src_dir_fd=folder, dst_dir_fd=folder)
 
 
 def belonging(parts: Sequence[str], mode: int) -> tuple[bool, int]:

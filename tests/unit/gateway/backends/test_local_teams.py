@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import stat
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import pytest
 
 from rayplane import local_users, processes
 from rayplane.errors import Unavailable
-from rayplane.gateway.backends import local_head, local_teams
+from rayplane.gateway.backends import local, local_head, local_teams
 from rayplane.gateway.backends.base import Capability, ClusterRef, LaunchContext, TeamRef
 from rayplane.gateway.backends.local import LocalBackend
 from rayplane.gateway.backends.local_teams import LocalTeams, belonging
@@ -348,3 +349,46 @@ def test_a_head_is_told_of_files_that_it_can_read(
         shared = local_head.folders(settings.home_paths.id, ref.uid, 0).top.parent
         if shared.exists():
             shared.rmdir()
+
+
+def test_folders_that_two_remove_at_once_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, remove, tries = tmp_path / "folder", shutil.rmtree, []
+    folder.mkdir()
+
+    def rmtree(path: Path) -> None:
+        tries.append(path)
+        if len(tries) == 1:
+            raise FileNotFoundError("what the other has removed")
+        remove(path)
+
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    local._remove_tree(folder)
+    assert (folder.exists(), len(tries)) == (False, 2)
+
+
+def test_renewed_secrets_are_the_users_and_go_over_no_link(tmp_path: Path) -> None:
+    user = os.geteuid()
+    folders = local_head.Folders(ray=tmp_path / "c" / "r", warm=tmp_path / "c" / "w", user=user)
+    folders.secrets.mkdir(parents=True)
+    for name in ("RAYPLANE_TOKEN_PATH", "RAY_AUTH_TOKEN_PATH"):
+        (folders.secrets / name).write_text("former")
+    (tmp_path / "victim").write_text("victim's")
+    (folders.secrets / "RAYPLANE_MLFLOW_CREDENTIALS").symlink_to(tmp_path / "victim")
+    renewed = {"RAYPLANE_TOKEN_PATH": "new", "RAYPLANE_MLFLOW_CREDENTIALS": "new", "OTHER": "new"}
+    local_teams.renew_secrets(folders, renewed)
+    inode = (folders.secrets / "RAYPLANE_TOKEN_PATH").stat().st_ino
+    local_teams.renew_secrets(folders, renewed)
+    assert {path.name: path.read_text() for path in folders.secrets.iterdir()} == {
+        "RAYPLANE_TOKEN_PATH": "new",
+        "RAYPLANE_MLFLOW_CREDENTIALS": "new",
+        "RAY_AUTH_TOKEN_PATH": "former",
+    }
+    assert (tmp_path / "victim").read_text() == "victim's"
+    token = (folders.secrets / "RAYPLANE_TOKEN_PATH").stat()
+    assert (stat.S_IMODE(token.st_mode), token.st_uid, token.st_ino) == (0o600, user, inode)
+    shutil.rmtree(folders.secrets)
+    folders.secrets.symlink_to(tmp_path)
+    (tmp_path / "RAYPLANE_TOKEN_PATH").write_text("another's")
+    with pytest.raises(Unavailable, match="can't be renewed"):
+        local_teams.renew_secrets(folders, renewed)
+    assert (tmp_path / "RAYPLANE_TOKEN_PATH").read_text() == "another's"
