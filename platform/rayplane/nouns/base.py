@@ -104,7 +104,9 @@ def _short(value: Any) -> str:
 Quantity = Annotated[float, BeforeValidator(parse_quantity), Field(ge=0)]
 """An amount in base units (bytes, cores, devices), written as in Kubernetes."""
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_PART = r"(\d++(?:\.\d++)?)(ms|s|m|h|d)"
+# Possessive and of the whole: a pattern that is sought takes a time that grows with the square of a long number.
+_DURATION, _DURATION_PART = re.compile(f"(?:{_PART})+"), re.compile(_PART)
 _LONGEST = 36_500 * 86_400.0
 """Seconds; what is longer can't be added to a date."""
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -116,10 +118,9 @@ def parse_duration(value: Any) -> Any:
         seconds = _float(value)
     else:
         text = str(value).strip()
-        parts = _DURATION.findall(text)
-        if not parts or "".join(n + u for n, u in parts) != text:
+        if not _DURATION.fullmatch(text):
             raise ValueError(f"'{_short(value)}' is not a duration: write it as 30s, 10m, 1h30m or 14d")
-        seconds = sum(float(number) * _SECONDS[unit] for number, unit in parts)
+        seconds = sum(float(number) * _SECONDS[unit] for number, unit in _DURATION_PART.findall(text))
     if not seconds <= _LONGEST:  # nor is what is no number
         raise ValueError(
             f"'{_short(value)}' is longer than {_LONGEST / _SECONDS['d']:.0f} days: write less, or leave it out"
