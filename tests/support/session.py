@@ -147,12 +147,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Keep the garbage collector from the libraries: all that is imported here stays, and each look at it is lost."""
+    """Keep the garbage collector off while libraries are imported: all of it stays, and each look at it is lost."""
     gc.disable()
     try:
         return (yield)
     finally:
-        gc.freeze()
         gc.enable()
 
 
