@@ -9,10 +9,12 @@ one module stay on one worker, and so do all those of the shared platform, which
 
 from __future__ import annotations
 
+import gc
 import os
 import secrets
 import signal
 import time
+from collections.abc import Generator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -144,6 +146,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return group(nodeid)
 
     return Groups(config, log)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Keep the garbage collector off while libraries are imported: all of it stays, and each look at it is lost."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

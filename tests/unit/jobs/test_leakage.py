@@ -7,8 +7,9 @@ flights scheduled at or before T. It must detect a mutant that dates arrival del
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 import duckdb
@@ -16,9 +17,11 @@ import pyarrow as pa
 import pytest
 
 from features import definitions
+from jobs.weather_features import weather_features
 from tests.unit.jobs.asof import asof_join
 from tests.unit.jobs.flight_tables import features
 
+Make = Callable[[Mapping[str, pa.Table]], dict[str, pa.Table]]
 LEAKY: dict[str, Any] = {"known_at": {"dep": "departed_at", "arr": "departed_at"}}
 
 
@@ -56,14 +59,19 @@ def scheduled_by(flights: pa.Table, instant: datetime) -> pa.Table:
         ).to_arrow_table()
 
 
-def leaking_instants(tables: dict[str, pa.Table], instants: list[datetime], **delay_options: Any) -> list[datetime]:
-    """The instants at which removing the future changes a feature of a flight scheduled by then."""
-    known = asof_join(tables["flights"], features(tables, **delay_options), definitions.TTLS)
+def weather_alone(tables: Mapping[str, pa.Table]) -> dict[str, pa.Table]:
+    return {"origin_weather": weather_features(tables["weather"])}
+
+
+def leaking_instants(tables: dict[str, pa.Table], instants: list[datetime], make: Make = features) -> list[datetime]:
+    """The instants at which forgetting the future changes a feature, of those that ``make`` makes, of a flight
+    scheduled by then."""
+    known = asof_join(tables["flights"], make(tables), definitions.TTLS)
     leaking = []
     for instant in instants:
         past = forget_after(tables, instant - timedelta(hours=1))
         flights = scheduled_by(past["flights"], instant)
-        again = asof_join(flights, features(past, **delay_options), definitions.TTLS)
+        again = asof_join(flights, make(past), definitions.TTLS)
         with duckdb.connect() as connection:
             connection.register("known", known)
             connection.register("again", again)
@@ -83,7 +91,7 @@ def test_removing_future_facts_changes_no_feature(prepared: dict[str, pa.Table])
 
 def test_an_arrival_delay_dated_to_the_departure_is_detected_as_leakage(prepared: dict[str, pa.Table]) -> None:
     instants = random_instants(prepared["flights"], 20)[::5]
-    assert leaking_instants(prepared, instants, **LEAKY) == instants
+    assert leaking_instants(prepared, instants, partial(features, **LEAKY)) == instants
 
 
 def test_weather_dated_an_hour_early_is_detected_as_leakage(
@@ -97,7 +105,8 @@ def test_weather_dated_an_hour_early_is_detected_as_leakage(
         ).to_arrow_table()
     monkeypatch.setattr("jobs.weather_features.KNOWN_AT", "early_at")
     instants = random_instants(prepared["flights"], 20)[::5]
-    assert leaking_instants({**prepared, "weather": early}, instants)
+    # The weather's features alone, for no other table is touched.
+    assert leaking_instants({**prepared, "weather": early}, instants, weather_alone)
 
 
 @pytest.mark.full

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from rayplane.errors import InvalidSpec
-from rayplane.nouns.base import MOST_LEVELS, Condition, Document, Object, check_json, check_name, parse
+from rayplane.nouns.base import MOST_LEVELS, Condition, Document, Object, check_json, check_name, parse, parse_duration
 from rayplane.nouns.cluster import ClusterSpec
 from rayplane.nouns.job import JobSpec, Resources
 from rayplane.nouns.team import TeamSpec, check_team_name
@@ -19,6 +19,21 @@ def test_a_duration_too_long_to_add_to_a_date_is_refused(said: str | float) -> N
     with pytest.raises(ValidationError, match="is longer than 36500 days"):
         ClusterSpec(max_lifetime=said)  # type: ignore[arg-type]
     assert ClusterSpec(max_lifetime="36500d").max_lifetime == 36_500 * 86_400  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("said", "seconds"), [("1h30m", 5400), ("1.5s20ms", 1.52), (" 2d ", 172_800), ("7", None),
+    ("1", None), ("1 h", None), ("1h 30m", None), ("h", None), ("1.h", None), ("", None), ("-1s", None)])  # fmt: skip
+def test_a_duration_is_numbers_that_each_have_a_unit(said: str, seconds: float | None) -> None:
+    if seconds is None:
+        with pytest.raises(ValueError, match="is not a duration"):
+            parse_duration(said)
+    else:
+        assert parse_duration(said) == pytest.approx(seconds)
+
+
+def test_a_number_of_a_million_digits_is_no_duration_and_is_refused_before_the_test_gives_up() -> None:
+    with pytest.raises(ValueError, match="is not a duration"):
+        parse_duration("9" * 1_000_000)
 
 
 @pytest.mark.parametrize("said", [float("inf"), float("nan"), "9" * 400])

@@ -37,9 +37,10 @@ def test_feast_still_registers_the_plugin() -> None:
 
 def test_feast_imported_later_shares_the_plugin_that_mlflow_loaded() -> None:
     code = f"""
-    import rayplane.runtime
+    from rayplane.runtime import feast_import
     {HEADERS}
     resolve_request_headers()
+    feast_import.without_type_checks()
     import feast
     from feast.infra.data_sources.mlflow.auth import mlflow_token_scope
     with mlflow_token_scope("a-token"):

@@ -7,7 +7,8 @@ from functools import cache
 from importlib.metadata import version
 from typing import Protocol
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rayplane.gateway import metrics
@@ -18,7 +19,6 @@ from rayplane.gateway.api import (
     info,
     job,
     noun,
-    openapi,
     packages,
     pipeline,
     plan,
@@ -61,6 +61,23 @@ def create_app(platform: Platform, *, loop: Wakeable | None = None, refusals: No
     app.state.platform, app.state.loop = platform, loop
     app.state.lanes, app.state.followed = Lanes(), Followed(settings.max_followed_logs)
     problems.install(app)
+    app.state.routers = _routers()
+    app.router.routes.extend(_routes())
+    # The one that is added last is the first to see a request.
+    app.add_middleware(Turns, lanes=app.state.lanes)
+    app.add_middleware(Share, most=settings.max_requests)
+    app.add_middleware(Authenticate, platform=platform)
+    if refusals is not None:
+        app.add_middleware(Refused, refusals=refusals)
+    app.add_middleware(Limit, head_bytes=settings.max_header_bytes)
+    app.add_middleware(Measure)
+    document = cache(lambda: openapi.document(app, openapi.offered(settings.backends)))
+    app.openapi = document  # type: ignore[method-assign]
+    return app
+
+
+@cache
+def _routers() -> tuple[APIRouter, ...]:
     # A noun's own routes come before the common ones, and Ray's last: its two free path parts would match anything.
     own = (
         info.router,
@@ -73,20 +90,16 @@ def create_app(platform: Platform, *, loop: Wakeable | None = None, refusals: No
         records.router,
         plan.router,
     )
-    app.state.routers = (*own, prometheus.router, noun.router(), ray_proxy.router())
-    for router in app.state.routers:
-        app.include_router(router)
-    # The one that is added last is the first to see a request.
-    app.add_middleware(Turns, lanes=app.state.lanes)
-    app.add_middleware(Share, most=settings.max_requests)
-    app.add_middleware(Authenticate, platform=platform)
-    if refusals is not None:
-        app.add_middleware(Refused, refusals=refusals)
-    app.add_middleware(Limit, head_bytes=settings.max_header_bytes)
-    app.add_middleware(Measure)
-    document = cache(lambda: openapi.document(app, openapi.offered(settings.backends)))
-    app.openapi = document  # type: ignore[method-assign]
-    return app
+    return (*own, prometheus.router, noun.router(), ray_proxy.router())
+
+
+@cache
+def _routes() -> list[BaseRoute]:
+    """All routes, for they know no platform: put together once, since that takes longer than all else of an app."""
+    made = APIRouter()
+    for router in _routers():
+        made.include_router(router)
+    return made.routes
 
 
 class Measure:
