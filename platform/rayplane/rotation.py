@@ -68,7 +68,7 @@ class Ring:
     @property
     def text(self) -> str:
         """What its file holds."""
-        return "\n".join([self.key, *(f"{old.key} {old.until:.0f}" for old in self.former)]) + "\n"
+        return "\n".join([self.key, *(f"{old.key} {int(old.until)}" for old in self.former)]) + "\n"
 
     def rotated(self, key: str, *, until: float) -> Ring:
         """The ring with another key: what the present one signed is accepted until then, what others did no longer."""

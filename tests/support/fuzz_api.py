@@ -26,6 +26,7 @@ from schemathesis.config._checks import POSITIVE_DATA_ACCEPTANCE_EXPECTED_STATUS
 from schemathesis.engine import Status, events, from_schema
 from schemathesis.openapi.checks import RejectedPositiveData
 
+from rayplane.errors import Unauthenticated
 from rayplane.gateway.admission.roles import Principal
 from rayplane.gateway.admission.tokens import TokenSigner
 from rayplane.gateway.api.app import create_app
@@ -124,6 +125,10 @@ class Signer(TokenSigner):
         if token in roles:
             return Principal(name=token, role=roles[token], team=TEAM)  # type: ignore[arg-type]
         return self._real.verify(token)
+
+    def refusal(self, token: str) -> Unauthenticated:
+        """As the real one."""
+        return self._real.refusal(token)
 
     def cluster_token(self, team: str, cluster_uid: str) -> str:
         """As the real one."""

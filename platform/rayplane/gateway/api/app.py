@@ -19,6 +19,7 @@ from rayplane.gateway.api import (
     info,
     job,
     noun,
+    openapi,
     packages,
     pipeline,
     plan,

@@ -12,6 +12,7 @@ from rayplane.gateway.api.answers import Here
 from rayplane.gateway.api.auth import Caller
 from rayplane.gateway.api.parameters import Cursor, Limit, Node
 from rayplane.gateway.usecases import lineage, records
+from rayplane.nouns.base import Instant
 from rayplane.nouns.cluster import Lease
 from rayplane.nouns.events import Edge, Operation
 
@@ -20,7 +21,7 @@ router = APIRouter(prefix="/v1")
 AuditedAction = Annotated[
     str | None, Query(max_length=63, description="Only this, such as apply, submit, rotate or refuse.")
 ]
-Since = Annotated[datetime | None, Query(description="From when, with its zone; default: from the first entry.")]
+Since = Annotated[Instant | None, Query(description="From when, with its zone; default: from the first entry.")]
 
 
 class EdgeList(BaseModel):

@@ -36,8 +36,9 @@ class Mlflow:
     me: tuple[str, str] = ("admin", "old-password")
     down: bool = False
 
-    def ensure_workspace(self, team: str) -> None:
+    def ensure_workspace(self, workspace: str, owner: str, *, adopt: bool = False) -> bool:
         self._check()
+        return True
 
     def ensure_user(self, team: str, user: str, password: str) -> None:
         self._check()
