@@ -7,6 +7,7 @@ needed by a test here: test_mutations.py takes one away at a time and wants this
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,10 @@ def test_a_team_whose_claim_an_admin_makes_waits_for_it(level_a: LevelA, kubecon
         }
         level_a.api.create(claim)
         case.until_nothing_is_missing(lambda: _missing(case))
+        case.patience = 90
+        case.until_nothing_is_missing(lambda: backend.delete_team(case.team))
+        case.team = replace(case.team, uid=case.team.uid[::-1])
+        wait_for("a new team needs one anew", lambda: "PersistentVolumeClaim" in _missing(case), seconds=90)
         gateway.remove(level_a.api, case.team)
 
 

@@ -333,6 +333,22 @@ class CreatingBackendContract(BackendContract):
         assert list(case.team_leftovers(case.team)) == []
         assert case.backend.delete_team(case.team) == ""
 
+    def test_a_new_team_of_the_name_gets_a_place_of_its_own_which_the_old_one_does_not_take(
+        self, case: BackendCase
+    ) -> None:
+        if not case.can(Capability.TEAM):
+            return
+        old, new = case.team, replace(case.team, uid=case.team.uid[::-1])
+        case.until_nothing_is_missing(lambda: case.backend.ensure_team(old, case.team_spec))
+        case.until_nothing_is_missing(lambda: case.backend.delete_team(old))
+        case.until_nothing_is_missing(lambda: case.backend.ensure_team(new, case.team_spec))
+        made = sorted(map(str, case.team_leftovers(new)))
+        assert made != []
+        assert case.backend.delete_team(old) == "", "it is gone, and what has its name now is another's"
+        assert sorted(map(str, case.team_leftovers(new))) == made
+        case.until_nothing_is_missing(lambda: case.backend.delete_team(new))
+        assert list(case.team_leftovers(new)) == []
+
 
 class ReadingBackendContract(BackendContract):
     """Tests for backends without CREATE: they refuse the capabilities that they lack, never ignore them."""
