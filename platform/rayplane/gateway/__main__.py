@@ -37,6 +37,8 @@ from rayplane.storage.root import open_root
 
 log = logging.getLogger("rayplane.gateway")
 
+SWITCH_INTERVAL = 0.0005
+"""Seconds for which a thread keeps the interpreter while others want it: the event loop may wait so long to go on."""
 GRACE = 5
 """Seconds that open requests (a followed log, say) get when the gateway stops."""
 
@@ -117,6 +119,7 @@ def run(settings: GatewaySettings, listener: socket.socket | None) -> None:
     # What has been imported stays: looking through it for garbage would hold up every request for a tenth of a second.
     gc.collect()
     gc.freeze()
+    sys.setswitchinterval(SWITCH_INTERVAL)
     refusals.start()
     loop.start()
     try:
