@@ -1,4 +1,4 @@
-"""A dataset's own verbs: its immutable versions."""
+"""Routes of a dataset's immutable versions."""
 
 from __future__ import annotations
 

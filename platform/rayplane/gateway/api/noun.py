@@ -1,4 +1,4 @@
-"""The common verbs of all nouns (list, get, put, delete), made from the table of nouns."""
+"""Routes of the common verbs of all nouns (list, get, why, put, delete), generated from the table of nouns."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from rayplane.nouns.team import Data
 from rayplane.nouns.why import Explanation
 
 OBJECT_MODELS = {noun.kind: object_model(noun) for noun in NOUNS}
-"""Kind -> the model of its answers, for the routes of a noun's own verbs."""
+"""Kind -> the model of its response bodies, for the routes of a noun's own verbs."""
 
 DryRun = Annotated[bool, Query(description="Check everything and say what would change, but write nothing.")]
 DataOf = Annotated[
@@ -45,7 +45,7 @@ DataOf = Annotated[
 
 @cache
 def router() -> APIRouter:
-    """Routes of all eight nouns; made once, since that takes longer than all else of an app."""
+    """Routes of all eight nouns; built once, since building them takes longer than the rest of the app."""
     made = APIRouter(prefix="/v1")
     for noun in NOUNS:
         _add(made, noun)
@@ -232,7 +232,7 @@ def _putter(noun: NounType, body_model: Any) -> Any:
         return act(request, "", team, body, precondition, new, dry_run, key, caller, here)
 
     chosen = of_team if noun.team_scoped else of_all
-    # The annotation is set here, because only here is the noun's own model known.
+    # Set the annotation here: only here the noun's own model is known.
     chosen.__annotations__["body"] = Annotated[body_model, Body()]
     return chosen
 

@@ -1,4 +1,4 @@
-"""A pipeline's own verbs: its runs."""
+"""Routes of a pipeline's runs: start, list, get, stop."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _Run = object_model(RUN)
 
 
 class RunRequest(BaseModel):
-    """What a run is asked to do: parameters over the pipeline's defaults; ``force`` runs every step anew."""
+    """Options of a run: parameters that override the pipeline's defaults; ``force`` runs every step anew."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
     parameters: dict[Text, Text] = Field(default_factory=dict)
