@@ -194,7 +194,7 @@ class Bounded(asyncio.Protocol):
             self._after(data)
 
     def handle_websocket_upgrade(self, *event: Any) -> None:
-        """Refuse a websocket amid a response, or beyond the limit, where uvicorn would pass it to the configured app."""
+        """Refuse a websocket amid a response, or beyond the limit, where uvicorn would use the configured app."""
         if self._answering or self.app is not self.config.loaded_app:
             self.refuse(_full(self.door.limits.connections), "connections")
             return

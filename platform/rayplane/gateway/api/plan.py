@@ -32,7 +32,7 @@ LOOK = 0.05
 
 
 class AnyDocument(Document):
-    """A document of one of the nouns, for the schema. ``parse`` validates it and names the nearest kind to a wrong one."""
+    """A document of one of the nouns, for the schema. ``parse`` validates it, and names the nearest kind."""
 
     kind: Literal[tuple(noun.kind for noun in NOUNS)]  # type: ignore[valid-type]
 
