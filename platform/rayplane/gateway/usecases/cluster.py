@@ -283,14 +283,14 @@ def sum_up(leases: Iterable[Lease], *, since: datetime, until: datetime) -> list
     """Resource-seconds of each cluster between two instants, in the order of the clusters' first leases. Pure."""
     usages: dict[str, ClusterUsage] = {}
     for lease in leases:
-        usage = usages.setdefault(lease.cluster_uid, ClusterUsage(cluster=lease.cluster, cluster_uid=lease.cluster_uid))
+        row = usages.setdefault(lease.cluster_uid, ClusterUsage(cluster=lease.cluster, cluster_uid=lease.cluster_uid))
         began, ended = max(lease.started_at, since), min(lease.ended_at or until, until)
         seconds = max(0.0, (ended - began).total_seconds())
-        usage.node_seconds += seconds
-        usage.core_seconds += seconds * lease.cpu
-        usage.gib_seconds += seconds * lease.memory / 2**30
-        usage.gpu_seconds += seconds * lease.gpu
-        usage.open += lease.ended_at is None
+        row.node_seconds += seconds
+        row.core_seconds += seconds * lease.cpu
+        row.gib_seconds += seconds * lease.memory / 2**30
+        row.gpu_seconds += seconds * lease.gpu
+        row.open += lease.ended_at is None
     return list(usages.values())
 
 

@@ -89,11 +89,11 @@ def ingest(team: str, batch: list[Event], *, principal: Principal, platform: Pla
     jobs = {event.submission_id: jobs[event.submission_id] for event in batch}
     new, refused = 0, []
     for number, event in enumerate(batch):
-        job = jobs[event.submission_id]
+        job_or_error = jobs[event.submission_id]
         try:
-            if isinstance(job, InvalidInput):
-                raise job
-            new += _take(_Report(team, event, _understand(event), job, principal, platform))
+            if isinstance(job_or_error, InvalidInput):
+                raise job_or_error
+            new += _take(_Report(team, event, _understand(event), job_or_error, principal, platform))
         except (InvalidInput, Conflict) as exc:
             # A Conflict too: a job ends only after its events are taken, so a half-deleted object must not block it.
             refused.append(f"events[{number}] ({event.type} {event.id}): {exc}")

@@ -232,8 +232,10 @@ def test_the_run_context_has_everything_of_the_job_and_is_the_same_each_time(ben
     assert context.mlflow.workspace == "growth"
     own = bench.platform.storage.local_path("growth/feast")
     assert context.feast is not None
-    expected = (f"sqlite:///{own}/registry.db", f"{own}/online.db")
-    assert (context.feast.registry_url, context.feast.online_path) == expected
+    assert (context.feast.registry_url, context.feast.online_path) == (
+        f"sqlite:///{own}/registry.db",
+        f"{own}/online.db",
+    )
     assert job.run_context(f"{uid}-2", principal=principal, platform=bench.platform) == context
 
 
