@@ -163,7 +163,7 @@ def connect_mlflow(settings: GatewaySettings) -> MlflowRest | None:
     def admin() -> tuple[str, str]:
         lines = read_secret(Path(path)).splitlines()
         if len(lines) < 2:
-            raise InvalidInput(f"'{path}' needs two lines: user name, password.", remedy="Write it so.")
+            raise InvalidInput(f"'{path}' needs two lines: user name, password.", remedy="Write one on each line.")
         return lines[0], lines[1]
 
     return MlflowRest(settings.mlflow_url, *admin(), reread=admin)

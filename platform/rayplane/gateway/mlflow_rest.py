@@ -121,7 +121,7 @@ class MlflowRest:
             except Conflict:
                 experiment = self._experiment(workspace, name)
         if experiment is None:
-            raise Conflict(f"MLflow neither has nor makes the experiment '{name}' in workspace '{workspace}'.")
+            raise Conflict(f"MLflow can neither find nor create the experiment '{name}' in workspace '{workspace}'.")
         if experiment.get("lifecycle_stage") == "deleted":
             body = {"experiment_id": experiment["experiment_id"]}
             self._call("POST", "/api/2.0/mlflow/experiments/restore", workspace, json=body)

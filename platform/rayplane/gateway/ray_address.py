@@ -75,7 +75,7 @@ def parse(text: str) -> Address:
         raise InvalidSpec(f"cluster.address: '{text}' is not a URL of http or https.", remedy=remedy)
     if parts.path not in ("", "/") or "?" in text or "#" in text:
         raise InvalidSpec(
-            f"cluster.address: '{text}' has a path, a query or a fragment, which Ray's dashboard needs not.",
+            f"cluster.address: '{text}' has a path, a query or a fragment, which a dashboard's base URL has not.",
             remedy=remedy,
         )
     if port == 0 or not (_is_ip(host) or _NAME.fullmatch(host)):

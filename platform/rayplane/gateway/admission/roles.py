@@ -45,7 +45,7 @@ def authorize(principal: Principal, action: Action, team: str | None = None) -> 
         )
     if action in _OF_ALL_TEAMS and principal.team is not None:
         raise Forbidden(
-            f"'{principal.name}' belongs to team '{principal.team}', and this is of all teams.",
+            f"'{principal.name}' belongs to team '{principal.team}', and this concerns all teams.",
             remedy="Ask an admin of the platform.",
         )
     if team is not None and principal.team is not None and principal.team != team:

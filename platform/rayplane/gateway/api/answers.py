@@ -269,7 +269,7 @@ def labels_of(values: list[str] | None) -> dict[str, str] | None:
     if not values:
         return None
     if len(values) > MOST_LABELS:
-        raise InvalidInput(f"{len(values)} labels are asked for.", remedy=f"Ask for {MOST_LABELS} at most.")
+        raise InvalidInput(f"{len(values)} labels are too many for one list.", remedy=f"Use {MOST_LABELS} at most.")
     labels = {}
     for value in values:
         key, equals, text = value.partition("=")

@@ -87,7 +87,7 @@ class Limit:
                 in_memory += received
                 self._in_memory += received
                 if self._in_memory > MOST_IN_MEMORY:
-                    raise _counted(Unavailable("Too much is being sent at once.", remedy="Try again.", retry_after=1))
+                    raise _counted(Unavailable("Too many large requests at once.", remedy="Try again.", retry_after=1))
             return message
 
         async def noting(message: Message) -> None:
@@ -136,7 +136,7 @@ def headers_too_large(most: int) -> HeadersTooLarge:
     """The error for a request whose line and headers have more bytes than allowed."""
     return HeadersTooLarge(
         f"The request's line and headers have more than {most} bytes.",
-        remedy="Send fewer or shorter headers, and what is long in the body.",
+        remedy="Send fewer or shorter headers, and long values in the body.",
     )
 
 

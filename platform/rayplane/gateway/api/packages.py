@@ -86,7 +86,7 @@ async def uploaded(request: Request, platform: Platform) -> AsyncIterator[Binary
         with io.BufferedReader(file) as reader:
             yield reader
     except ClientDisconnect as exc:
-        raise Malformed("The package ended before all of it had come.", remedy="Upload it again.") from exc
+        raise Malformed("The upload ended before the whole package had arrived.", remedy="Upload it again.") from exc
     finally:
         file.close()
 

@@ -301,7 +301,7 @@ def _require_names(team: str, cluster: str) -> None:
 
 def _only_gcs(protocol: str) -> None:
     if protocol != "gcs":
-        raise InvalidInput(f"Packages of protocol '{protocol}' are not taken.", remedy="Give a local folder.")
+        raise InvalidInput(f"Packages of protocol '{protocol}' are not accepted.", remedy="Give a local folder.")
 
 
 _SUMMARIES: dict[tuple[str, str], str] = {

@@ -151,7 +151,7 @@ def _check_kind(entry: zipfile.ZipInfo) -> None:
     if entry.compress_type not in _METHODS:
         method = zipfile.compressor_names.get(entry.compress_type, str(entry.compress_type))  # type: ignore[attr-defined]
         raise InvalidData(
-            f"The package's file '{printable(entry.filename)}' is compressed by {method}, which is not taken.",
+            f"The package's file '{printable(entry.filename)}' is compressed by {method}, which is not accepted.",
             remedy="Deflate it, or leave it as it is.",
         )
 

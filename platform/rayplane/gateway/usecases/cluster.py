@@ -122,7 +122,7 @@ def extend(
     has no deadline to extend.
     """
     if seconds <= 0:
-        raise InvalidInput("A cluster is extended by a time above zero.", remedy="Say how long from now: 2h, say.")
+        raise InvalidInput("A cluster is extended by a time above zero.", remedy="Give a time from now, such as 2h.")
 
     def change(cluster: Object, spec: ClusterSpec, status: ClusterStatus) -> Object:
         owner = platform.team(team)
@@ -405,7 +405,7 @@ def check_address(spec: ClusterSpec, reader: Reader) -> None:
     """Raise InvalidSpec for an address on a backend that creates clusters: the created one would count as external."""
     if spec.address is not None and Capability.CREATE in reader.capabilities:
         raise InvalidSpec(
-            f"cluster.address: the backend '{reader.name}' makes its clusters, it takes none that runs already.",
+            f"cluster.address: the backend '{reader.name}' makes its clusters and can't use one that runs already.",
             remedy="Leave it out, or write backend: existing.",
         )
 

@@ -104,7 +104,7 @@ def ingest(team: str, batch: list[Event], *, principal: Principal, platform: Pla
     if refused:
         raise InvalidInput(
             f"{len(refused)} of {len(batch)} events can't be taken: {'; '.join(refused)}",
-            remedy="All others are in. Use the same version of rayplane in the cluster and the gateway.",
+            remedy="All others are recorded. Use the same version of rayplane in the cluster and the gateway.",
             refused=refused,
         )
     return new

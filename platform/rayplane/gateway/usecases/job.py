@@ -221,7 +221,9 @@ def experiment_of(spec: JobSpec) -> str:
 def job_of_attempt(submission_id: str, platform: Platform) -> tuple[Object, int]:
     """(job, attempt) of Ray's id ``<job uid>-<n>``; raises NotFound."""
     uid, _, number = submission_id.rpartition("-")
-    unknown = NotFound(f"There is no attempt '{submission_id[:100]}' of a job.", remedy="It was deleted, or never was.")
+    unknown = NotFound(
+        f"There is no attempt '{submission_id[:100]}' of a job.", remedy="It was deleted, or never existed."
+    )
     if not uid or re.fullmatch("[0-9]{1,9}", number) is None:
         raise unknown
     try:
@@ -247,8 +249,8 @@ def reporting_cluster(principal: Principal, platform: Platform) -> Object | None
         reporter = None
     if reporter is None or (reporter.kind == "Job" and reporter.status.get("phase") in TERMINAL):
         raise Unauthenticated(
-            "This token's cluster is gone, and the token with it.",
-            remedy="Run on a cluster that is there.",
+            "This token's cluster is gone, so the token is no longer valid.",
+            remedy="Use the token of an existing cluster.",
             reason="unknown-token",
         )
     return reporter

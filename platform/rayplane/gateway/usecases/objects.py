@@ -142,7 +142,7 @@ def delete(
         if if_match is not None and obj.metadata.resource_version != if_match:
             raise PreconditionFailed(
                 f"{kind} '{name}' is at version {obj.metadata.resource_version}, not {if_match}.",
-                remedy="Get it again and look whether it should still go.",
+                remedy="Get it again and check whether it should still be deleted.",
             )
         leaving = teams.deleting(obj, data) if kind == "Team" else None
         if obj.metadata.deleted_at is None:

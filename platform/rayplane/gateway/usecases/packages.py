@@ -62,7 +62,7 @@ def put_by_ray_name(team: str, ray_name: str, file: BinaryIO, *, principal: Prin
 
 
 def resolve_ray_name(team: str, ray_name: str, *, platform: Platform) -> str | None:
-    """The SHA-256 (hex) of the package uploaded under this name; None if there is none any more, or never was."""
+    """The SHA-256 (hex) of the package uploaded under this name; None if it was deleted or never uploaded."""
     try:
         sha256 = platform.storage.read(layout.package_alias(team, _checked_ray_name(ray_name))).decode()
     except NotFound:

@@ -125,7 +125,7 @@ def _require(check: Callable[[], object]) -> None:
     try:
         check()
     except ValueError as exc:
-        raise NotFound(f"There is no such team: {exc}.", remedy="'rayplane team list' says which there are.") from exc
+        raise NotFound(f"There is no such team: {exc}.", remedy="'rayplane team list' lists the teams.") from exc
 
 
 def check_deletion(team: Object, platform: Platform) -> None:

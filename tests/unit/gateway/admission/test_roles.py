@@ -23,7 +23,7 @@ GIVEN = {
 
 @pytest.mark.parametrize("action", ["metrics", "operate"])
 def test_actions_on_all_teams_are_forbidden_to_a_teams_own_admin(action: Any) -> None:
-    with pytest.raises(Forbidden, match="belongs to team 'growth', and this is of all teams"):
+    with pytest.raises(Forbidden, match="belongs to team 'growth', and this concerns all teams"):
         authorize(Principal(name="tia", role="admin", team="growth"), action)
     authorize(Principal(name="ada", role="admin"), action)
     authorize(SYSTEM, action)

@@ -64,7 +64,7 @@ def broken(method: int) -> bytes:
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA], ids=["bzip2", "lzma"])
 def test_compression_methods_other_than_deflate_are_refused_intact_or_broken(method: int) -> None:
     for data in (packed(("train.py", b"print(1)\n"), method=method), broken(method)):
-        with pytest.raises(InvalidData, match=r"train\.py' is compressed by \w+, which is not taken"):
+        with pytest.raises(InvalidData, match=r"train\.py' is compressed by \w+, which is not accepted"):
             check(data)
 
 
