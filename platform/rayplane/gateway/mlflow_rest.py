@@ -116,8 +116,8 @@ class MlflowRest:
         experiment = self._experiment(workspace, name)
         if experiment is None:
             try:
-                made = self._call("POST", "/api/2.0/mlflow/experiments/create", workspace, json={"name": name})
-                return str(made["experiment_id"])
+                answer = self._call("POST", "/api/2.0/mlflow/experiments/create", workspace, json={"name": name})
+                return str(answer["experiment_id"])
             except Conflict:
                 experiment = self._experiment(workspace, name)
         if experiment is None:

@@ -46,17 +46,17 @@ DataOf = Annotated[
 @cache
 def router() -> APIRouter:
     """Routes of all eight nouns; built once, since building them takes longer than the rest of the app."""
-    made = APIRouter(prefix="/v1")
+    routes = APIRouter(prefix="/v1")
     for noun in NOUNS:
-        _add(made, noun)
-    return made
+        _add(routes, noun)
+    return routes
 
 
-def _add(made: APIRouter, noun: NounType) -> None:
+def _add(routes: APIRouter, noun: NounType) -> None:
     base = f"/teams/{{team}}/{noun.plural}" if noun.team_scoped else f"/{noun.plural}"
     item = f"{base}/{{name}}" if noun.team_scoped else f"{base}/{{team}}"
     body, answer = document_model(noun), OBJECT_MODELS[noun.kind]
-    made.add_api_route(
+    routes.add_api_route(
         base,
         _lister(noun),
         methods=["GET"],
@@ -66,7 +66,7 @@ def _add(made: APIRouter, noun: NounType) -> None:
         tags=[noun.plural],
         responses={200: {"model": page_model(noun, answer) | page_model(noun, summary_model(noun), "SummaryList")}},
     )
-    made.add_api_route(
+    routes.add_api_route(
         item,
         _getter(noun),
         methods=["GET"],
@@ -76,7 +76,7 @@ def _add(made: APIRouter, noun: NounType) -> None:
         tags=[noun.plural],
         responses={200: {"model": answer}},
     )
-    made.add_api_route(
+    routes.add_api_route(
         f"{item}/why",
         _explainer(noun),
         methods=["GET"],
@@ -86,7 +86,7 @@ def _add(made: APIRouter, noun: NounType) -> None:
         tags=[noun.plural],
         responses={200: {"model": Explanation, "description": "Causes, ranked; none for one that is as wanted."}},
     )
-    made.add_api_route(
+    routes.add_api_route(
         item,
         _putter(noun, body),
         methods=["PUT"],
@@ -100,7 +100,7 @@ def _add(made: APIRouter, noun: NounType) -> None:
             202: {"model": answer, "description": "Wanted; Location names the operation that makes it so."},
         },
     )
-    made.add_api_route(
+    routes.add_api_route(
         item,
         _deleter(noun),
         methods=["DELETE"],

@@ -215,7 +215,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
 
 def document(app: FastAPI, backends: list[str]) -> dict[str, Any]:
     """Build the document of an app that offers these backends. Pure but for reading the app's routes."""
-    made = get_openapi(
+    openapi_document = get_openapi(
         title=app.title,
         version=app.version,
         summary=app.summary,
@@ -223,30 +223,30 @@ def document(app: FastAPI, backends: list[str]) -> dict[str, Any]:
         routes=app.routes,
         tags=[{"name": name, "description": text} for name, text in TAGS.items()],
     )
-    components = made.setdefault("components", {})
+    components = openapi_document.setdefault("components", {})
     components["securitySchemes"] = {
         "token": {"type": "http", "scheme": "bearer", "description": "A token of a user, a cluster or of Prometheus."}
     }
-    made["security"] = [{"token": []}]
+    openapi_document["security"] = [{"token": []}]
     schemas = components.setdefault("schemas", {})
     for name in ("HTTPValidationError", "ValidationError"):  # the gateway's errors are problem documents instead
         schemas.pop(name, None)
     schemas["Problem"] = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
     components["headers"] = _HEADERS
     components["responses"] = dict(_error_responses())
-    for path, item in made["paths"].items():
+    for path, item in openapi_document["paths"].items():
         for method, operation in item.items():
             _complete(Route(path, method, operation))
     for name, schema in schemas.items():
         _tidy(schema)
         if name.endswith(("Document", "Submission", "-Input")):
             _offer(schema, backends)
-    return made
+    return openapi_document
 
 
-def routes_of(made: dict[str, Any]) -> Iterator[Route]:
+def routes_of(openapi_document: dict[str, Any]) -> Iterator[Route]:
     """All routes of a document."""
-    for path, item in made["paths"].items():
+    for path, item in openapi_document["paths"].items():
         for method, operation in item.items():
             yield Route(path, method, operation)
 
@@ -341,11 +341,11 @@ def _add_links(route: Route) -> None:
     """Add links to what a client may do next with the created object: get it, ask why, delete or stop it."""
     name = route.operation["operationId"]
     for noun in NOUNS:
-        made = "$response.body#/metadata/name"
+        name_in_body = "$response.body#/metadata/name"
         if noun.team_scoped:
-            where = {"team": "$request.path.team", "name": made}
+            where = {"team": "$request.path.team", "name": name_in_body}
         else:
-            where = {"team": made}
+            where = {"team": name_in_body}
         if name in (f"put_{noun.singular}", *(["submit_job"] if noun.kind == "Job" else [])):
             verbs = ("get", "why", "delete")
             for code in ("200", "201", "202"):

@@ -59,9 +59,9 @@ _ANY = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 @cache
 def router() -> APIRouter:
     """The allowed routes, each behind the check of its action, then routes that refuse all other paths."""
-    made = APIRouter(tags=["ray"])
+    routes = APIRouter(tags=["ray"])
     for (method, template), endpoint in _ENDPOINTS.items():
-        made.add_api_route(
+        routes.add_api_route(
             _PREFIX + template,
             endpoint,
             methods=[method],
@@ -72,10 +72,10 @@ def router() -> APIRouter:
             response_class=Response if "/packages/" in template else JSONResponse,
             openapi_extra=ZIP if endpoint is _put_package else None,
         )
-    made.routes.append(WebSocketRoute(_PREFIX + "/api/jobs/{job_or_submission_id}/logs/tail", _tail))
-    made.routes.append(WebSocketRoute(_PREFIX + "/api/{rest:path}", _refuse_socket))
-    made.routes.append(Route(_PREFIX + "/api/{rest:path}", _refuse, methods=_ANY))
-    return made
+    routes.routes.append(WebSocketRoute(_PREFIX + "/api/jobs/{job_or_submission_id}/logs/tail", _tail))
+    routes.routes.append(WebSocketRoute(_PREFIX + "/api/{rest:path}", _refuse_socket))
+    routes.routes.append(Route(_PREFIX + "/api/{rest:path}", _refuse, methods=_ANY))
+    return routes
 
 
 def _guard(method: str, template: str) -> Callable[..., Awaitable[None]]:

@@ -97,13 +97,13 @@ def prepare(
     spec = tracking(spec, platform)
     options = SubmitOptions(labels, if_match, if_absent)
     draft = Draft(JOB, name or _stem(spec.entrypoint), spec, owner, None, principal, platform)
-    if known(spec, team, name, platform) is None:
+    if find_existing(spec, team, name, platform) is None:
         enforce(RULES["Job"].before(draft))
 
     def write() -> tuple[Object, Change]:
         with platform.store.transaction(commit=commit):
             # Look again inside the transaction: the same request may have arrived twice at the same time.
-            if (job := known(spec, team, name, platform)) is not None:
+            if (job := find_existing(spec, team, name, platform)) is not None:
                 return relabel(job, options, principal, platform)
             named = replace(draft, name=name or _new_name(spec, team, platform))
             enforce(RULES["Job"].reserve(named))
@@ -284,7 +284,7 @@ def tracking(spec: JobSpec, platform: Platform) -> JobSpec:
     return spec.model_copy(update={"tracked": False})
 
 
-def known(spec: JobSpec, team: str, name: str | None, platform: Platform) -> Object | None:
+def find_existing(spec: JobSpec, team: str, name: str | None, platform: Platform) -> Object | None:
     """The job that this same request created earlier, if any; raises Conflict if its name or id is another job's."""
     job = None
     if name is not None:

@@ -50,11 +50,11 @@ def plan(documents: list[Document], *, team: str | None, principal: Principal, p
     for item in items:
         _parse(item, principal)
     until = time.monotonic() + PLAN_PATIENCE
-    made = {item.name: item.object(principal) for item in items if item.noun.kind == "Team" and item.readable}
+    new_teams = {item.name: item.object(principal) for item in items if item.noun.kind == "Team" and item.readable}
     for item in items:
         # It may ask a backend, which can be slow, so it runs before the transaction begins.
         if item.readable and item.spec is not None:
-            _check_before(item, made.get(item.team), principal, platform, until=until)
+            _check_before(item, new_teams.get(item.team), principal, platform, until=until)
     with platform.store.transaction(commit=False):
         for item in items:
             if item.readable:
@@ -160,21 +160,23 @@ def _parse(item: _Item, principal: Principal) -> None:
     item.spec = item.check(lambda: parse(item.noun.spec, item.document.spec, item.noun.singular))
 
 
-def _check_before(item: _Item, made: Object | None, principal: Principal, platform: Platform, *, until: float) -> None:
+def _check_before(
+    item: _Item, new_team: Object | None, principal: Principal, platform: Platform, *, until: float
+) -> None:
     """Note everything but the team's other objects that forbids the document, and the cost of a cluster.
 
-    ``made`` is the team, if the same documents create or change it.
+    ``new_team`` is the document's team, if the same documents create or change it.
     """
     noun = item.noun
     owner = None
     if noun.team_scoped:
-        owner = made if made is not None else item.check(lambda: platform.team(item.team))
+        owner = new_team if new_team is not None else item.check(lambda: platform.team(item.team))
         if owner is None:
             return
     if isinstance(item.spec, JobSpec):
         spec = item.spec
         item.spec = item.check(lambda: jobs.tracking(spec, platform)) or spec.model_copy(update={"tracked": False})
-        if item.check(lambda: jobs.known(spec, item.team, item.name, platform)) is not None:
+        if item.check(lambda: jobs.find_existing(spec, item.team, item.name, platform)) is not None:
             return  # an existing job is not checked again
     draft = item.draft(owner, stored(noun, item.team, item.name, platform), principal, platform, until=until)
     rules = RULES[noun.kind]
@@ -222,7 +224,7 @@ def _try_job(item: _Item, draft: Draft) -> None:
     item.result.change = "created" if item.before is None else "changed"
     options = jobs.SubmitOptions(item.document.metadata.labels, None, False)
     try:
-        job = jobs.known(draft.spec, draft.team, draft.name, draft.platform)
+        job = jobs.find_existing(draft.spec, draft.team, draft.name, draft.platform)
     except RayplaneError as exc:
         item.refuse(exc)
         return

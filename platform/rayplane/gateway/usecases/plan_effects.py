@@ -44,17 +44,17 @@ def cost_of_nodes(spec: JobSpec | ServiceSpec, team: TeamSpec) -> Cost | None:
 
 
 def total(costs: Iterable[Cost | None]) -> TotalCost:
-    """The sum of the costs: in resource-hours where they have an end; separately, per hour, where they have none."""
+    """The sum of the costs: in resource-hours where they have an end, as amounts of compute where they have none."""
     with_end, endless = TotalCost(), Cost()
-    for one in costs:
-        if one is None:
+    for part in costs:
+        if part is None:
             continue
-        if one.hours is None:
-            endless = Cost(cpu=endless.cpu + one.cpu, memory=endless.memory + one.memory, gpu=endless.gpu + one.gpu)
+        if part.hours is None:
+            endless = Cost(cpu=endless.cpu + part.cpu, memory=endless.memory + part.memory, gpu=endless.gpu + part.gpu)
             continue
-        with_end.core_hours += one.cpu * one.hours
-        with_end.gib_hours += one.memory / _GIB * one.hours
-        with_end.gpu_hours += one.gpu * one.hours
+        with_end.core_hours += part.cpu * part.hours
+        with_end.gib_hours += part.memory / _GIB * part.hours
+        with_end.gpu_hours += part.gpu * part.hours
     return with_end.model_copy(update={"endless": endless if endless != Cost() else None})
 
 
