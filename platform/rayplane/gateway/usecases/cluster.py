@@ -380,7 +380,7 @@ def _require_suspend(reader: Reader, what: str) -> None:
 
 
 def check_acted_on(spec: ClusterSpec, reader: Reader) -> None:
-    """Raise InvalidSpec for a field that the backend would ignore: worker nodes, or a timeout that it can't enforce."""
+    """Raise InvalidSpec for fields that the backend would ignore: worker nodes, timeouts or a suspension."""
     able = reader.capabilities
     if spec.workers.max > 0 and Capability.WORKERS not in able:
         raise InvalidSpec(

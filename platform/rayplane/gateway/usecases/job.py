@@ -86,7 +86,7 @@ def prepare(
     if_absent: bool = False,
     commit: bool = True,
 ) -> Callable[[], tuple[Object, Change]]:
-    """Make the checks of a job that may be slow; return the rest of ``submit_or_find``, to be called in a transaction.
+    """Make the checks of a job that may be slow; return the rest of ``submit_or_find``, which may run in a transaction.
 
     Raises as ``submit`` does; the returned function as ``submit_or_find`` does.
     """
@@ -285,7 +285,7 @@ def tracking(spec: JobSpec, platform: Platform) -> JobSpec:
 
 
 def find_existing(spec: JobSpec, team: str, name: str | None, platform: Platform) -> Object | None:
-    """The job that this same request created earlier, if any; raises Conflict if its name or id is another job's."""
+    """The job that the same submission created earlier, if any; raises Conflict if its name or id is another job's."""
     job = None
     if name is not None:
         try:
@@ -418,7 +418,7 @@ def _context(holder: Object, platform: Platform) -> RunContext:
 def _feast(holder: Object, team: str, platform: Platform) -> FeastAccess:
     """The team's access to Feast: through the registry of all teams, or one in its own folder of the storage root.
 
-    The latter where pods mount only that folder.
+    The latter on a backend whose teams see only that folder.
     """
     settings = platform.settings
     owner = platform.store.get("Team", "", team)

@@ -199,9 +199,9 @@ def test_records_of_a_deleted_team_are_still_there(growth: TestClient, platform:
     assert [entry["action"] for entry in growth.get("/v1/teams/gone/audit").json()["items"]] == ["delete", "apply"]
 
 
-@pytest.mark.parametrize("place", ["g/dev", "Growth/dev", "growth/Dev"])
-def test_rays_client_gets_an_error_for_an_address_that_no_cluster_can_have(growth: TestClient, place: str) -> None:
-    answer = growth.get(f"/{place}/api/version")
+@pytest.mark.parametrize("cluster", ["g/dev", "Growth/dev", "growth/Dev"])
+def test_rays_client_gets_an_error_for_an_address_that_no_cluster_can_have(growth: TestClient, cluster: str) -> None:
+    answer = growth.get(f"/{cluster}/api/version")
     assert answer.status_code == 400
     assert "<gateway>/<team>/<cluster>" in answer.text
 

@@ -32,17 +32,17 @@ def own_principal(bench: Any, kind: str, name: str) -> Principal:
 
 
 @pytest.mark.parametrize(
-    ("place", "message"),
+    ("target", "message"),
     [({}, "say where"), ({"cluster": "dev", "nodes": NODES}, "exclude each other")],
 )
 @pytest.mark.parametrize(
     ("kind", "spec"), [("Job", {"entrypoint": "true"}), ("Service", {"model": "models:/delay@champion"})]
 )
 def test_a_spec_must_name_either_a_cluster_or_nodes(
-    bench: Any, kind: str, spec: dict[str, Any], place: dict[str, Any], message: str
+    bench: Any, kind: str, spec: dict[str, Any], target: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InvalidSpec, match=message):
-        bench.apply(kind, "it", {**spec, **place})
+        bench.apply(kind, "it", {**spec, **target})
     assert bench.store.count(kind, "growth") == 0
 
 
