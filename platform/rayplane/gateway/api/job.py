@@ -116,7 +116,7 @@ async def logs(
         uid = (await run(state.lanes.logs, here.store.get, "Job", team, name)).metadata.uid
         with state.followed.one(caller):
             async with waiting.listening(here.store.changes, uid, log_of(uid), pause=state.followed.pause) as changed:
-                data, following, complete = await run(state.lanes.logs, read)  # it may have grown before we listened
+                data, following, complete = await run(state.lanes.logs, read)  # it may have grown before the listener
                 deadline = time.monotonic() + wait
                 while not data and not complete and await changed(deadline):
                     await asyncio.sleep(max(0.0, min(state.followed.pause(), deadline - time.monotonic())))
