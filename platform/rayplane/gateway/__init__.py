@@ -1,1 +1,1 @@
-"""The control plane: one process that decides."""
+"""The control plane: the one process that admits users' requests and reconciles their objects."""

@@ -1,4 +1,4 @@
-"""The gateway's process, `python -m rayplane.gateway`: the only file that wires its parts."""
+"""The gateway's process, `python -m rayplane.gateway`. The composition root: the only file that wires its parts."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ log = logging.getLogger("rayplane.gateway")
 SWITCH_INTERVAL = 0.0005
 """Seconds for which a thread keeps the interpreter while others want it: the event loop may wait so long to go on."""
 GRACE = 5
-"""Seconds that open requests (a followed log, say) get when the gateway stops."""
+"""Seconds for which the gateway waits for open requests (a followed log, say) when it stops."""
 
 
 def main() -> int:
-    """Run until a signal ends it; the exit code."""
+    """Run the gateway until a signal stops it; return the exit code."""
     try:
         settings = load_gateway()
         telemetry.configure(settings.log_level)
-        logging.getLogger("httpx").setLevel(logging.WARNING)  # else one line for each look at Ray and MLflow
+        logging.getLogger("httpx").setLevel(logging.WARNING)  # httpx logs a line for each request to Ray and MLflow
         listener = processes.take_listener()
         if listener is None:
             processes.require_free(settings.port, settings.host)
@@ -60,7 +60,7 @@ def main() -> int:
 
 
 def run(settings: GatewaySettings, listener: socket.socket | None) -> None:
-    """Wire the parts, serve on ``listener`` or else the settings' port, and take all down in the reverse order."""
+    """Wire the parts, serve on ``listener`` or else the settings' port, and at the end close them in reverse order."""
     allow_files(settings.max_connections)
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     local_users.prepare(settings)
@@ -72,7 +72,7 @@ def run(settings: GatewaySettings, listener: socket.socket | None) -> None:
     backends: dict[str, Any] = {}
     opening = threading.Lock()
 
-    def backend(name: str) -> Any:  # one object for each name: it holds what is under way
+    def backend(name: str) -> Any:  # one object per name: it has state of what is under way
         with opening:
             if name not in backends:
                 backends[name] = plugins.load("backends", name)(settings)
@@ -97,7 +97,7 @@ def run(settings: GatewaySettings, listener: socket.socket | None) -> None:
             ServiceReconciler(platform, backend, rays, mlflow, wake=lambda uid: loop.wake(uid)),
             PipelineReconciler(platform, dbos_url=settings.dbos_url, mlflow=mlflow),
         ],
-        # A gateway that is started anew is another holder: its predecessor may still be at work.
+        # The process id makes a restarted gateway another holder: its predecessor may still be running.
         Leader(store, f"{socket.gethostname()}:{os.getpid()}"),
         others=[Rotations(platform, mlflow, everything=lambda: loop.look_at_everything())],
         interval=settings.reconcile_interval,
@@ -110,13 +110,13 @@ def run(settings: GatewaySettings, listener: socket.socket | None) -> None:
             settings,
             host=settings.host,
             port=settings.port,
-            # The requests are counted in the metrics; their log lines would drown the rest.
+            # Metrics count the requests; a log line for each would drown the rest.
             access_log=False,
             log_config=None,
             timeout_graceful_shutdown=GRACE,
         ),
     )
-    # What has been imported stays: looking through it for garbage would hold up every request for a tenth of a second.
+    # Imported objects live forever: collecting garbage among them would block every request for a tenth of a second.
     gc.collect()
     gc.freeze()
     sys.setswitchinterval(SWITCH_INTERVAL)
@@ -138,7 +138,7 @@ def run(settings: GatewaySettings, listener: socket.socket | None) -> None:
 
 
 class _Server(uvicorn.Server):
-    """Lets requests go that wait for a change, as soon as it is asked to end: it would wait for them."""
+    """Ends requests that wait for a change as soon as a signal stops the server, which would else wait for them."""
 
     def __init__(self, store: Store, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -150,7 +150,10 @@ class _Server(uvicorn.Server):
 
 
 def connect_mlflow(settings: GatewaySettings) -> MlflowRest | None:
-    """The MLflow client as its admin; None where no server is set. Asks nothing of it yet."""
+    """Create the MLflow client, as MLflow's admin; None if the settings have no MLflow URL. Makes no request.
+
+    Raises InvalidInput without a readable file of the admin's user name and password.
+    """
     if settings.mlflow_url is None:
         return None
     path = settings.mlflow_admin_path
@@ -163,7 +166,7 @@ def connect_mlflow(settings: GatewaySettings) -> MlflowRest | None:
     def admin() -> tuple[str, str]:
         lines = read_secret(Path(path)).splitlines()
         if len(lines) < 2:
-            raise InvalidInput(f"'{path}' needs two lines: user name, password.", remedy="Write it so.")
+            raise InvalidInput(f"'{path}' needs two lines: user name, password.", remedy="Write one on each line.")
         return lines[0], lines[1]
 
     return MlflowRest(settings.mlflow_url, *admin(), reread=admin)

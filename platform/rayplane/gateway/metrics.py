@@ -1,4 +1,4 @@
-"""The catalogue of what the gateway exports to Prometheus: one registry, every metric by name."""
+"""The metrics that the gateway exports to Prometheus: one registry, every metric by name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 REGISTRY = CollectorRegistry()
-"""The gateway's own registry: nothing that a library adds to the default one is exported."""
+"""The gateway's own registry: metrics that libraries add to the default one are not exported."""
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -114,5 +114,5 @@ BUILD.labels(version("rayplane"), _host.python_version()).set(1)
 
 
 def render() -> bytes:
-    """The registry in Prometheus' text format."""
+    """The registry's metrics in Prometheus' text format."""
     return generate_latest(REGISTRY)

@@ -1,4 +1,4 @@
-"""MLflow's REST API as its admin: a workspace, user and role per team; runs, and where the registry's aliases point."""
+"""Client of MLflow's REST API, as its admin: a workspace, user and role per team; runs; versions behind aliases."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from rayplane.errors import Conflict, Forbidden, InvalidInput, NotFound, Rayplan
 
 WORKSPACE_HEADER = "X-MLFLOW-WORKSPACE"
 ROLE = "rayplane-team"
-# Use of the workspace lets a member create things there, and says nothing about what others created (the platform makes
-# the experiments): hence MANAGE on each kind of thing. MANAGE on the workspace itself would let it hand out roles.
+# USE of the workspace lets a member create resources there, but gives no access to those that others created (the
+# platform creates the experiments): hence MANAGE on each type. MANAGE on the workspace would let it assign roles.
 _GRANTS = {
     "workspace": "USE",
     "experiment": "MANAGE",
@@ -24,13 +24,13 @@ _GRANTS = {
 }
 
 _DEFAULT = "default"
-"""MLflow's own workspace, which is no team's."""
+"""MLflow's own workspace, which belongs to no team."""
 
 RunEnd = Literal["FINISHED", "FAILED", "KILLED"]
 
 
 class MlflowRest:
-    """One tracking server. Thread-safe. Every call raises Unavailable while the server does not answer."""
+    """A client of one tracking server. Thread-safe. Every call raises Unavailable while the server does not answer."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class MlflowRest:
         timeout: float = 20.0,
         reread: Callable[[], tuple[str, str]] | None = None,
     ) -> None:
-        """``reread`` tells the admin's user name and password anew: another gateway may have changed them."""
+        """``reread`` reads the admin's user name and password again: another gateway may have changed them."""
         self.url = url.rstrip("/")
         self._admin, self._reread_admin = (user, password), reread
         self._http = httpx.Client(auth=(user, password), timeout=timeout, trust_env=False)
@@ -51,16 +51,16 @@ class MlflowRest:
         self._http.close()
 
     def healthy(self) -> bool:
-        """Whether the API (not just the process) answers to the admin."""
+        """True if the API (not just the process) answers the admin."""
         try:
             return self._send("GET", "/api/3.0/mlflow/workspaces").is_success
         except Unavailable:
             return False
 
     def ensure_workspace(self, workspace: str, owner: str, *, adopt: bool = False) -> bool:
-        """Make the workspace of a team; False if one of this name is there and another's.
+        """Create the workspace of a team; False if a workspace of this name exists and belongs to another owner.
 
-        ``owner`` stands in its description. ``adopt``: it is this owner's, whatever its description says.
+        The description names the ``owner``. ``adopt``: accept an existing one, whatever its description says.
         """
         description = f"rayplane team {owner}"
         known = self._find("GET", _workspace(workspace))
@@ -70,62 +70,65 @@ class MlflowRest:
         return adopt or known["workspace"].get("description") == description
 
     def delete_workspace(self, workspace: str) -> None:
-        """Delete a workspace with all that MLflow's database has of it: experiments, runs, models, roles. One already
-        gone is success. Artifacts stay where they are; ids of its experiments are not given again."""
-        # On SQLite MLflow gives the newest experiment's id again once that is deleted, to whichever team comes next.
+        """Delete a workspace with its experiments, runs, models and roles; a missing one is success.
+
+        Artifacts stay where they are. MLflow never reuses the ids of the deleted experiments.
+        """
+        # On SQLite MLflow would reuse the newest experiment's id once it is deleted. A newer experiment in the default
+        # workspace, only marked as deleted, keeps the ids growing.
         body = {"experiment_id": self.ensure_experiment(_DEFAULT, f"rayplane-purged-{workspace}")}
         self._call("POST", "/api/2.0/mlflow/experiments/delete", _DEFAULT, json=body)
         self._find("DELETE", _workspace(workspace), params={"mode": "CASCADE"})
 
     def ensure_user(self, workspace: str, user: str, password: str) -> None:
-        """Make the team's user with this password and its role: all in the team's workspace, nothing elsewhere."""
+        """Create or update the team's user, with this password and a role in the team's workspace alone."""
         if self._find("GET", "/api/2.0/mlflow/users/get", params={"username": user}) is None:
             self._make("/api/2.0/mlflow/users/create", {"username": user, "password": password})
         else:
             self.change_password(user, password)
         role = self._ensure_role(workspace)
-        held = self._call("GET", "/api/3.0/mlflow/users/roles/list", params={"username": user})["roles"]
-        if role not in [r["id"] for r in held]:
+        roles = self._call("GET", "/api/3.0/mlflow/users/roles/list", params={"username": user})["roles"]
+        if role not in [r["id"] for r in roles]:
             self._make("/api/3.0/mlflow/roles/assign", {"username": user, "role_id": role})
 
     def delete_user(self, user: str) -> None:
-        """Take the user away; one already gone is success. What it made stays in the workspace."""
+        """Delete the user; a missing one is success. What the user created stays in the workspace."""
         self._find("DELETE", "/api/2.0/mlflow/users/delete", json={"username": user})
 
     def change_password(self, user: str, password: str) -> None:
-        """Give a user, the admin too, another password. Raises Unauthenticated where the admin's is wrong."""
+        """Change the password of a user or of the admin. Raises Unauthenticated if the admin's current one is wrong."""
         body = {"username": user, "password": password}
         if user == self._admin[0]:
-            body["current_password"] = self._admin[1]  # asked of who changes its own
+            body["current_password"] = self._admin[1]  # MLflow requires it of a user that changes its own
         self._call("PATCH", "/api/2.0/mlflow/users/update-password", json=body)
 
     def require_admin(self) -> None:
-        """Raise Unauthenticated where the admin's password is not the server's."""
+        """Raise Unauthenticated if the server refuses the admin's password."""
         self._call("GET", "/api/3.0/mlflow/workspaces")
 
     def use(self, user: str, password: str) -> None:
-        """Be this admin from now on."""
+        """Authenticate as this admin from now on."""
         self._admin = (user, password)
         self._http.auth = self._admin
 
     def ensure_experiment(self, workspace: str, name: str) -> str:
-        """The id of the team's experiment of this name, made or restored if need be."""
-        found = self._experiment(workspace, name)
-        if found is None:
+        """The id of the team's experiment of this name, created or restored if need be."""
+        experiment = self._experiment(workspace, name)
+        if experiment is None:
             try:
-                made = self._call("POST", "/api/2.0/mlflow/experiments/create", workspace, json={"name": name})
-                return str(made["experiment_id"])
+                answer = self._call("POST", "/api/2.0/mlflow/experiments/create", workspace, json={"name": name})
+                return str(answer["experiment_id"])
             except Conflict:
-                found = self._experiment(workspace, name)
-        if found is None:
-            raise Conflict(f"MLflow neither has nor makes the experiment '{name}' in workspace '{workspace}'.")
-        if found.get("lifecycle_stage") == "deleted":
-            body = {"experiment_id": found["experiment_id"]}
+                experiment = self._experiment(workspace, name)
+        if experiment is None:
+            raise Conflict(f"MLflow can neither find nor create the experiment '{name}' in workspace '{workspace}'.")
+        if experiment.get("lifecycle_stage") == "deleted":
+            body = {"experiment_id": experiment["experiment_id"]}
             self._call("POST", "/api/2.0/mlflow/experiments/restore", workspace, json=body)
-        return str(found["experiment_id"])
+        return str(experiment["experiment_id"])
 
     def create_run(self, workspace: str, experiment_id: str, *, tags: Mapping[str, str], name: str) -> str:
-        """Make a run (status RUNNING) and return its id."""
+        """Create a run (status RUNNING) and return its id."""
         body = {
             "experiment_id": experiment_id,
             "run_name": name,
@@ -148,18 +151,18 @@ class MlflowRest:
 
     def get_run(self, workspace: str, run_id: str) -> dict[str, Any] | None:
         """The run as MLflow shows it (``info``, ``data``); None if there is none, or if it is deleted."""
-        found = self._find("GET", "/api/2.0/mlflow/runs/get", workspace, params={"run_id": run_id})
-        if found is None or found["run"]["info"].get("lifecycle_stage") == "deleted":
+        answer = self._find("GET", "/api/2.0/mlflow/runs/get", workspace, params={"run_id": run_id})
+        if answer is None or answer["run"]["info"].get("lifecycle_stage") == "deleted":
             return None
-        run: dict[str, Any] = found["run"]
+        run: dict[str, Any] = answer["run"]
         return run
 
     def set_tags(self, workspace: str, run_id: str, tags: Mapping[str, str]) -> None:
-        """Set tags on a run; those that it has get the new value."""
+        """Set tags on a run; existing tags get the new value."""
         self._call("POST", "/api/2.0/mlflow/runs/log-batch", workspace, json={"run_id": run_id, "tags": _tags(tags)})
 
     def resume_run(self, workspace: str, run_id: str) -> None:
-        """Mark a run as running again: another attempt goes on with it."""
+        """Mark a run as running again: another attempt continues it."""
         self._call("POST", "/api/2.0/mlflow/runs/update", workspace, json={"run_id": run_id, "status": "RUNNING"})
 
     def end_run(self, workspace: str, run_id: str, status: RunEnd) -> None:
@@ -171,23 +174,23 @@ class MlflowRest:
         """The version that an alias points to; None if there is no such model or alias."""
         params = {"name": model, "alias": alias}
         try:
-            found = self._find("GET", "/api/2.0/mlflow/registered-models/alias", workspace, params=params)
+            answer = self._find("GET", "/api/2.0/mlflow/registered-models/alias", workspace, params=params)
         except InvalidInput:
             return None  # MLflow answers 400 INVALID_PARAMETER_VALUE for an alias that was never set
-        return str(found["model_version"]["version"]) if found else None
+        return str(answer["model_version"]["version"]) if answer else None
 
     def model_version(self, workspace: str, model: str, version: str) -> dict[str, Any] | None:
         """A model version as MLflow shows it (``name``, ``version``, ``run_id``...); None if there is none."""
         params = {"name": model, "version": version}
-        found = self._find("GET", "/api/2.0/mlflow/model-versions/get", workspace, params=params)
-        answer: dict[str, Any] | None = found["model_version"] if found else None
-        return answer
+        answer = self._find("GET", "/api/2.0/mlflow/model-versions/get", workspace, params=params)
+        version_info: dict[str, Any] | None = answer["model_version"] if answer else None
+        return version_info
 
     def _experiment(self, workspace: str, name: str) -> dict[str, Any] | None:
         params = {"experiment_name": name}
-        found = self._find("GET", "/api/2.0/mlflow/experiments/get-by-name", workspace, params=params)
-        answer: dict[str, Any] | None = found["experiment"] if found else None
-        return answer
+        answer = self._find("GET", "/api/2.0/mlflow/experiments/get-by-name", workspace, params=params)
+        experiment: dict[str, Any] | None = answer["experiment"] if answer else None
+        return experiment
 
     def _ensure_role(self, workspace: str) -> int:
         listed = self._call("GET", "/api/3.0/mlflow/roles/list", params={"workspace": workspace})["roles"]
@@ -197,9 +200,9 @@ class MlflowRest:
             role = self._call("POST", "/api/3.0/mlflow/roles/create", json=body)["role"]
         role_id = int(role["id"])
         answer = self._call("GET", "/api/3.0/mlflow/roles/permissions/list", params={"role_id": str(role_id)})
-        held = {p["resource_type"] for p in answer["role_permissions"] if p["resource_pattern"] == "*"}
+        granted = {p["resource_type"] for p in answer["role_permissions"] if p["resource_pattern"] == "*"}
         for resource, permission in _GRANTS.items():
-            if resource not in held:
+            if resource not in granted:
                 grant = {
                     "role_id": role_id,
                     "resource_type": resource,
@@ -210,7 +213,7 @@ class MlflowRest:
         return role_id
 
     def _make(self, path: str, body: Mapping[str, Any]) -> None:
-        """POST, for which "it exists already" is success."""
+        """Create something by a POST; success too if it exists already."""
         try:
             self._call("POST", path, json=dict(body))
         except Conflict:
@@ -230,11 +233,11 @@ class MlflowRest:
         return answer
 
     def _reread(self) -> bool:
-        """Be the admin that the home names now; whether that is another one."""
-        found = self._reread_admin() if self._reread_admin is not None else self._admin
-        if found == self._admin:
+        """Use the admin's credentials as the home has them now; True if they have changed."""
+        current = self._reread_admin() if self._reread_admin is not None else self._admin
+        if current == self._admin:
             return False
-        self.use(*found)
+        self.use(*current)
         return True
 
     def _send(self, method: str, path: str, workspace: str | None = None, **kwargs: Any) -> httpx.Response:
@@ -277,8 +280,8 @@ def _error(response: httpx.Response) -> RayplaneError:
     except ValueError:
         body = {}
     code = body.get("error_code", "") if isinstance(body, dict) else ""
-    said = body.get("message") if isinstance(body, dict) else None
-    reason = said or response.text.strip()[:300] or "no reason given"
+    message = body.get("message") if isinstance(body, dict) else None
+    reason = message or response.text.strip()[:300] or "no reason given"
     what = f"MLflow answered {response.status_code} to {response.request.method} {response.request.url.path}: {reason}"
     if code in _BY_CODE:
         return _BY_CODE[code](what)

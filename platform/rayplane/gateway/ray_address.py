@@ -1,4 +1,4 @@
-"""Addresses of Rays that others run: the well-formed, those that may be asked, and those that never are. Pure."""
+"""Addresses of Ray clusters that others run: parse them, and decide which the platform may connect to. Pure."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _ENTRY = re.compile(r"(?:\[(?P<six>[0-9a-f:.]+(?:/\d+)?)\]|(?P<other>[^\[\]:]+))
 
 @dataclass(frozen=True)
 class Address:
-    """The place of a dashboard: a scheme, a host and a port. Two spellings of one place are equal."""
+    """The address of a dashboard: scheme, host and port. Two spellings of one address are equal."""
 
     scheme: str
     host: str
@@ -52,9 +52,9 @@ class Address:
 
 
 def parse(text: str) -> Address:
-    """The address that a URL names. Raises InvalidSpec for all that is more, or less, than a dashboard's base URL.
+    """Parse the address from a URL. Raises InvalidSpec for anything but a dashboard's base URL.
 
-    A password in it is not repeated in the error.
+    The error does not repeat a password.
     """
     remedy = "Write the dashboard's base URL alone, such as http://host:8265."
     if any(ord(c) <= 32 or ord(c) >= 127 or c == "\\" for c in text):
@@ -75,7 +75,7 @@ def parse(text: str) -> Address:
         raise InvalidSpec(f"cluster.address: '{text}' is not a URL of http or https.", remedy=remedy)
     if parts.path not in ("", "/") or "?" in text or "#" in text:
         raise InvalidSpec(
-            f"cluster.address: '{text}' has a path, a query or a fragment, which Ray's dashboard needs not.",
+            f"cluster.address: '{text}' has a path, a query or a fragment, which a dashboard's base URL has not.",
             remedy=remedy,
         )
     if port == 0 or not (_is_ip(host) or _NAME.fullmatch(host)):
@@ -91,7 +91,7 @@ class AllowList:
         self._rules = [_rule(entry) for entry in entries]
 
     def allows(self, host: str, ip: IP, port: int) -> bool:
-        """True if ``ip``, as which ``host`` is known now, may be asked at this port, unless ``refusal`` forbids it."""
+        """True if the settings allow ``ip``, to which ``host`` resolves now, at this port; see also ``refusal``."""
         plain = _plain(ip)
         return any(
             rule.port in (None, port)
@@ -105,7 +105,7 @@ class AllowList:
 
 
 def refusal(ip: IP) -> str:
-    """The reason why the platform never asks this IP address, for any caller; empty if there is none."""
+    """The reason why the platform never connects to this IP address, for any caller; empty if there is none."""
     for one in _embedded(ip):
         if any(one.version == network.version and one in network for network in _NEVER):
             return f"{ip} is link-local, a cloud's metadata service, or no single host"
@@ -116,7 +116,7 @@ def refusal(ip: IP) -> str:
 class _Rule:
     network: IPv4Network | IPv6Network | None
     name: str
-    """Where it is no network: a host's name, or ``*.`` and a domain."""
+    """A host's name, or ``*.`` and a domain; empty for a network."""
     port: int | None
 
     def names(self, host: str) -> bool:
@@ -141,7 +141,7 @@ def _rule(entry: str) -> _Rule:
     try:
         return _Rule(ip_network(host), "", port)
     except ValueError:
-        # "10.1" and "10.1.2.3/8" are slips, not names: the last label of a name is no number.
+        # "10.1" and "10.1.2.3/8" are mistakes, not names: the last label of a name is not a number.
         if match["six"] or host.rpartition(".")[2].isdecimal() or not _NAME.fullmatch(host.removeprefix("*.")):
             raise wrong from None
     return _Rule(None, host, port)
@@ -156,12 +156,12 @@ def _is_ip(host: str) -> bool:
 
 
 def _plain(ip: IP) -> IP:
-    """The IPv4 address that an IPv6 one only wraps, else itself."""
+    """The IPv4 address that an IPv4-mapped IPv6 address wraps; any other address itself."""
     return (ip.ipv4_mapped if isinstance(ip, IPv6Address) else None) or ip
 
 
 def _embedded(ip: IP) -> Iterator[IP]:
-    """The address, and those that are reached through it."""
+    """Yield the address, and the IPv4 addresses that are reached through it (mapped, 6to4, Teredo, NAT64)."""
     yield ip
     if isinstance(ip, IPv4Address):
         return

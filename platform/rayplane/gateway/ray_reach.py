@@ -1,4 +1,4 @@
-"""Connections to Ray's dashboards: to what was checked alone, and with one deadline for all of a call."""
+"""Connections to Ray's dashboards: only to addresses that were checked, and with one deadline for a whole call."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from rayplane.errors import Unavailable
 from rayplane.gateway.ray_address import IP, SETTING, AllowList, refusal
 
 NOT_ALLOWED = "address-not-allowed"
-"""The ``reason`` of an Unavailable that tells of an address which may not be asked."""
+"""The ``reason`` of an Unavailable for an address that the platform must not connect to."""
 
 _AT_ONCE = 16 * 1024
-"""Bytes of a request that are sent before the clock is looked at again."""
+"""Bytes of a request that are sent before the deadline is checked again."""
 
 
 class Reach:
-    """The addresses that a client may connect to. A name is resolved here, once: what was checked is connected to."""
+    """The addresses that a client may connect to. A name is resolved here, once, and the checked IP is connected to."""
 
     def __init__(self, allowed: AllowList, *, placed: bool) -> None:
         """``placed``: an admin of the platform chose the address, so it need not be among the allowed ones."""
@@ -33,7 +33,7 @@ class Reach:
         self._placed = placed
 
     def choose(self, host: str, port: int, seconds: float | None) -> list[str]:
-        """The IP addresses of the host that may be asked; raises Unavailable if there is none, or within the time."""
+        """The host's IP addresses that may be connected to; raises Unavailable if there is none, or none in time."""
         known = [ip_address(text) for text in _resolve(host, port, seconds)]
         may = [str(ip) for ip in known if not self._problem(host, port, ip)]
         if may:
@@ -54,13 +54,13 @@ class Reach:
 
 
 class Clock(threading.local):
-    """The deadline of the call that this thread is making; none unless it is within ``lasting``."""
+    """The deadline of the call that this thread is making; none outside of ``lasting``."""
 
     at: float | None = None
 
     @contextmanager
     def lasting(self, seconds: float) -> Iterator[None]:
-        """All of the block's calls together end within the time."""
+        """Set the deadline of all of the block's operations together."""
         self.at = time.monotonic() + seconds
         try:
             yield
@@ -68,7 +68,7 @@ class Clock(threading.local):
             self.at = None
 
     def left(self, timeout: float | None) -> float | None:
-        """Seconds that a single operation may take; zero or less when the time is over."""
+        """Seconds that a single operation may take: its timeout or the time left; zero or less if the time is over."""
         if self.at is None:
             return timeout
         left = self.at - time.monotonic()
@@ -76,11 +76,11 @@ class Clock(threading.local):
 
 
 class Transport(httpx.HTTPTransport):
-    """httpx's own, on connections that keep to a reach (None: the platform's own Rays, anywhere) and to a clock."""
+    """httpx's transport, with a deadline and within a reach (None: any address, for the platform's own clusters)."""
 
     def __init__(self, tls: SSLContext, clock: Clock, reach: Reach | None) -> None:
         super().__init__(verify=tls, trust_env=False)
-        # httpx (0.28) passes no network backend on, which alone sees a connection being made.
+        # httpx (0.28) has no parameter for the network backend, the only place that sees a connection being opened.
         self._pool = httpcore.ConnectionPool(
             ssl_context=tls,
             max_connections=100,
@@ -144,7 +144,7 @@ class _Stream(httpcore.NetworkStream):
         return self._stream.read(max_bytes, left)
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        for start in range(0, len(buffer), _AT_ONCE):  # the time counts for each part, not for the whole
+        for start in range(0, len(buffer), _AT_ONCE):  # the timeout applies to each part, the deadline to all
             left = self._clock.left(timeout)
             if left is not None and left <= 0:
                 raise httpcore.WriteTimeout("it takes the request too slowly")
@@ -166,26 +166,26 @@ class _Stream(httpcore.NetworkStream):
 
 
 def _resolve(host: str, port: int, seconds: float | None) -> list[str]:
-    """The IP addresses of a host, each once. Raises Unavailable if it has none, or if that takes longer."""
-    answer: list[str] = []
+    """The IP addresses of a host, each once. Raises Unavailable if it has none, or if resolving takes too long."""
+    addresses: list[str] = []
     problem: list[str] = []
 
     def ask() -> None:
         try:
             rows = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            answer.extend(dict.fromkeys(str(row[4][0]) for row in rows))
+            addresses.extend(dict.fromkeys(str(row[4][0]) for row in rows))
         except (OSError, UnicodeError) as exc:
             problem.append(getattr(exc, "strerror", None) or type(exc).__name__)
 
     try:
         return [str(ip_address(host))]
     except ValueError:
-        # The system's resolver has no timeout of ours: one that is slow is left behind, and ends by itself.
-        asking = threading.Thread(target=ask, name=f"resolve-{host}", daemon=True)
-        asking.start()
-        asking.join(seconds)
-    if asking.is_alive():
+        # The system's resolver can't be given a timeout: the thread of a slow one is abandoned, and ends by itself.
+        thread = threading.Thread(target=ask, name=f"resolve-{host}", daemon=True)
+        thread.start()
+        thread.join(seconds)
+    if thread.is_alive():
         raise Unavailable(f"The name '{host}' was not resolved within {seconds:.0f} s.", remedy="Try again.")
-    if problem or not answer:
+    if problem or not addresses:
         raise Unavailable(f"The name '{host}' can't be resolved: {problem[0] if problem else 'it has no address'}.")
-    return answer
+    return addresses

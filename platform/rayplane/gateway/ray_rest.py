@@ -1,4 +1,4 @@
-"""Ray's REST API of one cluster: jobs, Serve, activity. Synchronous; knows nothing of objects or the store."""
+"""Client of one Ray cluster's REST API: jobs, Serve, activity. Synchronous; independent of objects and the store."""
 
 from __future__ import annotations
 
@@ -18,29 +18,28 @@ from rayplane.errors import Failed, InvalidInput, NotFound, RayplaneError, Unaut
 from rayplane.gateway import ray_reach
 
 SLOW = 60.0
-"""Seconds for calls in which Ray starts something: a first submission waits for the node's agent, Serve for its
-controller."""
+"""Timeout in seconds of calls in which Ray starts a process: the agent of a node, or Serve's controller."""
 
 LONG = 3600.0
-"""Seconds that Ray may take to send a whole log."""
+"""Timeout in seconds of a whole log, which Ray's state API enforces."""
 _NO_LOG = (b"A file is not found", b"has no driver node id", b"Could not find a log file")
-"""Words of Ray's answer (2.60), of status 500, about a job whose process has not begun, or never did."""
+"""Parts of Ray's responses (2.60, status 500) for a job whose process has not started, or never did."""
 _AGENTS = 1000
-"""Of so many jobs the address of their node's agent is kept."""
+"""Maximum jobs of which the address of their node's agent is cached."""
 _AGENTS_AWAY, _CONNECT = 60.0, 3.0
-"""Seconds for which agents are not asked after one could not be reached, and for which a connection is tried."""
+"""Seconds without asking agents after one could not be reached; and the timeout of a connection attempt."""
 
 MOST_STATUS = 2**20
-"""The most bytes of an answer that says how a cluster is."""
+"""Maximum bytes of a response about a cluster's state."""
 MOST = 16 * 2**20
-"""The most bytes of any other answer, but for a log's."""
+"""Maximum bytes of any other response, except a log's."""
 
 
 class RayRest:
-    """One cluster's dashboard. Thread-safe. Every call raises Unavailable while the cluster does not answer.
+    """A client of one cluster's dashboard. Thread-safe. Each call raises Unavailable while the cluster does not answer.
 
-    A call takes no longer than its timeout as a whole (a log's takes what it needs), and no redirect is followed. With
-    a ``reach`` others run the cluster: only addresses within it are asked, and no error repeats what they answer.
+    The timeout limits a call as a whole (except a log's), and redirects are not followed. A ``reach`` is set for a
+    cluster that others run: the client connects only to addresses within it, and errors do not repeat its responses.
     """
 
     def __init__(
@@ -56,8 +55,8 @@ class RayRest:
         self._timeout = timeout
         self._reach = reach
         self._clock = ray_reach.Clock()
-        # Not the environment's proxies: a cluster's address is the platform's own, and loopback is never proxied.
-        # Nothing compressed: a small answer would unpack to one of any size.
+        # No proxies of the environment: a cluster's address is the platform's own, and loopback is never proxied.
+        # No compression: a small response could unpack to any size.
         self._http = httpx.Client(
             headers={**self._headers, "Accept-Encoding": "identity"},
             timeout=timeout,
@@ -67,14 +66,14 @@ class RayRest:
         self._agents: dict[str, str] = {}
         """URL of the agent on a job's node, by submission id."""
         self._agents_answer_from = float("-inf")
-        """Before this instant, of the monotonic clock, agents are not asked: one could not be reached."""
+        """Instant of the monotonic clock before which agents are not asked, since one could not be reached."""
 
     def close(self) -> None:
         """Close the connections."""
         self._http.close()
 
     def version(self) -> dict[str, Any]:
-        """``{"ray_version": ..., "session_name": ...}``; raises Unauthenticated where the token is refused."""
+        """Ray's ``{"ray_version": ..., "session_name": ...}``; raises Unauthenticated if Ray refuses the token."""
         return self._call("GET", "/api/version", most=MOST_STATUS).object()
 
     def submit(
@@ -88,7 +87,7 @@ class RayRest:
         num_gpus: float | None = None,
         memory: int | None = None,
     ) -> None:
-        """Start a job under this id; one that is known already is success. ``memory`` is in bytes."""
+        """Start a job under this id; success too if Ray has it already. ``memory`` is in bytes."""
         body: dict[str, Any] = {
             "entrypoint": entrypoint,
             "submission_id": submission_id,
@@ -98,7 +97,7 @@ class RayRest:
         resources = {"entrypoint_num_cpus": num_cpus, "entrypoint_num_gpus": num_gpus, "entrypoint_memory": memory}
         body.update({key: value for key, value in resources.items() if value})
         answer = self._send("POST", "/api/jobs/", json=body, timeout=SLOW)
-        # Ray answers 500 both to an id that it knows and to real trouble, so the id is looked up.
+        # Ray answers 500 both to an id that it has already and to real errors, so look the id up.
         if answer.is_success or (answer.status >= 500 and self.job(submission_id) is not None):
             return
         raise answer.error()
@@ -118,11 +117,11 @@ class RayRest:
             return
 
     def log_from(self, submission_id: str, offset: int) -> Iterator[bytes]:
-        """The job's log as it is now from byte ``offset`` on, byte for byte, in pieces; nothing where there is no more.
+        """Yield the job's present log from byte ``offset`` on, byte for byte, in pieces; nothing if there is no more.
 
-        Raises NotFound for an unknown job. Ray's own routes for a job's log read it as text: they end at the first byte
-        that is not UTF-8, and change line ends. The agent of the job's node serves the file in ranges; where it can't
-        be reached, Ray's state API sends all of it, of which the part before ``offset`` is dropped.
+        Raises NotFound for an unknown job. Ray's own routes for a job's log read it as text: they stop at the first
+        byte that is not UTF-8, and change line endings. The agent of the job's node serves ranges of the file instead.
+        If the agent can't be reached, Ray's state API sends the whole log, and the part before ``offset`` is dropped.
         """
         agent = self._agent(submission_id)
         if agent is None:
@@ -138,10 +137,10 @@ class RayRest:
                 yield from self._whole_log(submission_id, offset)
 
     def _agent(self, submission_id: str) -> str | None:
-        """URL of the agent on the job's node; "" while the job has none; None if it is not to be asked.
+        """URL of the agent on the job's node; "" while the job has none; None if the agent must not be asked.
 
-        It gets the cluster's token, so it must be on the host that the token is for: the dashboard's. A cluster
-        that others run is asked at its dashboard's port alone.
+        The agent gets the cluster's token, so it must be on the host that the token is for: the dashboard's. On a
+        cluster that others run, only the dashboard's port is asked. Raises NotFound for an unknown job.
         """
         if self._reach is not None or time.monotonic() < self._agents_answer_from:
             return None
@@ -168,7 +167,7 @@ class RayRest:
                 raise self._read(response, MOST_STATUS).error()
 
     def _whole_log(self, submission_id: str, offset: int) -> Iterator[bytes]:
-        # Ray asks for a node, and takes that of the job instead. Without -1 it would send the last thousand lines.
+        # Ray requires a node id, but uses the job's node instead. Without -1 it would send only the last 1,000 lines.
         asked = {"submission_id": submission_id, "node_id": "the-job-has-one", "lines": -1, "timeout": int(LONG)}
         url = f"{self.base_url}/api/v0/logs/file?{urlencode(asked)}"
         timeout = httpx.Timeout(SLOW, connect=_CONNECT)
@@ -187,24 +186,24 @@ class RayRest:
                 raise refusal.error()
 
     def activities(self) -> dict[str, Any]:
-        """What Ray says is active: ``{"driver": {"is_active", "last_activity_at"...}, ...}``."""
+        """Ray's report of its activity: ``{"driver": {"is_active", "last_activity_at"...}, ...}``."""
         return self._call("GET", "/api/component_activities", most=MOST_STATUS).object()
 
     def demands(self) -> list[str]:
-        """What work waits for, as Ray's autoscaler reports it, a line each: ``{'CPU': 1.0}: 5+ pending tasks/actors``.
+        """Unmet demands, a line each, from Ray's autoscaler report: ``{'CPU': 1.0}: 5+ pending tasks/actors``.
 
-        Empty where nothing waits, and where no autoscaler has reported yet.
+        Empty if no demand waits, or if no autoscaler has reported yet.
         """
         answer = self._call("GET", "/api/cluster_status", params={"format": "1"}).object()
         report = str((answer.get("data") or {}).get("clusterStatus") or "")
-        # The report is text alone (2.60); its last part is headed "Pending Demands:", or "Demands:" by autoscaler v1.
+        # The report is plain text (2.60); its last section is "Pending Demands:", or "Demands:" by autoscaler v1.
         lines = report.partition("Demands:")[2].splitlines()
         return [line.strip() for line in lines if line.strip() and "(no resource demands)" not in line]
 
     def put_serve(self, config: Mapping[str, Any]) -> None:
-        """Replace Serve's whole configuration: applications that it does not list are removed.
+        """Replace Serve's whole configuration: Serve removes applications that it does not list.
 
-        Raises InvalidInput with Serve's reason where the configuration is refused.
+        Raises InvalidInput with Serve's reason if Serve refuses the configuration.
         """
         self._call("PUT", "/api/serve/applications/", json=dict(config), timeout=SLOW)
 
@@ -230,7 +229,7 @@ class RayRest:
             return self._read(response, most)
 
     def _read(self, response: httpx.Response, most: int) -> _Answer:
-        """The answer as a whole; raises Unavailable for one that is larger, or compressed though that was not asked."""
+        """The whole response; raises Unavailable if it has more than ``most`` bytes, or is compressed."""
         answer = _Answer(response.request, response.status_code, repeated=self._reach is None)
         for chunk in _plain(response):
             answer.body += chunk
@@ -243,7 +242,7 @@ class RayRest:
         try:
             yield
         except httpx.TransportError as exc:
-            # What breaks HTTP's rules is repeated in the error's text.
+            # The text of a ProtocolError repeats what the server sent.
             repeats = self._reach is None or not isinstance(exc, httpx.ProtocolError)
             reason = (str(exc) if repeats else "it does not speak HTTP as a server does") or type(exc).__name__
             raise Unavailable(f"Ray does not answer at {self.base_url}: {reason}.") from exc
@@ -251,12 +250,12 @@ class RayRest:
 
 @cache
 def _tls() -> ssl.SSLContext:
-    """One for all clients: each of its own would take 0.6 MiB, and longer to make than a call takes."""
+    """The TLS context of all clients: one of each would take 0.6 MiB, and creating it takes longer than a call."""
     return httpx.create_ssl_context(trust_env=False)
 
 
 def _plain(response: httpx.Response) -> Iterator[bytes]:
-    """The body as it comes; raises Unavailable if it is compressed: a small one would unpack to one of any size."""
+    """Yield the body as it arrives; raises Unavailable if it is compressed: a small one could unpack to any size."""
     if response.headers.get("content-encoding", "identity").lower() != "identity":
         what = _Answer(response.request, response.status_code, repeated=False).what
         raise Unavailable(f"{what}, compressed, which was not asked for: is that a Ray dashboard?")
@@ -265,17 +264,17 @@ def _plain(response: httpx.Response) -> Iterator[bytes]:
 
 @dataclass
 class _Answer:
-    """The outcome of one request."""
+    """The response to one request."""
 
     request: httpx.Request
     status: int
     repeated: bool
-    """True if errors may tell what is in it."""
+    """True if errors may repeat its text."""
     body: bytearray = field(default_factory=bytearray)
 
     @property
     def what(self) -> str:
-        """The words by which errors call it."""
+        """A description of it for errors."""
         return f"Ray answered {self.status} to {self.request.method} {self.request.url.copy_with(query=None)}"
 
     @property
@@ -283,7 +282,7 @@ class _Answer:
         return 200 <= self.status < 300
 
     def object(self) -> dict[str, Any]:
-        """The JSON object in it; raises Unavailable if it is none."""
+        """Parse its body as a JSON object; raises Unavailable if it is none."""
         try:
             value = json.loads(self.body)
         except (ValueError, RecursionError):
@@ -293,7 +292,7 @@ class _Answer:
         return value
 
     def error(self) -> RayplaneError:
-        """The error that an answer which is no success tells of."""
+        """The error for a response that is no success."""
         reason = self._reason() if self.repeated else "a success was expected; its answer is not repeated here"
         if self.status in (401, 403):
             return Unauthenticated(f"{self.what}: the cluster's token is refused.", remedy="Create the cluster anew.")
@@ -304,7 +303,7 @@ class _Answer:
         return Unavailable(f"{self.what}: {reason}") if self.status >= 500 else Failed(f"{self.what}: {reason}")
 
     def _reason(self) -> str:
-        """The end of what Ray says: it answers with whole tracebacks, whose last line tells."""
+        """The last line of Ray's message: Ray responds with whole tracebacks, which end with the reason."""
         try:
             body = json.loads(self.body)
         except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""The token of a Ray that others run: a 0600 file of the home that names the address that the token is for."""
+"""The token of a Ray cluster that others run: a 0600 file in the home, with the address that the token is for."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from rayplane.settings import read_secret
 
 @dataclass(frozen=True)
 class PlacedToken:
-    """The token as far as it may be sent to one address, and what is wrong if it may not."""
+    """The token, if it may be sent to an address; else the problem."""
 
     token: str | None = None
     problem: str = ""
-    """The reason why there is none for that address: a sentence that tells neither the token nor another address."""
+    """The reason why there is no token for the address: a sentence that reveals neither the token nor its address."""
 
 
 def token_for(address: Address, path: Path) -> PlacedToken:
-    """Read the file's token for the address. One for another address, or for none that is named, is not given.
+    """Read the token for the address. A token for another address, or without one, is not returned.
 
-    Raises InvalidInput if others may read the file, or it can't be read.
+    Raises InvalidInput if other users may read the file, or if it can't be read.
     """
     if not path.exists():
         return PlacedToken(problem=f"There is no '{path}'.")
@@ -30,9 +30,9 @@ def token_for(address: Address, path: Path) -> PlacedToken:
     if len(lines) != 2:
         return PlacedToken(problem=f"'{path}' does not say for which address its token is.")
     try:
-        meant = parse(lines[1].strip())
+        intended = parse(lines[1].strip())
     except InvalidSpec:
         return PlacedToken(problem=f"The second line of '{path}' is no address.")
-    if meant != address:
+    if intended != address:
         return PlacedToken(problem=f"The token in '{path}' is for another address.")
     return PlacedToken(token=lines[0].strip())

@@ -1,4 +1,4 @@
-"""Addresses of Rays that others run: well-formed, allowed, never."""
+"""Addresses of Ray clusters that others run: the well-formed, the allowed, and those never connected to."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rayplane.gateway.ray_address import AllowList, parse, refusal
         ("http://ray_head-svc:8265", "http://ray_head-svc:8265"),
     ],
 )
-def test_a_base_url_is_an_address_however_it_is_spelled(text: str, base: str) -> None:
+def test_a_base_url_is_parsed_in_each_of_its_spellings(text: str, base: str) -> None:
     assert str(parse(text)) == base
 
 
@@ -56,7 +56,7 @@ def test_a_base_url_is_an_address_however_it_is_spelled(text: str, base: str) ->
         "http://" + "a" * 64 + ":8265",
     ],
 )
-def test_what_is_no_base_url_is_refused(text: str) -> None:
+def test_anything_but_a_base_url_is_refused(text: str) -> None:
     with pytest.raises(InvalidSpec, match=r"cluster\.address: .*Write the dashboard's base URL alone"):
         parse(text)
 
@@ -95,12 +95,12 @@ def test_a_user_and_a_password_are_refused_and_not_repeated(text: str) -> None:
         "255.255.255.255",
     ],
 )
-def test_link_local_metadata_and_what_is_no_host_are_never_asked(text: str) -> None:
+def test_link_local_metadata_and_unspecified_addresses_are_never_asked(text: str) -> None:
     assert "link-local, a cloud's metadata service, or no single host" in refusal(ip_address(text))
 
 
 @pytest.mark.parametrize("text", ["127.0.0.1", "::1", "10.0.0.1", "::ffff:127.0.0.1", "fd12::1", "8.8.8.8", "2600::1"])
-def test_other_addresses_may_be_asked_where_they_are_allowed(text: str) -> None:
+def test_other_addresses_may_be_asked_if_they_are_allowed(text: str) -> None:
     assert refusal(ip_address(text)) == ""
 
 
@@ -129,7 +129,7 @@ def test_other_addresses_may_be_asked_where_they_are_allowed(text: str) -> None:
         ("*.example.org", "evilexample.org", "10.9.9.9", 80, False),
     ],
 )
-def test_an_entry_allows_what_it_says_and_no_more(entry: str, host: str, ip: str, port: int, allowed: bool) -> None:
+def test_an_entry_allows_only_its_own_addresses(entry: str, host: str, ip: str, port: int, allowed: bool) -> None:
     assert AllowList([entry]).allows(host, ip_address(ip), port) is allowed
 
 
@@ -141,6 +141,6 @@ def test_an_empty_list_allows_nothing() -> None:
     "entry",
     ["", "10.1", "10.1.2.3/8", "10.1.2.3:0", "10.1.2.3:99999", "http://ray:8265", "*", "*.", "a b", "[ray]", "::g"],
 )
-def test_an_entry_that_means_nothing_is_refused_with_the_settings_name(entry: str) -> None:
+def test_a_malformed_entry_is_refused_with_the_name_of_the_setting(entry: str) -> None:
     with pytest.raises(InvalidInput, match=r"RAYPLANE_EXISTING_ADDRESSES: .*Write such as"):
         AllowList([entry])

@@ -1,4 +1,4 @@
-"""The client of a dashboard, against servers that are slow, endless, elsewhere or no Ray at all."""
+"""The client of Ray's dashboard, against servers that are slow, send without end, redirect, or are no Ray."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.strange_server import RAY, Answer, StrangeServer, drip, endle
 
 LOOPBACK = Reach(AllowList(["127.0.0.0/8", "::1"]), placed=False)
 LONG = 25.0
-"""Seconds that no bounded call takes, and every one that waits for a drip to end exceeds."""
+"""Seconds that no call with a deadline takes, but any call that waits for a slow server to finish."""
 
 
 @pytest.fixture
@@ -52,35 +52,33 @@ def client(server: StrangeServer, *, token: str | None = None, reach: Reach | No
     ],
 )
 @pytest.mark.parametrize("reach", [LOOPBACK, None])
-def test_a_server_that_drips_is_left_when_the_time_of_the_call_is_over(
-    served: Any, answer: Answer, reach: Reach | None
-) -> None:
+def test_a_call_to_a_slow_server_ends_at_its_deadline(served: Any, answer: Answer, reach: Reach | None) -> None:
     ray, began = client(served(answer), reach=reach), time.monotonic()
     with pytest.raises(Unavailable, match="Ray does not answer at"):
         ray.version()
     assert time.monotonic() - began < LONG
 
 
-def test_an_endless_answer_is_left_after_the_most_that_is_read(served: Any) -> None:
+def test_an_endless_response_is_abandoned_at_the_size_limit(served: Any) -> None:
     server = served(endless)
     with pytest.raises(Unavailable, match=f"with more than {MOST_STATUS} bytes"):
         client(server, timeout=LONG).version()
-    assert server.sent < 16 * MOST_STATUS, "the rest was never sent: what lies between two sockets' buffers is little"
+    assert server.sent < 16 * MOST_STATUS, "the rest was never sent, except for what the sockets' buffers hold"
 
 
-def test_an_answer_of_less_than_the_most_is_taken(served: Any) -> None:
+def test_a_response_below_the_size_limit_is_accepted(served: Any) -> None:
     body = RAY[:-1] + b', "more": "' + b"x" * (MOST_STATUS // 2) + b'"}'
     assert client(served(plain(body)), timeout=LONG).version()["ray_version"] == "2.60.0"
 
 
-def test_a_compressed_answer_is_not_unpacked(served: Any) -> None:
+def test_a_compressed_response_is_not_unpacked(served: Any) -> None:
     server = served(plain(gzip.compress(b"\0" * 2**26), headers="Content-Encoding: gzip\r\n"))
     with pytest.raises(Unavailable, match="compressed, which was not asked for"):
         client(server, timeout=LONG).version()
     assert server.header("Accept-Encoding") == ["identity"]
 
 
-def test_a_redirect_is_not_followed_and_the_token_stays(served: Any) -> None:
+def test_a_redirect_is_not_followed_and_the_token_is_not_sent_there(served: Any) -> None:
     other = served(plain(RAY))
     server = served(redirect(f"{other.url}/api/version"))
     with pytest.raises(Failed, match="Ray answered 302 to GET"):
@@ -90,7 +88,7 @@ def test_a_redirect_is_not_followed_and_the_token_stays(served: Any) -> None:
 
 
 @pytest.mark.parametrize("reach", [LOOPBACK, None])
-def test_the_reader_of_a_log_follows_no_redirect(served: Any, reach: Reach | None) -> None:
+def test_reading_a_log_follows_no_redirect(served: Any, reach: Reach | None) -> None:
     other = served(plain(RAY))
     server = served(redirect(f"{other.url}/elsewhere"))
     with pytest.raises(Failed, match="answered 302"):
@@ -107,7 +105,7 @@ def test_a_log_that_is_compressed_is_not_unpacked(served: Any) -> None:
 @pytest.mark.parametrize(
     "body", [b"", b"<html>geheim</html>", b"[1]", b'"geheim"', b"\xff\xfe", b"[" * 100_000, b"1" * 5000, b'{"geheim": ']
 )
-def test_what_is_no_json_object_is_told_without_repeating_it(served: Any, body: bytes) -> None:
+def test_a_response_that_is_no_json_object_is_reported_without_repeating_it(served: Any, body: bytes) -> None:
     with pytest.raises(Unavailable, match=r"answered 200 to GET .*/api/version, but not with a JSON object") as caught:
         client(served(plain(body))).version()
     assert "geheim" not in str(caught.value)
@@ -124,7 +122,7 @@ def test_what_is_no_json_object_is_told_without_repeating_it(served: Any, body: 
         ("500 Oops", Unavailable),
     ],
 )
-def test_an_error_of_anothers_server_is_told_by_its_status_alone(
+def test_an_error_of_a_server_that_others_run_is_reported_by_its_status_alone(
     served: Any, status: str, error: type[RayplaneError]
 ) -> None:
     server = served(plain(b'{"msg": "geheim"}', status=status))
@@ -133,13 +131,13 @@ def test_an_error_of_anothers_server_is_told_by_its_status_alone(
     assert "geheim" not in f"{caught.value} {caught.value.to_problem()}"
 
 
-def test_an_error_of_the_platforms_own_ray_says_what_ray_says(served: Any) -> None:
+def test_an_error_of_the_platforms_own_ray_repeats_rays_message(served: Any) -> None:
     server = served(plain(b'{"msg": "Traceback\\nValueError: no such runtime_env"}', status="400 Bad"))
     with pytest.raises(InvalidInput, match="ValueError: no such runtime_env"):
         client(server, reach=None).submit("true", "a-1")
 
 
-def test_what_does_not_speak_http_is_told_without_repeating_it(served: Any) -> None:
+def test_a_server_that_does_not_speak_http_is_reported_without_repeating_it(served: Any) -> None:
     def banner(connection: socket.socket, server: StrangeServer) -> None:
         connection.sendall(b"220 mail.geheim.example ESMTP\r\n")
 
@@ -165,7 +163,7 @@ def test_a_log_is_not_read_from_an_address_that_is_not_allowed(served: Any) -> N
 
 
 def answering(*answers: str) -> tuple[Callable[..., list[Any]], list[str]]:
-    """A resolver that gives these addresses in turn, the last one for ever, and what it was asked."""
+    """(a resolver that returns these addresses in turn, the last one repeatedly; the names that it was asked for)."""
     asked: list[str] = []
 
     def resolve(host: str, port: int, *_: Any, **__: Any) -> list[Any]:
@@ -176,7 +174,7 @@ def answering(*answers: str) -> tuple[Callable[..., list[Any]], list[str]]:
     return resolve, asked
 
 
-def test_a_name_is_resolved_once_and_what_was_checked_is_connected_to(
+def test_a_name_is_resolved_once_and_the_checked_ip_is_connected_to(
     served: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = served(plain(RAY))
@@ -195,7 +193,7 @@ def test_a_name_is_resolved_once_and_what_was_checked_is_connected_to(
 
 
 def real_to(real: Any, to: Any, args: Any, kwargs: Any) -> socket.socket:
-    """Connect by the address alone, without the resolver that the test replaced."""
+    """Connect by the IP address, without the resolver that the test replaced."""
     made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     made.settimeout(LONG)
     made.connect(to)
@@ -204,7 +202,7 @@ def real_to(real: Any, to: Any, args: Any, kwargs: Any) -> socket.socket:
 
 @pytest.mark.parametrize("ip", ["169.254.169.254", "::ffff:169.254.169.254", "fe80::1", "fd00:ec2::254"])
 @pytest.mark.parametrize("placed", [True, False])
-def test_a_name_that_resolves_to_a_metadata_address_is_refused_whoever_placed_it(
+def test_a_name_that_resolves_to_a_metadata_address_is_refused_even_if_an_admin_placed_it(
     monkeypatch: pytest.MonkeyPatch, ip: str, placed: bool
 ) -> None:
     resolve, _ = answering(ip)
@@ -215,7 +213,7 @@ def test_a_name_that_resolves_to_a_metadata_address_is_refused_whoever_placed_it
     assert caught.value.fields["reason"] == NOT_ALLOWED
 
 
-def test_a_name_that_turns_to_another_network_later_is_refused_then(
+def test_a_name_that_later_resolves_to_another_network_is_refused_then(
     served: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = served(plain(RAY))
@@ -228,7 +226,7 @@ def test_a_name_that_turns_to_another_network_later_is_refused_then(
         ray.version()
 
 
-def test_a_resolver_that_hangs_holds_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resolver_that_hangs_does_not_block_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: time.sleep(LONG) or [])
     began = time.monotonic()
     with pytest.raises(Unavailable, match="was not resolved within 1 s"):
@@ -236,7 +234,7 @@ def test_a_resolver_that_hangs_holds_nobody(monkeypatch: pytest.MonkeyPatch) -> 
     assert time.monotonic() - began < LONG / 2
 
 
-def test_a_name_that_is_not_known_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_name_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(*_: Any, **__: Any) -> list[Any]:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 

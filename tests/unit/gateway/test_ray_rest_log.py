@@ -1,4 +1,4 @@
-"""A job's log comes from Ray byte for byte: in ranges by the agent of the job's node, else whole by the state API."""
+"""A job's log is read from Ray byte for byte: by ranges from the node's agent, else whole from the state API."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NEVER_BEGAN = "Job j has no driver node id info. This is likely a bug. Please fi
 
 
 class Ray:
-    """A dashboard and an agent, as far as a log needs them; what they were asked for."""
+    """A fake dashboard and agent, as far as logs need them; it records the requests."""
 
     def __init__(self) -> None:
         self.agent_address: str | None = ""
@@ -84,7 +84,7 @@ def rest(ray: Ray) -> Iterator[RayRest]:
         client.close()
 
 
-def test_the_agent_sends_what_is_new_byte_for_byte(ray: Ray, rest: RayRest) -> None:
+def test_the_agent_sends_the_new_part_of_a_log_byte_for_byte(ray: Ray, rest: RayRest) -> None:
     assert b"".join(rest.log_from("j", 0)) == LOG
     assert b"".join(rest.log_from("j", len(LOG) - 3)) == b"ter"
     assert b"".join(rest.log_from("j", len(LOG))) == b""
@@ -102,34 +102,32 @@ def test_an_agent_on_another_host_than_the_dashboards_never_gets_the_token(ray: 
     assert ray.whole_asked == 1
 
 
-def test_where_the_agent_can_not_be_reached_the_whole_log_comes_and_what_is_kept_is_dropped(
-    ray: Ray, rest: RayRest
-) -> None:
+def test_without_an_agent_the_whole_log_is_read_and_the_known_part_is_dropped(ray: Ray, rest: RayRest) -> None:
     ray.agent_address = f"http://127.0.0.1:{free_port()}"
     assert b"".join(rest.log_from("j", 1000)) == LOG[1000:]
     assert b"".join(rest.log_from("j", len(LOG) + 5)) == b""
     assert ray.whole_asked == 2
 
 
-def test_a_job_whose_process_has_not_begun_has_no_log_yet(ray: Ray, rest: RayRest) -> None:
+def test_a_job_whose_process_has_not_started_has_no_log_yet(ray: Ray, rest: RayRest) -> None:
     ray.agent_address = None
     assert list(rest.log_from("j", 0)) == []
     assert (ray.agent_asked, ray.whole_asked) == ([], 0)
 
 
-def test_a_job_that_ended_before_its_process_began_has_no_log(ray: Ray, rest: RayRest) -> None:
+def test_a_job_that_ended_before_its_process_started_has_no_log(ray: Ray, rest: RayRest) -> None:
     ray.agent_address = "http://192.0.2.1:52365"  # another host: the state API is asked
     ray.state_api = (500, NEVER_BEGAN.encode())
     assert list(rest.log_from("j", 0)) == []
 
 
-def test_what_else_ray_refuses_is_no_empty_log(ray: Ray, rest: RayRest) -> None:
+def test_any_other_error_of_ray_is_raised_and_is_no_empty_log(ray: Ray, rest: RayRest) -> None:
     ray.agent_address = "http://192.0.2.1:52365"
     ray.state_api = (500, b"Failed to query data source")
     with pytest.raises(Unavailable, match="Failed to query data source"):
         list(rest.log_from("j", 0))
 
 
-def test_a_job_that_ray_does_not_know_is_not_found(rest: RayRest) -> None:
+def test_a_job_that_ray_does_not_have_is_not_found(rest: RayRest) -> None:
     with pytest.raises(NotFound, match="knows no job 'unknown'"):
         list(rest.log_from("unknown", 0))

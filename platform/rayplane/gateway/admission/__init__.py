@@ -1,1 +1,1 @@
-"""All that may refuse a write. Pure: facts in, verdict out."""
+"""Admission: checks of rights, quota, sizes, versions and secrets that may refuse a request. Pure but for tokens."""

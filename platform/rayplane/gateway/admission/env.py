@@ -1,4 +1,4 @@
-"""What must not be in a spec: names that are the platform's own or unreadable, values that look like secrets. Pure."""
+"""Reject specs with reserved or unreadable names, or with values that look like secrets. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SECRET_WORDS = frozenset(
     {"TOKEN", "SECRET", "PASSWORD", "PASSWD", "PASSPHRASE", "CREDENTIAL", "CREDENTIALS", "APIKEY"}
 )
 _SECRET_ENDS = ("API_KEY", "ACCESS_KEY", "PRIVATE_KEY", "SECRET_KEY", "AUTH_KEY")
-# A name that ends so names a place or a property of a secret, not the secret.
+# A variable whose name ends so holds the location or a property of a secret, not the secret.
 _HARMLESS_ENDS = ("PATH", "FILE", "DIR", "NAME", "URL", "URI", "TTL", "LIMIT", "LENGTH", "COUNT")
 _SECRET_VALUES = tuple(
     re.compile(pattern)
@@ -34,7 +34,7 @@ _REMEDY = "Put it into a file that only the job's cluster can read (0600), and g
 
 
 def check_env(env: Mapping[str, str], where: str) -> None:
-    """Raise InvalidSpec naming the first variable that is reserved, no variable's name, or what looks like a secret."""
+    """Raise InvalidSpec for the first variable that is reserved, has no valid name, or looks like a secret."""
     for key, value in env.items():
         if key.startswith(RESERVED):
             raise InvalidSpec(
@@ -51,7 +51,7 @@ def check_env(env: Mapping[str, str], where: str) -> None:
 
 
 def check_values(values: Mapping[str, str], where: str) -> None:
-    """Raise InvalidSpec naming the first value that looks like a secret; the value itself is not repeated."""
+    """Raise InvalidSpec for the first value that looks like a secret; the error does not repeat the value."""
     for key, value in values.items():
         if looks_secret(value):
             raise InvalidSpec(
@@ -60,7 +60,7 @@ def check_values(values: Mapping[str, str], where: str) -> None:
 
 
 def check_names(names: Mapping[str, str | None], where: str) -> None:
-    """Raise InvalidSpec for the first field of a spec that names something by control or bidirectional characters."""
+    """Raise InvalidSpec for the first field of a spec whose name has control or bidirectional characters."""
     for field, name in names.items():
         try:
             check_plain(name or "")
@@ -69,12 +69,12 @@ def check_names(names: Mapping[str, str | None], where: str) -> None:
 
 
 def looks_secret(value: str) -> bool:
-    """Whether a value has the form of a well-known kind of key, token, or URL with a password."""
+    """True if a value has the form of a well-known kind of key, token, or URL with a password."""
     return any(pattern.search(value) for pattern in _SECRET_VALUES)
 
 
 def names_a_secret(key: str) -> bool:
-    """Whether a variable of this name holds a secret: ``DB_PASSWORD`` does; ``TOKEN_PATH`` and ``TOKENIZERS`` don't."""
+    """True if a variable of this name holds a secret: ``DB_PASSWORD`` does; ``TOKEN_PATH`` and ``TOKENIZERS`` don't."""
     upper = key.upper()
     if upper.split("_")[-1] in _HARMLESS_ENDS:
         return False

@@ -1,4 +1,4 @@
-"""Limits that the platform gives a team; its own admin may only tighten them. Pure: specs in, fields out."""
+"""Limits that the platform's admins set for a team; its own admin may only tighten them. Pure: specs in, fields out."""
 
 from __future__ import annotations
 
@@ -26,5 +26,5 @@ def raised(before: TeamSpec, wanted: TeamSpec) -> list[str]:
 
 
 def _more(old: float | None, new: float | None) -> bool:
-    """True if a limit was loosened; None is no limit."""
+    """True if the new limit is looser; None is no limit."""
     return old is not None and (new is None or new > old)

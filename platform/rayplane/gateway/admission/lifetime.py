@@ -1,4 +1,4 @@
-"""When a cluster is given back: what it may say, what its team's admin set, how far it may be put off. Pure."""
+"""Deadlines of a cluster (idle timeout, deletion, maximum lifetime): its own, its team's, and their extension. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TERMS = ("idle_timeout", "delete_after_idle", "max_lifetime")
 
 @dataclass(frozen=True)
 class Terms:
-    """What holds for one cluster; None: never."""
+    """The timeouts of one cluster; None: never."""
 
     idle_timeout: timedelta | None = None
     delete_after_idle: timedelta | None = None
@@ -22,35 +22,35 @@ class Terms:
 
     @property
     def any(self) -> bool:
-        """Whether it is ever given back by the clock."""
+        """True if the platform ever suspends or ends the cluster by itself."""
         return self.idle_timeout is not None or self.max_lifetime is not None
 
 
 def terms_of(spec: ClusterSpec, team: TeamSpec) -> Terms:
-    """What the cluster says, else its team; never more than the team's, which an admin may have lowered since."""
-    found = {}
+    """The cluster's own timeouts, else its team's; never above the team's, which an admin may have lowered since."""
+    terms = {}
     for term in _TERMS:
-        said, most = getattr(spec, term), getattr(team, term)
-        chosen = said if most is None else most if said is None else min(said, most)
-        found[term] = None if chosen is None else timedelta(seconds=chosen)
-    return Terms(**found)
+        own, most = getattr(spec, term), getattr(team, term)
+        chosen = own if most is None else most if own is None else min(own, most)
+        terms[term] = None if chosen is None else timedelta(seconds=chosen)
+    return Terms(**terms)
 
 
 def require(spec: ClusterSpec, team: TeamSpec, *, what: str, before: ClusterSpec | None = None) -> None:
-    """Raise Refused if the cluster says more than its team's admin allows; what it said ``before`` is no reason."""
+    """Raise Refused if the spec asks for more than the team's admin allows; an unchanged value of ``before`` passes."""
     for term in _TERMS:
-        said, most = getattr(spec, term), getattr(team, term)
-        if said is None or most is None or said <= most or (before is not None and getattr(before, term) == said):
+        asked, most = getattr(spec, term), getattr(team, term)
+        if asked is None or most is None or asked <= most or (before is not None and getattr(before, term) == asked):
             continue
         raise Refused(
-            f"cluster.{term}: {what} asks for {duration(said)}, its team allows {duration(most)}.",
+            f"cluster.{term}: {what} asks for {duration(asked)}, its team allows {duration(most)}.",
             remedy=f"Say {duration(most)} or less, or ask an admin to raise the team's {term}.",
         )
 
 
 @dataclass(frozen=True)
 class Extension:
-    """Until when a cluster is kept, as asked; None where it does not end so."""
+    """New deadlines of a cluster: of idleness and of its lifetime; None if it has no such deadline."""
 
     kept_until: datetime | None
     lives_until: datetime | None
@@ -59,11 +59,14 @@ class Extension:
 def extend(
     terms: Terms, team: TeamSpec, seconds: float, *, created_at: datetime, now: datetime, what: str
 ) -> Extension:
-    """What `extend` by ``seconds`` from ``now`` puts off. Raises Refused beyond what the team's admin allows."""
+    """The deadlines after an extension by ``seconds`` from ``now``.
+
+    Raises Refused if the cluster has no deadline, or beyond what the team's admin allows.
+    """
     if not terms.any:
         raise Refused(
             f"{what} has neither an idle timeout nor a maximum lifetime: there is nothing to extend.",
-            remedy="It runs until somebody suspends or deletes it.",
+            remedy="It runs until a user suspends or deletes it.",
         )
     if seconds > team.max_extension:
         raise Refused(
@@ -87,7 +90,7 @@ def extend(
 
 
 def end_of_life(terms: Terms, created_at: datetime, lives_until: datetime | None) -> datetime | None:
-    """When the cluster's time is over: its lifetime after it was made, or as far as that was extended."""
+    """The end of the cluster's lifetime: ``max_lifetime`` after its creation, or later if extended; None: never."""
     if terms.max_lifetime is None:
         return None
     end = created_at + terms.max_lifetime
@@ -95,7 +98,7 @@ def end_of_life(terms: Terms, created_at: datetime, lives_until: datetime | None
 
 
 def deletion(terms: Terms, suspended_at: datetime, kept_until: datetime | None) -> datetime | None:
-    """When a cluster that was suspended for idleness is deleted, by the terms that hold now; None: it stays."""
+    """The instant at which a cluster suspended for idleness is deleted, by its current terms; None: it stays."""
     if terms.idle_timeout is None or terms.delete_after_idle is None:
         return None
     at = suspended_at + terms.delete_after_idle
@@ -103,17 +106,17 @@ def deletion(terms: Terms, suspended_at: datetime, kept_until: datetime | None) 
 
 
 def ended(at: datetime) -> str:
-    """That a cluster's lifetime is over, as one says it."""
+    """A sentence that tells the end of a cluster's lifetime."""
     return f"Its lifetime ended {moment(at)}."
 
 
 def moment(at: datetime) -> str:
-    """An instant of UTC to the second, as one says it."""
+    """An instant of UTC, to the second, for messages."""
     return at.strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def duration(seconds: float) -> str:
-    """A time as one writes it in a spec: 1h30m, 45s."""
+    """A duration as specs write it: 1h30m, 45s."""
     rest, parts = round(seconds), []
     for size, unit in ((86400, "d"), (3600, "h"), (60, "m"), (1, "s")):
         count, rest = divmod(rest, size)

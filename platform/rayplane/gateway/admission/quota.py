@@ -1,5 +1,7 @@
-"""What a team's clusters may ask for together, and how many jobs it may have. Pure: specs and sizes in, usage and
-reasons out."""
+"""A team's quota: the compute that its objects may ask for together, and its unfinished jobs.
+
+Pure: specs and sizes in, usage and reasons out.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,10 @@ _SLACK = 1e-9
 
 
 def demand(spec: ClusterSpec, size: Size, *, suspended: bool = False) -> Usage:
-    """The most that a cluster may come to hold: its head and all of its workers.
+    """The most that a cluster can hold: its head and its maximum of workers.
 
-    A suspended cluster, by whomever (``suspended``: by the platform), holds nothing, and of one that runs elsewhere
-    (``address``) nothing is ours: these only count as clusters.
+    A cluster that a user or (``suspended``) the platform has suspended holds no compute, and the compute of one that
+    others run (``address``) is not the platform's: these only count as clusters.
     """
     if suspended or spec.suspended or spec.address is not None:
         return Usage(clusters=1)
@@ -27,27 +29,27 @@ def demand(spec: ClusterSpec, size: Size, *, suspended: bool = False) -> Usage:
 
 
 def total(usages: Iterable[Usage]) -> Usage:
-    """The sum; nothing makes zero."""
-    found = list(usages)
+    """The sum of the usages; zero for none."""
+    summands = list(usages)
     return Usage(
-        clusters=sum(u.clusters for u in found),
-        cpu=sum(u.cpu for u in found),
-        memory=sum(u.memory for u in found),
-        gpu=sum(u.gpu for u in found),
+        clusters=sum(u.clusters for u in summands),
+        cpu=sum(u.cpu for u in summands),
+        memory=sum(u.memory for u in summands),
+        gpu=sum(u.gpu for u in summands),
     )
 
 
 def exceeded(quota: Quota, others: Usage, wanted: Usage, before: Usage | None = None) -> list[str]:
-    """Every reason why ``wanted`` does not fit beside ``others``; empty if it fits.
+    """All reasons why ``wanted`` does not fit beside ``others``; empty if it fits.
 
-    ``before`` is what the same cluster asked for until now: what does not grow is never a reason, so that a team above
-    its quota (an admin lowered it) can still shrink.
+    ``before`` is the previous demand of the same object: an amount that does not grow is never a reason, so that a team
+    above its quota (an admin lowered it) can still shrink.
     """
-    held = before or Usage()
+    current = before or Usage()
     reasons = []
     for name in ("clusters", "cpu", "memory", "gpu"):
         limit = getattr(quota, name)
-        used, more, old = (float(getattr(u, name)) for u in (others, wanted, held))
+        used, more, old = (float(getattr(u, name)) for u in (others, wanted, current))
         if limit is not None and more > old and used + more > limit * (1 + _SLACK) + _SLACK:
             amounts = (
                 f"{_amount(name, used)} used + {_amount(name, more)} wanted of {_amount(name, limit)}{_UNIT[name]}"
@@ -57,7 +59,7 @@ def exceeded(quota: Quota, others: Usage, wanted: Usage, before: Usage | None = 
 
 
 def require(quota: Quota, others: Usage, wanted: Usage, before: Usage | None = None, *, what: str) -> None:
-    """Raise Refused with every reason why ``what`` does not fit."""
+    """Raise Refused with all reasons why ``what`` does not fit, if any."""
     reasons = exceeded(quota, others, wanted, before)
     if reasons:
         raise Refused(
@@ -67,12 +69,12 @@ def require(quota: Quota, others: Usage, wanted: Usage, before: Usage | None = N
 
 
 def limits_compute(quota: Quota) -> bool:
-    """Whether anything but the number of jobs is limited."""
+    """True if the quota limits anything but the number of jobs."""
     return any(limit is not None for limit in (quota.clusters, quota.cpu, quota.memory, quota.gpu))
 
 
 def require_job(quota: Quota, others: int, *, what: str) -> None:
-    """Raise Refused if the team may not have one more job beside ``others`` that have not ended."""
+    """Raise Refused if the quota has no room for one more job beside ``others`` unfinished ones."""
     if quota.jobs is not None and others >= quota.jobs:
         raise Refused(
             f"{what} does not fit: quota 'jobs' is exceeded ({others} have not ended + 1 wanted of {quota.jobs}).",

@@ -1,4 +1,4 @@
-"""Who may do what. Pure: a principal and an action in, nothing or Forbidden out."""
+"""Roles and the actions that they allow. Pure: a principal and an action in, nothing or Forbidden out."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _ALLOWED: dict[str, frozenset[str]] = {
 }
 
 _OF_ALL_TEAMS = frozenset({"metrics", "operate"})
-"""What concerns the platform as a whole: never for a principal that belongs to one team, its admin neither."""
+"""Actions on the platform as a whole: never allowed to a principal of one team, not even to the team's admin."""
 
 
 @dataclass(frozen=True)
 class Principal:
-    """Who asks. ``team`` None means every team; a cluster's principal is bound to its team and cluster."""
+    """The caller of a request. ``team`` None: every team; a cluster's principal is bound to its team and cluster."""
 
     name: str
     role: Literal["admin", "member", "viewer", "cluster", "metrics", "system"]
@@ -45,7 +45,7 @@ def authorize(principal: Principal, action: Action, team: str | None = None) -> 
         )
     if action in _OF_ALL_TEAMS and principal.team is not None:
         raise Forbidden(
-            f"'{principal.name}' belongs to team '{principal.team}', and this is of all teams.",
+            f"'{principal.name}' belongs to team '{principal.team}', and this concerns all teams.",
             remedy="Ask an admin of the platform.",
         )
     if team is not None and principal.team is not None and principal.team != team:
@@ -53,7 +53,7 @@ def authorize(principal: Principal, action: Action, team: str | None = None) -> 
 
 
 def may(principal: Principal, action: Action, team: str | None = None) -> bool:
-    """True if ``authorize`` lets the principal do it."""
+    """True if ``authorize`` allows the principal the action."""
     try:
         authorize(principal, action, team)
     except Forbidden:

@@ -1,4 +1,4 @@
-"""Which node sizes a team may use. Pure: a team's spec and a size's name in, the size or Refused out."""
+"""Node sizes that a team may use. Pure: a team's spec and a size's name in, the size or Refused out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rayplane.nouns.team import Size, TeamSpec
 
 
 def size_of(team: TeamSpec, name: str, *, team_name: str, where: str = "cluster.size") -> Size:
-    """The team's size of this name; raises Refused naming the nearest, or all. ``where`` is the field that names it."""
+    """The team's size of this name; raises Refused that names the nearest, or all. ``where``: the field in the spec."""
     size = team.sizes.get(name)
     if size is not None:
         return size

@@ -1,4 +1,4 @@
-"""Who a token stands for: the local user, Prometheus, or a cluster by a signed token.
+"""Identify the principal of a token: the local user, Prometheus, or a cluster by a signed token.
 
 ``TokenSigner`` is pure. ``HomeSigner`` has the secrets of a home and notices when they are rotated.
 """
@@ -36,36 +36,36 @@ _PREFIX = "rpc1"  # rayplane cluster, format 1
 REMEDY = "Send 'Authorization: Bearer <token>'; 'rayplane up' prints where the local token is kept."
 
 LOOK_EVERY = 1.0
-"""Seconds for which a token that was replaced may still be accepted: so often the files are looked at."""
+"""Seconds between two looks at the files: for so long a replaced token may still be accepted."""
 
 
 class Signer(Protocol):
-    """What the gateway needs to know of tokens."""
+    """Verifies tokens for the gateway, and makes those of clusters."""
 
     def cluster_token(self, team: str, cluster_uid: str) -> str:
-        """The token of a cluster: the same each time, until the key is rotated."""
+        """The token of a cluster; the same at each call until the key is rotated."""
         ...
 
     def verify(self, token: str) -> Principal | None:
-        """Whose token this is; None if nobody's."""
+        """The principal of a token; None if the token is not valid."""
         ...
 
     def refusal(self, token: str) -> Unauthenticated:
-        """Why a token that is nobody's is refused, and what to do."""
+        """The error for a token that is not valid: the reason, and what to do."""
         ...
 
     def grace_ends(self) -> datetime | None:
-        """Until when tokens of a former key are accepted; None where none are."""
+        """The instant until which tokens of a former key are accepted; None if none are."""
         ...
 
     @property
     def version(self) -> str:
-        """Changes when the key does. Tells nothing of it."""
+        """A text that changes when the key does, and reveals nothing of it."""
         ...
 
 
 class TokenSigner:
-    """Signs clusters' tokens and tells whose a token is. A cluster's token can't be made or changed without the key."""
+    """Signs clusters' tokens and verifies tokens. Without the key a cluster's token can be neither made nor changed."""
 
     def __init__(
         self,
@@ -78,7 +78,10 @@ class TokenSigner:
         user_path: Path | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """``former`` keys are accepted for their time; ``replaced`` tokens are told of, with where the new one is."""
+        """``former`` keys are accepted until their time ends; the error for a ``replaced`` token says where the new is.
+
+        Raises ValueError for a key or token that is too short.
+        """
         if len(key) < 16 or not user_token or not metrics_token:
             raise ValueError("a signer needs a key of at least 16 bytes and two tokens")
         self._key = key
@@ -90,12 +93,12 @@ class TokenSigner:
         self._clock = clock
 
     def cluster_token(self, team: str, cluster_uid: str) -> str:
-        """The token of a cluster: the same each time, good for as long as that very cluster and the key exist."""
+        """The token of a cluster; the same at each call, and valid as long as that cluster and the key exist."""
         payload = _encode(json.dumps([team, cluster_uid], separators=(",", ":")).encode())
         return f"{_PREFIX}.{payload}.{_signature(self._key, payload)}"
 
     def verify(self, token: str) -> Principal | None:
-        """Whose token this is; None if nobody's. Takes the same time for each wrong one."""
+        """The principal of a token; None if the token is not valid. Takes the same time for each invalid token."""
         is_user = _equal(token, self._user)
         is_metrics = _equal(token, self._metrics)
         if is_user:
@@ -105,12 +108,12 @@ class TokenSigner:
         return self._cluster(token)
 
     def refusal(self, token: str) -> Unauthenticated:
-        """Why a token that is nobody's is refused, and what to do."""
-        for old in self._replaced:
-            if old.is_of(token):
+        """The error for a token that is not valid: the reason, and what to do."""
+        for replaced in self._replaced:
+            if replaced.is_of(token):
                 where = f"'{self._user_path}'" if self._user_path is not None else "the home"
                 return Unauthenticated(
-                    f"This token was replaced at {_moment(old.at)}: 'rayplane token rotate' made another one.",
+                    f"This token was replaced at {_moment(replaced.at)}: 'rayplane token rotate' made another one.",
                     remedy=f"Read the new one from {where}; rayplane's commands and SDK do so at each call.",
                     reason="rotated-token",
                 )
@@ -126,18 +129,18 @@ class TokenSigner:
         )
 
     def grace_ends(self) -> datetime | None:
-        """Until when tokens of a former key are accepted; None where none are."""
+        """The instant until which tokens of a former key are accepted; None if none are."""
         until = max((former.until for former in self._former), default=0.0)
         return datetime.fromtimestamp(until, UTC) if until > self._clock() else None
 
     @property
     def version(self) -> str:
-        """Changes when the key does. Tells nothing of it."""
+        """A text that changes when the key does, and reveals nothing of it."""
         return hashlib.sha256(b"version of " + self._key).hexdigest()[:16]
 
     def _cluster(self, token: str) -> Principal | None:
         now = self._clock()
-        # Each key is tried, so that a wrong token takes the same time whatever is wrong with it.
+        # Try every key, so that each invalid token takes the same time, whatever is wrong with it.
         keys = [self._key, *(former.key.encode() for former in self._former if former.until > now)]
         payload = next(filter(None, [_signed(key, token) for key in keys]), None)
         if payload is None:
@@ -147,16 +150,16 @@ class TokenSigner:
 
 
 class HomeSigner:
-    """The signer of a home's files, which are looked at once a second, and at once for a token that is not known.
+    """The signer with the secrets of a home, whose files it checks once a second, and at once for an unknown token.
 
-    So a new token is accepted at once by every gateway on the home, and an old one for a second at most. Files that
-    can't be read leave all as it was. Thread-safe.
+    So every gateway on the home accepts a new token at once, and an old one for another second at most. While the files
+    can't be read, the former secrets stay in use. Thread-safe.
     """
 
     def __init__(
         self, home: Home, *, clock: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
-        """Raises InvalidInput where a secret is missing, too short, or others may read it."""
+        """Read the secrets; raises InvalidInput if one is missing or too short, or if others may read it."""
         self._home = home
         self._clock = clock
         self._monotonic = monotonic
@@ -173,24 +176,24 @@ class HomeSigner:
         self._signer = self._read()
 
     def cluster_token(self, team: str, cluster_uid: str) -> str:
-        """The token of a cluster: the same each time, until the key is rotated."""
+        """The token of a cluster; the same at each call until the key is rotated."""
         return self._fresh().cluster_token(team, cluster_uid)
 
     def verify(self, token: str) -> Principal | None:
-        """Whose token this is; None if nobody's."""
+        """The principal of a token; None if the token is not valid."""
         return self._fresh().verify(token) or self._fresh(at_once=True).verify(token)
 
     def refusal(self, token: str) -> Unauthenticated:
-        """Why a token that is nobody's is refused, and what to do."""
+        """The error for a token that is not valid: the reason, and what to do."""
         return self._fresh().refusal(token)
 
     def grace_ends(self) -> datetime | None:
-        """Until when tokens of a former key are accepted; None where none are."""
+        """The instant until which tokens of a former key are accepted; None if none are."""
         return self._fresh().grace_ends()
 
     @property
     def version(self) -> str:
-        """Changes when the key does. Tells nothing of it."""
+        """A text that changes when the key does, and reveals nothing of it."""
         return self._fresh().version
 
     def _fresh(self, *, at_once: bool = False) -> TokenSigner:
@@ -231,9 +234,9 @@ class HomeSigner:
 
 
 def load(home: Home) -> HomeSigner:
-    """The signer of a home. What is missing is made: the signing key, the user's token, Prometheus' token (each 0600).
+    """The signer of a home. Creates missing secrets: the signing key, the user's token, Prometheus' token (each 0600).
 
-    Raises InvalidInput where others may read one of them.
+    Raises InvalidInput if others may read one of them.
     """
     for path in (rotation.ring_path(home), home.token, rotation.metrics_path(home)):
         if not path.exists():
@@ -242,7 +245,7 @@ def load(home: Home) -> HomeSigner:
 
 
 def _signed(key: bytes, token: str) -> str | None:
-    """The payload of a token that this key signed."""
+    """The payload of a token that this key signed; None if it did not."""
     prefix, _, rest = token.partition(".")
     payload, _, signature = rest.partition(".")
     matches = _equal(signature, _signature(key, payload))
@@ -267,7 +270,7 @@ def _moment(seconds: float) -> str:
 
 
 def _checked(path: Path) -> Path:
-    """The path, if what it holds is long enough to be safe."""
+    """The path of a secret file; raises InvalidInput if the secret is too short to be safe."""
     text = read_secret(path)
     if len(text) < 16:
         raise InvalidInput(

@@ -1,4 +1,4 @@
-"""Whether a client's Ray and Python fit a cluster's. Pure: versions in, nothing or Refused out."""
+"""Compare a client's versions of Ray and Python with a cluster's. Pure: versions in, nothing or Refused out."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ PYTHON = "rayplane.python"
 
 @dataclass(frozen=True)
 class Declared:
-    """The versions that a client says it has; None where it says nothing."""
+    """The versions that a client declares; None for one that it does not."""
 
     ray: str | None = None
     python: str | None = None
 
 
 def declared_by(metadata: dict[str, str]) -> Declared:
-    """What a job's metadata declares."""
+    """The versions that a job's metadata declares."""
     return Declared(ray=metadata.get(RAY), python=metadata.get(PYTHON))
 
 
 def require_match(declared: Declared, cluster: Environment, *, what: str) -> None:
-    """Raise Refused unless Ray's and Python's minor versions are the cluster's; what is not declared fits."""
+    """Raise Refused unless the declared minor versions of Ray and Python are the cluster's; undeclared ones pass."""
     for name, theirs, ours in (("Ray", declared.ray, cluster.ray), ("Python", declared.python, cluster.python)):
         if theirs is not None and minor(theirs) != minor(ours):
             raise Refused(
@@ -36,5 +36,5 @@ def require_match(declared: Declared, cluster: Environment, *, what: str) -> Non
 
 
 def minor(version: str) -> str:
-    """``2.60`` of ``2.60.0``."""
+    """The minor version: ``2.60`` of ``2.60.0``."""
     return ".".join(version.split(".")[:2])

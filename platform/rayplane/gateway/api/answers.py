@@ -1,4 +1,4 @@
-"""What routes share: documents and objects in the OpenAPI schema, ETags, preconditions, idempotency keys, 202s."""
+"""Parts that routes share: models of documents and objects, ETags, preconditions, idempotency keys, 202 responses."""
 
 from __future__ import annotations
 
@@ -24,18 +24,21 @@ from rayplane.nouns.base import Metadata, NounType, Object, check_labels, parse
 from rayplane.nouns.events import Operation
 
 
-async def _platform(request: Request) -> Platform:  # async, as all that never waits: FastAPI gives others a thread
+async def _platform(request: Request) -> Platform:  # async, as it never blocks: plain functions get a thread
     await lanes.enter(request.scope)
     platform: Platform = request.app.state.platform
     return platform
 
 
 Here = Annotated[Platform, Depends(_platform)]
-"""The platform that the app was made for; a route that may be slow waits for its turn before it gets it."""
+"""The app's platform. A route that may ask a backend gets it only after waiting for a thread of its lane."""
 
 
 class Described:
-    """Keeps a value plain and documents it as ``model``: our own parser names the wrong field and the right one."""
+    """Annotation that leaves a value unvalidated but documents it as ``model``.
+
+    ``nouns.base.parse`` validates it instead: its errors name the wrong field and the nearest right one.
+    """
 
     def __init__(self, model: type[BaseModel]) -> None:
         self._model = model
@@ -43,7 +46,7 @@ class Described:
     def __get_pydantic_json_schema__(self, _: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         schema = handler(self._model.__pydantic_core_schema__)
         if self._model is Metadata:
-            schema.pop("required", None)  # what the metadata leave out, the URL says
+            schema.pop("required", None)  # the URL names what the metadata leaves out
         return schema
 
 
@@ -67,7 +70,7 @@ def document_model(noun: NounType, *, named: bool = True) -> type[BaseModel]:
 
 
 def object_model(noun: NounType) -> type[BaseModel]:
-    """The answer's body of a noun: kind, metadata, spec, status."""
+    """The response body of a noun: kind, metadata, spec, status."""
     return create_model(
         noun.kind,
         __doc__=f"A {noun.singular}: who it is, what was asked for, what is so.",
@@ -89,7 +92,7 @@ def page_model(noun: NounType, item: type[BaseModel], name: str = "List") -> typ
 
 
 def summary_model(noun: NounType) -> type[BaseModel]:
-    """What a list with view=summary has of an object."""
+    """The model of one object in a list with view=summary."""
     return create_model(
         f"{noun.kind}Summary",
         __doc__=f"A {noun.singular} in a summary: who it is, and its phase.",
@@ -100,9 +103,12 @@ def summary_model(noun: NounType) -> type[BaseModel]:
 
 
 def metadata_of(body: dict[str, Any], noun: NounType, team: str | None, name: str) -> Metadata:
-    """The body's metadata, parsed; raises InvalidInput if they name another object than the URL does."""
-    given, where = {"name": name, **body}, f"{noun.singular}.metadata"
-    metadata = parse(Metadata, given, where)
+    """The body's metadata, parsed.
+
+    Raises InvalidInput if it names another object than the URL does, InvalidSpec for labels that can't be.
+    """
+    named, where = {"name": name, **body}, f"{noun.singular}.metadata"
+    metadata = parse(Metadata, named, where)
     try:
         check_labels(metadata.labels)
     except ValueError as exc:
@@ -121,23 +127,23 @@ def metadata_of(body: dict[str, Any], noun: NounType, team: str | None, name: st
 
 
 def shown(obj: Object, *, status: int = 200, headers: dict[str, str] | None = None) -> JSONResponse:
-    """One object with its ETag."""
+    """The response that shows one object, with its ETag."""
     return JSONResponse(obj.model_dump(mode="json"), status_code=status, headers={"ETag": obj.etag, **(headers or {})})
 
 
-def shown_text(found: ObjectText) -> Response:
-    """One object with its ETag, as the store has it."""
-    return Response(found.json, media_type="application/json", headers={"ETag": f'"{found.version}"'})
+def shown_text(obj: ObjectText) -> Response:
+    """The response that shows one object, with its ETag, as the store's JSON text."""
+    return Response(obj.json, media_type="application/json", headers={"ETag": f'"{obj.version}"'})
 
 
 def page_of(items: Sequence[str], next_cursor: str | None) -> Response:
-    """A page of objects, each of which is JSON."""
+    """The response that shows a page of objects, each of which is JSON text."""
     cursor = "null" if next_cursor is None else f'"{next_cursor}"'  # letters, digits, '-' and '_' alone
     return Response(f'{{"items":[{",".join(items)}],"next_cursor":{cursor}}}', media_type="application/json")
 
 
 def written(obj: Object, change: str, operation: Operation | None, *, dry_run: bool = False) -> JSONResponse:
-    """The answer to a write: 202 and Location if there is work to do, 201 if made, else 200; X-Change tells which."""
+    """The response to a write: 202 and Location if a reconciler has work to do, 201 if created, else 200."""
     headers = {"X-Change": change}
     status = 201 if change == "created" else 200
     if operation is not None:
@@ -147,7 +153,7 @@ def written(obj: Object, change: str, operation: Operation | None, *, dry_run: b
 
 
 async def if_match(value: parameters.IfMatch = None) -> int | None:
-    """The resource version of If-Match; ``*`` and none mean any. Raises InvalidInput for what is no ETag of ours."""
+    """The resource version that If-Match names; None for ``*`` or no header. Raises InvalidInput for a foreign ETag."""
     if value is None or value.strip() == "*":
         return None
     match = ETAG.fullmatch(value.strip())
@@ -159,7 +165,7 @@ async def if_match(value: parameters.IfMatch = None) -> int | None:
 
 
 async def if_none_match(value: parameters.IfNoneMatch = None) -> bool:
-    """Whether the object must not be there yet (``*``). Raises InvalidInput for anything else."""
+    """True if If-None-Match is ``*``: the object must not exist yet. Raises InvalidInput for any other value."""
     if value is None:
         return False
     if value.strip() != "*":
@@ -183,10 +189,10 @@ def once(
     principal: Principal,
     platform: Platform,
 ) -> JSONResponse:
-    """``act()``, or the answer that it gave when the same principal sent the same request with this key before.
+    """Return ``act()``, or its stored response if the same principal has sent this request with this key before.
 
-    Raises Conflict if the key came with another request. A POST and its remembered answer are one transaction: a PUT or
-    DELETE may be done twice, but a second POST would make a second thing.
+    Raises Conflict if the key came with another request. A POST and its stored response are one transaction: a PUT or
+    DELETE may be done twice, but a second POST would create a second object.
     """
     return once_prepared(key, request, body, lambda: act, principal=principal, platform=platform)
 
@@ -200,8 +206,10 @@ def once_prepared(
     principal: Principal,
     platform: Platform,
 ) -> JSONResponse:
-    """The same of a request that takes two steps: ``prepare()`` may ask a backend, so it runs outside of the
-    transaction; what it answers with is the rest, which runs within."""
+    """Do as ``once`` in two steps: ``prepare()`` may ask a backend, so it runs outside of the transaction.
+
+    The function that it returns does the rest, within the transaction. Raises Conflict as ``once`` does.
+    """
     if key is None:
         return prepare()()
     keyed = _Keyed(key, _fingerprint(request, body), str(request.path_params.get("team", "")), principal, platform)
@@ -212,15 +220,15 @@ def once_prepared(
     if request.method != "POST":
         return keyed.remember(act())
     with platform.store.transaction():
-        # Once more, now that no other writer comes between: the same request may have come twice at once.
+        # Look again inside the transaction: the same request may have arrived twice at the same time.
         answer = keyed.recall() or keyed.remember(act())
-    # What the use case woke may have looked before the commit.
+    # A reconciler that the use case woke may have looked before the commit.
     platform.wake()
     return answer
 
 
 def _fingerprint(request: Request, body: Any) -> str:
-    # What must be so for the request to count belongs to it: with another If-Match it is another request.
+    # Preconditions are part of the request: with another If-Match it is another request.
     conditions = [request.headers[name] for name in ("if-match", "if-none-match") if name in request.headers]
     text = json.dumps(
         [request.method, str(request.url.path), str(request.url.query), body, *conditions], sort_keys=True, default=str
@@ -239,7 +247,7 @@ class _Keyed:
     platform: Platform
 
     def recall(self) -> JSONResponse | None:
-        """The answer that was kept for it; raises Conflict if the key came with another request."""
+        """The stored response, if any; raises Conflict if the key came with another request."""
         uid = self.platform.uid_of_team(self.team)
         known = self.platform.store.recall(self.principal.name, self.key, self.fingerprint, team_uid=uid)
         if known is None:
@@ -248,20 +256,20 @@ class _Keyed:
         return JSONResponse(known["body"], status_code=known["status"], headers=headers)
 
     def remember(self, answer: JSONResponse) -> JSONResponse:
-        """Keep its answer, and give it back."""
+        """Store the response, and return it."""
         headers = {name: value for name, value in answer.headers.items() if name in ("etag", "location", "x-change")}
-        kept = {"status": answer.status_code, "headers": headers, "body": json.loads(bytes(answer.body))}
+        stored = {"status": answer.status_code, "headers": headers, "body": json.loads(bytes(answer.body))}
         uid = self.platform.uid_of_team(self.team)
-        self.platform.store.remember(self.principal.name, self.key, self.fingerprint, kept, team_uid=uid)
+        self.platform.store.remember(self.principal.name, self.key, self.fingerprint, stored, team_uid=uid)
         return answer
 
 
 def labels_of(values: list[str] | None) -> dict[str, str] | None:
-    """``["k=v", ...]`` as a mapping; None for none."""
+    """Parse ``["k=v", ...]`` to a mapping; None for none. Raises InvalidInput for too many or malformed labels."""
     if not values:
         return None
     if len(values) > MOST_LABELS:
-        raise InvalidInput(f"{len(values)} labels are asked for.", remedy=f"Ask for {MOST_LABELS} at most.")
+        raise InvalidInput(f"{len(values)} labels are too many for one list.", remedy=f"Use {MOST_LABELS} at most.")
     labels = {}
     for value in values:
         key, equals, text = value.partition("=")

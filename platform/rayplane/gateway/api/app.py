@@ -37,23 +37,23 @@ from rayplane.gateway.usecases.platform import Platform
 
 
 class Wakeable(Protocol):
-    """What the app needs of the reconcilers' loop."""
+    """The reconcilers' loop, as far as the app uses it."""
 
     def wake(self) -> None:
-        """Look at the objects now."""
+        """Reconcile the objects now."""
         ...
 
 
 def create_app(platform: Platform, *, loop: Wakeable | None = None, refusals: Noting | None = None) -> FastAPI:
-    """The app on a platform. ``loop`` is kept on ``app.state`` for the composition root; routes never touch it.
+    """Create the app of a platform. ``loop`` is stored on ``app.state`` for the composition root; routes never use it.
 
-    ``refusals`` hears of each request that is answered with 401 or 403.
+    ``refusals`` notes each request that is answered with 401 or 403.
     """
     app = FastAPI(
         title="rayplane",
         version=version("rayplane"),
         summary="Teams, clusters, jobs, pipelines, datasets, features, models and services on Ray.",
-        openapi_url=None,  # a route of its own serves it, and is in it
+        openapi_url=None,  # info.py has a route for it, which is in the document too
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -64,7 +64,7 @@ def create_app(platform: Platform, *, loop: Wakeable | None = None, refusals: No
     problems.install(app)
     app.state.routers = _routers()
     app.router.routes.extend(_routes())
-    # The one that is added last is the first to see a request.
+    # The middleware that is added last sees a request first.
     app.add_middleware(Turns, lanes=app.state.lanes)
     app.add_middleware(Share, most=settings.max_requests)
     app.add_middleware(Authenticate, platform=platform)
@@ -79,7 +79,7 @@ def create_app(platform: Platform, *, loop: Wakeable | None = None, refusals: No
 
 @cache
 def _routers() -> tuple[APIRouter, ...]:
-    # A noun's own routes come before the common ones, and Ray's last: its two free path parts would match anything.
+    # A noun's own routes come before the common ones. Ray's come last: their two leading parameters match any path.
     own = (
         info.router,
         cluster.router,
@@ -104,7 +104,7 @@ def _routes() -> list[BaseRoute]:
 
 
 class Measure:
-    """Pure ASGI middleware: counts and times every HTTP request by its route's template."""
+    """ASGI middleware: counts and times every HTTP request by its route's template."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -124,7 +124,7 @@ class Measure:
         try:
             await self._app(scope, receive, noting)
         finally:
-            # An unmatched path is no label: anyone could make as many time series as they like.
+            # An unmatched path is no label: a caller could create any number of time series.
             route = getattr(scope.get("route"), "path", "unmatched")
             metrics.REQUESTS.labels(scope["method"], route, str(status)).inc()
             metrics.REQUEST_SECONDS.labels(scope["method"], route).observe(time.perf_counter() - started)

@@ -1,4 +1,4 @@
-"""Who asks: the bearer token of every request, checked before any route sees it."""
+"""Authenticate callers: check the bearer token of every request before any route sees it."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from rayplane.gateway.usecases.job import reporting_cluster
 from rayplane.gateway.usecases.platform import Platform
 
 OPEN = frozenset({"/healthz", "/readyz"})
-"""What a probe without a token may ask: it learns only whether the gateway works."""
+"""Paths that need no token, for probes: they only tell whether the gateway works."""
 
 
 class Authenticate:
-    """Pure ASGI middleware: puts the Principal into the scope, or answers 401 (to Ray 403 for a wrong token)."""
+    """ASGI middleware: puts the Principal into the scope, or answers 401 (to Ray's clients 403 for a wrong token)."""
 
     def __init__(self, app: ASGIApp, platform: Platform) -> None:
         self._app = app
@@ -53,7 +53,7 @@ def bearer(headers: Headers) -> str:
 
 
 async def refuse(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
-    """Send a plain answer, to a websocket's handshake too."""
+    """Send a response instead of the route's; also to a websocket's handshake."""
     if scope["type"] == "websocket":
         await receive()
         if "websocket.http.response" not in scope.get("extensions", {}):
@@ -67,11 +67,11 @@ async def refuse(response: Response, scope: Scope, receive: Receive, send: Send)
 
 
 async def _identify(token: str, platform: Platform) -> Principal:
-    """The principal of a token; raises Unauthenticated if it is unknown, or that of a cluster that is gone."""
+    """The principal of a token; raises Unauthenticated if the token is invalid, or its cluster was deleted."""
     principal = platform.signer.verify(token)
     if principal is None:
         raise platform.signer.refusal(token)
-    if principal.cluster_uid is not None:  # only for this is the store asked, which may take a while
+    if principal.cluster_uid is not None:  # only this asks the store, which may block
         await run_in_threadpool(reporting_cluster, principal, platform)
     return principal
 

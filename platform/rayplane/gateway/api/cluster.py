@@ -1,4 +1,4 @@
-"""A cluster's own verbs: suspend, resume, extend; and what a team's clusters have held."""
+"""Routes of a cluster's own verbs (suspend, resume, extend), and of the compute that a team's clusters held."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _WANTED: dict[int | str, dict[str, Any]] = {
 
 
 class Extension(BaseModel):
-    """For how long from now a cluster is kept."""
+    """The time from now for which a cluster is kept."""
 
     model_config = ConfigDict(extra="forbid")
     duration: Seconds
@@ -35,7 +35,7 @@ class Extension(BaseModel):
 
 
 class UsageList(BaseModel):
-    """What each cluster of a team held."""
+    """Compute that each cluster of a team held."""
 
     items: list[ClusterUsage]
 
@@ -50,7 +50,7 @@ class UsageList(BaseModel):
 def suspend(
     request: Request, team: str, name: str, caller: Caller, here: Here, key: IdempotencyKey = None
 ) -> JSONResponse:
-    """It holds nothing until somebody resumes it. One that is suspended already stays so."""
+    """The cluster holds nothing until a user resumes it. One that is suspended already stays so."""
 
     def act() -> tuple[Object, Operation]:
         return cluster.suspend(team, name, principal=caller, platform=here)
@@ -68,7 +68,7 @@ def suspend(
 def resume(
     request: Request, team: str, name: str, caller: Caller, here: Here, key: IdempotencyKey = None
 ) -> JSONResponse:
-    """Whoever suspended it. Of one that runs, the idle time begins anew."""
+    """It may have been suspended by a user or by the platform. Of one that runs, the idle time begins anew."""
 
     def act() -> tuple[Object, Operation]:
         return cluster.resume(team, name, principal=caller, platform=here)
@@ -114,5 +114,5 @@ def usage(
 
 
 def _answer(act: Callable[[], tuple[Object, Operation]]) -> JSONResponse:
-    found, operation = act()
-    return shown(found, status=202, headers={"Location": f"/v1/operations/{operation.id}"})
+    obj, operation = act()
+    return shown(obj, status=202, headers={"Location": f"/v1/operations/{operation.id}"})

@@ -1,7 +1,7 @@
-"""The gateway's HTTP connections: how many there are, how long a request's head may be, how long a request may take.
+"""Limits of the gateway's HTTP connections: their number, the size of a request's head, the time a request may take.
 
-uvicorn's protocols read for as long as bytes come. httptools joins a header anew at each read, so that one of 32 MiB
-stops the event loop for 10 s; and neither it nor h11 minds a request that never ends. Answers are not limited in time.
+uvicorn's protocols read as long as bytes arrive. httptools copies a partial header at each read, so that one of 32 MiB
+blocks the event loop for 10 s; neither it nor h11 ends a request that never completes. Responses have no time limit.
 """
 
 from __future__ import annotations
@@ -29,27 +29,30 @@ from rayplane.gateway.api.problems import MEDIA_TYPE, respond
 from rayplane.settings import GatewaySettings
 
 REST_SECONDS, REST_BYTES = 2.0, 256 * 2**10
-"""How much of a request that was answered early is still read and thrown away: its sender may read only after it."""
+"""Limits within which the rest of a request that was answered early is read and discarded: its client may read the
+response only after sending all of it."""
 
 PARTING = 1.0
-"""Seconds between the last word and the end of a connection, in which nothing is read. Were it closed at once, the
-sender's system would throw away the answer with what it can't send any more."""
+"""Seconds between the last response and the end of a connection, in which nothing is read.
+
+If it were closed at once, the client's system would get a reset for what it still sends, and discard the response.
+"""
 
 FOR_PROBES = 32
-"""Connections beyond the most, on which only probes are answered: a gateway at its limit is at work, not dead."""
+"""Connections beyond the maximum, on which only probes are answered: a gateway at its limit is busy, not dead."""
 
 OTHER_FILES = 512
-"""Files that the gateway may need beside its connections."""
+"""File descriptors that the gateway may need beside its connections."""
 
 MOST_PARTING = OTHER_FILES // 2
-"""Connections that may be at their end at once; beyond these they end without the pause."""
+"""Maximum connections in their last pause at once; beyond these a connection ends without the pause."""
 
 Awaited = Literal["head", "body", "rest"]
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a connection may do."""
+    """The limits of one server's connections."""
 
     head_bytes: int
     head_seconds: float
@@ -58,38 +61,38 @@ class Limits:
 
 
 class Door:
-    """The connections of one server: their limits, and which of them wait for a request, the longest first."""
+    """The connections of one server: their limits, and those that wait for a request, the longest first."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.parting = 0
-        """Connections that were told their last word and are not closed yet."""
+        """Connections that have sent their last response and are not closed yet."""
         self._waiting: dict[Bounded, None] = {}
 
     def enter(self, connection: Bounded) -> int:
-        """How many connections there may be beside a new one: less than none where there are too many.
+        """Admit a new connection; return how many more the limit allows, negative if there are too many.
 
-        Where there are, the one that has waited longest for a request goes, if one waits.
+        If there are too many, abort the one that has waited longest for a request, if any waits.
         """
         if len(connection.connections) > self.limits.connections and self._waiting:
             metrics.LIMITED.labels("connections").inc()
             longest = next(iter(self._waiting))
             self.busy(longest)
-            longest.connections.discard(longest)  # its end is told later
+            longest.connections.discard(longest)  # connection_lost is called later
             longest.transport.abort()
         return self.limits.connections - len(connection.connections)
 
     def waits(self, connection: Bounded) -> None:
-        """The connection begins to wait for a request, or goes on with it."""
+        """Note that the connection waits for a request; one that waits already stays where it is in the order."""
         self._waiting.setdefault(connection)
 
     def busy(self, connection: Bounded) -> None:
-        """The connection does not wait for a request any more."""
+        """Note that the connection does not wait for a request any more."""
         self._waiting.pop(connection, None)
 
 
 class ServerConfig(uvicorn.Config):
-    """uvicorn's settings, with protocols that keep to the limits of a door."""
+    """uvicorn's settings, with protocols that enforce the limits of a door."""
 
     def __init__(self, app: ASGIApp, limits: Limits, **options: Any) -> None:
         super().__init__(app, http=_fastest(), h11_max_incomplete_event_size=limits.head_bytes, **options)
@@ -97,7 +100,7 @@ class ServerConfig(uvicorn.Config):
 
 
 def configure(app: ASGIApp, settings: GatewaySettings, **options: Any) -> ServerConfig:
-    """How the gateway is served; ``options`` are uvicorn's."""
+    """Build uvicorn's settings for the gateway; ``options`` are further ones of uvicorn's."""
     limits = Limits(
         head_bytes=settings.max_header_bytes,
         head_seconds=settings.header_timeout,
@@ -108,18 +111,18 @@ def configure(app: ASGIApp, settings: GatewaySettings, **options: Any) -> Server
         app,
         limits,
         timeout_keep_alive=settings.keep_alive_timeout,
-        # uvicorn would believe what any process of this host says about where a request comes from.
+        # By default uvicorn would trust any process of this host to name a request's origin.
         proxy_headers=bool(settings.trusted_proxies),
         forwarded_allow_ips=[str(network) for network in settings.trusted_proxies],
-        ws_max_size=settings.max_header_bytes,  # who follows a log has nothing to say
+        ws_max_size=settings.max_header_bytes,  # a client that follows a log sends nothing
         **options,
     )
 
 
 def allow_files(connections: int) -> None:
-    """Let the process open as many files as so many connections need beside all else.
+    """Raise the process's limit of open files to what that many connections need beside all else.
 
-    Raises Unavailable where the system does not allow it.
+    Raises Unavailable if the system does not allow it.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = connections + FOR_PROBES + OTHER_FILES
@@ -134,7 +137,7 @@ def allow_files(connections: int) -> None:
 
 
 class Bounded(asyncio.Protocol):
-    """What is added to one of uvicorn's HTTP protocols, which comes next in the order of a subclass' bases."""
+    """Mixin that adds the limits to one of uvicorn's HTTP protocols, the next base of a subclass."""
 
     app: Any
     config: uvicorn.Config
@@ -150,18 +153,18 @@ class Bounded(asyncio.Protocol):
         self.door = self.config.door
         self._awaited: Awaited | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._begun = False  # whether a part of the next request has come
-        self._rest = 0  # bytes that are still thrown away
+        self._begun = False  # true once a part of the next request has arrived
+        self._rest = 0  # bytes that are still read and discarded
         self._parting = False
 
     @property
     def in_body(self) -> bool:
-        """Whether a request's head is in and its body is not."""
+        """True if a request's head is complete and its body is not."""
         raise NotImplementedError
 
     @property
     def head_is_too_long(self) -> bool:
-        """Whether more bytes came than a head may have, and no head was made of them."""
+        """True if more bytes have arrived than a head may have, without completing one."""
         return False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -191,28 +194,28 @@ class Bounded(asyncio.Protocol):
             self._after(data)
 
     def handle_websocket_upgrade(self, *event: Any) -> None:
-        """Refuse one beyond the limit, for which uvicorn would take the app as it was configured, or amid an answer."""
+        """Refuse a websocket amid a response, or beyond the limit, where uvicorn would use the configured app."""
         if self._answering or self.app is not self.config.loaded_app:
             self.refuse(_full(self.door.limits.connections), "connections")
             return
         super().handle_websocket_upgrade(*event)  # type: ignore[misc]  # of uvicorn's protocol, the next base
 
     def answered(self) -> None:
-        """The answer to a request is out."""
+        """Note that the response to a request has been sent."""
         if self._parting or self.transport.is_closing() or self.transport.get_protocol() is not self:
             return
-        if self._answering:  # the next one, which came together with it
+        if self._answering:  # the next request, which arrived together with this one
             self._look(0)
         elif self.in_body:
             self._rest = REST_BYTES
-            self.door.waits(self)  # it has its answer, so it goes first where there are too many
+            self.door.waits(self)  # it has its response, so it may be aborted if there are too many
             self._await("rest")
         else:
             self._begun = False
             self.door.waits(self)
 
     def refuse(self, error: RayplaneError, limit: str) -> None:
-        """Say what is wrong, unless an answer has begun, and end the connection."""
+        """Send the error, unless a response has begun, and end the connection."""
         metrics.LIMITED.labels(limit).inc()
         silent = self._awaited == "rest" or (self._answering and self.cycle.response_started)
         if self._answering:
@@ -227,7 +230,7 @@ class Bounded(asyncio.Protocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     def _after(self, data: bytes) -> None:
-        if self.transport.is_closing() or self.transport.get_protocol() is not self:  # a websocket's has taken over
+        if self.transport.is_closing() or self.transport.get_protocol() is not self:  # a websocket has taken over
             self._await(None)
             self.door.busy(self)
         elif self.head_is_too_long:
@@ -236,7 +239,7 @@ class Bounded(asyncio.Protocol):
             self._look(len(data))
 
     def _look(self, came: int) -> None:
-        """See what is awaited of the client now."""
+        """Decide what is awaited of the client now, and time it."""
         if self.in_body and self._answering:
             self.door.busy(self)
             self._await("body")
@@ -248,13 +251,13 @@ class Bounded(asyncio.Protocol):
             self.door.busy(self)
             self._await(None)
         else:
-            if self._awaited == "rest":  # now all of it has come, and nothing of the next request
+            if self._awaited == "rest":  # now all of it has arrived, and nothing of the next request
                 self._begun = False
             self.door.waits(self)
             self._await("head")
 
     def _await(self, what: Awaited | None) -> None:
-        """Give the client its time for what is awaited of it. A body's begins anew whenever some of it comes."""
+        """Start the timer for what is awaited of the client. A body's starts again whenever a part of it arrives."""
         if what == self._awaited and what != "body":
             return
         self._stop_timer()
@@ -279,18 +282,18 @@ class Bounded(asyncio.Protocol):
             self.refuse(TooSlow(late, remedy="Send it again, without a pause."), what)
 
     def _part(self) -> None:
-        """End the connection, in such a way that what was said arrives."""
+        """End the connection so that the client still receives the response."""
         self._await(None)
         if not self._parting:
             self._parting = True
             self.door.parting += 1
         self.door.busy(self)
-        self.connections.discard(self)  # it takes no other's place; its end is told later
+        self.connections.discard(self)  # it counts no more; connection_lost is called later
         pause = PARTING if self.door.parting <= MOST_PARTING else 0
         self._timer = self.loop.call_later(pause, self.transport.abort)
         if not self.transport.is_closing():
             self.flow.pause_reading()
-            with suppress(OSError):  # the client has gone
+            with suppress(OSError):  # the client has closed the connection
                 self.transport.write_eof()
 
     def _stop_timer(self) -> None:
@@ -300,7 +303,7 @@ class Bounded(asyncio.Protocol):
 
 
 class BoundedH11(Bounded, H11Protocol):
-    """uvicorn's protocol on h11, which has a limit for heads of its own but calls one that is too long invalid."""
+    """uvicorn's protocol on h11, which limits heads itself but answers 400 to one that is too long."""
 
     @property
     def in_body(self) -> bool:
@@ -318,7 +321,7 @@ class BoundedH11(Bounded, H11Protocol):
 
 
 def _fastest() -> type[asyncio.Protocol]:
-    """The protocol on httptools where that is installed, as uvicorn chooses."""
+    """The protocol on httptools if it is installed, else on h11: as uvicorn chooses."""
     try:
         from rayplane.gateway.api.connections_httptools import BoundedHttpTools
     except ModuleNotFoundError as exc:
@@ -346,7 +349,7 @@ def _full(most: int) -> Unavailable:
 
 
 def _as_http(error: RayplaneError) -> bytes:
-    """The error as an answer after which the connection ends."""
+    """The error as a raw HTTP response that announces the connection's end."""
     body = json.dumps(error.to_problem()).encode()
     retry = error.fields.get("retry_after")
     lines = [

@@ -1,4 +1,4 @@
-"""The gateway's HTTP connections on httptools, which is in C and has no limits of its own."""
+"""The gateway's HTTP connections on httptools, a parser in C that has no limits of its own."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from rayplane.gateway.api.connections import Bounded
 
 MOST_PIPELINED = 16
-"""Requests that may wait on a connection for the answer to the one before: uvicorn reads on after each answer."""
+"""Maximum pipelined requests that wait on a connection: uvicorn reads on after each response."""
 
 
 class BoundedHttpTools(Bounded, HttpToolsProtocol):
-    """Counts the bytes of which the parser has made nothing yet: a line, headers, a chunk's head, a body's trailers.
+    """Counts the bytes that the parser has buffered: a request line, headers, a chunk's head, a body's trailers.
 
-    It hands a header on only once it has all of it, and it joins a part that comes to what it has.
+    The parser reports a header only once it is complete, and appends each new part to what it has.
     """
 
-    _unmade = 0
+    _buffered = 0
     _in_body = False
 
     @property
@@ -25,29 +25,29 @@ class BoundedHttpTools(Bounded, HttpToolsProtocol):
 
     @property
     def head_is_too_long(self) -> bool:
-        return self._unmade > self.door.limits.head_bytes
+        return self._buffered > self.door.limits.head_bytes
 
     def data_received(self, data: bytes) -> None:
-        self._unmade += len(data)
+        self._buffered += len(data)
         super().data_received(data)
 
     def on_headers_complete(self) -> None:
-        """Called by the parser; raises OverflowError where too many wait, which ends the parser: 400, closed."""
+        """Called by the parser. Raises OverflowError if too many requests wait, so that uvicorn answers 400."""
         if len(self.pipeline) >= MOST_PIPELINED:
             raise OverflowError("too many requests wait on one connection")
-        self._unmade, self._in_body = 0, True
+        self._buffered, self._in_body = 0, True
         super().on_headers_complete()
 
     def on_chunk_header(self) -> None:
         """Called by the parser."""
-        self._unmade = 0
+        self._buffered = 0
 
     def on_body(self, body: bytes) -> None:
-        self._unmade = 0
+        self._buffered = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._unmade, self._in_body = 0, False
+        self._buffered, self._in_body = 0, False
         super().on_message_complete()
 
     def on_response_complete(self) -> None:

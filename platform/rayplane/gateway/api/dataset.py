@@ -1,4 +1,4 @@
-"""A dataset's own verbs: its immutable versions."""
+"""Routes of a dataset's immutable versions."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class DatasetVersionList(BaseModel):
 
 
 @router.get("", operation_id="list_dataset_versions", summary="List versions")
-def listed(team: str, name: str, caller: Caller, here: Here) -> DatasetVersionList:
+def list_versions(team: str, name: str, caller: Caller, here: Here) -> DatasetVersionList:
     """Every version, newest first."""
     return DatasetVersionList(items=datasets.versions(team, name, principal=caller, platform=here))
 
 
 @router.get("/{version}", operation_id="get_dataset_version", summary="Get one version")
-def got(team: str, name: str, version: str, caller: Caller, here: Here) -> DatasetVersion:
+def get_version(team: str, name: str, version: str, caller: Caller, here: Here) -> DatasetVersion:
     """One version; ``latest`` is the newest."""
     wanted = None if version == "latest" else version
     return datasets.version(team, name, wanted, principal=caller, platform=here)

@@ -1,4 +1,4 @@
-"""What workers say and ask: events, and the exchange of a submission id for a RunContext."""
+"""Routes for workers: report events, and exchange a submission id for a RunContext."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class RunContextRequest(BaseModel):
 
 
 class Ingested(BaseModel):
-    """How many events came, and how many of them were new."""
+    """The number of events received, and of those that were new."""
 
     received: int
     new: int

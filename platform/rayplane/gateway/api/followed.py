@@ -1,4 +1,4 @@
-"""Followed logs and held requests: how many a principal may have, and how often all of them together look."""
+"""Limits of followed logs and held requests: their number per principal, and how often all together read the store."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from rayplane.gateway import metrics
 from rayplane.gateway.admission.roles import Principal
 
 LOOKS = 100
-"""Times a second that all followers together look into the store, at most: each costs about a millisecond of CPU."""
+"""Maximum reads of the store per second by all followers together: each costs about a millisecond of CPU."""
 
 
 class Followed:
-    """What is followed now. For one event loop."""
+    """Counts the logs that each principal follows now. For one event loop."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -23,7 +23,7 @@ class Followed:
 
     @contextmanager
     def one(self, principal: Principal) -> Iterator[None]:
-        """Count one more for the length of the block; raises TooMany where the principal has as many as one may."""
+        """Count one more for the duration of the block; raises TooMany if the principal has reached the limit."""
         if self._open[principal.name] >= self._most:
             metrics.LIMITED.labels("followed_logs").inc()
             raise TooMany(
@@ -40,5 +40,5 @@ class Followed:
                 del self._open[principal.name]
 
     def pause(self) -> float:
-        """Seconds between two looks of one follower, now that there are so many."""
+        """Seconds between two reads of one follower, given the present number of followers."""
         return self._open.total() / LOOKS

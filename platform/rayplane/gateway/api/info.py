@@ -1,4 +1,4 @@
-"""What a client asks first: is it alive, which versions, where is what."""
+"""Routes that a client asks first: liveness, readiness, versions and URLs, and the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rayplane.nouns.environment import Environment
 from rayplane.nouns.team import TeamSpec
 
 API_VERSION = 1
-"""The version in every path; raised only by a change that an older client can't read."""
+"""The version in every path; it only grows with a change that an older client can't read."""
 
 router = APIRouter()
 
@@ -51,9 +51,9 @@ class Info(BaseModel):
     prometheus_url: str | None
     storage_root: str
     local_users: bool
-    """Whether each team has a Unix user of its own on the backend ``local``; else its jobs run as the platform's."""
+    """True if each team has its own Unix user on the backend ``local``; else its jobs run as the platform's user."""
     environment: Environment | None
-    """What a cluster of the default backend runs; null if that can't be known before it does."""
+    """Environment of a cluster on the default backend; null if the backend only knows it once a cluster runs."""
     principal: Who
 
 
@@ -105,10 +105,10 @@ def info(caller: Caller, here: Here) -> Info:
     responses={200: {"model": dict[str, Any]}},
 )
 def document(request: Request) -> JSONResponse:
-    """What the gateway answers, in OpenAPI 3.1. Anyone with a token may read it."""
+    """What the gateway answers, in OpenAPI 3.1. Every valid token may read it."""
     return JSONResponse(request.app.openapi())
 
 
-def default_environment(here: Platform) -> Environment | None:
-    """The environment of a new cluster on the default backend."""
-    return here.readers(TeamSpec().backend).environment(ClusterSpec())
+def default_environment(platform: Platform) -> Environment | None:
+    """The environment of a new cluster on the default backend; None if it is unknown before the cluster runs."""
+    return platform.readers(TeamSpec().backend).environment(ClusterSpec())

@@ -1,4 +1,4 @@
-"""A job's own verbs: submit, stop, and its kept log."""
+"""Routes of a job's own verbs: submit, stop, and read its stored log."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from rayplane.nouns.base import parse
 from rayplane.nouns.job import JobSpec
 
 MOST_WAIT = 20.0
-"""Seconds for which a request for more of a log may be held."""
+"""Maximum seconds for which a request for more of a log is held."""
 
 MOST_OFFSET = 2**53 - 1
-"""The greatest byte offset that JSON's numbers hold exactly; no file is as large."""
+"""Maximum byte offset: the greatest integer that JSON's numbers hold exactly; no file is as large."""
 
 router = APIRouter(prefix="/v1/teams/{team}/jobs", tags=["jobs"])
 _Submission = document_model(JOB, named=False)
@@ -47,10 +47,10 @@ def _submit(
     def prepare() -> Callable[[], JSONResponse]:
         name, labels = _asked(document["metadata"], team)
         spec = parse(JobSpec, document["spec"], "job.spec")
-        place = job.prepare(spec, team=team, name=name, labels=labels, principal=caller, platform=here)
+        submit_or_find = job.prepare(spec, team=team, name=name, labels=labels, principal=caller, platform=here)
 
         def write() -> JSONResponse:
-            obj, change = place()
+            obj, change = submit_or_find()
             if change == "created":
                 here.wake()
             return shown(obj, status=202, headers={"Location": f"/v1/teams/{team}/jobs/{obj.metadata.name}"})
@@ -61,10 +61,10 @@ def _submit(
 
 
 def _asked(metadata: dict[str, Any], team: str) -> tuple[str | None, dict[str, str] | None]:
-    """(name, labels) of a submission, each None where nothing is said; raises InvalidInput as a PUT does."""
+    """(name, labels) of a submission, each None if absent; raises InvalidInput or InvalidSpec as a PUT does."""
     named = metadata.get("name") is not None
-    given = metadata if named else {key: value for key, value in metadata.items() if key != "name"}
-    parsed = metadata_of(given, JOB, team, metadata["name"] if named else "unnamed")
+    fields = metadata if named else {key: value for key, value in metadata.items() if key != "name"}
+    parsed = metadata_of(fields, JOB, team, metadata["name"] if named else "unnamed")
     return parsed.name if named else None, parsed.labels if "labels" in metadata else None
 
 
@@ -116,7 +116,7 @@ async def logs(
         uid = (await run(state.lanes.logs, here.store.get, "Job", team, name)).metadata.uid
         with state.followed.one(caller):
             async with waiting.listening(here.store.changes, uid, log_of(uid), pause=state.followed.pause) as changed:
-                data, following, complete = await run(state.lanes.logs, read)  # it may have come before the listener
+                data, following, complete = await run(state.lanes.logs, read)  # it may have grown before the listener
                 deadline = time.monotonic() + wait
                 while not data and not complete and await changed(deadline):
                     await asyncio.sleep(max(0.0, min(state.followed.pause(), deadline - time.monotonic())))

@@ -1,6 +1,7 @@
-"""Threads for each kind of slow work, so that none waits for another: what may ask a backend, logs, packages, a probe.
+"""Limit the threads of each kind of slow work, so that none blocks another: backends, logs, packages, probes.
 
-All else has the rest of the 40 threads that FastAPI runs its routes on: of these, backends can't take more than 16.
+Requests that may ask a backend take at most 16 of the 40 threads on which FastAPI runs its routes; all other routes
+have the rest. Logs, packages and probes have threads beside these.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ ASK_BACKENDS = frozenset(
 )
 """(method, template) of the routes that may call a backend or Ray: pre-flight, environments, evidence.
 
-Not plan, which has a bound and threads of its own (``api/plan.py``) and would hold a turn while it waits for its place.
+Not plan, which has a limit and threads of its own (``api/plan.py``) and would occupy a turn while it waits for a slot.
 """
 
 _TURN = "rayplane.turn"
 
 
 class Lanes:
-    """How many threads each kind of work may have at once."""
+    """Limits of the threads that each kind of work may have at once."""
 
     def __init__(self) -> None:
         self.backends = CapacityLimiter(16)
@@ -45,12 +46,12 @@ class Lanes:
 
 
 async def run(lane: CapacityLimiter, act: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """What ``act`` returns, called in a thread of the lane."""
+    """Call ``act`` in a thread of the lane, and return its result."""
     return await to_thread.run_sync(lambda: act(*args, **kwargs), limiter=lane)
 
 
 class Turns:
-    """Pure ASGI middleware: a request that may ask a backend gives its turn back once its answer begins."""
+    """ASGI middleware: releases the turn of a request that may ask a backend once its response begins."""
 
     def __init__(self, app: ASGIApp, lanes: Lanes) -> None:
         self._app = app
@@ -73,7 +74,7 @@ class Turns:
 
 
 async def enter(scope: Scope) -> None:
-    """Wait for a turn, if the request's route may ask a backend. To be called when the request's body is in."""
+    """Wait for a turn if the request's route may ask a backend. Call it after the request's body has been read."""
     route = getattr(scope.get("route"), "path", "")
     if (scope["method"], route) in ASK_BACKENDS:
         await scope[_TURN].enter()

@@ -1,4 +1,4 @@
-"""How much a request may hold, and how many of them a principal may have under way, whatever their route does."""
+"""Limits of every request, whatever its route: bytes of head and body, and requests under way per principal."""
 
 from __future__ import annotations
 
@@ -14,43 +14,46 @@ from rayplane.gateway.api.auth import refuse
 from rayplane.gateway.api.problems import respond
 
 MAX_BYTES = 16 * 2**20
-"""The largest body, but for those of the routes that allow another (``allow_body``): it is held whole, as JSON."""
+"""Maximum bytes of a body, unless its route sets another limit (``allow_body``): it is read whole, as JSON."""
 
-MOST_KEPT = 128 * 2**20
-"""The most bytes of bodies that are in memory at once, of all requests together."""
+MOST_IN_MEMORY = 128 * 2**20
+"""Maximum bytes of bodies in memory at once, of all requests together."""
 
 _BODY = "rayplane.body"
 
 
 @dataclass(frozen=True)
 class Body:
-    """The body that a route takes."""
+    """The limit of the body that a route accepts."""
 
     most: int
     what: str = "request"
     remedy: str = "Send it in parts."
-    kept: bool = True
-    """Whether the route keeps it in memory."""
+    in_memory: bool = True
+    """True if the route holds the whole body in memory."""
 
     def too_large(self) -> TooLarge:
-        """The error of a body that has more."""
+        """The error for a larger body."""
         most = f"{self.most // 2**20} MiB" if self.most >= 2**20 else f"{self.most} bytes"
         return TooLarge(f"The {self.what} has more than {most}.", remedy=self.remedy)
 
 
 def allow_body(scope: Scope, body: Body) -> None:
-    """Let the request of this scope have such a body. To be called by its route, before that reads any of it."""
+    """Set the limit of the request's body. Its route calls it before it reads any of the body."""
     scope[_BODY] = body
 
 
 class Limit:
-    """Pure ASGI middleware: answers 431 to a head that is too long, and 413 to a body that is, by what it says it has
-    before a byte of it is read, and by what it has. The limit is that of the route which reads it."""
+    """ASGI middleware: answers 431 to a head that is too long, and 413 to a body that is.
+
+    It checks a body's declared length before a byte is read, and its actual length while it is read, against the limit
+    of the route that reads it.
+    """
 
     def __init__(self, app: ASGIApp, head_bytes: int) -> None:
         self._app = app
         self._head_bytes = head_bytes
-        self._kept = 0
+        self._in_memory = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -65,26 +68,26 @@ class Limit:
             await self._app(scope, receive, send)
             return
         declared = Headers(scope=scope).get("content-length", "0")
-        read = kept = 0
+        read = in_memory = 0
         answering = False
 
         async def counting() -> Message:
-            nonlocal read, kept
+            nonlocal read, in_memory
             body: Body = scope.get(_BODY) or Body(MAX_BYTES)
             if not answering and declared.isdecimal() and int(declared[:20]) > body.most:
                 raise _counted(body.too_large())
             message = await receive()
-            came = len(message.get("body", b""))
-            if answering:  # what still comes is thrown away
+            received = len(message.get("body", b""))
+            if answering:  # the rest of the body is discarded
                 return message
-            read += came
+            read += received
             if read > body.most:
                 raise _counted(body.too_large())
-            if body.kept:
-                kept += came
-                self._kept += came
-                if self._kept > MOST_KEPT:
-                    raise _counted(Unavailable("Too much is being sent at once.", remedy="Try again.", retry_after=1))
+            if body.in_memory:
+                in_memory += received
+                self._in_memory += received
+                if self._in_memory > MOST_IN_MEMORY:
+                    raise _counted(Unavailable("Too many large requests at once.", remedy="Try again.", retry_after=1))
             return message
 
         async def noting(message: Message) -> None:
@@ -95,11 +98,11 @@ class Limit:
         try:
             await self._app(scope, counting, noting)
         finally:
-            self._kept -= kept
+            self._in_memory -= in_memory
 
 
 class Share:
-    """Pure ASGI middleware behind the token check: answers 429 where a principal has too many requests under way."""
+    """ASGI middleware behind the token check: answers 429 if a principal has too many requests under way."""
 
     def __init__(self, app: ASGIApp, most: int) -> None:
         self._app = app
@@ -130,15 +133,15 @@ class Share:
 
 
 def headers_too_large(most: int) -> HeadersTooLarge:
-    """The error of a request whose line and headers have more bytes than they may."""
+    """The error for a request whose line and headers have more bytes than allowed."""
     return HeadersTooLarge(
         f"The request's line and headers have more than {most} bytes.",
-        remedy="Send fewer or shorter headers, and what is long in the body.",
+        remedy="Send fewer or shorter headers, and long values in the body.",
     )
 
 
 def _head_size(scope: Scope) -> int:
-    """Bytes of the request's line and headers, but for its method and version."""
+    """Bytes of the request's line and headers, without its method and version."""
     line = len(scope.get("raw_path") or b"") + len(scope["query_string"])
     return line + sum(len(name) + len(value) + 4 for name, value in scope["headers"])
 

@@ -1,4 +1,4 @@
-"""The common verbs of all nouns (list, get, put, delete), made from the table of nouns."""
+"""Routes of the common verbs of all nouns (list, get, why, put, delete), generated from the table of nouns."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from rayplane.nouns.team import Data
 from rayplane.nouns.why import Explanation
 
 OBJECT_MODELS = {noun.kind: object_model(noun) for noun in NOUNS}
-"""Kind -> the model of its answers, for the routes of a noun's own verbs."""
+"""Kind -> the model of its response bodies, for the routes of a noun's own verbs."""
 
 DryRun = Annotated[bool, Query(description="Check everything and say what would change, but write nothing.")]
 DataOf = Annotated[
@@ -45,18 +45,18 @@ DataOf = Annotated[
 
 @cache
 def router() -> APIRouter:
-    """Routes of all eight nouns; made once, since that takes longer than all else of an app."""
-    made = APIRouter(prefix="/v1")
+    """Routes of all eight nouns; built once, since building them takes longer than the rest of the app."""
+    routes = APIRouter(prefix="/v1")
     for noun in NOUNS:
-        _add(made, noun)
-    return made
+        _add(routes, noun)
+    return routes
 
 
-def _add(made: APIRouter, noun: NounType) -> None:
+def _add(routes: APIRouter, noun: NounType) -> None:
     base = f"/teams/{{team}}/{noun.plural}" if noun.team_scoped else f"/{noun.plural}"
     item = f"{base}/{{name}}" if noun.team_scoped else f"{base}/{{team}}"
     body, answer = document_model(noun), OBJECT_MODELS[noun.kind]
-    made.add_api_route(
+    routes.add_api_route(
         base,
         _lister(noun),
         methods=["GET"],
@@ -66,7 +66,7 @@ def _add(made: APIRouter, noun: NounType) -> None:
         tags=[noun.plural],
         responses={200: {"model": page_model(noun, answer) | page_model(noun, summary_model(noun), "SummaryList")}},
     )
-    made.add_api_route(
+    routes.add_api_route(
         item,
         _getter(noun),
         methods=["GET"],
@@ -76,7 +76,7 @@ def _add(made: APIRouter, noun: NounType) -> None:
         tags=[noun.plural],
         responses={200: {"model": answer}},
     )
-    made.add_api_route(
+    routes.add_api_route(
         f"{item}/why",
         _explainer(noun),
         methods=["GET"],
@@ -86,7 +86,7 @@ def _add(made: APIRouter, noun: NounType) -> None:
         tags=[noun.plural],
         responses={200: {"model": Explanation, "description": "Causes, ranked; none for one that is as wanted."}},
     )
-    made.add_api_route(
+    routes.add_api_route(
         item,
         _putter(noun, body),
         methods=["PUT"],
@@ -100,7 +100,7 @@ def _add(made: APIRouter, noun: NounType) -> None:
             202: {"model": answer, "description": "Wanted; Location names the operation that makes it so."},
         },
     )
-    made.add_api_route(
+    routes.add_api_route(
         item,
         _deleter(noun),
         methods=["DELETE"],
@@ -232,7 +232,7 @@ def _putter(noun: NounType, body_model: Any) -> Any:
         return act(request, "", team, body, precondition, new, dry_run, key, caller, here)
 
     chosen = of_team if noun.team_scoped else of_all
-    # The annotation is set here, because only here is the noun's own model known.
+    # Set the annotation here: only here the noun's own model is known.
     chosen.__annotations__["body"] = Annotated[body_model, Body()]
     return chosen
 

@@ -1,6 +1,6 @@
-"""The OpenAPI document: FastAPI's own, with all that a route may answer and take, from one table for each kind of it.
+"""The OpenAPI document: FastAPI's own, completed with statuses, headers, links, examples and forms of parameters.
 
-Nothing is said here of a single route that its code or its types can say themselves.
+One table for each of these says which routes have it. What a route's code or types can say is not repeated here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rayplane.gateway.api.problems import MEDIA_TYPE, Problem
 from rayplane.nouns import NOUNS
 
 RAY = "ray"
-"""The tag of what stock Ray clients speak: their errors are the plain text that Ray's command prints."""
+"""The tag of the routes for stock Ray clients: their errors are the plain text that Ray's command prints."""
 
 TAGS = {
     "platform": "What the gateway is and how it fares.",
@@ -65,7 +65,7 @@ address) is there and makes sense together. 409 and 412 say that a thing is in a
 
 @dataclass(frozen=True)
 class Route:
-    """What the tables look at."""
+    """A route of the document, with the properties that the tables ask for."""
 
     path: str
     method: str
@@ -73,41 +73,41 @@ class Route:
 
     @property
     def key(self) -> tuple[str, str]:
-        """As ``lanes`` has it."""
+        """(method, template), as in ``lanes.ASK_BACKENDS``."""
         return self.method.upper(), self.path
 
     @property
     def is_open(self) -> bool:
-        """Whether it needs no token."""
+        """True if it needs no token."""
         return self.path in OPEN
 
     @property
     def is_ray(self) -> bool:
-        """Whether Ray's clients ask it."""
+        """True if it is for Ray's clients."""
         return RAY in self.operation.get("tags", [])
 
     @property
     def has_body(self) -> bool:
-        """Whether a body is read."""
+        """True if it reads a body."""
         return "requestBody" in self.operation
 
     @property
     def writes(self) -> bool:
-        """Whether it may change anything."""
+        """True if it may change anything."""
         return self.method not in ("get", "head")
 
     @property
     def is_named(self) -> bool:
-        """Whether its path names something, or its body does."""
+        """True if its path or its body names an object."""
         return "{" in self.path or self.operation["operationId"] in ("get_run_context", "post_events")
 
-    def takes(self, name: str, place: str) -> bool:
-        """Whether it has such a parameter."""
-        return any(p["name"] == name and p["in"] == place for p in self.operation.get("parameters", []))
+    def takes(self, name: str, location: str) -> bool:
+        """True if it has a parameter of this name there (``query``, ``header`` or ``path``)."""
+        return any(p["name"] == name and p["in"] == location for p in self.operation.get("parameters", []))
 
     @property
     def is_constrained(self) -> bool:
-        """Whether anything of what it takes can be wrong."""
+        """True if a body or parameter of it can be invalid."""
         wrong = ("query", "header")
         return (
             self.has_body
@@ -117,13 +117,13 @@ class Route:
 
 
 CHECKED = frozenset({"sha256"})
-"""Path parameters that are refused by their form; any other names what is there, or is not."""
+"""Path parameters of which an invalid form is refused (422); an invalid one of any other is simply unknown (404)."""
 _ACTS = ("suspend_cluster", "resume_cluster", "extend_cluster")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer that is an error: what it says, and which routes give it."""
+    """An error response: its description, and the routes that give it."""
 
     says: str
     when: Callable[[Route], bool]
@@ -157,7 +157,7 @@ ERRORS: dict[int, Answer] = {
     503: Answer("Something needed is down or busy; Retry-After says when to ask again.", lambda r: True),
     507: Answer("There is no room left in the storage root or the home.", lambda r: r.writes),
 }
-"""Status -> who answers so, and why. The classes of ``rayplane.errors`` that the gateway raises have no others."""
+"""Status -> its response. The classes of ``rayplane.errors`` that the gateway raises have no other statuses."""
 
 _HEADERS: dict[str, dict[str, Any]] = {
     "WWW-Authenticate": {"description": "How to say who one is.", "schema": {"type": "string"}},
@@ -210,12 +210,12 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "Model": {"description": "Arrives late?", "gate": {"metrics": {"auc": {"min": 0.7}}}},
     "Service": {"model": "models:/delays@champion", "cluster": "dev", "replicas": {"min": 1, "max": 2}},
 }
-"""Kind -> a spec of it, as one would write it."""
+"""Kind -> an example of its spec."""
 
 
 def document(app: FastAPI, backends: list[str]) -> dict[str, Any]:
-    """The document of an app that offers these backends. Pure but for reading the app's routes."""
-    made = get_openapi(
+    """Build the document of an app that offers these backends. Pure but for reading the app's routes."""
+    openapi_document = get_openapi(
         title=app.title,
         version=app.version,
         summary=app.summary,
@@ -223,30 +223,30 @@ def document(app: FastAPI, backends: list[str]) -> dict[str, Any]:
         routes=app.routes,
         tags=[{"name": name, "description": text} for name, text in TAGS.items()],
     )
-    components = made.setdefault("components", {})
+    components = openapi_document.setdefault("components", {})
     components["securitySchemes"] = {
         "token": {"type": "http", "scheme": "bearer", "description": "A token of a user, a cluster or of Prometheus."}
     }
-    made["security"] = [{"token": []}]
+    openapi_document["security"] = [{"token": []}]
     schemas = components.setdefault("schemas", {})
-    for name in ("HTTPValidationError", "ValidationError"):  # ours are problems
+    for name in ("HTTPValidationError", "ValidationError"):  # the gateway's errors are problem documents instead
         schemas.pop(name, None)
     schemas["Problem"] = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
     components["headers"] = _HEADERS
     components["responses"] = dict(_error_responses())
-    for path, item in made["paths"].items():
+    for path, item in openapi_document["paths"].items():
         for method, operation in item.items():
             _complete(Route(path, method, operation))
     for name, schema in schemas.items():
         _tidy(schema)
         if name.endswith(("Document", "Submission", "-Input")):
             _offer(schema, backends)
-    return made
+    return openapi_document
 
 
-def routes_of(made: dict[str, Any]) -> Iterator[Route]:
+def routes_of(openapi_document: dict[str, Any]) -> Iterator[Route]:
     """All routes of a document."""
-    for path, item in made["paths"].items():
+    for path, item in openapi_document["paths"].items():
         for method, operation in item.items():
             yield Route(path, method, operation)
 
@@ -255,10 +255,10 @@ def _complete(route: Route) -> None:
     operation = route.operation
     operation["parameters"] = [_parameter(p, operation) for p in operation.get("parameters", [])]
     named = {p["name"] for p in operation["parameters"] if p["in"] == "path"}
-    for name in PATH_PARAMETERS:  # one that the code of a route has no use for is in its path all the same
+    for name in PATH_PARAMETERS:  # FastAPI omits a parameter of the path that the route's function does not take
         if f"{{{name}}}" in route.path and name not in named:
-            given = {"name": name, "in": "path", "required": True, "schema": {}}
-            operation["parameters"].append(_parameter(given, operation))
+            parameter = {"name": name, "in": "path", "required": True, "schema": {}}
+            operation["parameters"].append(_parameter(parameter, operation))
     if not operation["parameters"]:
         del operation["parameters"]
     if route.is_open:
@@ -276,7 +276,7 @@ def _parameter(parameter: dict[str, Any], operation: dict[str, Any]) -> dict[str
         described, annotation = RECORDED_TEAM if recorded else PATH_PARAMETERS[name]
         schema = TypeAdapter(annotation).json_schema()
         return {"name": name, "in": "path", "required": True, "description": described, "schema": schema}
-    # What has no value is left out: no query or header can say null.
+    # Drop null: a query parameter or header without a value is left out instead.
     options = [option for option in schema.pop("anyOf", []) if option != {"type": "null"}]
     for option in options[:1]:
         schema = {**option, **schema}
@@ -300,7 +300,7 @@ def _add_headers(route: Route) -> None:
         if operation["operationId"] == "get_job_logs":
             names |= {"X-Next-Offset": True, "X-Log-Complete": True}
         if names:
-            # Not a reference to the component: whether a header is always there is said beside its schema.
+            # Not a reference to the component, since ``required`` stands beside the schema.
             response["headers"] = {name: {**_HEADERS[name], "required": always} for name, always in names.items()}
 
 
@@ -338,14 +338,14 @@ def _add_examples(route: Route) -> None:
 
 
 def _add_links(route: Route) -> None:
-    """Say where what was made is found: the next things that one may ask of it."""
+    """Add links to what a client may do next with the created object: get it, ask why, delete or stop it."""
     name = route.operation["operationId"]
     for noun in NOUNS:
-        made = "$response.body#/metadata/name"
+        name_in_body = "$response.body#/metadata/name"
         if noun.team_scoped:
-            where = {"team": "$request.path.team", "name": made}
+            where = {"team": "$request.path.team", "name": name_in_body}
         else:
-            where = {"team": made}
+            where = {"team": name_in_body}
         if name in (f"put_{noun.singular}", *(["submit_job"] if noun.kind == "Job" else [])):
             verbs = ("get", "why", "delete")
             for code in ("200", "201", "202"):
@@ -362,7 +362,7 @@ def _add_links(route: Route) -> None:
 
 
 def _tidy(schema: Any) -> None:
-    """Say in JSON Schema's words what pydantic says in its own, in place."""
+    """Replace pydantic's own keywords by those of JSON Schema, in place."""
     if isinstance(schema, list):
         for part in schema:
             _tidy(part)
@@ -371,7 +371,7 @@ def _tidy(schema: Any) -> None:
     if "ge" in schema and "type" in schema:
         schema["minimum"] = schema.pop("ge")
     patterns = schema.get("patternProperties")
-    if isinstance(patterns, dict) and len(patterns) == 1:  # pydantic means that all keys match it
+    if isinstance(patterns, dict) and len(patterns) == 1:  # pydantic means that all keys match the pattern
         ((pattern, values),) = schema.pop("patternProperties").items()
         schema["propertyNames"] = {**schema.get("propertyNames", {}), "pattern": pattern}
         schema["additionalProperties"] = values
@@ -380,7 +380,7 @@ def _tidy(schema: Any) -> None:
 
 
 def _offer(schema: Any, backends: list[str]) -> None:
-    """Say which backends may be asked for, in place."""
+    """List the offered backends as the ``enum`` of each field ``backend``, in place."""
     if isinstance(schema, list):
         for part in schema:
             _offer(part, backends)
@@ -396,6 +396,6 @@ def _offer(schema: Any, backends: list[str]) -> None:
 
 
 def offered(backends: list[str] | None) -> list[str]:
-    """The backends that the settings (None: no choice) and the plug-ins offer."""
+    """The installed backends that the settings offer (None: all of them)."""
     known = plugins.names("backends")
     return known if backends is None else [name for name in known if name in backends]

@@ -1,4 +1,4 @@
-"""Code packages: content-addressed zips in the storage root."""
+"""Routes of code packages: content-addressed zips in the storage root."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ ZIP: dict[str, Any] = {
         "content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}},
     }
 }
-"""The body of an upload, in OpenAPI's words."""
+"""The body of an upload, as OpenAPI describes it."""
 
 PART = 2**18
-"""Bytes that are written at a time."""
+"""Bytes that are written to the file at a time."""
 
 router = APIRouter(prefix="/v1/teams/{team}/packages/{sha256}", tags=["packages"])
 
@@ -64,16 +64,16 @@ async def put(team: str, sha256: Sha256, request: Request, caller: Caller, here:
 
 
 @asynccontextmanager
-async def uploaded(request: Request, here: Platform) -> AsyncIterator[BinaryIO]:
-    """The request's body as a file, for the length of the block. It has no name: whatever happens, it does not stay.
+async def uploaded(request: Request, platform: Platform) -> AsyncIterator[BinaryIO]:
+    """The request's body as a file, for the duration of the block. The file has no name, so not even a crash leaves it.
 
-    Raises TooLarge as soon as it is known that it is larger than a package may be, Malformed if it ends too early,
-    StorageFull if there is no room for it.
+    Raises TooLarge as soon as the body is known to exceed the limit of packages, Malformed if it ends too early,
+    StorageFull if the disk has no room for it.
     """
     lanes: Lanes = request.app.state.lanes
     remedy = "Leave data out of the code folder (list it in .rayignore) and read it from a dataset."
-    allow_body(request.scope, Body(here.settings.max_package_bytes, "package", remedy, kept=False))
-    file = await run(lanes.packages, _new_file, here)
+    allow_body(request.scope, Body(platform.settings.max_package_bytes, "package", remedy, in_memory=False))
+    file = await run(lanes.packages, _new_file, platform)
     try:
         part = bytearray()
         async for chunk in request.stream():
@@ -86,16 +86,16 @@ async def uploaded(request: Request, here: Platform) -> AsyncIterator[BinaryIO]:
         with io.BufferedReader(file) as reader:
             yield reader
     except ClientDisconnect as exc:
-        raise Malformed("The package ended before all of it had come.", remedy="Upload it again.") from exc
+        raise Malformed("The upload ended before the whole package had arrived.", remedy="Upload it again.") from exc
     finally:
         file.close()
 
 
-def _new_file(here: Platform) -> io.FileIO:
-    folder = here.settings.home_paths.uploads
+def _new_file(platform: Platform) -> io.FileIO:
+    folder = platform.settings.home_paths.uploads
     with room(f"keep an upload in '{folder}'"):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Not in the system's folder for temporary files, which may be in memory.
+        # Not in the system's folder for temporary files, which may be a tmpfs.
         return tempfile.TemporaryFile(dir=folder, buffering=0)
 
 

@@ -1,4 +1,4 @@
-"""What a request may hold beside its body: one type for each parameter, by which it is checked and documented."""
+"""Types of path, query and header parameters: each checks its parameter, and documents it."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ RayPackage = Annotated[str, Field(pattern="^[A-Za-z0-9_][A-Za-z0-9_.-]{1,199}$")
 SubmissionId = Annotated[str, Field(min_length=1)]
 
 MOST_LABELS = 20
-"""Labels that one list may be narrowed down by."""
+"""Maximum labels in the filter of one list."""
 _LABEL = f'^[^{UNSAFE}"\\\\=]+=[^{UNSAFE}]*$'
-# No more digits than a version has. Not by str.isdigit, which takes a superscript for a digit.
+# No more digits than a version has. Not str.isdigit, which accepts a superscript as a digit.
 ETAG = re.compile(r'^(?:W/)?"?([0-9]{1,19})"?$')
 
 Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="The most items to answer with.")]
@@ -88,8 +88,8 @@ PATH_PARAMETERS: dict[str, tuple[str, Any]] = {
     "package_name": ("The name that Ray's client gave the package.", RayPackage),
     "job_or_submission_id": ("The id that the client gave the job, or the job's name.", SubmissionId),
 }
-"""Name -> (what it is, its type). A name that is not of its form names nothing: 404, unless the route makes it."""
+"""Name -> (description, type). A value not of the type names nothing: 404, unless the route would create it."""
 RECORDED_TEAM = ("The team's name, or that under which the records of a deleted one are kept.", RecordedTeam)
-"""``team`` of the routes that read such records."""
+"""(description, type) of ``team`` in the routes that read the records of deleted teams too."""
 RECORDS = frozenset({"list_leases", "list_audit", "get_usage"})
-"""Those routes, by the ids of their operations."""
+"""Operation ids of those routes."""

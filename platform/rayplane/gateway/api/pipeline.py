@@ -1,4 +1,4 @@
-"""A pipeline's own verbs: its runs."""
+"""Routes of a pipeline's runs: start, list, get, stop."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _Run = object_model(RUN)
 
 
 class RunRequest(BaseModel):
-    """What a run is asked to do: parameters over the pipeline's defaults; ``force`` runs every step anew."""
+    """Options of a run: parameters that override the pipeline's defaults; ``force`` runs every step anew."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
     parameters: dict[Text, Text] = Field(default_factory=dict)
@@ -41,7 +41,7 @@ def start(
 
 
 @router.get("", operation_id="list_runs", summary="List runs", responses={200: {"model": page_model(RUN, _Run)}})
-def listed(
+def list_runs(
     team: str,
     name: str,
     caller: Caller,
@@ -57,7 +57,7 @@ def listed(
 
 
 @router.get("/{run}", operation_id="get_run", summary="Get one run", responses={200: {"model": _Run}})
-def got(team: str, name: str, run: str, caller: Caller, here: Here) -> JSONResponse:
+def get_run(team: str, name: str, run: str, caller: Caller, here: Here) -> JSONResponse:
     """One run with its steps."""
     return shown(pipeline.get_run(team, name, run, principal=caller, platform=here))
 

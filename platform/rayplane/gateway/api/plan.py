@@ -1,4 +1,4 @@
-"""`POST /v1/plan`: what documents would change, what forbids it, what it may cost. Nothing is written."""
+"""The route `POST /v1/plan`: changes, refusals and cost of documents. It writes nothing."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from rayplane.nouns.plan import Plan
 router = APIRouter(prefix="/v1", tags=["plan"])
 
 MOST = 500
-"""Documents in one plan."""
+"""Maximum documents in one plan."""
 
 PATIENCE = 5.0
-"""Seconds for which a plan waits for those before it."""
+"""Seconds for which a plan waits for a free slot."""
 LOOK = 0.05
-"""Seconds between two looks whether it is its turn."""
+"""Seconds between two tries to take a slot."""
 
 
 class AnyDocument(Document):
-    """A document as the schema says it: of one of the nouns. ``parse`` names the nearest kind to a wrong one."""
+    """A document of one of the nouns, for the schema. ``parse`` validates it, and names the nearest kind."""
 
     kind: Literal[tuple(noun.kind for noun in NOUNS)]  # type: ignore[valid-type]
 
@@ -43,7 +43,7 @@ class PlanRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
     documents: list[Annotated[dict[str, Any], Described(AnyDocument)]] = Field(max_length=MOST)
     team: Text | None = None
-    """For those that name none."""
+    """The team of documents that name none."""
 
 
 @router.post("/plan", operation_id="plan", summary="Say what documents would change, forbid and cost")
@@ -53,17 +53,17 @@ async def plan(body: PlanRequest, caller: Caller, here: Here) -> Plan:
     A few plans are made at once, the others wait for some seconds and are then answered 503, with `Retry-After`.
     """
     until = time.monotonic() + PATIENCE
-    while not here.preflights.begin_plan():  # without a thread: those are for what does not wait
+    while not here.preflights.begin_plan():  # on the event loop: threads are for requests that do not wait
         if time.monotonic() >= until:
             raise here.preflights.too_many_plans()
         await anyio.sleep(LOOK)
     try:
-        # On a thread of its own, since a pre-flight may take long, and the others answer everything else.
+        # On a thread of its own: a pre-flight may take long, and the shared threads answer all other requests.
         return await anyio.to_thread.run_sync(partial(_make, body, caller, here), limiter=anyio.CapacityLimiter(1))
     finally:
         here.preflights.end_plan()
 
 
-def _make(body: PlanRequest, caller: Principal, here: Platform) -> Plan:
-    documents = [parse(Document, value, f"documents[{place}]") for place, value in enumerate(body.documents)]
-    return plans.plan(documents, team=body.team, principal=caller, platform=here)
+def _make(body: PlanRequest, caller: Principal, platform: Platform) -> Plan:
+    documents = [parse(Document, value, f"documents[{index}]") for index, value in enumerate(body.documents)]
+    return plans.plan(documents, team=body.team, principal=caller, platform=platform)

@@ -1,4 +1,4 @@
-"""Every error as an RFC 9457 problem, or as the plain text that a stock Ray client prints. One handler for all."""
+"""Answer every error, by one handler, as an RFC 9457 problem or as the plain text that a stock Ray client prints."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from rayplane.text import printable
 MEDIA_TYPE = "application/problem+json"
 _RAY_PATH = re.compile(r"^/(?!v1/)[^/]+/[^/]+/api(/|$)")
 _HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "5"}}
-"""Status -> what a client is told beside the problem: how to say who it is, in how many seconds to ask again."""
+"""Status -> headers of the response: how to authenticate, after how many seconds to retry."""
 _WRONG = ("unknown-token", "rotated-token")
-"""Why a token is refused, to which Ray's clients are told that it is wrong, not that it is missing."""
+"""Reasons for refusing a token for which Ray's clients are answered that it is wrong, not that it is missing."""
 _NO_JSON = "There was an error parsing the body"
-"""What FastAPI says of a body that Python's JSON gives up on without calling it wrong JSON."""
+"""FastAPI's message for a body on which Python's JSON parser fails other than by a JSONDecodeError."""
 _log = logging.getLogger(__name__)
 
 
@@ -49,9 +49,9 @@ def install(app: FastAPI) -> None:
 
 
 def respond(error: Exception, path: str) -> Response:
-    """The answer to an error that a request for ``path`` met: text for Ray's clients, a problem for all others."""
+    """The response to an error of a request for ``path``: text for Ray's clients, a problem for all others."""
     if isinstance(error, HTTPException) and isinstance(error.__cause__, errors.RayplaneError):
-        error = error.__cause__  # FastAPI wraps what reading a body raises
+        error = error.__cause__  # FastAPI wraps errors raised while reading a body
     if isinstance(error, HTTPException):
         problem, headers = _http_problem(error, path)
     else:
@@ -68,20 +68,20 @@ def respond(error: Exception, path: str) -> Response:
 
 
 class _Problem(JSONResponse):
-    """A problem as JSON. What it repeats of a request may be no text, such as half of a surrogate pair."""
+    """A problem as JSON. What it repeats of a request may be no valid text, such as half of a surrogate pair."""
 
     def render(self, content: Any) -> bytes:
-        """The body."""
+        """Encode the body."""
         return json.dumps(content, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
 
 
 def _plain(text: str, status: int, headers: Mapping[str, str]) -> PlainTextResponse:
-    # Ray's command prints it as it is.
+    # Ray's command prints the text to a terminal as it is.
     return PlainTextResponse(printable(text, lines=True), status_code=status, headers=dict(headers))
 
 
 def as_rayplane_error(error: Exception) -> errors.RayplaneError:
-    """The error of our tree that an exception stands for; an unexpected one is logged and tells no secret."""
+    """Translate an exception to a RayplaneError. An unexpected one is logged, and its text is not repeated."""
     if isinstance(error, errors.RayplaneError):
         return error
     if isinstance(error, RequestValidationError):
@@ -102,7 +102,7 @@ async def _handle(request: Request, error: Exception) -> Response:
 
 
 def _methods(request: Request) -> list[str]:
-    """All methods of a path; the router names those of the first of its routes alone."""
+    """All methods of a path; Starlette's router names only those of the first route that matches."""
     routes = (route for router in request.app.state.routers for route in router.routes if isinstance(route, APIRoute))
     return sorted({m for route in routes if route.path_regex.match(request.url.path) for m in route.methods or ()})
 
@@ -128,8 +128,8 @@ def _http_problem(error: HTTPException, path: str) -> tuple[dict[str, Any], Mapp
 
 
 def _ray_status(error: errors.RayplaneError) -> int:
-    # Ray's clients read 401 as "no token" and 403 as "wrong token", and print the text of all others: so a wrong token
-    # is a 403, what admission refuses is none, and what is wrong with the request is the 400 of Ray's own server.
+    # Ray's clients read 401 as "no token" and 403 as "wrong token", and print the text of all other errors. So a wrong
+    # token is a 403, a refusal by admission is not, and a wrong request is a 400, as from Ray's own server.
     if isinstance(error, errors.Refused):
         return 409
     if isinstance(error, errors.Unauthenticated) and error.fields.get("reason") in _WRONG:

@@ -1,4 +1,4 @@
-"""What Prometheus asks: the gateway's own metrics, and which targets there are (HTTP service discovery)."""
+"""Routes for Prometheus: the gateway's own metrics, and the targets to scrape (HTTP service discovery)."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def targets(
 
 
 def _group(obj: Object) -> TargetGroup | None:
-    """The nodes of a cluster, or of a job or service that has its own (only such a one has an endpoint)."""
+    """The nodes of a cluster, or of a job or service with nodes of its own; None without endpoint or targets."""
     known = obj.status.get("endpoint")
     endpoint = None if known is None else Endpoint.model_validate(known)
     if endpoint is None or not endpoint.metrics_targets:
@@ -68,10 +68,10 @@ def _group(obj: Object) -> TargetGroup | None:
     return TargetGroup(targets=endpoint.metrics_targets, labels=labels)
 
 
-def _count(here: Platform) -> None:
+def _count(platform: Platform) -> None:
     metrics.OBJECTS.clear()
-    for (kind, phase), count in here.store.count_by_phase().items():
+    for (kind, phase), count in platform.store.count_by_phase().items():
         metrics.OBJECTS.labels(kind, phase).set(count)
     metrics.LEASES_OPEN.clear()
-    for team, count in Counter(lease.team for lease in here.store.leases(open_only=True)).items():
+    for team, count in Counter(lease.team for lease in platform.store.leases(open_only=True)).items():
         metrics.LEASES_OPEN.labels(team).set(count)

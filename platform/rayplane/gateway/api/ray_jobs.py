@@ -1,4 +1,4 @@
-"""Ray's Jobs API in our terms: a submission as a JobSpec, a job as Ray's JobDetails. Pure."""
+"""Translate Ray's Jobs API: a submission to a JobSpec, a job to Ray's JobDetails. Pure."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _REQUEST_FIELDS = frozenset(
 
 
 class RuntimeEnv(BaseModel):
-    """As much of Ray's runtime environment as the platform carries."""
+    """The part of Ray's runtime environment that the platform supports."""
 
     model_config = ConfigDict(extra="forbid")
     working_dir: Annotated[str, WithJsonSchema({"type": "string", "pattern": "^gcs://."})] | None = None
@@ -48,7 +48,7 @@ class RuntimeEnv(BaseModel):
 
 
 class Submission(BaseModel):
-    """Ray's ``JobSubmitRequest``, as much of it as the platform carries: for documentation, ``to_spec`` reads it."""
+    """The part of Ray's ``JobSubmitRequest`` that the platform supports. For documentation: ``to_spec`` parses it."""
 
     model_config = ConfigDict(extra="forbid")
     entrypoint: Annotated[str, WithJsonSchema({"type": "string", "pattern": NOT_BLANK})]
@@ -72,31 +72,31 @@ _NOT_CARRIED = {
     "entrypoint_label_selector": "leave it out",
 }
 _IGNORED = frozenset({"excludes", "_ray_commit", "_ray_release", "_inject_current_ray", "_wandb", "_validate"})
-"""Keys that only the client acts on, or that tell of the client."""
+"""Keys that only the client uses, or that describe the client."""
 _DEFAULT_CONFIG = {"setup_timeout_seconds": 600, "eager_install": True, "log_files": []}
 
 
 def to_spec(request: Mapping[str, Any], *, cluster: str, resolve: Callable[[str], str | None]) -> JobSpec:
     """The JobSpec of a ``JobSubmitRequest`` (as JSON). ``resolve`` maps an uploaded package's name to its sha256.
 
-    Raises InvalidInput that names what can't be carried, and what to do instead.
+    Raises InvalidInput that names the unsupported part, and what to do instead.
     """
-    given = {k: v for k, v in request.items() if v not in (None, {}, [])}
-    for key in given:
+    fields = {k: v for k, v in request.items() if v not in (None, {}, [])}
+    for key in fields:
         if key not in _REQUEST_FIELDS:
             raise _unsupported(key)
-    environment = given.get("runtime_env", {})
+    environment = fields.get("runtime_env", {})
     if not isinstance(environment, dict):
         raise InvalidInput("runtime_env must be an object.", remedy="Write it as in Ray's documentation.")
     spec: dict[str, Any] = {
-        "entrypoint": given.get("entrypoint", ""),
+        "entrypoint": fields.get("entrypoint", ""),
         "cluster": cluster,
-        "submission_id": given.get("submission_id") or given.get("job_id"),
-        "metadata": given.get("metadata", {}),
+        "submission_id": fields.get("submission_id") or fields.get("job_id"),
+        "metadata": fields.get("metadata", {}),
         "resources": {
-            "cpu": given.get("entrypoint_num_cpus", 0),
-            "gpu": given.get("entrypoint_num_gpus", 0),
-            "memory": given.get("entrypoint_memory", 0),
+            "cpu": fields.get("entrypoint_num_cpus", 0),
+            "gpu": fields.get("entrypoint_num_gpus", 0),
+            "memory": fields.get("entrypoint_memory", 0),
         },
     }
     for key, value in environment.items():
@@ -105,11 +105,11 @@ def to_spec(request: Mapping[str, Any], *, cluster: str, resolve: Callable[[str]
 
 
 def details(job: JobText) -> dict[str, Any]:
-    """Ray's ``JobDetails`` of a job as the store keeps it; instants are milliseconds since the epoch.
+    """Ray's ``JobDetails`` of a stored job; instants are milliseconds since the epoch.
 
-    Thousands are listed, so no model is made of each.
+    A list has thousands of jobs, so it builds no model of each.
     """
-    # Not by pydantic's parser: it refuses what may be kept from before, 200 levels and half of a surrogate pair.
+    # Not by pydantic's parser: it refuses what old rows may hold, 200 levels of nesting and half of a surrogate pair.
     spec, status = json.loads(job.spec), json.loads(job.status)
     environment: dict[str, Any] = {}
     for key, field in (("working_dir", "package"), ("env_vars", "env"), ("pip", "pip")):
@@ -136,7 +136,7 @@ def details(job: JobText) -> dict[str, Any]:
 
 
 def public_id(job: Object) -> str:
-    """The id by which Ray's clients know a job: the one that they gave, or its name."""
+    """The id by which Ray's clients know a job: the submission id that a client chose, or the job's name."""
     return _public_id(job.metadata.name, job.spec)
 
 
@@ -145,7 +145,7 @@ def _public_id(name: str, spec: Mapping[str, Any]) -> str:
 
 
 def ray_status(job: Object) -> str:
-    """PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED."""
+    """The job's status in Ray's words: PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED."""
     return _ray_status(job.status)
 
 
@@ -205,7 +205,7 @@ def _unsupported(what: str, key: str | None = None) -> InvalidInput:
 
 
 def _millis(instant: datetime | str | None) -> int | None:
-    """``instant`` is a datetime, or what became of one in JSON."""
+    """Milliseconds since the epoch of a datetime, or of one as ISO text; None for None."""
     if instant is None:
         return None
     at = datetime.fromisoformat(instant) if isinstance(instant, str) else instant

@@ -1,4 +1,4 @@
-"""What stock Ray clients speak at ``/{team}/{cluster}/api``: answered from our store, never forwarded."""
+"""Routes of Ray's API at ``/{team}/{cluster}/api`` for stock Ray clients: answered from the store, never forwarded."""
 
 from __future__ import annotations
 
@@ -38,17 +38,19 @@ from rayplane.nouns.job import TERMINAL
 from rayplane.nouns.team import check_team_name
 
 RAY_API_VERSION = "4"
-"""The version of Ray's Jobs API that is spoken here (``ray.dashboard.modules.version.CURRENT_VERSION``)."""
+"""The version of Ray's Jobs API that these routes implement (``ray.dashboard.modules.version.CURRENT_VERSION``)."""
 
 LEAST_RAY = "2.52.0"
-"""What is told of a cluster whose Ray is not known before it runs: clients only look whether it is too old; this is the
-oldest that has tokens."""
+"""Ray version reported for a cluster whose version is unknown until it runs: the oldest that supports tokens.
+
+Clients only check that the version is not too old.
+"""
 
 MOST_LISTED = 1000
-"""The most jobs that a list holds: the newest."""
+"""Maximum jobs in a list, which has the newest."""
 
 TAIL_INTERVAL = 0.5
-"""Seconds after which a followed log is looked at even if no change was told of."""
+"""Seconds after which a followed log is read again even if no change was reported."""
 
 _PREFIX = "/{team}/{cluster}"
 _ANY = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
@@ -56,10 +58,10 @@ _ANY = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 @cache
 def router() -> APIRouter:
-    """The allowed routes, each behind its role, then one that refuses all others."""
-    made = APIRouter(tags=["ray"])
+    """The allowed routes, each behind the check of its action, then routes that refuse all other paths."""
+    routes = APIRouter(tags=["ray"])
     for (method, template), endpoint in _ENDPOINTS.items():
-        made.add_api_route(
+        routes.add_api_route(
             _PREFIX + template,
             endpoint,
             methods=[method],
@@ -70,10 +72,10 @@ def router() -> APIRouter:
             response_class=Response if "/packages/" in template else JSONResponse,
             openapi_extra=ZIP if endpoint is _put_package else None,
         )
-    made.routes.append(WebSocketRoute(_PREFIX + "/api/jobs/{job_or_submission_id}/logs/tail", _tail))
-    made.routes.append(WebSocketRoute(_PREFIX + "/api/{rest:path}", _refuse_socket))
-    made.routes.append(Route(_PREFIX + "/api/{rest:path}", _refuse, methods=_ANY))
-    return made
+    routes.routes.append(WebSocketRoute(_PREFIX + "/api/jobs/{job_or_submission_id}/logs/tail", _tail))
+    routes.routes.append(WebSocketRoute(_PREFIX + "/api/{rest:path}", _refuse_socket))
+    routes.routes.append(Route(_PREFIX + "/api/{rest:path}", _refuse, methods=_ANY))
+    return routes
 
 
 def _guard(method: str, template: str) -> Callable[..., Awaitable[None]]:
@@ -86,9 +88,9 @@ def _guard(method: str, template: str) -> Callable[..., Awaitable[None]]:
 
 
 def _version(team: str, cluster: str, caller: Caller, here: Here) -> dict[str, str]:
-    # A cluster that is not there gets an answer too: Ray's client takes a 404 here for a Ray that has no Jobs API.
-    # Its next request is the one that says what is missing.
-    _require_place(team, cluster)
+    # Answer for an unknown cluster too: Ray's client takes a 404 here for a Ray without the Jobs API. The answer to its
+    # next request says what is missing.
+    _require_names(team, cluster)
     try:
         status = ClusterStatus.model_validate(
             objects.get("Cluster", team, cluster, principal=caller, platform=here).status
@@ -138,7 +140,7 @@ def _submit(
 
 
 def _jobs(team: str, cluster: str, here: Here) -> Response:
-    """The cluster's newest jobs: Ray's API has no pages, and what its clients print is for people."""
+    """The cluster's newest jobs: Ray's API has no pages, and its clients print the list for people."""
     here.store.require("Cluster", team, cluster)
     listed = [ray_jobs.details(job) for job in here.store.newest_jobs(team, cluster, MOST_LISTED)]
     return Response(json.dumps(listed), media_type="application/json")
@@ -152,26 +154,27 @@ def _job(team: str, cluster: str, job_or_submission_id: str, here: Here) -> Resp
 
 
 def _stop(team: str, cluster: str, job_or_submission_id: str, caller: Caller, here: Here) -> dict[str, bool]:
-    found = _find(team, cluster, job_or_submission_id, here)
-    running = found.status.get("phase") not in TERMINAL
-    job.stop(team, found.metadata.name, principal=caller, platform=here)
+    target = _find(team, cluster, job_or_submission_id, here)
+    running = target.status.get("phase") not in TERMINAL
+    job.stop(team, target.metadata.name, principal=caller, platform=here)
     return {"stopped": running}
 
 
 def _delete(team: str, cluster: str, job_or_submission_id: str, caller: Caller, here: Here) -> dict[str, bool]:
-    found = _find(team, cluster, job_or_submission_id, here)
-    if found.status.get("phase") not in TERMINAL:
+    target = _find(team, cluster, job_or_submission_id, here)
+    if target.status.get("phase") not in TERMINAL:
         raise Conflict(
-            f"Job '{job_or_submission_id}' is {ray_jobs.ray_status(found)}; only one that has ended can be deleted.",
+            f"Job '{job_or_submission_id}' is {ray_jobs.ray_status(target)}; only one that has ended can be deleted.",
             remedy=f"Stop it first: ray job stop {job_or_submission_id}",
         )
-    objects.delete("Job", team, found.metadata.name, principal=caller, platform=here)
+    objects.delete("Job", team, target.metadata.name, principal=caller, platform=here)
     return {"deleted": True}
 
 
 def _logs(team: str, cluster: str, job_or_submission_id: str, caller: Caller, here: Here) -> StreamingResponse:
     name = _find(team, cluster, job_or_submission_id, here).metadata.name
-    first, offset, _ = job.logs(team, name, 0, principal=caller, platform=here)  # what it refuses is told by the status
+    # Read before the response begins, so that a refusal sets its status.
+    first, offset, _ = job.logs(team, name, 0, principal=caller, platform=here)
 
     def chunks() -> Iterator[bytes]:
         data, following = first, offset
@@ -183,7 +186,7 @@ def _logs(team: str, cluster: str, job_or_submission_id: str, caller: Caller, he
 
 
 def _as_logs(chunks: Iterable[bytes]) -> Iterator[str]:
-    """``{"logs": "..."}`` in parts: a log may have more bytes than the gateway has memory."""
+    """Yield ``{"logs": "..."}`` in parts: a log may be larger than the gateway's memory."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     yield '{"logs": "'
     for data in chunks:
@@ -193,23 +196,23 @@ def _as_logs(chunks: Iterable[bytes]) -> Iterator[str]:
 
 async def _tail(websocket: WebSocket) -> None:
     team, cluster = websocket.path_params["team"], websocket.path_params["cluster"]
-    wanted = websocket.path_params["job_or_submission_id"]
-    here: Platform = websocket.app.state.platform
+    submission_id = websocket.path_params["job_or_submission_id"]
+    platform: Platform = websocket.app.state.platform
     lanes: Lanes = websocket.app.state.lanes
     caller: Principal = websocket.scope["rayplane.principal"]
     with ExitStack() as counted:
         try:
             authorize(caller, ALLOW["GET", "/api/jobs/{job_or_submission_id}/logs/tail"], team)
             counted.enter_context(websocket.app.state.followed.one(caller))
-            followed_job = await run(lanes.logs, _find, team, cluster, wanted, here)
+            followed_job = await run(lanes.logs, _find, team, cluster, submission_id, platform)
         except RayplaneError as error:
             await refuse(respond(error, websocket.url.path), websocket.scope, websocket.receive, websocket.send)
             return
         await websocket.accept()
         gone = asyncio.ensure_future(_until_gone(websocket))
-        following = asyncio.ensure_future(_follow(websocket, followed_job, caller, here))
+        following = asyncio.ensure_future(_follow(websocket, followed_job, caller, platform))
         try:
-            # A client that leaves makes room for another at once, not at its next look.
+            # Notice at once that a client leaves, so that another can follow in its stead.
             await asyncio.wait([gone, following], return_when=asyncio.FIRST_COMPLETED)
             if following.done():
                 await following
@@ -218,30 +221,30 @@ async def _tail(websocket: WebSocket) -> None:
         except RayplaneError as error:
             await websocket.close(1011, str(error)[:120])
         except WebSocketDisconnect:
-            return  # the client has gone while it was told more
+            return  # the client left while the gateway was sending
         finally:
             gone.cancel()
             following.cancel()
 
 
-async def _follow(websocket: WebSocket, followed_job: Object, caller: Principal, here: Platform) -> None:
-    """Send what the log has, and what it grows by, until its end."""
+async def _follow(websocket: WebSocket, followed_job: Object, caller: Principal, platform: Platform) -> None:
+    """Send the log so far, and what is appended to it, until it is complete."""
     lanes: Lanes = websocket.app.state.lanes
     followed: Followed = websocket.app.state.followed
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     offset = 0
     uid, team, name = followed_job.metadata.uid, followed_job.metadata.team or "", followed_job.metadata.name
-    async with waiting.listening(here.store.changes, uid, log_of(uid), pause=followed.pause) as changed:
+    async with waiting.listening(platform.store.changes, uid, log_of(uid), pause=followed.pause) as changed:
         while True:
             data, following, complete = await run(
-                lanes.logs, job.logs, team, name, offset, principal=caller, platform=here
+                lanes.logs, job.logs, team, name, offset, principal=caller, platform=platform
             )
             text = decoder.decode(data)
             if text:
                 await websocket.send_text(text)
             if following == offset and complete:
                 return
-            if len(data) < job.LOG_CHUNK:  # what a log grows by meanwhile is read in one go
+            if len(data) < job.LOG_CHUNK:  # what is appended meanwhile is read at once
                 await asyncio.sleep(followed.pause())
             if following == offset and not await changed(time.monotonic() + max(TAIL_INTERVAL, followed.pause())):
                 await asyncio.sleep(TAIL_INTERVAL)
@@ -265,7 +268,7 @@ async def _refuse_socket(websocket: WebSocket) -> None:
 
 
 def _methods(path: str) -> list[str]:
-    """The methods of a path that the gateway answers; none for any other path."""
+    """The methods that the gateway answers at a path of Ray's API; empty for any other path."""
     return sorted({method for method, template in ALLOW if compile_path(template)[0].match(path)})
 
 
@@ -277,18 +280,18 @@ def _not_allowed(method: str, rest: str) -> Unsupported:
     )
 
 
-def _find(team: str, cluster: str, wanted: str, here: Platform) -> Object:
-    found = job.find_by_submission_id(team, cluster, wanted, platform=here)
-    if found is None:
-        raise _unknown(wanted)
-    return found
+def _find(team: str, cluster: str, submission_id: str, platform: Platform) -> Object:
+    target = job.find_by_submission_id(team, cluster, submission_id, platform=platform)
+    if target is None:
+        raise _unknown(submission_id)
+    return target
 
 
-def _unknown(wanted: str) -> NotFound:
-    return NotFound(f"Job {wanted} does not exist")
+def _unknown(submission_id: str) -> NotFound:
+    return NotFound(f"Job {submission_id} does not exist")
 
 
-def _require_place(team: str, cluster: str) -> None:
+def _require_names(team: str, cluster: str) -> None:
     try:
         check_team_name(check_name(team))
         check_name(cluster)
@@ -298,7 +301,7 @@ def _require_place(team: str, cluster: str) -> None:
 
 def _only_gcs(protocol: str) -> None:
     if protocol != "gcs":
-        raise InvalidInput(f"Packages of protocol '{protocol}' are not taken.", remedy="Give a local folder.")
+        raise InvalidInput(f"Packages of protocol '{protocol}' are not accepted.", remedy="Give a local folder.")
 
 
 _SUMMARIES: dict[tuple[str, str], str] = {

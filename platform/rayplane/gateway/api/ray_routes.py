@@ -1,4 +1,4 @@
-"""Which of Ray's dashboard routes the gateway answers, and which it refuses. Pure: two tables."""
+"""Tables of the routes of Ray's dashboard that the gateway answers, and that it refuses. Pure."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ ALLOW: dict[tuple[str, str], Action] = {
     ("GET", "/api/jobs/{job_or_submission_id}/logs"): "read",
     ("GET", "/api/jobs/{job_or_submission_id}/logs/tail"): "read",
 }
-"""(method, route template) -> what the principal must be allowed to do in the team."""
+"""(method, route template) -> the action that the principal's role must allow in the team."""
 
 REFUSED: dict[tuple[str, str], str] = {
     ("GET", "/api/component_activities"): "activity is the platform's own business: see 'rayplane cluster get'",
 }
-"""(method, route template) of the Jobs API's server -> why it is not answered. All else is refused without a reason."""
+"""(method, route template) of Ray's Jobs API -> the reason for refusing it. All others are refused without a reason."""

@@ -1,4 +1,4 @@
-"""The append-only records: lineage, the ledger of leases, the audit log; and operations."""
+"""Routes of the append-only records (lineage, the ledger of leases, the audit log) and of operations."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ def edges(
     direction: Literal["up", "down"] = "up",
 ) -> EdgeList:
     """``up``: what the node came from; ``down``: what came from it."""
-    found = lineage.reachable(team, node, direction, principal=caller, platform=here)
-    return EdgeList(node=node, direction=direction, items=found)
+    reachable = lineage.reachable(team, node, direction, principal=caller, platform=here)
+    return EdgeList(node=node, direction=direction, items=reachable)
 
 
 @router.get("/teams/{team}/leases", operation_id="list_leases", summary="The ledger", tags=["records"])

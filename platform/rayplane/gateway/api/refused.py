@@ -1,4 +1,4 @@
-"""Note each request that is refused (401, 403), for the audit log: who asked from where, for what, and why not."""
+"""Note each refused request (401, 403) for the audit log: caller, address, route, and the reason."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from rayplane.text import printable
 
 STATUSES = frozenset({401, 403})
 ERROR = "rayplane.error"
-"""Where in a request's scope the error is kept that it met."""
+"""Key in a request's scope under which the error that it met is stored."""
 MOST_CHARACTERS = 200
 
-# A segment that may be a token: ours has 43 characters, a cluster's more. The digest of a package is none.
+# A path segment that may be a token: a user's has 43 characters, a cluster's more. A package's digest is no token.
 _TOKEN = re.compile(r"(?!(?:[0-9a-f]{40}|[0-9a-f]{64})(?:/|$))[A-Za-z0-9_\-.~+=]{40,}")
 
 
 class Noting(Protocol):
-    """Where refusals go."""
+    """A sink for refusals."""
 
     def note(self, kind: Kind, path: str, message: str) -> None:
-        """A request was refused."""
+        """Note a refused request."""
         ...
 
 
 class Refused:
-    """Pure ASGI middleware around the token check; it waits for nothing."""
+    """ASGI middleware around the token check: notes each refusal, without blocking."""
 
     def __init__(self, app: ASGIApp, refusals: Noting) -> None:
         self._app = app
@@ -52,7 +52,7 @@ class Refused:
 
 
 def kind_of(scope: Scope, status: int) -> Kind:
-    """What the request shares with others that are counted with it."""
+    """The properties of the request by which it is counted together with others."""
     principal: Principal | None = scope.get("rayplane.principal")
     client, error = scope.get("client"), scope.get(ERROR)
     reason = "unknown"
@@ -63,7 +63,7 @@ def kind_of(scope: Scope, status: int) -> Kind:
         principal=principal.name if principal is not None else "",
         team=(principal.team or "") if principal is not None else "",
         method=_method(scope),
-        # Anyone could make as many kinds of an unmatched path as they like.
+        # Not an unmatched path itself: a caller could create any number of kinds.
         route=getattr(scope.get("route"), "path", "unmatched"),
         status=status,
         reason=reason,
@@ -71,18 +71,18 @@ def kind_of(scope: Scope, status: int) -> Kind:
 
 
 def shown(text: str) -> str:
-    """A text of a request as it may be kept: without what may be a token, without control characters, not too long."""
+    """A request's text made safe to store: without possible tokens or control characters, and not too long."""
     hidden = _TOKEN.sub("***", redact(text[: 4 * MOST_CHARACTERS]))
     plain = printable(hidden)
     return plain if len(plain) <= MOST_CHARACTERS else f"{plain[: MOST_CHARACTERS - 3]}..."
 
 
 def _refusal(message: Message, scope: Scope) -> int | None:
-    """The status of an answer that refuses; None for any other message."""
+    """The status of a response that refuses the request; None for any other message."""
     if message["type"] in ("http.response.start", "websocket.http.response.start"):
         status: int = message["status"]
         return status if status in STATUSES else None
-    error = scope.get(ERROR)  # a handshake that can be closed alone
+    error = scope.get(ERROR)  # a websocket's handshake, to which the server can only send a close
     if message["type"] == "websocket.close" and isinstance(error, RayplaneError) and error.status in STATUSES:
         return error.status
     return None

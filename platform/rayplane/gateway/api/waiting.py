@@ -1,4 +1,4 @@
-"""Hold a request until an object changes, without a thread: a change wakes the event loop."""
+"""Hold a request until an object changes, without occupying a thread: a change wakes the event loop."""
 
 from __future__ import annotations
 
@@ -10,15 +10,19 @@ from contextlib import ExitStack, asynccontextmanager, suppress
 from rayplane.gateway.store.changes import Changes
 
 LONGEST = 0.5
-"""Seconds after which the object is looked at even if no change was told: another gateway may have written it."""
+"""Seconds after which the object is read again even if no change was reported: another gateway may have written it."""
 
 
 @asynccontextmanager
 async def listening(
     changes: Changes, *uids: str, pause: Callable[[], float] = lambda: 0.0
 ) -> AsyncIterator[Callable[[float], Awaitable[bool]]]:
-    """``changed(deadline)`` waits until one of the objects may have changed; False once the deadline has passed
-    (monotonic seconds), or the gateway ends. Looks that no change asks for are ``pause()`` seconds apart."""
+    """Listen for changes of the objects, for the duration of the block; yields ``changed``.
+
+    ``changed(deadline)`` waits until one of the objects may have changed; it returns False once the deadline (monotonic
+    seconds) has passed or the gateway stops. Without a reported change it returns after the greater of ``pause()`` and
+    LONGEST seconds.
+    """
     loop, event = asyncio.get_running_loop(), asyncio.Event()
 
     def tell() -> None:

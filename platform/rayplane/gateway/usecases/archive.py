@@ -1,4 +1,4 @@
-"""A zip that came from outside: looked through whole before anything opens it, whatever its author had in mind."""
+"""Check a zip that a client uploaded, entry by entry, before anything unpacks it: its author is not trusted."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from rayplane.errors import InvalidData, TooLarge
 from rayplane.text import check_plain, printable
 
 MAX_UNPACKED = 2**30
-"""Bytes that a package's files may have together, as the zip says and as they are."""
+"""Bytes that a package's files may have together, both as the zip declares and as they unpack."""
 MAX_FILES = 50_000
 """Files and folders in a package."""
 MAX_CONTENTS = 8 * 2**20
-"""Bytes of a zip's own table of contents, which is held in memory."""
+"""Bytes of a zip's central directory, which zipfile reads into memory."""
 
 _PIECE = 2**16
-# Of the others zipfile holds whatever a piece stands for, which of bzip2 is millions of times as much.
+# With other methods zipfile unpacks a whole piece in memory, which for bzip2 can be millions of times its size.
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _DRIVE = re.compile(r"[A-Za-z]:")
 _REMEDY = "Pack the folder itself, with its files alone."
 
 
 def check(file: IO[bytes]) -> None:
-    """Look through a zip, file by file, holding little of it.
+    """Check a zip, file by file, with little of it in memory.
 
-    Raises InvalidData for what can't be read, is damaged, encrypted or compressed by other than deflate, for names that
-    lead out of the folder, are there twice or can't be written, for links and devices; TooLarge for more than
-    MAX_UNPACKED or MAX_FILES.
+    Raises InvalidData if it is unreadable, damaged, encrypted or compressed by other than deflate, if it has links or
+    devices, or names that lead out of the folder, occur twice or can't be written; TooLarge above MAX_UNPACKED or
+    MAX_FILES.
     """
     with _readable(), zipfile.ZipFile(_Contents(file)) as archive:
         entries = archive.infolist()
@@ -50,38 +50,38 @@ def check(file: IO[bytes]) -> None:
 
 
 class _Contents(io.RawIOBase):
-    """A file whose reader asks for no more at once than a zip's table of contents may have: zipfile reads it whole."""
+    """A file that refuses reads larger than MAX_CONTENTS: zipfile reads a zip's central directory in one such read."""
 
     def __init__(self, file: IO[bytes]) -> None:
         super().__init__()
         self._file = file
 
     def readable(self) -> bool:
-        """It is."""
+        """Always true."""
         return True
 
     def seekable(self) -> bool:
-        """It is."""
+        """Always true."""
         return True
 
     def read(self, size: int = -1) -> bytes:
-        """Some bytes; raises TooLarge for more than MAX_CONTENTS."""
+        """Read some bytes; raises TooLarge for more than MAX_CONTENTS."""
         if size > MAX_CONTENTS:
             raise TooLarge("The package's table of contents is too large.", remedy="Leave data out of the code folder.")
         return self._file.read(size)
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """Go to a place."""
+        """Move to an offset."""
         return self._file.seek(offset, whence)
 
     def tell(self) -> int:
-        """The place that it is at."""
+        """The current offset."""
         return self._file.tell()
 
 
 @contextmanager
 def _readable() -> Iterator[None]:
-    """All that zipfile raises for bytes that make no sense, as InvalidData; not that a disk can't be read."""
+    """Translate what zipfile raises for malformed bytes to InvalidData; an OSError of the disk passes unchanged."""
     try:
         yield
     except (
@@ -113,7 +113,7 @@ def _check_names(entries: list[zipfile.ZipInfo]) -> None:
 
 
 def _path(name: str) -> str:
-    """The path that a name stands for where it is unpacked, with no part that changes nothing."""
+    """The path to which a name unpacks, without empty parts and dots; raises InvalidData for an unsafe one."""
     try:
         check_plain(name)
     except ValueError as exc:
@@ -151,15 +151,15 @@ def _check_kind(entry: zipfile.ZipInfo) -> None:
     if entry.compress_type not in _METHODS:
         method = zipfile.compressor_names.get(entry.compress_type, str(entry.compress_type))  # type: ignore[attr-defined]
         raise InvalidData(
-            f"The package's file '{printable(entry.filename)}' is compressed by {method}, which is not taken.",
+            f"The package's file '{printable(entry.filename)}' is compressed by {method}, which is not accepted.",
             remedy="Deflate it, or leave it as it is.",
         )
 
 
 def _size(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, left: int) -> int:
-    """The bytes that a file really has; raises TooLarge once they are more than what is left."""
+    """The actual size of a file in bytes; raises TooLarge once it exceeds ``left``, InvalidData if it is damaged."""
     size, declared = 0, entry.file_size
-    # zipfile stops where the file should end, and would not see that it goes on.
+    # zipfile stops at the declared size and would not notice that the file continues.
     entry.file_size += 1
     try:
         with archive.open(entry) as stream:

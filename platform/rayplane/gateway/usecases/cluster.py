@@ -1,4 +1,4 @@
-"""Clusters: what their specs must meet, what forbids to delete one; suspend, resume, extend; what they have held."""
+"""Clusters: checks of their specs and of their deletion; suspend, resume and extend; the compute that they held."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ from rayplane.nouns.team import TeamSpec, Usage
 def ref_of(
     team: str, name: str, spec: ClusterSpec, before: Object | None, principal: Principal | None = None
 ) -> ClusterRef:
-    """Name a cluster to its backend. An admin of the platform chose its address: ``principal`` now, or one before."""
+    """Name a cluster to its backend.
+
+    ``placed`` is true if an admin of the platform chose the address: ``principal`` now, or another admin earlier.
+    """
     placed = principal is not None and may(principal, "operate")
     if before is not None and ClusterSpec.model_validate(before.spec).address == spec.address:
         placed = placed or ClusterStatus.model_validate(before.status).placed
@@ -29,14 +32,14 @@ def ref_of(
 
 
 def first_status(spec: ClusterSpec, principal: Principal) -> ClusterStatus:
-    """The status of a cluster that the principal makes."""
+    """The first status of a cluster that the principal creates."""
     return ClusterStatus(placed=spec.address is not None and may(principal, "operate"))
 
 
 def note_placed(cluster: Object, spec: ClusterSpec, principal: Principal, platform: Platform) -> Object:
-    """Note that an admin of the platform applied a cluster that another made: the address is the admin's choice now.
+    """Note that an admin of the platform applied another user's cluster: the address counts as the admin's choice now.
 
-    To be called in the transaction that wrote the cluster.
+    Call it in the transaction that wrote the cluster.
     """
     status = ClusterStatus.model_validate(cluster.status)
     if spec.address is None or status.placed or not may(principal, "operate"):
@@ -56,50 +59,51 @@ def check_quota(
     *,
     resuming: bool = False,
 ) -> None:
-    """Raise Refused if the cluster does not fit into what all else that the team has leaves of its quota.
+    """Raise Refused if the cluster does not fit into the quota that the team's other objects leave.
 
-    To be called in the transaction that writes the cluster, so that two at once can't both take the last of it.
-    ``resuming``: it is to hold compute though the platform has suspended it.
+    Call it in the transaction that writes the cluster, so that two concurrent writes can't both take the last of it.
+    ``resuming``: count the cluster's compute although the platform has suspended it.
     """
     sizes = team_spec(team)
-    held = None if before is None else _demand(before, ClusterSpec.model_validate(before.spec), sizes)
+    granted = None if before is None else _demand(before, ClusterSpec.model_validate(before.spec), sizes)
     wanted = _demand(None if resuming else before, spec, sizes)
-    nodes.check_quota(team, "Cluster", name, wanted, held, platform)
+    nodes.check_quota(team, "Cluster", name, wanted, granted, platform)
 
 
 def suspend(team: str, name: str, *, principal: Principal, platform: Platform) -> tuple[Object, Operation]:
-    """Want a cluster to hold no compute until somebody resumes it. One that is suspended already stays so.
+    """Record that a cluster should hold no compute until a user resumes it; a suspended one stays suspended.
 
-    Raises Unsupported where its backend can't, Conflict while it is being deleted.
+    Raises Unsupported if its backend can't suspend clusters, Conflict while the cluster is being deleted.
     """
 
-    def change(found: Object, spec: ClusterSpec, status: ClusterStatus) -> Object:
-        _require_suspend(_reader(found, platform), f"Cluster '{team}/{name}'")
-        store, uid = platform.store, found.metadata.uid
-        if status.suspension is not None:  # from now on a person keeps it so: it neither resumes nor goes by itself
-            found = store.set_status(uid, status.model_copy(update={"suspension": None, "idle_since": None}))
+    def change(cluster: Object, spec: ClusterSpec, status: ClusterStatus) -> Object:
+        _require_suspend(_reader(cluster, platform), f"Cluster '{team}/{name}'")
+        store, uid = platform.store, cluster.metadata.uid
+        if status.suspension is not None:  # the user keeps it so now: the reconciler neither resumes nor deletes it
+            cluster = store.set_status(uid, status.model_copy(update={"suspension": None, "idle_since": None}))
         if spec.suspended:
-            return found
-        return store.update_spec(uid, {**found.spec, "suspended": True})
+            return cluster
+        return store.update_spec(uid, {**cluster.spec, "suspended": True})
 
-    return _ask("suspend", team, name, change, principal=principal, platform=platform)
+    return _apply_verb("suspend", team, name, change, principal=principal, platform=platform)
 
 
 def resume(team: str, name: str, *, principal: Principal, platform: Platform) -> tuple[Object, Operation]:
-    """Want a suspended cluster to run again, whoever suspended it. For one that runs, idleness is counted anew.
+    """Record that a suspended cluster should run again, whether a user or the platform suspended it.
 
-    Raises Refused if the team's quota has no room for it now, Conflict if its lifetime is over or it is being deleted.
+    On a running cluster it only restarts the idle time. Raises Refused if the team's quota has no room for it now,
+    Conflict if its lifetime is over or it is being deleted.
     """
 
-    def change(found: Object, spec: ClusterSpec, status: ClusterStatus) -> Object:
+    def change(cluster: Object, spec: ClusterSpec, status: ClusterStatus) -> Object:
         if status.suspension is None and not spec.suspended:
-            return platform.store.set_status(found.metadata.uid, status.model_copy(update={"idle_since": None}))
-        require_life(found, spec, platform)
+            return platform.store.set_status(cluster.metadata.uid, status.model_copy(update={"idle_since": None}))
+        require_life(cluster, spec, platform)
         running = spec.model_copy(update={"suspended": False})
-        check_quota(platform.team(team), name, running, found, platform, resuming=True)
-        return _run_again(found, status, platform)
+        check_quota(platform.team(team), name, running, cluster, platform, resuming=True)
+        return _run_again(cluster, status, platform)
 
-    return _ask("resume", team, name, change, principal=principal, platform=platform)
+    return _apply_verb("resume", team, name, change, principal=principal, platform=platform)
 
 
 def extend(
@@ -111,98 +115,99 @@ def extend(
     platform: Platform,
     clock: Callable[[], datetime] = utcnow,
 ) -> tuple[Object, Operation]:
-    """Keep a cluster for so many seconds from now: it is neither suspended for idleness nor ended before.
+    """Keep a cluster for ``seconds`` from now: until then the reconciler neither suspends it for idleness nor ends it.
 
-    One whose lifetime is over, but which is not being deleted yet, runs again. Deadlines that are later stay. Raises
-    InvalidInput for no time, Refused beyond what the team's admin allows or where there is nothing to extend.
+    A cluster whose lifetime is over, but whose deletion has not begun, runs again. Later deadlines stay as they are.
+    Raises InvalidInput unless ``seconds`` is above zero, Refused beyond what the team's admin allows or if the cluster
+    has no deadline to extend.
     """
     if seconds <= 0:
-        raise InvalidInput("A cluster is extended by a time above zero.", remedy="Say how long from now: 2h, say.")
+        raise InvalidInput("A cluster is extended by a time above zero.", remedy="Give a time from now, such as 2h.")
 
-    def change(found: Object, spec: ClusterSpec, status: ClusterStatus) -> Object:
+    def change(cluster: Object, spec: ClusterSpec, status: ClusterStatus) -> Object:
         owner = platform.team(team)
-        terms = terms_of(spec, team_spec(owner), _reader(found, platform))
-        now, created = clock(), found.metadata.created_at or clock()
-        given = lifetime.extend(
+        terms = terms_of(spec, team_spec(owner), _reader(cluster, platform))
+        now, created = clock(), cluster.metadata.created_at or clock()
+        extension = lifetime.extend(
             terms, team_spec(owner), seconds, created_at=created, now=now, what=f"Cluster '{team}/{name}'"
         )
-        status.kept_until = _later(status.kept_until, given.kept_until)
-        status.lives_until = _later(status.lives_until, given.lives_until)
+        status.kept_until = _later(status.kept_until, extension.kept_until)
+        status.lives_until = _later(status.lives_until, extension.lives_until)
         suspension = status.suspension
         if suspension is not None and suspension.reason == "Lifetime":
-            check_quota(owner, name, spec, found, platform, resuming=True)
+            check_quota(owner, name, spec, cluster, platform, resuming=True)
             status.suspension = None
         elif suspension is not None and suspension.delete_at is not None:
-            suspension.delete_at = _later(suspension.delete_at, given.kept_until)
-        return platform.store.set_status(found.metadata.uid, status, wanted=True)
+            suspension.delete_at = _later(suspension.delete_at, extension.kept_until)
+        return platform.store.set_status(cluster.metadata.uid, status, wanted=True)
 
     detail = {"seconds": seconds}
-    return _ask("extend", team, name, change, principal=principal, platform=platform, detail=detail)
+    return _apply_verb("extend", team, name, change, principal=principal, platform=platform, detail=detail)
 
 
 def note_work(cluster: Object, platform: Platform) -> None:
-    """The cluster gets something to do: it is not idle, and one that was suspended for idleness is wanted running.
+    """Note that the cluster gets a job or service: end its idle time, and resume it if it was suspended as idle.
 
-    To be called in the transaction that writes the work. Where the quota has no room for it now, the reconciler
-    resumes it once there is. Raises Conflict if its lifetime is over.
+    Call it in the transaction that writes the job or service. If the quota has no room for the cluster now, the
+    reconciler resumes it once there is room. Raises Conflict if its lifetime is over.
     """
-    found = platform.store.get_by_uid(cluster.metadata.uid)
-    status = ClusterStatus.model_validate(found.status)
-    require_life(found, ClusterSpec.model_validate(found.spec), platform)
+    current = platform.store.get_by_uid(cluster.metadata.uid)
+    status = ClusterStatus.model_validate(current.status)
+    require_life(current, ClusterSpec.model_validate(current.spec), platform)
     if status.suspension is not None:
-        resume_for_work(found, platform)
+        resume_for_work(current, platform)
     elif status.idle_since is not None:
-        platform.store.set_status(found.metadata.uid, status.model_copy(update={"idle_since": None}))
+        platform.store.set_status(current.metadata.uid, status.model_copy(update={"idle_since": None}))
 
 
-def note_wish(before: Object, found: Object, spec: ClusterSpec, platform: Platform) -> Object:
-    """Its spec was changed: what the platform decided of it gives way to what a person wants now.
+def on_spec_changed(before: Object, cluster: Object, spec: ClusterSpec, platform: Platform) -> Object:
+    """Let a user's change of the spec override the platform's own decision to suspend the cluster.
 
-    To be called in the transaction that wrote ``found``. Raises Conflict if it is wanted running and its lifetime is
+    Call it in the transaction that wrote ``cluster``. Raises Conflict if the user wants it running and its lifetime is
     over, Refused if the team's quota has no room for it now.
     """
-    held, status = ClusterSpec.model_validate(before.spec), ClusterStatus.model_validate(found.status)
+    old, status = ClusterSpec.model_validate(before.spec), ClusterStatus.model_validate(cluster.status)
     if spec.suspended:
-        wanted = not held.suspended
-    elif held.suspended:
-        require_life(found, spec, platform)
-        wanted = True
+        overrides = not old.suspended
+    elif old.suspended:
+        require_life(cluster, spec, platform)
+        overrides = True
     else:
-        wanted = status.is_over and _life_over(found, spec, platform) is None
-    if not wanted or (status.suspension is None and status.idle_since is None):
-        return found
+        overrides = status.is_over and _life_over(cluster, spec, platform) is None
+    if not overrides or (status.suspension is None and status.idle_since is None):
+        return cluster
     if status.suspension is not None and not spec.suspended:
-        owner = platform.store.get("Team", "", found.metadata.team or "")
-        check_quota(owner, found.metadata.name, spec, found, platform, resuming=True)
+        owner = platform.store.get("Team", "", cluster.metadata.team or "")
+        check_quota(owner, cluster.metadata.name, spec, cluster, platform, resuming=True)
     status.suspension = status.idle_since = None
-    return platform.store.set_status(found.metadata.uid, status)
+    return platform.store.set_status(cluster.metadata.uid, status)
 
 
 def require_life(cluster: Object, spec: ClusterSpec, platform: Platform) -> None:
-    """Raise Conflict if the lifetime of a cluster with this spec is over: it takes nothing new, and runs no more."""
+    """Raise Conflict if the lifetime of a cluster with this spec is over: it accepts no work and does not run again."""
     team, name = cluster.metadata.team, cluster.metadata.name
     status, end = ClusterStatus.model_validate(cluster.status), _life_over(cluster, spec, platform)
     if status.is_over and status.suspension is not None:
-        said = status.suspension.message
+        reason = status.suspension.message
     elif end is not None:
-        said = lifetime.ended(end)
+        reason = lifetime.ended(end)
     else:
         return
     raise Conflict(
-        f"Cluster '{team}/{name}' takes nothing new, it is to be deleted: {said}",
+        f"Cluster '{team}/{name}' takes nothing new, it is to be deleted: {reason}",
         remedy=f"Give it more time first: rayplane cluster extend {name} 2h --team {team}",
     )
 
 
 def _life_over(cluster: Object, spec: ClusterSpec, platform: Platform) -> datetime | None:
-    """When the lifetime of a cluster with this spec ended; None if it has not."""
+    """The instant at which the lifetime of a cluster with this spec ended; None if it has not ended."""
     team = team_spec(platform.store.get("Team", "", cluster.metadata.team or ""))
     end = end_of_life(cluster, spec, team, platform.readers(backend_of(spec, team)))
     return end if end is not None and platform.clock() >= end else None
 
 
 def end_of_life(cluster: Object, spec: ClusterSpec, team: TeamSpec, reader: Reader) -> datetime | None:
-    """When a cluster ends, with this spec in such a team; None: never, or it was not made yet."""
+    """The instant at which a cluster with this spec ends in such a team; None if it never ends or is not stored yet."""
     created_at = cluster.metadata.created_at
     if created_at is None:
         return None
@@ -211,9 +216,9 @@ def end_of_life(cluster: Object, spec: ClusterSpec, team: TeamSpec, reader: Read
 
 
 def resume_for_work(cluster: Object, platform: Platform) -> str:
-    """Want a cluster that was suspended for idleness running; answers why that can't be now, empty if it is so.
+    """Resume a cluster that idleness suspended; return the reason why it can't run now, empty if it was resumed.
 
-    To be called in a transaction.
+    Call it in a transaction.
     """
     status = ClusterStatus.model_validate(cluster.status)
     spec = ClusterSpec.model_validate(cluster.spec)
@@ -230,7 +235,7 @@ def resume_for_work(cluster: Object, platform: Platform) -> str:
 
 
 def work_of(team: str, name: str, platform: Platform) -> str:
-    """What the platform has to do on a cluster: a job that has not ended, or a service; empty if nothing."""
+    """The title of a job on the cluster that has not ended, or else of a service on it; empty if it has neither."""
     job = next(platform.store.each("Job", team, phases=UNFINISHED, cluster=name), None)
     if job is not None:
         return f"job '{job.metadata.name}'"
@@ -244,7 +249,7 @@ def services_of(team: str, name: str, platform: Platform) -> list[str]:
 
 
 def terms_of(spec: ClusterSpec, team: TeamSpec, reader: Reader) -> lifetime.Terms:
-    """When the cluster is given back; never, where its backend can't take compute back."""
+    """The timeouts by which the cluster is suspended and deleted; none if its backend can't suspend clusters."""
     if Capability.SUSPEND not in reader.capabilities:
         return lifetime.Terms()
     return lifetime.terms_of(spec, team)
@@ -259,7 +264,10 @@ def usage(
     platform: Platform,
     clock: Callable[[], datetime] = utcnow,
 ) -> list[ClusterUsage]:
-    """What the team's clusters held between two instants (default: from the first lease until now), by cluster."""
+    """Compute that each of the team's clusters held between two instants (default: from the first lease until now).
+
+    Raises InvalidInput if ``since`` is after the end, NotFound for an unknown team.
+    """
     authorize(principal, "read", team)
     if not platform.store.is_archive(team):
         platform.store.get("Team", "", team)
@@ -272,22 +280,22 @@ def usage(
 
 
 def sum_up(leases: Iterable[Lease], *, since: datetime, until: datetime) -> list[ClusterUsage]:
-    """Resource-seconds of each cluster between two instants, the first one held first. Pure."""
-    found: dict[str, ClusterUsage] = {}
+    """Resource-seconds of each cluster between two instants, in the order of the clusters' first leases. Pure."""
+    usages: dict[str, ClusterUsage] = {}
     for lease in leases:
-        of = found.setdefault(lease.cluster_uid, ClusterUsage(cluster=lease.cluster, cluster_uid=lease.cluster_uid))
+        row = usages.setdefault(lease.cluster_uid, ClusterUsage(cluster=lease.cluster, cluster_uid=lease.cluster_uid))
         began, ended = max(lease.started_at, since), min(lease.ended_at or until, until)
         seconds = max(0.0, (ended - began).total_seconds())
-        of.node_seconds += seconds
-        of.core_seconds += seconds * lease.cpu
-        of.gib_seconds += seconds * lease.memory / 2**30
-        of.gpu_seconds += seconds * lease.gpu
-        of.open += lease.ended_at is None
-    return list(found.values())
+        row.node_seconds += seconds
+        row.core_seconds += seconds * lease.cpu
+        row.gib_seconds += seconds * lease.memory / 2**30
+        row.gpu_seconds += seconds * lease.gpu
+        row.open += lease.ended_at is None
+    return list(usages.values())
 
 
 def check_change(team: Object, before: Object, spec: ClusterSpec) -> None:
-    """Raise Refused for a change of what a cluster keeps for its life. One that is down has no size yet."""
+    """Raise Refused if the size, backend or address of a cluster changes. A suspended one may change its size."""
     spec_of_team = team_spec(team)
     old = ClusterSpec.model_validate(before.spec)
     status = ClusterStatus.model_validate(before.status)
@@ -324,11 +332,11 @@ def check_deletion(cluster: Object, platform: Platform) -> None:
 
 
 def backend_of(spec: ClusterSpec, team: TeamSpec) -> str:
-    """The name of the backend that the cluster is on."""
+    """The name of the cluster's backend: its own, else the team's."""
     return spec.backend or team.backend
 
 
-def _ask(
+def _apply_verb(
     verb: operations.Verb,
     team: str,
     name: str,
@@ -338,22 +346,22 @@ def _ask(
     platform: Platform,
     detail: dict[str, float] | None = None,
 ) -> tuple[Object, Operation]:
-    """One of a cluster's own verbs: what is wanted, its audit row and its operation, in one transaction."""
+    """Make the change of one of a cluster's own verbs, its audit row and its operation, in one transaction."""
     authorize(principal, "write", team)
     store = platform.store
     with store.transaction():
-        found = platform.cluster(team, name)
-        status = ClusterStatus.model_validate(found.status)
-        changed = change(found, ClusterSpec.model_validate(found.spec), status)
-        if changed.metadata.resource_version != found.metadata.resource_version:
+        cluster = platform.cluster(team, name)
+        status = ClusterStatus.model_validate(cluster.status)
+        changed = change(cluster, ClusterSpec.model_validate(cluster.spec), status)
+        if changed.metadata.resource_version != cluster.metadata.resource_version:
             store.audit(principal.name, verb, kind="Cluster", team=team, name=name, detail=detail)
         operation = operations.begin(store, changed, verb)
     platform.wake()
     return changed, operation
 
 
-def _run_again(found: Object, status: ClusterStatus, platform: Platform) -> Object:
-    store, uid = platform.store, found.metadata.uid
+def _run_again(cluster: Object, status: ClusterStatus, platform: Platform) -> Object:
+    store, uid = platform.store, cluster.metadata.uid
     status.suspension = status.idle_since = None
     changed = store.set_status(uid, status, wanted=True)
     return store.update_spec(uid, {**changed.spec, "suspended": False})
@@ -372,7 +380,7 @@ def _require_suspend(reader: Reader, what: str) -> None:
 
 
 def check_acted_on(spec: ClusterSpec, reader: Reader) -> None:
-    """Raise InvalidSpec for what would be accepted and then ignored."""
+    """Raise InvalidSpec for fields that the backend would ignore: worker nodes, timeouts or a suspension."""
     able = reader.capabilities
     if spec.workers.max > 0 and Capability.WORKERS not in able:
         raise InvalidSpec(
@@ -389,21 +397,21 @@ def check_acted_on(spec: ClusterSpec, reader: Reader) -> None:
         if is_wanted and Capability.SUSPEND not in able:
             raise InvalidSpec(
                 f"cluster.{field}: the backend '{reader.name}' can't take a cluster's compute back.",
-                remedy="Leave it out: whoever runs the cluster stops it.",
+                remedy="Leave it out: the cluster's owner stops it.",
             )
 
 
 def check_address(spec: ClusterSpec, reader: Reader) -> None:
-    """Raise InvalidSpec for an address on a backend that makes clusters: what it made would count as another's."""
+    """Raise InvalidSpec for an address on a backend that creates clusters: the created one would count as external."""
     if spec.address is not None and Capability.CREATE in reader.capabilities:
         raise InvalidSpec(
-            f"cluster.address: the backend '{reader.name}' makes its clusters, it takes none that runs already.",
+            f"cluster.address: the backend '{reader.name}' makes its clusters and can't use one that runs already.",
             remedy="Leave it out, or write backend: existing.",
         )
 
 
 def _demand(cluster: Object | None, spec: ClusterSpec, team: TeamSpec) -> Usage:
-    """What a cluster with this spec holds at most; nothing while the platform keeps ``cluster`` suspended."""
+    """The most that a cluster with this spec can hold; no compute while the platform keeps ``cluster`` suspended."""
     suspended = cluster is not None and cluster.status.get("suspension") is not None
     return nodes.demand(spec, team, suspended=suspended)
 

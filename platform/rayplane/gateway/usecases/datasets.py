@@ -1,4 +1,4 @@
-"""Datasets: their versions, and their deletion."""
+"""Datasets: list and get their versions; delete their data."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ def version(team: str, name: str, wanted: str | None, *, principal: Principal, p
 
 
 def take_down(dataset: Object, platform: Platform) -> None:
-    """Delete every version's data, then the records. Asked again after a crash, it goes on; lineage stays."""
+    """Delete every version's data, then the records of the versions; lineage stays.
+
+    A second call, after a crash of the first, completes the deletion.
+    """
     team, name = dataset.metadata.team or "", dataset.metadata.name
     platform.storage.delete(layout.dataset(team, name))
     platform.store.forget_dataset_versions(team, name)

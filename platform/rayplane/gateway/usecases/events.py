@@ -1,4 +1,4 @@
-"""Events of workers: record each once, and apply what it tells to objects, versions and lineage."""
+"""Events of workers: record each once, and apply it to objects, versions and lineage."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from rayplane.nouns.model import GateReport, ModelStatus, ModelVersion
 from rayplane.storage import layout
 
 FEATURES = "features"
-"""Name of the Feature object that a materialization makes where the team has none: it has one Feast project."""
+"""Name of the Feature object that a materialization creates if the team has none: a team has one Feast project."""
 
 
 class OutputRecorded(Record):
-    """A plain JSON value that a job leaves."""
+    """A plain JSON value among a job's outputs."""
 
     name: str
     value: Any = None
@@ -61,11 +61,11 @@ class SourceObserved(Record):
 
 @dataclass(frozen=True)
 class _Report:
-    """An event on its way: whose it is, and what it tells."""
+    """An event with the team and job that it came from, and its parsed record."""
 
     team: str
     event: Event
-    told: BaseModel
+    record: BaseModel
     job: Object | None
     principal: Principal
     platform: Platform
@@ -76,26 +76,26 @@ class _Report:
 
 
 def ingest(team: str, batch: list[Event], *, principal: Principal, platform: Platform) -> int:
-    """Record and apply events; answers how many were new. A known one changes nothing: a batch may come again.
+    """Record and apply events; return how many were new. A worker may send a batch again: known events change nothing.
 
-    Each event is recorded and applied in one transaction of its own. Those that can't be understood, or tell of
-    what is being deleted, are left out and named in the InvalidInput that is raised once all others are in. Raises
-    Forbidden, before anything is written, for a job of another cluster.
+    Each event is recorded and applied in its own transaction. Events that can't be parsed, or concern an object that is
+    being deleted, are skipped; an InvalidInput names them once all others are recorded. Raises Forbidden, before
+    anything is written, for a job of another cluster.
     """
     authorize(principal, "report", team)
     own = reporting_cluster(principal, platform)
     jobs = {event.submission_id: _job(team, event.submission_id, own, platform) for event in batch}
-    batch = [event for event in batch if not _is_hint(event, jobs[event.submission_id], platform)]
+    batch = [event for event in batch if not _pass_on_hint(event, jobs[event.submission_id], platform)]
     jobs = {event.submission_id: jobs[event.submission_id] for event in batch}
     new, refused = 0, []
     for number, event in enumerate(batch):
-        found = jobs[event.submission_id]
+        job_or_error = jobs[event.submission_id]
         try:
-            if isinstance(found, InvalidInput):
-                raise found
-            new += _take(_Report(team, event, _understand(event), found, principal, platform))
+            if isinstance(job_or_error, InvalidInput):
+                raise job_or_error
+            new += _take(_Report(team, event, _understand(event), job_or_error, principal, platform))
         except (InvalidInput, Conflict) as exc:
-            # A Conflict too: what stays half deleted must not keep a job, whose events are taken last, from ending.
+            # A Conflict too: a job ends only after its events are taken, so a half-deleted object must not block it.
             refused.append(f"events[{number}] ({event.type} {event.id}): {exc}")
     for job in {j.metadata.uid: j for j in jobs.values() if isinstance(j, Object)}.values():
         _refresh(team, job.metadata.uid, platform)
@@ -104,14 +104,17 @@ def ingest(team: str, batch: list[Event], *, principal: Principal, platform: Pla
     if refused:
         raise InvalidInput(
             f"{len(refused)} of {len(batch)} events can't be taken: {'; '.join(refused)}",
-            remedy="All others are in. Use the same version of rayplane in the cluster and the gateway.",
+            remedy="All others are recorded. Use the same version of rayplane in the cluster and the gateway.",
             refused=refused,
         )
     return new
 
 
-def _is_hint(event: Event, job: Object | InvalidInput | None, platform: Platform) -> bool:
-    """Whether the event only says where to look; it is passed on, and not recorded: losing it costs a moment."""
+def _pass_on_hint(event: Event, job: Object | InvalidInput | None, platform: Platform) -> bool:
+    """Handle an event that is only a hint for the reconciler; True if it was one. It is not recorded.
+
+    A lost hint only delays the job's end until the reconciler's next regular look.
+    """
     if event.type != "attempt.ended":
         return False
     if isinstance(job, Object):
@@ -120,8 +123,8 @@ def _is_hint(event: Event, job: Object | InvalidInput | None, platform: Platform
 
 
 def outputs_of(events: Iterable[Event]) -> list[Output]:
-    """What a job left, from its events in order of time: of several of one kind and name, the last. Pure."""
-    found: dict[tuple[str, str], Output] = {}
+    """A job's outputs, from its events in order of time; of several of one kind and name, the last. Pure."""
+    outputs: dict[tuple[str, str], Output] = {}
     for event in events:
         data = event.data
         if event.type == "dataset.published":
@@ -134,12 +137,15 @@ def outputs_of(events: Iterable[Event]) -> list[Output]:
             output = Output(kind="value", name=data["name"], value=data.get("value"))
         else:
             continue
-        found[output.kind, output.name] = output
-    return list(found.values())
+        outputs[output.kind, output.name] = output
+    return list(outputs.values())
 
 
 def _job(team: str, submission_id: str | None, own: Object | None, platform: Platform) -> Object | InvalidInput | None:
-    """The job that an event came from; an InvalidInput, not raised, if there is no such job in the team."""
+    """The job that an event came from, None if it names none; an InvalidInput, not raised, if the team has no such job.
+
+    Raises Forbidden if the job does not run on ``own``.
+    """
     if submission_id is None:
         return None
     try:
@@ -169,13 +175,13 @@ def _take(report: _Report) -> bool:
 
 
 def _dataset_published(report: _Report) -> None:
-    version = report.told
+    version = report.record
     assert isinstance(version, DatasetVersion)
     team, store = report.team, report.store
     _require_name(version.name)
-    place = report.platform.storage.uri(layout.dataset_version(team, version.name, version.version))
-    if version.team != team or version.uri != place:
-        raise InvalidInput(f"dataset version '{version.uri}' of team '{version.team}' is not below '{place}'.")
+    expected_uri = report.platform.storage.uri(layout.dataset_version(team, version.name, version.version))
+    if version.team != team or version.uri != expected_uri:
+        raise InvalidInput(f"dataset version '{version.uri}' of team '{version.team}' is not below '{expected_uri}'.")
     if report.job is not None:
         version = version.model_copy(update={"job": report.job.metadata.name})
     store.put_dataset_version(version, published_at=report.event.time)
@@ -193,7 +199,7 @@ def _source_observed(report: _Report) -> None:
 
 
 def _model_registered(report: _Report) -> None:
-    version = report.told
+    version = report.record
     assert isinstance(version, ModelVersion)
     _require_name(version.name)
     model = _object("Model", version.name, report)
@@ -206,21 +212,21 @@ def _model_registered(report: _Report) -> None:
 
 
 def _features_materialized(report: _Report) -> None:
-    record = report.told
+    record = report.record
     assert isinstance(record, Materialization)
     known = next(report.store.each("Feature", report.team), None)
     feature = _object("Feature", known.metadata.name if known else FEATURES, report)
     status = FeatureStatus.model_validate(feature.status)
     status.views = sorted({*status.views, *(v.view for v in record.views)})
-    # Events may come late: an older materialization is not the last one.
+    # Events may arrive late: an older materialization must not replace a newer one.
     status.materialized_at = max(filter(None, (status.materialized_at, record.created_at)))
     settle(feature, status, report.platform)
     report.store.add_edges(report.team, lineage.of_materialization(record))
 
 
 def _lineage(report: _Report) -> None:
-    assert isinstance(report.told, Edge)
-    report.store.add_edges(report.team, [report.told])
+    assert isinstance(report.record, Edge)
+    report.store.add_edges(report.team, [report.record])
 
 
 _RECORDS: dict[str, type[BaseModel]] = {
@@ -241,13 +247,13 @@ _APPLY: dict[str, Callable[[_Report], None]] = {
     "features.materialized": _features_materialized,
     "lineage": _lineage,
 }
-# The others tell only of their job, whose status is made anew from all of its events.
+# The other types concern only their job, whose status is recomputed from all of its events.
 
 
 def _refresh(team: str, uid: str, platform: Platform) -> None:
-    """Write what the job left to its status, from all of its recorded events.
+    """Write the job's outputs to its status, recomputed from all of its recorded events.
 
-    So it is right even if another writer of the status, who had read it before, put back an older list.
+    So the list is right even if a concurrent writer of the status wrote an older one back.
     """
     store = platform.store
     with store.transaction():
@@ -267,7 +273,7 @@ def _refresh(team: str, uid: str, platform: Platform) -> None:
 
 
 def _link_sources(report: _Report) -> None:
-    """Edges from a job's observed sources to the datasets that it published, whichever event came first."""
+    """Add edges from a job's observed sources to the datasets that it published, whichever event came first."""
     if report.job is None:
         return
     spec = JobSpec.model_validate(report.job.spec)
@@ -281,37 +287,40 @@ def _link_sources(report: _Report) -> None:
 
 
 def _observed(team: str, job: Object, spec: JobSpec, store: Store) -> dict[str, str]:
-    """Source name -> content hash: observed by the job itself, else as ``<step>.<name>`` by one of its pipeline run."""
-    found: dict[str, str] = {}
+    """Source name -> content hash, observed by the job itself, else as ``<step>.<name>`` by one of its pipeline run."""
+    hashes: dict[str, str] = {}
     if spec.pipeline is not None:
         pipeline, run, step = spec.pipeline.split("/", 2)
         siblings = [j.metadata.uid for j in store.each("Job", team, labels={"pipeline": pipeline, "run": run})]
         for event in store.events(team, siblings, type="source.observed"):
             if event.data["name"].startswith(f"{step}."):
-                found[event.data["name"].removeprefix(f"{step}.")] = event.data["content_hash"]
+                hashes[event.data["name"].removeprefix(f"{step}.")] = event.data["content_hash"]
     for event in store.events(team, [job.metadata.uid], type="source.observed"):
-        found[event.data["name"]] = event.data["content_hash"]
-    return found
+        hashes[event.data["name"]] = event.data["content_hash"]
+    return hashes
 
 
 def _object(kind: str, name: str, report: _Report) -> Object:
-    """The object that an event tells of, made if it is the first."""
+    """The object that an event concerns, created if the team does not have it yet.
+
+    Raises Conflict if the object is being deleted.
+    """
     store, team = report.store, report.team
     try:
-        found = store.get(kind, team, name)
+        obj = store.get(kind, team, name)
     except NotFound:
         noun = by_kind(kind)
         status: Status = noun.status()
         owner = report.job.metadata.owner if report.job else report.principal.name
         spec = noun.spec().model_dump(mode="json")
-        found, _ = store.put(kind, team, name, spec, owner=owner, status=status)
+        obj, _ = store.put(kind, team, name, spec, owner=owner, status=status)
         detail = {"event": report.event.id, "job": report.job.metadata.name if report.job else None}
         store.audit(report.principal.name, "report", kind=kind, team=team, name=name, detail=detail)
-    if found.metadata.deleted_at is not None:
+    if obj.metadata.deleted_at is not None:
         raise Conflict(
             f"{kind} '{team}/{name}' is being deleted.", remedy="Delete it once more, then run the job again."
         )
-    return found
+    return obj
 
 
 def _require_name(name: str) -> None:

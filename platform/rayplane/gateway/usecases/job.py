@@ -1,4 +1,4 @@
-"""Jobs: submit, stop, read the log; and what a worker of a job is told (RunContext)."""
+"""Jobs: submit, stop, read the log; and the RunContext that a job's worker gets."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from rayplane.storage import layout
 
 DEFAULT_EXPERIMENT = "jobs"
 LOG_CHUNK = 2**20
-"""The most bytes of a log that one answer holds."""
+"""Maximum bytes of a log in one answer."""
 
-_ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"  # no character that is taken for another
+_ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"  # no look-alikes such as 0 and o
 
 
 def submit(
@@ -39,19 +39,19 @@ def submit(
     principal: Principal,
     platform: Platform,
 ) -> Object:
-    """Want a job. The same spec again, under the same name or Ray-facing id on its cluster, answers with that job.
+    """Submit a job, or return the existing one with the same spec and the same name or Ray-facing id on its cluster.
 
-    ``labels`` None leaves those of a job that is there. Raises NotFound for an unknown team or cluster, InvalidSpec,
-    Refused by admission, Unsupported for nodes of its own where there are none, Conflict if the name or id is another
-    job's.
+    ``labels`` None leaves those of an existing job. Raises NotFound for an unknown team or cluster, InvalidSpec,
+    Refused by admission, Unsupported for nodes of its own on a backend that has none, Conflict if the name or id
+    belongs to another job.
     """
-    obj, change = place(spec, team=team, name=name, labels=labels, principal=principal, platform=platform)
+    obj, change = submit_or_find(spec, team=team, name=name, labels=labels, principal=principal, platform=platform)
     if change == "created":
         platform.wake()
     return obj
 
 
-def place(
+def submit_or_find(
     spec: JobSpec,
     *,
     team: str,
@@ -63,10 +63,10 @@ def place(
     if_absent: bool = False,
     commit: bool = True,
 ) -> tuple[Object, Change]:
-    """Check a job and write it, once; ``commit=False`` only says what would be. Wakes no reconciler.
+    """Check a job and write it, or find the existing one; ``commit=False`` writes nothing. Wakes no reconciler.
 
-    Of a job that is there only the labels may change. Raises PreconditionFailed if it is not at version ``if_match``,
-    or is there though it is to be ``if_absent``; else as ``submit`` does.
+    Only the labels of an existing job may change. Raises PreconditionFailed if it is not at version ``if_match``, or if
+    it exists although ``if_absent``; else as ``submit`` does.
     """
     return prepare(
         spec, team=team, name=name, labels=labels, principal=principal, platform=platform,
@@ -86,31 +86,37 @@ def prepare(
     if_absent: bool = False,
     commit: bool = True,
 ) -> Callable[[], tuple[Object, Change]]:
-    """Make all checks of a job that may take a while; answers with the rest of ``place``, for within a transaction."""
+    """Make the checks of a job that may be slow; return the rest of ``submit_or_find``, which may run in a transaction.
+
+    Raises as ``submit`` does; the returned function as ``submit_or_find`` does.
+    """
     authorize(principal, "write", team)
     owner = platform.team(team)
     if name is not None:
         _check_name(name)
     spec = tracking(spec, platform)
-    wish = Wish(labels, if_match, if_absent)
+    options = SubmitOptions(labels, if_match, if_absent)
     draft = Draft(JOB, name or _stem(spec.entrypoint), spec, owner, None, principal, platform)
-    if known(spec, team, name, platform) is None:
+    if find_existing(spec, team, name, platform) is None:
         enforce(RULES["Job"].before(draft))
 
     def write() -> tuple[Object, Change]:
         with platform.store.transaction(commit=commit):
-            # Only now does no other writer come between: the same request may have come twice at once.
-            if (job := known(spec, team, name, platform)) is not None:
-                return relabel(job, wish, principal, platform)
+            # Look again inside the transaction: the same request may have arrived twice at the same time.
+            if (job := find_existing(spec, team, name, platform)) is not None:
+                return relabel(job, options, principal, platform)
             named = replace(draft, name=name or _new_name(spec, team, platform))
             enforce(RULES["Job"].reserve(named))
-            return put(named, wish), "created"
+            return put(named, options), "created"
 
     return write
 
 
 def stop(team: str, name: str, *, principal: Principal, platform: Platform, why: str = "") -> Object:
-    """Ask a job to stop; one that has ended, or was asked before, stays as it is. ``why``: if no person asks it."""
+    """Ask a job to stop; one that has ended, or was asked before, stays as it is.
+
+    ``why``: the reason, if the platform stops the job rather than a user.
+    """
     authorize(principal, "write", team)
     store = platform.store
     with store.transaction():
@@ -126,13 +132,13 @@ def stop(team: str, name: str, *, principal: Principal, platform: Platform, why:
 
 
 def logs(team: str, name: str, offset: int, *, principal: Principal, platform: Platform) -> tuple[bytes, int, bool]:
-    """(bytes from ``offset``, where to go on, whether that is the end for good) of the job's kept log."""
+    """(bytes from ``offset``, offset of the next read, True if the log is complete) of the job's stored log."""
     authorize(principal, "read", team)
     if offset < 0:
         raise InvalidInput(f"offset is {offset}.", remedy="Start at 0.")
     job = platform.store.get("Job", team, name)
     path = layout.job_log(team, job.metadata.uid)
-    # A job ends only after its log is in, so what is read after its end was seen is all of it.
+    # The reconciler ends a job only after its log is stored, so a read after the end gets all of it.
     ended = job.status.get("phase") in TERMINAL
     try:
         data = platform.storage.read_from(path, offset, LOG_CHUNK)
@@ -144,14 +150,14 @@ def logs(team: str, name: str, offset: int, *, principal: Principal, platform: P
 
 
 def find_by_submission_id(team: str, cluster: str | None, submission_id: str, *, platform: Platform) -> Object | None:
-    """The job that Ray's clients know by this id on a cluster (None: on any): the id they gave, or the job's name."""
+    """The job with this Ray-facing id (the client's own id, or the job's name) on a cluster (None: on any), if any."""
     store = platform.store
     if cluster is not None:
-        found = store.find("Job", team, _external_id(cluster, submission_id))
+        match = store.find("Job", team, _external_id(cluster, submission_id))
     else:
-        found = next((j for j in store.each("Job", team) if j.spec.get("submission_id") == submission_id), None)
-    if found is not None:
-        return found
+        match = next((j for j in store.each("Job", team) if j.spec.get("submission_id") == submission_id), None)
+    if match is not None:
+        return match
     try:
         job = store.get("Job", team, submission_id)
     except NotFound:
@@ -161,16 +167,16 @@ def find_by_submission_id(team: str, cluster: str | None, submission_id: str, *,
 
 
 def read_by_submission_id(team: str, cluster: str, submission_id: str, *, platform: Platform) -> JobText | None:
-    """What is kept of the job that Ray's clients know by this id on a cluster, for those who only pass it on."""
+    """The stored text of the job with this Ray-facing id on a cluster, for callers that only pass it on; else None."""
     external_id = _external_id(cluster, submission_id)
     return platform.store.job_of_ray(team, cluster, external_id, name=submission_id)
 
 
 def run_context(submission_id: str | None, *, principal: Principal, platform: Platform) -> RunContext:
-    """What a worker is told. ``submission_id`` is Ray's id of the attempt; None asks for the cluster's own context.
+    """The context that a worker gets. ``submission_id`` is Ray's id of the attempt; None asks for the cluster's own.
 
-    Raises Unauthenticated for the token of a cluster that is gone, NotFound for an unknown attempt, Forbidden for one
-    of another cluster.
+    Raises Unauthenticated for the token of a deleted cluster, InvalidInput for None without a cluster's token, NotFound
+    for an unknown attempt, Forbidden for an attempt of another cluster.
     """
     own = reporting_cluster(principal, platform)
     if submission_id is None:
@@ -215,7 +221,9 @@ def experiment_of(spec: JobSpec) -> str:
 def job_of_attempt(submission_id: str, platform: Platform) -> tuple[Object, int]:
     """(job, attempt) of Ray's id ``<job uid>-<n>``; raises NotFound."""
     uid, _, number = submission_id.rpartition("-")
-    unknown = NotFound(f"There is no attempt '{submission_id[:100]}' of a job.", remedy="It was deleted, or never was.")
+    unknown = NotFound(
+        f"There is no attempt '{submission_id[:100]}' of a job.", remedy="It was deleted, or never existed."
+    )
     if not uid or re.fullmatch("[0-9]{1,9}", number) is None:
         raise unknown
     try:
@@ -228,32 +236,32 @@ def job_of_attempt(submission_id: str, platform: Platform) -> tuple[Object, int]
 
 
 def reporting_cluster(principal: Principal, platform: Platform) -> Object | None:
-    """What a principal speaks for: a cluster, or a job or service with nodes of its own; None if for none of them.
+    """The object whose token the principal uses: a cluster, or a job or service with nodes of its own; else None.
 
-    Raises Unauthenticated if it is gone, or ended.
+    Raises Unauthenticated if the object was deleted, or is a job that has ended.
     """
     if principal.cluster_uid is None:
         return None
-    found: Object | None
+    reporter: Object | None
     try:
-        found = platform.store.get_by_uid(principal.cluster_uid)
+        reporter = platform.store.get_by_uid(principal.cluster_uid)
     except NotFound:
-        found = None
-    if found is None or (found.kind == "Job" and found.status.get("phase") in TERMINAL):
+        reporter = None
+    if reporter is None or (reporter.kind == "Job" and reporter.status.get("phase") in TERMINAL):
         raise Unauthenticated(
-            "This token's cluster is gone, and the token with it.",
-            remedy="Run on a cluster that is there.",
+            "This token's cluster is gone, so the token is no longer valid.",
+            remedy="Use the token of an existing cluster.",
             reason="unknown-token",
         )
-    return found
+    return reporter
 
 
 def require_on(job: Object, own: Object) -> None:
     """Raise Forbidden unless the job runs on ``own``: its cluster, or itself where it has nodes of its own."""
-    here = (
+    runs_there = (
         job.spec.get("cluster") == own.metadata.name if own.kind == "Cluster" else job.metadata.uid == own.metadata.uid
     )
-    if not here:
+    if not runs_there:
         title = f"Job '{job.metadata.team}/{job.metadata.name}'"
         raise Forbidden(f"{title} does not run on {own.kind.lower()} '{own.metadata.name}'.")
 
@@ -266,7 +274,7 @@ def _check_name(name: str) -> None:
 
 
 def tracking(spec: JobSpec, platform: Platform) -> JobSpec:
-    """The spec, untracked where there is no MLflow; raises Refused if it says that it is to be tracked."""
+    """The spec, untracked where the platform has no MLflow; raises Refused if it explicitly says ``tracked: true``."""
     if platform.settings.mlflow_url is not None or not spec.tracked:
         return spec
     if "tracked" in spec.model_fields_set:
@@ -276,63 +284,63 @@ def tracking(spec: JobSpec, platform: Platform) -> JobSpec:
     return spec.model_copy(update={"tracked": False})
 
 
-def known(spec: JobSpec, team: str, name: str | None, platform: Platform) -> Object | None:
-    """The job that this very request made before; raises Conflict if its name or Ray-facing id is another's."""
-    found = None
+def find_existing(spec: JobSpec, team: str, name: str | None, platform: Platform) -> Object | None:
+    """The job that the same submission created earlier, if any; raises Conflict if its name or id is another job's."""
+    job = None
     if name is not None:
         try:
-            found = platform.store.get("Job", team, name)
+            job = platform.store.get("Job", team, name)
         except NotFound:
-            found = None
-    if found is None and spec.submission_id is not None:
-        found = platform.store.find("Job", team, _external_id(spec.cluster, spec.submission_id))
-    if found is None:
+            job = None
+    if job is None and spec.submission_id is not None:
+        job = platform.store.find("Job", team, _external_id(spec.cluster, spec.submission_id))
+    if job is None:
         return None
-    title = f"Job '{team}/{found.metadata.name}'"
-    if found.metadata.deleted_at is not None:
+    title = f"Job '{team}/{job.metadata.name}'"
+    if job.metadata.deleted_at is not None:
         raise Conflict(f"{title} is being deleted.", remedy="Wait until it is gone, or choose another name.")
-    if name not in (None, found.metadata.name):
+    if name not in (None, job.metadata.name):
         raise Conflict(f"{title} has the id '{spec.submission_id}' already.", remedy="Choose another submission id.")
-    if _comparable(found.spec) != _comparable(spec.model_dump(mode="json")):
+    if _comparable(job.spec) != _comparable(spec.model_dump(mode="json")):
         by = f" (known to Ray's clients as '{spec.submission_id}')" if spec.submission_id else ""
         raise Conflict(
             f"{title}{by} is there with another spec, and a job's spec never changes.", remedy="Choose another name."
         )
-    return found
+    return job
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What a request wants of a job beside its spec."""
+class SubmitOptions:
+    """Labels and preconditions of a submission."""
 
     labels: dict[str, str] | None
     if_match: int | None
     if_absent: bool
 
 
-def relabel(job: Object, wish: Wish, principal: Principal, platform: Platform) -> tuple[Object, Change]:
-    """The job that is there, with the labels that are wished for; raises PreconditionFailed as ``place`` says.
+def relabel(job: Object, options: SubmitOptions, principal: Principal, platform: Platform) -> tuple[Object, Change]:
+    """Set the labels of an existing job if the options name any. Call it in a transaction.
 
-    To be called in a transaction.
+    Raises PreconditionFailed as ``submit_or_find`` does.
     """
     team, name, store = job.metadata.team or "", job.metadata.name, platform.store
     version = job.metadata.resource_version
-    check_precondition(f"Job '{team}/{name}'", version, if_match=wish.if_match, if_absent=wish.if_absent)
-    labels = {**_pipeline_labels(JobSpec.model_validate(job.spec)), **(wish.labels or {})}
-    if wish.labels is None or labels == job.metadata.labels:
+    check_precondition(f"Job '{team}/{name}'", version, if_match=options.if_match, if_absent=options.if_absent)
+    labels = {**_pipeline_labels(JobSpec.model_validate(job.spec)), **(options.labels or {})}
+    if options.labels is None or labels == job.metadata.labels:
         return job, "unchanged"
-    obj, change = store.put("Job", team, name, job.spec, labels=labels, owner=principal.name, if_match=wish.if_match)
+    obj, change = store.put("Job", team, name, job.spec, labels=labels, owner=principal.name, if_match=options.if_match)
     store.audit(principal.name, "label", kind="Job", team=team, name=name, detail={"labels": labels})
     return obj, change
 
 
 def _comparable(spec: dict[str, Any]) -> dict[str, Any]:
-    # Read again, so that a spec kept by an older version compares equal in spite of fields that are new.
+    # Parse it again, so that a spec stored by an older version compares equal although it lacks newer fields.
     return JobSpec.model_validate(spec).model_dump(mode="json", exclude={"stop_requested"})
 
 
-def put(draft: Draft, wish: Wish) -> Object:
-    """Write a job that is not there, with what follows from it. To be called in a transaction, after its checks."""
+def put(draft: Draft, options: SubmitOptions) -> Object:
+    """Write a new job and the effects of its creation. Call it in a transaction, after the checks."""
     spec: JobSpec = draft.spec
     team, store = draft.team, draft.platform.store
     status = RULES["Job"].first_status(draft)
@@ -342,9 +350,9 @@ def put(draft: Draft, wish: Wish) -> Object:
         team,
         draft.name,
         spec.model_dump(mode="json"),
-        labels={**_pipeline_labels(spec), **(wish.labels or {})},
+        labels={**_pipeline_labels(spec), **(options.labels or {})},
         owner=draft.principal.name,
-        if_match=wish.if_match,
+        if_match=options.if_match,
         status=status,
         external_id=_external_id(spec.cluster, spec.submission_id) if spec.submission_id else None,
     )
@@ -360,7 +368,7 @@ def put(draft: Draft, wish: Wish) -> Object:
 
 
 def _new_name(spec: JobSpec, team: str, platform: Platform) -> str:
-    """A short name nobody has: the entrypoint's module or script, and six random characters."""
+    """A short unused name: the entrypoint's module or script, and six random characters."""
     stem = _stem(spec.entrypoint)
     while True:
         name = f"{stem}-{''.join(secrets.choice(_ALPHABET) for _ in range(6))}"
@@ -390,7 +398,7 @@ def _pipeline_labels(spec: JobSpec) -> dict[str, str]:
 
 
 def _context(holder: Object, platform: Platform) -> RunContext:
-    """What all on a cluster is told, or all on the nodes of a job's or a service's own."""
+    """The context that all workers of ``holder`` share: of a cluster, or of a job or service with nodes of its own."""
     settings, team = platform.settings, holder.metadata.team or ""
     known = holder.status.get("environment")
     mlflow = None
@@ -408,7 +416,10 @@ def _context(holder: Object, platform: Platform) -> RunContext:
 
 
 def _feast(holder: Object, team: str, platform: Platform) -> FeastAccess:
-    """One registry for all teams; where a team sees only its own folder of the storage root, one in there."""
+    """The team's access to Feast: through the registry of all teams, or one in its own folder of the storage root.
+
+    The latter on a backend whose teams see only that folder.
+    """
     settings = platform.settings
     owner = platform.store.get("Team", "", team)
     project = project_of(owner)

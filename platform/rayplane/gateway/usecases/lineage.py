@@ -1,4 +1,4 @@
-"""Lineage: what a thing came from, and what came from it."""
+"""Lineage: from which inputs a dataset, model, run or view was made, and what was made from it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from rayplane.nouns.feature import Materialization
 def reachable(
     team: str, node: str, direction: Literal["up", "down"], *, principal: Principal, platform: Platform
 ) -> list[Edge]:
-    """Every edge up or down from a node, over any number of hops. A node nobody knows has none.
+    """Every edge up or down from a node, over any number of hops; none for an unknown node.
 
-    Raises NotFound for what can be no team.
+    Raises Forbidden to other teams' principals, NotFound for a name that no team can have.
     """
     authorize(principal, "read", team)
     require_team_name(team)
@@ -30,7 +30,7 @@ def dataset(name: str, version: str) -> str:
 
 
 def source(uri: str, content_hash: str) -> str:
-    """The node of data outside the platform, at a content."""
+    """The node of data outside the platform, with the hash of its content."""
     return f"source:{uri}#{content_hash}"
 
 

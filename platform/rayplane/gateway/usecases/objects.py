@@ -1,4 +1,4 @@
-"""The common verbs of all nouns: apply, get, list, delete. A noun's own checks are in its own module."""
+"""The common verbs of all nouns: apply, get, list, delete. The checks of each noun are in ``rules``."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def apply(
     if_absent: bool = False,
     dry_run: bool = False,
 ) -> tuple[Object, Change, Operation | None]:
-    """Make an object or change it; answers with it, what changed, and the operation to wait for if there is work to do.
+    """Create or change an object; return it, the kind of change, and the operation that a reconciler will complete.
 
-    The spec is checked whole before anything is written; ``dry_run`` checks and answers the same, and writes nothing.
-    Raises PreconditionFailed for one that is not at version ``if_match``, or that is there though it is to be
-    ``if_absent``.
+    The whole spec is checked before anything is written; ``dry_run`` makes the same checks and returns the same, but
+    writes nothing. The operation is None if no reconciler has work to do. Raises PreconditionFailed if the object is
+    not at version ``if_match``, or exists although ``if_absent``; else what the noun's first failing check raises.
     """
     noun = _noun(kind)
     team = team if noun.team_scoped else ""
@@ -47,7 +47,7 @@ def apply(
     check_name_of(noun, name)
     spec = parse(noun.spec, doc_spec, noun.singular)
     if isinstance(spec, JobSpec):
-        obj, change = job.place(
+        obj, change = job.submit_or_find(
             spec, team=team, name=name, labels=labels, principal=principal, platform=platform,
             if_match=if_match, if_absent=if_absent, commit=not dry_run,
         )  # fmt: skip
@@ -57,14 +57,14 @@ def apply(
             platform.wake()
         return obj, change, operation
     owner = platform.team(team) if noun.team_scoped else None
-    draft = Draft(noun, name, spec, owner, store_before(noun, team, name, platform), principal, platform)
+    draft = Draft(noun, name, spec, owner, stored(noun, team, name, platform), principal, platform)
     enforce(RULES[kind].before(draft))
     with platform.store.transaction(commit=not dry_run):
-        # Once more, now that no other writer comes between.
+        # Read them again inside the transaction, where no other writer can come between.
         draft = replace(
             draft,
             owner=platform.team(team) if noun.team_scoped else None,
-            before=store_before(noun, team, name, platform),
+            before=stored(noun, team, name, platform),
         )
         if kind == "Team" and not dry_run:
             teams.clear_records(name, platform)
@@ -86,7 +86,7 @@ def get(kind: str, team: str, name: str, *, principal: Principal, platform: Plat
 
 
 def text(kind: str, team: str, name: str, *, principal: Principal, platform: Platform) -> ObjectText:
-    """One object as JSON, for callers that only pass it on; raises NotFound with the nearest name."""
+    """One object as JSON text, for callers that only pass it on; raises NotFound with the nearest name."""
     noun = by_kind(kind)
     authorize(principal, "read", team if noun.team_scoped else name)
     return platform.store.text(kind, team if noun.team_scoped else "", name)
@@ -126,40 +126,41 @@ def delete(
     if_match: int | None = None,
     data: Data | None = None,
 ) -> tuple[Object, Operation]:
-    """Want an object gone; its reconciler takes down what was made. One already on its way out stays so.
+    """Mark an object for deletion; its reconciler deletes what it created for it. A second call changes nothing.
 
-    Raises Conflict while something needs it. A dataset goes with the data of all its versions; a model's object goes,
-    its versions stay in MLflow's registry. ``data``: what becomes of a team's, by default it is archived; raises
-    Conflict if the team is on its way out with the other.
+    A dataset's deletion includes the data of all its versions; a model's versions stay in MLflow's registry. ``data``
+    says whether a team's data is archived, the default, or purged. Raises Conflict while another object needs this one,
+    or if the team's deletion has begun with the other choice of ``data``; PreconditionFailed if the object is not at
+    version ``if_match``.
     """
     noun = by_kind(kind)
     team = team if noun.team_scoped else ""
     authorize_write(noun, team, name, principal)
     store = platform.store
     with store.transaction():
-        found = store.get(kind, team, name)
-        if if_match is not None and found.metadata.resource_version != if_match:
+        obj = store.get(kind, team, name)
+        if if_match is not None and obj.metadata.resource_version != if_match:
             raise PreconditionFailed(
-                f"{kind} '{name}' is at version {found.metadata.resource_version}, not {if_match}.",
-                remedy="Get it again and look whether it should still go.",
+                f"{kind} '{name}' is at version {obj.metadata.resource_version}, not {if_match}.",
+                remedy="Get it again and check whether it should still be deleted.",
             )
-        leaving = teams.deleting(found, data) if kind == "Team" else None
-        if found.metadata.deleted_at is None:
-            RULES[kind].check_deletion(found, platform)
-            found = store.mark_deleted(found.metadata.uid)
+        leaving = teams.deleting(obj, data) if kind == "Team" else None
+        if obj.metadata.deleted_at is None:
+            RULES[kind].check_deletion(obj, platform)
+            obj = store.mark_deleted(obj.metadata.uid)
             detail = {}
             if leaving is not None:
-                found = store.set_status(found.metadata.uid, leaving)
+                obj = store.set_status(obj.metadata.uid, leaving)
                 detail = {"data": leaving.data, "archived_as": leaving.archived_as}
             store.audit(principal.name, "delete", kind=kind, team=team or name, name=name, detail=detail)
-        operation = operations.begin(store, found, "delete")
+        operation = operations.begin(store, obj, "delete")
     if RULES[kind].reconciled:
         platform.wake()
-        return found, operation
+        return obj, operation
     if kind == "Dataset":
-        datasets.take_down(found, platform)
-    store.remove(found.metadata.uid)
-    return found, operations.current(store, operation)
+        datasets.take_down(obj, platform)
+    store.remove(obj.metadata.uid)
+    return obj, operations.current(store, operation)
 
 
 def _noun(kind: str) -> NounType:
@@ -170,7 +171,7 @@ def _noun(kind: str) -> NounType:
 
 
 def authorize_write(noun: NounType, team: str, name: str, principal: Principal) -> None:
-    """Raise Forbidden unless the principal may make, change and delete the object: a team is an admin's."""
+    """Raise Forbidden unless the principal may create, change and delete the object; for a team it must be an admin."""
     if noun.team_scoped:
         authorize(principal, "write", team)
     else:
@@ -178,7 +179,7 @@ def authorize_write(noun: NounType, team: str, name: str, principal: Principal) 
 
 
 def check_name_of(noun: NounType, name: str) -> None:
-    """Raise InvalidSpec unless an object of the noun may have the name."""
+    """Raise InvalidSpec if no object of the noun can have the name."""
     try:
         check_name(name)
         if noun.kind == "Team":
@@ -187,8 +188,8 @@ def check_name_of(noun: NounType, name: str) -> None:
         raise InvalidSpec(f"{noun.singular}.metadata.name: {exc}.") from exc
 
 
-def store_before(noun: NounType, team: str, name: str, platform: Platform) -> Object | None:
-    """The object as it is, if it is there."""
+def stored(noun: NounType, team: str, name: str, platform: Platform) -> Object | None:
+    """The object as it is stored; None if there is none."""
     try:
         return platform.store.get(noun.kind, team, name)
     except NotFound:
@@ -199,7 +200,7 @@ def _write(
     draft: Draft, labels: dict[str, str], if_match: int | None, if_absent: bool
 ) -> tuple[Object, Change, Operation | None]:
     noun, platform, rules = draft.noun, draft.platform, RULES[draft.noun.kind]
-    # A stale If-Match, or a deletion under way, is to be told first.
+    # Report a stale If-Match, or a deletion under way, before anything else.
     platform.store.check_put(noun.kind, draft.team, draft.name, if_match=if_match, if_absent=if_absent)
     enforce(rules.reserve(draft))
     obj, change = platform.store.put(
@@ -227,9 +228,9 @@ def _write(
     return settle(obj, noun.status.model_validate(obj.status), platform), change, None
 
 
-def settle(found: Object, status: Status, platform: Platform) -> Object:
-    """Say that an object without a reconciler is as wanted."""
-    generation = found.metadata.generation
+def settle(obj: Object, status: Status, platform: Platform) -> Object:
+    """Mark an object that has no reconciler as Ready."""
+    generation = obj.metadata.generation
     status.phase, status.observed_generation = "Ready", generation
     status.set_condition("Ready", True, "Stored", "", generation)
-    return platform.store.set_status(found.metadata.uid, status)
+    return platform.store.set_status(obj.metadata.uid, status)

@@ -1,4 +1,4 @@
-"""Operations: slow work that a write asked for; its state is read off the object that it is about."""
+"""Operations: slow work that a write asked for. Its state is derived from the object that it concerns."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Verb: TypeAlias = Literal["apply", "delete", "run", "stop", "suspend", "resume",
 
 
 def begin(store: Store, obj: Object, action: Verb) -> Operation:
-    """Keep a new operation about the object as it is now."""
+    """Store a new operation about the object as it is now, and return it with its state."""
     operation = Operation(
         id=uuid.uuid4().hex,
-        # A team's own object has no team: whoever may read the team may read what happens to it.
+        # A team's own object has no team: a principal that may read the team may read its operations.
         team=obj.metadata.team or obj.metadata.name,
         kind=obj.kind,
         name=obj.metadata.name,
@@ -34,7 +34,7 @@ def begin(store: Store, obj: Object, action: Verb) -> Operation:
 
 
 def current(store: Store, operation: Operation) -> Operation:
-    """The operation with the state that its object shows now."""
+    """The operation with its state judged by its object as it is now."""
     try:
         obj: Object | None = store.get_by_uid(operation.uid)
     except NotFound:
@@ -44,7 +44,7 @@ def current(store: Store, operation: Operation) -> Operation:
 
 
 def judge(operation: Operation, obj: Object | None) -> tuple[Literal["running", "succeeded", "failed"], str]:
-    """(state, message) of an operation whose object is ``obj`` (None: gone). Pure."""
+    """(state, message) of an operation whose object is ``obj`` (None: it was removed). Pure."""
     title = f"{operation.kind} '{operation.name}'"
     if operation.action == "delete":
         return ("succeeded", "") if obj is None else ("running", f"{title} is being taken down.")

@@ -1,4 +1,4 @@
-"""Code packages: zips in the storage root under their own hash; and the names that stock Ray clients give them."""
+"""Code packages: zips in the storage root, named by their SHA-256; and the names that stock Ray clients give them."""
 
 from __future__ import annotations
 
@@ -17,15 +17,18 @@ _RAY_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,199}$|^_[A-Za-z0-9_.\-]{1
 
 
 def check_upload(team: str, *, principal: Principal, platform: Platform) -> None:
-    """Raise unless the principal may upload packages to the team. To be asked before any of one is read."""
+    """Raise Forbidden, NotFound or Conflict unless the principal may upload packages to the team.
+
+    Call it before any of the package is read.
+    """
     authorize(principal, "write", team)
     platform.team(team)
 
 
 def put(team: str, sha256: str, file: BinaryIO, *, principal: Principal, platform: Platform) -> None:
-    """Keep a package, which ``file`` holds from its start; one already there is success.
+    """Store a package, the whole content of ``file``; one that is stored already is success.
 
-    Raises InvalidData if it is not the zip of that hash, or one that is not safe to unpack; TooLarge if its files are.
+    Raises InvalidData if it does not have that hash, or is no zip that is safe to unpack; TooLarge if its files are.
     """
     check_upload(team, principal=principal, platform=platform)
     _check_sha256(sha256)
@@ -39,14 +42,17 @@ def put(team: str, sha256: str, file: BinaryIO, *, principal: Principal, platfor
 
 
 def has(team: str, sha256: str, *, principal: Principal, platform: Platform) -> bool:
-    """Whether the team has the package."""
+    """True if the team has uploaded the package."""
     authorize(principal, "read", team)
     _check_sha256(sha256)
     return platform.storage.exists(layout.package(team, sha256))
 
 
 def put_by_ray_name(team: str, ray_name: str, file: BinaryIO, *, principal: Principal, platform: Platform) -> str:
-    """Keep a package that a stock Ray client uploads under a name of its own; answers its SHA-256 (hex)."""
+    """Store a package that a stock Ray client uploads under a name of its own; return its SHA-256 (hex).
+
+    Raises as ``put`` does.
+    """
     check_upload(team, principal=principal, platform=platform)
     alias = layout.package_alias(team, _checked_ray_name(ray_name))
     sha256 = _digest(file)
@@ -56,7 +62,7 @@ def put_by_ray_name(team: str, ray_name: str, file: BinaryIO, *, principal: Prin
 
 
 def resolve_ray_name(team: str, ray_name: str, *, platform: Platform) -> str | None:
-    """The SHA-256 (hex) of what was uploaded under this name; None if nothing was, or it is gone."""
+    """The SHA-256 (hex) of the package uploaded under this name; None if it was deleted or never uploaded."""
     try:
         sha256 = platform.storage.read(layout.package_alias(team, _checked_ray_name(ray_name))).decode()
     except NotFound:

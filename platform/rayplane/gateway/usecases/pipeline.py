@@ -1,4 +1,4 @@
-"""Pipelines: what their specs must meet, and their runs."""
+"""Pipelines: checks of their specs and of their deletion, and their runs."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ _REFERENCE = re.compile(r"\$\{([^}]*)\}")
 
 
 def check(team: str, spec: PipelineSpec, platform: Platform) -> None:
-    """Raise InvalidSpec for an unknown ``${parameter}``, a variable that a job may not have, or a package that is not
-    there; Refused for a tracked step where there is no MLflow."""
+    """Raise InvalidSpec for an unknown ``${parameter}``, a variable that a job may not have, or an unknown package.
+
+    Raises Refused for a tracked step if the platform has no MLflow.
+    """
     packages.check(team, spec.package, "pipeline.package", platform)
     check_names({"experiment": spec.experiment}, "pipeline")
     check_values(spec.parameters, "pipeline.parameters")
@@ -41,9 +43,10 @@ def check(team: str, spec: PipelineSpec, platform: Platform) -> None:
 def start_run(
     team: str, pipeline: str, parameters: dict[str, str], force: bool, *, principal: Principal, platform: Platform
 ) -> Object:
-    """Want a run of the pipeline as it is now; named ``<pipeline>-<n>``, counting up.
+    """Create a run of the pipeline as it is now, named ``<pipeline>-<n>``, counting up.
 
-    Raises NotFound for an unknown pipeline or cluster, InvalidSpec for an unknown parameter.
+    Raises NotFound for an unknown pipeline or cluster, InvalidSpec for an unknown parameter or package, Conflict if the
+    pipeline or cluster is being deleted.
     """
     authorize(principal, "write", team)
     platform.team(team)
@@ -84,19 +87,19 @@ def stop_run(team: str, pipeline: str, run: str, *, principal: Principal, platfo
     authorize(principal, "write", team)
     store = platform.store
     with store.transaction():
-        found = _run(team, pipeline, run, platform)
-        if found.status.get("phase") in TERMINAL or found.spec.get("stop_requested"):
-            return found
-        found = store.update_spec(found.metadata.uid, {**found.spec, "stop_requested": True})
+        stopping = _run(team, pipeline, run, platform)
+        if stopping.status.get("phase") in TERMINAL or stopping.spec.get("stop_requested"):
+            return stopping
+        stopping = store.update_spec(stopping.metadata.uid, {**stopping.spec, "stop_requested": True})
         store.audit(principal.name, "stop", kind="PipelineRun", team=team, name=run)
     platform.wake()
-    return found
+    return stopping
 
 
 def list_runs(
     team: str, pipeline: str, *, limit: int = 100, cursor: str | None = None, principal: Principal, platform: Platform
 ) -> Page[Object]:
-    """A page of the pipeline's runs, oldest first; those of a pipeline that was deleted are still there."""
+    """A page of the pipeline's runs, oldest first; also of a deleted pipeline. Raises NotFound for an unknown one."""
     authorize(principal, "read", team)
     page = platform.store.list("PipelineRun", team, labels={"pipeline": pipeline}, limit=limit, cursor=cursor)
     if not page.items:
@@ -126,17 +129,17 @@ def check_deletion(pipeline: Object, platform: Platform) -> None:
 
 
 def _run(team: str, pipeline: str, run: str, platform: Platform) -> Object:
-    found = platform.store.get("PipelineRun", team, run)
-    if found.spec.get("pipeline") != pipeline:
+    obj = platform.store.get("PipelineRun", team, run)
+    if obj.spec.get("pipeline") != pipeline:
         raise NotFound(
             f"Pipeline '{team}/{pipeline}' has no run '{run}'.",
-            remedy=f"It is a run of '{found.spec.get('pipeline')}'.",
+            remedy=f"It is a run of '{obj.spec.get('pipeline')}'.",
         )
-    return found
+    return obj
 
 
 def _new_name(team: str, pipeline: str, platform: Platform) -> str:
-    # Counting those that were deleted, too: a run's name is the prefix of its jobs' names and stands in lineage.
+    # Count deleted runs too: a run's name is the prefix of its jobs' names and appears in lineage, so none is reused.
     number = platform.store.count("PipelineRun", team, labels={"pipeline": pipeline}, removed=True)
     while True:
         number += 1

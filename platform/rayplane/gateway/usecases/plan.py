@@ -1,7 +1,7 @@
-"""Plan: what documents would change, all that forbids it, what it may cost. Writes nothing: what it tries is undone.
+"""Plan: the changes that documents would make, everything that forbids them, and their cost. Writes nothing.
 
-The documents are tried together, in the order in which they would be applied, in one transaction that is rolled back:
-so a cluster counts against the quota of its neighbours, and a job finds the cluster that the same file makes.
+The documents are tried together, in the order in which they would be applied, in one transaction that is rolled back.
+So each cluster counts against the quota of the others, and a job finds the cluster that the same file creates.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rayplane.gateway.admission.roles import Principal, authorize
 from rayplane.gateway.usecases import cluster as clusters
 from rayplane.gateway.usecases import job as jobs
 from rayplane.gateway.usecases import plan_effects
-from rayplane.gateway.usecases.objects import authorize_write, check_name_of, store_before
+from rayplane.gateway.usecases.objects import authorize_write, check_name_of, stored
 from rayplane.gateway.usecases.platform import Platform, team_spec
 from rayplane.gateway.usecases.preflights import PLAN_PATIENCE
 from rayplane.gateway.usecases.rules import RULES
@@ -36,37 +36,37 @@ NOT_ASKED = "Pre-flight was not made: a backend is asked only for those who may 
 
 
 def plan(documents: list[Document], *, team: str | None, principal: Principal, platform: Platform) -> Plan:
-    """What applying the documents would do. ``team`` is for those that name none.
+    """Plan the application of the documents. ``team`` applies to documents that name none.
 
-    A backend is asked about what the principal may write alone, and only until the plan's time is over.
+    Pre-flights are made only for documents that the principal may write, and only until the plan's time is over.
 
-    Raises InvalidSpec for a kind that is not known or a document without a team; all else that is wrong with a document
-    is told in its place.
+    Raises InvalidSpec for an unknown kind or a document without a team; any other error of a document is listed in the
+    plan, with the document.
     """
     items = [_Item.of(document, team) for document in documents]
-    order = {noun.kind: place for place, noun in enumerate(NOUNS)}
+    order = {noun.kind: index for index, noun in enumerate(NOUNS)}
     items.sort(key=lambda item: order[item.noun.kind])
     _refuse_twins(items)
     for item in items:
         _parse(item, principal)
     until = time.monotonic() + PLAN_PATIENCE
-    made = {item.name: item.object(principal) for item in items if item.noun.kind == "Team" and item.readable}
+    new_teams = {item.name: item.object(principal) for item in items if item.noun.kind == "Team" and item.readable}
     for item in items:
-        # May ask where compute comes from, which takes time: not while the writers' turn is held.
+        # It may ask a backend, which can be slow, so it runs before the transaction begins.
         if item.readable and item.spec is not None:
-            _check_before(item, made.get(item.team), principal, platform, until=until)
+            _check_before(item, new_teams.get(item.team), principal, platform, until=until)
     with platform.store.transaction(commit=False):
         for item in items:
             if item.readable:
                 _try(item, principal, platform)
-    found = [item.result for item in items]
-    costs = (d.cost for d in found if d.change in ("created", "changed"))
-    return Plan(documents=found, allowed=not any(d.forbidden for d in found), cost=plan_effects.total(costs))
+    planned = [item.result for item in items]
+    costs = (d.cost for d in planned if d.change in ("created", "changed"))
+    return Plan(documents=planned, allowed=not any(d.forbidden for d in planned), cost=plan_effects.total(costs))
 
 
 @dataclass
 class _Item:
-    """One document, and what has been found out about it."""
+    """One document, and the results of its checks."""
 
     noun: NounType
     team: str
@@ -94,7 +94,7 @@ class _Item:
         return cls(noun, of, name, document)
 
     def object(self, principal: Principal) -> Object:
-        """The object as it would be made; of a spec that can't be parsed, what there is if one says nothing."""
+        """The object as it would be created; with the noun's default spec if the document's can't be parsed."""
         spec = self.spec if self.spec is not None else self.noun.spec()
         meta = self.document.metadata.model_copy(update={"team": self.team or None, "owner": principal.name})
         return Object(kind=self.noun.kind, metadata=meta, spec=spec.model_dump(mode="json"))
@@ -108,13 +108,13 @@ class _Item:
         *,
         until: float = float("inf"),
     ) -> Draft:
-        """What the rule book checks."""
+        """The draft that the rules check."""
         return Draft(
             self.noun, self.name, self.spec, owner, before, principal, platform, ask=self.writable, until=until
         )
 
     def refuse(self, error: RayplaneError) -> None:
-        """Note an error against it, once; each of a backend's reasons by itself."""
+        """Add an error to the document's refusals, once; each of a backend's reasons as a refusal of its own."""
         if reasons := error.fields.get("reasons"):
             refusals = [Refusal(code=error.code, message=reason) for reason in reasons]
         else:
@@ -123,7 +123,7 @@ class _Item:
         self.result.forbidden += [refusal for refusal in refusals if refusal.message not in known]
 
     def check(self, act: Callable[[], Any]) -> Any:
-        """The answer of a check; None if it refuses, which is noted."""
+        """Run a check and return its result; None if it raised an error, which is added to the refusals."""
         try:
             return act()
         except RayplaneError as exc:
@@ -132,17 +132,17 @@ class _Item:
 
 
 def _refuse_twins(items: list[_Item]) -> None:
-    seen: set[tuple[str, str, str]] = set()
+    keys: set[tuple[str, str, str]] = set()
     for item in items:
         key = (item.noun.kind, item.team, item.name)
-        if key in seen:
+        if key in keys:
             title = f"{item.noun.kind} '{f'{item.team}/' if item.team else ''}{item.name}'"
             item.refuse(Conflict(f"{title} is there twice in these documents.", remedy="Keep one of them."))
-        seen.add(key)
+        keys.add(key)
 
 
 def _parse(item: _Item, principal: Principal) -> None:
-    """Whether the principal may, and what the spec says."""
+    """Check the principal's rights to the document and parse its spec; note all that is wrong."""
     try:
         authorize(principal, "read", item.team or None)
         if not item.noun.team_scoped and principal.team is not None:
@@ -160,20 +160,25 @@ def _parse(item: _Item, principal: Principal) -> None:
     item.spec = item.check(lambda: parse(item.noun.spec, item.document.spec, item.noun.singular))
 
 
-def _check_before(item: _Item, made: Object | None, principal: Principal, platform: Platform, *, until: float) -> None:
-    """Note all that forbids it whatever else its team has, which these documents may make; and what it may cost."""
+def _check_before(
+    item: _Item, new_team: Object | None, principal: Principal, platform: Platform, *, until: float
+) -> None:
+    """Note everything but the team's other objects that forbids the document, and the cost of a cluster.
+
+    ``new_team`` is the document's team, if the same documents create or change it.
+    """
     noun = item.noun
     owner = None
     if noun.team_scoped:
-        owner = made if made is not None else item.check(lambda: platform.team(item.team))
+        owner = new_team if new_team is not None else item.check(lambda: platform.team(item.team))
         if owner is None:
             return
     if isinstance(item.spec, JobSpec):
         spec = item.spec
         item.spec = item.check(lambda: jobs.tracking(spec, platform)) or spec.model_copy(update={"tracked": False})
-        if item.check(lambda: jobs.known(spec, item.team, item.name, platform)) is not None:
-            return  # a job that is there is not checked again
-    draft = item.draft(owner, store_before(noun, item.team, item.name, platform), principal, platform, until=until)
+        if item.check(lambda: jobs.find_existing(spec, item.team, item.name, platform)) is not None:
+            return  # an existing job is not checked again
+    draft = item.draft(owner, stored(noun, item.team, item.name, platform), principal, platform, until=until)
     rules = RULES[noun.kind]
     for check in rules.before(draft):
         item.check(check.act)
@@ -187,13 +192,13 @@ def _check_before(item: _Item, made: Object | None, principal: Principal, platfo
 
 
 def _try(item: _Item, principal: Principal, platform: Platform) -> None:
-    """Do what applying it would do to the store, noting all that refuses it and what changes."""
+    """Make the writes that applying the document would make, noting all refusals and the changes."""
     kind = item.noun.kind
-    before = item.before = store_before(item.noun, item.team, item.name, platform)
+    before = item.before = stored(item.noun, item.team, item.name, platform)
     if item.spec is None:
         item.result.change = "created" if before is None else "changed"
         if before is None and kind in ("Team", "Cluster"):
-            _put(item, principal, platform)  # what needs it is not to be refused for that
+            _put(item, principal, platform)  # so that documents which need it are not refused for its absence
         return
     owner = item.check(lambda: platform.team(item.team)) if item.noun.team_scoped else None
     if owner is None and item.noun.team_scoped:
@@ -215,29 +220,29 @@ def _try(item: _Item, principal: Principal, platform: Platform) -> None:
 
 
 def _try_job(item: _Item, draft: Draft) -> None:
-    """Write it as a submission would, unless something forbids it. Of a job that is there the labels alone change."""
+    """Write the job as a submission would, unless something forbids it. Only the labels of an existing job change."""
     item.result.change = "created" if item.before is None else "changed"
-    wish = jobs.Wish(item.document.metadata.labels, None, False)
+    options = jobs.SubmitOptions(item.document.metadata.labels, None, False)
     try:
-        job = jobs.known(draft.spec, draft.team, draft.name, draft.platform)
+        job = jobs.find_existing(draft.spec, draft.team, draft.name, draft.platform)
     except RayplaneError as exc:
         item.refuse(exc)
         return
     if job is not None:
-        relabelled = item.check(lambda: jobs.relabel(job, wish, draft.principal, draft.platform))
+        relabelled = item.check(lambda: jobs.relabel(job, options, draft.principal, draft.platform))
         item.result.change = relabelled[1] if relabelled is not None else "changed"
         return
     for check in RULES["Job"].reserve(draft):
         item.check(check.act)
     if not item.result.forbidden:
-        item.check(lambda: jobs.put(draft, wish))
+        item.check(lambda: jobs.put(draft, options))
 
 
 def _put(item: _Item, principal: Principal, platform: Platform) -> Object | None:
-    """Write it; None if that is refused."""
+    """Write the document's object; None if the store refuses it."""
     wanted = item.object(principal)
     try:
-        found, item.result.change = platform.store.put(
+        obj, item.result.change = platform.store.put(
             item.noun.kind,
             item.team,
             item.name,
@@ -250,4 +255,4 @@ def _put(item: _Item, principal: Principal, platform: Platform) -> Object | None
         item.result.change = "changed"
         item.refuse(exc)
         return None
-    return found
+    return obj

@@ -1,4 +1,4 @@
-"""What a planned document would change, cost, and bring about beside what it says. Reads the store, writes nothing."""
+"""Changes, cost and side effects of a planned document. Reads the store, writes nothing."""
 
 from __future__ import annotations
 
@@ -23,45 +23,45 @@ _ROLLS_OUT = ("model", "app", "package", "feature_service", "max_ongoing_request
 
 
 def cost(spec: ClusterSpec, size: Size, terms: Terms) -> Cost | None:
-    """The most that a cluster may hold, and for how long; None for one that holds nothing of ours."""
-    held = quota.demand(spec, size)
-    if not (held.cpu or held.memory or held.gpu):
+    """The most compute that a cluster may hold, and for how long; None for one that holds none of the platform's."""
+    demand = quota.demand(spec, size)
+    if not (demand.cpu or demand.memory or demand.gpu):
         return None
     hours = None if terms.max_lifetime is None else terms.max_lifetime.total_seconds() / _HOUR
-    return Cost(cpu=held.cpu, memory=held.memory, gpu=held.gpu, hours=hours)
+    return Cost(cpu=demand.cpu, memory=demand.memory, gpu=demand.gpu, hours=hours)
 
 
 def cost_of_nodes(spec: JobSpec | ServiceSpec, team: TeamSpec) -> Cost | None:
-    """The most that a job or a service may hold for itself alone; None where it is on a cluster, which costs anyway."""
+    """The most that the own nodes of a job or service may hold; None on a cluster, which has a cost of its own."""
     size = team.sizes.get(spec.nodes.size) if spec.nodes is not None else None
     if spec.nodes is None or size is None:
         return None
-    held = quota.demand(spec.nodes.as_cluster(), size)
+    demand = quota.demand(spec.nodes.as_cluster(), size)
     hours = None
     if isinstance(spec, JobSpec) and spec.timeout is not None:
         hours = spec.timeout / _HOUR  # of all its attempts together
-    return Cost(cpu=held.cpu, memory=held.memory, gpu=held.gpu, hours=hours)
+    return Cost(cpu=demand.cpu, memory=demand.memory, gpu=demand.gpu, hours=hours)
 
 
 def total(costs: Iterable[Cost | None]) -> TotalCost:
-    """What has an end, in resource-hours, and beside it what has none."""
-    found, endless = TotalCost(), Cost()
-    for one in costs:
-        if one is None:
+    """The sum of the costs: in resource-hours where they have an end, as amounts of compute where they have none."""
+    with_end, endless = TotalCost(), Cost()
+    for part in costs:
+        if part is None:
             continue
-        if one.hours is None:
-            endless = Cost(cpu=endless.cpu + one.cpu, memory=endless.memory + one.memory, gpu=endless.gpu + one.gpu)
+        if part.hours is None:
+            endless = Cost(cpu=endless.cpu + part.cpu, memory=endless.memory + part.memory, gpu=endless.gpu + part.gpu)
             continue
-        found.core_hours += one.cpu * one.hours
-        found.gib_hours += one.memory / _GIB * one.hours
-        found.gpu_hours += one.gpu * one.hours
-    return found.model_copy(update={"endless": endless if endless != Cost() else None})
+        with_end.core_hours += part.cpu * part.hours
+        with_end.gib_hours += part.memory / _GIB * part.hours
+        with_end.gpu_hours += part.gpu * part.hours
+    return with_end.model_copy(update={"endless": endless if endless != Cost() else None})
 
 
 def describe(
     planned: PlannedDocument, before: Object | None, after: Object, owner: Object | None, platform: Platform
 ) -> None:
-    """Add to a planned document which fields change and what to be warned of."""
+    """Add the changed fields and the warnings to a planned document."""
     planned.fields = list(_differences(before, after))
     if before is None:
         planned.warnings += _of_a_new(after, platform)
@@ -88,10 +88,10 @@ def _differences(before: Object | None, after: Object) -> Iterator[FieldChange]:
 def _flat(path: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict) or not value:
         return {} if value == {} else {path: value}
-    found: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for key, inner in value.items():
-        found |= _flat(f"{path}.{key}", inner)
-    return found
+        fields |= _flat(f"{path}.{key}", inner)
+    return fields
 
 
 def _of_a_new(after: Object, platform: Platform) -> list[str]:
@@ -152,15 +152,15 @@ def _of_a_team(before: Object, after: Object, changed: dict[str, FieldChange], p
 
 
 def _ends_at_once(cluster: Object, spec: ClusterSpec, old: TeamSpec, new: TeamSpec, platform: Platform) -> bool:
-    """Whether a cluster whose lifetime is not over is past it with this spec, and the team's new one."""
-    now, held = platform.clock(), ClusterSpec.model_validate(cluster.spec)
+    """True if the new spec of the cluster or of its team ends the lifetime of a cluster that has time left."""
+    now, current = platform.clock(), ClusterSpec.model_validate(cluster.spec)
     try:
         ends = [
             clusters.end_of_life(cluster, of, team, platform.readers(clusters.backend_of(of, team)))
-            for of, team in ((held, old), (spec, new))
+            for of, team in ((current, old), (spec, new))
         ]
     except RayplaneError:
-        return False  # a backend that can't be opened ends nothing; what names it is refused for that, in its place
+        return False  # a backend that can't be opened ends nothing; the document that names it is refused for that
     return (ends[0] is None or ends[0] > now) and ends[1] is not None and ends[1] <= now
 
 

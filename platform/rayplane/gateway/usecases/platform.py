@@ -1,4 +1,4 @@
-"""What use cases and routes need of the platform, in one value."""
+"""Dependencies of the use cases and routes (store, storage, settings, backends), in one value."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from rayplane.storage.root import Storage
 
 @dataclass(frozen=True)
 class Platform:
-    """The dependencies of every use case. Made by the composition root alone."""
+    """The dependencies of every use case. Only the composition root (``gateway/__main__.py``) makes one."""
 
     store: Store
     storage: Storage
     settings: GatewaySettings
     readers: Callable[[str], Reader]
-    """The reader of a backend, by its name; raises Unsupported for an unknown one."""
+    """Returns the reader of a backend by its name; raises Unsupported for an unknown one."""
     wake: Callable[[], None]
-    """Tells the reconcilers that something was written."""
+    """Tells the reconcilers that an object was written."""
     signer: Signer
     ended: Callable[[str], None] = lambda uid: None
-    """Tells the reconcilers that the entrypoint of this job's attempt has ended: Ray will say so in a moment."""
+    """Tells the job reconciler, by a job's uid, that its entrypoint has ended: Ray will report the end in a moment."""
     clock: Callable[[], datetime] = utcnow
     preflights: Preflights = field(default_factory=Preflights)
-    """Through which all pre-flights that persons ask for are made."""
+    """Limits the pre-flights that users' requests cause."""
 
     def team(self, name: str) -> Object:
-        """A team that takes new work; raises NotFound if it is not there, Conflict if it is being deleted."""
+        """A team that accepts new objects; raises NotFound if it does not exist, Conflict if it is being deleted."""
         try:
             team = self.store.get("Team", "", name)
         except NotFound as exc:
@@ -47,18 +47,18 @@ class Platform:
         return team
 
     def uid_of_team(self, name: str) -> str | None:
-        """The uid of a team, also of one that is being deleted; None if it is not there."""
+        """The uid of a team, also of one that is being deleted; None if it does not exist."""
         try:
             return self.store.get("Team", "", name).metadata.uid
         except NotFound:
             return None
 
     def workspace(self, team: str) -> str:
-        """The team's own workspace in MLflow; raises NotFound for an unknown team."""
+        """The name of the team's own workspace in MLflow; raises NotFound for an unknown team."""
         return workspace_of(self.store.get("Team", "", team))
 
     def cluster(self, team: str, name: str) -> Object:
-        """A cluster that takes new work; raises NotFound if it is not there, Conflict if it is being deleted."""
+        """A cluster that accepts new work; raises NotFound if it does not exist, Conflict if it is being deleted."""
         try:
             cluster = self.store.get("Cluster", team, name)
         except NotFound as exc:
@@ -72,15 +72,15 @@ class Platform:
 
 
 def workspace_of(team: Object) -> str:
-    """A team's own workspace in MLflow. One of before this was noted has that of its name."""
+    """The name of a team's own workspace in MLflow. For a team older than this field it is the team's name."""
     return TeamStatus.model_validate(team.status).mlflow_workspace or team.metadata.name
 
 
 def project_of(team: Object) -> str:
-    """What a team's project in Feast is made of. One of before this was noted has its name."""
+    """The name from which a team's project in Feast is made. For a team older than this field it is the team's name."""
     return TeamStatus.model_validate(team.status).feast_project or team.metadata.name
 
 
 def team_spec(team: Object) -> TeamSpec:
-    """The spec of a team's object."""
+    """Parse the spec of a team's object."""
     return TeamSpec.model_validate(team.spec)

@@ -1,4 +1,4 @@
-"""The bound on pre-flights under way in the whole gateway: each asks a place that may be slow, on a thread."""
+"""Limit the pre-flights under way in the whole gateway: each occupies a thread while a backend, maybe slow, answers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PLAN_PATIENCE = 20.0
 
 
 class Preflights:
-    """Lets a few pre-flights through, a few more wait for a moment, and sends the others away. Thread-safe."""
+    """Admits a few pre-flights, lets a few more wait for a moment, and refuses the others. Thread-safe."""
 
     def __init__(self, *, at_once: int = 8, waiting: int = 8, patience: float = 2.0, plans: int = 4) -> None:
         self._at_once = at_once
@@ -25,9 +25,9 @@ class Preflights:
         self._planning = threading.BoundedSemaphore(plans)
 
     def make(self, act: Callable[[], list[str]], *, until: float = float("inf")) -> list[str]:
-        """Make a pre-flight and answer as it does; begin none after ``until``, an instant of the monotonic clock.
+        """Make a pre-flight and return its reasons; begin none after ``until``, an instant of the monotonic clock.
 
-        Raises Unavailable, with ``retry_after``, if it was not made.
+        Raises Unavailable if it was not made; with ``retry_after`` where too many others are under way.
         """
         if time.monotonic() >= until:
             raise Unavailable("Pre-flight was not made: the time for it is over.", remedy="Ask for less at once.")
@@ -35,15 +35,15 @@ class Preflights:
             return act()
 
     def begin_plan(self) -> bool:
-        """Take a place for one more plan, which ``end_plan`` gives back; False if none is free."""
+        """Take a slot for one more plan, which ``end_plan`` releases; False if none is free."""
         return self._planning.acquire(blocking=False)
 
     def end_plan(self) -> None:
-        """Give a plan's place back."""
+        """Release a plan's slot."""
         self._planning.release()
 
     def too_many_plans(self) -> Unavailable:
-        """The error that one plan too many is refused with."""
+        """The error for a plan that finds no free slot."""
         return _busy(f"The plan was not made: {self._plans} others are under way.")
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""Answers from the append-only records, and operations."""
+"""Read the append-only records (audit log, ledger of leases), and the state of operations."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def audit(
     principal: Principal,
     platform: Platform,
 ) -> Page[dict[str, Any]]:
-    """A page of the team's audit log, newest first, also of one that is gone.
+    """A page of the team's audit log, newest first; also of a deleted team.
 
-    Raises NotFound for what can be no team.
+    Raises Forbidden to other teams' principals, NotFound for a name that no team can have.
     """
     authorize(principal, "read", team)
     require_recorded_team(team)
@@ -43,9 +43,9 @@ def whole_audit(
     principal: Principal,
     platform: Platform,
 ) -> Page[dict[str, Any]]:
-    """A page of the audit log of all teams and of the platform itself, newest first; for the platform's admins.
+    """A page of the audit log of all teams and of the platform itself, newest first; for admins of the platform.
 
-    Raises Forbidden for all others.
+    Raises Forbidden for all other principals.
     """
     authorize(principal, "operate")
     return platform.store.audit_log(team, action=action, since=since, limit=limit, cursor=cursor)
@@ -60,9 +60,9 @@ def leases(
     principal: Principal,
     platform: Platform,
 ) -> Page[Lease]:
-    """A page of the team's ledger, in the order in which leases were opened, also of one that is gone.
+    """A page of the team's ledger, in the order in which leases were opened; also of a deleted team.
 
-    Raises NotFound for what can be no team.
+    Raises Forbidden to other teams' principals, NotFound for a name that no team can have.
     """
     authorize(principal, "read", team)
     require_recorded_team(team)
@@ -70,7 +70,7 @@ def leases(
 
 
 def operation(id: str, *, principal: Principal, platform: Platform) -> Operation:
-    """An operation, with the state that its object shows now."""
-    kept = platform.store.get_operation(id)
-    authorize(principal, "read", kept.team)
-    return operations.current(platform.store, kept)
+    """An operation, with its state judged by its object as it is now; raises NotFound."""
+    stored = platform.store.get_operation(id)
+    authorize(principal, "read", stored.team)
+    return operations.current(platform.store, stored)

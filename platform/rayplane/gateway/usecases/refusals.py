@@ -1,7 +1,7 @@
-"""Requests that were refused (401, 403), into the audit log: counted in memory, written by a thread of its own.
+"""Write refused requests (401, 403) to the audit log: count them in memory, and write them on a thread of its own.
 
-A flood of them costs a few rows: those that share all but their path are one row with a count. What can't be written
-yet (the database is locked) is kept and written later. ``Tally`` is pure; ``Refusals`` has the thread.
+A flood of them costs only a few rows: requests that share all but their path become one row with a count. Rows that
+can't be written yet (the database is locked) are kept for later. ``Tally`` is pure; ``Refusals`` has the thread.
 """
 
 from __future__ import annotations
@@ -22,23 +22,26 @@ log = logging.getLogger(__name__)
 
 ACTION = "refuse"
 FIRST, LEAST, LONGEST = 5.0, 60.0, 300.0
-"""Seconds for which refusals of one kind are counted before a row is written: of a new kind, then doubled each time."""
+"""Seconds for which refusals of one kind are counted before a row is written: at first, then at least, and at most.
+
+They double with each row.
+"""
 MOST = 256
-"""Kinds of refusals that are counted at once; those of others are counted together, by their status."""
+"""Kinds of refusals that are counted separately; all further kinds are counted together, by status."""
 OTHERS = "others"
 TICK = 1.0
-"""Seconds between two looks for what is to be written."""
+"""Seconds between two looks for due rows."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What refusals share that are counted together."""
+    """The properties by which refusals are counted together."""
 
     address: str
     principal: str
-    """Empty: it is not known who asked."""
+    """Empty if the caller is unknown."""
     team: str
-    """The principal's, where it belongs to one: that team's audit log has the row too."""
+    """The principal's team, if it belongs to one: the row is in that team's audit log too."""
     method: str
     route: str
     """The route's template."""
@@ -55,7 +58,7 @@ class Counted:
     first: datetime
     last: datetime
     path: str
-    """That of the last one."""
+    """The path of the last one."""
     message: str
 
 
@@ -67,7 +70,7 @@ class _Entry:
 
 
 class Tally:
-    """Refusals that are not written yet, and the kinds that were written lately."""
+    """Refusals that are not written yet, and the kinds that were written recently."""
 
     def __init__(self, most: int = MOST) -> None:
         self._most = most
@@ -77,14 +80,14 @@ class Tally:
         return len(self._entries)
 
     def note(self, kind: Kind, path: str, message: str, *, now: float, at: datetime) -> None:
-        """Count one; ``now`` is monotonic."""
+        """Count one refusal; ``now`` is monotonic."""
         if kind not in self._entries and len(self._entries) >= self._most:
             kind, path = Kind(OTHERS, "", "", "", "", kind.status, "too-many-kinds"), ""
             message = f"More than {self._most} kinds of requests were refused at once: these are the rest."
         self._add(Counted(kind, 1, at, at, path, message), now)
 
     def take(self, now: float, *, all_of_them: bool = False) -> list[Counted]:
-        """What is to be written now. A kind that did not come again is forgotten."""
+        """Remove and return the rows that are due. A kind without refusals since its last row is forgotten."""
         rows = []
         for kind, entry in list(self._entries.items()):
             if not (all_of_them or now >= entry.due):
@@ -99,7 +102,7 @@ class Tally:
         return rows
 
     def put_back(self, rows: Iterable[Counted], now: float) -> None:
-        """They could not be written: they are due at once."""
+        """Put back rows that could not be written; they are due at once."""
         for row in rows:
             self._add(row, now)
             self._entries[row.kind].due = now
@@ -122,7 +125,7 @@ class Tally:
 
 
 class Refusals:
-    """Takes refusals from any thread without waiting, and writes them. ``start`` and ``close`` once each."""
+    """Takes refusals from any thread without blocking it, and writes them. Call ``start`` and ``close`` once each."""
 
     def __init__(
         self,
@@ -142,19 +145,19 @@ class Refusals:
         self._thread: threading.Thread | None = None
 
     def note(self, kind: Kind, path: str, message: str) -> None:
-        """A request was refused."""
+        """Count a refused request."""
         metrics.REFUSED.labels(str(kind.status), kind.reason).inc()
         with self._lock:
             self._tally.note(kind, path, message, now=self._monotonic(), at=self._clock())
         self._noted.set()
 
     def start(self) -> None:
-        """Begin to write."""
+        """Start the thread that writes."""
         self._thread = threading.Thread(target=self._run, name="refusals", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Write all that is left; how much can't be is logged. Blocks for as long as the store waits for a lock."""
+        """Write all that is left, and log how many can't be. Blocks for as long as the store waits for a lock."""
         self._closing.set()
         self._noted.set()
         if self._thread is not None:
@@ -165,7 +168,7 @@ class Refusals:
             log.error("%d refused requests are not in the audit log: the store could not be written", lost)
 
     def write(self, *, all_of_them: bool = False) -> bool:
-        """Write what is due; False if the store would not have it, which is then kept."""
+        """Write the due rows; False if the store can't, which keeps them for later."""
         with self._lock:
             rows = self._tally.take(self._monotonic(), all_of_them=all_of_them)
         if not rows:
@@ -174,7 +177,7 @@ class Refusals:
             with self._store.transaction():
                 for row in rows:
                     self._write(row)
-        except Exception as exc:  # noqa: BLE001  whatever it is, the rows are kept, and their number is bounded
+        except Exception as exc:  # noqa: BLE001  after any error the rows are kept, and their number is bounded
             with self._lock:
                 self._tally.put_back(rows, self._monotonic())
             self._errors.failed("audit", exc, "refused requests can't be written yet", traceback=False)

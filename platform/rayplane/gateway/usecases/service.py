@@ -1,4 +1,4 @@
-"""Services: what they may hold, and what of them can't change."""
+"""Services: the compute that they were granted, and the fields that can't change."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from rayplane.nouns.team import TeamSpec, Usage
 
 
 def granted(before: Object | None, team: TeamSpec) -> Usage | None:
-    """What the nodes of a service as it is may come to hold; None if it has none."""
+    """The most that the own nodes of the stored service can hold; None if it has none."""
     old = None if before is None else ServiceSpec.model_validate(before.spec).nodes
     return None if old is None else nodes.demand(old.as_cluster(), team)
 
 
 def check_change(team: Object, before: Object, spec: ServiceSpec) -> None:
-    """Raise Refused if the service is to move: its application would stay where it is."""
+    """Raise Refused if the new spec moves the service: its application would stay where it runs."""
     old = ServiceSpec.model_validate(before.spec)
     title = f"'{team.metadata.name}/{before.metadata.name}'"
     if old.cluster != spec.cluster:
         raise Refused(
-            f"service.cluster: {title} is on {_place(old)}, it can't move to {_place(spec)}.",
+            f"service.cluster: {title} is on {_location_of(old)}, it can't move to {_location_of(spec)}.",
             remedy="Delete it and apply it anew.",
         )
     if old.nodes is None or spec.nodes is None:
         return
-    was, wanted = (nodes.backend_of(n, team_spec(team)) for n in (old.nodes, spec.nodes))
-    if was != wanted:
+    old_backend, wanted = (nodes.backend_of(n, team_spec(team)) for n in (old.nodes, spec.nodes))
+    if old_backend != wanted:
         raise Refused(
-            f"service.nodes.backend: {title} has its nodes from '{was}', it can't move to '{wanted}'.",
+            f"service.nodes.backend: {title} has its nodes from '{old_backend}', it can't move to '{wanted}'.",
             remedy="Delete it and apply it anew.",
         )
 
 
-def _place(spec: ServiceSpec) -> str:
+def _location_of(spec: ServiceSpec) -> str:
     return "nodes of its own" if spec.cluster is None else f"'{spec.cluster}'"

@@ -1,4 +1,4 @@
-"""Teams: what their specs must meet, what a new one must not find of an earlier one, and what forbids to delete one."""
+"""Teams: checks of their specs and of their deletion; and a clean start for a team whose name an earlier team had."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from rayplane.storage import layout
 
 
 def check_grant(name: str, before: Object | None, spec: TeamSpec, principal: Principal) -> None:
-    """Raise Forbidden if a team's own admin makes the team, or gives it more than the platform gave it.
+    """Raise Forbidden if a team's own admin creates the team, or gives it more than an admin of the platform did.
 
-    To be called in the transaction that writes the team.
+    Call it in the transaction that writes the team.
     """
     if may(principal, "operate"):
         return
@@ -36,15 +36,15 @@ def check_grant(name: str, before: Object | None, spec: TeamSpec, principal: Pri
 
 
 def first_status(name: str, platform: Platform) -> TeamStatus:
-    """The status of a team that is made: in MLflow and Feast it has its name, or another if an earlier team had that.
+    """The first status of a new team. In MLflow and Feast it gets its own name, or another if an earlier team had that.
 
-    To be called in the transaction that writes the team.
+    Call it in the transaction that writes the team.
     """
     return own_names(name, platform.store.names_elsewhere())
 
 
 def own_names(name: str, taken: Collection[str]) -> TeamStatus:
-    """What a team is called in MLflow and Feast, where ``taken`` are those of all teams that ever were."""
+    """Choose a team's names in MLflow and Feast; ``taken`` are the names there of all teams, past and present."""
     own = name
     while own in taken:
         own = f"{name}-{secrets.token_hex(4)}"
@@ -52,10 +52,10 @@ def own_names(name: str, taken: Collection[str]) -> TeamStatus:
 
 
 def clear_records(name: str, platform: Platform) -> None:
-    """Put what was recorded under the name of a team that is gone with what else was recorded of it.
+    """Archive records that are still under the name of a deleted team, with that team's other records.
 
-    A request that was under way while the team went may have written after it. To be called in the transaction that
-    makes a team, before that.
+    A request under way during the deletion may have written after it. Call it in the transaction that creates a team of
+    this name, before it writes the team.
     """
     earlier = platform.store.predecessors(name)
     if earlier and platform.uid_of_team(name) is None:
@@ -63,9 +63,9 @@ def clear_records(name: str, platform: Platform) -> None:
 
 
 def clear_files(team: Object, platform: Platform) -> None:
-    """Put away what is in the storage root under the name of a team that was just made, if an earlier one had the name.
+    """Archive files in the storage root under the name of a new team, if an earlier team had that name.
 
-    A team that an older version deleted left its folder there, and a process that outlived its team may write anew.
+    An older version left the folder of a deleted team there, and a process that outlived its team may still write.
     """
     name = team.metadata.name
     earlier = platform.store.predecessors(name)
@@ -78,16 +78,16 @@ def clear_files(team: Object, platform: Platform) -> None:
 
 
 def deleting(team: Object, data: Data | None) -> TeamStatus:
-    """The status of a team that is to be deleted, which says what becomes of its data: by default it is archived.
+    """The status of a team that is to be deleted; it says whether its data is archived, the default, or purged.
 
-    Raises Conflict if it is being deleted already, and the other was asked for.
+    Raises Conflict if the team is being deleted already with the other choice of ``data``.
     """
     status = TeamStatus.model_validate(team.status)
     if team.metadata.deleted_at is not None:
-        known = status.data or "archive"
-        if data is not None and data != known:
+        chosen = status.data or "archive"
+        if data is not None and data != chosen:
             raise Conflict(
-                f"Team '{team.metadata.name}' is being deleted with data: {known}.",
+                f"Team '{team.metadata.name}' is being deleted with data: {chosen}.",
                 remedy="Wait until it is gone. The manual says how an archive is removed.",
             )
         return status
@@ -97,11 +97,11 @@ def deleting(team: Object, data: Data | None) -> TeamStatus:
 
 
 def check_backend(name: str, where: str, platform: Platform) -> None:
-    """Raise InvalidSpec, with the nearest right one, for a backend that is not known; Refused if it is not offered.
+    """Raise InvalidSpec, with the nearest name, for an unknown backend; Refused for one that the settings do not offer.
 
-    Where the gateway is alone in a container, the backend ``local`` would run teams' code beside its secrets.
+    With the gateway alone in a container, the backend ``local`` would run teams' code beside the gateway's secrets.
     """
-    # Third parties' are looked for in every distribution that is installed, which takes a while.
+    # Look up third parties' backends only if need be: it searches every installed distribution, which is slow.
     if name not in plugins.TABLE["backends"] and name not in (known := plugins.names("backends")):
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
         remedy = f"Did you mean '{near[0]}'?" if near else f"Known: {', '.join(known)}."
@@ -117,7 +117,7 @@ def require_team_name(name: str) -> None:
 
 
 def require_recorded_team(name: str) -> None:
-    """Raise NotFound for a name under which no ledger can be kept: records are kept of teams that are gone, too."""
+    """Raise NotFound for a name that neither a team nor the records of a deleted team can have."""
     _require(lambda: check_recorded_team(name))
 
 
@@ -125,18 +125,18 @@ def _require(check: Callable[[], object]) -> None:
     try:
         check()
     except ValueError as exc:
-        raise NotFound(f"There is no such team: {exc}.", remedy="'rayplane team list' says which there are.") from exc
+        raise NotFound(f"There is no such team: {exc}.", remedy="'rayplane team list' lists the teams.") from exc
 
 
 def check_deletion(team: Object, platform: Platform) -> None:
-    """Raise Conflict while the team has clusters, services, or work under way: those go first."""
+    """Raise Conflict while the team has clusters, services, or unfinished jobs or runs: they must be deleted first."""
     name = team.metadata.name
-    kept = [
+    blocking = [
         f"{obj.kind} '{obj.metadata.name}'"
         for kind in ("Service", "Cluster", "PipelineRun", "Job")
         for obj in platform.store.each(kind, name)
         if kind in ("Service", "Cluster") or obj.status.get("phase") not in TERMINAL
     ]
-    if kept:
-        shown = ", ".join(kept[:5]) + (f" and {len(kept) - 5} more" if len(kept) > 5 else "")
+    if blocking:
+        shown = ", ".join(blocking[:5]) + (f" and {len(blocking) - 5} more" if len(blocking) > 5 else "")
         raise Conflict(f"Team '{name}' still has {shown}.", remedy="Delete or stop them first.")

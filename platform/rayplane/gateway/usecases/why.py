@@ -1,4 +1,4 @@
-"""Why an object is not as wanted: gathers the facts (store, admission, backend) and has them explained."""
+"""Explain why an object is not as wanted: gather evidence from store, admission and backend, and have it ranked."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from rayplane.nouns.why import Explanation
 from rayplane.storage import layout
 
 _TAIL = 4096
-"""Bytes of a failed job's log that are looked at for its last words."""
+"""Bytes at the end of a failed job's log from which its last lines are taken."""
 _LAST_LINES = 5
 _READER = Principal(name="rayplane", role="viewer")
-"""Asks on its own: what is so does not depend on the person who wants to know."""
+"""The principal that the checks run as: the causes are the same for every user who asks."""
 _VERDICTS = {"size": ("size-gone", False), "quota": ("quota", True)}
-"""Check of the rule book -> (code of what it says, whether that is but likely to hold the object up)."""
+"""Name of a check -> (code of its verdict, True if the verdict is only a likely cause)."""
 
 
 def explain(
@@ -40,7 +40,11 @@ def explain(
     platform: Platform,
     clock: Callable[[], datetime] = utcnow,
 ) -> Explanation:
-    """What holds the object up, ranked; no causes for one that is as wanted. Raises NotFound with the nearest name."""
+    """Explain an object: the causes, ranked, that keep it from being as wanted; none if it is.
+
+    A backend's pre-flight is only asked for principals that may write the object. Raises NotFound with the nearest
+    name.
+    """
     noun = by_kind(kind)
     authorize(principal, "read", team if noun.team_scoped else name)
     obj = platform.store.get(kind, team if noun.team_scoped else "", name)
@@ -52,7 +56,7 @@ class _Explainer:
     """Explains objects as they are at one instant."""
 
     def __init__(self, platform: Platform, now: datetime, *, ask: bool) -> None:
-        """``ask``: pre-flight is made anew. For those who may not write the conditions tell what the last one said."""
+        """``ask``: make a new pre-flight. Without it the object's conditions still tell the last one's result."""
         self._platform = platform
         self._now = now
         self._ask = ask
@@ -79,14 +83,14 @@ class _Explainer:
             ref = clusters.ref_of(meta.team or "", meta.name, spec, facts.obj)
             facts = replace(facts, evidence=reader.evidence(ref))
         except RayplaneError as exc:
-            # That it can't be asked is the answer.
+            # The backend can't be asked: that itself is the cause.
             return replace(facts, silence=str(exc), verdicts=self._verdicts(RULES["Cluster"].reserve, facts, owner))
         if meta.deleted_at is not None or spec.suspended or facts.obj.status.get("phase") == "Ready":
             return facts
         verdicts = self._verdicts(RULES["Cluster"].before, facts, owner, before=facts.obj)
         if not any(verdict.code == "size-gone" for verdict in verdicts) and owner.status.get("phase") != "Ready":
             remedy = f"Wait; if it goes on: rayplane why team/{ref.team}."
-            # Only where jobs are tracked does a cluster wait for its team; the reconciler says so then.
+            # Likely only: a cluster waits for its team only where jobs are tracked; its reconciler says so then.
             verdicts.append(
                 Verdict("team-not-onboarded", f"team '{ref.team}' is not onboarded yet", remedy, likely=True)
             )
@@ -100,7 +104,10 @@ class _Explainer:
         *,
         before: Object | None = None,
     ) -> list[Verdict]:
-        """What refuses the object now. Without ``before`` as if it were new: an admin may have lowered the quota."""
+        """Verdicts of the checks that refuse the object now.
+
+        Without ``before`` they check it as a new one: an admin may have lowered the quota since it was created.
+        """
         noun, meta = by_kind(facts.obj.kind), facts.obj.metadata
         spec = noun.spec.model_validate(facts.obj.spec)
         draft = Draft(noun, meta.name, spec, owner, before, _READER, self._platform, ask=self._ask)
@@ -129,7 +136,7 @@ class _Explainer:
         return self._on_cluster(facts, "runs on" if ready else "waits for")
 
     def _on_cluster(self, facts: Facts, link: str) -> Facts:
-        """Add why the cluster that the object names is not as wanted."""
+        """Add the causes that keep the object's cluster, or its own nodes, from being as wanted."""
         name, team = facts.obj.spec.get("cluster"), facts.obj.metadata.team or ""
         if not name:
             return self._own_nodes(facts)
@@ -140,7 +147,7 @@ class _Explainer:
         return self._depends(facts, cluster, link)
 
     def _own_nodes(self, facts: Facts) -> Facts:
-        """Add what is known of nodes that the object has for itself."""
+        """Add the backend's evidence about the object's own nodes."""
         meta = facts.obj.metadata
         owner = self._platform.store.get("Team", "", meta.team or "")
         backend = (facts.obj.spec.get("nodes") or {}).get("backend") or team_spec(owner).backend
@@ -167,9 +174,9 @@ class _Explainer:
                     job = self._platform.store.get("Job", facts.obj.metadata.team or "", step.job)
                 except NotFound:
                     continue
-                found = self._depends(facts, job, "waits for")
-                if found.depends:
-                    return found
+                with_causes = self._depends(facts, job, "waits for")
+                if with_causes.depends:
+                    return with_causes
         return facts
 
     def _depends(self, facts: Facts, other: Object, link: str) -> Facts:
@@ -184,7 +191,7 @@ class _Explainer:
         try:
             size = storage.size(path)
             data = storage.read_from(path, max(0, size - _TAIL), _TAIL)
-        except (NotFound, InvalidInput):  # there is none, or its code put something else in its place
+        except (NotFound, InvalidInput):  # there is no log, or the job's code replaced it by something else
             return ""
         lines = [line for line in data.decode(errors="replace").splitlines() if line.strip()]
         return "\n".join(lines[-_LAST_LINES:])

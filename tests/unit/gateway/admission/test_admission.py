@@ -1,4 +1,4 @@
-"""Sizes, versions, and what a spec may not hold."""
+"""Sizes, versions, and secrets and reserved names in specs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rayplane.nouns.team import TeamSpec
 CLUSTER = Environment(interpreter="local", ray="2.60.0", python="3.11", lock_hash="0", rayplane="0.1.0")
 
 
-def test_a_size_that_the_team_has_not_is_refused_with_the_nearest() -> None:
+def test_a_size_that_the_team_does_not_have_is_refused_with_the_nearest() -> None:
     assert size_of(TeamSpec(), "small", team_name="growth").cpu == 8
     with pytest.raises(Refused, match=r"team 'growth' has no size 'smal'. Did you mean 'small'?"):
         size_of(TeamSpec(), "smal", team_name="growth")
@@ -57,7 +57,7 @@ def test_variables_of_the_platform_are_refused(key: str) -> None:
 
 
 @pytest.mark.parametrize("key", ["", "A=B", "NUL\0"])
-def test_what_is_no_variables_name_is_refused(key: str) -> None:
+def test_an_invalid_variable_name_is_refused(key: str) -> None:
     with pytest.raises(InvalidSpec, match="can't be an environment variable"):
         check_env({key: "x"}, "job.env")
 
@@ -75,7 +75,7 @@ def test_a_variable_named_like_a_secret_is_refused_unless_it_is_empty_or_a_path(
 @pytest.mark.parametrize(
     "key", ["TOKENIZERS_PARALLELISM", "TOKEN_PATH", "SECRET_FILE", "MAX_TOKENS", "KEYBOARD", "TOKEN_LIMIT", "DAYS"]
 )
-def test_a_variable_that_only_sounds_like_a_secret_is_taken(key: str) -> None:
+def test_a_variable_that_only_sounds_like_a_secret_is_accepted(key: str) -> None:
     assert not names_a_secret(key)
     check_env({key: "1"}, "job.env")
 
@@ -102,5 +102,5 @@ def test_a_value_that_looks_like_a_secret_is_refused_and_not_repeated(value: str
 @pytest.mark.parametrize(
     "value", ["", "30", "s3://bucket/path", "http://user@host/", "task-force", "2013-01-01T00:00:00Z"]
 )
-def test_plain_values_are_taken(value: str) -> None:
+def test_plain_values_are_accepted(value: str) -> None:
     check_values({"x": value}, "job.parameters")

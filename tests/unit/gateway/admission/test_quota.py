@@ -1,4 +1,4 @@
-"""Quota: what fits, what does not, and that shrinking always does."""
+"""Quota: demands that fit and that do not; shrinking always fits."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_a_suspended_or_foreign_cluster_demands_no_compute(spec: ClusterSpec) ->
     assert demand(spec, SMALL) == Usage(clusters=1)
 
 
-def test_every_exceeded_quota_is_told_with_its_amounts() -> None:
+def test_every_exceeded_quota_is_listed_with_its_amounts() -> None:
     quota = Quota(cpu=10, memory="4Gi", gpu=8, clusters=1)
     with pytest.raises(Refused) as caught:
         require(quota, Usage(clusters=1, cpu=4), demand(ClusterSpec(), SMALL), what="Cluster 'growth/dev'")
@@ -41,7 +41,7 @@ def test_the_last_of_a_quota_may_be_taken_in_spite_of_rounding() -> None:
     assert exceeded(Quota(cpu=0.3), Usage(cpu=0.1), Usage(cpu=0.2)) == []
 
 
-def test_what_does_not_grow_fits_even_above_a_lowered_quota() -> None:
+def test_a_demand_that_does_not_grow_fits_even_above_a_lowered_quota() -> None:
     before = Usage(clusters=1, cpu=32)
     assert exceeded(Quota(cpu=8, clusters=0), Usage(cpu=100), Usage(clusters=1, cpu=16), before) == []
     assert len(exceeded(Quota(cpu=8, clusters=0), Usage(cpu=100), Usage(clusters=1, cpu=33), before)) == 1
@@ -61,11 +61,11 @@ def test_more_demand_or_less_quota_never_makes_room(others: Usage, wanted: Usage
 
 
 @given(st.lists(usages, max_size=5), usages)
-def test_the_same_cluster_again_always_fits(others: list[Usage], held: Usage) -> None:
-    assert exceeded(Quota(cpu=0, memory=0, gpu=0, clusters=0), total(others), held, held) == []
+def test_the_same_cluster_again_always_fits(others: list[Usage], wanted: Usage) -> None:
+    assert exceeded(Quota(cpu=0, memory=0, gpu=0, clusters=0), total(others), wanted, wanted) == []
 
 
 @given(st.lists(usages, max_size=6))
-def test_the_total_counts_every_cluster(found: list[Usage]) -> None:
-    assert total(found).clusters == sum(u.clusters for u in found)
-    assert total(found).cpu == pytest.approx(sum(u.cpu for u in found))
+def test_the_total_counts_every_cluster(summands: list[Usage]) -> None:
+    assert total(summands).clusters == sum(u.clusters for u in summands)
+    assert total(summands).cpu == pytest.approx(sum(u.cpu for u in summands))

@@ -1,4 +1,4 @@
-"""Roles, and the limits that a team's own admin does not loosen."""
+"""Roles, and the limits that a team's own admin may not raise."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ GIVEN = {
 
 
 @pytest.mark.parametrize("action", ["metrics", "operate"])
-def test_what_is_of_all_teams_is_for_no_teams_own_admin(action: Any) -> None:
-    with pytest.raises(Forbidden, match="belongs to team 'growth', and this is of all teams"):
+def test_actions_on_all_teams_are_forbidden_to_a_teams_own_admin(action: Any) -> None:
+    with pytest.raises(Forbidden, match="belongs to team 'growth', and this concerns all teams"):
         authorize(Principal(name="tia", role="admin", team="growth"), action)
     authorize(Principal(name="ada", role="admin"), action)
     authorize(SYSTEM, action)
 
 
-def test_metrics_are_read_by_who_is_there_for_it() -> None:
+def test_only_the_metrics_role_and_admins_read_metrics() -> None:
     assert may(Principal(name="prometheus", role="metrics"), "metrics")
     for role in ("member", "viewer", "cluster"):
         assert not may(Principal(name="x", role=role), "metrics")  # type: ignore[arg-type]
@@ -57,6 +57,6 @@ def test_metrics_are_read_by_who_is_there_for_it() -> None:
         ({"max_lifetime": "9h", "max_extension": "5h"}, ["max_lifetime", "max_extension"]),
     ],
 )
-def test_what_gives_a_team_more_is_named_and_what_gives_it_less_is_not(change: dict[str, Any], more: list[str]) -> None:
+def test_only_the_limits_that_are_raised_are_named(change: dict[str, Any], more: list[str]) -> None:
     before, wanted = (TeamSpec.model_validate(spec) for spec in (GIVEN, {**GIVEN, **change}))
     assert raised(before, wanted) == more

@@ -1,4 +1,4 @@
-"""Rotated secrets of a home: what a gateway accepts, from when, and what it says of what it refuses."""
+"""Rotated secrets of a home: which tokens a gateway accepts, from when, and the errors for the others."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_new_token_is_accepted_at_once_and_the_old_one_refused_within_a_second
     home: Home, signer: HomeSigner, clock: Clock
 ) -> None:
     old = rotate_token(home, clock)
-    assert signer.verify(old) == ADMIN  # nobody looked since
+    assert signer.verify(old) == ADMIN  # the signer has not looked at the files since
     clock.now += LOOK_EVERY
     assert signer.verify(old) is None
     rotation.replace_token(home.token, "a-third-token-of-some-length", history=rotation.history_path(home), at=clock())
@@ -62,7 +62,7 @@ def test_a_new_token_is_accepted_at_once_and_the_old_one_refused_within_a_second
     assert signer.verify("another-token-of-some-length") is None
 
 
-def test_who_sends_a_replaced_token_hears_when_it_was_replaced_and_where_the_new_one_is(
+def test_the_error_for_a_replaced_token_says_when_it_was_replaced_and_where_the_new_one_is(
     home: Home, signer: HomeSigner, clock: Clock
 ) -> None:
     old = rotate_token(home, clock)
@@ -95,7 +95,7 @@ def test_tokens_of_the_former_key_are_accepted_until_their_grace_ends(
     assert "suspend and resume" in str(signer.refusal(old))
 
 
-def test_another_gateway_on_the_home_accepts_a_token_of_a_key_that_it_has_not_seen(
+def test_another_gateway_on_the_home_accepts_a_token_of_a_key_that_it_has_not_read_yet(
     home: Home, signer: HomeSigner, clock: Clock
 ) -> None:
     other = HomeSigner(home, clock=clock, monotonic=clock)
@@ -106,7 +106,7 @@ def test_another_gateway_on_the_home_accepts_a_token_of_a_key_that_it_has_not_se
     assert other.version == HomeSigner(home).version != ""
 
 
-def test_the_version_changes_with_the_key_and_tells_nothing_of_it(home: Home, signer: HomeSigner, clock: Clock) -> None:
+def test_the_version_changes_with_the_key_and_does_not_reveal_it(home: Home, signer: HomeSigner, clock: Clock) -> None:
     before = signer.version
     rotate_key(home, until=clock.now)
     clock.now += LOOK_EVERY
@@ -122,7 +122,7 @@ def test_the_metrics_token_is_replaced_without_a_restart(home: Home, signer: Hom
 
 
 @pytest.mark.parametrize("damage", ["", "short", "a-key-of-some-length-\nno-time"])
-def test_a_damaged_file_leaves_all_as_it_was_and_is_told_once(
+def test_a_damaged_file_leaves_the_former_secrets_in_use_and_is_logged_once(
     home: Home, signer: HomeSigner, clock: Clock, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     token, cluster = read_secret(home.token), signer.cluster_token("growth", "u1")
@@ -135,7 +135,7 @@ def test_a_damaged_file_leaves_all_as_it_was_and_is_told_once(
     assert sum("the same error" not in record.getMessage() for record in caplog.records) == 1
 
 
-def test_files_that_are_taken_away_leave_all_as_it_was(home: Home, signer: HomeSigner, clock: Clock) -> None:
+def test_a_removed_file_leaves_the_former_secrets_in_use(home: Home, signer: HomeSigner, clock: Clock) -> None:
     token = read_secret(home.token)
     home.token.unlink()
     clock.now += LOOK_EVERY

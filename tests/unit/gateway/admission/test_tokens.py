@@ -1,4 +1,4 @@
-"""Tokens: whose they are, and that nobody else can make one."""
+"""Tokens: each identifies its principal, and none can be made without the key."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from rayplane.settings import Home
 SIGNER = tokens.TokenSigner(key=b"k" * 32, user_token="user-token", metrics_token="metrics-token")
 
 
-def test_each_token_tells_whose_it_is() -> None:
+def test_each_token_identifies_its_principal() -> None:
     assert SIGNER.verify("user-token") == Principal(name="local", role="admin")
     assert SIGNER.verify("metrics-token") == Principal(name="prometheus", role="metrics")
-    found = SIGNER.verify(SIGNER.cluster_token("growth", "u1"))
-    assert found == Principal(name="cluster:u1", role="cluster", team="growth", cluster_uid="u1")
+    cluster = SIGNER.verify(SIGNER.cluster_token("growth", "u1"))
+    assert cluster == Principal(name="cluster:u1", role="cluster", team="growth", cluster_uid="u1")
 
 
-def test_a_clusters_token_is_the_same_each_time_and_another_for_each_cluster() -> None:
+def test_a_clusters_token_is_the_same_each_time_and_differs_between_clusters() -> None:
     assert SIGNER.cluster_token("growth", "u1") == SIGNER.cluster_token("growth", "u1")
     made = {SIGNER.cluster_token(team, uid) for team in ("growth", "ads") for uid in ("u1", "u2")}
     assert len(made) == 4
 
 
-def test_a_token_of_another_key_is_nobodys() -> None:
+def test_a_token_of_another_key_is_not_valid() -> None:
     other = tokens.TokenSigner(key=b"x" * 32, user_token="a", metrics_token="b")
     assert SIGNER.verify(other.cluster_token("growth", "u1")) is None
 
 
 @given(st.data())
-def test_a_token_with_one_character_changed_is_nobodys(data: st.DataObject) -> None:
+def test_a_token_with_one_character_changed_is_not_valid(data: st.DataObject) -> None:
     token = SIGNER.cluster_token("growth", "u1")
     at = data.draw(st.integers(0, len(token) - 1))
     put = data.draw(st.characters())
@@ -51,17 +51,17 @@ def test_the_team_in_a_token_can_not_be_exchanged() -> None:
 
 
 @given(st.text())
-def test_any_other_text_is_nobodys(text: str) -> None:
+def test_any_other_text_is_not_a_valid_token(text: str) -> None:
     if text not in ("user-token", "metrics-token"):
         assert SIGNER.verify(text) is None
 
 
 @pytest.mark.parametrize("token", ["", "rpc1", "rpc1.", "rpc1..", "rpc1.W10.", "User-token"])
-def test_what_is_nearly_a_token_is_nobodys(token: str) -> None:
+def test_a_text_that_resembles_a_token_is_not_valid(token: str) -> None:
     assert SIGNER.verify(token) is None
 
 
-def test_the_first_start_makes_the_files_and_the_next_reads_them(tmp_path: Path) -> None:
+def test_the_first_start_creates_the_files_and_the_next_reads_them(tmp_path: Path) -> None:
     home = Home(tmp_path)
     first, second = tokens.load(home), tokens.load(home)
     paths = [home.token, home.secrets / "metrics.token", home.secrets / "signing.key"]

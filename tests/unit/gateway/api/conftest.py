@@ -27,14 +27,14 @@ def _one_event_loop() -> Iterator[None]:
 
 @pytest.fixture
 def platform(tmp_path: Path) -> Iterator[Platform]:
-    """A platform whose reconcilers are not there: what is wanted stays wanted until a test says otherwise."""
+    """A platform without reconcilers: objects stay pending until a test writes their status."""
     with platform_without_compute(tmp_path) as made:
         yield made
 
 
 @pytest.fixture
 def token_path(platform: Platform) -> Path:
-    """Where the local user's token is."""
+    """Path of the local user's token."""
     return platform.settings.home_paths.token
 
 
@@ -58,7 +58,7 @@ def api(platform: Platform, token: str) -> TestClient:
 
 @pytest.fixture
 def growth(api: TestClient) -> TestClient:
-    """The same, with team ``growth`` and its cluster ``dev`` asked for."""
+    """The local user's client, on a platform with team ``growth`` and its cluster ``dev``."""
     assert api.put("/v1/teams/growth", json={"spec": {}}).is_success
     assert api.put("/v1/teams/growth/clusters/dev", json={"spec": {}}).is_success
     return api

@@ -1,4 +1,4 @@
-"""A platform without compute, and its app behind a real uvicorn on a free port: what stock clients need."""
+"""A platform without compute, and its app behind a real uvicorn on a free port, for stock clients."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support import stores
 
 @contextmanager
 def platform_without_compute(folder: Path) -> Iterator[Platform]:
-    """A platform on a real store and storage in ``folder``; nothing reconciles."""
+    """A platform on a real store and storage in ``folder``, without reconcilers."""
     settings = GatewaySettings(home=folder / "home", mlflow_url="http://127.0.0.1:1")
     store, backend = Store(stores.migrate(f"sqlite:///{folder / 'gateway.db'}")), FakeBackend()
     yield Platform(
@@ -43,7 +43,7 @@ def platform_without_compute(folder: Path) -> Iterator[Platform]:
 def serve(
     platform: Platform, *, settings: GatewaySettings | None = None, refusals: Refusals | None = None
 ) -> Iterator[str]:
-    """The URL of the platform's API while it is served, by other settings than the platform's if need be."""
+    """Serve the platform's API; yields its URL. ``settings`` replace the platform's."""
     port, app = free_port(), create_app(platform, refusals=refusals)
     config = configure(app, settings or platform.settings, host="127.0.0.1", port=port, log_level="warning")
     server = uvicorn.Server(config)

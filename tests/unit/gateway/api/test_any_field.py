@@ -1,4 +1,4 @@
-"""Each field of each spec and event, with values that nothing can hold: an answer below 500, and lists that go on."""
+"""Extreme values in each field of each spec and event: the response is below 500, and lists still work."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ ODD = [
 
 
 def places(value: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The way to each value within a value."""
+    """Yield the path to each value within a value."""
     for key, part in value.items() if isinstance(value, dict) else enumerate(value if isinstance(value, list) else ()):
         yield (*above, key)
         yield from places(part, (*above, key))
@@ -97,7 +97,7 @@ def changed(value: Any, place: tuple[Any, ...], new: Any) -> Any:
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def platform(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Platform]:
-    """A platform without compute on either database: each has values of its own that it can't hold."""
+    """A platform without compute, on each of the databases: each has other values that it can't store."""
     with platform_without_compute(tmp_path) as made:
         if request.param == "sqlite":
             yield made
@@ -110,7 +110,7 @@ def platform(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Platfor
 
 @pytest.fixture
 def growth(platform: Platform, token: str) -> TestClient:
-    """Team ``growth`` with its cluster ``dev``; what a route lets out is answered as the gateway would, with a 500."""
+    """A client, with team ``growth`` and its cluster ``dev``; unhandled exceptions become a 500, as in the gateway."""
     headers = {"Authorization": f"Bearer {token}", **JSON}
     client = TestClient(create_app(platform), headers=headers, raise_server_exceptions=False)
     assert client.put("/v1/teams/growth", json={"spec": {}}).is_success
@@ -118,7 +118,7 @@ def growth(platform: Platform, token: str) -> TestClient:
     return client
 
 
-def test_the_specs_and_events_here_have_all_fields() -> None:
+def test_the_specs_and_events_of_this_test_have_all_fields() -> None:
     assert {noun.kind: set(noun.spec.model_fields) - {"size", "workers", "backend"} for noun in NOUNS} == {
         kind: set(spec) - {"size", "workers", "backend"} for kind, spec in SPECS.items()
     }

@@ -43,7 +43,7 @@ def test_only_the_probes_answer_without_a_token(anonymous: TestClient) -> None:
 
 
 @pytest.mark.parametrize("header", ["Authorization", "X-Ray-Authorization", "x-ray-authorization"])
-def test_a_token_is_taken_from_either_header(anonymous: TestClient, token: str, header: str) -> None:
+def test_a_token_is_accepted_in_either_header(anonymous: TestClient, token: str, header: str) -> None:
     assert anonymous.get("/v1/teams", headers={header: f"Bearer {token}"}).status_code == 200
 
 
@@ -53,7 +53,7 @@ def test_a_header_without_a_bearer_token_is_no_token(anonymous: TestClient, valu
     assert (answer.status_code, answer.json()["type"]) == (401, "urn:rayplane:problem:unauthenticated")
 
 
-def test_a_wrong_token_is_not_authenticated_and_says_what_to_do(anonymous: TestClient) -> None:
+def test_a_wrong_token_is_answered_401_with_a_remedy(anonymous: TestClient) -> None:
     answer = anonymous.get("/v1/teams", headers={"Authorization": "Bearer wrong"})
     assert answer.status_code == 401
     assert answer.headers["Content-Type"] == "application/problem+json"
@@ -73,7 +73,7 @@ def test_a_clusters_token_reads_its_own_team_and_writes_nothing(
     assert anonymous.get("/metrics", headers=headers).status_code == 403
 
 
-def test_the_token_of_a_cluster_that_is_gone_opens_nothing(
+def test_a_deleted_clusters_token_is_refused_everywhere(
     anonymous: TestClient, platform: Platform, growth: TestClient
 ) -> None:
     uid = growth.get(CLUSTER).json()["metadata"]["uid"]
@@ -88,7 +88,7 @@ def test_the_token_of_a_cluster_that_is_gone_opens_nothing(
     assert "cluster is gone" in for_ray.text
 
 
-def test_put_says_whether_it_made_changed_or_left_the_object(api: TestClient) -> None:
+def test_put_says_whether_it_created_changed_or_left_the_object(api: TestClient) -> None:
     first = api.put("/v1/teams/growth", json={"spec": {}})
     assert first.headers["X-Change"] == "created"
     assert first.status_code in (201, 202)
@@ -118,7 +118,7 @@ def test_if_match_guards_a_write(growth: TestClient) -> None:
     assert growth.put(CLUSTER, json={"spec": {"size": "small"}}, headers={"If-Match": "x"}).status_code == 422
 
 
-def test_an_idempotency_key_gets_the_first_answer_again(growth: TestClient) -> None:
+def test_a_repeated_idempotency_key_gets_the_first_response(growth: TestClient) -> None:
     headers = {"Idempotency-Key": "k1"}
     first = growth.post("/v1/teams/growth/jobs", json={"spec": JOB}, headers=headers)
     again = growth.post("/v1/teams/growth/jobs", json={"spec": JOB}, headers=headers)
@@ -131,7 +131,7 @@ def test_an_idempotency_key_gets_the_first_answer_again(growth: TestClient) -> N
     assert other.status_code == 409
 
 
-def test_the_same_key_sent_many_times_at_once_makes_one_job(growth: TestClient) -> None:
+def test_concurrent_requests_with_the_same_key_create_one_job(growth: TestClient) -> None:
     def submit(_: int) -> str:
         answer = growth.post("/v1/teams/growth/jobs", json={"spec": JOB}, headers={"Idempotency-Key": "k2"})
         return str(answer.json()["metadata"]["name"])
@@ -171,12 +171,12 @@ def test_a_wrong_document_is_refused_with_the_right_field(
     assert growth.get(CLUSTER).headers["ETag"] == before
 
 
-def test_what_is_not_json_is_refused(growth: TestClient) -> None:
+def test_a_body_that_is_not_json_is_refused(growth: TestClient) -> None:
     answer = growth.put(CLUSTER, content=b"{", headers={"Content-Type": "application/json"})
     assert (answer.status_code, answer.headers["Content-Type"]) == (422, "application/problem+json")
 
 
-def test_what_admission_refuses_is_403_with_a_remedy(growth: TestClient) -> None:
+def test_a_refusal_by_admission_is_403_with_a_remedy(growth: TestClient) -> None:
     answer = growth.put(CLUSTER, json={"spec": {"size": "smal"}})
     assert (answer.status_code, answer.json()["type"]) == (403, "urn:rayplane:problem:refused")
     assert "small" in answer.json()["remedy"]
@@ -199,7 +199,7 @@ def test_an_unknown_path_and_a_wrong_method_are_problems(api: TestClient) -> Non
         assert answer.headers["Content-Type"] == "application/problem+json"
 
 
-def test_lists_go_on_by_cursor_and_filter_by_label(growth: TestClient) -> None:
+def test_lists_have_pages_by_cursor_and_filter_by_label(growth: TestClient) -> None:
     for place in range(5):
         body = {"metadata": {"labels": {"odd": str(place % 2)}}, "spec": {}}
         assert growth.put(f"/v1/teams/growth/datasets/d{place}", json=body).is_success
@@ -239,10 +239,10 @@ def test_a_job_is_submitted_stopped_and_its_log_read_by_offset(growth: TestClien
     assert growth.get("/v1/teams/growth/jobs/train-1/logs?offset=-1").status_code == 422
 
 
-def test_a_request_for_more_of_a_log_is_held_until_there_is_more_or_no_more_will_come(
+def test_a_request_for_more_of_a_log_waits_until_there_is_more_or_the_log_is_complete(
     growth: TestClient, platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(waiting, "LONGEST", 60.0)  # woken, not looked at again
+    monkeypatch.setattr(waiting, "LONGEST", 60.0)  # so that only a change ends the wait
     job = growth.post("/v1/teams/growth/jobs", json={"metadata": {"name": "train-1"}, "spec": JOB}).json()
     uid = job["metadata"]["uid"]
     path = "/v1/teams/growth/jobs/train-1/logs"
@@ -265,7 +265,7 @@ def test_a_request_for_more_of_a_log_is_held_until_there_is_more_or_no_more_will
     assert answer.headers["X-Log-Complete"] == "true"
 
 
-def test_a_gateway_that_ends_lets_held_requests_go(growth: TestClient, platform: Platform) -> None:
+def test_a_gateway_that_stops_ends_waiting_requests(growth: TestClient, platform: Platform) -> None:
     growth.post("/v1/teams/growth/jobs", json={"metadata": {"name": "train-1"}, "spec": JOB})
     threading.Timer(0.2, platform.store.changes.close).start()
     began = time.monotonic()
@@ -274,7 +274,7 @@ def test_a_gateway_that_ends_lets_held_requests_go(growth: TestClient, platform:
     assert time.monotonic() - began < 15
 
 
-def test_a_pipelines_run_is_asked_for_listed_and_stopped(growth: TestClient) -> None:
+def test_a_pipelines_run_is_started_listed_and_stopped(growth: TestClient) -> None:
     spec = {"cluster": "dev", "parameters": {"days": "30"}, "steps": {"one": {"entrypoint": "true"}}}
     assert growth.put("/v1/teams/growth/pipelines/daily", json={"spec": spec}).is_success
     base = "/v1/teams/growth/pipelines/daily/runs"
@@ -304,12 +304,12 @@ def test_a_datasets_versions_are_listed_newest_first(growth: TestClient, platfor
     assert growth.get(f"{base}/ffff").status_code == 404
 
 
-def test_lineage_leases_and_audit_answer_for_the_team(growth: TestClient, platform: Platform) -> None:
+def test_lineage_leases_and_audit_are_read_by_team(growth: TestClient, platform: Platform) -> None:
     platform.store.add_edges(
         "growth", [Edge(source="dataset:a@1", target="run:r"), Edge(source="run:r", target="model:m/1")]
     )
-    found = growth.get("/v1/teams/growth/lineage", params={"node": "model:m/1"}).json()["items"]
-    assert {(e["source"], e["target"]) for e in found} == {("dataset:a@1", "run:r"), ("run:r", "model:m/1")}
+    edges = growth.get("/v1/teams/growth/lineage", params={"node": "model:m/1"}).json()["items"]
+    assert {(e["source"], e["target"]) for e in edges} == {("dataset:a@1", "run:r"), ("run:r", "model:m/1")}
     assert (
         growth.get("/v1/teams/growth/lineage", params={"node": "model:m/1", "direction": "down"}).json()["items"] == []
     )
@@ -319,7 +319,7 @@ def test_lineage_leases_and_audit_answer_for_the_team(growth: TestClient, platfo
     assert growth.get("/v1/teams/growth/audit?limit=1").json()["next_cursor"]
 
 
-def test_a_worker_reports_and_asks_for_its_context(
+def test_a_worker_reports_events_and_gets_its_context(
     growth: TestClient, anonymous: TestClient, platform: Platform
 ) -> None:
     uid = growth.get(CLUSTER).json()["metadata"]["uid"]
@@ -370,7 +370,7 @@ def test_service_discovery_follows_clusters(growth: TestClient, platform: Platfo
     assert [group["labels"]["component"] for group in everything] == ["gateway"]
 
 
-def test_packages_are_kept_under_their_hash(growth: TestClient, zipped: tuple[str, bytes]) -> None:
+def test_packages_are_stored_under_their_hash(growth: TestClient, zipped: tuple[str, bytes]) -> None:
     sha256, data = zipped
     url = f"/v1/teams/growth/packages/{sha256}"
     assert growth.head(url).status_code == 404
@@ -417,12 +417,12 @@ def test_headers_that_are_too_long_are_refused(growth: TestClient) -> None:
         ("PUT", "/v1/teams/growth/clusters/new%0A"),
     ],
 )
-def test_what_no_column_or_file_can_hold_is_bad_input(growth: TestClient, method: str, path: str) -> None:
+def test_names_that_no_column_or_file_can_hold_are_bad_input(growth: TestClient, method: str, path: str) -> None:
     answer = growth.request(method, path, json={"spec": {}} if method == "PUT" else None)
     assert answer.status_code in (400, 422), answer.text
 
 
-def test_info_tells_versions_urls_and_who_asks(api: TestClient) -> None:
+def test_info_has_versions_urls_and_the_principal(api: TestClient) -> None:
     info = api.get("/v1/info").json()
     assert info["api_version"] == 1
     assert info["principal"]["role"] == "admin"
@@ -445,7 +445,7 @@ def test_the_schema_names_every_noun_and_its_real_fields(api: TestClient) -> Non
     assert operations["healthz"]["security"] == []
 
 
-def test_an_unexpected_error_is_a_problem_that_tells_no_secret(
+def test_an_unexpected_error_is_a_problem_that_reveals_no_secret(
     platform: Platform, monkeypatch: pytest.MonkeyPatch, token: str
 ) -> None:
     from rayplane.gateway.api import info
@@ -471,14 +471,14 @@ def test_an_unexpected_error_is_a_problem_that_tells_no_secret(
         {"metadata": {"name": "a", "labels": {"\ud800": ""}}, "spec": JOB},
     ],
 )
-def test_half_of_a_surrogate_pair_is_refused_wherever_it_stands(growth: TestClient, document: dict[str, Any]) -> None:
+def test_half_of_a_surrogate_pair_is_refused_in_every_field(growth: TestClient, document: dict[str, Any]) -> None:
     answer = growth.post("/v1/teams/growth/jobs", content=json.dumps(document), headers=JSON)
     assert (answer.status_code, answer.json()["type"]) == (422, "urn:rayplane:problem:invalid-spec")
     assert "half of a surrogate pair" in answer.json()["detail"]
     assert growth.get("/v1/teams/growth/jobs").json()["items"] == []
 
 
-def test_an_event_that_is_no_text_is_refused(growth: TestClient) -> None:
+def test_an_event_with_invalid_text_is_refused(growth: TestClient) -> None:
     event = {"id": "e1", "type": "output.recorded", "data": {"name": "n", "value": "\ud800"}}
     answer = growth.post("/v1/events", params={"team": "growth"}, content=json.dumps({"events": [event]}), headers=JSON)
     assert answer.status_code == 422

@@ -1,4 +1,4 @@
-"""The audit log over HTTP: refusals with their address, who may read whose, pages, and what is believed of proxies."""
+"""The audit log over HTTP: refused requests with their address, rights to read it, pages, and forwarded addresses."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def refusals(platform: Platform) -> Refusals:
 
 @pytest.fixture
 def noting(platform: Platform, refusals: Refusals) -> TestClient:
-    """A client without a token of an app whose refusals are noted."""
+    """A client without a token, of an app that notes its refusals."""
     return TestClient(create_app(platform, refusals=refusals), client=("10.1.2.3", 4711))
 
 
@@ -49,20 +49,20 @@ def test_a_request_without_a_token_is_in_the_audit_log(
     assert (detail["status"], detail["reason"], detail["count"]) == (401, "unauthenticated", 3)
 
 
-def test_a_wrong_token_is_told_apart_and_is_not_in_the_row(
+def test_a_wrong_token_has_its_own_reason_and_is_not_in_the_audit_row(
     platform: Platform, refusals: Refusals, noting: TestClient
 ) -> None:
     assert noting.get("/v1/teams", headers=headers("wrong-token-of-a-stranger")).status_code == 401
     assert noting.get("/growth/dev/api/version", headers=headers("wrong-token-of-a-stranger")).status_code == 403
-    found = rows(platform, refusals)
-    assert {(row["detail"]["status"], row["detail"]["reason"]) for row in found} == {
+    refused = rows(platform, refusals)
+    assert {(row["detail"]["status"], row["detail"]["reason"]) for row in refused} == {
         (401, "unknown-token"),
         (403, "unknown-token"),
     }
-    assert "stranger" not in str(found)
+    assert "stranger" not in str(refused)
 
 
-def test_what_a_teams_own_principal_is_refused_is_in_the_teams_log_and_strangers_are_not(
+def test_only_refusals_of_a_teams_own_principals_are_in_the_teams_log(
     platform: Platform, refusals: Refusals, growth: TestClient, noting: TestClient
 ) -> None:
     cluster = platform.store.get("Cluster", "growth", "dev")
@@ -78,7 +78,7 @@ def test_what_a_teams_own_principal_is_refused_is_in_the_teams_log_and_strangers
     assert len(growth.get("/v1/audit?action=refuse").json()["items"]) == 2
 
 
-def test_a_path_is_kept_short_without_control_characters_and_without_a_token(
+def test_a_logged_path_is_short_and_has_no_control_characters_and_no_token(
     platform: Platform, refusals: Refusals, noting: TestClient
 ) -> None:
     secret = "s3cr3t" * 8
@@ -108,17 +108,17 @@ def test_a_refused_websocket_is_in_the_audit_log(platform: Platform, refusals: R
         Principal("cluster:u1", "cluster", team="growth", cluster_uid="u1"),
     ],
 )
-def test_the_log_of_all_teams_is_for_the_platforms_admins(
+def test_only_the_platforms_admins_read_the_log_of_all_teams(
     growth: TestClient, principal: Principal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def someone(*_: object) -> Principal:
+    async def identify(*_: object) -> Principal:
         return principal
 
-    monkeypatch.setattr("rayplane.gateway.api.auth._identify", someone)
+    monkeypatch.setattr("rayplane.gateway.api.auth._identify", identify)
     assert growth.get("/v1/audit").status_code == 403
 
 
-def test_the_log_of_all_teams_comes_in_pages_by_action_team_and_time(api: TestClient) -> None:
+def test_the_log_of_all_teams_has_pages_and_filters_by_action_team_and_time(api: TestClient) -> None:
     for team in ("growth", "ads", "search"):
         assert api.put(f"/v1/teams/{team}", json={"spec": {}}).is_success
         assert api.put(f"/v1/teams/{team}/clusters/dev", json={"spec": {}}).is_success
@@ -149,7 +149,7 @@ def behind(request: pytest.FixtureRequest, tmp_path: Any) -> Iterator[tuple[bool
             yield bool(request.param), url, refusals, platform
 
 
-def test_a_forwarded_address_is_believed_of_a_trusted_proxy_alone(
+def test_a_forwarded_address_is_only_trusted_from_a_trusted_proxy(
     behind: tuple[bool, str, Refusals, Platform],
 ) -> None:
     trusted, url, refusals, platform = behind

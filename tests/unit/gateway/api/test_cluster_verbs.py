@@ -1,4 +1,4 @@
-"""suspend, resume, extend and usage over HTTP: 202 with an operation, problems that teach, once for one key."""
+"""suspend, resume, extend and usage over HTTP: 202 with an operation, problems with a remedy, idempotency keys."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from rayplane.nouns.cluster import ClusterStatus, Lease
 CLUSTER = "/v1/teams/growth/clusters/dev"
 
 
-def seen(platform: Platform, phase: str) -> None:
-    found = platform.store.get("Cluster", "growth", "dev")
-    status = ClusterStatus.model_validate(found.status)
-    status.phase, status.observed_generation = phase, found.metadata.generation
-    platform.store.set_status(found.metadata.uid, status)
+def reconcile(platform: Platform, phase: str) -> None:
+    """Write the status that the reconciler would write in this phase."""
+    cluster = platform.store.get("Cluster", "growth", "dev")
+    status = ClusterStatus.model_validate(cluster.status)
+    status.phase, status.observed_generation = phase, cluster.metadata.generation
+    platform.store.set_status(cluster.metadata.uid, status)
 
 
 def test_suspend_and_resume_answer_with_an_operation_that_ends(growth: TestClient, platform: Platform) -> None:
@@ -28,19 +29,19 @@ def test_suspend_and_resume_answer_with_an_operation_that_ends(growth: TestClien
         assert answer.headers["ETag"]
         operation = answer.headers["Location"]
         assert growth.get(operation).json() | {"action": verb, "state": "running"} == growth.get(operation).json()
-        seen(platform, phase)
+        reconcile(platform, phase)
         assert growth.get(operation).json()["state"] == "succeeded"
 
 
-def test_extend_takes_a_duration_and_says_what_is_wrong_with_it(growth: TestClient, platform: Platform) -> None:
+def test_extend_takes_a_duration_and_explains_a_wrong_one(growth: TestClient, platform: Platform) -> None:
     nothing = growth.post(f"{CLUSTER}/extend", json={"duration": "2h"})
     assert (nothing.status_code, nothing.json()["detail"].count("nothing to extend")) == (403, 1)
     growth.put(CLUSTER, json={"spec": {"idle_timeout": "30m"}})
     before = datetime.now(UTC)
     answer = growth.post(f"{CLUSTER}/extend", json={"duration": "2h"})
     assert answer.status_code == 202
-    kept = datetime.fromisoformat(answer.json()["status"]["kept_until"])
-    assert before + timedelta(hours=2) <= kept <= datetime.now(UTC) + timedelta(hours=2)
+    kept_until = datetime.fromisoformat(answer.json()["status"]["kept_until"])
+    assert before + timedelta(hours=2) <= kept_until <= datetime.now(UTC) + timedelta(hours=2)
     for body in ({"duration": "soon"}, {}, {"duration": "2h", "more": 1}):
         assert growth.post(f"{CLUSTER}/extend", json=body).status_code == 422, body
     assert growth.post(f"{CLUSTER}/extend", json={"duration": 0}).status_code == 422
@@ -49,7 +50,7 @@ def test_extend_takes_a_duration_and_says_what_is_wrong_with_it(growth: TestClie
     assert "Ask for 1d or less" in too_much.json()["remedy"]
 
 
-def test_a_request_that_is_sent_again_with_its_key_is_done_once(growth: TestClient, platform: Platform) -> None:
+def test_a_request_repeated_with_its_idempotency_key_is_done_once(growth: TestClient, platform: Platform) -> None:
     headers = {"Idempotency-Key": "one"}
     first = growth.post(f"{CLUSTER}/suspend", headers=headers)
     growth.post(f"{CLUSTER}/resume")
@@ -59,13 +60,13 @@ def test_a_request_that_is_sent_again_with_its_key_is_done_once(growth: TestClie
 
 
 @pytest.mark.parametrize("verb", ["suspend", "resume", "extend"])
-def test_a_missing_cluster_is_404_with_the_nearest(growth: TestClient, verb: str) -> None:
+def test_a_missing_cluster_is_404_with_the_nearest_name(growth: TestClient, verb: str) -> None:
     answer = growth.post(f"/v1/teams/growth/clusters/def/{verb}", json={"duration": "1h"})
     assert answer.status_code == 404
     assert "Did you mean 'dev'?" in answer.json()["remedy"]
 
 
-def test_usage_is_by_cluster_and_between_two_instants(growth: TestClient, platform: Platform) -> None:
+def test_usage_is_listed_by_cluster_between_two_instants(growth: TestClient, platform: Platform) -> None:
     began = datetime(2026, 1, 1, tzinfo=UTC)
     for hour, uid in ((0, "a"), (4, "b")):
         start = began + timedelta(hours=hour)

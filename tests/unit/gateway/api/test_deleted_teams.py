@@ -1,4 +1,4 @@
-"""A team that is deleted and made anew, over the API: no route reaches anything of the old one."""
+"""A team that is deleted and created again, over the API: no route reaches anything of the old one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CODE = "c" * 64
 
 
 def populate(api: TestClient, platform: Platform, package: tuple[str, bytes]) -> dict[str, Sequence[str]]:
-    """Something of every kind in team ``growth``; what is known of it, by the name of the routes' parameter."""
+    """Create something of every kind in team ``growth``; return the old names, by route parameter."""
     sha256, content = package
     labelled = {"metadata": {"labels": {"era": MARK}}}
     step = {"one": {"entrypoint": "true"}}
@@ -76,9 +76,9 @@ def delete(api: TestClient, platform: Platform, data: str | None) -> dict[str, A
                 store.set_status(obj.metadata.uid, {**obj.status, "phase": "Stopped"})
     answer = api.delete("/v1/teams/growth", params={"data": data} if data else {})
     assert answer.status_code == 202, answer.text
-    gone: dict[str, Any] = answer.json()
+    deleted: dict[str, Any] = answer.json()
     assert TeamReconciler(platform, None, platform.readers).reconcile(store.get("Team", "", "growth")) is None  # type: ignore[arg-type]
-    return gone
+    return deleted
 
 
 QUERIES = {"node": ["dataset:old-data@old-version", f"source:{MARK}#1"]}
@@ -93,7 +93,7 @@ def test_no_route_of_a_new_team_reaches_anything_of_the_old_one(
     old = [MARK, *dict.fromkeys(named)]
     before = list(team_routes.walk(api, "growth", known, QUERIES))
     assert {a.route for a in before} == {a.route for a in before if a.status == 200}, "the names are right"
-    assert len(team_routes.leaks(iter(before), old)) > 25, "the walk finds what is there"
+    assert len(team_routes.leaks(iter(before), old)) > 25, "the walk finds the old objects while they exist"
     gone = delete(api, platform, data)
     archived = f"growth~{gone['metadata']['uid']}"
     assert (gone["status"]["data"], gone["status"]["archived_as"]) == (data or "archive", archived)
@@ -106,7 +106,7 @@ def test_no_route_of_a_new_team_reaches_anything_of_the_old_one(
     token = platform.signer.cluster_token("growth", uid)
     theirs = TestClient(create_app(platform), headers={"Authorization": f"Bearer {token}"})
     assert team_routes.leaks(team_routes.walk(theirs, "growth", known, QUERIES), old) == []
-    # An admin of the platform may read an old operation by its id: it is an archived team's.
+    # An admin of the platform may read an old operation by its id: it belongs to the archived team.
     of_admin = [a for a in team_routes.walk(api, "growth", known, QUERIES) if a.route != "/v1/operations/{id}"]
     assert team_routes.leaks(iter(of_admin), old) == []
     job = api.post(
@@ -138,7 +138,7 @@ def test_an_admin_of_the_platform_reads_the_audit_log_leases_and_usage_of_an_arc
         assert api.get(f"/v1/teams/{archived}/{path}", headers=theirs).status_code == 403
 
 
-def test_another_word_for_what_becomes_of_the_data_is_refused_and_deletes_nothing(api: TestClient) -> None:
+def test_an_unknown_value_of_data_is_refused_and_deletes_nothing(api: TestClient) -> None:
     assert api.put("/v1/teams/growth", json={"spec": {}}).is_success
     assert api.delete("/v1/teams/growth", params={"data": "shred"}).status_code == 422
     assert api.get("/v1/teams/growth").json()["metadata"]["deleted_at"] is None
@@ -153,7 +153,7 @@ def test_a_team_that_is_being_archived_is_not_purged_by_a_second_request(api: Te
     assert "data: archive" in refused.json()["detail"]
 
 
-def test_a_remembered_answer_about_the_old_team_is_not_given_about_the_new_one(
+def test_a_stored_response_about_the_old_team_is_not_repeated_for_the_new_one(
     api: TestClient, platform: Platform
 ) -> None:
     key = {"Idempotency-Key": "one"}
@@ -169,7 +169,7 @@ def test_a_remembered_answer_about_the_old_team_is_not_given_about_the_new_one(
     assert again.json()["spec"]["quota"]["cpu"] == 7
 
 
-def test_a_lost_answer_to_a_deletion_is_given_again_once_the_team_is_gone(api: TestClient, platform: Platform) -> None:
+def test_a_stored_response_to_a_deletion_is_repeated_once_the_team_is_gone(api: TestClient, platform: Platform) -> None:
     assert api.put("/v1/teams/growth", json={"spec": {}}).is_success
     key, query = {"Idempotency-Key": "gone"}, {"data": "purge"}
     first = api.delete("/v1/teams/growth", params=query, headers=key)

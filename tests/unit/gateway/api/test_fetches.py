@@ -1,4 +1,4 @@
-"""Fetches of the gateway: plan, apply and why with every kind of token, against real servers."""
+"""Requests that the gateway makes to addresses in specs: plan, apply and why by every kind of principal."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ OTHER_READERS = ("viewer", "stranger", "reader-of-all", "cluster", "metrics")
 
 
 class Signer(TokenSigner):
-    """The platform's own, which also knows who has no token of a kind that it makes: each by the role's name."""
+    """The platform's signer, which also accepts the key of each principal in ``OTHERS`` as its token."""
 
     def __init__(self) -> None:
         super().__init__(key=b"k" * 32, user_token="admin", metrics_token="metrics")
@@ -47,7 +47,7 @@ class Signer(TokenSigner):
 
 
 class Bench:
-    """The gateway's API on a platform with the backend ``existing``, and who asks it."""
+    """The gateway's API on a platform with the backend ``existing``, and a client for each principal."""
 
     def __init__(self, platform: Platform) -> None:
         fake = FakeBackend()
@@ -96,7 +96,7 @@ def ray() -> Iterator[StrangeServer]:
 
 
 @pytest.mark.parametrize("who", WRITERS)
-def test_who_may_write_a_cluster_learns_from_a_plan_whether_it_answers(
+def test_a_plan_asks_the_address_for_principals_that_may_write_the_cluster(
     bench: Bench, ray: StrangeServer, who: str
 ) -> None:
     assert bench.refusals(who, ray.url) == []
@@ -104,26 +104,26 @@ def test_who_may_write_a_cluster_learns_from_a_plan_whether_it_answers(
 
 
 @pytest.mark.parametrize("who", OTHER_READERS)
-def test_a_plan_fetches_nothing_for_who_may_not_write(bench: Bench, ray: StrangeServer, who: str) -> None:
-    assert bench.refusals(who, ray.url), "it is refused, and says why"
+def test_a_plan_asks_no_address_for_principals_that_may_not_write(bench: Bench, ray: StrangeServer, who: str) -> None:
+    assert bench.refusals(who, ray.url), "it is refused with a reason"
     assert ray.requests == []
     assert ray.most_at_once == 0
 
 
 @pytest.mark.parametrize("who", ["viewer", "reader-of-all", "cluster"])
-def test_a_reader_is_told_that_preflight_was_not_made(bench: Bench, ray: StrangeServer, who: str) -> None:
+def test_a_plan_warns_a_reader_that_preflight_was_not_made(bench: Bench, ray: StrangeServer, who: str) -> None:
     (document,) = bench.plan(who, ray.url).json()["documents"]
     assert document["warnings"] == ["Pre-flight was not made: a backend is asked only for those who may write this."]
 
 
-def test_without_a_token_nothing_is_planned(bench: Bench, ray: StrangeServer) -> None:
+def test_a_plan_without_a_token_is_refused_and_asks_no_address(bench: Bench, ray: StrangeServer) -> None:
     answer = TestClient(create_app(bench.platform)).post("/v1/plan", json=planned(ray.url))
     assert answer.status_code == 401
     assert ray.requests == []
 
 
 @pytest.mark.parametrize("who", OTHER_READERS)
-def test_applying_fetches_nothing_for_who_may_not_write(bench: Bench, ray: StrangeServer, who: str) -> None:
+def test_applying_asks_no_address_for_principals_that_may_not_write(bench: Bench, ray: StrangeServer, who: str) -> None:
     path, spec = "/v1/teams/growth/clusters/theirs", {"backend": "existing", "address": ray.url}
     assert bench.put(who, path, spec).status_code == 403
     assert bench.client(who).put(f"{path}?dry_run=true", json={"spec": spec}).status_code == 403
@@ -131,7 +131,7 @@ def test_applying_fetches_nothing_for_who_may_not_write(bench: Bench, ray: Stran
 
 
 @pytest.mark.parametrize(("who", "asked"), [("member", 1), ("viewer", 0), ("cluster", 0)])
-def test_why_asks_a_cluster_anew_only_for_who_may_write_it(
+def test_why_asks_the_cluster_only_for_principals_that_may_write_it(
     bench: Bench, ray: StrangeServer, who: str, asked: int
 ) -> None:
     path = "/v1/teams/growth/clusters/theirs"
@@ -143,7 +143,7 @@ def test_why_asks_a_cluster_anew_only_for_who_may_write_it(
 
 @pytest.mark.parametrize("who", WRITERS)
 @pytest.mark.parametrize("host", ["169.254.169.254", "[::ffff:a9fe:a9fe]", "[fd00:ec2::254]", "0.0.0.0"])
-def test_no_one_has_a_metadata_address_asked(bench: Bench, who: str, host: str) -> None:
+def test_a_metadata_address_is_never_asked_for_any_principal(bench: Bench, who: str, host: str) -> None:
     (reason,) = bench.refusals(who, f"http://{host}")
     assert "is link-local, a cloud's metadata service, or no single host" in reason
     answer = bench.put(who, "/v1/teams/growth/clusters/theirs", {"backend": "existing", "address": f"http://{host}"})
@@ -152,7 +152,7 @@ def test_no_one_has_a_metadata_address_asked(bench: Bench, who: str, host: str) 
 
 @pytest.mark.parametrize("end", ["/v1/teams", "/?x=1", "#x"])
 @pytest.mark.parametrize("who", WRITERS)
-def test_no_one_chooses_the_path(bench: Bench, ray: StrangeServer, who: str, end: str) -> None:
+def test_an_address_with_a_path_or_query_is_refused(bench: Bench, ray: StrangeServer, who: str, end: str) -> None:
     (reason,) = bench.refusals(who, ray.url + end)
     assert "has a path, a query or a fragment" in reason
     assert ray.requests == []
@@ -167,12 +167,12 @@ def test_a_password_in_an_address_is_refused_and_not_repeated(bench: Bench, ray:
 
 @pytest.fixture
 def strict(platform: Platform) -> Bench:
-    """A platform whose settings allow no address of others."""
+    """A platform whose settings allow no address of clusters that others run."""
     return Bench(replace(platform, settings=platform.settings.model_copy(update={"existing_addresses": []})))
 
 
 @pytest.mark.parametrize("who", ["member", "teams-admin"])
-def test_only_an_admin_of_the_platform_places_an_address_that_the_settings_do_not_allow(
+def test_only_a_platform_admin_may_set_an_address_that_the_settings_do_not_allow(
     strict: Bench, ray: StrangeServer, who: str
 ) -> None:
     path, spec = "/v1/teams/growth/clusters/theirs", {"backend": "existing", "address": ray.url}
@@ -182,7 +182,7 @@ def test_only_an_admin_of_the_platform_places_an_address_that_the_settings_do_no
     assert ray.requests == []
     assert strict.put("admin", path, spec).is_success
     assert len(ray.requests) == 1
-    # From then on it is that cluster's address, for everybody who may write the cluster; and no other address is.
+    # Now every principal that may write the cluster may use this address for it, but no other address.
     assert strict.refusals(who, ray.url) == []
     assert strict.put(who, path, spec).is_success
     with strange_server(plain(RAY)) as other:
@@ -192,7 +192,7 @@ def test_only_an_admin_of_the_platform_places_an_address_that_the_settings_do_no
         assert other.requests == []
 
 
-def test_an_admin_vouches_for_a_cluster_that_another_made_by_applying_it(
+def test_a_platform_admin_who_applies_anothers_cluster_approves_its_address(
     bench: Bench, strict: Bench, ray: StrangeServer
 ) -> None:
     path, spec = "/v1/teams/growth/clusters/theirs", {"backend": "existing", "address": ray.url}
@@ -204,8 +204,8 @@ def test_an_admin_vouches_for_a_cluster_that_another_made_by_applying_it(
     assert strict.refusals("member", ray.url) == []
 
 
-def test_an_address_on_a_backend_that_makes_clusters_is_refused(bench: Bench) -> None:
-    # It would count as another's, and take nothing of the quota.
+def test_an_address_on_a_backend_that_creates_clusters_is_refused(bench: Bench) -> None:
+    # The cluster would count as one that others run, and use no quota.
     answer = bench.put("member", "/v1/teams/growth/clusters/free", {"address": "http://127.0.0.1:1"})
     assert answer.status_code == 422
     assert "cluster.address: the backend 'local' makes its clusters" in answer.json()["detail"]
@@ -215,9 +215,7 @@ def test_an_address_on_a_backend_that_makes_clusters_is_refused(bench: Bench) ->
 
 
 @pytest.mark.parametrize("who", WRITERS)
-def test_a_plan_sends_the_token_of_a_cluster_of_that_name_nowhere_else(
-    bench: Bench, ray: StrangeServer, who: str
-) -> None:
+def test_the_token_of_a_cluster_is_sent_to_no_other_address(bench: Bench, ray: StrangeServer, who: str) -> None:
     secrets: Path = bench.platform.settings.home_paths.secrets
     write_secret(secrets / "clusters" / "growth.theirs.ray", f"geheim\n{ray.url}\n")
     spec = {"backend": "existing", "address": ray.url}
@@ -242,14 +240,14 @@ def test_a_plan_sends_the_token_of_a_cluster_of_that_name_nowhere_else(
     ],
 )
 @pytest.mark.parametrize("who", WRITERS)
-def test_a_plan_against_what_is_no_ray_says_so_and_repeats_nothing(bench: Bench, who: str, answer: Any) -> None:
+def test_a_plan_repeats_nothing_of_a_server_that_is_no_ray(bench: Bench, who: str, answer: Any) -> None:
     with strange_server(answer) as server:
-        got = bench.plan(who, server.url)
-    assert got.status_code == 200
-    (document,) = got.json()["documents"]
+        response = bench.plan(who, server.url)
+    assert response.status_code == 200
+    (document,) = response.json()["documents"]
     assert [refusal["code"] for refusal in document["forbidden"]] == ["refused"]
     assert "Ray" in document["forbidden"][0]["message"]
-    assert "geheim" not in got.text
+    assert "geheim" not in response.text
 
 
 def test_a_plan_follows_no_redirect(bench: Bench, ray: StrangeServer) -> None:
@@ -272,18 +270,18 @@ def test_a_plan_follows_no_redirect(bench: Bench, ray: StrangeServer) -> None:
         ("cluster", 403),
     ],
 )
-def test_metrics_of_all_teams_are_read_by_no_team(bench: Bench, path: str, who: str, status: int) -> None:
+def test_no_principal_of_a_team_reads_the_metrics_of_all_teams(bench: Bench, path: str, who: str, status: int) -> None:
     assert bench.client(who).get(path).status_code == status
 
 
 @pytest.mark.parametrize(("who", "status"), [("admin", 200), ("teams-admin", 403), ("member", 403), ("viewer", 403)])
-def test_a_teams_quota_is_raised_by_the_platform_alone(bench: Bench, who: str, status: int) -> None:
+def test_only_a_platform_admin_raises_a_teams_quota(bench: Bench, who: str, status: int) -> None:
     answer = bench.put(who, "/v1/teams/growth", {"quota": {"cpu": 128}})
     assert answer.is_success == (status == 200)
     assert status == 200 or answer.status_code == status
 
 
-def test_sixty_plans_and_applies_to_a_server_that_drips_do_not_stop_the_gateway(
+def test_many_plans_and_applies_against_a_slow_server_do_not_block_the_gateway(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(existing, "PATIENCE", 2.0)
@@ -327,9 +325,9 @@ def test_sixty_plans_and_applies_to_a_server_that_drips_do_not_stop_the_gateway(
         done.set()
         probing.result(timeout=60)
     assert most <= 8
-    assert max(waits) < 15, "it waits for no drip, and none of its threads does for long"
+    assert max(waits) < 15, "the event loop waits for no slow server, and no thread of a probe does for long"
     refused = [answer for answer in answers if answer.status_code == 503]
-    assert refused, "there were more than are taken at once"
+    assert refused, "there were more than the limit"
     assert all(int(answer.headers["Retry-After"]) > 0 for answer in refused)
     plans = [answer.json()["documents"][0]["forbidden"] for answer in answers[:60] if answer.status_code == 200]
     assert plans, "some were made"

@@ -1,4 +1,4 @@
-"""What hostile and clumsy callers may do to a real uvicorn: raw sockets, and small limits where time counts.
+"""Limits of connections and requests, against hostile and faulty clients of a real uvicorn, by raw sockets.
 
 Each runs with both of uvicorn's parsers; the gateway takes httptools where it is installed, and else h11.
 """
@@ -37,12 +37,12 @@ from tests.unit.gateway.api.served import serve
 
 MIB = 2**20
 LONG = 60.0
-"""Seconds after which a test gives up on what should happen at once."""
+"""Seconds after which a test fails if an expected event has not happened."""
 
 
 @pytest.fixture(params=["httptools", "h11"])
 def parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Which of uvicorn's parsers the gateway uses."""
+    """The name of uvicorn's parser that the gateway uses."""
     if request.param == "h11":
         monkeypatch.setattr(connections, "_fastest", lambda: BoundedH11)
     return str(request.param)
@@ -56,7 +56,7 @@ def metrics_token(platform: Platform) -> str:
 
 @pytest.fixture
 def many_files() -> Iterator[None]:
-    """Room for the sockets of both sides in this process."""
+    """Raise the limit of open files: this process has the sockets of both sides."""
     import resource
 
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -67,7 +67,7 @@ def many_files() -> Iterator[None]:
 
 @contextmanager
 def served(platform: Platform, **settings: Any) -> Iterator[str]:
-    """The URL of the platform's API, with these settings."""
+    """Serve the platform's API with these settings; yields its URL."""
     for name, value in settings.items():
         assert hasattr(platform.settings, name)
         setattr(platform.settings, name, value)
@@ -81,13 +81,13 @@ def connect(url: str) -> socket.socket:
 
 
 def head(method: str, path: str, *, token: str | None = None, **headers: object) -> bytes:
-    given = {"host": "gateway", **({"authorization": f"Bearer {token}"} if token else {}), **headers}
-    lines = [f"{method} {path} HTTP/1.1", *(f"{name.replace('_', '-')}: {value}" for name, value in given.items())]
+    fields = {"host": "gateway", **({"authorization": f"Bearer {token}"} if token else {}), **headers}
+    lines = [f"{method} {path} HTTP/1.1", *(f"{name.replace('_', '-')}: {value}" for name, value in fields.items())]
     return "\r\n".join([*lines, "", ""]).encode()
 
 
 def send_until_refused(connection: socket.socket, piece: bytes, most: int) -> int:
-    """Bytes that were sent before the other side hung up; ``most`` if it never did."""
+    """Send until the server closes the connection, or ``most`` bytes; return the bytes sent."""
     sent = 0
     while sent < most:
         try:
@@ -99,7 +99,7 @@ def send_until_refused(connection: socket.socket, piece: bytes, most: int) -> in
 
 
 def rest_of(connection: socket.socket) -> bytes:
-    """All that comes until the connection is closed."""
+    """Read until the connection is closed."""
     read = b""
     while True:
         try:
@@ -112,7 +112,7 @@ def rest_of(connection: socket.socket) -> bytes:
 
 
 def first_of(connection: socket.socket) -> bytes:
-    """The first word and status of an answer; nothing where the connection was ended instead."""
+    """Read the version and status of a response; empty if the connection was closed instead."""
     try:
         return connection.recv(12)
     except ConnectionResetError:
@@ -120,7 +120,7 @@ def first_of(connection: socket.socket) -> bytes:
 
 
 def answer_of(connection: socket.socket) -> bytes:
-    """One answer, of which the length is said, on a connection that stays open."""
+    """Read one response with a content-length, on a connection that stays open."""
     read = b""
     while b"\r\n\r\n" not in read:
         piece = connection.recv(65536)
@@ -150,7 +150,7 @@ def until(holds: Callable[[], bool]) -> None:
     ],
     ids=["one header", "many headers", "the path"],
 )
-def test_a_head_without_end_is_refused_while_others_are_answered(
+def test_a_head_without_end_is_refused_while_other_requests_are_answered(
     platform: Platform, start: bytes, piece: bytes
 ) -> None:
     with served(platform) as url, connect(url) as hostile, ThreadPoolExecutor(1) as pool:
@@ -158,21 +158,21 @@ def test_a_head_without_end_is_refused_while_others_are_answered(
         sent = pool.submit(send_until_refused, hostile, piece, 64 * MIB)
         for _ in range(5):
             assert httpx.get(f"{url}/healthz", timeout=LONG).status_code == 200
-        assert sent.result() < 16 * MIB  # the most that both systems' buffers may take
+        assert sent.result() < 16 * MIB  # what the socket buffers of both sides may take at most
         assert rest_of(hostile).startswith(b"HTTP/1.1 431 ")
         assert httpx.get(f"{url}/healthz", timeout=LONG).status_code == 200
 
 
 @pytest.mark.usefixtures("parser")
-def test_what_follows_an_early_answer_is_not_read_without_end(platform: Platform) -> None:
+def test_the_rest_of_a_request_answered_early_is_not_read_without_end(platform: Platform) -> None:
     with served(platform) as url, connect(url) as hostile:
         hostile.sendall(head("POST", "/v1/plan", transfer_encoding="chunked") + b"0\r\nx: ")
         assert send_until_refused(hostile, b"y" * 65536, 64 * MIB) < 16 * MIB
-        assert rest_of(hostile)[:12] in (b"HTTP/1.1 401", b"HTTP/1.1 431")  # whichever comes first
+        assert rest_of(hostile)[:12] in (b"HTTP/1.1 401", b"HTTP/1.1 431")  # whichever limit is reached first
 
 
 @pytest.mark.usefixtures("parser")
-def test_a_body_that_comes_after_its_early_answer_leaves_the_connection_usable(
+def test_a_body_that_arrives_after_its_early_response_leaves_the_connection_usable(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "REST_SECONDS", LONG)
@@ -184,7 +184,7 @@ def test_a_body_that_comes_after_its_early_answer_leaves_the_connection_usable(
 
 
 @pytest.mark.usefixtures("parser")
-def test_a_connection_that_is_closed_between_requests_says_nothing(
+def test_a_connection_closed_between_requests_gets_no_response(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "REST_SECONDS", LONG)
@@ -196,7 +196,7 @@ def test_a_connection_that_is_closed_between_requests_says_nothing(
 
 
 @pytest.mark.usefixtures("parser", "growth")
-def test_a_sender_that_waits_to_be_asked_for_its_body_is_asked_once_it_is_checked(
+def test_a_client_that_expects_100_continue_gets_it_once_its_request_is_checked(
     platform: Platform, token: str, zipped: tuple[str, bytes]
 ) -> None:
     sha256, data = zipped
@@ -213,13 +213,13 @@ def test_a_sender_that_waits_to_be_asked_for_its_body_is_asked_once_it_is_checke
 def test_a_connection_without_a_request_is_closed_in_time(platform: Platform, start: bytes) -> None:
     with served(platform, header_timeout=0.5) as url, connect(url) as client:
         client.sendall(start)
-        said = rest_of(client)
-        assert said.startswith(b"HTTP/1.1 408 ") if start else said == b""
+        received = rest_of(client)
+        assert received.startswith(b"HTTP/1.1 408 ") if start else received == b""
 
 
 @pytest.mark.usefixtures("parser")
 @pytest.mark.parametrize("first", [b"", head("GET", "/healthz")], ids=["at first", "after a request"])
-def test_a_head_that_drips_is_cut_off(platform: Platform, first: bytes) -> None:
+def test_a_head_that_arrives_too_slowly_is_answered_408(platform: Platform, first: bytes) -> None:
     with served(platform, header_timeout=0.5) as url, connect(url) as client:
         if first:
             client.sendall(first)
@@ -227,19 +227,19 @@ def test_a_head_that_drips_is_cut_off(platform: Platform, first: bytes) -> None:
         client.sendall(b"GET / HTTP/1.1\r\nx: ")
         client.settimeout(0.05)
         deadline = time.monotonic() + LONG
-        said = b""
-        while not said:
+        received = b""
+        while not received:
             assert time.monotonic() < deadline
             client.sendall(b"y")
             try:
-                said = client.recv(65536)
+                received = client.recv(65536)
             except TimeoutError:
                 continue
-        assert said.startswith(b"HTTP/1.1 408 ")
+        assert received.startswith(b"HTTP/1.1 408 ")
 
 
 @pytest.mark.usefixtures("parser")
-def test_a_body_that_stops_is_cut_off_and_leaves_no_file(platform: Platform, growth: TestClient, token: str) -> None:
+def test_a_body_that_stops_is_refused_and_leaves_no_file(platform: Platform, growth: TestClient, token: str) -> None:
     package = head("PUT", f"/v1/teams/growth/packages/{'0' * 64}", token=token, content_length=10 * MIB)
     plan = head("POST", "/v1/plan", token=token, content_length=100)
     with served(platform, body_timeout=0.5) as url, connect(url) as first, connect(url) as second:
@@ -252,7 +252,7 @@ def test_a_body_that_stops_is_cut_off_and_leaves_no_file(platform: Platform, gro
 
 
 @pytest.mark.usefixtures("parser")
-def test_a_kept_connection_without_requests_is_closed_in_time(platform: Platform) -> None:
+def test_an_idle_keep_alive_connection_is_closed_in_time(platform: Platform) -> None:
     with served(platform, keep_alive_timeout=1) as url, connect(url) as client:
         client.sendall(head("GET", "/healthz"))
         assert answer_of(client).startswith(b"HTTP/1.1 200 ")
@@ -264,7 +264,7 @@ def test_a_kept_connection_without_requests_is_closed_in_time(platform: Platform
     ("path", "status"),
     [("/v1/teams/growth/clusters/packages", b"413"), ("/v1/teams/packages/packages/x/packages", b"404")],
 )
-def test_a_large_body_is_refused_before_it_is_read_whatever_the_path_is_called(
+def test_a_large_body_is_refused_before_it_is_read_even_on_paths_with_packages_in_their_name(
     platform: Platform, metrics_token: str, path: str, status: bytes
 ) -> None:
     json = {"content_type": "application/json", "token": metrics_token}
@@ -292,7 +292,7 @@ def test_a_large_body_is_refused_before_it_is_read_whatever_the_path_is_called(
     ],
 )
 @pytest.mark.usefixtures("growth")
-def test_an_upload_that_is_not_allowed_is_refused_before_its_body_comes(
+def test_an_upload_that_is_not_allowed_is_refused_before_its_body_arrives(
     platform: Platform, token: str, metrics_token: str, path: str, own: bool, status: bytes
 ) -> None:
     with served(platform) as url, connect(url) as client:
@@ -303,7 +303,7 @@ def test_an_upload_that_is_not_allowed_is_refused_before_its_body_comes(
 
 @pytest.mark.usefixtures("parser", "growth")
 @pytest.mark.parametrize("path", [f"/v1/teams/growth/packages/{'0' * 64}", "/growth/dev/api/packages/gcs/p.zip"])
-def test_a_package_is_refused_by_the_length_that_is_declared_and_by_its_own(
+def test_a_package_is_refused_by_its_declared_and_by_its_actual_length(
     platform: Platform, token: str, path: str
 ) -> None:
     with served(platform, max_package_bytes=2 * MIB) as url:
@@ -318,10 +318,10 @@ def test_a_package_is_refused_by_the_length_that_is_declared_and_by_its_own(
 
 
 @pytest.mark.usefixtures("parser", "growth")
-def test_a_large_package_is_kept_from_a_file_that_does_not_stay(platform: Platform, token: str) -> None:
+def test_a_large_package_is_stored_by_way_of_a_file_that_is_removed(platform: Platform, token: str) -> None:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("weights.bin", os.urandom(20 * MIB))  # more than any other body may have
+        archive.writestr("weights.bin", os.urandom(20 * MIB))  # more than the limit of any other body
     data, headers = buffer.getvalue(), {"Authorization": f"Bearer {token}"}
     sha256 = hashlib.sha256(data).hexdigest()
     with served(platform) as url:
@@ -334,7 +334,7 @@ def test_a_large_package_is_kept_from_a_file_that_does_not_stay(platform: Platfo
 
 
 @pytest.mark.usefixtures("parser", "growth")
-def test_an_upload_whose_sender_goes_away_leaves_no_file(
+def test_an_upload_whose_client_disconnects_leaves_no_file(
     platform: Platform, token: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     uploads = platform.settings.home_paths.uploads
@@ -349,7 +349,7 @@ def test_an_upload_whose_sender_goes_away_leaves_no_file(
 
 
 def _open_below(folder: Path) -> int:
-    """How many files that this process has open lie, or lay, in a folder."""
+    """Number of this process's open files that are, or before their deletion were, in a folder."""
     open_now = 0
     for descriptor in os.listdir("/proc/self/fd"):
         try:
@@ -360,7 +360,7 @@ def _open_below(folder: Path) -> int:
 
 
 @pytest.mark.usefixtures("parser", "many_files")
-def test_500_slow_connections_keep_nothing_from_being_answered(platform: Platform, token: str) -> None:
+def test_500_slow_connections_do_not_block_other_requests(platform: Platform, token: str) -> None:
     with served(platform) as url, ExitStack() as slow:
         for _ in range(500):
             slow.enter_context(connect(url)).sendall(b"GET /v1/teams HTTP/1.1\r\nhost: gateway\r\nx: ")
@@ -370,22 +370,22 @@ def test_500_slow_connections_keep_nothing_from_being_answered(platform: Platfor
 
 
 @pytest.mark.usefixtures("parser")
-def test_a_connection_beyond_those_for_probes_is_refused_at_once(
+def test_a_connection_beyond_the_reserve_for_probes_is_refused_at_once(
     platform: Platform, job_uid: str, token: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "FOR_PROBES", 0)
     with served(platform, max_connections=2) as url, followers(url, platform, job_uid, token, 2) as clients:
         with connect(url) as refused:
-            said = rest_of(refused)
-            assert said.startswith(b"HTTP/1.1 503 ")
-            assert b"retry-after: 5" in said
+            received = rest_of(refused)
+            assert received.startswith(b"HTTP/1.1 503 ")
+            assert b"retry-after: 5" in received
         platform.store.set_status(job_uid, JobStatus(phase="Succeeded"))
         for client in clients:
             assert answer_of(client).startswith(b"HTTP/1.1 200 ")
 
 
 @pytest.mark.usefixtures("parser")
-def test_for_one_connection_too_many_the_one_that_waited_longest_goes(platform: Platform) -> None:
+def test_one_connection_too_many_ends_the_one_that_has_waited_longest(platform: Platform) -> None:
     with served(platform, max_connections=3) as url, ExitStack() as slow:
         clients = [slow.enter_context(connect(url)) for _ in range(3)]
         for client in clients:
@@ -399,7 +399,7 @@ def test_for_one_connection_too_many_the_one_that_waited_longest_goes(platform: 
 
 @pytest.fixture
 def job_uid(platform: Platform, growth: TestClient) -> str:
-    """A job that runs until ``finish``."""
+    """The uid of a job that runs until the test writes another phase."""
     body = {"metadata": {"name": "train"}, "spec": {"entrypoint": "true", "cluster": "dev"}}
     assert growth.post("/v1/teams/growth/jobs", json=body).status_code == 202
     return platform.store.get("Job", "growth", "train").metadata.uid
@@ -410,7 +410,7 @@ LOG = "/v1/teams/growth/jobs/train/logs"
 
 @contextmanager
 def followers(url: str, platform: Platform, uid: str, token: str, number: int) -> Iterator[list[socket.socket]]:
-    """Requests that are held until there is more of the job's log."""
+    """Open requests that the gateway holds until there is more of the job's log."""
     with ExitStack() as stack:
         clients = [stack.enter_context(connect(url)) for _ in range(number)]
         for client in clients:
@@ -420,7 +420,7 @@ def followers(url: str, platform: Platform, uid: str, token: str, number: int) -
 
 
 def tail_of_the_job(token: str) -> bytes:
-    """A websocket's handshake, as Ray's client follows a log."""
+    """The websocket handshake with which Ray's client follows a log."""
     headers = {
         "connection": "Upgrade", "upgrade": "websocket", "sec_websocket_version": 13,
         "sec_websocket_key": "AAAAAAAAAAAAAAAAAAAAAA==",
@@ -429,9 +429,7 @@ def tail_of_the_job(token: str) -> bytes:
 
 
 @pytest.mark.usefixtures("parser")
-def test_where_all_connections_are_at_work_only_probes_are_answered(
-    platform: Platform, job_uid: str, token: str
-) -> None:
+def test_when_all_connections_are_busy_only_probes_are_answered(platform: Platform, job_uid: str, token: str) -> None:
     with served(platform, max_connections=3) as url, followers(url, platform, job_uid, token, 3) as clients:
         refused = httpx.get(f"{url}/v1/teams", headers={"Authorization": f"Bearer {token}"}, timeout=LONG)
         assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
@@ -444,20 +442,22 @@ def test_where_all_connections_are_at_work_only_probes_are_answered(
 
 
 @pytest.mark.usefixtures("parser", "job_uid")
-def test_websockets_take_no_place_beyond_the_limit_and_none_of_the_probes(platform: Platform, token: str) -> None:
+def test_websockets_beyond_the_limit_take_no_connections_of_the_probes(platform: Platform, token: str) -> None:
     with served(platform, max_connections=5) as url, ExitStack() as stack:
         clients = [stack.enter_context(connect(url)) for _ in range(20)]
         for client in clients:
             client.sendall(tail_of_the_job(token))
         answers = Counter(first_of(client) for client in clients)
         assert answers[b"HTTP/1.1 101"] == 5
-        assert answers.keys() <= {b"HTTP/1.1 101", b"HTTP/1.1 503", b""}, "those that still waited may have had to go"
+        assert answers.keys() <= {b"HTTP/1.1 101", b"HTTP/1.1 503", b""}, (
+            "connections that still waited may have been aborted"
+        )
         assert httpx.get(f"{url}/healthz", timeout=LONG).status_code == 200
 
 
 @pytest.mark.usefixtures("parser")
-def test_requests_whose_bodies_never_come_keep_no_others_out_once_answered(platform: Platform, token: str) -> None:
-    half = head("POST", "/v1/plan", content_length=9)  # no token: 401, before its body
+def test_answered_requests_without_their_bodies_do_not_block_others(platform: Platform, token: str) -> None:
+    half = head("POST", "/v1/plan", content_length=9)  # no token: answered 401 before its body arrives
     with served(platform, max_connections=5) as url, ExitStack() as stack:
         for _ in range(20):
             client = stack.enter_context(connect(url))
@@ -468,21 +468,21 @@ def test_requests_whose_bodies_never_come_keep_no_others_out_once_answered(platf
 
 
 @pytest.mark.usefixtures("parser")
-def test_a_handshake_that_comes_together_with_a_request_leaves_no_connection_behind(platform: Platform) -> None:
+def test_a_websocket_handshake_pipelined_after_a_request_leaves_no_connection_behind(platform: Platform) -> None:
     both = head("GET", "/v1/teams") + tail_of_the_job("wrong")
     with served(platform, max_connections=5) as url:
         for _ in range(20):
             with connect(url) as client:
                 client.sendall(both)
                 first_of(client)
-        with ExitStack() as stack:  # as many as there may be, and one more
+        with ExitStack() as stack:  # as many as the limit, and one more
             for _ in range(6):
                 client = stack.enter_context(connect(url))
                 client.sendall(head("GET", "/healthz"))
                 assert answer_of(client).startswith(b"HTTP/1.1 200 ")
 
 
-def test_requests_that_are_sent_without_end_on_one_connection_end_it(platform: Platform) -> None:
+def test_pipelined_requests_without_end_close_the_connection(platform: Platform) -> None:
     with served(platform) as url, connect(url) as hostile, ThreadPoolExecutor(1) as pool:
         sent = pool.submit(send_until_refused, hostile, head("GET", "/v1/teams") * 1000, 64 * MIB)
         while True:
@@ -495,7 +495,7 @@ def test_requests_that_are_sent_without_end_on_one_connection_end_it(platform: P
         assert httpx.get(f"{url}/healthz", timeout=LONG).status_code == 200
 
 
-def test_a_principal_follows_so_many_logs_and_no_more(
+def test_a_principal_may_follow_only_a_limited_number_of_logs(
     platform: Platform, growth: TestClient, job_uid: str, token: str
 ) -> None:
     headers = {"Authorization": f"Bearer {token}"}
@@ -509,22 +509,22 @@ def test_a_principal_follows_so_many_logs_and_no_more(
                 another.sendall(tail)
                 assert rest_of(another).startswith(b"HTTP/1.1 429 ")
             assert httpx.get(f"{url}{LOG}", headers=headers, timeout=LONG).status_code == 200
-            platform.store.set_status(job_uid, JobStatus(phase="Running"))  # a change that ends no wait
+            platform.store.set_status(job_uid, JobStatus(phase="Running"))  # the wait goes on
             platform.storage.append(layout.job_log("growth", job_uid), b"hello")
             platform.store.set_status(job_uid, JobStatus(phase="Succeeded"))
             for client in clients:
                 assert answer_of(client).startswith(b"HTTP/1.1 200 ")
         with connect(url) as another:
             another.sendall(tail)
-            said = b""
-            while b"hello" not in said:
+            received = b""
+            while b"hello" not in received:
                 piece = another.recv(65536)
-                assert piece, said
-                said += piece
+                assert piece, received
+                received += piece
 
 
 @pytest.mark.usefixtures("parser", "many_files", "job_uid")
-def test_of_300_log_tails_the_last_are_refused_and_the_others_keep_nothing_from_being_answered(
+def test_log_tails_beyond_the_limit_are_refused_and_the_others_do_not_block_requests(
     platform: Platform, token: str
 ) -> None:
     headers = {"Authorization": f"Bearer {token}"}
@@ -539,7 +539,7 @@ def test_of_300_log_tails_the_last_are_refused_and_the_others_keep_nothing_from_
                 assert httpx.get(url + path, headers=headers, timeout=LONG).status_code == 200
 
 
-def test_a_follower_that_goes_away_within_a_long_log_is_no_error(
+def test_a_follower_that_disconnects_amid_a_long_log_is_no_error(
     platform: Platform, job_uid: str, token: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     platform.storage.append(layout.job_log("growth", job_uid), b"x" * 64 * MIB)
@@ -547,17 +547,17 @@ def test_a_follower_that_goes_away_within_a_long_log_is_no_error(
         client.sendall(tail_of_the_job(token))
         assert client.recv(12) == b"HTTP/1.1 101"
         until(lambda: bool(platform.store.changes._listeners))
-        client.close()  # with much unread
+        client.close()  # with most of the log unread
         until(lambda: not platform.store.changes._listeners)
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_a_follower_that_goes_away_makes_room_for_another_at_once(
+def test_a_follower_that_disconnects_makes_room_for_another_at_once(
     platform: Platform, job_uid: str, token: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
 
-    def pause(_: Followed) -> float:  # none before the first look; a quarter of an hour until the next
+    def pause(_: Followed) -> float:  # none before the first read; a quarter of an hour before the next
         calls.append(0)
         return 0.0 if len(calls) == 1 else 1000.0
 
@@ -572,7 +572,7 @@ def test_a_follower_that_goes_away_makes_room_for_another_at_once(
             until(lambda: not platform.store.changes._listeners)
 
 
-def test_a_principal_has_so_many_requests_under_way_and_others_have_their_own(
+def test_requests_under_way_are_limited_per_principal(
     platform: Platform, job_uid: str, token: str, metrics_token: str
 ) -> None:
     with served(platform, max_requests=2) as url, followers(url, platform, job_uid, token, 2) as clients:
@@ -588,7 +588,7 @@ def test_a_principal_has_so_many_requests_under_way_and_others_have_their_own(
         assert again.status_code == 200
 
 
-def test_many_followers_look_more_rarely() -> None:
+def test_with_many_followers_each_reads_less_often() -> None:
     followed, ada = Followed(most=1000), Principal(name="ada", role="member")
     with ExitStack() as stack:
         assert followed.pause() == 0
@@ -620,9 +620,9 @@ def test_the_api_and_the_probes_do_not_wait_for_backends(platform: Platform, gro
                 assert httpx.get(url + path, headers=headers, timeout=LONG / 2).status_code == 200
         finally:
             gate.set()
-        assert {write.result().status_code for write in writes} <= {202, 403}  # a quota may refuse some
+        assert {write.result().status_code for write in writes} <= {202, 403}  # the quota may refuse some
 
 
-def test_each_route_that_may_ask_a_backend_is_one(platform: Platform) -> None:
+def test_each_route_listed_as_asking_a_backend_exists(platform: Platform) -> None:
     paths = create_app(platform).openapi()["paths"]
     assert [(method, path) for method, path in lanes.ASK_BACKENDS if method.lower() not in paths.get(path, {})] == []

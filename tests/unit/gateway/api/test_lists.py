@@ -1,4 +1,4 @@
-"""Lists and single objects over HTTP: what they say, in whole and in summary; Ray's list of jobs, which has an end."""
+"""Lists and single objects over HTTP, in full and in summary; Ray's list of jobs, which is limited."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def submit(api: TestClient, name: str, **more: Any) -> dict[str, Any]:
     return made
 
 
-def test_a_list_and_a_single_object_say_what_the_write_answered(growth: TestClient) -> None:
+def test_a_list_and_a_single_object_equal_the_response_to_the_write(growth: TestClient) -> None:
     made = [submit(growth, f"j{number}", parameters={"day": str(number)}) for number in range(3)]
     assert growth.get(JOBS).json() == {"items": made, "next_cursor": None}
     one = growth.get(f"{JOBS}/j1")
@@ -48,23 +48,23 @@ def test_a_summary_leaves_out_spec_and_status_but_for_the_phase(growth: TestClie
 
 
 @pytest.mark.parametrize("view", ["full", "summary"])
-def test_lists_and_objects_are_as_the_schema_says(growth: TestClient, view: str) -> None:
+def test_lists_and_summaries_match_the_schema(growth: TestClient, view: str) -> None:
     submit(growth, "train")
     schema = growth.get("/openapi.json").json()
     for noun in NOUNS:
         path = f"/v1/teams/{{team}}/{noun.plural}" if noun.team_scoped else f"/v1/{noun.plural}"
         answer = growth.get(path.format(team="growth"), params={"view": view})
         assert answer.status_code == 200
-        told = schema["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
-        Draft202012Validator({**told, "components": schema["components"]}).validate(answer.json())
+        documented = schema["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+        Draft202012Validator({**documented, "components": schema["components"]}).validate(answer.json())
 
 
-def test_a_team_that_is_not_there_has_no_lists(growth: TestClient) -> None:
+def test_a_list_of_an_unknown_team_is_not_found(growth: TestClient) -> None:
     answer = growth.get("/v1/teams/groth/jobs")
     assert (answer.status_code, "Did you mean 'growth'?" in answer.json()["remedy"]) == (404, True)
 
 
-def test_rays_list_holds_the_newest_jobs_alone(growth: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rays_list_has_only_the_newest_jobs(growth: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_proxy, "MOST_LISTED", 3)
     for number in range(5):
         submit(growth, f"j{number}", submission_id=f"raysubmit_{number}")
@@ -73,7 +73,7 @@ def test_rays_list_holds_the_newest_jobs_alone(growth: TestClient, monkeypatch: 
     assert growth.get("/growth/nope/api/jobs/").status_code == 404
 
 
-def test_one_odd_job_of_before_does_not_hide_the_others_in_rays_list(growth: TestClient, platform: Platform) -> None:
+def test_an_odd_stored_job_does_not_hide_the_others_in_rays_list(growth: TestClient, platform: Platform) -> None:
     made = submit(growth, "odd", submission_id="raysubmit_odd")
     submit(growth, "plain", submission_id="raysubmit_plain")
     deep: dict[str, object] = {}
@@ -85,7 +85,7 @@ def test_one_odd_job_of_before_does_not_hide_the_others_in_rays_list(growth: Tes
     assert [job["submission_id"] for job in listed.json()] == ["raysubmit_odd", "raysubmit_plain"]
 
 
-def test_rays_list_says_of_a_job_what_asking_for_it_alone_does(growth: TestClient, platform: Platform) -> None:
+def test_rays_list_has_the_same_details_of_a_job_as_its_own_route(growth: TestClient, platform: Platform) -> None:
     made = submit(
         growth, "full", env={"A": "ü"}, pip=["polars"], metadata={"k": "v"}, submission_id="raysubmit_1", retries=2
     )

@@ -1,4 +1,4 @@
-"""Whatever a request holds, the answer is a problem that says what is wrong: never a 500, and nothing is made."""
+"""Malformed and extreme requests: the response is a problem with the reason, never a 500, and nothing is created."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ JOB = {"entrypoint": "python -m jobs.train", "cluster": "dev"}
 
 @pytest.fixture
 def growth(platform: Platform, token: str) -> TestClient:
-    """Team ``growth`` with its cluster ``dev``; what a route lets out is answered as the gateway would, with a 500."""
+    """A client, with team ``growth`` and its cluster ``dev``; unhandled exceptions become a 500, as in the gateway."""
     client = TestClient(
         create_app(platform), headers={"Authorization": f"Bearer {token}"}, raise_server_exceptions=False
     )
@@ -46,7 +46,7 @@ def cursor(text: str) -> str:
 
 
 @pytest.mark.parametrize("value", [f'"{"9" * 5000}"', "9" * 20, '""', '"-1"', '"1.0"', '"1", "2"', "W/"])
-def test_an_if_match_that_is_no_etag_of_ours_is_refused(growth: TestClient, value: str) -> None:
+def test_an_if_match_that_is_no_etag_of_this_api_is_refused(growth: TestClient, value: str) -> None:
     before = growth.get(CLUSTER).headers["ETag"]
     for method in ("PUT", "DELETE"):
         body = {"spec": {"suspended": True}} if method == "PUT" else None
@@ -58,20 +58,20 @@ def test_an_if_match_that_is_no_etag_of_ours_is_refused(growth: TestClient, valu
 
 
 @pytest.mark.parametrize("value", ['"²"', "¹²", '"\xa0"'])
-def test_an_if_match_of_digits_that_are_none_is_refused(growth: TestClient, platform: Platform, value: str) -> None:
+def test_an_if_match_with_digits_beyond_ascii_is_refused(growth: TestClient, platform: Platform, value: str) -> None:
     with serve(platform) as url:  # a test client writes headers as UTF-8, in which a superscript is two characters
         connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=60)
         headers = {"Authorization": growth.headers["Authorization"], "If-Match": value, **JSON}
         connection.request("PUT", CLUSTER, body=b'{"spec": {}}', headers=headers)
         answer = connection.getresponse()
-        said = json.loads(answer.read())
+        problem = json.loads(answer.read())
         connection.close()
-    assert (answer.status, said["type"]) == (422, "urn:rayplane:problem:invalid-input")
-    assert "is not an ETag of this API" in said["detail"]
+    assert (answer.status, problem["type"]) == (422, "urn:rayplane:problem:invalid-input")
+    assert "is not an ETag of this API" in problem["detail"]
 
 
 @pytest.mark.parametrize("form", ['"{}"', "{}", 'W/"{}"', '  "{}" '])
-def test_an_etag_is_taken_in_each_of_its_forms(growth: TestClient, form: str) -> None:
+def test_an_etag_is_accepted_in_each_of_its_forms(growth: TestClient, form: str) -> None:
     etag = form.format(growth.get(CLUSTER).headers["ETag"].strip('"'))
     assert growth.put(CLUSTER, json={"spec": {"suspended": True}}, headers={"If-Match": etag}).is_success
 
@@ -95,14 +95,14 @@ def test_an_etag_is_taken_in_each_of_its_forms(growth: TestClient, form: str) ->
         "\x00",
     ],
 )
-def test_a_cursor_that_no_list_gave_is_refused(growth: TestClient, text: str) -> None:
+def test_a_cursor_that_no_list_has_returned_is_refused(growth: TestClient, text: str) -> None:
     for path in ("/v1/teams", JOBS, "/v1/teams/growth/leases", "/v1/teams/growth/audit"):
         answer = growth.get(path, params={"cursor": cursor(text)})
         assert (answer.status_code, answer.json()["type"]) == (422, "urn:rayplane:problem:invalid-input"), path
         assert "is not a cursor of this list" in answer.json()["detail"]
 
 
-def test_a_log_is_read_from_no_place_that_no_file_has(growth: TestClient, platform: Platform) -> None:
+def test_a_log_offset_that_no_file_can_have_is_refused(growth: TestClient, platform: Platform) -> None:
     job = growth.post(JOBS, json={"metadata": {"name": "train"}, "spec": JOB}).json()
     platform.storage.append(f"growth/jobs/{job['metadata']['uid']}/driver.log", b"line\n")
     assert growth.get(f"{JOBS}/train/logs?offset={2**60}").status_code == 422
@@ -115,7 +115,7 @@ def put_package(growth: TestClient, data: bytes) -> Any:
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA, zipfile.ZIP_DEFLATED])
-def test_a_package_with_a_broken_member_is_refused_at_both_doors(growth: TestClient, method: int) -> None:
+def test_a_package_with_a_damaged_file_is_refused_by_both_apis(growth: TestClient, method: int) -> None:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", method) as made:
         made.writestr("train.py", "print(1)\n" * 500)
@@ -127,7 +127,7 @@ def test_a_package_with_a_broken_member_is_refused_at_both_doors(growth: TestCli
     assert by_ray.status_code == 400
 
 
-def test_a_package_that_unpacks_to_much_more_than_it_is_is_too_large(
+def test_a_package_that_unpacks_to_more_than_the_limit_is_too_large(
     growth: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(archive, "MAX_UNPACKED", 2**20)
@@ -142,7 +142,7 @@ def test_a_package_that_unpacks_to_much_more_than_it_is_is_too_large(
 
 @pytest.fixture
 def worker(growth: TestClient, platform: Platform) -> dict[str, str]:
-    """The headers of what runs on the cluster."""
+    """Headers with the token of the cluster's workers."""
     uid = growth.get(CLUSTER).json()["metadata"]["uid"]
     return {"Authorization": f"Bearer {platform.signer.cluster_token('growth', uid)}", **JSON}
 
@@ -153,7 +153,7 @@ def event(**fields: Any) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "message"),
     [
         (event(time="0001-01-01T00:00:00+23:59"), "is in no year of UTC"),
         (event(time="9999-12-31T23:59:59-23:59"), "is in no year of UTC"),
@@ -166,15 +166,15 @@ def event(**fields: Any) -> bytes:
         (event(submission_id="\ud800-1"), "events.0.submission_id: it holds half of a surrogate pair"),
     ],
 )
-def test_an_event_that_no_calendar_or_column_can_hold_is_refused(
-    growth: TestClient, worker: dict[str, str], body: bytes, said: str
+def test_an_event_with_a_value_that_can_not_be_stored_is_refused(
+    growth: TestClient, worker: dict[str, str], body: bytes, message: str
 ) -> None:
     answer = growth.post("/v1/events", content=body, headers=worker)
     assert answer.status_code == 422
-    assert said in answer.json()["detail"]
+    assert message in answer.json()["detail"]
 
 
-def test_a_models_version_of_any_length_is_taken(growth: TestClient, worker: dict[str, str]) -> None:
+def test_a_models_version_of_any_length_is_accepted(growth: TestClient, worker: dict[str, str]) -> None:
     for number, version in enumerate(("3", "9" * 5000, "²", "4")):
         data = {"name": "delay", "version": version, "run_id": "r"}
         body = event(id=f"e{number}", type="model.registered", data=data)
@@ -213,7 +213,7 @@ def test_a_labels_key_that_no_query_can_name_is_refused(growth: TestClient, key:
 
 
 @pytest.mark.parametrize("field", ["experiment", "submission_id", "pipeline"])
-def test_what_names_something_in_a_spec_is_plain_text(growth: TestClient, field: str) -> None:
+def test_names_in_a_spec_must_be_plain_text(growth: TestClient, field: str) -> None:
     value = "a/b/\x1b[2J" if field == "pipeline" else "a\x1b[2J"
     answer = growth.post(JOBS, json={"spec": {**JOB, field: value}})
     assert (answer.status_code, f"job.{field}: " in answer.json()["detail"]) == (422, True)
@@ -240,7 +240,7 @@ def test_what_names_something_in_a_spec_is_plain_text(growth: TestClient, field:
         ("jobs", {**JOB, "values": {"a": json.loads("[" * 200 + "]" * 200)}}),
     ],
 )
-def test_a_number_or_depth_that_nothing_can_hold_is_refused(growth: TestClient, kind: str, spec: Any) -> None:
+def test_too_large_numbers_and_too_deep_nesting_are_refused(growth: TestClient, kind: str, spec: Any) -> None:
     path = "/v1/teams/growth" if kind == "teams" else f"/v1/teams/growth/{kind}/odd"
     answer = growth.put(path, json={"spec": spec})
     assert (answer.status_code, answer.json()["type"]) == (422, "urn:rayplane:problem:invalid-spec"), answer.text
@@ -253,7 +253,7 @@ def test_a_number_or_depth_that_nothing_can_hold_is_refused(growth: TestClient, 
 @pytest.mark.parametrize(
     "body", [b"[" * 100_000, b'{"spec": {"a": ' + b"9" * 5000 + b"}}", b'{"spec": "\xff"}', b"\x00"]
 )
-def test_a_body_that_python_gives_up_on_is_refused(growth: TestClient, body: bytes) -> None:
+def test_a_body_that_pythons_json_parser_can_not_read_is_refused(growth: TestClient, body: bytes) -> None:
     for method, path in (("PUT", CLUSTER), ("POST", JOBS), ("POST", "/v1/plan"), ("POST", "/v1/events")):
         answer = growth.request(method, path, content=body, headers=JSON)
         assert answer.status_code in (400, 422)
@@ -275,7 +275,7 @@ def test_a_body_that_python_gives_up_on_is_refused(growth: TestClient, body: byt
         ("/growth/dev/api/jobs/", {"entrypoint": "x", "metadata": {"\ud800": "x"}}),
     ],
 )
-def test_a_problem_may_repeat_what_is_no_text(growth: TestClient, path: str, body: Any) -> None:
+def test_a_problem_may_repeat_invalid_text(growth: TestClient, path: str, body: Any) -> None:
     answer = growth.post(path, content=json.dumps(body), headers=JSON)
     assert answer.status_code in (400, 422), answer.text
     answer.content.decode()
@@ -300,14 +300,14 @@ def test_a_problem_may_repeat_what_is_no_text(growth: TestClient, path: str, bod
         "/growth/dev/api/jobs/{}/logs",
     ],
 )
-def test_a_path_of_any_characters_is_answered(growth: TestClient, path: str, part: str) -> None:
+def test_a_path_with_any_characters_gets_a_response(growth: TestClient, path: str, part: str) -> None:
     answer = growth.get(path.replace("{}", quote(part, safe="")))
     assert answer.status_code < 500, answer.text
-    if answer.headers["Content-Type"].startswith("text/plain"):  # Ray's command prints it
+    if answer.headers["Content-Type"].startswith("text/plain"):  # Ray's command prints it to a terminal
         assert answer.text.isprintable()
 
 
-def test_a_number_that_is_none_in_json_is_answered_as_null(growth: TestClient) -> None:
+def test_a_number_that_json_does_not_have_is_returned_as_null(growth: TestClient) -> None:
     body = json.dumps({"metadata": {"name": "train"}, "spec": {**JOB, "values": {"a": float("nan")}}})
     document = {"kind": "Job", **json.loads(body)}
     planned = growth.post("/v1/plan", content=json.dumps({"documents": [document], "team": "growth"}), headers=JSON)
@@ -315,14 +315,14 @@ def test_a_number_that_is_none_in_json_is_answered_as_null(growth: TestClient) -
     assert growth.post(JOBS, content=body, headers=JSON).json()["spec"]["values"] == {"a": None}
 
 
-def test_a_submission_keeps_its_labels_and_refuses_what_it_does_not_know(growth: TestClient) -> None:
+def test_a_submission_keeps_its_labels_and_unknown_metadata_is_refused(growth: TestClient) -> None:
     body = {"metadata": {"name": "train", "labels": {"who": "ada"}}, "spec": JOB}
     made = growth.post(JOBS, json=body)
     assert (made.status_code, made.json()["metadata"]["labels"]) == (202, {"who": "ada"})
     assert [job["metadata"]["name"] for job in growth.get(f"{JOBS}?label=who=ada").json()["items"]] == ["train"]
     unnamed = growth.post(JOBS, json={"metadata": {"name": None, "labels": {"who": "bob"}}, "spec": JOB}).json()
     assert unnamed["metadata"]["labels"] == {"who": "bob"}
-    for metadata, said in (
+    for metadata, message in (
         ({"lables": {}}, "job.metadata.lables: unknown field. Did you mean 'labels'?"),
         ({"annotations": {"a": "b"}}, "job.metadata.annotations: unknown field"),
         ({"team": "sales"}, "the URL says 'growth'"),
@@ -330,11 +330,11 @@ def test_a_submission_keeps_its_labels_and_refuses_what_it_does_not_know(growth:
         ({"name": ""}, "is not a name"),
     ):
         answer = growth.post(JOBS, json={"metadata": metadata, "spec": JOB})
-        assert (answer.status_code, said in answer.json()["detail"]) == (422, True), answer.text
+        assert (answer.status_code, message in answer.json()["detail"]) == (422, True), answer.text
     assert len(growth.get(JOBS).json()["items"]) == 2
 
 
-def test_a_jobs_labels_change_by_put_and_stay_where_nothing_is_said(growth: TestClient) -> None:
+def test_a_jobs_labels_change_by_put_and_stay_if_it_names_none(growth: TestClient) -> None:
     first = growth.post(JOBS, json={"metadata": {"name": "train", "labels": {"a": "1"}}, "spec": JOB})
     again = growth.post(JOBS, json={"metadata": {"name": "train"}, "spec": JOB})
     assert (again.headers["ETag"], again.json()["metadata"]["labels"]) == (first.headers["ETag"], {"a": "1"})
@@ -349,7 +349,7 @@ def test_a_jobs_labels_change_by_put_and_stay_where_nothing_is_said(growth: Test
     assert (same.status_code, same.headers["X-Change"]) == (200, "unchanged")
 
 
-def test_if_match_guards_a_job_that_is_there(growth: TestClient) -> None:
+def test_if_match_guards_an_existing_job(growth: TestClient) -> None:
     etag = growth.post(JOBS, json={"metadata": {"name": "train"}, "spec": JOB}).headers["ETag"]
     stale = growth.put(f"{JOBS}/train", json={"spec": JOB}, headers={"If-Match": '"1"'})
     assert (stale.status_code, stale.json()["type"]) == (412, "urn:rayplane:problem:precondition-failed")
@@ -359,7 +359,7 @@ def test_if_match_guards_a_job_that_is_there(growth: TestClient) -> None:
 
 
 @pytest.mark.parametrize(("path", "spec"), [(CLUSTER, {}), ("/v1/teams/growth", {}), (f"{JOBS}/train", JOB)])
-def test_if_none_match_makes_only_what_is_not_there(growth: TestClient, path: str, spec: Any) -> None:
+def test_if_none_match_only_creates_missing_objects(growth: TestClient, path: str, spec: Any) -> None:
     growth.put(path, json={"spec": spec})
     before = growth.get(path).headers["ETag"]
     for query in ("", "?dry_run=true"):
@@ -374,12 +374,12 @@ def test_if_none_match_makes_only_what_is_not_there(growth: TestClient, path: st
 
 
 @pytest.mark.parametrize("header", ["If-Match", "If-None-Match"])
-def test_a_key_with_another_precondition_is_another_request(growth: TestClient, header: str) -> None:
+def test_an_idempotency_key_with_another_precondition_is_another_request(growth: TestClient, header: str) -> None:
     etag = growth.get(CLUSTER).headers["ETag"]
     body, key = {"spec": {"suspended": True}}, {"Idempotency-Key": "k1"}
     first = growth.put(CLUSTER, json=body, headers={**key, "If-Match": etag})
     assert first.is_success
-    again = growth.put(CLUSTER, json=body, headers={**key, "If-Match": etag})  # its answer was lost on the way
+    again = growth.put(CLUSTER, json=body, headers={**key, "If-Match": etag})  # the first response was lost
     assert (again.headers["ETag"], again.headers["X-Replayed"]) == (first.headers["ETag"], "true")
     other = growth.put(CLUSTER, json=body, headers={**key, header: "*" if header == "If-None-Match" else '"999"'})
     assert other.status_code == 409

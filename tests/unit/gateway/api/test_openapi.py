@@ -1,4 +1,4 @@
-"""The OpenAPI document: valid, whole, and as the code has it; and what fuzzing by it brought to light."""
+"""The OpenAPI document: valid, complete, and consistent with the code; and defects that fuzzing by it has revealed."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from tests.support import http_reference
 
 OTHERS = {
     "RayplaneError": "a defect",
-    "Failed": "told by the client of a job that ended badly",
-    "Timeout": "told by the client of what did not happen in time",
+    "Failed": "raised by the client for a job that failed",
+    "Timeout": "raised by the client for a wait that was too long",
 }
-"""Classes of errors that no answer of the gateway is made of."""
+"""Error classes that no response of the gateway is made of, and why."""
 
-NOT_IN_IT = {"/{team}/{cluster}/api/{rest:path}": "answers 501, or 405, to all else of Ray's dashboard"}
-"""Routes of HTTP that the document has no path for, and what they do."""
+NOT_IN_IT = {"/{team}/{cluster}/api/{rest:path}": "answers 501 or 405 to all other paths of Ray's dashboard"}
+"""HTTP routes that are not in the document, and what they do."""
 
 
 @pytest.fixture
@@ -50,12 +50,12 @@ def routes(api: TestClient) -> Iterator[Any]:
         yield from router.routes
 
 
-def test_it_is_a_valid_openapi_document(made: dict[str, Any]) -> None:
+def test_the_document_is_valid_openapi(made: dict[str, Any]) -> None:
     Draft202012Validator(OPENAPI_31).validate(made)
     assert made["openapi"].startswith("3.1.")
 
 
-def test_each_of_its_schemas_is_one(made: dict[str, Any]) -> None:
+def test_each_schema_in_the_document_is_valid(made: dict[str, Any]) -> None:
     for schema in made["components"]["schemas"].values():
         Draft202012Validator.check_schema(schema)
     for route in routes_of(made):
@@ -63,23 +63,23 @@ def test_each_of_its_schemas_is_one(made: dict[str, Any]) -> None:
             Draft202012Validator.check_schema(parameter["schema"])
 
 
-def test_each_reference_in_it_resolves(made: dict[str, Any]) -> None:
+def test_each_reference_in_the_document_resolves(made: dict[str, Any]) -> None:
     references = [part["$ref"] for part in values(made) if isinstance(part, dict) and isinstance(part.get("$ref"), str)]
     assert references
     for reference in references:
-        place = made
+        target = made
         for key in reference.removeprefix("#/").split("/"):
-            place = place[key]
+            target = target[key]
 
 
-def test_each_pattern_in_it_is_read_alike_by_python_and_json_schema(made: dict[str, Any]) -> None:
+def test_each_pattern_means_the_same_in_python_and_in_json_schema(made: dict[str, Any]) -> None:
     for part in values(made):
         if isinstance(part, dict) and isinstance(part.get("pattern"), str):
             re.compile(part["pattern"])
             assert not re.search(r"\\[swdSWDbBAZ]", part["pattern"]), part["pattern"]
 
 
-def test_each_route_of_the_app_is_in_it_and_no_other(api: TestClient, made: dict[str, Any]) -> None:
+def test_the_document_has_exactly_the_routes_of_the_app(api: TestClient, made: dict[str, Any]) -> None:
     documented = {(route.method.upper(), route.path) for route in routes_of(made)}
     served = {(method, route.path) for route in routes(api) if isinstance(route, APIRoute) for method in route.methods}
     assert documented == served
@@ -91,7 +91,7 @@ def test_each_route_of_the_app_is_in_it_and_no_other(api: TestClient, made: dict
     }
 
 
-def test_each_operation_has_a_readable_id_a_summary_and_tags_that_are_described(made: dict[str, Any]) -> None:
+def test_each_operation_has_a_readable_id_a_summary_and_described_tags(made: dict[str, Any]) -> None:
     tags = {tag["name"] for tag in made["tags"] if tag["description"]}
     ids = [route.operation["operationId"] for route in routes_of(made)]
     assert len(ids) == len(set(ids))
@@ -101,17 +101,17 @@ def test_each_operation_has_a_readable_id_a_summary_and_tags_that_are_described(
         assert set(route.operation["tags"]) <= tags
 
 
-def test_each_parameter_of_a_path_is_in_it_with_its_form(made: dict[str, Any]) -> None:
+def test_each_path_parameter_is_documented_with_its_form(made: dict[str, Any]) -> None:
     for route in routes_of(made):
-        told = {p["name"]: p for p in route.operation.get("parameters", []) if p["in"] == "path"}
-        assert set(told) == set(re.findall(r"{(\w+)}", route.path)), route.path
-        for name, parameter in told.items():
+        parameters = {p["name"]: p for p in route.operation.get("parameters", []) if p["in"] == "path"}
+        assert set(parameters) == set(re.findall(r"{(\w+)}", route.path)), route.path
+        for name, parameter in parameters.items():
             recorded = name == "team" and route.operation["operationId"] in RECORDS
             assert parameter["description"] == (RECORDED_TEAM if recorded else PATH_PARAMETERS[name])[0]
             assert {"pattern", "minLength"} & set(parameter["schema"])
 
 
-def test_each_status_of_an_error_that_the_gateway_raises_is_in_it(made: dict[str, Any]) -> None:
+def test_each_status_of_an_error_that_the_gateway_raises_is_documented(made: dict[str, Any]) -> None:
     classes = {cls for cls in errors._all_classes() if cls.__name__ not in OTHERS}
     statuses = {cls.status for cls in classes}
     assert statuses == set(ERRORS)
@@ -120,7 +120,7 @@ def test_each_status_of_an_error_that_the_gateway_raises_is_in_it(made: dict[str
     assert 500 not in documented
 
 
-def test_each_error_is_a_problem_but_for_rays_clients_who_print_it(made: dict[str, Any]) -> None:
+def test_each_error_is_a_problem_except_for_rays_clients(made: dict[str, Any]) -> None:
     responses = made["components"]["responses"]
     for route in routes_of(made):
         for code, response in route.operation["responses"].items():
@@ -131,7 +131,7 @@ def test_each_error_is_a_problem_but_for_rays_clients_who_print_it(made: dict[st
             assert content == (set() if route.method == "head" else {wanted})
 
 
-def test_a_status_that_a_route_can_not_have_is_not_in_it(made: dict[str, Any]) -> None:
+def test_a_status_that_a_route_can_not_have_is_not_documented(made: dict[str, Any]) -> None:
     def statuses(path: str, method: str) -> set[int]:
         return {int(code) for code in made["paths"][path][method]["responses"]}
 
@@ -144,7 +144,7 @@ def test_a_status_that_a_route_can_not_have_is_not_in_it(made: dict[str, Any]) -
     }  # fmt: skip
 
 
-def test_the_reference_page_is_what_the_document_makes_it() -> None:
+def test_the_reference_page_is_up_to_date_with_the_document() -> None:
     # After a change: python -m tests.support.http_reference
     assert http_reference.PAGE.read_text() == http_reference.page()
 
@@ -156,7 +156,7 @@ def test_the_example_of_a_noun_is_accepted(growth: TestClient, noun: Any) -> Non
     assert answer.status_code in (200, 201, 202), answer.text
 
 
-def test_it_offers_the_backends_that_the_settings_do(platform: Platform, token: str) -> None:
+def test_the_document_lists_the_backends_that_the_settings_offer(platform: Platform, token: str) -> None:
     from dataclasses import replace
 
     from rayplane.gateway.api.app import create_app
@@ -178,7 +178,7 @@ def test_it_offers_the_backends_that_the_settings_do(platform: Platform, token: 
         ("/growth/dev/api/version", "GET"),
     ],
 )
-def test_a_method_that_a_path_does_not_have_is_answered_with_all_that_it_has(
+def test_a_method_that_a_path_does_not_have_is_answered_with_the_allowed_ones(
     growth: TestClient, path: str, allowed: str
 ) -> None:
     answer = growth.request("PATCH", path)
@@ -186,28 +186,28 @@ def test_a_method_that_a_path_does_not_have_is_answered_with_all_that_it_has(
 
 
 @pytest.mark.parametrize("path", ["audit", "leases", "lineage?node=a", "usage"])
-def test_records_of_what_can_be_no_team_are_not_found(growth: TestClient, path: str) -> None:
+def test_records_of_a_name_that_no_team_can_have_are_not_found(growth: TestClient, path: str) -> None:
     for team in ("0", "Growth", "a" * 41, "%C3%97", "0.5"):
         answer = growth.get(f"/v1/teams/{team}/{path}")
         assert answer.status_code == 404, answer.text
 
 
-def test_records_of_a_team_that_is_gone_are_still_there(growth: TestClient, platform: Platform) -> None:
+def test_records_of_a_deleted_team_are_still_there(growth: TestClient, platform: Platform) -> None:
     assert growth.put("/v1/teams/gone", json={"spec": {}}).is_success
     assert growth.delete("/v1/teams/gone").status_code == 202
     platform.store.remove(platform.store.get("Team", "", "gone").metadata.uid)
     assert [entry["action"] for entry in growth.get("/v1/teams/gone/audit").json()["items"]] == ["delete", "apply"]
 
 
-@pytest.mark.parametrize("place", ["g/dev", "Growth/dev", "growth/Dev"])
-def test_rays_client_is_told_of_an_address_that_can_be_no_clusters(growth: TestClient, place: str) -> None:
-    answer = growth.get(f"/{place}/api/version")
+@pytest.mark.parametrize("cluster", ["g/dev", "Growth/dev", "growth/Dev"])
+def test_rays_client_gets_an_error_for_an_address_that_no_cluster_can_have(growth: TestClient, cluster: str) -> None:
+    answer = growth.get(f"/{cluster}/api/version")
     assert answer.status_code == 400
     assert "<gateway>/<team>/<cluster>" in answer.text
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT"])
-def test_a_package_of_another_protocol_is_wrong_input(growth: TestClient, method: str) -> None:
+def test_a_package_of_another_protocol_is_refused(growth: TestClient, method: str) -> None:
     answer = growth.request(method, "/growth/dev/api/packages/s3/code.zip", content=b"")
     assert (answer.status_code, "'s3'" in answer.text) == (400, True)
 
@@ -224,32 +224,32 @@ def job(**spec: Any) -> dict[str, Any]:
         {"entrypoint": " \n"}, {"env": {"A": 1}},
     ],
 )  # fmt: skip
-def test_a_value_of_another_type_than_the_schema_says_is_refused(growth: TestClient, spec: dict[str, Any]) -> None:
+def test_a_value_of_another_type_than_in_the_schema_is_refused(growth: TestClient, spec: dict[str, Any]) -> None:
     answer = growth.put("/v1/teams/growth/jobs/one", json=job(**spec))
     assert answer.status_code == 422, answer.text
 
 
-def test_a_number_that_is_whole_is_an_integer_as_json_schema_has_it(growth: TestClient) -> None:
+def test_a_whole_number_is_an_integer_as_in_json_schema(growth: TestClient) -> None:
     assert growth.put("/v1/teams/growth/jobs/one", json=job(retries=1.0)).status_code == 202
     spec = {"workers": 2.0}
     assert growth.put("/v1/teams/growth/clusters/more", json={"spec": spec}).json()["spec"]["workers"]["max"] == 2
 
 
 @pytest.mark.parametrize("at", [0, "0", "1767225600", "2026-01-01", "2026-01-01T00:00:00"])
-def test_an_instant_is_a_date_a_time_and_a_zone(growth: TestClient, at: Any) -> None:
+def test_an_instant_needs_a_date_a_time_and_a_zone(growth: TestClient, at: Any) -> None:
     body = {"metadata": {"created_at": at}, "spec": {}}
     assert growth.put("/v1/teams/growth/datasets/one", json=body).status_code == 422
 
 
 @pytest.mark.parametrize("key", ["", "a b", "a" * 201, "é"])
-def test_an_idempotency_key_is_visible_ascii(growth: TestClient, key: str) -> None:
+def test_an_idempotency_key_must_be_visible_ascii(growth: TestClient, key: str) -> None:
     headers = {"Idempotency-Key": key.encode()}
     answer = growth.put("/v1/teams/growth/datasets/one", json={"spec": {}}, headers=headers)  # type: ignore[arg-type]
     assert answer.status_code == 422
 
 
 @pytest.mark.parametrize("version", [True, "1", 1.5])
-def test_the_version_of_a_report_is_a_whole_number(growth: TestClient, version: Any) -> None:
+def test_the_schema_version_of_a_report_must_be_a_whole_number(growth: TestClient, version: Any) -> None:
     body = {"schema_version": version, "events": [{"id": "1", "type": "attempt.ended"}]}
     assert growth.post("/v1/events?team=growth", json=body).status_code == 422
 

@@ -1,4 +1,4 @@
-"""Ray's own JobSubmissionClient against the gateway. No Ray cluster runs: the tests move jobs on through the store."""
+"""Ray's own JobSubmissionClient against the gateway, without a Ray cluster: tests write jobs' status to the store."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ async def _read(stream: AsyncIterator[str]) -> str:
     return "".join([piece async for piece in stream])
 
 
-def test_submitting_uploads_the_folder_once_and_makes_a_job(
+def test_submitting_uploads_the_folder_once_and_creates_a_job(
     ray: JobSubmissionClient, platform: Platform, folder: Path
 ) -> None:
     environment = {"working_dir": str(folder), "env_vars": {"A": "b"}, "pip": ["polars"]}
@@ -132,12 +132,12 @@ def test_tailing_follows_the_log_until_the_job_has_ended(ray: JobSubmissionClien
     half = "grüße\n".encode()
     _advance(platform, job, log=half[:3], phase="Running")
 
-    def go_on() -> None:
+    def complete() -> None:
         _advance(platform, job, log=half[3:])
         _advance(platform, job, log=b"end\n")
         _advance(platform, job, phase="Succeeded")
 
-    timer = threading.Timer(1.0, go_on)
+    timer = threading.Timer(1.0, complete)
     timer.start()
     text = asyncio.run(_read(ray.tail_job_logs(job)))
     timer.join()
@@ -145,9 +145,7 @@ def test_tailing_follows_the_log_until_the_job_has_ended(ray: JobSubmissionClien
     assert ray.get_job_status(job) == RayStatus.SUCCEEDED
 
 
-def test_many_tails_do_not_keep_the_gateway_from_answering(
-    ray: JobSubmissionClient, platform: Platform, url: str
-) -> None:
+def test_many_tails_do_not_block_the_gateway(ray: JobSubmissionClient, platform: Platform, url: str) -> None:
     job = ray.submit_job(entrypoint="true")
 
     async def tails() -> list[str]:
@@ -162,7 +160,7 @@ def test_many_tails_do_not_keep_the_gateway_from_answering(
     assert asyncio.run(tails()) == ["x"] * 60
 
 
-def test_a_tail_of_no_job_is_404(ray: JobSubmissionClient) -> None:
+def test_a_tail_of_an_unknown_job_is_404(ray: JobSubmissionClient) -> None:
     with pytest.raises(WSServerHandshakeError) as refused:
         asyncio.run(_read(ray.tail_job_logs("nothing")))
     assert refused.value.status == 404
@@ -176,16 +174,16 @@ def test_a_tail_without_the_right_token_is_refused(ray: JobSubmissionClient) -> 
     assert refused.value.status == 403
 
 
-def test_rays_client_tells_a_wrong_token_from_none(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rays_client_distinguishes_a_wrong_token_from_a_missing_one(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(AuthenticationError, match="invalid or incorrect"):
         _client(url, "wrong")
-    # As a Ray without a token sends it; this process may have one, from a local Ray of an earlier test.
+    # Send no token, as a Ray client without one does: this process may have one from a local Ray of an earlier test.
     monkeypatch.setattr(dashboard_sdk, "get_auth_headers_if_auth_enabled", lambda headers: {})
     with pytest.raises(AuthenticationError, match="no authentication token was found"):
         JobSubmissionClient(f"{url}/growth/dev")
 
 
-def test_a_cluster_that_is_not_there_is_said_by_name_when_it_is_needed(url: str, token: str, folder: Path) -> None:
+def test_a_missing_cluster_is_named_by_the_first_request_that_needs_it(url: str, token: str, folder: Path) -> None:
     client = _client(url, token, "growth/dve")
     with pytest.raises(RuntimeError, match=r"404.*dve.*dev"):
         client.submit_job(entrypoint="true")
@@ -195,7 +193,7 @@ def test_a_cluster_that_is_not_there_is_said_by_name_when_it_is_needed(url: str,
         client.list_jobs()
 
 
-def test_what_can_not_be_carried_is_a_400_that_says_what_to_do(ray: JobSubmissionClient) -> None:
+def test_an_unsupported_submission_is_a_400_with_a_remedy(ray: JobSubmissionClient) -> None:
     with pytest.raises(RuntimeError, match=r"status code 400.*conda.*pip"):
         ray.submit_job(entrypoint="true", runtime_env={"conda": {"dependencies": ["x"]}})
     with pytest.raises(RuntimeError, match=r"status code 400.*s3://"):
@@ -222,13 +220,13 @@ def test_a_job_of_another_id_does_not_exist(ray: JobSubmissionClient) -> None:
         ("GET", "/api/"),
     ],
 )
-def test_all_else_of_rays_api_is_refused_as_text(url: str, token: str, method: str, path: str) -> None:
+def test_all_other_paths_of_rays_api_are_refused_as_text(url: str, token: str, method: str, path: str) -> None:
     answer = httpx.request(method, f"{url}/growth/dev{path}", headers={"Authorization": f"Bearer {token}"})
     assert answer.status_code in (405, 501)
     assert answer.headers["Content-Type"].startswith("text/plain")
 
 
-def test_what_is_outside_of_rays_api_is_not_there(url: str, token: str) -> None:
+def test_paths_outside_of_rays_api_are_not_found(url: str, token: str) -> None:
     headers = {"Authorization": f"Bearer {token}"}
     assert httpx.get(f"{url}/growth/dev/worker/cpu_profile", headers=headers).status_code == 404
     assert httpx.get(f"{url}/growth/dev/logs", headers=headers).status_code == 404

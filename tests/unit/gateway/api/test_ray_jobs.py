@@ -23,7 +23,7 @@ def _spec(**request: Any) -> JobSpec:
     return ray_jobs.to_spec({"entrypoint": "python a.py", **request}, cluster="dev", resolve=packages.get)
 
 
-def test_what_rays_client_sends_is_carried() -> None:
+def test_a_submission_of_rays_client_becomes_a_job_spec() -> None:
     environment = RuntimeEnv(
         working_dir="gcs://_ray_pkg_1.zip", env_vars={"A": "b"}, pip=["polars==1.0"], excludes=["*.csv"]
     ).to_dict()
@@ -55,13 +55,13 @@ def test_what_rays_client_sends_is_carried() -> None:
         ({"runtime_env": {"env_vars": {"A": 1}}}, "env"),
     ],
 )
-def test_what_can_not_be_carried_is_refused_by_name(request_: dict[str, Any], named: str) -> None:
+def test_an_unsupported_part_of_a_submission_is_refused_by_name(request_: dict[str, Any], named: str) -> None:
     with pytest.raises(InvalidInput, match=named):
         _spec(**request_)
 
 
 @pytest.mark.parametrize("environment", [{}, {"conda": None}, {"py_modules": []}, {"config": {"eager_install": True}}])
-def test_what_says_nothing_is_carried(environment: dict[str, Any]) -> None:
+def test_empty_parts_of_a_runtime_environment_are_accepted(environment: dict[str, Any]) -> None:
     assert _spec(runtime_env=environment).env == {}
 
 
@@ -82,7 +82,7 @@ def _job(phase: str, **status: Any) -> JobText:
         ("Stopped", "STOPPED"),
     ],
 )
-def test_rays_client_reads_our_job(phase: str, word: str) -> None:
+def test_rays_client_parses_the_details_of_a_job(phase: str, word: str) -> None:
     details = JobDetails(**ray_jobs.details(_job(phase, ended_at="2026-01-01T00:00:02.5Z", exit_code=3)))
     assert details.status == word
     assert details.submission_id == "a-1"
@@ -93,6 +93,6 @@ def test_rays_client_reads_our_job(phase: str, word: str) -> None:
 
 
 @pytest.mark.parametrize("pip", [{"packages": "numpy"}, {"packages": None}, "numpy", 3])
-def test_requirements_that_are_no_list_are_refused(pip: Any) -> None:
+def test_pip_requirements_that_are_not_a_list_are_refused(pip: Any) -> None:
     with pytest.raises(InvalidInput, match="must be a list"):
         ray_jobs.to_spec({"entrypoint": "true", "runtime_env": {"pip": pip}}, cluster="dev", resolve=lambda name: None)

@@ -1,4 +1,4 @@
-"""The allow-list against Ray's own route table: a route that Ray adds or drops fails here until somebody decides."""
+"""The allow-list against Ray's own routes: a test fails once Ray adds or drops a route, until the tables have it."""
 
 from __future__ import annotations
 
@@ -33,5 +33,5 @@ def test_every_allowed_route_is_answered() -> None:
     assert answered == set(ALLOW)
 
 
-def test_the_spoken_version_is_rays() -> None:
+def test_the_api_version_is_the_one_of_the_installed_ray() -> None:
     assert ray_proxy.RAY_API_VERSION == CURRENT_VERSION

@@ -29,7 +29,7 @@ ADA = Principal(name="ada", role="admin")
 
 @dataclass
 class Bench:
-    """A platform and what a test does with it."""
+    """A platform, and the calls that tests make to it."""
 
     platform: Platform
     backend: FakeBackend
@@ -49,7 +49,7 @@ class Bench:
         return objects.delete(kind, team, name, principal=ADA, platform=self.platform, **more)
 
     def settle(self, kind: str, name: str, phase: str, team: str = "growth", **status: Any) -> Object:
-        """What a reconciler would write."""
+        """Write an object's status as its reconciler would."""
         obj = self.store.get(kind, team, name)
         new = {**obj.status, **status, "phase": phase, "observed_generation": obj.metadata.generation}
         return self.store.set_status(obj.metadata.uid, new)
@@ -82,7 +82,7 @@ def empty(tmp_path: Path) -> Iterator[Bench]:
 
 @pytest.fixture
 def bench(empty: Bench) -> Bench:
-    """The same, with team ``growth`` and its cluster ``dev``."""
+    """The platform with a team ``growth`` and its cluster ``dev``."""
     empty.apply("Team", "growth", {}, team="")
     empty.apply("Cluster", "dev", {})
     empty.woken.clear()
@@ -91,7 +91,7 @@ def bench(empty: Bench) -> Bench:
 
 @pytest.fixture
 def make_zip() -> Callable[..., tuple[str, bytes]]:
-    """Makes a package: (SHA-256, bytes)."""
+    """A function that makes a package: (SHA-256, bytes)."""
 
     def make(files: dict[str, str] | None = None) -> tuple[str, bytes]:
         buffer = io.BytesIO()

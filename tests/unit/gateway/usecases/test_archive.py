@@ -1,4 +1,4 @@
-"""Zips of an author with other things in mind: each is refused, with what is wrong, and little of it is held."""
+"""Malicious and damaged zips: each is refused with the reason, and little of it is held in memory."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def check(data: bytes) -> None:
 
 
 def directory(data: bytes) -> int:
-    """Where the table of contents begins."""
+    """Offset of the central directory."""
     return data.index(b"PK\x01\x02")
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
-def test_a_folder_of_code_is_taken(method: int) -> None:
+def test_a_folder_of_code_is_accepted(method: int) -> None:
     check(packed(("jobs/train.py", b"print(1)\n" * 1000), ("./a.txt", b""), ("empty/", b""), method=method))
 
 
@@ -62,19 +62,19 @@ def broken(method: int) -> bytes:
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA], ids=["bzip2", "lzma"])
-def test_a_compression_that_hides_its_size_is_refused_whole_or_broken(method: int) -> None:
+def test_compression_methods_other_than_deflate_are_refused_intact_or_broken(method: int) -> None:
     for data in (packed(("train.py", b"print(1)\n"), method=method), broken(method)):
-        with pytest.raises(InvalidData, match=r"train\.py' is compressed by \w+, which is not taken"):
+        with pytest.raises(InvalidData, match=r"train\.py' is compressed by \w+, which is not accepted"):
             check(data)
 
 
-def test_a_disk_that_can_not_be_read_is_no_fault_of_the_package() -> None:
+def test_a_disk_error_is_not_reported_as_a_bad_package() -> None:
     class Failing(io.BytesIO):
         reads = 0
 
         def read(self, size: int | None = -1) -> bytes:
             self.reads += 1
-            if self.reads > 3:  # zipfile calls a file whose end can't be read no zip
+            if self.reads > 3:  # earlier, zipfile would take a file whose end can't be read for no zip
                 raise OSError(5, "Input/output error")
             return super().read(size)
 
@@ -82,7 +82,7 @@ def test_a_disk_that_can_not_be_read_is_no_fault_of_the_package() -> None:
         archive.check(Failing(packed(("train.py", b"x"))))
 
 
-def test_two_gib_from_two_mib_are_refused_by_what_the_zip_says() -> None:
+def test_a_small_zip_that_declares_two_gib_is_refused_without_unpacking_it() -> None:
     squeezer = zlib.compressobj(9, zlib.DEFLATED, -15)
     zeros = bytes(2**24)
     body = b"".join(squeezer.compress(zeros) for _ in range(128)) + squeezer.flush()
@@ -103,28 +103,28 @@ def test_two_gib_from_two_mib_are_refused_by_what_the_zip_says() -> None:
 
 
 def lying(real: bytes, declared: bytes, method: int) -> bytes:
-    """A zip whose only file says that it is ``declared``, by size and checksum, and goes on as ``real``."""
+    """A zip whose only file has the size and checksum of ``declared``, but the content of ``real``."""
     data = bytearray(packed(("train.py", real), method=method))
-    told = struct.pack("<L", zlib.crc32(declared))
+    crc = struct.pack("<L", zlib.crc32(declared))
     for at, checksum, size in ((0, 14, 22), (directory(bytes(data)), 16, 24)):
-        data[at + checksum : at + checksum + 4] = told
+        data[at + checksum : at + checksum + 4] = crc
         data[at + size : at + size + 4] = struct.pack("<L", len(declared))
     return bytes(data)
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
-def test_a_file_that_goes_on_after_its_declared_end_is_refused(method: int) -> None:
+def test_a_file_larger_than_its_declared_size_is_refused(method: int) -> None:
     with pytest.raises(InvalidData, match=r"train\.py' is damaged"):
         check(lying(bytes(2**20), b"\0", method))
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
-def test_a_file_that_ends_before_its_declared_end_is_refused(method: int) -> None:
+def test_a_file_smaller_than_its_declared_size_is_refused(method: int) -> None:
     with pytest.raises(InvalidData, match=r"train\.py' is damaged"):
         check(lying(b"\0", bytes(2**10), method))
 
 
-def test_the_real_bytes_are_counted_over_all_files(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_unpacked_size_is_counted_over_all_files(monkeypatch: pytest.MonkeyPatch) -> None:
     data = packed(*((f"part{number}", bytes(1000)) for number in range(4)), method=zipfile.ZIP_DEFLATED)
     monkeypatch.setattr(archive, "MAX_UNPACKED", 4000)
     check(data)
@@ -133,7 +133,7 @@ def test_the_real_bytes_are_counted_over_all_files(monkeypatch: pytest.MonkeyPat
         check(data)
 
 
-def test_a_file_that_unpacks_a_thousandfold_is_never_held() -> None:
+def test_a_file_that_unpacks_to_a_thousand_times_its_size_is_never_in_memory() -> None:
     data = packed(("zeros", bytes(2**26)), method=zipfile.ZIP_DEFLATED)
     tracemalloc.start()
     try:
@@ -157,13 +157,13 @@ def test_a_package_of_too_many_files_is_refused(monkeypatch: pytest.MonkeyPatch)
     "name",
     ["../evil.py", "/etc/passwd", "a/../../b", "a\\..\\..\\b", "\\\\host\\share", "C:\\x", "c:/x", "a/..", ".."],
 )
-def test_a_name_that_leads_out_is_refused(name: str) -> None:
+def test_a_name_that_leads_out_of_the_folder_is_refused(name: str) -> None:
     with pytest.raises(InvalidData, match="leaves its folder"):
         check(packed((name, b"x")))
 
 
 @pytest.mark.parametrize("name", ["a\0.py", "a\x1b[2J.py", "a\u202egpj.exe", "a\n.py"])
-def test_a_name_that_a_terminal_obeys_is_refused_and_not_repeated(name: str) -> None:
+def test_a_name_with_control_or_bidirectional_characters_is_refused_and_not_repeated(name: str) -> None:
     with pytest.raises(InvalidData, match=r"holds U\+") as refused:
         check(packed((name, b"x")))
     assert str(refused.value).isprintable()
@@ -171,7 +171,7 @@ def test_a_name_that_a_terminal_obeys_is_refused_and_not_repeated(name: str) -> 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize("names", [("a.py", "a.py"), ("a/b", "a//./b"), ("a/b", "a\\b"), ("a", "a/b"), ("a/", "a")])
-def test_two_files_of_one_place_are_refused(names: tuple[str, str]) -> None:
+def test_two_files_with_the_same_path_are_refused(names: tuple[str, str]) -> None:
     with pytest.raises(InvalidData, match="two files called 'a"):
         check(packed(*((name, b"") for name in names)))
 
@@ -183,7 +183,7 @@ def test_a_file_without_a_name_is_refused() -> None:
 
 
 def unnamed() -> bytes:
-    """A zip that holds a file called nothing."""
+    """A zip that has a file with an empty name."""
     data = bytearray(packed(("x", b"")))
     at = directory(bytes(data))
     data[at + 28 : at + 30] = b"\0\0"
@@ -210,7 +210,7 @@ def test_an_encrypted_file_is_refused() -> None:
 
 
 @pytest.mark.parametrize("cut", range(0, 120, 7))
-def test_a_zip_that_was_cut_or_begins_anywhere_is_refused(cut: int) -> None:
+def test_a_truncated_zip_is_refused(cut: int) -> None:
     data = packed(("train.py", b"print(1)\n" * 20), method=zipfile.ZIP_DEFLATED)
     with pytest.raises(InvalidData):
         check(data[: len(data) - 1 - cut])

@@ -1,4 +1,4 @@
-"""A cluster's own verbs: suspended by a person or the platform, resumed by whom it may be, extended within bounds."""
+"""A cluster's own verbs: suspend and resume by a user or the platform, extend within the team's limits, usage."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ MODEL = {"model": "models:/delay@champion", "cluster": "dev"}
 
 
 def of(bench: Any, name: str = "dev") -> tuple[Object, ClusterStatus]:
-    found = bench.store.get("Cluster", "growth", name)
-    return found, ClusterStatus.model_validate(found.status)
+    obj = bench.store.get("Cluster", "growth", name)
+    return obj, ClusterStatus.model_validate(obj.status)
 
 
 def give_back(bench: Any, reason: str = "Idle", name: str = "dev", **more: Any) -> None:
-    """What the reconciler writes when it suspends a cluster by itself."""
-    found, status = of(bench, name)
+    """Write the status that the reconciler writes when it suspends a cluster by itself."""
+    obj, status = of(bench, name)
     status.phase, status.suspension = "Suspended", Suspension(reason=reason, message="It is so.", at=NOW, **more)  # type: ignore[arg-type]
-    status.observed_generation = found.metadata.generation
-    bench.store.set_status(found.metadata.uid, status)
+    status.observed_generation = obj.metadata.generation
+    bench.store.set_status(obj.metadata.uid, status)
 
 
 def submit(bench: Any, ada: Principal, name: str = "task") -> Object:
@@ -37,20 +37,20 @@ def submit(bench: Any, ada: Principal, name: str = "task") -> Object:
     return job.submit(spec, team="growth", name=name, principal=ada, platform=bench.platform)
 
 
-def test_suspend_and_resume_are_wanted_audited_and_to_be_waited_for(bench: Any, ada: Principal) -> None:
+def test_suspend_and_resume_change_the_spec_are_audited_and_return_an_operation(bench: Any, ada: Principal) -> None:
     before, _ = of(bench)
-    found, operation = cluster.suspend("growth", "dev", principal=ada, platform=bench.platform)
-    assert found.spec["suspended"] is True
-    assert operation.generation == found.metadata.generation == before.metadata.generation + 1
+    obj, operation = cluster.suspend("growth", "dev", principal=ada, platform=bench.platform)
+    assert obj.spec["suspended"] is True
+    assert operation.generation == obj.metadata.generation == before.metadata.generation + 1
     assert (operation.action, operation.state) == ("suspend", "running")
     bench.settle("Cluster", "dev", "Suspending")
     assert operations.current(bench.store, operation).state == "running"
     bench.settle("Cluster", "dev", "Suspended")
     assert operations.current(bench.store, operation).state == "succeeded"
     again, _ = cluster.suspend("growth", "dev", principal=ada, platform=bench.platform)
-    assert again.metadata.generation == found.metadata.generation
-    found, operation = cluster.resume("growth", "dev", principal=ada, platform=bench.platform)
-    assert found.spec["suspended"] is False
+    assert again.metadata.generation == obj.metadata.generation
+    obj, operation = cluster.resume("growth", "dev", principal=ada, platform=bench.platform)
+    assert obj.spec["suspended"] is False
     bench.settle("Cluster", "dev", "Starting")
     assert operations.current(bench.store, operation).state == "running"
     bench.settle("Cluster", "dev", "Ready")
@@ -59,7 +59,7 @@ def test_suspend_and_resume_are_wanted_audited_and_to_be_waited_for(bench: Any, 
     assert actions == ["resume", "suspend"], "a request that changed nothing leaves no row"
 
 
-def test_who_may_only_read_suspends_nothing(bench: Any) -> None:
+def test_a_viewer_may_not_suspend_resume_or_extend(bench: Any) -> None:
     viewer = Principal(name="vic", role="viewer", team="growth")
     for verb in (cluster.suspend, cluster.resume):
         with pytest.raises(Forbidden):
@@ -68,14 +68,14 @@ def test_who_may_only_read_suspends_nothing(bench: Any) -> None:
         cluster.extend("growth", "dev", 60, principal=viewer, platform=bench.platform)
 
 
-def test_a_cluster_that_goes_is_neither_suspended_nor_resumed(bench: Any, ada: Principal) -> None:
+def test_a_cluster_that_is_being_deleted_is_neither_suspended_nor_resumed(bench: Any, ada: Principal) -> None:
     bench.delete("Cluster", "dev")
     for verb in (cluster.suspend, cluster.resume):
         with pytest.raises(Conflict, match="being deleted"):
             verb("growth", "dev", principal=ada, platform=bench.platform)
 
 
-def test_what_a_backend_can_not_do_is_refused_with_what_to_do(bench: Any, ada: Principal) -> None:
+def test_a_verb_or_field_that_the_backend_does_not_support_is_refused(bench: Any, ada: Principal) -> None:
     bench.backend.capabilities = frozenset({Capability.CREATE})
     with pytest.raises(Unsupported, match="Stop it yourself"):
         cluster.suspend("growth", "dev", principal=ada, platform=bench.platform)
@@ -94,44 +94,42 @@ def test_what_a_backend_can_not_do_is_refused_with_what_to_do(bench: Any, ada: P
 def test_applying_the_same_file_leaves_an_idle_cluster_suspended(bench: Any) -> None:
     give_back(bench)
     before, _ = of(bench)
-    found, change, _ = bench.apply("Cluster", "dev", {})
-    assert (change, found) == ("unchanged", before)
+    obj, change, _ = bench.apply("Cluster", "dev", {})
+    assert (change, obj) == ("unchanged", before)
 
 
-def test_a_job_resumes_what_idleness_suspended_and_not_what_a_person_did(bench: Any, ada: Principal) -> None:
+def test_a_job_resumes_an_idle_suspended_cluster_but_not_one_suspended_by_a_user(bench: Any, ada: Principal) -> None:
     give_back(bench)
     before, _ = of(bench)
     submit(bench, ada)
-    found, status = of(bench)
+    obj, status = of(bench)
     assert status.suspension is None
-    assert found.metadata.generation == before.metadata.generation + 1, "the reconciler is to look at it"
+    assert obj.metadata.generation == before.metadata.generation + 1, "so that the reconciler looks at it"
     cluster.suspend("growth", "dev", principal=ada, platform=bench.platform)
     submit(bench, ada, "another")
     assert of(bench)[0].spec["suspended"] is True
 
 
-def test_a_service_resumes_what_idleness_suspended(bench: Any) -> None:
+def test_a_service_resumes_an_idle_suspended_cluster(bench: Any) -> None:
     give_back(bench)
     bench.apply("Service", "delay", MODEL)
     assert of(bench)[1].suspension is None
 
 
-def test_a_person_takes_over_a_suspension_so_that_it_lasts(bench: Any, ada: Principal) -> None:
+def test_a_user_who_suspends_an_idle_suspended_cluster_keeps_it_suspended(bench: Any, ada: Principal) -> None:
     give_back(bench, delete_at=NOW + timedelta(hours=1))
     cluster.suspend("growth", "dev", principal=ada, platform=bench.platform)
-    found, status = of(bench)
-    assert (found.spec["suspended"], status.suspension) == (True, None)
+    obj, status = of(bench)
+    assert (obj.spec["suspended"], status.suspension) == (True, None)
 
 
-def test_work_stops_the_idle_clock(bench: Any, ada: Principal) -> None:
+def test_a_submitted_job_ends_the_idle_time(bench: Any, ada: Principal) -> None:
     bench.settle("Cluster", "dev", "Ready", idle_since=NOW.isoformat())
     submit(bench, ada)
     assert of(bench)[1].idle_since is None
 
 
-def test_a_suspended_cluster_leaves_its_quota_to_others_and_comes_back_when_there_is_room(
-    bench: Any, ada: Principal
-) -> None:
+def test_a_suspended_cluster_frees_its_quota_and_resumes_only_when_there_is_room(bench: Any, ada: Principal) -> None:
     bench.apply("Team", "growth", {"quota": {"cpu": 8}}, team="")
     with pytest.raises(Refused, match="quota 'cpu' is exceeded"):
         bench.apply("Cluster", "other", {})
@@ -142,17 +140,17 @@ def test_a_suspended_cluster_leaves_its_quota_to_others_and_comes_back_when_ther
         cluster.resume("growth", "dev", principal=ada, platform=bench.platform)
     waiting = submit(bench, ada)
     assert waiting.status["phase"] == "Pending"
-    found, status = of(bench)
+    obj, status = of(bench)
     assert status.suspension is not None
     with bench.store.transaction():
-        assert "quota 'cpu'" in cluster.resume_for_work(found, bench.platform)
+        assert "quota 'cpu'" in cluster.resume_for_work(obj, bench.platform)
     cluster.suspend("growth", "other", principal=ada, platform=bench.platform)
     with bench.store.transaction():
-        assert cluster.resume_for_work(found, bench.platform) == ""
+        assert cluster.resume_for_work(obj, bench.platform) == ""
     assert of(bench)[1].suspension is None
 
 
-def test_extending_puts_off_every_end_that_the_cluster_has(bench: Any, ada: Principal) -> None:
+def test_extending_postpones_every_deadline_of_the_cluster(bench: Any, ada: Principal) -> None:
     bench.apply("Cluster", "dev", {"idle_timeout": "30m", "max_lifetime": "8h"})
     before, _ = of(bench)
     made = before.metadata.created_at
@@ -165,14 +163,14 @@ def test_extending_puts_off_every_end_that_the_cluster_has(bench: Any, ada: Prin
     status = extend(7200)
     assert status.kept_until == status.lives_until == made + timedelta(hours=2)
     status = extend(3600)
-    assert status.kept_until == made + timedelta(hours=2), "what is later stays"
+    assert status.kept_until == made + timedelta(hours=2), "a later deadline stays"
     assert of(bench)[0].spec == before.spec
     for wrong in (0, -1):
         with pytest.raises(InvalidInput):
             extend(wrong)
 
 
-def test_extending_is_bounded_by_what_the_admin_allows(bench: Any, ada: Principal) -> None:
+def test_extending_is_limited_by_the_teams_settings(bench: Any, ada: Principal) -> None:
     bench.apply("Team", "growth", {"max_lifetime": "8h", "max_extension": "4h"}, team="")
     created = of(bench)[0].metadata.created_at
     assert created is not None
@@ -189,7 +187,7 @@ def test_extending_is_bounded_by_what_the_admin_allows(bench: Any, ada: Principa
     assert of(bench)[1].lives_until == created + timedelta(hours=12)
 
 
-def test_what_is_over_takes_nothing_new_unless_it_is_extended(bench: Any, ada: Principal) -> None:
+def test_a_cluster_past_its_lifetime_accepts_no_work_until_it_is_extended(bench: Any, ada: Principal) -> None:
     bench.apply("Cluster", "dev", {"max_lifetime": "8h"})
     give_back(bench, "Lifetime", delete_at=NOW)
     for act in (
@@ -204,7 +202,7 @@ def test_what_is_over_takes_nothing_new_unless_it_is_extended(bench: Any, ada: P
     submit(bench, ada)
 
 
-def test_extending_an_idle_cluster_puts_its_deletion_off(bench: Any, ada: Principal) -> None:
+def test_extending_an_idle_suspended_cluster_postpones_its_deletion(bench: Any, ada: Principal) -> None:
     bench.apply("Cluster", "dev", {"idle_timeout": "30m", "delete_after_idle": "1h"})
     give_back(bench, delete_at=NOW + timedelta(hours=1))
     cluster.extend("growth", "dev", 7200, principal=ada, platform=bench.platform, clock=lambda: NOW)
@@ -213,22 +211,22 @@ def test_extending_an_idle_cluster_puts_its_deletion_off(bench: Any, ada: Princi
     assert suspension.delete_at == NOW + timedelta(hours=2)
 
 
-def test_an_admins_terms_are_what_clusters_have_and_the_most_that_they_may_say(bench: Any) -> None:
+def test_a_teams_timeouts_are_the_defaults_and_the_maxima_of_its_clusters(bench: Any) -> None:
     bench.apply("Team", "growth", {"idle_timeout": "1h", "max_lifetime": "1d"}, team="")
     with pytest.raises(Refused, match=r"cluster\.idle_timeout: .* asks for 2h, its team allows 1h\. Say 1h or less"):
         bench.apply("Cluster", "other", {"idle_timeout": "2h"})
     bench.apply("Cluster", "other", {"idle_timeout": "10m"})
     bench.apply("Team", "growth", {"idle_timeout": "5m"}, team="")
-    assert bench.apply("Cluster", "other", {"idle_timeout": "10m"})[1] == "unchanged", "what was granted is no slip"
+    assert bench.apply("Cluster", "other", {"idle_timeout": "10m"})[1] == "unchanged", "unchanged, so not refused"
 
 
-def test_usage_sums_what_was_held_in_resource_seconds(bench: Any, ada: Principal) -> None:
+def test_usage_sums_the_leases_in_resource_seconds(bench: Any, ada: Principal) -> None:
     def lease(id: str, uid: str, hours: float, until: float | None, **size: float) -> None:
-        given = {"cpu": 2, "memory": 4 * 2**30, "gpu": 0, **size}
+        amounts = {"cpu": 2, "memory": 4 * 2**30, "gpu": 0, **size}
         end = None if until is None else NOW + timedelta(hours=until)
         began = NOW + timedelta(hours=hours)
         bench.store.open_lease(
-            Lease(id=id, team="growth", cluster="dev", cluster_uid=uid, started_at=began, ended_at=end, **given)
+            Lease(id=id, team="growth", cluster="dev", cluster_uid=uid, started_at=began, ended_at=end, **amounts)
         )
 
     lease("a-head", "a", 0, 2)
@@ -237,7 +235,7 @@ def test_usage_sums_what_was_held_in_resource_seconds(bench: Any, ada: Principal
 
     def usage(since: float | None, until: float | None) -> list[tuple[object, ...]]:
         at = [None if hours is None else NOW + timedelta(hours=hours) for hours in (since, until)]
-        found = cluster.usage(
+        usages = cluster.usage(
             "growth",
             since=at[0],
             until=at[1],
@@ -247,7 +245,7 @@ def test_usage_sums_what_was_held_in_resource_seconds(bench: Any, ada: Principal
         )
         return [
             (u.cluster_uid, *(s / 3600 for s in (u.node_seconds, u.core_seconds, u.gib_seconds, u.gpu_seconds)), u.open)
-            for u in found
+            for u in usages
         ]
 
     assert usage(None, None) == [("a", 3, 8, 12, 1, 0), ("b", 2, 4, 8, 0, 1)]

@@ -1,4 +1,4 @@
-"""Events of workers: taken once, applied to objects, versions and lineage, in whatever order they come."""
+"""Events of workers: each is recorded once, and applied to objects, versions and lineage in any order of arrival."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ def test_a_published_dataset_is_an_object_a_version_an_output_and_lineage(bench:
     ]
     node = f"dataset:clean@{'c' * 16}"
     assert edges(bench, node) == {("dataset:raw@r1", node), ("job:prep", node)}
-    found = lineage.reachable("growth", "dataset:raw@r1", "down", principal=ada, platform=bench.platform)
-    assert [e.target for e in found] == [node]
+    downstream = lineage.reachable("growth", "dataset:raw@r1", "down", principal=ada, platform=bench.platform)
+    assert [e.target for e in downstream] == [node]
     assert bench.woken
 
 
@@ -96,7 +96,7 @@ def test_a_second_delivery_changes_nothing(bench: Any, ada: Principal) -> None:
     assert bench.woken == []
 
 
-def test_outputs_lost_to_another_writer_of_the_status_come_back_with_any_delivery(bench: Any, ada: Principal) -> None:
+def test_outputs_overwritten_by_another_writer_are_restored_by_the_next_delivery(bench: Any, ada: Principal) -> None:
     made = submit(bench, ada)
     recorded = event("output.recorded", {"name": "auc", "value": 0.76}, made)
     ingest(bench, recorded)
@@ -106,7 +106,7 @@ def test_outputs_lost_to_another_writer_of_the_status_come_back_with_any_deliver
     assert bench.store.get("Job", "growth", "prep").status["phase"] == "Running"
 
 
-def test_of_two_outputs_of_one_name_the_later_counts_whichever_comes_first(bench: Any, ada: Principal) -> None:
+def test_of_two_outputs_with_one_name_the_later_one_counts_in_any_order_of_arrival(bench: Any, ada: Principal) -> None:
     made = submit(bench, ada)
     early = event("output.recorded", {"name": "auc", "value": 0.5}, made, 1)
     late = event("output.recorded", {"name": "auc", "value": 0.8}, made, 2)
@@ -115,7 +115,7 @@ def test_of_two_outputs_of_one_name_the_later_counts_whichever_comes_first(bench
     assert [o["value"] for o in bench.store.get("Job", "growth", "prep").status["outputs"]] == [0.8]
 
 
-def test_the_latest_version_is_the_one_published_last_whichever_event_comes_first(bench: Any, ada: Principal) -> None:
+def test_the_latest_version_is_the_one_published_last_in_any_order_of_arrival(bench: Any, ada: Principal) -> None:
     made = submit(bench, ada)
     first, second = version(bench, "clean", "a" * 16), version(bench, "clean", "b" * 16)
     ingest(bench, event("dataset.published", second, made, 20), event("dataset.published", first, made, 10))
@@ -126,7 +126,7 @@ def test_the_latest_version_is_the_one_published_last_whichever_event_comes_firs
 
 
 @pytest.mark.parametrize("order", list(permutations(range(3))))
-def test_a_source_and_a_dataset_of_one_job_are_joined_in_any_order(
+def test_lineage_links_a_jobs_source_to_its_datasets_in_any_order_of_events(
     bench: Any, ada: Principal, order: tuple[int, ...]
 ) -> None:
     made = submit(bench, ada, sources={"raw": "file:///raw.csv"})
@@ -141,22 +141,22 @@ def test_a_source_and_a_dataset_of_one_job_are_joined_in_any_order(
     assert targets == {f"dataset:a@{'a' * 16}", f"dataset:b@{'b' * 16}"}
 
 
-def test_a_steps_source_that_its_run_observed_is_joined_to_what_the_step_published(bench: Any, ada: Principal) -> None:
+def test_lineage_links_a_source_observed_by_another_step_to_the_steps_dataset(bench: Any, ada: Principal) -> None:
     sources = {"flights": "file:///flights.csv"}
     observer = submit(
         bench, ada, "p-1-observe", sources={"ingest.flights": sources["flights"]}, pipeline="p/p-1/observe"
     )
     other = submit(bench, ada, "p-2-observe", sources={"ingest.flights": sources["flights"]}, pipeline="p/p-2/observe")
     step = submit(bench, ada, "p-1-ingest", sources=sources, pipeline="p/p-1/ingest")
-    for found, content in ((observer, "h1"), (other, "h2")):
+    for reporter, content in ((observer, "h1"), (other, "h2")):
         data = {"name": "ingest.flights", "uri": sources["flights"], "content_hash": content, "rows": 3}
-        ingest(bench, event("source.observed", data, found))
+        ingest(bench, event("source.observed", data, reporter))
     ingest(bench, event("dataset.published", version(bench, "raw", "a" * 16), step))
     node = f"dataset:raw@{'a' * 16}"
     assert edges(bench, node) == {("source:file:///flights.csv#h1", node), ("job:p-1-ingest", node)}
 
 
-def test_a_run_leads_from_its_inputs_to_its_model(bench: Any, ada: Principal) -> None:
+def test_lineage_links_a_runs_inputs_to_its_model(bench: Any, ada: Principal) -> None:
     made = submit(bench, ada, "train", inputs={"training-set": "t" * 16})
     registered = {"name": "flight-delay", "version": "10", "run_id": "r1", "aliases": ["champion"]}
     ingest(
@@ -180,7 +180,7 @@ def test_a_run_leads_from_its_inputs_to_its_model(bench: Any, ada: Principal) ->
     }
 
 
-def test_a_materialization_is_on_the_teams_feature_and_in_lineage(bench: Any, ada: Principal) -> None:
+def test_a_materialization_updates_the_teams_feature_and_lineage(bench: Any, ada: Principal) -> None:
     made = submit(bench, ada)
     record = {
         "views": [{"view": "weather", "dataset": "weather-features", "version": "w1"}],
@@ -195,7 +195,7 @@ def test_a_materialization_is_on_the_teams_feature_and_in_lineage(bench: Any, ad
     assert ("dataset:weather-features@w1", "view:weather@w1") in edges(bench, "view:weather@w1")
 
 
-def test_a_gates_verdict_is_a_condition_of_the_job_with_its_reasons(bench: Any, ada: Principal) -> None:
+def test_a_gate_report_becomes_a_condition_of_the_job_with_the_failed_checks(bench: Any, ada: Principal) -> None:
     made = submit(bench, ada)
     checks = [
         {"metric": "auc", "value": 0.7, "bound": ">= 0.75", "passed": False},
@@ -206,12 +206,12 @@ def test_a_gates_verdict_is_a_condition_of_the_job_with_its_reasons(bench: Any, 
     assert (gate["status"], gate["reason"], gate["message"]) == ("False", "Refused", "auc = 0.7 (must be >= 0.75)")
 
 
-def test_an_edge_is_added_as_it_is_told(bench: Any) -> None:
+def test_a_lineage_event_adds_its_edge(bench: Any) -> None:
     assert ingest(bench, event("lineage", {"source": "view:v@1", "target": "run:r1"})) == 1
     assert edges(bench, "run:r1") == {("view:v@1", "run:r1")}
 
 
-def test_a_bad_event_is_named_and_keeps_no_other_out(bench: Any, ada: Principal) -> None:
+def test_a_bad_event_is_named_in_the_error_and_the_others_are_recorded(bench: Any, ada: Principal) -> None:
     made = submit(bench, ada)
     foreign = version(bench, "clean", "c" * 16)
     foreign["uri"] = bench.platform.storage.uri("ads/datasets/clean/" + "c" * 16)
@@ -229,12 +229,12 @@ def test_a_bad_event_is_named_and_keeps_no_other_out(bench: Any, ada: Principal)
         assert one.id in str(caught.value)
     assert bench.store.get("Job", "growth", "prep").status["outputs"][0]["name"] == "auc"
     assert bench.store.count("Dataset") == bench.store.count("Model") == 0
-    # What was refused is not known either: mended, it may come again under its id.
+    # A refused event is not recorded: once corrected, it is accepted under the same id.
     mended = bad[0].model_copy(update={"data": version(bench, "clean", "c" * 16)})
     assert ingest(bench, mended) == 1
 
 
-def test_what_is_half_deleted_is_refused_with_a_remedy_and_keeps_no_other_out(bench: Any, ada: Principal) -> None:
+def test_an_event_about_an_object_being_deleted_is_refused_and_others_recorded(bench: Any, ada: Principal) -> None:
     made = submit(bench, ada)
     dataset, _, _ = bench.apply("Dataset", "clean", {})
     bench.store.mark_deleted(dataset.metadata.uid)
@@ -244,7 +244,7 @@ def test_what_is_half_deleted_is_refused_with_a_remedy_and_keeps_no_other_out(be
     assert [o["name"] for o in bench.store.get("Job", "growth", "prep").status["outputs"]] == ["auc"]
 
 
-def test_only_a_jobs_own_cluster_reports_for_it(bench: Any, ada: Principal) -> None:
+def test_only_a_jobs_own_cluster_may_report_its_events(bench: Any, ada: Principal) -> None:
     made = submit(bench, ada)
     bench.apply("Cluster", "other", {})
     recorded = event("output.recorded", {"name": "auc", "value": 1}, made)
@@ -255,7 +255,7 @@ def test_only_a_jobs_own_cluster_reports_for_it(bench: Any, ada: Principal) -> N
     assert bench.store.get("Job", "growth", "prep").status["outputs"] == []
 
 
-def test_a_cluster_that_is_gone_reports_nothing_but_the_reconciler_takes_what_it_left(
+def test_a_deleted_clusters_token_may_not_report_but_the_reconciler_may(
     bench: Any, ada: Principal, system: Principal
 ) -> None:
     made = submit(bench, ada)
@@ -267,12 +267,12 @@ def test_a_cluster_that_is_gone_reports_nothing_but_the_reconciler_takes_what_it
     assert ingest(bench, recorded, principal=system) == 1
 
 
-def test_an_event_of_no_job_counts_too(bench: Any) -> None:
+def test_an_event_without_a_job_is_applied_too(bench: Any) -> None:
     assert ingest(bench, event("dataset.published", version(bench, "scratch", "s" * 16))) == 1
     assert bench.store.get("Dataset", "growth", "scratch").status["latest"] == "s" * 16
 
 
-def test_the_end_of_an_attempt_is_told_to_the_reconcilers_and_is_no_output(bench: Any, ada: Principal) -> None:
+def test_the_end_of_an_attempt_is_passed_to_the_reconciler_and_not_recorded(bench: Any, ada: Principal) -> None:
     ended: list[str] = []
     made = submit(bench, ada)
     platform = replace(bench.platform, ended=ended.append)

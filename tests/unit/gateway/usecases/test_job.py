@@ -1,4 +1,4 @@
-"""Jobs: submit once, refuse what must not be, stop, logs, the run context."""
+"""Jobs: submit once, refuse bad specs, stop, read logs, and the run context."""
 
 from __future__ import annotations
 
@@ -75,22 +75,22 @@ def test_stopping_a_job_that_has_ended_changes_nothing(bench: Any, ada: Principa
     assert job.stop("growth", "nightly", principal=ada, platform=bench.platform) == done
 
 
-def test_one_submission_that_comes_many_times_at_once_is_one_job(bench: Any, ada: Principal) -> None:
+def test_concurrent_identical_submissions_create_one_job(bench: Any, ada: Principal) -> None:
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda _: submit(bench, ada, submission_id="raysubmit_1").metadata.uid, range(8)))
-    assert len(set(found)) == 1
+        uids = list(pool.map(lambda _: submit(bench, ada, submission_id="raysubmit_1").metadata.uid, range(8)))
+    assert len(set(uids)) == 1
     assert bench.store.count("Job") == 1
 
 
-def test_a_job_is_found_by_the_id_that_rays_clients_know(bench: Any, ada: Principal) -> None:
+def test_a_job_is_found_by_its_ray_facing_id(bench: Any, ada: Principal) -> None:
     bench.apply("Cluster", "other", {})
     named = submit(bench, ada, "nightly")
     stock = submit(bench, ada, submission_id="raysubmit_1")
     elsewhere = submit(bench, ada, submission_id="raysubmit_1", cluster="other")
 
     def find(cluster: str | None, id: str) -> str | None:
-        found = job.find_by_submission_id("growth", cluster, id, platform=bench.platform)
-        name = found.metadata.name if found else None
+        match = job.find_by_submission_id("growth", cluster, id, platform=bench.platform)
+        name = match.metadata.name if match else None
         if cluster is not None:
             text = job.read_by_submission_id("growth", cluster, id, platform=bench.platform)
             assert (text and text.name) == name
@@ -107,7 +107,7 @@ def test_a_job_is_found_by_the_id_that_rays_clients_know(bench: Any, ada: Princi
         submit(bench, ada, submission_id="raysubmit_1", entrypoint="false")
 
 
-def test_a_job_needs_its_team_and_cluster(bench: Any, ada: Principal) -> None:
+def test_a_job_needs_an_existing_team_and_cluster(bench: Any, ada: Principal) -> None:
     with pytest.raises(
         NotFound, match=r"Cluster 'growth/dve' is not there. Did you mean 'dev'?.*rayplane cluster apply dve"
     ):
@@ -153,12 +153,12 @@ def test_secrets_and_reserved_variables_are_refused(
     assert "hunter2" not in str(caught.value)
 
 
-def test_a_client_of_another_ray_is_refused(bench: Any, ada: Principal) -> None:
+def test_a_client_with_another_version_of_ray_is_refused(bench: Any, ada: Principal) -> None:
     with pytest.raises(Refused, match=r"Cluster 'growth/dev' runs Ray 2.60.0, but this client has Ray 2.50.1"):
         submit(bench, ada, metadata={"rayplane.ray": "2.50.1"})
 
 
-def test_without_mlflow_only_an_explicit_wish_to_be_tracked_is_refused(bench: Any, ada: Principal) -> None:
+def test_without_mlflow_only_an_explicitly_tracked_job_is_refused(bench: Any, ada: Principal) -> None:
     settings = bench.platform.settings.model_copy(update={"mlflow_url": None})
     bench.platform = dataclasses.replace(bench.platform, settings=settings)
     assert submit(bench, ada, "a").spec["tracked"] is False
@@ -167,7 +167,7 @@ def test_without_mlflow_only_an_explicit_wish_to_be_tracked_is_refused(bench: An
         submit(bench, ada, "b", tracked=True)
 
 
-def test_a_job_of_a_pipeline_carries_its_place_as_labels(bench: Any, ada: Principal) -> None:
+def test_a_job_of_a_pipeline_has_pipeline_run_and_step_as_labels(bench: Any, ada: Principal) -> None:
     made = submit(bench, ada, pipeline="flights/flights-3/train")
     assert made.metadata.labels == {"pipeline": "flights", "run": "flights-3", "step": "train"}
 
@@ -193,7 +193,7 @@ def test_the_log_is_read_from_an_offset_until_the_job_has_ended(bench: Any, ada:
         read(-1)
 
 
-def test_a_worker_is_told_all_of_its_job_and_the_same_each_time(bench: Any, ada: Principal) -> None:
+def test_the_run_context_has_everything_of_the_job_and_is_the_same_each_time(bench: Any, ada: Principal) -> None:
     made = submit(
         bench,
         ada,
@@ -207,8 +207,8 @@ def test_a_worker_is_told_all_of_its_job_and_the_same_each_time(bench: Any, ada:
     )
     bench.settle("Job", "nightly", "Running", run_id="r1")
     uid, principal = made.metadata.uid, bench.cluster_principal()
-    told = job.run_context(f"{uid}-2", principal=principal, platform=bench.platform)
-    assert told.model_dump(exclude={"schema_version", "environment", "mlflow", "feast"}) == {
+    context = job.run_context(f"{uid}-2", principal=principal, platform=bench.platform)
+    assert context.model_dump(exclude={"schema_version", "environment", "mlflow", "feast"}) == {
         "team": "growth",
         "cluster": "dev",
         "gateway_url": bench.platform.settings.url,
@@ -227,42 +227,43 @@ def test_a_worker_is_told_all_of_its_job_and_the_same_each_time(bench: Any, ada:
         "pipeline": "flights/flights-1/train",
         "git_commit": "abc",
     }
-    assert told.environment == ENVIRONMENT
-    assert told.mlflow is not None
-    assert told.mlflow.workspace == "growth"
+    assert context.environment == ENVIRONMENT
+    assert context.mlflow is not None
+    assert context.mlflow.workspace == "growth"
     own = bench.platform.storage.local_path("growth/feast")
-    assert told.feast is not None
-    assert (told.feast.registry_url, told.feast.online_path) == (f"sqlite:///{own}/registry.db", f"{own}/online.db")
-    assert job.run_context(f"{uid}-2", principal=principal, platform=bench.platform) == told
+    assert context.feast is not None
+    assert (context.feast.registry_url, context.feast.online_path) == (
+        f"sqlite:///{own}/registry.db",
+        f"{own}/online.db",
+    )
+    assert job.run_context(f"{uid}-2", principal=principal, platform=bench.platform) == context
 
 
-def test_teams_that_share_a_host_share_a_feast_registry(bench: Any) -> None:
+def test_teams_without_a_folder_of_their_own_share_a_feast_registry(bench: Any) -> None:
     bench.backend.capabilities -= {Capability.TEAM}
     home = bench.platform.settings.home_paths
-    told = job.run_context(None, principal=bench.cluster_principal(), platform=bench.platform).feast
-    assert told is not None
-    assert told.registry_url == f"sqlite:///{home.feast}/registry.db"
-    assert told.online_path == str(home.feast / "online" / "growth.db")
+    access = job.run_context(None, principal=bench.cluster_principal(), platform=bench.platform).feast
+    assert access is not None
+    assert access.registry_url == f"sqlite:///{home.feast}/registry.db"
+    assert access.online_path == str(home.feast / "online" / "growth.db")
 
 
 def test_a_feast_project_has_no_hyphen(bench: Any) -> None:
     bench.apply("Team", "ml-ads", {}, team="")
     bench.apply("Cluster", "dev", {}, team="ml-ads")
-    told = job.run_context(None, principal=bench.cluster_principal(team="ml-ads"), platform=bench.platform)
-    assert told.feast is not None
-    assert told.feast.project == "ml_ads"
+    context = job.run_context(None, principal=bench.cluster_principal(team="ml-ads"), platform=bench.platform)
+    assert context.feast is not None
+    assert context.feast.project == "ml_ads"
 
 
-def test_without_a_submission_id_a_cluster_is_told_of_itself_alone(bench: Any, ada: Principal) -> None:
-    told = job.run_context(None, principal=bench.cluster_principal(), platform=bench.platform)
-    assert (told.team, told.cluster, told.job, told.job_uri) == ("growth", "dev", None, None)
+def test_without_a_submission_id_a_cluster_gets_a_context_without_a_job(bench: Any, ada: Principal) -> None:
+    context = job.run_context(None, principal=bench.cluster_principal(), platform=bench.platform)
+    assert (context.team, context.cluster, context.job, context.job_uri) == ("growth", "dev", None, None)
     with pytest.raises(InvalidInput, match="Only a cluster"):
         job.run_context(None, principal=ada, platform=bench.platform)
 
 
-def test_a_worker_is_told_nothing_of_other_clusters_teams_or_jobs_that_are_not_there(
-    bench: Any, ada: Principal
-) -> None:
+def test_a_worker_gets_no_context_of_another_cluster_team_or_unknown_job(bench: Any, ada: Principal) -> None:
     made = submit(bench, ada, "nightly")
     bench.apply("Cluster", "other", {})
     bench.apply("Team", "ads", {}, team="")
@@ -277,22 +278,22 @@ def test_a_worker_is_told_nothing_of_other_clusters_teams_or_jobs_that_are_not_t
             job.run_context(wrong, principal=ada, platform=bench.platform)
 
 
-def test_the_token_of_a_cluster_that_is_gone_is_worth_nothing(bench: Any) -> None:
+def test_a_deleted_clusters_token_is_not_valid(bench: Any) -> None:
     principal = bench.cluster_principal()
     bench.store.remove(bench.store.get("Cluster", "growth", "dev").metadata.uid)
     with pytest.raises(Unauthenticated, match="cluster is gone"):
         job.run_context(None, principal=principal, platform=bench.platform)
 
 
-def test_a_team_has_no_more_jobs_that_have_not_ended_than_its_quota_says(bench: Any, ada: Principal) -> None:
+def test_a_team_has_no_more_unfinished_jobs_than_its_quota_allows(bench: Any, ada: Principal) -> None:
     bench.apply("Team", "growth", {"quota": {"jobs": 2}}, team="")
     submit(bench, ada, "one")
     submit(bench, ada, "two", cluster=None, nodes={"size": "small"})
-    said = r"'growth/three' does not fit: quota 'jobs' is exceeded \(2 have not ended \+ 1 wanted of 2\)"
-    with pytest.raises(Refused, match=said) as refused:
+    message = r"'growth/three' does not fit: quota 'jobs' is exceeded \(2 have not ended \+ 1 wanted of 2\)"
+    with pytest.raises(Refused, match=message) as refused:
         submit(bench, ada, "three")
     assert "rayplane job stop" in (refused.value.remedy or "")
-    assert submit(bench, ada, "one").metadata.name == "one", "what is there already is no new job"
+    assert submit(bench, ada, "one").metadata.name == "one", "the existing job does not count as a new one"
     for name in ("one", "two"):
         bench.settle("Job", name, "Succeeded")
     submit(bench, ada, "three")
@@ -301,5 +302,5 @@ def test_a_team_has_no_more_jobs_that_have_not_ended_than_its_quota_says(bench: 
         submit(bench, ada, f"more-{number}")
 
 
-def test_a_team_that_says_nothing_of_jobs_may_have_ten_thousand(bench: Any) -> None:
+def test_the_default_quota_is_ten_thousand_jobs(bench: Any) -> None:
     assert TeamSpec.model_validate(bench.store.get("Team", "", "growth").spec).quota.jobs == 10_000

@@ -1,4 +1,4 @@
-"""Nodes of a job's or a service's own: where they are refused, what they count, and whose their token is."""
+"""Nodes that belong to one job or service: their checks, their quota, and the rights of their token."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ def own_principal(bench: Any, kind: str, name: str) -> Principal:
 
 
 @pytest.mark.parametrize(
-    ("place", "said"),
+    ("target", "message"),
     [({}, "say where"), ({"cluster": "dev", "nodes": NODES}, "exclude each other")],
 )
 @pytest.mark.parametrize(
     ("kind", "spec"), [("Job", {"entrypoint": "true"}), ("Service", {"model": "models:/delay@champion"})]
 )
-def test_exactly_one_place_is_named(
-    bench: Any, kind: str, spec: dict[str, Any], place: dict[str, Any], said: str
+def test_a_spec_must_name_either_a_cluster_or_nodes(
+    bench: Any, kind: str, spec: dict[str, Any], target: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(InvalidSpec, match=said):
-        bench.apply(kind, "it", {**spec, **place})
+    with pytest.raises(InvalidSpec, match=message):
+        bench.apply(kind, "it", {**spec, **target})
     assert bench.store.count(kind, "growth") == 0
 
 
-def test_a_job_needs_no_cluster_and_knows_the_environment_of_its_nodes(bench: Any, ada: Principal) -> None:
+def test_a_job_with_own_nodes_needs_no_cluster_and_has_the_environment_of_its_nodes(bench: Any, ada: Principal) -> None:
     made = submit(bench, ada)
     assert made.status["environment"] == ENVIRONMENT.model_dump()
     assert made.spec["cluster"] is None
@@ -56,7 +56,7 @@ def test_a_job_needs_no_cluster_and_knows_the_environment_of_its_nodes(bench: An
 
 
 @pytest.mark.parametrize("kind", ["Job", "Service"])
-def test_a_backend_without_such_nodes_is_told_of_before_anything_is_written(bench: Any, kind: str) -> None:
+def test_a_backend_without_own_nodes_is_refused_before_anything_is_written(bench: Any, kind: str) -> None:
     bench.backend.capabilities = frozenset(Capability) - {Capability.JOB, Capability.SERVICE}
     spec = SERVICE if kind == "Service" else {"entrypoint": "true", "nodes": NODES}
     with pytest.raises(Unsupported, match=rf"{kind.lower()}\.nodes: the backend 'local'.*{kind.lower()}\.cluster"):
@@ -65,23 +65,23 @@ def test_a_backend_without_such_nodes_is_told_of_before_anything_is_written(benc
 
 
 @pytest.mark.parametrize(
-    ("nodes", "error", "said"),
+    ("nodes", "error", "message"),
     [
         ({"size": "smal"}, Refused, r"nodes\.size: team 'growth' has no size 'smal'\. Did you mean 'small'\?"),
         ({"backend": "kubernets"}, InvalidSpec, r"nodes\.backend: 'kubernets' is unknown\. Did you mean 'kubernetes'"),
         ({"wokers": 1}, InvalidSpec, r"nodes\.wokers: unknown field\. Did you mean 'workers'\?"),
     ],
 )
-def test_what_is_wrong_with_the_nodes_is_named(
-    bench: Any, ada: Principal, nodes: dict[str, Any], error: type[Exception], said: str
+def test_a_wrong_field_of_the_nodes_is_named_in_the_error(
+    bench: Any, ada: Principal, nodes: dict[str, Any], error: type[Exception], message: str
 ) -> None:
-    with pytest.raises(error, match=rf"job\.{said}"):
+    with pytest.raises(error, match=rf"job\.{message}"):
         bench.apply("Job", "train", {"entrypoint": "true", "nodes": {**NODES, **nodes}})
-    with pytest.raises(error, match=rf"service\.{said}"):
+    with pytest.raises(error, match=rf"service\.{message}"):
         bench.apply("Service", "delay", {**SERVICE, "nodes": {**NODES, **nodes}})
 
 
-def test_a_backend_that_can_not_give_the_nodes_is_believed(bench: Any, ada: Principal) -> None:
+def test_a_preflight_that_finds_no_room_for_the_nodes_refuses_them(bench: Any, ada: Principal) -> None:
     bench.backend.reasons = ["No node is large enough."]
     with pytest.raises(Refused, match="Job 'growth/train' can't have nodes of its own: No node is large enough"):
         submit(bench, ada)
@@ -101,7 +101,7 @@ def test_quota_counts_clusters_jobs_and_services_together(bench: Any, ada: Princ
         bench.apply("Cluster", "more", {})
 
 
-def test_a_job_counts_until_it_has_ended_and_a_service_while_it_is_there(bench: Any, ada: Principal) -> None:
+def test_a_job_counts_in_the_quota_until_it_has_ended_and_a_service_while_it_exists(bench: Any, ada: Principal) -> None:
     bench.apply("Team", "growth", {"quota": {"clusters": 3}}, team="")
     submit(bench, ada, "first")
     bench.apply("Service", "delay", SERVICE)
@@ -112,7 +112,7 @@ def test_a_job_counts_until_it_has_ended_and_a_service_while_it_is_there(bench: 
     submit(bench, ada, "second")
 
 
-def test_a_service_may_shrink_in_a_quota_that_is_full(bench: Any) -> None:
+def test_a_service_may_shrink_when_the_quota_is_exceeded(bench: Any) -> None:
     bench.apply("Service", "delay", SERVICE)
     bench.apply("Team", "growth", {"quota": {"cpu": 10}}, team="")
     assert bench.apply("Service", "delay", {**SERVICE, "nodes": {"size": "small"}})[1] == "changed"
@@ -120,14 +120,14 @@ def test_a_service_may_shrink_in_a_quota_that_is_full(bench: Any) -> None:
         bench.apply("Service", "delay", SERVICE)
 
 
-def test_jobs_and_services_on_a_cluster_count_nothing_of_their_own(bench: Any, ada: Principal) -> None:
+def test_jobs_and_services_on_a_cluster_need_no_quota_beside_the_clusters(bench: Any, ada: Principal) -> None:
     bench.apply("Team", "growth", {"quota": {"clusters": 1, "cpu": 8}}, team="")
     submit(bench, ada, nodes=None, cluster="dev")
     bench.apply("Service", "delay", {"model": "models:/delay@champion", "cluster": "dev"})
 
 
 @pytest.mark.parametrize("change", [{"nodes": None, "cluster": "dev"}, {"nodes": {**NODES, "backend": "existing"}}])
-def test_a_service_does_not_move_off_its_nodes(bench: Any, change: dict[str, Any]) -> None:
+def test_a_service_can_not_move_off_its_nodes(bench: Any, change: dict[str, Any]) -> None:
     bench.apply("Service", "delay", SERVICE)
     with pytest.raises(Refused, match=r"it can't move to .*Delete it and apply it anew\."):
         bench.apply("Service", "delay", {**SERVICE, **change})
@@ -135,7 +135,7 @@ def test_a_service_does_not_move_off_its_nodes(bench: Any, change: dict[str, Any
     assert bench.apply("Service", "delay", bigger)[1] == "changed"
 
 
-def test_a_cluster_is_deleted_whatever_else_has_nodes(bench: Any, ada: Principal) -> None:
+def test_own_nodes_of_jobs_and_services_do_not_block_the_deletion_of_a_cluster(bench: Any, ada: Principal) -> None:
     submit(bench, ada)
     bench.apply("Service", "delay", SERVICE)
     bench.delete("Cluster", "dev")
@@ -143,24 +143,24 @@ def test_a_cluster_is_deleted_whatever_else_has_nodes(bench: Any, ada: Principal
         bench.delete("Team", "growth", team="")
 
 
-def test_a_worker_on_its_own_nodes_is_told_of_its_job(bench: Any, ada: Principal) -> None:
+def test_a_worker_on_a_jobs_own_nodes_gets_the_context_of_the_job(bench: Any, ada: Principal) -> None:
     made = submit(bench, ada, parameters={"days": "30"})
-    told = job.run_context(
+    context = job.run_context(
         f"{made.metadata.uid}-1", principal=own_principal(bench, "Job", "train"), platform=bench.platform
     )
-    assert (told.team, told.cluster, told.job, told.parameters) == ("growth", None, "train", {"days": "30"})
-    assert told.environment == ENVIRONMENT
+    assert (context.team, context.cluster, context.job, context.parameters) == ("growth", None, "train", {"days": "30"})
+    assert context.environment == ENVIRONMENT
     alone = job.run_context(None, principal=own_principal(bench, "Job", "train"), platform=bench.platform)
     assert (alone.team, alone.cluster, alone.job) == ("growth", None, None)
 
 
-def test_a_replica_on_its_services_nodes_is_told_of_the_team(bench: Any) -> None:
+def test_a_replica_on_a_services_own_nodes_gets_the_context_of_the_team(bench: Any) -> None:
     bench.apply("Service", "delay", SERVICE)
-    told = job.run_context(None, principal=own_principal(bench, "Service", "delay"), platform=bench.platform)
-    assert (told.team, told.cluster, told.job) == ("growth", None, None)
+    context = job.run_context(None, principal=own_principal(bench, "Service", "delay"), platform=bench.platform)
+    assert (context.team, context.cluster, context.job) == ("growth", None, None)
 
 
-def test_nodes_of_one_job_speak_for_no_other(bench: Any, ada: Principal) -> None:
+def test_the_token_of_one_jobs_nodes_is_not_valid_for_another_job(bench: Any, ada: Principal) -> None:
     submit(bench, ada, "mine")
     theirs = submit(bench, ada, "theirs")
     on_dev = submit(bench, ada, "on-dev", nodes=None, cluster="dev")
@@ -175,7 +175,7 @@ def test_nodes_of_one_job_speak_for_no_other(bench: Any, ada: Principal) -> None
         job.run_context(f"{theirs.metadata.uid}-1", principal=bench.cluster_principal(), platform=bench.platform)
 
 
-def test_its_nodes_report_what_the_job_left(bench: Any, ada: Principal) -> None:
+def test_a_jobs_own_nodes_may_report_its_outputs(bench: Any, ada: Principal) -> None:
     made = submit(bench, ada)
     event = Event(
         id="e", type="output.recorded", submission_id=f"{made.metadata.uid}-1", data={"name": "rows", "value": 3}
@@ -186,7 +186,7 @@ def test_its_nodes_report_what_the_job_left(bench: Any, ada: Principal) -> None:
     assert bench.store.get("Job", "growth", "train").status["outputs"][0]["value"] == 3
 
 
-def test_the_token_of_a_job_ends_with_the_job(bench: Any, ada: Principal) -> None:
+def test_the_token_of_a_jobs_nodes_is_not_valid_after_the_job_has_ended(bench: Any, ada: Principal) -> None:
     submit(bench, ada)
     principal = own_principal(bench, "Job", "train")
     assert job.reporting_cluster(principal, bench.platform) is not None

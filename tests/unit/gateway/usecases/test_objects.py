@@ -1,4 +1,4 @@
-"""The common verbs: apply, get, list, delete, and the operations that they start."""
+"""The common verbs (apply, get, list, delete), and the operations that they begin."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rayplane.nouns.events import Operation
 from rayplane.storage import layout
 
 
-def test_a_new_cluster_is_pending_audited_and_to_be_waited_for(bench: Any) -> None:
+def test_a_new_cluster_is_pending_is_audited_and_returns_an_operation(bench: Any) -> None:
     obj, change, operation = bench.apply("Cluster", "train", {"workers": {"max": 0}}, labels={"a": "b"})
     assert change == "created"
     assert obj.status["phase"] == "Pending"
@@ -28,7 +28,7 @@ def test_a_new_cluster_is_pending_audited_and_to_be_waited_for(bench: Any) -> No
     assert (row["principal"], row["action"], row["kind"], row["name"]) == ("ada", "apply", "Cluster", "train")
 
 
-def test_applying_the_same_again_changes_nothing_and_wakes_nobody(bench: Any) -> None:
+def test_applying_the_same_spec_again_changes_nothing_and_wakes_no_reconciler(bench: Any) -> None:
     before = len(bench.store.audit_log("growth").items)
     obj, change, operation = bench.apply("Cluster", "dev", {"size": "small"})
     assert (change, operation) == ("unchanged", None)
@@ -37,7 +37,7 @@ def test_applying_the_same_again_changes_nothing_and_wakes_nobody(bench: Any) ->
     assert len(bench.store.audit_log("growth").items) == before
 
 
-def test_quantities_written_in_another_way_are_no_change(empty: Any) -> None:
+def test_the_same_quantity_in_another_notation_is_no_change(empty: Any) -> None:
     empty.apply("Team", "ads", {"quota": {"memory": "16Gi"}}, team="")
     assert empty.apply("Team", "ads", {"quota": {"memory": 2.0**34}}, team="")[1] == "unchanged"
 
@@ -78,7 +78,7 @@ def test_a_dry_run_checks_and_answers_the_same_and_writes_nothing(bench: Any) ->
         ("Clusters", "train", {}, "kind: 'Clusters' is unknown. Did you mean 'Cluster'?"),
     ],
 )
-def test_a_wrong_document_is_refused_whole(
+def test_a_wrong_document_is_refused_and_nothing_is_written(
     bench: Any, kind: str, name: str, spec: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InvalidSpec) as caught:
@@ -89,7 +89,7 @@ def test_a_wrong_document_is_refused_whole(
     assert bench.woken == []
 
 
-def test_nothing_is_applied_into_a_team_that_is_not_there_or_goes(bench: Any) -> None:
+def test_nothing_is_applied_to_a_team_that_is_missing_or_being_deleted(bench: Any) -> None:
     with pytest.raises(NotFound, match=r"Team 'grwth' is not there. Did you mean 'growth'?"):
         bench.apply("Cluster", "train", {}, team="grwth")
     bench.apply("Team", "ads", {}, team="")
@@ -98,7 +98,7 @@ def test_nothing_is_applied_into_a_team_that_is_not_there_or_goes(bench: Any) ->
         bench.apply("Cluster", "train", {}, team="ads")
 
 
-def test_a_size_that_the_team_has_not_is_refused(bench: Any) -> None:
+def test_a_size_that_the_team_does_not_have_is_refused(bench: Any) -> None:
     with pytest.raises(Refused, match=r"has no size 'huge'. It may use: medium, small"):
         bench.apply("Cluster", "train", {"size": "huge"})
 
@@ -111,7 +111,7 @@ def test_a_backend_that_is_not_offered_here_is_refused(bench: Any) -> None:
         bench.apply("Cluster", "train", {"backend": "local"})
 
 
-def test_a_backend_that_can_not_make_the_cluster_is_believed(bench: Any) -> None:
+def test_a_preflight_that_finds_no_room_for_the_cluster_refuses_it(bench: Any) -> None:
     bench.backend.reasons = ["There is no Ray here. Install it."]
     with pytest.raises(Refused, match=r"Cluster 'growth/train' can't be made: There is no Ray here. Install it\."):
         bench.apply("Cluster", "train", {})
@@ -139,12 +139,12 @@ def test_quota_counts_all_clusters_of_the_team_and_lets_one_shrink(bench: Any) -
         ("address", {"address": "http://ray:8265"}),
     ],
 )
-def test_what_a_cluster_keeps_for_life_is_not_changed(bench: Any, field: str, spec: dict[str, Any]) -> None:
+def test_the_size_backend_and_address_of_a_cluster_can_not_change(bench: Any, field: str, spec: dict[str, Any]) -> None:
     with pytest.raises(Refused, match=rf"cluster\.{field}: 'growth/dev' .*Delete it and apply it anew\."):
         bench.apply("Cluster", "dev", spec)
     assert bench.store.get("Cluster", "growth", "dev").metadata.generation == 1
     assert bench.woken == []
-    assert bench.apply("Cluster", "dev", {"backend": "local"})[1] == "changed"  # the team's, which it is on
+    assert bench.apply("Cluster", "dev", {"backend": "local"})[1] == "changed"  # the backend that it has from its team
 
 
 def test_a_suspended_cluster_may_change_its_size_once_it_is_down(bench: Any) -> None:
@@ -153,11 +153,11 @@ def test_a_suspended_cluster_may_change_its_size_once_it_is_down(bench: Any) -> 
         bench.apply("Cluster", "dev", {"size": "medium"})
     bench.settle("Cluster", "dev", "Suspended")
     assert bench.apply("Cluster", "dev", {"size": "medium"})[1] == "changed"
-    with pytest.raises(Refused, match=r"cluster\.size"):  # it is coming up
+    with pytest.raises(Refused, match=r"cluster\.size"):  # the cluster is starting again
         bench.apply("Cluster", "dev", {"size": "small"})
 
 
-def test_a_service_does_not_move(bench: Any) -> None:
+def test_a_service_can_not_move_to_another_cluster(bench: Any) -> None:
     bench.apply("Cluster", "prod", {})
     spec = {"model": "models:/delay@champion", "cluster": "dev"}
     bench.apply("Service", "delay", spec)
@@ -167,7 +167,7 @@ def test_a_service_does_not_move(bench: Any) -> None:
     assert bench.apply("Service", "delay", {**spec, "max_ongoing_requests": 5})[1] == "changed"
 
 
-def test_two_clusters_at_once_do_not_both_take_the_last_of_a_quota(bench: Any) -> None:
+def test_concurrent_creations_do_not_both_take_the_last_of_a_quota(bench: Any) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     bench.apply("Team", "growth", {"quota": {"clusters": 2}}, team="")
@@ -203,7 +203,7 @@ def test_a_pipeline_is_ready_as_soon_as_it_is_stored(bench: Any) -> None:
     assert (obj.status["phase"], obj.status["observed_generation"], obj.metadata.generation) == ("Ready", 2, 2)
 
 
-def test_a_service_needs_its_cluster(bench: Any) -> None:
+def test_a_service_needs_an_existing_cluster(bench: Any) -> None:
     with pytest.raises(
         NotFound, match=r"Cluster 'growth/prod' is not there. .*rayplane cluster apply prod --team growth"
     ):
@@ -211,7 +211,7 @@ def test_a_service_needs_its_cluster(bench: Any) -> None:
     assert bench.apply("Service", "delay", {"model": "models:/delay@champion", "cluster": "dev"})[1] == "created"
 
 
-def test_deleting_is_marked_until_the_reconciler_removed_the_object(bench: Any) -> None:
+def test_a_deletion_runs_until_the_object_is_removed(bench: Any) -> None:
     obj, operation = bench.delete("Cluster", "dev")
     assert obj.metadata.deleted_at is not None
     assert operation.state == "running"
@@ -242,7 +242,7 @@ def test_a_team_in_use_is_not_deleted(bench: Any) -> None:
         bench.delete("Team", "growth", team="")
 
 
-def test_a_deleted_dataset_takes_its_versions_and_their_data_along(bench: Any, ada: Principal) -> None:
+def test_deleting_a_dataset_deletes_its_versions_and_their_data(bench: Any, ada: Principal) -> None:
     storage = bench.platform.storage
     bench.apply("Dataset", "raw", {})
     path = layout.dataset_version("growth", "raw", "a" * 16)
@@ -261,7 +261,7 @@ def test_a_deleted_dataset_takes_its_versions_and_their_data_along(bench: Any, a
         bench.store.get("Dataset", "growth", "raw")
 
 
-def test_only_who_may_writes_and_reads(bench: Any) -> None:
+def test_only_principals_with_the_right_role_write_and_read(bench: Any) -> None:
     viewer = Principal(name="vic", role="viewer", team="growth")
     stranger = Principal(name="sue", role="member", team="ads")
     for principal in (viewer, stranger, bench.cluster_principal()):
@@ -308,21 +308,21 @@ def op(action: str, generation: int = 1) -> Operation:
         ({"phase": "Stopped", "observed_generation": 2}, "failed"),
     ],
 )
-def test_an_operations_state_is_read_off_its_object(bench: Any, status: dict[str, Any], state: str) -> None:
+def test_an_operations_state_is_derived_from_its_object(bench: Any, status: dict[str, Any], state: str) -> None:
     obj = bench.store.set_status(bench.store.get("Cluster", "growth", "dev").metadata.uid, status)
-    found, message = operations.judge(op("apply", 2), obj)
-    assert found == state
+    judged, message = operations.judge(op("apply", 2), obj)
+    assert judged == state
     if state == "failed":
         assert message
     assert message == status.get("message", message)
 
 
-def test_an_operation_about_an_object_that_is_gone_has_ended(bench: Any, ada: Principal) -> None:
+def test_an_operation_about_a_removed_object_has_ended(bench: Any, ada: Principal) -> None:
     _, _, operation = bench.apply("Cluster", "train", {})
     bench.store.remove(bench.store.get("Cluster", "growth", "train").metadata.uid)
-    found = records.operation(operation.id, principal=ada, platform=bench.platform)
-    assert found.state == "failed"
-    assert "deleted" in found.message
+    current = records.operation(operation.id, principal=ada, platform=bench.platform)
+    assert current.state == "failed"
+    assert "deleted" in current.message
     assert operations.judge(op("delete"), None)[0] == "succeeded"
     stopped = bench.store.set_status(bench.store.get("Cluster", "growth", "dev").metadata.uid, {"phase": "Stopped"})
     assert operations.judge(op("stop"), stopped)[0] == "succeeded"

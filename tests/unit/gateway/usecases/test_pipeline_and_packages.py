@@ -1,4 +1,4 @@
-"""Pipelines' specs and runs; code packages."""
+"""Specs and runs of pipelines; code packages."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def test_runs_count_up_and_keep_the_spec_as_it_was(bench: Any, ada: Principal) -
     assert page.next_cursor is not None
 
 
-def test_the_number_of_a_deleted_run_is_not_given_again(bench: Any, ada: Principal) -> None:
+def test_the_number_of_a_deleted_run_is_not_reused(bench: Any, ada: Principal) -> None:
     bench.apply("Pipeline", "flights", SPEC)
     bench.store.remove(start(bench, ada).metadata.uid)
     assert start(bench, ada).metadata.name == "flights-2"
 
 
-def test_runs_of_pipelines_with_long_names_stay_apart(bench: Any, ada: Principal) -> None:
+def test_runs_of_pipelines_with_long_names_have_different_names(bench: Any, ada: Principal) -> None:
     names = ["a" * 39 + end for end in "bc"]
     for name in names:
         bench.apply("Pipeline", name, SPEC)
@@ -113,7 +113,7 @@ def test_a_run_is_stopped_once_and_belongs_to_its_pipeline(bench: Any, ada: Prin
     assert pipeline.list_runs("growth", "flights", principal=ada, platform=bench.platform).items != []
 
 
-def test_a_package_is_kept_under_its_hash_once(bench: Any, ada: Principal, make_zip: Any) -> None:
+def test_a_package_is_stored_once_under_its_hash(bench: Any, ada: Principal, make_zip: Any) -> None:
     sha256, data = make_zip()
     assert not packages.has("growth", sha256, principal=ada, platform=bench.platform)
     for _ in range(2):
@@ -122,7 +122,9 @@ def test_a_package_is_kept_under_its_hash_once(bench: Any, ada: Principal, make_
     assert not packages.has("ads", sha256, principal=ada, platform=bench.platform)
 
 
-def test_what_is_not_the_zip_of_its_hash_is_refused(bench: Any, ada: Principal, make_zip: Any) -> None:
+def test_an_upload_with_another_hash_or_that_is_no_safe_zip_is_refused(
+    bench: Any, ada: Principal, make_zip: Any
+) -> None:
     sha256, data = make_zip()
 
     def put(name: str, content: bytes) -> None:
@@ -143,7 +145,7 @@ def test_what_is_not_the_zip_of_its_hash_is_refused(bench: Any, ada: Principal, 
     assert not bench.platform.storage.exists("growth/packages")
 
 
-def test_a_package_is_found_by_the_name_that_rays_client_gave_it(bench: Any, ada: Principal, make_zip: Any) -> None:
+def test_a_package_is_found_by_the_name_from_a_ray_client(bench: Any, ada: Principal, make_zip: Any) -> None:
     sha256, data = make_zip()
     name = "_ray_pkg_0123456789abcdef.zip"
     assert packages.resolve_ray_name("growth", name, platform=bench.platform) is None

@@ -1,4 +1,4 @@
-"""The bound on pre-flights that are under way."""
+"""The limit on pre-flights under way."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from rayplane.gateway.usecases.preflights import Preflights
 from rayplane.nouns.base import Document, Metadata
 
 
-def test_a_preflight_answers_what_the_backend_does() -> None:
+def test_a_preflight_returns_the_backends_reasons() -> None:
     assert Preflights().make(lambda: ["no room"]) == ["no room"]
 
 
-def test_one_too_many_is_sent_away_at_once_and_told_when_to_come_again() -> None:
+def test_a_preflight_beyond_the_limit_is_refused_at_once_with_a_retry_time() -> None:
     few, go, begun = Preflights(at_once=2, waiting=0), threading.Event(), threading.Semaphore(0)
 
     def slow() -> list[str]:
@@ -40,7 +40,7 @@ def test_one_too_many_is_sent_away_at_once_and_told_when_to_come_again() -> None
     assert few.make(lambda: ["made"]) == ["made"]
 
 
-def test_one_that_waits_gets_its_turn() -> None:
+def test_a_waiting_preflight_gets_its_turn() -> None:
     few, go, begun = Preflights(at_once=1, waiting=1, patience=60), threading.Event(), threading.Event()
 
     def slow() -> list[str]:
@@ -56,7 +56,7 @@ def test_one_that_waits_gets_its_turn() -> None:
         assert (first.result(timeout=60), second.result(timeout=60)) == (["first"], ["second"])
 
 
-def test_a_place_is_free_again_after_a_preflight_that_fails() -> None:
+def test_a_failed_preflight_frees_its_slot() -> None:
     one = Preflights(at_once=1, waiting=0)
 
     def fails() -> list[str]:
@@ -68,7 +68,7 @@ def test_a_place_is_free_again_after_a_preflight_that_fails() -> None:
     assert one.make(list) == []
 
 
-def test_none_is_begun_after_the_time_for_it() -> None:
+def test_no_preflight_begins_after_the_time_is_over() -> None:
     with pytest.raises(Unavailable, match="Pre-flight was not made: the time for it is over"):
         Preflights().make(lambda: pytest.fail("it was made"), until=time.monotonic() - 1)
 
@@ -77,7 +77,7 @@ def document(name: str, **spec: Any) -> Document:
     return Document(kind="Cluster", metadata=Metadata(name=name, team="growth"), spec=spec)
 
 
-def test_a_plan_whose_time_is_over_says_of_the_rest_that_it_asked_nobody(
+def test_a_plan_whose_time_is_over_reports_the_preflights_that_it_did_not_make(
     bench: Any, ada: Principal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plans, "PLAN_PATIENCE", 0.0)
@@ -88,7 +88,9 @@ def test_a_plan_whose_time_is_over_says_of_the_rest_that_it_asked_nobody(
 
 
 @pytest.mark.parametrize("role", ["viewer", "cluster"])
-def test_who_may_not_write_has_no_backend_asked(bench: Any, monkeypatch: pytest.MonkeyPatch, role: Any) -> None:
+def test_no_backend_is_asked_for_principals_that_may_not_write(
+    bench: Any, monkeypatch: pytest.MonkeyPatch, role: Any
+) -> None:
     for ask in ("preflight", "preflight_job", "preflight_service"):
         monkeypatch.setattr(bench.backend, ask, lambda *_: pytest.fail("a backend was asked"))
     reader = Principal(name="vi", role=role, team="growth")

@@ -1,4 +1,4 @@
-"""Refused requests: counted together, bounded, kept while the store is locked, written at a normal end."""
+"""Refused requests: counted together, limited in memory, kept while the store is locked, written at a normal stop."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_flood_that_lasts_leaves_a_row_every_five_minutes() -> None:
     assert written <= 3600 / LONGEST + 4
 
 
-def test_a_kind_that_comes_no_more_is_forgotten() -> None:
+def test_a_kind_without_further_refusals_is_forgotten() -> None:
     tally = Tally()
     note(tally)
     tally.take(FIRST)
@@ -69,7 +69,7 @@ def test_a_kind_that_comes_no_more_is_forgotten() -> None:
     assert len(tally) == 0
 
 
-def test_kinds_beyond_the_most_are_counted_together_by_their_status() -> None:
+def test_kinds_beyond_the_maximum_are_counted_together_by_status() -> None:
     tally = Tally()
     for number in range(MOST + 500):
         note(tally, kind=replace(KIND, address=f"10.0.{number // 256}.{number % 256}"))
@@ -80,7 +80,7 @@ def test_kinds_beyond_the_most_are_counted_together_by_their_status() -> None:
     assert sum(row.count for row in rows) == MOST + 501
 
 
-def test_all_that_is_left_is_written_at_the_end(store: Store) -> None:
+def test_closing_writes_all_remaining_refusals(store: Store) -> None:
     refusals = Refusals(store)
     refusals.start()
     for _ in range(50):
@@ -104,7 +104,7 @@ def test_a_refusal_is_written_while_the_gateway_runs(store: Store) -> None:
     assert len(store.audit_log(None).items) == 1
 
 
-def test_while_the_store_is_locked_refusals_are_kept_and_noting_them_waits_for_nothing(
+def test_while_the_store_is_locked_refusals_are_kept_and_noting_them_does_not_block(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(database_module, "LOCK_SECONDS", 0.2)
@@ -117,7 +117,7 @@ def test_while_the_store_is_locked_refusals_are_kept_and_noting_them_waits_for_n
         written: list[bool] = []
         writing = threading.Thread(target=lambda: written.append(refusals.write(all_of_them=True)))
         writing.start()
-        refusals.note(KIND, "/v1/teams", "")  # would hang here if the writer held its lock
+        refusals.note(KIND, "/v1/teams", "")  # would block here if the writer held the tally's lock
         writing.join(60)
         assert written == [False]
     finally:

@@ -1,4 +1,4 @@
-"""The rule book is the one list of checks: what apply enforces, plan collects and why explains comes from it."""
+"""The rules are the one list of checks: apply enforces, plan collects and why explains the same ones."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "Model": {},
     "Service": {"model": "models:/m@champion", "cluster": "dev"},
 }
-"""A spec of each kind that its rules let through."""
+"""A spec of each kind that passes its rules."""
 OWN = {"size": "small"}
 REFUSED: list[tuple[str, str, dict[str, Any]]] = [
     ("Team", "members", {"members": {"\u202e": "member"}}),
@@ -53,7 +53,7 @@ REFUSED: list[tuple[str, str, dict[str, Any]]] = [
     ("Service", "package", {**GOOD["Service"], "package": f"sha256:{'0' * 64}"}),
     ("Service", "cluster", {"model": "models:/m@champion", "cluster": "gone"}),
 ]
-"""Kind, the check of its rules that refuses, a spec that it refuses."""
+"""Kind, the name of a check in its rules, and a spec that this check refuses."""
 
 
 class Without(Rules):
@@ -75,20 +75,20 @@ class Without(Rules):
 
 
 class With(Without):
-    """The rules of a kind with one check more, at either place."""
+    """The rules of a kind with one more check, in ``before`` or in ``reserve``."""
 
-    def __init__(self, rules: Rules, place: str) -> None:
+    def __init__(self, rules: Rules, stage: str) -> None:
         super().__init__(rules, "")
-        self._place = place
+        self._stage = stage
 
     def before(self, draft: Draft) -> Iterator[Check]:
         yield from super().before(draft)
-        if self._place == "before":
+        if self._stage == "before":
             yield Check("more", _refuse)
 
     def reserve(self, draft: Draft) -> Iterator[Check]:
         yield from super().reserve(draft)
-        if self._place == "reserve":
+        if self._stage == "reserve":
             yield Check("more", _refuse)
 
 
@@ -98,14 +98,14 @@ def _refuse() -> None:
 
 @pytest.fixture
 def narrow(bench: Bench) -> Bench:
-    """A team whose quota and lifetimes are small, and a backend that gives nothing."""
+    """A team with a small quota and short lifetimes, and a backend that refuses everything."""
     bench.apply("Team", "growth", {"quota": {"cpu": 16}, "max_lifetime": "8h"}, team="")
     bench.backend.reasons = ["No room."]
     return bench
 
 
 def refusal(bench: Bench, kind: str, spec: dict[str, Any], name: str = "new") -> str | None:
-    """What apply refuses it with; None if it would write it."""
+    """The message with which apply refuses the spec; None if it would write it."""
     try:
         bench.apply(kind, name, spec, team="" if kind == "Team" else "growth", dry_run=True)
     except RayplaneError as exc:
@@ -114,7 +114,7 @@ def refusal(bench: Bench, kind: str, spec: dict[str, Any], name: str = "new") ->
 
 
 def planned(bench: Bench, kind: str, spec: dict[str, Any], name: str = "new") -> list[str]:
-    """All that plan forbids it with."""
+    """All messages with which plan forbids the spec."""
     team = None if kind == "Team" else "growth"
     document = Document(kind=kind, metadata=Metadata(name=name, team=team), spec=spec)
     (answer,) = plan([document], team=None, principal=ADA, platform=bench.platform).documents
@@ -122,7 +122,7 @@ def planned(bench: Bench, kind: str, spec: dict[str, Any], name: str = "new") ->
 
 
 @pytest.mark.parametrize(("kind", "name", "spec"), REFUSED, ids=[f"{kind}-{name}" for kind, name, _ in REFUSED])
-def test_apply_and_plan_lose_a_check_that_is_taken_out_of_the_rule_book(
+def test_apply_and_plan_lose_a_check_that_is_removed_from_the_rules(
     narrow: Bench, monkeypatch: pytest.MonkeyPatch, kind: str, name: str, spec: dict[str, Any]
 ) -> None:
     if name != "preflight":
@@ -137,15 +137,15 @@ def test_apply_and_plan_lose_a_check_that_is_taken_out_of_the_rule_book(
     assert [message for message in planned(narrow, kind, spec) if message in refused] == []
 
 
-@pytest.mark.parametrize("place", ["before", "reserve"])
+@pytest.mark.parametrize("stage", ["before", "reserve"])
 @pytest.mark.parametrize("noun", NOUNS, ids=lambda noun: noun.kind)
-def test_apply_and_plan_of_every_kind_gain_a_check_that_is_put_into_the_rule_book(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, noun: NounType, place: str
+def test_apply_and_plan_of_every_kind_gain_a_check_that_is_added_to_the_rules(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, noun: NounType, stage: str
 ) -> None:
     spec = GOOD[noun.kind]
     assert refusal(bench, noun.kind, spec) is None
     assert planned(bench, noun.kind, spec) == []
-    monkeypatch.setitem(RULES, noun.kind, With(RULES[noun.kind], place))  # type: ignore[arg-type]
+    monkeypatch.setitem(RULES, noun.kind, With(RULES[noun.kind], stage))  # type: ignore[arg-type]
     assert refusal(bench, noun.kind, spec) == "It is refused by one more check."
     assert planned(bench, noun.kind, spec) == ["It is refused by one more check."]
 
@@ -159,16 +159,16 @@ def test_why_a_cluster_is_not_ready_is_explained_by_the_same_checks(
     assert any("refused by one more check" in cause.sentence for cause in causes)
 
 
-def test_every_kind_has_its_page_in_the_rule_book() -> None:
+def test_every_kind_has_rules() -> None:
     assert set(RULES) == {noun.kind for noun in NOUNS} | {"PipelineRun"}
     assert all(by_kind(kind).kind == kind for kind in RULES)
 
 
-def test_no_backend_is_asked_while_the_writers_turn_is_held(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    held = []
+def test_no_backend_is_asked_within_a_write_transaction(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_transaction = []
 
     def ask(*_: Any) -> list[str]:
-        held.append(bench.store._connection is not None)
+        in_transaction.append(bench.store._connection is not None)
         return []
 
     for name in ("preflight", "preflight_job", "preflight_service"):
@@ -177,10 +177,10 @@ def test_no_backend_is_asked_while_the_writers_turn_is_held(bench: Bench, monkey
         spec = {**GOOD[kind], "cluster": None, "nodes": OWN} if kind != "Cluster" else {}
         bench.apply(kind, "one", spec)
         planned(bench, kind, spec, "two")
-    assert held == [False] * 6
+    assert in_transaction == [False] * 6
 
 
-def test_others_write_and_read_while_many_submissions_wait_for_a_slow_backend(
+def test_other_requests_write_and_read_while_many_submissions_wait_for_a_slow_backend(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     released, asked = threading.Event(), threading.Semaphore(0)
@@ -194,7 +194,7 @@ def test_others_write_and_read_while_many_submissions_wait_for_a_slow_backend(
     spec = {"entrypoint": "true", "nodes": OWN, "tracked": False}
     with ThreadPoolExecutor(200) as pool:
         submissions = [pool.submit(bench.apply, "Job", f"j{number}", spec) for number in range(200)]
-        assert asked.acquire(timeout=60), "one of them is being asked about"
+        assert asked.acquire(timeout=60), "the backend is asked about one of them"
         try:
             for number in range(20):
                 bench.apply("Dataset", f"d{number}", {})

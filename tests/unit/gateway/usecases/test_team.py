@@ -1,4 +1,4 @@
-"""Changes of a team by its own admin, and those that are the platform's to make."""
+"""Changes of a team that its own admin may make, and those that only an admin of the platform may."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SIZES = {"small": {"cpu": 2, "memory": "4Gi"}}
 
 
 @pytest.fixture
-def given(bench: Any) -> Any:
+def limited(bench: Any) -> Any:
     """Team ``growth`` with a quota."""
     bench.apply("Team", "growth", {"quota": {"cpu": 8}, "sizes": SIZES}, team="")
     return bench
@@ -30,27 +30,27 @@ def given(bench: Any) -> Any:
         ({"quota": {"cpu": 8}, "sizes": {"small": {"cpu": 4, "memory": "4Gi"}}}, "sizes.small"),
     ],
 )
-def test_a_teams_admin_does_not_raise_what_the_team_was_given(given: Any, spec: dict[str, Any], field: str) -> None:
-    before = given.store.get("Team", "", "growth")
+def test_a_teams_admin_may_not_raise_the_teams_limits(limited: Any, spec: dict[str, Any], field: str) -> None:
+    before = limited.store.get("Team", "", "growth")
     with pytest.raises(Forbidden, match=f"'tia' may not give team 'growth' more than the platform did: {field}"):
-        given.apply("Team", "growth", spec, team="", principal=TIA)
-    assert given.store.get("Team", "", "growth") == before
+        limited.apply("Team", "growth", spec, team="", principal=TIA)
+    assert limited.store.get("Team", "", "growth") == before
     document = Document(kind="Team", metadata=Metadata(name="growth"), spec=spec)
-    (planned,) = plan([document], team=None, principal=TIA, platform=given.platform).documents
+    (planned,) = plan([document], team=None, principal=TIA, platform=limited.platform).documents
     assert [refusal.code for refusal in planned.forbidden] == ["forbidden"]
 
 
-def test_a_teams_admin_gives_up_and_names_members(given: Any) -> None:
+def test_a_teams_admin_may_lower_limits_and_add_members(limited: Any) -> None:
     spec = {"quota": {"cpu": 4}, "sizes": SIZES, "members": {"bo": "member"}}
-    assert given.apply("Team", "growth", spec, team="", principal=TIA)[1] == "changed"
-    assert given.store.get("Team", "", "growth").spec["members"] == {"bo": "member"}
+    assert limited.apply("Team", "growth", spec, team="", principal=TIA)[1] == "changed"
+    assert limited.store.get("Team", "", "growth").spec["members"] == {"bo": "member"}
 
 
-def test_a_teams_admin_makes_no_team_that_is_not_there(empty: Any) -> None:
+def test_a_teams_admin_may_not_create_the_team(empty: Any) -> None:
     with pytest.raises(Forbidden, match="Team 'growth' is not there, and 'tia' may not make it"):
         empty.apply("Team", "growth", {}, team="", principal=TIA)
     assert list(empty.store.each("Team", "")) == []
 
 
-def test_an_admin_of_the_platform_raises_it(given: Any) -> None:
-    assert given.apply("Team", "growth", {"quota": {"cpu": 64}, "sizes": SIZES}, team="")[1] == "changed"
+def test_an_admin_of_the_platform_may_raise_the_teams_limits(limited: Any) -> None:
+    assert limited.apply("Team", "growth", {"quota": {"cpu": 64}, "sizes": SIZES}, team="")[1] == "changed"

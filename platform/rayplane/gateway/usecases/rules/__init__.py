@@ -1,7 +1,7 @@
-"""The rule book: for each kind, what its objects must meet, what their writes bring about, what forbids to delete them.
+"""The rules of each kind: checks of its objects, effects of their writes, and checks of their deletion.
 
-``apply`` raises what the first check raises that refuses, ``plan`` collects what all of them raise, and ``why`` asks
-which refuse now: one list for the three.
+``apply`` raises the error of the first failing check, ``plan`` collects the errors of all, and ``why`` reports the
+checks that fail now: the three share one list.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rayplane.gateway.usecases.rules.team import TeamRules
 
 
 class _Reconciled(Rules):
-    """Runs of pipelines: asked for by a verb of their own."""
+    """The rules of pipeline runs, which have checks in their own verb (``usecases/pipeline.py``) instead."""
 
     reconciled = True
 
@@ -33,4 +33,4 @@ RULES: Mapping[str, Rules] = {
     "Model": Rules(),
     "Service": ServiceRules(),
 }
-"""By kind."""
+"""Kind -> its rules."""

@@ -1,4 +1,4 @@
-"""The rules of a kind that has none of its own, and what each kind may add."""
+"""The base class of a kind's rules; it serves kinds that have no rules of their own."""
 
 from __future__ import annotations
 
@@ -10,42 +10,45 @@ from rayplane.gateway.usecases.rules.draft import Check, Draft
 from rayplane.nouns.base import Object, Status
 
 Effect: TypeAlias = Callable[[Object], Object]
-"""Something that a write brings about beside itself: takes the object as written, gives it as it is then."""
+"""A further write in the same transaction: takes the object as written, returns it as it is afterwards."""
 
 
 class Rules:
-    """Each list is lazy. A check that needs what an earlier one met is left out where that one refuses."""
+    """The checks and effects of writes of one kind.
+
+    The lists are lazy: a check that depends on an earlier one is left out if that one refuses.
+    """
 
     reconciled = False
-    """Whether a reconciler makes the objects so and takes them down. Else an object is Ready once it is stored."""
+    """True if a reconciler brings the objects up and takes them down. If not, an object is Ready once it is stored."""
 
     def before(self, draft: Draft) -> Iterator[Check]:
-        """What must be so whatever else the team has. May ask a backend, hence outside of any transaction."""
+        """Checks that need not know the team's other objects. They may ask a backend, so they run in no transaction."""
         yield from ()
 
     def reserve(self, draft: Draft) -> Iterator[Check]:
-        """What must be so in the transaction that writes, so that two at once can't both take the last of it.
+        """Checks within the transaction that writes, so that two concurrent writes can't both take the last of a quota.
 
-        Asks no backend: others wait for their turn to write.
+        They ask no backend: other writers wait meanwhile.
         """
         yield from ()
 
     def written(self, draft: Draft) -> Iterator[Effect]:
-        """What follows from the write of an object that is new or was changed, in the same transaction."""
+        """Effects, in the same transaction, of writing an object that is new or was changed."""
         yield from ()
 
     def applied(self, draft: Draft) -> Iterator[Effect]:
-        """What follows from the write of an object that was there, changed or not, in the same transaction."""
+        """Effects, in the same transaction, of applying an existing object, changed or not."""
         yield from ()
 
     def first_status(self, draft: Draft) -> Status:
-        """The status of an object that is made."""
+        """The status of a new object."""
         status: Status = draft.noun.status()
         return status
 
     def asks(self, draft: Draft) -> bool:
-        """Whether a backend is asked about such an object before it is written."""
+        """True if a backend is asked about such an object before it is written."""
         return False
 
     def check_deletion(self, obj: Object, platform: Platform) -> None:
-        """Raise Conflict while something needs the object."""
+        """Raise Conflict while another object needs this one."""

@@ -18,7 +18,7 @@ from rayplane.nouns.cluster import ClusterSpec, ClusterStatus
 
 
 class ClusterRules(Rules):
-    """A cluster has a size of its team, from a backend that can give it, and fits into the team's quota."""
+    """A cluster has one of its team's sizes, on a backend that can provide it, and fits into the team's quota."""
 
     reconciled = True
 
@@ -35,9 +35,9 @@ class ClusterRules(Rules):
         yield Check("acted-on", lambda: clusters.check_acted_on(spec, reader))
         if draft.before is None:
             yield Check("address", lambda: clusters.check_address(spec, reader))
-        held = draft.spec_before()
-        assert held is None or isinstance(held, ClusterSpec)
-        yield Check("lifetime", lambda: lifetime.require(spec, team, what=f"Cluster '{ref}'", before=held))
+        old = draft.spec_before()
+        assert old is None or isinstance(old, ClusterSpec)
+        yield Check("lifetime", lambda: lifetime.require(spec, team, what=f"Cluster '{ref}'", before=old))
         size = team.sizes.get(spec.size)
         if size is not None and draft.ask:
             title = f"Cluster '{ref}' can't be made"
@@ -54,7 +54,7 @@ class ClusterRules(Rules):
     def written(self, draft: Draft) -> Iterator[Effect]:
         before = draft.before
         if before is not None:
-            yield lambda obj: clusters.note_wish(before, obj, draft.spec, draft.platform)
+            yield lambda obj: clusters.on_spec_changed(before, obj, draft.spec, draft.platform)
 
     def applied(self, draft: Draft) -> Iterator[Effect]:
         yield lambda obj: clusters.note_placed(obj, draft.spec, draft.principal, draft.platform)
@@ -70,7 +70,7 @@ class ClusterRules(Rules):
 
 
 def reader_of(draft: Draft) -> Reader | None:
-    """The backend of a cluster; None for one that is not known or not offered here, which its check says."""
+    """The backend of a cluster; None if it is unknown or not offered here, which the check ``backend`` reports."""
     backend = clusters.backend_of(draft.spec, draft.of_team)
     try:
         check_backend(backend, "cluster.backend", draft.platform)

@@ -1,4 +1,4 @@
-"""An object that is to be written, and a check of it: what the rule book is made of."""
+"""Drafts (objects that are to be written) and checks of them: the parts of the rules."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from rayplane.nouns.team import TeamSpec
 
 @dataclass(frozen=True)
 class Draft:
-    """An object as it is wanted, and all that its checks need to know beside it."""
+    """An object that is to be written, and everything else that its checks need."""
 
     noun: NounType
     name: str
-    """Empty for a job whose name is not chosen yet."""
+    """For a job without a name of its own: the stem of the name that it will get."""
     spec: Any
     owner: Object | None
     """The team; None for a team."""
     before: Object | None
-    """The object as it is, if it is there."""
+    """The stored object; None if the draft is a new one."""
     principal: Principal
     platform: Platform
     ask: bool = True
-    """Whether its backend is asked, which is for those who may write the object alone."""
+    """True if its backend may be asked: only for principals that may write the object."""
     until: float = float("inf")
     """Instant of the monotonic clock after which no backend is asked any more."""
 
@@ -47,34 +47,34 @@ class Draft:
 
     @property
     def title(self) -> str:
-        """The words by which messages call it."""
+        """The object's kind and name, for messages."""
         return f"{self.noun.kind} '{self.team}/{self.name}'" if self.team else f"{self.noun.kind} '{self.name}'"
 
     def spec_before(self) -> BaseModel | None:
-        """The spec as it is, if the object is there."""
+        """The stored spec; None if the draft is a new object."""
         return None if self.before is None else self.noun.spec.model_validate(self.before.spec)
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that a draft must meet: ``act`` raises the RayplaneError that says why it does not."""
+    """One check of a draft: ``act`` raises a RayplaneError if the draft does not pass."""
 
     name: str
-    """A word for it, by which ``why`` knows it."""
+    """Identifies the check to ``why``."""
     act: Callable[[], object]
 
 
 def enforce(checks: Iterable[Check]) -> None:
-    """Raise what the first check raises that refuses."""
+    """Run the checks in order; raises the error of the first one that fails."""
     for check in checks:
         check.act()
 
 
 def preflight(draft: Draft, title: str, ask: Callable[[], list[str]]) -> None:
-    """Ask a backend whether it can give what is wanted. Not to be called in a transaction: it may take a while.
+    """Ask a backend whether it can provide the draft's compute. Do not call it in a transaction: it may be slow.
 
-    Raises Refused with the backend's ``reasons``, Unavailable if it was not asked: too much is asked at once, or the
-    time for it is over.
+    Raises Refused with the backend's ``reasons``; Unavailable if it was not asked, because too many pre-flights are
+    under way or the time is over.
     """
     reasons = draft.platform.preflights.make(ask, until=draft.until)
     if reasons:

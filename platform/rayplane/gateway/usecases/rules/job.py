@@ -20,11 +20,11 @@ from rayplane.nouns.environment import Environment
 from rayplane.nouns.job import UNFINISHED, JobSpec, JobStatus
 
 GIT_COMMIT = "rayplane.git_commit"
-"""Key of a job's metadata under which a client says which commit the code is."""
+"""Key of a job's metadata under which a client names the git commit of the code."""
 
 
 class JobRules(Rules):
-    """A job is for a cluster of the team or for nodes of its own, in the environment that it declares."""
+    """A job runs on a cluster of its team or on nodes of its own, whose environment matches the declared one."""
 
     reconciled = True
 
@@ -49,7 +49,7 @@ class JobRules(Rules):
 
     def written(self, draft: Draft) -> Iterator[Effect]:
         if draft.spec.cluster is not None:
-            yield lambda obj: _busy(draft, obj)
+            yield lambda obj: _note_work(draft, obj)
 
     def first_status(self, draft: Draft) -> JobStatus:
         return JobStatus(environment=environment_of(draft), git_commit=draft.spec.metadata.get(GIT_COMMIT))
@@ -59,7 +59,7 @@ class JobRules(Rules):
 
 
 def environment_of(draft: Draft) -> Environment | None:
-    """The environment of where the job is to run, as far as it is known; None too where that place is not there."""
+    """The environment of the job's cluster or own nodes; None if it is unknown, or if the cluster does not exist."""
     spec: JobSpec = draft.spec
     assert draft.owner is not None
     try:
@@ -68,14 +68,14 @@ def environment_of(draft: Draft) -> Environment | None:
         assert spec.cluster is not None
         return _environment(draft.platform.cluster(draft.team, spec.cluster), draft.owner, draft.platform)
     except RayplaneError:
-        return None  # the check of that place says why
+        return None  # the check of the cluster or nodes reports it
 
 
 def _require_environment(draft: Draft) -> None:
     environment = environment_of(draft)
-    place = "The job's own nodes" if draft.spec.nodes is not None else f"Cluster '{draft.team}/{draft.spec.cluster}'"
+    target = "The job's own nodes" if draft.spec.nodes is not None else f"Cluster '{draft.team}/{draft.spec.cluster}'"
     if environment is not None:
-        require_match(declared_by(draft.spec.metadata), environment, what=place)
+        require_match(declared_by(draft.spec.metadata), environment, what=target)
 
 
 def _environment(cluster: Object, owner: Object, platform: Platform) -> Environment | None:
@@ -87,7 +87,7 @@ def _environment(cluster: Object, owner: Object, platform: Platform) -> Environm
 
 
 def _content(spec: JobSpec, draft: Draft) -> Iterator[Check]:
-    """The package is there, and variables and values are those that a job may have."""
+    """Checks of the package, and of names, variables and values that a job may not have."""
     yield Check("package", lambda: packages.check(draft.team, spec.package, "job.package", draft.platform))
     names = {"experiment": spec.experiment, "pipeline": spec.pipeline, "submission_id": spec.submission_id}
     yield Check("names", lambda: check_names(names, "job"))
@@ -103,7 +103,7 @@ def _content(spec: JobSpec, draft: Draft) -> Iterator[Check]:
 
 
 def _check_number(owner: Object, name: str, platform: Platform) -> None:
-    """Raise Refused if the team has as many jobs as it may."""
+    """Raise Refused if the team has as many unfinished jobs as its quota allows."""
     limits = team_spec(owner).quota
     if limits.jobs is None:
         return
@@ -111,6 +111,6 @@ def _check_number(owner: Object, name: str, platform: Platform) -> None:
     quota.require_job(limits, others, what=f"Job '{owner.metadata.name}/{name}'")
 
 
-def _busy(draft: Draft, obj: Object) -> Object:
+def _note_work(draft: Draft, obj: Object) -> Object:
     note_work(draft.platform.cluster(draft.team, draft.spec.cluster), draft.platform)
     return obj

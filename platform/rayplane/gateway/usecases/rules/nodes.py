@@ -1,4 +1,4 @@
-"""The rules of nodes that a job or a service has for itself."""
+"""Checks of nodes that belong to one job or service."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CAPABILITIES = {"Job": Capability.JOB, "Service": Capability.SERVICE}
 
 
 def nodes_of(draft: Draft, nodes: Nodes) -> Iterator[Check]:
-    """The backend has such nodes, the team has the size, and the backend can give them."""
+    """Checks that the backend has such nodes, that the team has the size, and that the backend can provide them."""
     noun, capability = draft.noun.singular, _CAPABILITIES[draft.noun.kind]
     assert draft.owner is not None
     owner = draft.owner
@@ -29,13 +29,13 @@ def nodes_of(draft: Draft, nodes: Nodes) -> Iterator[Check]:
     try:
         reader = own_nodes.reader(owner, noun, capability, nodes, draft.platform)
     except RayplaneError:
-        return  # the first check says so
+        return  # the check ``backend`` reports it
     ask, title = _question(draft, reader, size)
     yield Check("preflight", lambda: preflight(draft, f"{title} can't have nodes of its own", ask))
 
 
 def _question(draft: Draft, reader: Reader, size: Size) -> tuple[Callable[[], list[str]], str]:
-    """(what the backend is asked, how messages call the object)."""
+    """(the call to the backend's pre-flight, the object's title in messages)."""
     if draft.noun.kind == "Job":
         job = JobRef(team=draft.team, name=draft.name, uid="0" * 32, attempt=1)
         return lambda: reader.preflight_job(job, draft.spec, size), f"Job '{job}'"

@@ -12,7 +12,7 @@ from rayplane.nouns.base import Object
 
 
 class PipelineRules(Rules):
-    """A pipeline refers to parameters, packages and variables that there are."""
+    """A pipeline refers only to known parameters and packages, and sets only variables that a job may have."""
 
     def before(self, draft: Draft) -> Iterator[Check]:
         yield Check("content", lambda: pipelines.check(draft.team, draft.spec, draft.platform))

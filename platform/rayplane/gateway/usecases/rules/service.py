@@ -14,7 +14,7 @@ from rayplane.nouns.service import ServiceSpec
 
 
 class ServiceRules(Rules):
-    """A service is on a cluster of the team or on nodes of its own that it can have, and stays there."""
+    """A service runs on a cluster of its team or on nodes of its own, and does not move."""
 
     reconciled = True
 
@@ -42,12 +42,12 @@ class ServiceRules(Rules):
 
     def written(self, draft: Draft) -> Iterator[Effect]:
         if draft.spec.cluster is not None:
-            yield lambda obj: _busy(draft, obj)
+            yield lambda obj: _note_work(draft, obj)
 
     def asks(self, draft: Draft) -> bool:
         return draft.spec.nodes is not None
 
 
-def _busy(draft: Draft, obj: Object) -> Object:
+def _note_work(draft: Draft, obj: Object) -> Object:
     note_work(draft.platform.store.get("Cluster", draft.team, draft.spec.cluster), draft.platform)
     return obj

@@ -14,18 +14,18 @@ from rayplane.nouns.team import TeamSpec, TeamStatus
 
 
 class TeamRules(Rules):
-    """A team names a backend that is offered here, and its own admin gives it no more than the platform did."""
+    """A team names a backend that is offered here; its own admin gives it no more than the platform's admins did."""
 
     reconciled = True
 
     def before(self, draft: Draft) -> Iterator[Check]:
         spec: TeamSpec = draft.spec
-        members = {str(place): name for place, name in enumerate(spec.members)}
+        members = {str(index): name for index, name in enumerate(spec.members)}
         yield Check("members", lambda: check_names(members, "team.members"))
         yield Check("backend", lambda: teams.check_backend(spec.backend, "team.backend", draft.platform))
 
     def reserve(self, draft: Draft) -> Iterator[Check]:
-        if draft.ask:  # who may not write it at all is told that alone
+        if draft.ask:  # a principal that may not write the team at all gets that error alone
             yield Check("grant", lambda: teams.check_grant(draft.name, draft.before, draft.spec, draft.principal))
 
     def first_status(self, draft: Draft) -> TeamStatus:
