@@ -89,7 +89,7 @@ def test_a_cluster_that_nobody_uses_is_suspended_and_then_deleted_whole(idle: Be
     assert status.phase == "Suspended"
     assert status.suspension is not None
     assert (status.suspension.reason, status.endpoint) == ("Idle", None)
-    assert "Nobody has used it since" in idle.condition("Ready")[1]
+    assert "Unused since" in idle.condition("Ready")[1]
     assert "It is deleted" in idle.condition("Ready")[1]
     assert idle.world.get(idle.cluster).spec == spec, "applying its file again changes nothing"
     assert idle.world.store.leases(TEAM, open_only=True) == []

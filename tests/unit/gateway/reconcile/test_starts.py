@@ -18,8 +18,8 @@ WAIT = 20.0
 class Steps:
     """Threads that each want a place, in the order in which they got one."""
 
-    def __init__(self, places: Starts) -> None:
-        self.places = places
+    def __init__(self, slots: Starts) -> None:
+        self.slots = slots
         self.started: list[str] = []
         self.leaving = threading.Event()
         self._release: dict[str, threading.Event] = {}
@@ -31,7 +31,7 @@ class Steps:
 
         def run() -> None:
             leaving = self.leaving.is_set
-            with self.places.place(host, cores=cores, rank=rank, leaving=leaving):
+            with self.slots.slot(host, cores=cores, rank=rank, leaving=leaving):
                 self.started.append(step)
                 assert self._release[step].wait(WAIT)
 
@@ -44,7 +44,7 @@ class Steps:
 
     def _wanted(self) -> int:
         """How many hold or wait for a place."""
-        return sum(len(starts) for starts in self.places._hosts.values())
+        return sum(len(starts) for starts in self.slots._hosts.values())
 
     def end(self, step: str) -> None:
         self._release[step].set()
