@@ -56,7 +56,7 @@ _RETRY: Any = {
 
 
 class _Leaving(BaseException):
-    """Raised when this process stops. Not an Exception, so that DBOS records no outcome and the next process continues."""
+    """This process stops. Not an Exception, so that DBOS records no outcome and the next process continues."""
 
 
 class _Stopped(Failed):

@@ -23,4 +23,4 @@ def editing(store: Store, uid: str, model: type[S]) -> Iterator[S]:
         obj = store.get_by_uid(uid)
         status = model.model_validate(obj.status)
         yield status
-        store.set_status(uid, status, found=obj)
+        store.set_status(uid, status, current=obj)
