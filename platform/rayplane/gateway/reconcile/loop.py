@@ -172,9 +172,7 @@ class Loop:
                     return
                 if entry.running:
                     entry.woken = True
-                elif (
-                    entry.failures == 0
-                ):  # otherwise the back-off stays: the object's own failing look may be what woke it
+                elif entry.failures == 0:  # otherwise it waits: its own failing look may have woken it
                     self._schedule(uid, entry, time.monotonic())
         else:
             self._written.set()

@@ -177,8 +177,8 @@ class Database:
                 driver.execute(f"PRAGMA busy_timeout = {int(LOCK_SECONDS * 1000)}")
 
     def _lock_for_writing(self, connection: Connection) -> None:
-        # On SQLite BEGIN IMMEDIATE has taken the write lock already. On Postgres it is the lock of this row, taken first
-        # in every writing transaction, so that writers can't deadlock and versions become visible in order.
+        # On SQLite BEGIN IMMEDIATE has taken the write lock already. On Postgres it is the lock of this row, taken
+        # first in every writing transaction, so that writers can't deadlock and versions become visible in order.
         if connection.dialect.name != "sqlite":
             connection.execute(select(tables.revision.c.value).with_for_update())
 

@@ -79,7 +79,7 @@ class Snapshot(Database):
         return summary
 
     def read_snapshot(self, folder: Path) -> SnapshotSummary:
-        """Restore a folder of ``write_snapshot`` into an empty database and migrate it to the newest schema, or do nothing.
+        """Restore a folder of ``write_snapshot`` into an empty database, in the newest schema: all or nothing.
 
         Raises Conflict if the database has tables, Unsupported if a newer rayplane wrote the snapshot, InvalidData if
         its files contradict its summary, Failed if the database returns other rows than were written.
@@ -94,9 +94,8 @@ class Snapshot(Database):
                 _require_same_tables(connection, summary)
                 for table in summary.tables:
                     _fill(connection, table, folder / f"{table}.jsonl")
-                if (
-                    connection.dialect.name == summary.database
-                ):  # another kind of database may spell the same labels differently
+                # Another kind of database may spell the same labels differently.
+                if connection.dialect.name == summary.database:
                     _compare(connection, summary)
                 migrate.upgrade_within(connection, "head")
         return summary

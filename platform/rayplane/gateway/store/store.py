@@ -14,7 +14,7 @@ from rayplane.gateway.store.texts import Texts
 
 
 class Store(Objects, Texts, Ledger, Records, Filing, Leadership, Snapshot):
-    """All tables of the gateway. Synchronous, thread-safe. Instants have their zone. Group calls by ``transaction()``."""
+    """All tables of the gateway. Synchronous, thread-safe. Instants have zones. Group calls by ``transaction()``."""
 
     def migrate(self) -> None:
         """Migrate the schema to this version. Raises Unsupported if a newer rayplane wrote the database."""

@@ -37,11 +37,11 @@ def install(folder: Path, name: str, version: str) -> None:
 
 
 def environment(*folders: Path) -> Environment:
-    return local_environment.here([str(folder) for folder in folders])
+    return local_environment.of_this_interpreter([str(folder) for folder in folders])
 
 
 def test_it_is_that_of_this_interpreter() -> None:
-    here = local_environment.here()
+    here = local_environment.of_this_interpreter()
     assert here.interpreter == "local"
     assert here.ray == metadata.version("ray")
     assert here.rayplane == metadata.version("rayplane")
