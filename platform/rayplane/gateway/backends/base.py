@@ -336,8 +336,8 @@ class Backend(Reader, Protocol):
 
     def subscribe(self, changed: Callable[[str], None]) -> None:
         """Call ``changed``, soon and from any thread, with the uid of a cluster (or of a job or service with nodes of
-        its own) whenever its observation may have changed, and with that of a team whenever its place may have; until the
-        backend is closed. Raises Unsupported without WATCH."""
+        its own) whenever its observation may have changed, and with that of a team whenever its place may have; until
+        the backend is closed. Raises Unsupported without WATCH."""
         ...
 
     def close(self) -> None:
