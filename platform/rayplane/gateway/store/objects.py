@@ -204,8 +204,8 @@ class Objects(Database):
                 rows = connection.execute(_PRESENT).all()
             else:
                 newest, rows = after, connection.execute(_WRITTEN_AFTER, {"after": after}).all()
-        written = [Written(row[0], row[1], row[2], row[3], (row[4], row[5]), row[6] is not None) for row in rows]
-        return written, max([newest, *(item.version for item in written)])
+        items = [Written(row[0], row[1], row[2], row[3], (row[4], row[5]), row[6] is not None) for row in rows]
+        return items, max([newest, *(item.version for item in items)])
 
     def set_status(
         self,
