@@ -299,4 +299,4 @@ def test_a_job_that_waits_for_its_next_attempt_reports_a_truncated_log_once(
     version = bench.world.get(job).metadata.resource_version
     bench.restart()
     bench.look(job, times=3)
-    assert bench.world.get(job).metadata.resource_version == version, "it takes no writers' turn"
+    assert bench.world.get(job).metadata.resource_version == version, "it takes no write lock"

@@ -125,9 +125,9 @@ def test_a_cluster_whose_use_is_active_or_unknown_is_kept(idle: Bench, use: str)
     assert status is not None
     assert (status.phase, status.suspension) == ("Ready", None)
     if use in ("job", "service"):
-        assert ray.asked <= 1, "what the platform knows by itself, Ray is not asked for"
+        assert ray.asked <= 1, "Ray is not asked about work that the platform knows"
     if use == "doubt":
-        assert "is not known" in idle.condition("Idle")[1]
+        assert "use is unknown" in idle.condition("Idle")[1]
 
 
 def test_a_restarted_gateway_goes_on_counting_but_asks_first(idle: Bench) -> None:
@@ -335,7 +335,7 @@ def test_a_team_is_ready_once_its_place_is_there_and_gone_once_that_is_gone(tmp_
     assert ref in world.backend.teams
     del world.backend.teams[ref]
     reconciler.reconcile(world.get(team))
-    assert ref in world.backend.teams, "what drifted is put right"
+    assert ref in world.backend.teams, "drift is repaired"
     world.store.mark_deleted(team.metadata.uid)
     world.backend.missing = "Its namespace still has 2 pods."
     assert reconciler.reconcile(world.get(team)) == UNDER_WAY

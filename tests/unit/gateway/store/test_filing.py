@@ -155,7 +155,7 @@ def test_archiving_and_purging_refuse_a_name_that_a_team_could_have(store: Store
         "DELETE FROM leases",
     ],
 )
-def test_archiving_allows_no_other_change_of_append_only_rows(store: Store, engine: Engine, statement: str) -> None:
+def test_the_database_allows_no_change_of_append_only_rows_but_archiving(store: Store, engine: Engine, statement: str) -> None:
     populate(store, "growth")
     with pytest.raises(DBAPIError, match=r"append-only|can only be closed"), engine.begin() as connection:
         connection.execute(text(statement))
@@ -170,7 +170,7 @@ def test_archiving_allows_no_other_change_of_append_only_rows(store: Store, engi
         "DELETE FROM leases",
     ],
 )
-def test_archived_rows_can_not_be_moved_again(store: Store, engine: Engine, statement: str) -> None:
+def test_archived_rows_can_neither_be_moved_again_nor_deleted(store: Store, engine: Engine, statement: str) -> None:
     team = populate(store, "growth")
     store.file_away("growth", f"growth~{team.metadata.uid}")
     with pytest.raises(DBAPIError, match=r"append-only|can only be closed"), engine.begin() as connection:
