@@ -33,7 +33,7 @@ class Capability(StrEnum):
     WATCH = "watch"
     """It reports which cluster changed, so that the reconciler need not look often at a cluster at rest."""
     TEAM = "team"
-    """It keeps a place of its own for each team."""
+    """It has a place of its own for each team, such as a namespace or a Unix user."""
     JOB = "job"
     """It runs a job on nodes of the job's own."""
     SERVICE = "service"

@@ -126,7 +126,7 @@ class ExistingBackend(SharedNodesOnly):
 
     def subscribe(self, changed: Callable[[str], None]) -> None:
         """Raises Unsupported: the reconciler polls such clusters."""
-        raise Unsupported("The backend 'existing' tells of no changes.", remedy="Look at its clusters.")
+        raise Unsupported("The backend 'existing' reports no changes.", remedy="Observe its clusters instead.")
 
     def close(self) -> None:
         """Do nothing: no resources are held between calls."""

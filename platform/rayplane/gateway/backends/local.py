@@ -194,7 +194,7 @@ class LocalBackend(SharedNodesOnly):
 
     def subscribe(self, changed: Callable[[str], None]) -> None:
         """Raises Unsupported: the reconciler polls heads."""
-        raise Unsupported("The backend 'local' tells of no changes.", remedy="Look at its clusters.")
+        raise Unsupported("The backend 'local' reports no changes.", remedy="Observe its clusters instead.")
 
     def close(self) -> None:
         """Close the connections to the heads; threads end with their current work."""

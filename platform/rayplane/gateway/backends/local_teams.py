@@ -109,7 +109,7 @@ class LocalTeams:
             if number not in taken and not _is_named(number):
                 return number
         raise Unavailable(
-            f"Team '{team}' gets no Unix user: all numbers from {self._first} to {self._last} are or were another's.",
+            f"Team '{team}' gets no Unix user: other teams have or had all numbers from {self._first} to {self._last}.",
             remedy="Widen RAYPLANE_LOCAL_USER_IDS.",
         )
 

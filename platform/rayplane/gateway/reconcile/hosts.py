@@ -97,7 +97,7 @@ class OnCluster:
         if cluster.phase != "Ready" or cluster.endpoint is None:
             return HostState(False, "ClusterNotReady", f"Cluster '{name}' is {cluster.phase or 'Pending'}.")
         if cluster.endpoint.serve_url is None:
-            return HostState(False, "ClusterNotReady", f"Cluster '{name}' is of a backend that serves nothing.")
+            return HostState(False, "ClusterNotReady", f"Cluster '{name}' is on a backend that can't serve.")
         return HostState(
             True, incarnation=cluster.incarnation, endpoint=cluster.endpoint, environment=cluster.environment
         )

@@ -63,9 +63,9 @@ def from_ray(components: Mapping[str, Any], applications: Mapping[str, Any]) -> 
         return Activity("active", f"Serve application '{min(applications)}'")
     for name, info in states.items():
         if info.get("is_active") != "INACTIVE":
-            return Activity("unknown", f"Ray can't tell of its {name}: {info.get('reason') or info.get('is_active')}")
+            return Activity("unknown", f"Ray can't report its {name}: {info.get('reason') or info.get('is_active')}")
     if "driver" not in states:
-        return Activity("unknown", "Ray does not tell of its drivers")
+        return Activity("unknown", "Ray does not report its drivers")
     ended = [float(info["last_activity_at"]) for info in states.values() if info.get("last_activity_at")]
     return Activity("idle", last=datetime.fromtimestamp(max(ended), UTC) if ended else None)
 

@@ -32,8 +32,8 @@ def read(storage: Storage, team: str, uid: str) -> tuple[list[Event], list[str]]
             left -= len(data)
             events.append(Event.model_validate_json(data))
         except ValidationError as exc:
-            refused.append(f"{name}: {exc.error_count()} errors, it is no event")
+            refused.append(f"{name}: not an event, with {exc.error_count()} errors")
         except (NotFound, InvalidInput) as exc:  # a folder, a link or a pipe
-            refused.append(f"{name}: it is no file: {exc}")
+            refused.append(f"{name}: not a file: {exc}")
     events.sort(key=lambda event: event.time)
     return events, refused

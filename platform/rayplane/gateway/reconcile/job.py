@@ -323,7 +323,7 @@ class JobReconciler:
             try:
                 if self._complete_log(look, attempt, ray):
                     return True
-                problem = self._logs.problem(attempt.submission_id) or "it does not come to its end"
+                problem = self._logs.problem(attempt.submission_id) or "it does not end"
             except NotFound:
                 return True  # the attempt ended before Ray heard of it: there is no log
             except RayplaneError as exc:
@@ -440,7 +440,7 @@ class JobReconciler:
             return
         workspace = self._platform.workspace(look.team)
         if self._mlflow.get_run(workspace, run_id) is None:
-            log.warning("job %s/%s: its MLflow run %s was deleted meanwhile", look.team, look.name, run_id)
+            log.warning("job %s/%s: its MLflow run %s was deleted in the meantime", look.team, look.name, run_id)
             return
         tags = {
             "rayplane.phase": final.phase,

@@ -322,7 +322,7 @@ class _Engine:
         missing = sorted(set(pipeline.steps[name].outputs) - published)
         if missing:
             raise Failed(
-                f"The job ended well but published no {', '.join(repr(m) for m in missing)}.",
+                f"The job succeeded but published no {', '.join(repr(m) for m in missing)}.",
                 remedy=f"Publish it in '{pipeline.steps[name].entrypoint}', or take it off the step's outputs.",
             )
         outputs = list(job.outputs)

@@ -89,7 +89,7 @@ class ServiceReconciler:
             return self._watch(obj, spec, host, host_state)
         target = self._resolve(obj, spec)
         if target is None and status.revision is None:
-            message = f"Model '{spec.model}' is not there. It is deployed as soon as it is registered."
+            message = f"Model '{spec.model}' is not there. The service is deployed once the model is registered."
             return self._report(obj, "Pending", "NoModel", message, IDLE)
         deployed = status.revision.version if status.revision is not None else None
         if target is not None and not (current and deployed == target.version):
@@ -187,7 +187,7 @@ class ServiceReconciler:
         if state in ("DEPLOY_FAILED", "UNHEALTHY"):
             return self._report(obj, "Failed", state, reason or f"Serve says {state}.", FOLLOW)
         if age > spec.startup_timeout:
-            message = f"It is not up after {spec.startup_timeout:g} s. {reason}".strip()
+            message = f"It does not run after {spec.startup_timeout:g} s. {reason}".strip()
             return self._report(obj, "Failed", "StartupTimeout", message, FOLLOW)
         return self._report(obj, "Deploying", "Deploying", reason or f"Serve says {state}.", POLL)
 

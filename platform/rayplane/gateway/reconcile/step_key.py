@@ -1,4 +1,4 @@
-"""The key of a pipeline step: a hash of all that its outputs depend on. Pure: package bytes and values in, text out."""
+"""Compute a pipeline step's key: a hash of everything that its outputs depend on. Pure."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def code_closure(package: bytes | None, entrypoint: str, files: list[str]) -> di
 
     For ``python -m module`` and ``python file.py`` these are the entry module and every module of the package that it
     imports, transitively, with the ``__init__.py`` of each package on the way, and the files that match ``files``.
-    A dotted string constant that names a module of the package counts as an import, since class paths travel so.
+    A dotted string constant that names a module of the package counts as an import, since class paths are strings.
     For any other command, and with a module of more than a MiB, it is the whole package.
     """
     if package is None:

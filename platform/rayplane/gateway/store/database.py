@@ -212,7 +212,7 @@ class Database:
             )
         remedy = "Run the gateway's migration: start it with this database."
         if "no such table" not in said:
-            remedy = "See that it runs and that RAYPLANE_DATABASE_URL names it."
+            remedy = "Check that it runs and that RAYPLANE_DATABASE_URL names it."
         return Unavailable(f"The database {where} does not answer: {said}.", remedy=remedy)
 
     def _locked(self) -> Unavailable:

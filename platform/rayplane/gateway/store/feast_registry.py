@@ -34,7 +34,7 @@ def forget_project(url: str, project: str) -> None:
     except DBAPIError as exc:
         raise Unavailable(
             f"Feast's registry {parsed.render_as_string(hide_password=True)} can't be written: {exc.orig}.",
-            remedy="See that RAYPLANE_FEAST_REGISTRY_URL names it and that nothing keeps it locked.",
+            remedy="Check that RAYPLANE_FEAST_REGISTRY_URL names it and that nothing keeps it locked.",
         ) from exc
     finally:
         engine.dispose()

@@ -157,7 +157,7 @@ class Objects(Database):
         phases: Collection[str] | None = None,
         cluster: str | None = None,
     ) -> Iterator[Object]:
-        """All objects, oldest first, page by page. ``cluster``: only those whose spec names it; NO_CLUSTER: none."""
+        """All objects, oldest first, page by page. ``cluster``: only those whose spec names it (NO_CLUSTER: none)."""
         cursor: str | None = None
         while True:
             page = self.list(kind, team, labels=labels, phases=phases, cluster=cluster, limit=500, cursor=cursor)
@@ -334,7 +334,7 @@ def check_precondition(title: str, version: int | None, *, if_match: int | None,
         raise PreconditionFailed(
             f"{title} is at version {version}, not {if_match}."
             if version is not None
-            else f"{title} is not there, let alone at version {if_match}.",
+            else f"{title} is not there, so it has no version {if_match}.",
             remedy="Get it again and repeat the change on what it is now.",
         )
     if if_absent and version is not None:

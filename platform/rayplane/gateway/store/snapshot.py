@@ -120,7 +120,7 @@ def read_summary(folder: Path) -> SnapshotSummary:
         tables = {name: TableCount(**count) for name, count in read["tables"].items()}
         return SnapshotSummary(read["revision"], read["database"], tables)
     except (OSError, ValueError, KeyError, TypeError) as exc:
-        raise InvalidData(f"'{folder / SUMMARY}' tells of no snapshot: {exc}.", remedy="Use another backup.") from exc
+        raise InvalidData(f"'{folder / SUMMARY}' describes no snapshot: {exc}.", remedy="Use another backup.") from exc
 
 
 def _tables(connection: Connection) -> list[str]:
@@ -278,6 +278,6 @@ def _compare(connection: Connection, summary: SnapshotSummary) -> None:
         restored = _written(connection, table, None)
         if restored != wanted:
             raise Failed(
-                f"Table '{table}' has {restored.rows} rows after the restore that are not the backup's {wanted.rows}.",
+                f"Table '{table}' has {restored.rows} restored rows that differ from the backup's {wanted.rows}.",
                 remedy="Nothing was kept. Use another backup, and report this.",
             )

@@ -114,7 +114,7 @@ class Texts(Database):
         return ObjectText(_show([row], view, kind, team)[0], row.resource_version)
 
     def require(self, kind: str, team: str, name: str) -> None:
-        """Raise NotFound, with the nearest existing name, unless the object is there; it may be being deleted."""
+        """Raise NotFound, with the nearest existing name, unless the object exists, possibly being deleted."""
         with self._read() as connection:
             if connection.execute(_IS_THERE, {"kind": kind, "team": team, "name": name}).first() is None:
                 raise not_found(connection, kind, team, name)

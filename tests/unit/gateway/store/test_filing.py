@@ -155,7 +155,9 @@ def test_archiving_and_purging_refuse_a_name_that_a_team_could_have(store: Store
         "DELETE FROM leases",
     ],
 )
-def test_the_database_allows_no_change_of_append_only_rows_but_archiving(store: Store, engine: Engine, statement: str) -> None:
+def test_the_database_allows_no_change_of_append_only_rows_but_archiving(
+    store: Store, engine: Engine, statement: str
+) -> None:
     populate(store, "growth")
     with pytest.raises(DBAPIError, match=r"append-only|can only be closed"), engine.begin() as connection:
         connection.execute(text(statement))
