@@ -268,9 +268,8 @@ class OnOwnNodes:
         except Unavailable:
             if phase not in _ENDED:
                 raise
-            return AttemptView(
-                "coming"
-            )  # the backend knows how it ended: the silence of its head since then does not matter
+            # The backend knows how it ended: the silence of its head since then does not matter.
+            return AttemptView("coming")
 
     def _ref(self, attempt: Attempt) -> JobRef:
         return JobRef(team=self._look.team, name=self._look.name, uid=self._look.uid, attempt=attempt.number)

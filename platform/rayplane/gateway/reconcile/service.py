@@ -144,9 +144,8 @@ class ServiceReconciler:
                 host.deploy(target.version)
             except InvalidInput as exc:
                 refused = f"Serve refuses the application: {exc}"
-            host_state = (
-                host_state if host_state.incarnation is not None else host.state()
-            )  # the incarnation came with the application
+            # An incarnation that was missing came with the application.
+            host_state = host_state if host_state.incarnation is not None else host.state()
             with editing(self._platform.store, obj.metadata.uid, ServiceStatus) as new:
                 new.revision, new.incarnation = revision, host_state.incarnation
                 new.environment = host_state.environment or new.environment
@@ -170,9 +169,8 @@ class ServiceReconciler:
             return self._await_nodes(obj, spec, host_state, age)
         application = self._rays(host_state.endpoint).serve_status().get("applications", {}).get(obj.metadata.name)
         if application is None and host.redeploys:
-            return (
-                POLL if age < SETTLE else self._deploy_again(obj)
-            )  # the application was removed from Serve from outside
+            # After SETTLE: the application was removed from Serve from outside.
+            return POLL if age < SETTLE else self._deploy_again(obj)
         state = "NOT_STARTED" if application is None else str(application.get("status"))
         config = (application or {}).get("deployed_app_config") or {}
         wanted_uri = f"models:/{status.revision.model}/{status.revision.version}"

@@ -123,9 +123,8 @@ class TeamReconciler:
             user, password = read_secret(coming).splitlines()[:2]
             mlflow.ensure_user(workspace, user, password)
             old, _, grace = read_secret(former).splitlines()[:3]
-            until = self._clock().timestamp() + float(
-                grace
-            )  # counted from now: running processes could not get the new one before
+            # Counted from now: running processes could not get the new one before.
+            until = self._clock().timestamp() + float(grace)
             write_secret(former, f"{old}\n{until:.0f}\n{grace}\n")
             write_secret(path, f"{user}\n{password}\n")
             coming.unlink()
