@@ -286,7 +286,7 @@ def _on_sqlite_connect(connection: Any, _: Any) -> None:
 
 
 def _on_error(context: ExceptionContext) -> Exception | None:
-    """Blame the caller for a value that no column can store: a NUL on Postgres, a lone surrogate, a 70-bit number."""
+    """Make InvalidInput of a value that no column can store: a NUL on Postgres, a lone surrogate, a 70-bit number."""
     original = context.original_exception
     if isinstance(context.sqlalchemy_exception, DataError) or isinstance(original, UnicodeEncodeError | OverflowError):
         return InvalidInput(
