@@ -1,1 +1,1 @@
-"""Where compute comes from, one adapter per place."""
+"""Compute backends, one adapter each."""

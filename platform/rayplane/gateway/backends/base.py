@@ -1,4 +1,4 @@
-"""The port to where compute comes from: what a backend owes the reconciler, and a reader everybody else."""
+"""The port to compute backends: ``Backend`` for the reconciler, ``Reader`` for all other code."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from rayplane.nouns.team import Size, TeamSpec
 
 
 class Capability(StrEnum):
-    """What a backend may be able to do; asking for one it lacks raises Unsupported."""
+    """An ability that a backend may have; calls for a missing one raise Unsupported."""
 
     CREATE = "create"
     """Makes and deletes clusters."""
     SUSPEND = "suspend"
-    """Releases a cluster's compute and gives it back."""
+    """Releases a cluster's compute and resumes it later."""
     SERVE = "serve"
     """Its clusters serve models over HTTP."""
     CLIENT = "client"
     """Its clusters take Ray clients."""
     WORKERS = "workers"
-    """Its clusters have worker nodes that come and go between a least and a most number."""
+    """Its clusters have worker nodes, autoscaled between a minimum and a maximum."""
     WATCH = "watch"
-    """It tells by itself which cluster changed, so that a cluster at rest need not be looked at often."""
+    """It reports which cluster changed, so that the reconciler need not look often at a cluster at rest."""
     TEAM = "team"
-    """It keeps a place of its own for each team."""
+    """It has a place of its own for each team, such as a namespace or a Unix user."""
     JOB = "job"
     """It runs a job on nodes of the job's own."""
     SERVICE = "service"
@@ -42,13 +42,13 @@ class Capability(StrEnum):
 
 @dataclass(frozen=True)
 class ClusterRef:
-    """Which cluster is meant. The uid tells a recreated cluster from its predecessor."""
+    """Identity of a cluster. The uid distinguishes a recreated cluster from its predecessor."""
 
     team: str
     name: str
     uid: str
     placed: bool = field(default=False, compare=False)
-    """Set where an admin of the platform chose the address at which it runs."""
+    """True if an admin of the platform chose the address at which it runs."""
 
     def __str__(self) -> str:
         return f"{self.team}/{self.name}"
@@ -56,7 +56,7 @@ class ClusterRef:
 
 @dataclass(frozen=True)
 class TeamRef:
-    """Which team is meant. The uid tells a recreated team from its predecessor."""
+    """Identity of a team. The uid distinguishes a recreated team from its predecessor."""
 
     name: str
     uid: str
@@ -67,7 +67,7 @@ class TeamRef:
 
 @dataclass(frozen=True)
 class JobRef:
-    """Which attempt of which job with nodes of its own is meant."""
+    """Identity of an attempt of a job with nodes of its own."""
 
     team: str
     name: str
@@ -85,7 +85,7 @@ class JobRef:
 
 @dataclass(frozen=True)
 class ServiceRef:
-    """Which service with nodes of its own is meant. The uid tells a recreated service from its predecessor."""
+    """Identity of a service with nodes of its own. The uid distinguishes a recreated service from its predecessor."""
 
     team: str
     name: str
@@ -97,15 +97,15 @@ class ServiceRef:
 
 @dataclass(frozen=True)
 class Submission:
-    """What Ray is asked to run as a job, under the id of its attempt."""
+    """A job's entrypoint as it is submitted to Ray, under the id of its attempt."""
 
     entrypoint: str
     runtime_env: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
     resources: Resources = field(default_factory=Resources)
-    """What the entrypoint's own process reserves."""
+    """Resources that the entrypoint's own process reserves."""
     timeout: float | None = None
-    """Seconds after which the platform stops the attempt; the backend ends it somewhat later if nobody did."""
+    """Seconds after which the reconciler stops the attempt; the backend ends it somewhat later if it still runs."""
 
 
 RAY_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
@@ -113,23 +113,23 @@ RAY_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
         "RAY_USAGE_STATS_ENABLED": "0",
         # Ray 2.60's new Parquet reader waits for tens of seconds on small files.
         "RAY_DATA_USE_DATASOURCE_V2": "0",
-        # A client's own server has 30 s to start unless told otherwise, which is little on a busy host.
+        # The server of each Ray client has 30 s to start by default, which is little on a busy host.
         "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "120",
         # With gRPC's fork handlers a child that is forked while other threads are within gRPC may crash before its
-        # exec: a Ray client then hears that "Starting Ray client server failed".
+        # exec: a Ray client then fails with "Starting Ray client server failed".
         "GRPC_ENABLE_FORK_SUPPORT": "0",
-        # Ray Train takes one report from a worker at every look, and looks every 2 s by default: a script that reports
-        # each round would wait for that.
+        # Ray Train takes one report of a worker per poll, and polls every 2 s by default: a script that reports each
+        # round would wait for that.
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
         "PYTHONUNBUFFERED": "1",
     }
 )
-"""What a backend that starts Rays tells each of them, hence their drivers and workers."""
+"""Environment of every Ray that a backend starts, hence of its drivers and workers."""
 
 
 @dataclass(frozen=True)
 class LaunchContext:
-    """What the platform puts into a new cluster, and into the nodes of a job or a service."""
+    """Size, environment and secrets for a new cluster, or for the nodes of a job or a service."""
 
     size: Size
     env: Mapping[str, str] = field(default_factory=dict)
@@ -141,10 +141,10 @@ class LaunchContext:
 
 @dataclass(frozen=True)
 class Node:
-    """A node that a cluster holds, or held until lately."""
+    """A Ray node that a cluster has, or had until recently."""
 
     id: str
-    """Never given twice."""
+    """Unique; never used again."""
     kind: Literal["head", "worker"]
     cpu: float
     """Cores."""
@@ -153,31 +153,31 @@ class Node:
     gpu: float
     """Devices."""
     started_at: datetime
-    """When it began to hold them."""
+    """When it began to hold these resources."""
     ended_at: datetime | None = None
-    """When it gave them back, where the backend still knows of a node that did."""
+    """When it released them, for an ended node that the backend still remembers."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """A fact from below that bears on why a cluster is not as wanted: an event, a pod's state, a full quota."""
+    """A fact from the backend that may explain why a cluster is not as wanted: an event, a pod's state, a quota."""
 
     source: Literal["event", "pod", "node", "quota", "operator", "cluster", "autoscaler"]
     about: str
-    """What it is said of, such as ``pod/dev-head``."""
+    """The object of the fact, such as ``pod/dev-head``."""
     reason: str
     """One word in the source's own terms, such as ``FailedScheduling``."""
     message: str
     at: datetime | None = None
     count: int = 1
-    """How often it was said."""
+    """Number of times that the source reported it."""
     node: Literal["head", "worker"] | None = None
-    """The kind of node that it is said of, where it is one's."""
+    """The kind of the node that it concerns, if it concerns one."""
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What a backend sees of a cluster now."""
+    """The observed state of a cluster."""
 
     phase: Literal["absent", "starting", "ready", "failed", "stopping", "suspended"]
     reason: str = ""
@@ -187,61 +187,61 @@ class Observation:
     endpoint: Endpoint | None = None
     environment: Environment | None = None
     nodes: tuple[Node, ...] = ()
-    """What it holds now, and what it gave back as far as that is still known: the ledger's source."""
+    """Its current nodes, and ended ones that the backend still remembers: the source of the ledger."""
     drift: str = ""
-    """How what is there differs from what was last asked for; ``ensure`` repairs it. Empty where nothing does."""
+    """Difference between the actual and the requested state; ``ensure`` repairs it. Empty if there is none."""
     ended: str | None = None
-    """The incarnation of which ``failed`` tells, where that is known: another may have taken its place since."""
+    """The incarnation that ``failed`` concerns, if known: another may have replaced it since."""
 
 
 @dataclass(frozen=True)
 class JobObservation:
-    """What a backend sees of an attempt with nodes of its own."""
+    """The observed state of an attempt with nodes of its own."""
 
     phase: Literal["absent", "starting", "running", "succeeded", "failed", "stopped", "timed_out", "lost", "stopping"]
-    """``absent`` once all of its nodes are gone; ``lost`` when its head died under it."""
+    """``absent`` once all of its nodes are gone; ``lost`` if its head died while it ran."""
     reason: str = ""
     message: str = ""
     incarnation: str | None = None
     """Changes with every new head."""
     endpoint: Endpoint | None = None
-    """Its own Ray, once that may be asked."""
+    """The endpoint of its own Ray, once that can be called."""
     environment: Environment | None = None
     nodes: tuple[Node, ...] = ()
-    """What it holds now, and what it gave back as far as that is still known: the ledger's source."""
+    """Its current nodes, and ended ones that the backend still remembers: the source of the ledger."""
     drift: str = ""
-    """What is missing of what ``ensure_job`` makes, where it was not done to its end; it then does the rest."""
+    """The missing part if ``ensure_job`` was interrupted; calling it again does the rest."""
 
 
 @dataclass(frozen=True)
 class ServiceObservation:
-    """What a backend sees of a service with nodes of its own."""
+    """The observed state of a service with nodes of its own."""
 
     phase: Literal["absent", "starting", "ready", "failed", "stopping"]
-    """``starting`` also while new nodes come that are to take over; the old ones serve until then."""
+    """``starting`` also while new nodes that will take over start; the old ones serve until then."""
     reason: str = ""
     message: str = ""
     endpoint: Endpoint | None = None
-    """The Ray that serves; its ``serve_url`` stays the same for the service's life."""
+    """The endpoint of the serving Ray; its ``serve_url`` stays the same for the service's lifetime."""
     environment: Environment | None = None
     nodes: tuple[Node, ...] = ()
-    """What it holds now, and what it gave back as far as that is still known: the ledger's source."""
+    """Its current nodes, and ended ones that the backend still remembers: the source of the ledger."""
     drift: str = ""
-    """How what is there differs from what was last asked for; ``ensure_service`` repairs it."""
+    """Difference between the actual and the requested state; ``ensure_service`` repairs it."""
 
 
 class Reader(Protocol):
-    """What use cases may ask: nothing here changes compute."""
+    """The part of the port that use cases may call: it changes no compute."""
 
     name: str
     capabilities: frozenset[Capability]
 
     def preflight(self, ref: ClusterRef, spec: ClusterSpec, size: Size) -> list[str]:
-        """Every reason why this cluster can't be made, each with its remedy; empty when it can."""
+        """Every reason why this cluster can't be created, each with its remedy; empty if it can."""
         ...
 
     def environment(self, spec: ClusterSpec) -> Environment | None:
-        """The environment that the cluster has or would have; None if it can't be known before it runs."""
+        """The environment that the cluster has or would have; None if it is unknown before the cluster runs."""
         ...
 
     def real_cores(self) -> int | None:
@@ -249,7 +249,7 @@ class Reader(Protocol):
         ...
 
     def observe(self, ref: ClusterRef, spec: ClusterSpec) -> Observation:
-        """What is there now. Never raises for a cluster that is absent or broken: that is an answer."""
+        """Observe the cluster. Never raises for one that is absent or broken: that is an observation."""
         ...
 
     def preflight_job(self, ref: JobRef, spec: JobSpec, size: Size) -> list[str]:
@@ -262,92 +262,91 @@ class Reader(Protocol):
         ...
 
     def observe_job(self, ref: JobRef) -> JobObservation:
-        """What is there now of the attempt; never raises for one that is absent or broken. Raises Unsupported without
-        JOB."""
+        """Observe the attempt; never raises for one that is absent or broken. Raises Unsupported without JOB."""
         ...
 
     def observe_service(self, ref: ServiceRef) -> ServiceObservation:
-        """What is there now of the service; never raises for one that is absent or broken. Raises Unsupported without
-        SERVICE."""
+        """Observe the service; never raises for one that is absent or broken. Raises Unsupported without SERVICE."""
         ...
 
     def evidence(self, ref: ClusterRef) -> list[Evidence]:
-        """What the backend knows that bears on the cluster's state, newest first; for people, through ``why``."""
+        """Facts that may explain the cluster's state, newest first; ``why`` shows them to users."""
         ...
 
 
 @runtime_checkable
 class Backend(Reader, Protocol):
-    """What the reconciler alone may ask. All raise Unavailable while where compute comes from can't be reached."""
+    """The part of the port that only the reconciler may call. All calls raise Unavailable while the provider of the
+    compute (the host, Kubernetes) can't be reached."""
 
     def ensure(self, ref: ClusterRef, spec: ClusterSpec, launch: LaunchContext) -> None:
-        """Ask for the cluster to be there as ``spec`` says and return at once. One already there or starting is
-        success; one whose head died is started anew (another incarnation); a suspended one is resumed; one that
-        drifted is put right without a new head where that is possible. Raises Unsupported without CREATE."""
+        """Ask for the cluster as ``spec`` describes it and return at once. An existing or starting one is success; one
+        whose head died is restarted (another incarnation); a suspended one is resumed; drift is repaired, without a new
+        head where possible. Raises Unsupported without CREATE."""
         ...
 
     def renew(self, ref: ClusterRef | JobRef | ServiceRef, secrets: Mapping[str, str]) -> None:
-        """Put these secrets of a launch context where the processes of what runs already read them, and return soon.
-        It is asked at every look, so that what has them costs next to nothing; what is not there, or was given none, is
-        success. Nothing restarts. Raises Unavailable where it can't be done now."""
+        """Put these secrets of a launch context where the running processes read them, and return soon. The reconciler
+        calls this at every look, so a call with current secrets must cost next to nothing. An absent target, or one
+        without secrets, is success. Nothing restarts. Raises Unavailable if the secrets can't be written now."""
         ...
 
     def suspend(self, ref: ClusterRef, spec: ClusterSpec) -> None:
-        """Ask for its compute to be released and return at once. A cluster that holds none is success. It is observed
+        """Ask for release of its compute and return at once. A cluster without compute is success. It is then observed
         as ``suspended``, or as ``absent`` where nothing needs to stay. Raises Unsupported without SUSPEND."""
         ...
 
     def delete(self, ref: ClusterRef) -> None:
-        """Ask for deletion and return soon. A cluster already gone is success; nothing of it is left behind."""
+        """Ask for deletion and return soon. An absent cluster is success; nothing of it stays behind."""
         ...
 
     def ensure_job(self, ref: JobRef, nodes: Nodes, submission: Submission, launch: LaunchContext) -> None:
-        """Ask for nodes of the attempt's own, on which Ray runs the submission once; return at once. An attempt that is
-        there already, ended ones too, is success and stays as it is: an attempt that was lost is not begun again.
-        Raises InvalidInput for what is refused, Unsupported without JOB."""
+        """Ask for nodes of the attempt's own, on which Ray runs the submission once; return at once. An existing
+        attempt, even an ended one, is success and stays as it is: a lost attempt is not restarted. Raises InvalidInput
+        if it is refused, Unsupported without JOB."""
         ...
 
     def delete_job(self, ref: JobRef) -> None:
-        """Ask for the attempt and its nodes to go, whatever it is doing; return soon. One already gone is success.
-        Raises Unsupported without JOB."""
+        """Ask for deletion of the attempt and its nodes, running or not; return soon. An absent one is success. Raises
+        Unsupported without JOB."""
         ...
 
     def ensure_service(
         self, ref: ServiceRef, nodes: Nodes, application: Mapping[str, Any], launch: LaunchContext
     ) -> None:
         """Ask for nodes of the service's own that serve this application of Serve's configuration; return at once.
-        Another application is rolled out on the nodes that are there; other nodes take over before the old ones go.
-        What drifted is put right. Raises InvalidInput for what is refused, Unsupported without SERVICE."""
+        A changed application is rolled out on the existing nodes; changed nodes take over before the old ones go.
+        Drift is repaired. Raises InvalidInput if it is refused, Unsupported without SERVICE."""
         ...
 
     def delete_service(self, ref: ServiceRef) -> None:
-        """Ask for the service and its nodes to go; return soon. One already gone is success. Raises Unsupported without
-        SERVICE."""
+        """Ask for deletion of the service and its nodes; return soon. An absent one is success. Raises Unsupported
+        without SERVICE."""
         ...
 
     def ensure_team(self, team: TeamRef, spec: TeamSpec) -> str:
-        """Make the team's place as ``spec`` says, put right what drifted, and return what is still missing of it (one
-        sentence), empty once it is there. Raises Unsupported without TEAM."""
+        """Create the team's place (a namespace, a Unix user) as ``spec`` describes it and repair drift. Returns the
+        part that is still missing, as one sentence; empty once it is complete. Raises Unsupported without TEAM."""
         ...
 
     def delete_team(self, team: TeamRef) -> str:
-        """Ask for the team's place to go, with all in it, and return what is left of it (one sentence), empty once
-        nothing is. A place already gone is success. Raises Unsupported without TEAM."""
+        """Ask for deletion of the team's place with everything in it. Returns the part that is left, as one sentence;
+        empty once it is gone. An absent place is success. Raises Unsupported without TEAM."""
         ...
 
     def subscribe(self, changed: Callable[[str], None]) -> None:
-        """Call ``changed`` with a cluster's uid (or that of a job or service with nodes of its own), soon and from any
-        thread, whenever what ``observe`` would say of it may have changed, for as long as the backend is open; with a
-        team's when its place did. Raises Unsupported without WATCH."""
+        """Call ``changed``, soon and from any thread, with the uid of a cluster (or of a job or service with nodes of
+        its own) whenever its observation may have changed, and with that of a team whenever its place may have; until
+        the backend is closed. Raises Unsupported without WATCH."""
         ...
 
     def close(self) -> None:
-        """Give back threads and connections. What was asked for goes on."""
+        """Release threads and connections. Requested operations go on."""
         ...
 
 
 class SharedNodesOnly:
-    """Mixed into a backend without JOB and SERVICE: whatever is asked of jobs' and services' own nodes is refused."""
+    """Mixin for a backend without JOB and SERVICE: refuses every call about nodes of a job's or a service's own."""
 
     name: str
 

@@ -1,4 +1,4 @@
-"""A Ray cluster that somebody else runs, at an address: it is read and used, never made, suspended or deleted."""
+"""A Ray cluster at an address, run by others: the platform observes and uses it, but never makes or deletes it."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from rayplane.settings import GatewaySettings
 
 UNKNOWN = "unknown"
 PATIENCE = 5.0
-"""Seconds for all of a look at such a cluster."""
+"""Limit in seconds of one observation of such a cluster."""
 
 _VERSION = re.compile(r"\d{1,4}(\.[0-9A-Za-z+_-]{1,30}){1,4}")
 _SESSION = re.compile(r"[\w.-]{1,128}", re.ASCII)
 
 
 class ExistingBackend(SharedNodesOnly):
-    """Clusters known by ``spec.address``, the URL of their dashboard: one that the settings allow or an admin placed.
+    """Clusters at ``spec.address``, the URL of their dashboard, which the settings must allow or an admin have placed.
 
-    Their token is a 0600 file of the home, placed by hand: the token, and on a second line the address that it is for.
+    An admin places the token in a 0600 file of the home: the token, and on a second line the address that it is for.
     It is sent nowhere else.
     """
 
@@ -49,22 +49,22 @@ class ExistingBackend(SharedNodesOnly):
         self._allowed = ray_address.AllowList(settings.existing_addresses)
 
     def preflight(self, ref: ClusterRef, spec: ClusterSpec, size: Size) -> list[str]:
-        """An address is needed, and the cluster must answer there."""
+        """Require an address at which the cluster answers."""
         if spec.address is None:
             return ["A cluster of the backend 'existing' needs 'address': the URL of its Ray dashboard."]
-        seen = self.observe(ref, spec)
-        return [] if seen.phase == "ready" else [seen.message]
+        observation = self.observe(ref, spec)
+        return [] if observation.phase == "ready" else [observation.message]
 
     def real_cores(self) -> int | None:
-        """Not known: the platform did not start its nodes."""
+        """None: the platform did not start its nodes and does not know their cores."""
         return None
 
     def environment(self, spec: ClusterSpec) -> Environment | None:
-        """Not known but from a look at it: see ``observe``."""
+        """None: only ``observe`` learns it."""
         return None
 
     def observe(self, ref: ClusterRef, spec: ClusterSpec) -> Observation:
-        """Whether the dashboard answers; its session is the incarnation. It takes ``PATIENCE`` at most."""
+        """Ask the dashboard, for at most ``PATIENCE``; Ray's session is the incarnation."""
         if spec.address is None:
             return Observation(phase="absent")
         try:
@@ -102,10 +102,10 @@ class ExistingBackend(SharedNodesOnly):
         )
 
     def renew(self, ref: ClusterRef | JobRef | ServiceRef, secrets: Mapping[str, str]) -> None:
-        """Nothing: what others run was given no secret of the platform."""
+        """Do nothing: such a cluster has no secrets of the platform."""
 
     def suspend(self, ref: ClusterRef, spec: ClusterSpec) -> None:
-        """Raises Unsupported: what somebody else runs is not ours to stop."""
+        """Raises Unsupported: the platform must not stop a cluster that others run."""
         raise Unsupported(f"The backend 'existing' can't suspend cluster '{ref}'.", remedy="Stop it yourself.")
 
     def delete(self, ref: ClusterRef) -> None:
@@ -113,7 +113,7 @@ class ExistingBackend(SharedNodesOnly):
         raise Unsupported(f"The backend 'existing' can't delete cluster '{ref}'.", remedy="Stop it yourself.")
 
     def evidence(self, ref: ClusterRef) -> list[Evidence]:
-        """Nothing beyond what ``observe`` says."""
+        """No evidence: ``observe`` says everything."""
         return []
 
     def ensure_team(self, team: TeamRef, spec: TeamSpec) -> str:
@@ -125,11 +125,11 @@ class ExistingBackend(SharedNodesOnly):
         raise Unsupported(f"The backend 'existing' keeps no place for team '{team}'.", remedy="None is needed.")
 
     def subscribe(self, changed: Callable[[str], None]) -> None:
-        """Raises Unsupported: clusters are looked at."""
-        raise Unsupported("The backend 'existing' tells of no changes.", remedy="Look at its clusters.")
+        """Raises Unsupported: the reconciler polls such clusters."""
+        raise Unsupported("The backend 'existing' reports no changes.", remedy="Observe its clusters instead.")
 
     def close(self) -> None:
-        """Nothing is held between two calls."""
+        """Do nothing: no resources are held between calls."""
 
     def _ask(self, address: ray_address.Address, token: str | None, reach: Reach) -> dict[str, object]:
         client = RayRest(str(address), token, timeout=PATIENCE, reach=reach)

@@ -1,7 +1,7 @@
 """Clusters on this host: one detached `ray start --head --block` each, with its own ports, token and temporary folder.
 
-A head outlives the gateway: it has its own session, and its record on disk is enough to find it again. What takes
-longer than a call may (stopping remains, choosing ports, removing folders) is done by one thread for each cluster.
+A head outlives the gateway: it has its own session, and its record on disk is enough to find it again. Slow work
+(stopping left-over processes, choosing ports, removing folders) is done by one thread per cluster.
 """
 
 from __future__ import annotations
@@ -52,15 +52,15 @@ Phase = Literal["absent", "starting", "ready", "failed", "stopping", "suspended"
 
 _LEAST_DISK = 2 * 2**30
 _GRACE = 5.0
-_REMEMBERED = 16
-"""How many ended heads of a cluster are told of: each look takes the last ones into the ledger."""
+_MOST_ENDED_HEADS = 16
+"""Number of ended heads that are reported for a cluster: each look takes the last ones into the ledger."""
 _SHM = "/dev/shm"  # noqa: S108  where Ray keeps its object store
 
 
 class LocalBackend(SharedNodesOnly):
     """Ray heads as processes of this host. One node each; cores are logical.
 
-    With RAYPLANE_LOCAL_USERS each team has a place: a Unix user, whose processes they are, and its folder.
+    With RAYPLANE_LOCAL_USERS each team has a place: a Unix user, as which its heads run, and that user's folder.
     """
 
     name = "local"
@@ -76,18 +76,18 @@ class LocalBackend(SharedNodesOnly):
             self._teams = LocalTeams(settings)
             self.capabilities |= {Capability.TEAM}
         self._spawning = threading.Lock()
-        """Held while a head is started and recorded, and while what is left of a user is sought."""
+        """Held while a head is started and recorded, and while a user's left-over processes are ended."""
         self._warm = settings.warm_processes
         self._records = self._home.processes / "clusters"
         self._lock = threading.Lock()
         self._work: dict[str, _Work] = {}
         self._attempts: dict[str, int] = {}
-        self._gone: dict[str, dict[str, Node]] = {}
-        """uid -> heads that were seen to have ended, for as long as this process knows of the cluster."""
+        self._ended_heads: dict[str, dict[str, Node]] = {}
+        """uid -> heads that this process observed to have ended."""
         self._rest: dict[str, RayRest] = {}
 
     def preflight(self, ref: ClusterRef, spec: ClusterSpec, size: Size) -> list[str]:
-        """What this host lacks for the cluster."""
+        """The reasons why this host can't run the cluster."""
         reasons = []
         if not sys.platform.startswith("linux"):
             reasons.append("Local clusters need Linux. Give the team another backend.")
@@ -109,40 +109,40 @@ class LocalBackend(SharedNodesOnly):
         return reasons
 
     def environment(self, spec: ClusterSpec) -> Environment | None:
-        """This interpreter and what is installed for it."""
-        return local_environment.here()
+        """The environment of this interpreter."""
+        return local_environment.of_this_interpreter()
 
     def real_cores(self) -> int | None:
-        """This host's."""
+        """The cores of this host."""
         return os.cpu_count()
 
     def observe(self, ref: ClusterRef, spec: ClusterSpec) -> Observation:
-        """The head's process first, then whether its dashboard answers to its token."""
+        """Observe the head's process, then ask its dashboard with its token."""
         with self._lock:
             work = self._work.get(ref.uid)
         if work is not None and work.running:
-            return self._seen(ref, "starting" if work.kind == "start" else "stopping")
+            return self._observation(ref, "starting" if work.kind == "start" else "stopping")
         if work is not None and work.error is not None:
             phase: Phase = "failed" if work.kind == "start" else "stopping"
-            return self._seen(ref, phase, type(work.error).__name__, str(work.error))
+            return self._observation(ref, phase, type(work.error).__name__, str(work.error))
         record = self._record(ref.uid)
         if record is None:
-            return self._seen(ref, "absent")
+            return self._observation(ref, "absent")
         if not processes.alive(record):
-            return self._seen(ref, "failed", "HeadDied", f"The Ray head of '{ref}' ended. {_last_words(record)}")
+            return self._observation(ref, "failed", "HeadDied", f"The Ray head of '{ref}' ended. {_last_words(record)}")
         if not record.ports:
-            return self._seen(ref, "failed", "Unrecorded", f"The start of '{ref}' was interrupted.")
-        if self._is_of_another_setting(record):
+            return self._observation(ref, "failed", "Unrecorded", f"The start of '{ref}' was interrupted.")
+        if self._runs_as_wrong_user(record):
             message = f"The Ray head of '{ref}' runs as another user than RAYPLANE_LOCAL_USERS asks for."
-            return self._seen(ref, "failed", "WrongUser", message)
+            return self._observation(ref, "failed", "WrongUser", message)
         return self._probe(ref, spec, record)
 
     def evidence(self, ref: ClusterRef) -> list[Evidence]:
-        """Nothing beyond what ``observe`` says: a head is one process, whose last words are in its observation."""
+        """No evidence: a head is one process, and its observation has the last lines of its log."""
         return []
 
     def ensure(self, ref: ClusterRef, spec: ClusterSpec, launch: LaunchContext) -> None:
-        """Start the head behind, unless it runs, starts, or is being stopped (then ask again). Workers: Unsupported."""
+        """Start the head in the background, unless it runs, starts or is stopping. Raises Unsupported for workers."""
         if spec.workers.max:
             raise Unsupported(
                 f"The backend 'local' gives cluster '{ref}' no worker nodes.",
@@ -150,12 +150,12 @@ class LocalBackend(SharedNodesOnly):
             )
         record = self._record(ref.uid)
         runs = record is not None and record.ports and processes.alive(record)
-        if record is not None and runs and not self._is_of_another_setting(record):
+        if record is not None and runs and not self._runs_as_wrong_user(record):
             return
         self._begin(ref, "start", lambda: self._start(ref, launch))
 
     def renew(self, ref: ClusterRef | JobRef | ServiceRef, secrets: Mapping[str, str]) -> None:
-        """Replace those of its files that hold other secrets; its processes read them at each use."""
+        """Replace the secret files whose content changed; the cluster's processes read them at each use."""
         record = self._record(ref.uid)
         if record is not None and record.user is not None:
             local_teams.renew_secrets(local_head.folders(self._home.id, ref.uid, record.user), secrets)
@@ -169,22 +169,22 @@ class LocalBackend(SharedNodesOnly):
                 raise Unavailable(f"'{path}' can't be written: {exc.strerror}.", remedy="Free some space.") from exc
 
     def suspend(self, ref: ClusterRef, spec: ClusterSpec) -> None:
-        """Take the head down: nothing of it needs to stay, so it is then seen as absent."""
+        """Stop the head and remove all of it: a suspended local cluster is observed as absent."""
         self.delete(ref)
 
     def delete(self, ref: ClusterRef) -> None:
-        """Stop the head and remove its folder, token, log and record behind."""
+        """Stop the head and remove its folder, token, log and record, in the background."""
         self._begin(ref, "delete", lambda: self._remove(ref))
 
     def ensure_team(self, team: TeamRef, spec: TeamSpec) -> str:
-        """Give the team its user and its folder. Raises Unsupported where all run as the platform's user."""
+        """Give the team its user and its folder. Raises Unsupported if all teams run as the platform's user."""
         if self._teams is None:
             raise _no_places(team)
         self._teams.ensure(team)
         return ""
 
     def delete_team(self, team: TeamRef) -> str:
-        """End what runs as the team's user, who is nobody's then. Raises Unsupported as ``ensure_team`` does."""
+        """End the processes of the team's user, and retire that user. Raises Unsupported as ``ensure_team`` does."""
         if self._teams is None:
             raise _no_places(team)
         number = self._teams.delete(team)
@@ -193,11 +193,11 @@ class LocalBackend(SharedNodesOnly):
         return ""
 
     def subscribe(self, changed: Callable[[str], None]) -> None:
-        """Raises Unsupported: heads are looked at."""
-        raise Unsupported("The backend 'local' tells of no changes.", remedy="Look at its clusters.")
+        """Raises Unsupported: the reconciler polls heads."""
+        raise Unsupported("The backend 'local' reports no changes.", remedy="Observe its clusters instead.")
 
     def close(self) -> None:
-        """Close the connections to the heads; threads end with what they do."""
+        """Close the connections to the heads; threads end with their current work."""
         with self._lock:
             for client in self._rest.values():
                 client.close()
@@ -229,14 +229,14 @@ class LocalBackend(SharedNodesOnly):
 
     def _start(self, ref: ClusterRef, launch: LaunchContext) -> None:
         folders = local_head.folders(self._home.id, ref.uid, self._user(ref))
-        # A head that was killed leaves agents and workers behind; they must be gone before another begins.
+        # A head that was killed leaves agents and workers behind; they must be gone before another starts.
         self._stop(ref)
         self._clear(ref)
         token_path = self._token_path(ref.uid)
         if not token_path.exists():
             write_secret(token_path, secrets.token_hex(32))
         attempt = self._attempts[ref.uid] = self._attempts.get(ref.uid, -1) + 1
-        ports = local_head.choose_ports(ref.uid, attempt=attempt, taken=self._taken(ref.uid), is_free=_is_free)
+        ports = local_head.choose_ports(ref.uid, attempt=attempt, taken=self._ports_in_use(ref.uid), is_free=_is_free)
         store_bytes, slow = local_head.object_store(launch.size.memory, shutil.disk_usage(_SHM).free)
         secret_paths = self._make_folders(ref, folders, launch, token_path)
         head_log = self._log(ref.uid)
@@ -311,14 +311,14 @@ class LocalBackend(SharedNodesOnly):
             self._end_user(record.user)
 
     def _end_user(self, user: int) -> None:
-        """End what still runs as a user of whom no head is left: it may have hidden from its cluster's end."""
+        """End left-over processes of a user without a running head: they may have escaped the end of their cluster."""
         with self._spawning:
             heads = [record for path in self._records.glob("*.json") if (record := self._record(path.stem)) is not None]
             if not any(head.user == user and processes.alive(head) for head in heads):
                 processes.stop_pids(lambda: processes.of_users([user]), grace=0)
 
-    def _is_of_another_setting(self, record: HeadRecord) -> bool:
-        """Whether it was started as the platform's user where teams have theirs, or the other way round."""
+    def _runs_as_wrong_user(self, record: HeadRecord) -> bool:
+        """True if it runs as the platform's user though teams have their own, or the other way round."""
         return (record.user is None) != (self._teams is None)
 
     def _clear(self, ref: ClusterRef) -> None:
@@ -326,7 +326,7 @@ class LocalBackend(SharedNodesOnly):
             _remove_tree(folder)
 
     def _user(self, ref: ClusterRef) -> int | None:
-        """The user that the cluster runs as; None: this process'. Raises Unavailable before the team has its place."""
+        """The user that the cluster runs as; None: this process' own. Raises Unavailable before the team has one."""
         if self._teams is None:
             return None
         number = self._teams.number(ref.team)
@@ -340,51 +340,53 @@ class LocalBackend(SharedNodesOnly):
     def _probe(self, ref: ClusterRef, spec: ClusterSpec, record: HeadRecord) -> Observation:
         incarnation = local_head.incarnation(record)
         endpoint = _endpoint(record)
-        strangers = self._strangers(record)
-        if strangers:
-            return self._seen(ref, "starting", "PortTaken", strangers, incarnation)
+        foreign_listener = self._foreign_listener(record)
+        if foreign_listener:
+            return self._observation(ref, "starting", "PortTaken", foreign_listener, incarnation)
         try:
             self._client(endpoint, incarnation).version()
         except Unauthenticated as exc:
-            return self._seen(ref, "failed", "TokenRefused", str(exc), incarnation)
+            return self._observation(ref, "failed", "TokenRefused", str(exc), incarnation)
         except RayplaneError as exc:
-            # Its process runs: it starts, or is busy. For how long that may be so is not for a backend to judge.
-            return self._seen(ref, "starting", "NotAnswering", str(exc), incarnation)
+            # Its process runs: it is starting, or busy. The reconciler decides for how long that is acceptable.
+            return self._observation(ref, "starting", "NotAnswering", str(exc), incarnation)
         return replace(
-            self._seen(ref, "ready", incarnation=incarnation),
+            self._observation(ref, "ready", incarnation=incarnation),
             endpoint=endpoint,
             environment=self.environment(spec),
         )
 
     @staticmethod
-    def _strangers(record: HeadRecord) -> str:
-        """Who else listens where the head should, so that its token is shown to nobody else; empty if none does."""
+    def _foreign_listener(record: HeadRecord) -> str:
+        """A message if another user listens on the head's port, to whom no token may go; empty if none does."""
         if record.user is None:
             return ""
         port = record.ports["dashboard"]
         others = sorted(processes.listening(port, local_head.NODE_ADDRESS) - {record.user})
         return f"Port {port} of its dashboard is user {others[0]}'s, not user {record.user}'s." if others else ""
 
-    def _seen(
+    def _observation(
         self, ref: ClusterRef, phase: Phase, reason: str = "", message: str = "", incarnation: str | None = None
     ) -> Observation:
-        """An observation with the head that runs, whatever else is so, and those that are known to have ended."""
+        """Make an observation with the running head and the remembered ended ones as its nodes."""
         record = self._record(ref.uid)
-        held: tuple[Node, ...] = ()
+        running: tuple[Node, ...] = ()
         if record is not None and processes.alive(record):
-            held = (local_head.node(record),)
+            running = (local_head.node(record),)
         elif record is not None:
             self._note_end(ref, record)
         with self._lock:
-            gone = tuple(self._gone.get(ref.uid, {}).values())
-        return Observation(phase=phase, reason=reason, message=message, incarnation=incarnation, nodes=(*gone, *held))
+            gone = tuple(self._ended_heads.get(ref.uid, {}).values())
+        return Observation(
+            phase=phase, reason=reason, message=message, incarnation=incarnation, nodes=(*gone, *running)
+        )
 
     def _note_end(self, ref: ClusterRef, record: HeadRecord) -> None:
         node = local_head.node(record)
         with self._lock:
-            gone = self._gone.setdefault(ref.uid, {})
+            gone = self._ended_heads.setdefault(ref.uid, {})
             gone.setdefault(node.id, replace(node, ended_at=max(utcnow(), node.started_at)))
-            while len(gone) > _REMEMBERED:
+            while len(gone) > _MOST_ENDED_HEADS:
                 del gone[next(iter(gone))]
 
     def _client(self, endpoint: Endpoint, incarnation: str) -> RayRest:
@@ -406,7 +408,7 @@ class LocalBackend(SharedNodesOnly):
                 remedy="Run 'rayplane down', then 'rayplane up'.",
             ) from exc
 
-    def _taken(self, uid: str) -> Collection[int]:
+    def _ports_in_use(self, uid: str) -> Collection[int]:
         taken: set[int] = set()
         for path in self._records.glob("*.json"):
             other = self._record(path.stem) if path.stem != uid else None
@@ -425,7 +427,7 @@ class LocalBackend(SharedNodesOnly):
 
 @dataclass
 class _Work:
-    """What a thread is doing, or did last, for one cluster."""
+    """The current or last work of a cluster's thread."""
 
     kind: Literal["start", "delete"]
     thread: threading.Thread | None = None
@@ -460,8 +462,12 @@ def _last_words(record: HeadRecord, lines: int = 6) -> str:
     if not path.is_file():
         return "It left no log."
     text = re.sub(r"\x1b\[[0-9;]*m", "", path.read_text(errors="replace")[-8000:])
-    said = [line.strip() for line in text.splitlines() if line.strip()]
-    return f"Its log '{path}' ends: {' | '.join(said[-lines:])[-1000:]}" if said else f"Its log '{path}' is empty."
+    lines_left = [line.strip() for line in text.splitlines() if line.strip()]
+    return (
+        f"Its log '{path}' ends: {' | '.join(lines_left[-lines:])[-1000:]}"
+        if lines_left
+        else f"Its log '{path}' is empty."
+    )
 
 
 def _is_free(port: int) -> bool:
@@ -470,7 +476,7 @@ def _is_free(port: int) -> bool:
 
 def _remove_tree(folder: Path) -> None:
     while folder.exists():
-        with suppress(FileNotFoundError):  # a gateway that ends removes it at the same time
+        with suppress(FileNotFoundError):  # a gateway that is ending may remove it at the same time
             shutil.rmtree(folder)
 
 

@@ -1,4 +1,4 @@
-"""The environment of this interpreter: what is installed for it, each folder read anew only when it has changed."""
+"""Read the environment of this interpreter: its installed distributions, cached by folder until it changes."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from importlib import metadata
 from rayplane.nouns.environment import Environment
 
 
-def here(path: Iterable[str] | None = None) -> Environment:
-    """The environment with what is installed in the folders of ``path``, by default ``sys.path``.
+def of_this_interpreter(path: Iterable[str] | None = None) -> Environment:
+    """The environment with the distributions in the folders of ``path``, by default ``sys.path``.
 
-    Called at every look at a cluster: a folder that stayed as it is costs no more than a look at its time.
+    Called at every look at a cluster: an unchanged folder costs only a stat.
     """
-    found: dict[str, str] = {}
+    versions: dict[str, str] = {}
     for folder in sys.path if path is None else path:
         if os.path.isdir(folder):
-            # The first on the path is the one that is imported.
-            found = _installed(folder, os.stat(folder).st_mtime_ns) | found
-    return _environment(tuple(sorted(found.items())))
+            # The first one on the path is imported.
+            versions = _installed(folder, os.stat(folder).st_mtime_ns) | versions
+    return _environment(tuple(sorted(versions.items())))
 
 
-# By folder: one that changes all the time, such as that which this process works in, has no other read again.
+# Cached by folder, so that one which changes all the time, such as the working folder, causes no reads of others.
 @lru_cache(maxsize=32)
 def _installed(folder: str, changed_at: int) -> dict[str, str]:
-    # Both from one reading: parsing an installed package's description is what takes long.
+    # Name and version from one parse: parsing a distribution's metadata is the slow part.
     described = (distribution.metadata for distribution in metadata.distributions(path=[folder]))
     return {(text["Name"] or "").lower(): text["Version"] or "" for text in described}
 
 
 @lru_cache(maxsize=4)
 def _environment(installed: tuple[tuple[str, str], ...]) -> Environment:
-    found = dict(installed)
+    versions = dict(installed)
     listed = "\n".join(f"{name}=={version}" for name, version in installed if name != "rayplane")
     return Environment(
         interpreter="local",
-        ray=found.get("ray", "none"),
+        ray=versions.get("ray", "none"),
         python=f"{sys.version_info.major}.{sys.version_info.minor}",
         lock_hash=hashlib.sha256(listed.encode()).hexdigest(),
-        rayplane=found.get("rayplane", "0"),
+        rayplane=versions.get("rayplane", "0"),
     )

@@ -1,4 +1,4 @@
-"""What a local Ray head is started with: its block of ports, command line, environment, temporary folder. Pure."""
+"""Compute the start of a local Ray head: its block of ports, command line, environment, temporary folder. Pure."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from rayplane.processes import ProcessRecord
 NODE_ADDRESS = "127.0.0.2"
 LOOPBACK = "127.0.0.1"
 
-# A block of ports for each head, below the range from which the local platform's own children get theirs and below the
-# kernel's ephemeral range (32768-60999), so that no outgoing connection takes a port between choice and listener.
+# A block of ports for each head, below the port range of the local platform's own children and below the kernel's
+# ephemeral range (32768-60999), so that no outgoing connection takes a port before the head listens on it.
 FIRST_PORT, BLOCK, BLOCKS = 10_240, 256, 38
 _SERVICES = (
     *("gcs", "client", "dashboard", "agent_http", "agent_grpc", "metrics", "runtime_env", "object_manager"),
@@ -33,7 +33,7 @@ _SERVICES = (
 )
 _FIRST_WORKER = 16
 
-# Inherited from the gateway's environment; anything else (its settings, another Ray's or MLflow's address) stays away.
+# Inherited from the gateway's environment; nothing else is (its settings, the address of another Ray or MLflow).
 _INHERITED = re.compile(
     r"HOME|USER|LOGNAME|SHELL|LANG|LC_.*|TZ|TMPDIR|LD_LIBRARY_PATH|PYTHONPATH|SSL_CERT_(FILE|DIR)|REQUESTS_CA_BUNDLE"
     r"|(PIP|UV|CUDA|NVIDIA)_.*|(?i:https?_proxy|all_proxy|no_proxy)"
@@ -44,7 +44,7 @@ _LONGEST_FOLDER = 43
 
 
 class HeadRecord(ProcessRecord):
-    """What is known of a head that was started: enough to reach it, and to take all of it away again."""
+    """Record of a started head: enough to reach it, and to remove all of it."""
 
     team: str = ""
     cluster: str = ""
@@ -54,42 +54,42 @@ class HeadRecord(ProcessRecord):
     launched_at: float = 0
     """Seconds since the epoch."""
     size: Size | None = None
-    """What it was given."""
+    """The size with which it was started."""
 
 
 @dataclass(frozen=True)
 class Folders:
-    """Where the files of one cluster are while it is up, and whose."""
+    """The folders of a running cluster, and their owner."""
 
     ray: Path
     """Ray's temporary folder."""
     warm: Path
-    """That of its warm processes."""
+    """Folder of its warm processes."""
     user: int | None = None
-    """The number of the team's user, who alone may enter ``top``; None: all is the platform's own."""
+    """The number of the team's user, who alone may enter ``top``; None: the platform's user owns all."""
 
     @property
     def top(self) -> Path:
-        """With a user: the folder that all others are in."""
+        """With a user: the folder that contains all others."""
         return self.ray.parent
 
     @property
     def home(self) -> Path:
-        """With a user: what its processes take for their home."""
+        """With a user: HOME of its processes."""
         return self.top / "h"
 
     @property
     def temporary(self) -> Path:
-        """With a user: where its processes put temporary files."""
+        """With a user: TMPDIR of its processes."""
         return self.top / "t"
 
     @property
     def secrets(self) -> Path:
-        """With a user: its copies of what is told by the path of a file."""
+        """With a user: its copies of the secret files."""
         return self.top / "s"
 
     def variables(self, team: str) -> dict[str, str]:
-        """What tells the processes of a user, whom the host has no entry for, who and where they are."""
+        """Environment variables for processes of a user without an entry in the host's user database."""
         if self.user is None:
             return {}
         name = f"rayplane-{team}"
@@ -97,23 +97,25 @@ class Folders:
 
 
 def incarnation(record: ProcessRecord) -> str:
-    """What tells this head from any other."""
+    """Identity of this head, different from that of any other."""
     return f"{record.pid}-{record.started}"
 
 
 def node(record: HeadRecord) -> Node:
-    """The head as the node that it is, from its process's own start.
+    """The head as a Ray node, from the start of its process.
 
-    A start that was interrupted left no size on record: what its command line gives Ray stands for it.
+    The record of an interrupted start has no size: the resources on its command line stand for it.
     """
-    given = dict(part.removeprefix("--").split("=", 1) for part in record.argv if part.startswith("--") and "=" in part)
+    arguments = dict(
+        part.removeprefix("--").split("=", 1) for part in record.argv if part.startswith("--") and "=" in part
+    )
     began = datetime.fromtimestamp(record.launched_at, UTC) if record.launched_at else processes.started_at(record)
     return Node(
         id=incarnation(record),
         kind="head",
-        cpu=record.size.cpu if record.size else float(given.get("num-cpus", 0)),
-        memory=record.size.memory if record.size else float(given.get("memory", 0)),
-        gpu=record.size.gpu if record.size else float(given.get("num-gpus", 0)),
+        cpu=record.size.cpu if record.size else float(arguments.get("num-cpus", 0)),
+        memory=record.size.memory if record.size else float(arguments.get("memory", 0)),
+        gpu=record.size.gpu if record.size else float(arguments.get("num-gpus", 0)),
         started_at=began,
     )
 
@@ -131,34 +133,34 @@ def temp_dir(home_id: str, uid: str) -> Path:
 
 
 def warm_folder(home_id: str, uid: str) -> Path:
-    """Where a cluster's warm processes have their socket: beside Ray's folder, which Ray opens to all users."""
+    """Folder for the socket of a cluster's warm processes: beside Ray's folder, which Ray opens to all users."""
     folder = temp_dir(home_id, uid)
     return folder.with_name(f"{folder.name}-w")
 
 
 def folders(home_id: str, uid: str, user: int | None = None) -> Folders:
-    """A cluster's folders: those of a user all in one that is the user's alone."""
-    plain = temp_dir(home_id, uid)
+    """A cluster's folders; with a user all in one that only the user may enter."""
+    default = temp_dir(home_id, uid)
     if user is None:
-        return Folders(ray=plain, warm=warm_folder(home_id, uid))
-    shared, _, own = plain.name.rpartition("-")
-    top = plain.with_name(f"{shared}-u") / own
+        return Folders(ray=default, warm=warm_folder(home_id, uid))
+    shared, _, own = default.name.rpartition("-")
+    top = default.with_name(f"{shared}-u") / own
     if len(str(top / "r")) > _LONGEST_FOLDER:
         top = Path("/tmp", *top.parts[-2:])  # noqa: S108  no shorter one exists
     return Folders(ray=top / "r", warm=top / "w", user=user)
 
 
 def remains(home_id: str, uid: str) -> list[Path]:
-    """Every folder that a cluster may have left, whoever it ran as."""
-    plain = folders(home_id, uid)
-    return [plain.ray, plain.warm, folders(home_id, uid, user=0).top]
+    """Every folder that a cluster may have left, whichever user it ran as."""
+    default = folders(home_id, uid)
+    return [default.ray, default.warm, folders(home_id, uid, user=0).top]
 
 
 def choose_ports(uid: str, *, attempt: int, taken: Collection[int], is_free: Callable[[int], bool]) -> dict[str, int]:
     """Ports by name, with ``worker_first`` and ``worker_last``, in one free block of them.
 
-    It is sought from one that depends on cluster and attempt. ``taken`` are ports that other heads hold or were
-    promised. Raises PortTaken if no block is free.
+    The search starts at a block that depends on cluster and attempt. ``taken``: ports that other heads use or have
+    reserved. Raises PortTaken if no block is free.
     """
     start = int(hashlib.sha256(uid.encode()).hexdigest(), 16) + attempt
     for step in range(BLOCKS):
@@ -175,7 +177,7 @@ def choose_ports(uid: str, *, attempt: int, taken: Collection[int], is_free: Cal
 
 
 def object_store(memory: float, shm_free: float) -> tuple[int, bool]:
-    """(bytes of the object store, whether it must live on disk since shared memory is too small)."""
+    """(bytes of the object store, True if it must be on disk since shared memory is too small)."""
     wanted = min(max(0.15 * memory, 0.25 * _GiB), 2 * _GiB)
     room = 0.8 * shm_free
     return (int(wanted), True) if room < 0.25 * _GiB else (int(min(wanted, room)), False)
@@ -184,7 +186,7 @@ def object_store(memory: float, shm_free: float) -> tuple[int, bool]:
 def command(
     ports: Mapping[str, int], launch: LaunchContext, folder: Path, store_bytes: int, *, warm: Path | None
 ) -> list[str]:
-    """The head's command line; holds no secret. ``warm``: the folder of its warm processes, if it is to have any."""
+    """The head's command line, without secrets. ``warm``: the folder of its warm processes, if it is to have any."""
     ray = [plugins.WARM_HEAD, str(warm)] if warm is not None else ["ray.scripts.scripts"]
     return [
         *(sys.executable, "-m", *ray, "start", "--head", "--block"),
@@ -202,7 +204,7 @@ def command(
         f"--node-manager-port={ports['node_manager']}",
         f"--min-worker-port={ports['worker_first']}",
         f"--max-worker-port={ports['worker_last']}",
-        # Logical: what the scheduler hands out. Train workers, replicas and tasks of one team share the real cores.
+        # Logical cores, for Ray's scheduler. Train workers, replicas and tasks of one team share the real ones.
         f"--num-cpus={launch.size.ray_cpu}",
         f"--memory={int(launch.size.memory)}",
         f"--num-gpus={round(launch.size.gpu)}",
@@ -222,23 +224,23 @@ def environment(
     inherited: Mapping[str, str],
     cores: int,
 ) -> dict[str, str]:
-    """The head's environment, which drivers and workers inherit. Paths of secrets, never secrets."""
-    kept = {key: value for key, value in inherited.items() if _INHERITED.fullmatch(key)}
-    kept["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), inherited.get("PATH", os.defpath)])
+    """The head's environment, which drivers and workers inherit. It has paths of secrets, never secrets."""
+    passed_on = {key: value for key, value in inherited.items() if _INHERITED.fullmatch(key)}
+    passed_on["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), inherited.get("PATH", os.defpath)])
     for key in ("no_proxy", "NO_PROXY"):  # gRPC would send even loopback through a proxy
-        kept[key] = ",".join(filter(None, [inherited.get(key), "localhost", LOOPBACK, NODE_ADDRESS]))
+        passed_on[key] = ",".join(filter(None, [inherited.get(key), "localhost", LOOPBACK, NODE_ADDRESS]))
     threads = str(max(1, cores // 2))
     made = {
         **RAY_ENVIRONMENT,
         "RAY_AUTH_MODE": "token",
         **{variable: str(path) for variable, path in secret_paths.items()},
-        # Without these every head exports at the same two ports.
+        # Without these every head exports metrics on the same two ports.
         "AUTOSCALER_METRIC_PORT": str(ports["autoscaler_metrics"]),
         "DASHBOARD_METRIC_PORT": str(ports["dashboard_metrics"]),
-        # More logical than real cores: libraries that start a thread per core in every worker would only get in each
-        # other's way. XGBoost takes its number from OMP.
+        # There are more logical than real cores: libraries that start a thread per core in every worker would compete
+        # for them. XGBoost takes its number from OMP.
         **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), threads),
     }
     if slow_store:
         made["RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE"] = "1"
-    return {**kept, **launch.env, **made}
+    return {**passed_on, **launch.env, **made}

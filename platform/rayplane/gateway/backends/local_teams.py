@@ -1,4 +1,4 @@
-"""The place of each team on this host, where each has a Unix user: its number, its folder, its clusters' folders."""
+"""Places of teams on this host, where each has a Unix user: its number, its folder, its clusters' folders."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from rayplane.storage import layout
 log = logging.getLogger(__name__)
 
 _PACKAGES, _JOBS = (Path(path).name for path in (layout.packages(""), layout.jobs("")))
-_KEPT = tuple(Path(path).name for path in (layout.job_log("", ""), layout.job_record("", "")))
-"""What the platform writes into a job's folder."""
+_PLATFORM_FILES = tuple(Path(path).name for path in (layout.job_log("", ""), layout.job_record("", "")))
+"""Names of the files that the platform writes into a job's folder."""
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -35,13 +35,13 @@ class LocalTeams:
 
     def __init__(self, settings: GatewaySettings) -> None:
         root = local_users.storage_folder(settings)
-        assert root is not None  # as local_users.require asks
+        assert root is not None  # local_users.require checked that
         self._root = root
         self._home = settings.home_paths
         self._first, self._last = settings.local_user_ids
 
     def ensure(self, team: TeamRef) -> None:
-        """Give the team a number and its folder. Raises Unavailable where no number is left."""
+        """Give the team a user number and its folder. Raises Unavailable if no number is left."""
         with self._locked() as numbers:
             for uid, known in numbers.teams.items():
                 known.gone = known.gone or (known.team == team.name and uid != team.uid)
@@ -54,7 +54,7 @@ class LocalTeams:
         self._give_folder(team, mine.number, former)
 
     def delete(self, team: TeamRef) -> int | None:
-        """Take the number out of use; which it was. No other team gets it, and the team's files stay where they are."""
+        """Retire the team's number and return it. No other team ever gets it, and the team's files stay in place."""
         with self._locked() as numbers:
             known = numbers.teams.get(team.uid)
             if known is None:
@@ -63,24 +63,24 @@ class LocalTeams:
             return known.number
 
     def number(self, team: str) -> int | None:
-        """The number of the team of that name that there is now."""
-        found = [
+        """The number of the current team of that name; None if it has none."""
+        numbers = [
             known.number
             for known in local_users.read(self._home).teams.values()
             if known.team == team and not known.gone
         ]
-        return found[0] if found else None
+        return numbers[0] if numbers else None
 
     def _give_folder(self, team: TeamRef, number: int, former: Mapping[int, str]) -> None:
-        """Make the team's folder, or make one that is there the team's; one of an earlier team is put aside."""
+        """Create the team's folder, or give it an existing one; that of an earlier team is moved aside."""
         folder = self._root / team.name
         self._root.mkdir(parents=True, exist_ok=True, mode=0o711)
         with suppress(FileNotFoundError):
-            found = folder.stat(follow_symlinks=False)
-            if local_users.is_given(found) and found.st_gid == number:
+            folder_stat = folder.stat(follow_symlinks=False)
+            if local_users.is_given(folder_stat) and folder_stat.st_gid == number:
                 return
-            if found.st_gid in former:
-                aside = self._root / f"{team.name}.{former[found.st_gid]}"
+            if folder_stat.st_gid in former:
+                aside = self._root / f"{team.name}.{former[folder_stat.st_gid]}"
                 folder.rename(aside)
                 os.chown(aside, 0, 0)
                 aside.chmod(0o700)
@@ -93,7 +93,7 @@ class LocalTeams:
         try:
             for name in os.listdir(descriptor):
                 _give(descriptor, (name,), number)
-            # Last: what is there by now shows that all below it is done.
+            # Last: this owner and mode show that everything in the folder is done.
             os.fchown(descriptor, 0, number)
             os.fchmod(descriptor, local_users.TEAM_FOLDER)
         finally:
@@ -109,7 +109,7 @@ class LocalTeams:
             if number not in taken and not _is_named(number):
                 return number
         raise Unavailable(
-            f"Team '{team}' gets no Unix user: all numbers from {self._first} to {self._last} are or were another's.",
+            f"Team '{team}' gets no Unix user: other teams have or had all numbers from {self._first} to {self._last}.",
             remedy="Widen RAYPLANE_LOCAL_USER_IDS.",
         )
 
@@ -126,18 +126,18 @@ class LocalTeams:
 
 
 def make_folders(folders: Folders, secrets: Mapping[str, str]) -> None:
-    """Make what a cluster has for itself alone, its user's: folders for Ray, warm processes, HOME, TMPDIR, secrets.
+    """Create a cluster's own folders, owned by its user: for Ray, warm processes, HOME, TMPDIR and secrets.
 
-    Until all is there only root can enter it.
+    Until all are there only root can enter.
     """
     assert folders.user is not None
     for folder in (folders.top.parent, folders.top):
         with suppress(FileExistsError):
             folder.mkdir(mode=0o700)
-        found = folder.stat(follow_symlinks=False)
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        folder_stat = folder.stat(follow_symlinks=False)
+        if not stat.S_ISDIR(folder_stat.st_mode) or folder_stat.st_uid != os.geteuid():
             raise Unavailable(
-                f"'{folder}' is not the platform's own folder: it is user {found.st_uid}'s.",
+                f"'{folder}' is not the platform's own folder: it is user {folder_stat.st_uid}'s.",
                 remedy="Remove it; 'rayplane down' and 'rayplane up' begin anew.",
             )
     folders.top.parent.chmod(0o711)
@@ -151,10 +151,10 @@ def make_folders(folders: Folders, secrets: Mapping[str, str]) -> None:
 
 
 def renew_secrets(folders: Folders, secrets: Mapping[str, str]) -> None:
-    """Replace those of a user's secret files that hold other text. Those that are not there stay so.
+    """Replace a user's secret files whose text changed. Missing ones stay missing.
 
-    The folder is the user's, who may put links in it: it is opened over none, and each file is made in it anew. Raises
-    Unavailable where that can't be done.
+    The user owns the folder and may put links in it: it is opened without following links, and each file is created
+    anew. Raises Unavailable if that fails.
     """
     assert folders.user is not None
     opened = None
@@ -173,8 +173,8 @@ def renew_secrets(folders: Folders, secrets: Mapping[str, str]) -> None:
 
 
 def _renew(folder: int, name: str, text: str, user: int) -> None:
-    """Replace a file of an open folder, whole, unless it holds the text."""
-    # What can't be read, a link for one, is replaced.
+    """Replace a file of an open folder atomically, unless it has the text already."""
+    # What can't be read, such as a link, is replaced.
     with suppress(OSError), os.fdopen(os.open(name, _OPEN, dir_fd=folder), "rb") as file:
         if stat.S_ISREG(os.fstat(file.fileno()).st_mode) and file.read(2 * len(text.encode()) + 1) == text.encode():
             return
@@ -188,47 +188,47 @@ def _renew(folder: int, name: str, text: str, user: int) -> None:
 
 
 def belonging(parts: Sequence[str], mode: int) -> tuple[bool, int]:
-    """Whether what lies at a path in a team's folder is the platform's, and the mode that it is to have. Pure.
+    """(True if the platform is to own the entry at this path in a team's folder, the mode that it is to have). Pure.
 
-    The team may read what is the platform's. Of a job's folder both make a part: there neither replaces the other's.
+    The team may read the platform's entries. Both write into a job's folder, and neither may replace the other's files.
     """
     folder = stat.S_ISDIR(mode)
     if parts[0] == _PACKAGES:
         return True, 0o2750 if folder else 0o640
     if parts[0] == _JOBS and folder and len(parts) <= 2:
         return True, local_users.TEAM_FOLDER
-    if parts[0] == _JOBS and not folder and len(parts) == 3 and parts[2] in _KEPT:
+    if parts[0] == _JOBS and not folder and len(parts) == 3 and parts[2] in _PLATFORM_FILES:
         return True, 0o640
     return False, 0o700 if folder else 0o600 | (mode & 0o100)
 
 
 def _give(above: int, parts: tuple[str, ...], number: int) -> None:
-    """Give what is called so in an open folder, and all in it, to whom it belongs.
+    """Set owner and mode of an entry in an open folder, and of everything in it.
 
-    Follows no link. What is neither file nor folder, or has another name elsewhere, stays as it is.
+    Follows no link. What is neither file nor folder, or has other hard links, stays as it is.
     """
     try:
         descriptor = os.open(parts[-1], _OPEN, dir_fd=above)
     except OSError as exc:
-        if exc.errno in (errno.ELOOP, errno.ENXIO):  # a link; a socket
+        if exc.errno in (errno.ELOOP, errno.ENXIO):  # a link, or a socket
             return
         raise
     try:
-        found = os.fstat(descriptor)
-        ours, mode = belonging(parts, found.st_mode)
-        if stat.S_ISDIR(found.st_mode):
+        entry_stat = os.fstat(descriptor)
+        platform_owns, mode = belonging(parts, entry_stat.st_mode)
+        if stat.S_ISDIR(entry_stat.st_mode):
             for name in os.listdir(descriptor):
                 _give(descriptor, (*parts, name), number)
-        elif not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        elif not stat.S_ISREG(entry_stat.st_mode) or entry_stat.st_nlink > 1:
             return
-        os.fchown(descriptor, 0 if ours else number, number)
+        os.fchown(descriptor, 0 if platform_owns else number, number)
         os.fchmod(descriptor, mode)
     finally:
         os.close(descriptor)
 
 
 def _is_named(number: int) -> bool:
-    """Whether the host has a user or a group of that number."""
+    """True if the host has a user or a group of that number."""
     try:
         pwd.getpwuid(number)
     except KeyError:

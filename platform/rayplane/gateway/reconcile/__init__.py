@@ -1,1 +1,1 @@
-"""One module per noun makes what is wanted so."""
+"""Reconcilers, one module per noun: each drives the noun's objects to their specs."""

@@ -13,14 +13,14 @@ from rayplane.nouns.cluster import Endpoint
 
 
 class ActivityProbe:
-    """Asks about one cluster at a time; two short calls to its dashboard at most. Thread-safe."""
+    """Probe of one cluster at a time; makes at most two short calls to its dashboard. Thread-safe."""
 
     def __init__(self, platform: Platform, rays: Callable[[Endpoint], RayRest]) -> None:
         self._platform = platform
         self._rays = rays
 
     def ask(self, team: str, cluster: str, endpoint: Endpoint | None) -> Activity:
-        """What is known of the cluster's use now. A head that does not answer makes it unknown, with the reason."""
+        """The cluster's use now; unknown, with the reason, if its head does not answer."""
         work = clusters.work_of(team, cluster, self._platform)
         if work:
             return Activity("active", work)

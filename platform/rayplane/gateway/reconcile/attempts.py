@@ -1,4 +1,4 @@
-"""What a job's attempts come to: how one ended, and whether there is another. Pure."""
+"""Judge a job's attempts: read the end of one from Ray, and decide whether another follows. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal
 from rayplane.nouns.job import Attempt
 
 FREE_LOSSES = 2
-"""Attempts that may be lost with their head without counting as retries: it was no fault of the job's."""
+"""Attempts that may be lost with their head without counting as retries: the job was not at fault."""
 _LONGEST_MESSAGE = 2000
 
 Verdict = Literal["again", "Succeeded", "Failed", "Stopped"]
@@ -17,7 +17,7 @@ Verdict = Literal["again", "Succeeded", "Failed", "Stopped"]
 
 @dataclass(frozen=True)
 class End:
-    """How an attempt ended. Status: Succeeded, Failed, Stopped, TimedOut or Lost."""
+    """The end of an attempt. Status: Succeeded, Failed, Stopped, TimedOut or Lost."""
 
     status: str
     message: str = ""
@@ -25,7 +25,7 @@ class End:
 
 
 def end_of(info: dict[str, Any], *, timed_out: bool) -> End | None:
-    """How Ray says that a job ended; None while it has not. ``timed_out``: it was told to stop it for being slow."""
+    """The end of a job according to Ray; None while it runs. ``timed_out``: the platform stopped it at its timeout."""
     state = info.get("status")
     exit_code = info.get("driver_exit_code")
     if state == "SUCCEEDED":
@@ -38,7 +38,7 @@ def end_of(info: dict[str, Any], *, timed_out: bool) -> End | None:
 
 
 def verdict(attempts: Sequence[Attempt], *, retries: int, may_go_on: bool) -> Verdict:
-    """What follows from attempts of which the last has ended. ``may_go_on`` is False after a stop or the deadline."""
+    """Decide what follows the end of the last attempt. ``may_go_on`` is False after a stop or the deadline."""
     last = attempts[-1]
     if last.status == "Succeeded":
         return "Succeeded"
@@ -54,14 +54,14 @@ def verdict(attempts: Sequence[Attempt], *, retries: int, may_go_on: bool) -> Ve
 
 
 def message_of(attempts: Sequence[Attempt]) -> str:
-    """Why the job failed, and after how many attempts."""
+    """The reason why the job failed, with the number of attempts if there were several."""
     last = attempts[-1]
     return last.message if len(attempts) == 1 else f"{last.message} (attempt {last.number} of {len(attempts)})"
 
 
 def _reason(info: dict[str, Any]) -> str:
-    # Ray repeats the end of the log in its message; the log is kept by itself.
-    # Half of a surrogate pair, which JSON can say, can't be written.
+    # Ray repeats the end of the log in its message; the platform keeps the log separately.
+    # A lone surrogate, which JSON can express, can't be written as UTF-8.
     message = str(info.get("message") or "Ray gives no reason").encode(errors="replace").decode()
     text = message.split(", last available logs", 1)[0].strip()
     error = info.get("error_type")

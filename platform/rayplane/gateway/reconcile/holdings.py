@@ -1,4 +1,4 @@
-"""The ledger's rows of the nodes that a job or a service has for itself, kept as those of clusters are."""
+"""Keep the ledger's leases of the nodes that a job or a service has for itself, as for those of clusters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rayplane.gateway.store import Store
 
 
 def keep(store: Store, ref: JobRef | ServiceRef, nodes: Sequence[Node], now: datetime) -> None:
-    """Bring the ledger to what is seen. All of it is written at once, and may be written again."""
+    """Bring the ledger's leases in line with the observed nodes, in one transaction; may be repeated."""
     noun = "job" if isinstance(ref, JobRef) else "service"
     holder = ClusterRef(team=ref.team, name=f"{noun}/{ref.name}", uid=ref.uid)
     known = store.leases_of(ref.uid, ids=[lease_id(holder, node) for node in nodes])

@@ -1,7 +1,7 @@
-"""What hosts a service: Serve of a cluster, beside its other services, or nodes of the service's own.
+"""Hosts of a service: a cluster's Serve, shared with other services, or nodes of the service's own.
 
-What differs between the two, and only that: whether it can be deployed on, how an application gets there, and how it is
-taken down.
+This module has all that differs between the two: whether an application can be deployed now, how it is deployed, and
+how it is taken down.
 """
 
 from __future__ import annotations
@@ -34,85 +34,85 @@ Rays = Callable[[Endpoint], RayRest]
 
 
 @dataclass(frozen=True)
-class Footing:
-    """How it is about what hosts the service."""
+class HostState:
+    """The state of a service's host."""
 
     deployable: bool
-    """Whether an application can be deployed now."""
+    """True if an application can be deployed now."""
     reason: str = ""
     message: str = ""
-    """Why it can't, or why it does not serve yet."""
+    """The reason why it can't be deployed, or does not serve yet."""
     failed: bool = False
-    """Whether that will not change by itself."""
+    """True if that will not change by itself."""
     incarnation: str | None = None
-    """What applications are deployed on: on another one they are deployed anew."""
+    """Identity of what runs the application; it is deployed again whenever this changes."""
     endpoint: Endpoint | None = None
-    """Where Serve is asked and answers; None while it can't be."""
+    """The endpoint of Serve; None while Serve can't be reached."""
     environment: Environment | None = None
     not_renewed: str = ""
-    """Why it can't be given the newest secrets."""
+    """The reason why the newest secrets can't be put there; empty if they were."""
 
 
 class Host(Protocol):
-    """What hosts one service, as one look finds it."""
+    """The host of one service during one look."""
 
     redeploys: bool
-    """Whether an application that is lost is deployed anew by the reconciler, not by somebody else."""
+    """True if the reconciler redeploys a lost application; on own nodes KubeRay does."""
 
-    def footing(self) -> Footing:
-        """How it is now."""
+    def state(self) -> HostState:
+        """Observe the host's state."""
         ...
 
-    def turn(self) -> AbstractContextManager[Any]:
-        """Held from before an application is put until its revision is stored."""
+    def lock(self) -> AbstractContextManager[Any]:
+        """A lock to hold from before the deployment until its revision is stored."""
         ...
 
-    def put(self, version: str) -> None:
-        """Have the service's application serve a version of its model. Raises InvalidInput where that is refused."""
+    def deploy(self, version: str) -> None:
+        """Deploy the service's application with a version of its model. Raises InvalidInput if it is refused."""
         ...
 
     def take_down(self) -> bool:
-        """Ask for the application to go, and what was made for it; whether nothing of it is left."""
+        """Ask for deletion of the application and of its nodes; True once nothing is left."""
         ...
 
 
 class OnCluster:
-    """Serve drops the applications that a configuration does not list: here is the one writer of all of a cluster's."""
+    """A cluster's Serve. Only this class writes its configuration: Serve drops applications that one does not list."""
 
     redeploys = True
 
-    def __init__(self, obj: Object, spec: ServiceSpec, platform: Platform, rays: Rays, turn: threading.Lock) -> None:
+    def __init__(self, obj: Object, spec: ServiceSpec, platform: Platform, rays: Rays, lock: threading.Lock) -> None:
         self._obj = obj
         self._spec = spec
         self._platform = platform
         self._rays = rays
-        self._lock = turn
-        self._cluster = self._find()
+        self._lock = lock
+        self._cluster = self._find_cluster()
 
-    def footing(self) -> Footing:
-        """The cluster's head, once it is ready and serves."""
+    def state(self) -> HostState:
+        """Deployable once the cluster is ready and has a Serve address."""
         cluster, name = self._cluster, self._spec.cluster
         if cluster is None:
-            return Footing(False, "ClusterGone", f"Cluster '{name}' was deleted.", failed=True)
+            return HostState(False, "ClusterGone", f"Cluster '{name}' was deleted.", failed=True)
         if cluster.phase != "Ready" or cluster.endpoint is None:
-            return Footing(False, "ClusterNotReady", f"Cluster '{name}' is {cluster.phase or 'Pending'}.")
+            return HostState(False, "ClusterNotReady", f"Cluster '{name}' is {cluster.phase or 'Pending'}.")
         if cluster.endpoint.serve_url is None:
-            return Footing(False, "ClusterNotReady", f"Cluster '{name}' is of a backend that serves nothing.")
-        return Footing(
+            return HostState(False, "ClusterNotReady", f"Cluster '{name}' is on a backend that can't serve.")
+        return HostState(
             True, incarnation=cluster.incarnation, endpoint=cluster.endpoint, environment=cluster.environment
         )
 
-    def turn(self) -> AbstractContextManager[Any]:
-        """A neighbour's rollout lists what it reads in the store."""
+    def lock(self) -> AbstractContextManager[Any]:
+        """The cluster's lock: each rollout lists the other services' applications from the store."""
         return self._lock
 
-    def put(self, version: str) -> None:
-        """Replace the cluster's configuration by one that differs in this application alone."""
+    def deploy(self, version: str) -> None:
+        """Replace Serve's configuration by one that differs in this application alone."""
         mine = application_of(self._obj, self._spec, version, self._platform.storage)
         self._configure([*self._others(), mine])
 
     def take_down(self) -> bool:
-        """Replace it by one without this application. On another head there is nothing to take down."""
+        """Replace Serve's configuration by one without this application; nothing to do on another head."""
         status = ServiceStatus.model_validate(self._obj.status)
         cluster = self._cluster
         there = cluster is not None and cluster.endpoint is not None and cluster.incarnation == status.incarnation
@@ -133,24 +133,24 @@ class OnCluster:
         self._rays(self._cluster.endpoint).put_serve(configuration(self._cluster.endpoint, applications))
 
     def _others(self) -> list[dict[str, Any]]:
-        """The cluster's other applications as they are deployed: a rollout changes its own service alone."""
-        kept = []
+        """The cluster's other applications as they are deployed: a rollout changes only its own service."""
+        applications = []
         for other in self._platform.store.each("Service", self._obj.metadata.team):
             if other.metadata.uid == self._obj.metadata.uid or other.metadata.deleted_at is not None:
                 continue
             status = ServiceStatus.model_validate(other.status)
             revision = status.revision
-            # What Serve refuses would have it refuse the whole configuration, with everybody else's rollout.
+            # For one invalid application Serve would refuse the whole configuration, and so every other rollout.
             if other.spec.get("cluster") != self._spec.cluster or revision is None or is_refused(status):
                 continue
             try:
                 other_spec = ServiceSpec.model_validate(other.spec)
-                kept.append(application_of(other, other_spec, revision.version, self._platform.storage))
+                applications.append(application_of(other, other_spec, revision.version, self._platform.storage))
             except (NotFound, ValidationError) as exc:
                 log.warning("service %s/%s is left out: %s", other.metadata.team, other.metadata.name, exc)
-        return kept
+        return applications
 
-    def _find(self) -> ClusterStatus | None:
+    def _find_cluster(self) -> ClusterStatus | None:
         assert self._spec.cluster is not None
         try:
             cluster = self._platform.store.get("Cluster", self._obj.metadata.team or "", self._spec.cluster)
@@ -160,7 +160,7 @@ class OnCluster:
 
 
 class OnOwnNodes:
-    """Nodes that the backend keeps serving the one application; the ledger has a lease for each of them."""
+    """Nodes on which the backend keeps this one application serving; the ledger has a lease for each of them."""
 
     redeploys = False
 
@@ -181,56 +181,56 @@ class OnOwnNodes:
         self._platform = platform
         team = obj.metadata.team or ""
         self._team = platform.store.get("Team", "", team)
-        self._place = own_nodes.backend_of(nodes, team_spec(self._team))
-        self._backend = backends(self._place)
+        self._backend_name = own_nodes.backend_of(nodes, team_spec(self._team))
+        self._backend = backends(self._backend_name)
         self._ref = ServiceRef(team=team, name=obj.metadata.name, uid=obj.metadata.uid)
 
-    def footing(self) -> Footing:
-        """Always to be deployed on once the team has its place: the nodes come with the application."""
-        lacking = launch.team_lacks(self._platform, self._team, self._place, self._backend, self._wake)
+    def state(self) -> HostState:
+        """Deployable once the team is set up on the backend: the nodes are created with the application."""
+        lacking = launch.team_lacks(self._platform, self._team, self._backend_name, self._backend, self._wake)
         if lacking:
-            return Footing(False, "TeamNotReady", lacking)
-        seen = self._observe()
-        if seen.phase == "stopping":
-            return Footing(False, "NodesStopping", seen.message or "Nodes of an earlier time are being taken away.")
-        return Footing(
+            return HostState(False, "TeamNotReady", lacking)
+        observed = self._observe()
+        if observed.phase == "stopping":
+            return HostState(False, "NodesStopping", observed.message or "Its earlier nodes are being removed.")
+        return HostState(
             True,
-            seen.reason or "NodesStarting",
-            seen.message or "Its nodes are starting.",
-            failed=seen.phase == "failed",
-            # What is missing, or is not as it was asked for, is another thing than what was deployed.
-            incarnation=None if seen.phase == "absent" or seen.drift else self._ref.uid,
-            endpoint=seen.endpoint if seen.phase == "ready" else None,
-            environment=seen.environment,
-            not_renewed=renewal.renew(self._platform, self._backend, self._ref) if seen.phase == "ready" else "",
+            observed.reason or "NodesStarting",
+            observed.message or "Its nodes are starting.",
+            failed=observed.phase == "failed",
+            # Absent or drifted nodes are not those of the last deployment: it is then repeated.
+            incarnation=None if observed.phase == "absent" or observed.drift else self._ref.uid,
+            endpoint=observed.endpoint if observed.phase == "ready" else None,
+            environment=observed.environment,
+            not_renewed=renewal.renew(self._platform, self._backend, self._ref) if observed.phase == "ready" else "",
         )
 
-    def turn(self) -> AbstractContextManager[Any]:
-        """Nobody else deploys here."""
+    def lock(self) -> AbstractContextManager[Any]:
+        """No lock: no other service deploys to these nodes."""
         return nullcontext()
 
-    def put(self, version: str) -> None:
-        """Ask for nodes that serve it; on nodes that are there, the application alone changes."""
+    def deploy(self, version: str) -> None:
+        """Ask for nodes that serve the version; on existing nodes only the application changes."""
         size = size_of(team_spec(self._team), self._nodes.size, team_name=self._ref.team, where="service.nodes.size")
         context = launch.context(self._platform, self._ref.team, self._ref.uid, size)
         wanted = application_of(self._obj, self._spec, version, self._platform.storage)
         self._backend.ensure_service(self._ref, self._nodes, wanted, context)
 
     def take_down(self) -> bool:
-        """Delete its nodes, and wait until they are gone: the ledger then ends."""
-        seen = self._observe()
-        if seen.phase not in ("absent", "stopping"):
+        """Delete the service's nodes; True once they are gone and their leases have ended."""
+        observed = self._observe()
+        if observed.phase not in ("absent", "stopping"):
             self._backend.delete_service(self._ref)
-            seen = self._observe()
-        return seen.phase == "absent"
+            observed = self._observe()
+        return observed.phase == "absent"
 
     def _observe(self) -> ServiceObservation:
-        seen = self._backend.observe_service(self._ref)
-        holdings.keep(self._platform.store, self._ref, seen.nodes, utcnow())
-        return seen
+        observed = self._backend.observe_service(self._ref)
+        holdings.keep(self._platform.store, self._ref, observed.nodes, utcnow())
+        return observed
 
 
 def is_refused(status: ServiceStatus) -> bool:
-    """Whether the service's last rollout was taken for no valid application."""
+    """True if Serve refused the service's last rollout as invalid."""
     ready = status.condition("Ready")
     return status.phase == "Failed" and ready is not None and ready.reason == "Refused"

@@ -1,4 +1,4 @@
-"""When a cluster that runs is given back: from what is known of its use to keep, warn or suspend. Pure: asks nobody."""
+"""Decide from a running cluster's use whether to keep it, warn or suspend it. Pure."""
 
 from __future__ import annotations
 
@@ -10,50 +10,50 @@ from typing import Any, Literal
 from rayplane.gateway.admission.lifetime import Terms, end_of_life, ended, moment
 
 LEAST_BETWEEN, MOST_BETWEEN = timedelta(seconds=15), timedelta(seconds=60)
-"""Bounds of the time between two questions about one cluster's use."""
+"""Bounds of the time between two questions to Ray about a cluster's use."""
 _LONGEST_WARNING = timedelta(hours=1)
 _WARNING_SHARE = 0.1
 
 
 @dataclass(frozen=True)
 class Activity:
-    """What is known of a cluster's use at one instant."""
+    """A cluster's use at one instant."""
 
     state: Literal["active", "idle", "unknown"]
     why: str = ""
-    """What uses it, or why that is not known."""
+    """The use of it, or the reason why its use is unknown."""
     last: datetime | None = None
-    """When something that used it ended, where that is known."""
+    """The end of its last use, where it is known."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is to become of a cluster that runs."""
+    """The decision about a running cluster."""
 
     act: Literal["keep", "suspend"]
     reason: Literal["", "Idle", "Lifetime"] = ""
     message: str = ""
     idle_since: datetime | None = None
     idle_until: datetime | None = None
-    """When it is suspended if nobody uses it until then; None while somebody does."""
+    """The instant at which it is suspended if it stays unused; None while it is in use."""
     ends_at: datetime | None = None
-    """When its life ends."""
+    """The end of its lifetime."""
     expiring: bool = False
-    """Whether its end is near enough to warn of."""
+    """True if that end is near enough for a warning."""
     again: timedelta | None = None
-    """After how long to judge again; None: when something is written."""
+    """Time until the next judgement; None: at the next write."""
 
 
 def period(idle_timeout: timedelta) -> timedelta:
-    """How long after one question about a cluster's use the next one comes."""
+    """Time between two questions to Ray about a cluster's use."""
     return min(MOST_BETWEEN, max(LEAST_BETWEEN, idle_timeout / 20))
 
 
 def from_ray(components: Mapping[str, Any], applications: Mapping[str, Any]) -> Activity:
-    """What Ray itself says: drivers, which Ray clients have too, its activity hook's components, Serve applications.
+    """Read the use from Ray: drivers (Ray clients have one too), components of its activity hook, Serve applications.
 
     ``components`` is the answer of ``/api/component_activities``: name -> ``{is_active: ACTIVE | INACTIVE | ERROR,
-    reason, last_activity_at: seconds since the epoch or null}``. Nothing but INACTIVE is taken for idleness.
+    reason, last_activity_at: seconds since the epoch or null}``. Only INACTIVE counts as idle.
     """
     states = {name: info if isinstance(info, Mapping) else {} for name, info in components.items()}
     for name, info in states.items():
@@ -63,9 +63,9 @@ def from_ray(components: Mapping[str, Any], applications: Mapping[str, Any]) -> 
         return Activity("active", f"Serve application '{min(applications)}'")
     for name, info in states.items():
         if info.get("is_active") != "INACTIVE":
-            return Activity("unknown", f"Ray can't tell of its {name}: {info.get('reason') or info.get('is_active')}")
+            return Activity("unknown", f"Ray can't report its {name}: {info.get('reason') or info.get('is_active')}")
     if "driver" not in states:
-        return Activity("unknown", "Ray does not tell of its drivers")
+        return Activity("unknown", "Ray does not report its drivers")
     ended = [float(info["last_activity_at"]) for info in states.values() if info.get("last_activity_at")]
     return Activity("idle", last=datetime.fromtimestamp(max(ended), UTC) if ended else None)
 
@@ -80,7 +80,7 @@ def judge(
     kept_until: datetime | None,
     lives_until: datetime | None,
 ) -> Verdict:
-    """What follows for a cluster that runs. ``activity`` None: nobody asked, since nothing hangs on it now."""
+    """Decide about a running cluster. ``activity`` None: Ray was not asked, as its answer would change nothing."""
     end = end_of_life(terms, created_at, lives_until)
     if end is not None and now >= end:
         return Verdict("suspend", "Lifetime", ended(end), ends_at=end)
@@ -91,7 +91,7 @@ def judge(
         again = (end if expiring else warn_at) - now
     since, deadline = _idle(terms, activity, now, idle_since, kept_until)
     if since is not None and deadline is not None and now >= deadline:
-        message = f"Nobody has used it since {moment(since)}."
+        message = f"Unused since {moment(since)}."
         return Verdict("suspend", "Idle", message, idle_since=since, idle_until=deadline, ends_at=end)
     if terms.idle_timeout is not None:
         pause = period(terms.idle_timeout)
@@ -107,14 +107,14 @@ def _idle(
     idle_since: datetime | None,
     kept_until: datetime | None,
 ) -> tuple[datetime | None, datetime | None]:
-    """(since when it is idle, when that has lasted long enough); unknown use is never idleness."""
+    """(start of the idleness, end of the idle timeout); a cluster whose use is unknown is never idle."""
     if terms.idle_timeout is None or (activity is not None and activity.state != "idle"):
         return None, None
     if activity is None:
         since = idle_since
     else:
         since = idle_since or now
-        if activity.last is not None:  # something came and went between two questions; a head's clock may be ahead
+        if activity.last is not None:  # work came and went between two questions; the head's clock may be ahead
             since = max(since, min(activity.last, now))
     if since is None:
         return None, None

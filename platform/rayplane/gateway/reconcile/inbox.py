@@ -1,4 +1,4 @@
-"""The events that a job left in its folder, whatever else its code put there."""
+"""Read the events that a job left in its folder, whatever else its code put there."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from rayplane.storage import layout
 from rayplane.storage.root import Storage
 
 MOST = 256 * 2**20
-"""Bytes that all of a job's events may have: they are held at once, to be told in the order of their time."""
+"""Limit in bytes of all of a job's events: they are read into memory, to be sorted by time."""
 
 
 def read(storage: Storage, team: str, uid: str) -> tuple[list[Event], list[str]]:
-    """(a job's events in the order of their time, why others are refused)."""
+    """(a job's events in order of time, the reasons why others are refused)."""
     folder = f"{layout.job(team, uid)}/{layout.EVENTS}"
-    found: list[Event] = []
+    events: list[Event] = []
     refused: list[str] = []
     left = MOST
     try:
@@ -30,10 +30,10 @@ def read(storage: Storage, team: str, uid: str) -> tuple[list[Event], list[str]]
                 refused.append(f"{name}: a job's events have at most {MOST // 2**20} MiB together")
                 continue
             left -= len(data)
-            found.append(Event.model_validate_json(data))
+            events.append(Event.model_validate_json(data))
         except ValidationError as exc:
-            refused.append(f"{name}: {exc.error_count()} errors, it is no event")
-        except (NotFound, InvalidInput) as exc:  # a folder, a link, a pipe
-            refused.append(f"{name}: it is no file: {exc}")
-    found.sort(key=lambda event: event.time)
-    return found, refused
+            refused.append(f"{name}: not an event, with {exc.error_count()} errors")
+        except (NotFound, InvalidInput) as exc:  # a folder, a link or a pipe
+            refused.append(f"{name}: not a file: {exc}")
+    events.sort(key=lambda event: event.time)
+    return events, refused

@@ -1,6 +1,6 @@
 """Run a job: allocate its MLflow run once, have its attempts run by Ray, follow them, take in log and events, end it.
 
-Where an attempt runs, on a cluster of the team or on nodes of its own, is what ``places`` knows.
+Module ``placements`` knows where an attempt runs: on a cluster of the team, or on nodes of its own.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from rayplane.gateway.reconcile.attempts import End, message_of, verdict
 from rayplane.gateway.reconcile.logs import LogFollowers
 from rayplane.gateway.reconcile.look import Look
 from rayplane.gateway.reconcile.parking import Until
-from rayplane.gateway.reconcile.places import (
+from rayplane.gateway.reconcile.placements import (
     ONBOARDING,
+    AttemptView,
     NotNow,
     OnCluster,
     OnOwnNodes,
-    Place,
-    Sight,
+    Placement,
     written_after,
 )
 from rayplane.gateway.reconcile.status import editing
@@ -49,20 +49,20 @@ log = logging.getLogger(__name__)
 
 NOW, SOON, WATCH = 0.0, 0.3, 0.7
 ENDING = 0.05
-"""Seconds between two looks at an attempt whose entrypoint has told of its end, until Ray says how it ended."""
+"""Seconds between two looks at an attempt whose entrypoint has reported its end, until Ray says how it ended."""
 ENDING_PATIENCE = 10.0
-"""Seconds for which it is looked at so often."""
+"""Seconds for which such an attempt is looked at so often."""
 LOG_PATIENCE = timedelta(seconds=30)
-"""How long an ended attempt's log may take to come in, before the job ends without the rest of it."""
+"""Time that an ended attempt's log has to arrive, before the job ends without the rest of it."""
 LOG_LONGEST = timedelta(hours=1)
-"""How long it may take though it still comes: a Ray of others might never end it."""
+"""Limit of that time while the log still arrives: a foreign Ray might never end it."""
 UID_TAG = "rayplane.job_uid"
 _BATCH = 500
 _RUN_END: dict[str, RunEnd] = {"Succeeded": "FINISHED", "Failed": "FAILED", "Stopped": "KILLED"}
 
 
 class JobReconciler:
-    """One attempt at a time, each under Ray's id ``<job uid>-<n>``, all on one MLflow run."""
+    """Reconciler of jobs: one attempt at a time, each under Ray's id ``<job uid>-<n>``, all on one MLflow run."""
 
     kind = "Job"
 
@@ -78,7 +78,7 @@ class JobReconciler:
     ) -> None:
         self._platform = platform
         self._wake = wake
-        """Asks for a look at the object with this uid."""
+        """Called with an object's uid to have the loop look at it."""
         self._backends = backends
         self._rays = rays
         self._mlflow = mlflow
@@ -86,19 +86,19 @@ class JobReconciler:
         self._errors = Repeats(log)
         self._ending_lock = threading.Lock()
         self._ending: dict[str, float] = {}
-        """uid -> when the entrypoint of the job's attempt told of its end, on the monotonic clock."""
+        """uid -> when the entrypoint of the job's attempt reported its end, on the monotonic clock."""
         self._logs = LogFollowers(platform.storage, kept=self._log_grew)
 
     def start(self) -> None:
-        """Leadership begins: followers start with their jobs."""
+        """Begin to lead: log followers start with their jobs."""
         self._logs.open()
 
     def stop(self) -> None:
-        """Leadership ends: what has come of the logs is written."""
+        """End to lead: write what has arrived of the logs."""
         self._logs.stop()
 
     def expect_end(self, uid: str) -> None:
-        """The entrypoint of the job's attempt has ended: look now, and often, until Ray says so too. Any thread may."""
+        """Look at the job at once, then often: its entrypoint has ended and Ray will say so soon. Thread-safe."""
         now = time.monotonic()
         with self._ending_lock:
             self._ending = {known: at for known, at in self._ending.items() if now - at < ENDING_PATIENCE} | {uid: now}
@@ -109,57 +109,57 @@ class JobReconciler:
         self._platform.store.changes.tell([log_of(uid)])
 
     def reconcile(self, obj: Object) -> float | Until | None:
-        """Do the job's next thing."""
+        """Take the job's next step."""
         look = Look(obj, self._clock())
         if look.status.phase in TERMINAL:
             if obj.metadata.deleted_at is not None:
                 self._platform.store.remove(look.uid)
             return None
-        place, last = self._place(look), look.last
+        placement, last = self._placement(look), look.last
         if last is not None and last.ended_at is None:
-            return self._follow(look, last, place)
+            return self._follow(look, last, placement)
         if last is not None:
             decision = verdict(look.status.attempts, retries=look.spec.retries, may_go_on=look.stop_reason is None)
-            if not self._let_go(look, last, place):
+            if not self._release(look, last, placement):
                 return SOON
             if decision != "again":
                 message = "" if decision == "Succeeded" else message_of(look.status.attempts)
                 return self._finish(look, decision, message)
         if look.stop_reason is not None:
             return self._finish(look, "Failed" if look.timed_out else "Stopped", look.stop_reason)
-        return self._launch(look, place)
+        return self._launch(look, placement)
 
-    def _place(self, look: Look) -> Place:
+    def _placement(self, look: Look) -> Placement:
         if look.spec.nodes is not None:
             return OnOwnNodes(look, look.spec.nodes, self._platform, self._backends, self._rays, wake=self._wake)
         return OnCluster(look, self._platform, self._rays)
 
-    def _launch(self, look: Look, place: Place) -> float | Until:
-        """Record the next attempt, to be begun; wait where something that it needs is not there yet."""
-        ground = place.ground()
-        if isinstance(ground, NotNow):
-            if ground.never:
-                return self._finish(look, "Failed", ground.message)
-            return self._wait(look, ground)
+    def _launch(self, look: Look, placement: Placement) -> float | Until:
+        """Record the next attempt, or wait for what it still needs."""
+        readiness = placement.readiness()
+        if isinstance(readiness, NotNow):
+            if readiness.never:
+                return self._finish(look, "Failed", readiness.message)
+            return self._wait(look, readiness)
         if look.spec.tracked and look.status.run_id is None:
             team = self._platform.store.get("Team", "", look.team)
             if team.status.get("phase") != "Ready":
                 until = written_after(team, ONBOARDING)
                 return self._wait(look, NotNow("TeamNotReady", f"Team '{look.team}' is being onboarded.", until=until))
-            self._allocate_run(look, ground.environment)
+            self._allocate_run(look, readiness.environment)
         number = len(look.status.attempts) + 1
         attempt = Attempt(
             number=number,
             submission_id=f"{look.uid}-{number}",
-            incarnation=ground.incarnation,
-            started_at=self._clock(),  # now: the run was allocated since this look began
+            incarnation=readiness.incarnation,
+            started_at=self._clock(),  # not look.now: the run was allocated since this look began
         )
-        # Recorded before anybody hears of it: whatever happens now, this attempt is looked up again under this id.
+        # Recorded before it is submitted: after a crash the next leader asks for it under this id.
         with editing(self._platform.store, look.uid, JobStatus) as status:
             status.attempts.append(attempt)
             status.phase = "Starting"
             status.started_at = status.started_at or look.now
-            status.environment = ground.environment or status.environment
+            status.environment = readiness.environment or status.environment
             status.observed_generation = look.obj.metadata.generation
             status.set_condition("Scheduled", True, "Submitted", "", look.obj.metadata.generation)
         if look.last is not None:
@@ -167,66 +167,66 @@ class JobReconciler:
         log.info("job %s/%s: attempt %d", look.team, look.name, number, extra={"submission_id": attempt.submission_id})
         return NOW
 
-    def _follow(self, look: Look, attempt: Attempt, place: Place) -> float:
-        """The attempt is under way, as far as is known."""
-        sight = place.sight(attempt)
-        if sight.state == "lost":
-            return self._end_attempt(look, attempt, End("Lost", sight.message))
-        attempt.incarnation = attempt.incarnation or sight.incarnation
-        if sight.state != "known":
+    def _follow(self, look: Look, attempt: Attempt, placement: Placement) -> float:
+        """Observe an attempt without a recorded end: submit it, follow it, or record its end."""
+        view = placement.view(attempt)
+        if view.state == "lost":
+            return self._end_attempt(look, attempt, End("Lost", view.message))
+        attempt.incarnation = attempt.incarnation or view.incarnation
+        if view.state != "known":
             if look.stop_reason is not None:
                 ended_as = "TimedOut" if look.timed_out else "Stopped"
                 return self._end_attempt(look, attempt, End(ended_as, look.stop_reason))
-            return self._begin(look, attempt, place, sight)
-        if sight.end is not None:
-            end = sight.end
+            return self._begin(look, attempt, placement, view)
+        if view.end is not None:
+            end = view.end
             message = end.message or (look.stop_reason or "") if end.status != "Succeeded" else ""
-            return self._end_attempt(look, attempt, End(end.status, message or _default(end), end.exit_code))
-        assert sight.ray is not None
-        self._keep_log(look, attempt, sight.ray)
-        if renewal.is_news(look.status, sight.not_renewed):
+            return self._end_attempt(look, attempt, End(end.status, message or _default_message(end), end.exit_code))
+        assert view.ray is not None
+        self._keep_log(look, attempt, view.ray)
+        if renewal.is_news(look.status, view.not_renewed):
             with editing(self._platform.store, look.uid, JobStatus) as status:
-                renewal.tell(status, sight.not_renewed, look.obj.metadata.generation)
+                renewal.tell(status, view.not_renewed, look.obj.metadata.generation)
         if look.stop_reason is not None:
-            sight.ray.stop(attempt.submission_id)
-        phase = "Running" if sight.running else "Starting"
+            view.ray.stop(attempt.submission_id)
+        phase = "Running" if view.running else "Starting"
         if look.status.phase != phase or attempt.status != "Running" or self._log_problem_changed(look, attempt):
             with editing(self._platform.store, look.uid, JobStatus) as status:
                 status.phase = phase
                 status.attempts[-1].status = "Running"
                 status.attempts[-1].incarnation = attempt.incarnation
-                status.endpoint, status.environment = sight.endpoint, sight.environment or status.environment
+                status.endpoint, status.environment = view.endpoint, view.environment or status.environment
                 status.observed_generation = look.obj.metadata.generation
                 status.set_condition("Scheduled", True, "Submitted", "", look.obj.metadata.generation)
-                self._say_log(look, status, self._logs.problem(attempt.submission_id))
+                self._report_log(look, status, self._logs.problem(attempt.submission_id))
         return self._pause(look, attempt)
 
     def _pause(self, look: Look, attempt: Attempt) -> float:
-        """Seconds until the next look at an attempt under way: a small part of what it has taken already, for one that
-        does not tell of its end."""
+        """Seconds until the next look at an attempt under way: a small share of its age, or at once and often when its
+        entrypoint has reported its end."""
         ended_at = self._ending.get(look.uid)
         if ended_at is not None and time.monotonic() - ended_at < ENDING_PATIENCE:
             return ENDING
         age = (look.now - attempt.started_at).total_seconds() if attempt.started_at is not None else 0.0
         return min(max(age / 20, 0.1), WATCH)
 
-    def _begin(self, look: Look, attempt: Attempt, place: Place, sight: Sight) -> float:
-        """Have made what the attempt needs, then tell Ray of it; both may be done again."""
-        if sight.state == "coming":
-            return self._await_nodes(look, attempt, sight)
+    def _begin(self, look: Look, attempt: Attempt, placement: Placement, view: AttemptView) -> float:
+        """Make what the attempt needs, then submit it to Ray; both are idempotent."""
+        if view.state == "coming":
+            return self._await_nodes(look, attempt, view)
         try:
             submission = self._submission(look, attempt)
-            if sight.ray is None:
+            if view.ray is None:
                 self._resume_run(look, attempt)
-                place.make(attempt, submission)
+                placement.make(attempt, submission)
                 return SOON
-            # On nodes of its own the backend tells Ray too. Ray takes an id once, whoever is first; and its reason for
-            # taking none is told to us alone.
+            # On nodes of its own the backend submits it as well. Ray accepts an id only once, and only this call learns
+            # the reason for a refusal.
             if look.spec.nodes is None:
                 self._resume_run(look, attempt)
-                self._stop_lost(look, attempt, sight.ray)
+                self._stop_lost(look, attempt, view.ray)
                 self._begin_log(look)
-            sight.ray.submit(
+            view.ray.submit(
                 submission.entrypoint,
                 attempt.submission_id,
                 runtime_env=submission.runtime_env,
@@ -235,7 +235,7 @@ class JobReconciler:
                 num_gpus=submission.resources.gpu,
                 memory=int(submission.resources.memory),
             )
-            self._keep_log(look, attempt, sight.ray)
+            self._keep_log(look, attempt, view.ray)
         except InvalidInput as exc:
             return self._end_attempt(look, attempt, End("Failed", f"Ray refuses the job: {exc}"))
         except NotFound as exc:
@@ -243,25 +243,25 @@ class JobReconciler:
         return self._pause(look, attempt)
 
     def _begin_log(self, look: Look) -> None:
-        """Make the job's log, and so its folder, before the job can: who owns a folder may replace what is in it."""
+        """Create the job's log, and so its folder, before the job can: the owner of a folder may replace its files."""
         path = layout.job_log(look.team, look.uid)
         if self._platform.settings.local_users and not self._platform.storage.exists(path):
             self._platform.storage.append(path, b"")
 
     def _stop_lost(self, look: Look, attempt: Attempt, ray: RayRest) -> None:
-        """Stop earlier attempts that were taken for lost while their head, which is this one, only did not answer."""
+        """Stop earlier attempts that were recorded as lost while this very head only did not answer."""
         for earlier in look.status.attempts[:-1]:
             if earlier.status == "Lost" and earlier.incarnation == attempt.incarnation:
                 ray.stop(earlier.submission_id)
 
-    def _await_nodes(self, look: Look, attempt: Attempt, sight: Sight) -> float:
-        message = sight.message or "The job's nodes are starting."
-        told = look.status.condition("Scheduled")
-        if attempt.status == "Pending" or told is None or (told.reason, told.message) != (sight.reason, message):
+    def _await_nodes(self, look: Look, attempt: Attempt, view: AttemptView) -> float:
+        message = view.message or "The job's nodes are starting."
+        known = look.status.condition("Scheduled")
+        if attempt.status == "Pending" or known is None or (known.reason, known.message) != (view.reason, message):
             with editing(self._platform.store, look.uid, JobStatus) as status:
-                if attempt.status == "Pending":  # else it runs, and its head is silent for a while
+                if attempt.status == "Pending":  # otherwise it runs, and its head does not answer for a while
                     status.phase, status.attempts[-1].status = "Starting", "Starting"
-                status.set_condition("Scheduled", False, sight.reason, message, look.obj.metadata.generation)
+                status.set_condition("Scheduled", False, view.reason, message, look.obj.metadata.generation)
         return WATCH
 
     def _submission(self, look: Look, attempt: Attempt) -> Submission:
@@ -301,29 +301,29 @@ class JobReconciler:
         )
         return NOW
 
-    def _let_go(self, look: Look, attempt: Attempt, place: Place) -> bool:
-        """Take in the ended attempt's log, then give back what was made for it alone; whether both are done."""
+    def _release(self, look: Look, attempt: Attempt, placement: Placement) -> bool:
+        """Take in the ended attempt's log, then free what was made for it alone; True once both are done."""
         if look.spec.nodes is None:
-            return self._log_is_in(look, attempt, place)
+            return self._log_is_in(look, attempt, placement)
         if not attempt.log_kept:
-            # An attempt that was never seen on a head was not known to Ray: it has no log.
-            if attempt.incarnation is not None and not self._log_is_in(look, attempt, place):
+            # An attempt that never reached a head was never known to Ray: it has no log.
+            if attempt.incarnation is not None and not self._log_is_in(look, attempt, placement):
                 return False
             with editing(self._platform.store, look.uid, JobStatus) as status:
                 status.attempts[-1].log_kept = True
-        return place.free(attempt)
+        return placement.free(attempt)
 
-    def _log_is_in(self, look: Look, attempt: Attempt, place: Place) -> bool:
-        """Whether the ended attempt's log is kept, or can't be had any more."""
+    def _log_is_in(self, look: Look, attempt: Attempt, placement: Placement) -> bool:
+        """True once the ended attempt's log is kept, or can't be fetched any more."""
         if attempt.log_kept or attempt.status == "Lost" or self._logs.finished(attempt.submission_id):
             return True
         problem = "its cluster is gone"
-        ray = place.ray(attempt)
+        ray = placement.ray(attempt)
         if ray is not None:
             try:
                 if self._complete_log(look, attempt, ray):
                     return True
-                problem = self._logs.problem(attempt.submission_id) or "it does not come to its end"
+                problem = self._logs.problem(attempt.submission_id) or "it does not end"
             except NotFound:
                 return True  # the attempt ended before Ray heard of it: there is no log
             except RayplaneError as exc:
@@ -336,8 +336,8 @@ class JobReconciler:
         log.warning("job %s/%s: the end of the log is missing: %s", look.team, look.name, problem)
         metrics.LOGS_CUT.inc()
         with editing(self._platform.store, look.uid, JobStatus) as status:
-            status.attempts[-1].log_kept = True  # as much of it as will ever be
-            self._say_log(look, status, f"The end of the log is missing: {problem.rstrip('.')}.")
+            status.attempts[-1].log_kept = True  # no more of it will arrive
+            self._report_log(look, status, f"The end of the log is missing: {problem.rstrip('.')}.")
         return True
 
     def _complete_log(self, look: Look, attempt: Attempt, ray: RayRest) -> bool:
@@ -349,16 +349,16 @@ class JobReconciler:
         self._logs.follow(ray, path=path, number=attempt.number, submission_id=attempt.submission_id)
 
     def _log_problem_changed(self, look: Look, attempt: Attempt) -> bool:
-        told = look.status.condition("LogKept")
-        return (told.message if told else "") != self._logs.problem(attempt.submission_id)
+        known = look.status.condition("LogKept")
+        return (known.message if known else "") != self._logs.problem(attempt.submission_id)
 
-    def _say_log(self, look: Look, status: JobStatus, problem: str) -> None:
+    def _report_log(self, look: Look, status: JobStatus, problem: str) -> None:
         if problem or status.condition("LogKept") is not None:
             reason = "Problem" if problem else "Kept"
             status.set_condition("LogKept", not problem, reason, problem, look.obj.metadata.generation)
 
     def _finish(self, look: Look, phase: str, message: str) -> float:
-        """Take in what the job left, end its run, keep the record; the phase comes last. All may be done again."""
+        """Take in the job's events, end its run, keep its record, and write the phase last. All is idempotent."""
         refused = self._ingest(look)
         final = self._final(look, phase, message, refused)
         self._end_run(look, final)
@@ -377,7 +377,7 @@ class JobReconciler:
         record = look.obj.model_copy(update={"status": final.model_dump(mode="json")}).model_dump_json(indent=1)
         try:
             self._platform.storage.write(layout.job_record(look.team, look.uid), record.encode())
-        except InvalidInput as exc:  # its own code put a link in the way, and must not live for ever by it
+        except InvalidInput as exc:  # the job's code put a link in the way, which must not keep it from ending
             log.warning("job %s/%s: its record is not kept: %s", look.team, look.name, exc)
             final.set_condition("RecordKept", False, "Problem", str(exc), look.obj.metadata.generation)
 
@@ -393,10 +393,10 @@ class JobReconciler:
         return status
 
     def _ingest(self, look: Look) -> list[str]:
-        """Take in the events that the job wrote to its folder; why some were refused. Known ones are success."""
-        found, refused = inbox.read(self._platform.storage, look.team, look.uid)
-        for start in range(0, len(found), _BATCH):
-            refused += self._ingest_batch(look.team, found[start : start + _BATCH])
+        """Take in the events that the job wrote to its folder; the reasons for refused ones. Known ones are fine."""
+        job_events, refused = inbox.read(self._platform.storage, look.team, look.uid)
+        for start in range(0, len(job_events), _BATCH):
+            refused += self._ingest_batch(look.team, job_events[start : start + _BATCH])
         for reason in refused:
             log.warning("job %s/%s: an event is refused: %s", look.team, look.name, reason)
         return refused
@@ -407,7 +407,7 @@ class JobReconciler:
         except InvalidInput as exc:
             if len(batch) == 1:
                 return [f"{batch[0].type} {batch[0].id}: {exc}"]
-            # One bad event must not keep the others out, nor the job from ending.
+            # One bad event must keep neither the others out nor the job from ending.
             return [reason for event in batch for reason in self._ingest_batch(team, [event])]
         except RayplaneError:
             raise
@@ -419,7 +419,7 @@ class JobReconciler:
         return []
 
     def _allocate_run(self, look: Look, environment: Environment | None) -> None:
-        """Make the job's MLflow run, or find the one that an interrupted look made: there is one for each job uid."""
+        """Create the job's MLflow run, or find the one of an interrupted look: there is one for each job uid."""
         if self._mlflow is None:
             raise InvalidInput(
                 f"Job '{look.team}/{look.name}' is to be tracked, but no MLflow server is set.",
@@ -440,7 +440,7 @@ class JobReconciler:
             return
         workspace = self._platform.workspace(look.team)
         if self._mlflow.get_run(workspace, run_id) is None:
-            log.warning("job %s/%s: its MLflow run %s was deleted meanwhile", look.team, look.name, run_id)
+            log.warning("job %s/%s: its MLflow run %s was deleted in the meantime", look.team, look.name, run_id)
             return
         tags = {
             "rayplane.phase": final.phase,
@@ -453,32 +453,32 @@ class JobReconciler:
         self._mlflow.end_run(workspace, run_id, _RUN_END[final.phase])
 
     def _wait(self, look: Look, why: NotNow) -> float | Until:
-        """Say what the job waits for, once, and leave it alone until that changes or its time is over."""
+        """Report once what the job waits for, and leave it alone until that changes or its timeout is over."""
 
-        def say(status: JobStatus) -> None:
+        def report(status: JobStatus) -> None:
             status.phase = "Pending"
             if status.attempts:
-                status.attempts[-1].log_kept = True  # it was let go before, and is not to be sought by another process
+                status.attempts[-1].log_kept = True  # its log was released before; another process must not look for it
             status.observed_generation = look.obj.metadata.generation
             status.set_condition("Scheduled", False, why.reason, why.message, look.obj.metadata.generation)
 
         after = look.status.model_copy(deep=True)
-        say(after)
-        if after != look.status:  # thousands may wait: one that has said so takes no writer's turn
+        report(after)
+        if after != look.status:  # thousands may wait: one that has reported it takes no write lock
             with editing(self._platform.store, look.uid, JobStatus) as status:
-                say(status)
+                report(status)
         if why.until is None:
             return SOON
         left = look.seconds_left if look.status.started_at is not None else None
         return why.until if left is None else replace(why.until, within=max(ENDING, min(why.until.within, left)))
 
 
-def _default(end: End) -> str:
+def _default_message(end: End) -> str:
     return {"Stopped": "Stopped through Ray.", "Failed": "It failed."}.get(end.status, "")
 
 
 def _tags(look: Look, environment: Environment | None) -> dict[str, str]:
-    """What the job's run says of the job, from its first instant."""
+    """Tags that identify the job on its MLflow run, set when the run is created."""
     nodes = look.spec.nodes
     tags = {
         UID_TAG: look.uid,

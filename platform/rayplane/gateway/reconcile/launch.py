@@ -1,4 +1,4 @@
-"""What a team must have before nodes are asked for, and what is put into them: URLs, names, secrets as paths."""
+"""Check what a team needs before its nodes start, and build what they start with: URLs, names, secrets as paths."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from rayplane.settings import GatewaySettings, read_secret
 
 
 def environment(team: str, cluster: str | None, settings: GatewaySettings, *, workspace: str) -> dict[str, str]:
-    """What the head's environment tells drivers and workers. ``cluster`` is None on nodes of a job's or a service's
-    own, ``workspace`` the team's own in MLflow. Pure."""
+    """Environment variables of the head for its drivers and workers. ``cluster`` is None on a job's or a service's own
+    nodes; ``workspace`` is the team's MLflow workspace. Pure."""
     env = {"RAYPLANE_GATEWAY_URL": settings.url, "RAYPLANE_TEAM": team}
     if cluster is not None:
         env["RAYPLANE_CLUSTER"] = cluster
@@ -29,10 +29,12 @@ def environment(team: str, cluster: str | None, settings: GatewaySettings, *, wo
     return env
 
 
-def team_lacks(platform: Platform, team: Object, place: str, backend: Backend, wake: Callable[[str], None]) -> str:
-    """What the team must get before anything of it can start on a backend (``place``: its name); empty if it has all.
+def team_lacks(
+    platform: Platform, team: Object, backend_name: str, backend: Backend, wake: Callable[[str], None]
+) -> str:
+    """The team's missing part without which nothing of it can start on the backend; empty if there is none.
 
-    ``wake`` asks for a look at the object with a uid: at the team, where this is the first that it has there.
+    ``wake`` has the loop look at the team if it was not set up on this backend before.
     """
     settings, name = platform.settings, team.metadata.name
     onboarding = f"Team '{name}' is being onboarded."
@@ -40,7 +42,7 @@ def team_lacks(platform: Platform, team: Object, place: str, backend: Backend, w
         return onboarding
     if Capability.TEAM not in backend.capabilities:
         return ""
-    missing = TeamStatus.model_validate(team.status).places.get(place)
+    missing = TeamStatus.model_validate(team.status).places.get(backend_name)
     if missing is None:
         wake(team.metadata.uid)
         return onboarding
@@ -48,13 +50,13 @@ def team_lacks(platform: Platform, team: Object, place: str, backend: Backend, w
 
 
 def context(platform: Platform, team: str, uid: str, size: Size, *, cluster: str | None = None) -> LaunchContext:
-    """What the nodes of a cluster, a job or a service (``uid``) are started with."""
+    """The launch context for the nodes of a cluster, a job or a service (``uid``)."""
     env = environment(team, cluster, platform.settings, workspace=platform.workspace(team))
     return LaunchContext(size=size, env=env, secrets=secrets(platform, team, uid))
 
 
 def secrets(platform: Platform, team: str, uid: str) -> dict[str, str]:
-    """The secrets of a cluster, a job or a service (``uid``) as they are now: they rotate while it runs."""
+    """The current secrets of a cluster, a job or a service (``uid``); they rotate while it runs."""
     settings = platform.settings
     texts = {"RAYPLANE_TOKEN_PATH": platform.signer.cluster_token(team, uid)}
     credentials = credentials_path(settings.home_paths, team)

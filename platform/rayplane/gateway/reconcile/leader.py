@@ -1,4 +1,4 @@
-"""Whether this gateway reconciles: it holds the leader's row in the store, and renews it well before it ends."""
+"""Elect the one gateway that reconciles: it holds the leader's row in the store and renews it in good time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TTL = 8.0
 
 
 class Leader:
-    """This process as a candidate. Not thread-safe: the loop's thread alone asks."""
+    """This process as a candidate for leadership. Not thread-safe: only the loop's thread uses it."""
 
     def __init__(
         self, store: Store, holder: str, *, ttl: float = TTL, monotonic: Callable[[], float] = time.monotonic
@@ -29,20 +29,20 @@ class Leader:
         self._renew_at = float("-inf")
 
     def leads(self) -> bool:
-        """Take or renew leadership if it is time to; True while it is surely held, even if the store is away."""
+        """Take or renew leadership when due; True while it is surely held, even if the store does not answer."""
         now = self._monotonic()
         if now >= self._renew_at:
             try:
-                held = self._store.acquire_leadership(self._holder, self._ttl)
+                acquired = self._store.acquire_leadership(self._holder, self._ttl)
             except RayplaneError as exc:
                 log.warning("leadership can't be renewed: %s", exc)
             else:
-                # Counted from before the call, so that this process lets go no later than the store does.
-                self._until = now + self._ttl if held else float("-inf")
+                # Counted from before the call, so that this process stops no later than the store lets another lead.
+                self._until = now + self._ttl if acquired else float("-inf")
                 self._renew_at = now + self._ttl / 4
         return self._monotonic() < self._until
 
     def release(self) -> None:
-        """Give leadership up, so that a successor need not wait."""
+        """Release leadership, so that a successor need not wait."""
         self._until = self._renew_at = float("-inf")
         self._store.release_leadership(self._holder)

@@ -1,4 +1,4 @@
-"""The ledger follows the nodes that a backend tells of: one lease for each, from its start to its end. Pure."""
+"""Compute the ledger's leases from the nodes that a backend reports: one for each, from its start to its end. Pure."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from rayplane.nouns.cluster import Lease
 
 @dataclass(frozen=True)
 class Entries:
-    """What is to be written; empty at rest."""
+    """Entries to write; empty if nothing changed."""
 
     opened: tuple[Lease, ...] = ()
-    """Leases to open. One whose node is gone already has its end, and is closed in the same breath."""
+    """Leases to open. One whose node is gone already has its end, and is closed in the same transaction."""
     closed: tuple[tuple[str, datetime], ...] = ()
     """(id, end) of known leases to close."""
 
@@ -24,14 +24,14 @@ class Entries:
 
 
 def lease_id(ref: ClusterRef, node: Node) -> str:
-    """A node's lease: the same however often, and by whichever gateway, it is written."""
+    """The id of a node's lease: the same for every gateway and every write."""
     return f"{ref.uid}-{node.id}"
 
 
 def entries(ref: ClusterRef, nodes: Sequence[Node], known: Iterable[Lease], *, now: datetime) -> Entries:
-    """What the ledger lacks. ``known``: the cluster's leases that are open, and those of ``nodes``.
+    """Compute what the ledger lacks. ``known``: the cluster's open leases, and those of ``nodes``.
 
-    A node that is gone without the backend knowing since when ends ``now``: when its absence was found.
+    A lease whose node is gone ends ``now`` if the backend does not report when the node ended.
     """
     by_id = {lease.id: lease for lease in known}
     by_node = {lease_id(ref, node): node for node in nodes}

@@ -1,4 +1,4 @@
-"""One look at a job: its object read as what it is, at one instant. Pure."""
+"""One look at a job: its object with typed spec and status, at one instant. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rayplane.nouns.job import JobSpec, JobStatus
 
 
 class Look:
-    """What is known of a job as the reconciler looks at it."""
+    """A job as the reconciler looks at it."""
 
     def __init__(self, obj: Object, now: datetime) -> None:
         self.obj = obj
@@ -25,14 +25,14 @@ class Look:
 
     @property
     def seconds_left(self) -> float | None:
-        """Until the job's timeout; None without one. All of its attempts share it, from the start of the first."""
+        """Seconds until the job's timeout; None without one. All attempts share it, from the start of the first."""
         if not self.spec.timeout:
             return None
         started = self.status.started_at or self.now
         return self.spec.timeout - (self.now - started).total_seconds()
 
     def _stop_reason(self) -> str | None:
-        """Why the job is not to go on; None while it is."""
+        """The reason why the job must not go on; None while it may."""
         if self.timed_out:
             return f"The job took longer than its timeout of {self.spec.timeout:g} s."
         if self.spec.stop_requested:

@@ -1,8 +1,8 @@
-"""The leader's one loop: looks at what is due, each object in a thread of a pool, with back-off for each.
+"""Run the leader's loop: reconcile the objects that are due, each in a thread of a pool, with back-off for each.
 
-An object is due when it was written to, when its reconciler asked for it, or when somebody below says that it changed.
-Those that are at rest cost nothing: what was written is asked for by version, and the nearest due time is a heap's top.
-Nor do those that wait for another object (a job for its cluster): they are due when that one is written.
+An object is due when it was written, when its reconciler asked for it, or when a backend reports that it changed.
+Objects at rest cost nothing: the loop reads written objects by version, and the next due time is on top of a heap.
+An object that waits for another one (a job for its cluster) costs nothing either: it is due when that one is written.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from rayplane.repeats import Repeats
 log = logging.getLogger(__name__)
 
 FULL_SCAN = 60.0
-"""Seconds between two looks at the list of all objects, in case that something was missed; it reads no spec."""
+"""Seconds between two looks at the list of all objects, in case that a write was missed; it reads no spec."""
 _LOOK = "the look at the objects"
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.5, 60.0
 LONGEST_WAIT_FOR_OTHERS = 5.0
-"""The longest back-off, in seconds, where something that is down may be up again at any moment."""
+"""The longest back-off, in seconds, after an Unavailable: the dependency may be back at any moment."""
 
-# Kinds that leave many ended objects behind: in other phases they are at rest until they are written to.
+# Kinds with many ended objects: one in any other phase is at rest until it is written.
 _ACTIVE: dict[str, Collection[str]] = {
     "Job": ("", "Pending", "Starting", "Running"),
     "PipelineRun": ("", "Pending", "Running"),
@@ -46,56 +46,56 @@ _ACTIVE: dict[str, Collection[str]] = {
 
 
 class Reconciler(Protocol):
-    """Makes the objects of one kind as they are wanted."""
+    """Reconciler of the objects of one kind: drives each to its spec."""
 
     kind: str
 
     def reconcile(self, obj: Object) -> float | Until | None:
-        """Do at most one bounded thing for the object.
+        """Take at most one bounded step for the object.
 
-        Returns the seconds after which to be asked again, None if it is settled until it is written to, Until if it
-        waits for another object to be. An error is recorded on the object, and it is asked again with back-off. Called
-        by one thread at a time for each object.
+        Returns the seconds until the next call, None if the object is settled until it is written, Until if it waits
+        for another object to be written. The loop records an error on the object and calls again with back-off. One
+        thread at a time calls this for an object.
         """
         ...
 
 
 @runtime_checkable
 class Stateful(Protocol):
-    """A reconciler that holds something (threads, a database) for as long as this process leads."""
+    """A reconciler that owns resources (threads, a database) while this process leads."""
 
     def start(self) -> None:
-        """Leadership begins."""
+        """Begin to lead."""
         ...
 
     def stop(self) -> None:
-        """Leadership ends; whatever is under way goes on with the next leader."""
+        """End to lead; the next leader continues what is under way."""
         ...
 
 
 @dataclass
 class _Entry:
-    """What the loop knows of one object."""
+    """The loop's record of one object."""
 
     reconciler: Reconciler
     due: float = float("inf")
-    """When to look at it, on the monotonic clock."""
+    """When to reconcile it, on the monotonic clock."""
     wanted: tuple[int, datetime | None] | None = None
-    """What was wanted (generation, deletion) when it was last looked at, or is about to be."""
+    """(generation, deletion) at the last look, or at the one that is about to come."""
     running: bool = False
     written: bool = False
-    """Whether it was written to while it was being looked at."""
+    """True if it was written during the look."""
     woken: bool = False
-    """Whether it changed below while it was being looked at."""
+    """True if the backend reported a change during the look."""
     failures: int = 0
     recorded: bool = False
-    """Whether the object's status tells of the failures."""
+    """True if the object's status has the failure."""
     version: int = 0
-    """The newest resource version that is known of it."""
+    """The newest known resource version."""
 
 
 class Loop:
-    """One thread that decides what is due, and a pool that does it, so that a slow cluster stalls only itself."""
+    """One thread that decides what is due, and a pool that reconciles it, so that a slow cluster stalls only itself."""
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ class Loop:
         interval: float = 1.0,
         workers: int = 16,
     ) -> None:
-        """``others`` start and stop with the leadership, as reconcilers do that hold something."""
+        """``others`` start and stop with the leadership, like stateful reconcilers."""
         self._platform = platform
         self._others = list(others)
         self._reconcilers = list(reconcilers)
@@ -117,19 +117,19 @@ class Loop:
         self._workers = workers
         self._entries: dict[str, _Entry] = {}
         self._heap: list[tuple[float, int, str]] = []
-        """(due, a number that keeps their order, uid). An item counts only if it is its entry's due time."""
+        """(due, a counter that keeps their order, uid). An item is valid only if its entry is due at that time."""
         self._order = itertools.count()
         self._lock = threading.Lock()
-        self._parking = Parking(platform.store.changes, self._tell)
-        """Which objects wait for another one. Guarded by the lock."""
-        self._told: deque[str] = deque()
-        """Objects that others wait for, and that were written since the last look."""
+        self._parking = Parking(platform.store.changes, self._on_change)
+        """The objects that wait for another one. Guarded by the lock."""
+        self._changed: deque[str] = deque()
+        """Objects that others wait for and that were written since the last look."""
         self._nudge = threading.Event()
         self._written = threading.Event()
         self._stopping = threading.Event()
         self._leading = False
         self._version: int | None = None
-        """The newest version that was seen of the store; None: nothing of it was seen yet."""
+        """The newest resource version read from the store; None before the first read."""
         self._last_full = self._last_asked = float("-inf")
         self._errors = Repeats(log)
         self._thread: threading.Thread | None = None
@@ -137,17 +137,17 @@ class Loop:
 
     @property
     def leading(self) -> bool:
-        """Whether this process reconciles."""
+        """True while this process reconciles."""
         return self._leading
 
     def start(self) -> None:
-        """Begin, in a thread of its own."""
+        """Start the loop in a thread of its own."""
         self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="reconcile")
         self._thread = threading.Thread(target=self._run, name="reconcile-loop", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """End: what is being done is finished, then leadership is given up. Blocks until then."""
+        """Stop the loop: wait until running looks have ended, then release leadership."""
         self._stopping.set()
         self._nudge.set()
         if self._thread is not None:
@@ -158,12 +158,12 @@ class Loop:
         try:
             self._leader.release()
         except RayplaneError as exc:
-            log.warning("leadership was not given up, it ends by itself: %s", exc)
+            log.warning("leadership was not released, it expires by itself: %s", exc)
 
     def wake(self, uid: str | None = None) -> None:
-        """Something was written: look now. ``uid``: what is there of this object changed, look at it. Any thread may.
+        """Look at what was written, or with ``uid`` at this object, which changed on its backend. Any thread may call.
 
-        An object that the loop does not know, or while another gateway leads, is none of its business.
+        Does nothing for an object that the loop does not know, or while another gateway leads.
         """
         if uid is not None:
             with self._lock:
@@ -172,23 +172,23 @@ class Loop:
                     return
                 if entry.running:
                     entry.woken = True
-                elif entry.failures == 0:  # else it is tried again soon enough: its own doing may be what woke it
+                elif entry.failures == 0:  # otherwise it waits: its own failing look may have woken it
                     self._schedule(uid, entry, time.monotonic())
         else:
             self._written.set()
         self._nudge.set()
 
     def look_at_everything(self) -> None:
-        """Something changed that concerns them all: look at each object that is not at its end. Any thread may."""
+        """Look at every known object: something changed that concerns all. Any thread may call."""
         now = time.monotonic()
         with self._lock:
             for uid, entry in self._entries.items():
                 self._schedule(uid, entry, now)
         self._nudge.set()
 
-    def _tell(self, uid: str) -> None:
-        """Others wait for this object, and it was written. Any thread may; one that has just written must not wait."""
-        self._told.append(uid)
+    def _on_change(self, uid: str) -> None:
+        """Note a write of an object for which others wait. Must not block: the writing thread calls it."""
+        self._changed.append(uid)
         self._nudge.set()
 
     def _run(self) -> None:
@@ -200,7 +200,7 @@ class Loop:
                 if self._leading:
                     pause = self._look()
                 self._errors.works(_LOOK)
-            except Exception as exc:  # noqa: BLE001  the next look is made all the same
+            except Exception as exc:  # noqa: BLE001  the next look follows in any case
                 self._errors.failed(_LOOK, exc, "a look at the objects failed")
             self._nudge.wait(pause)
             self._nudge.clear()
@@ -216,7 +216,7 @@ class Loop:
         self._leading = leading
         metrics.LEADER.set(leading)
         if not leading:
-            with self._lock:  # what is being looked at stays known: it must not be looked at twice at once
+            with self._lock:  # running objects stay known: none may be reconciled twice at once
                 self._entries = {uid: entry for uid, entry in self._entries.items() if entry.running}
                 for entry in self._entries.values():
                     entry.wanted = None
@@ -226,7 +226,7 @@ class Loop:
                 reconciler.stop()
 
     def _start_all(self, stateful: Sequence[Stateful]) -> None:
-        """Start each, or none: the next look tries again."""
+        """Start all, or none: the next look tries again."""
         started: list[Stateful] = []
         try:
             for reconciler in stateful:
@@ -238,15 +238,15 @@ class Loop:
             raise
 
     def _look(self) -> float:
-        """Take in what was written, hand what is due to the pool; the seconds until the next one will be."""
+        """Read what was written and hand what is due to the pool; the seconds until the next object is due."""
         now = time.monotonic()
         if self._written.is_set() or now - self._last_asked >= self._interval:
             self._written.clear()
             self._last_asked = now
             self._take_in(now)
         with self._lock:
-            while self._told:
-                self._release(self._told.popleft(), None, now)
+            while self._changed:
+                self._release(self._changed.popleft(), None, now)
             while self._heap and self._heap[0][0] <= now:
                 due, _, uid = heapq.heappop(self._heap)
                 entry = self._entries.get(uid)
@@ -261,7 +261,7 @@ class Loop:
         with self._lock:
             for item in written:
                 self._consider(item, now)
-                # This process' own writes were told of already; another's are not.
+                # ``_on_change`` reported this process' own writes already, but not another's.
                 self._release(item.uid, item.version, now)
             if full:
                 self._last_full = now
@@ -271,7 +271,7 @@ class Loop:
         self._version = version
 
     def _consider(self, item: Written, now: float) -> None:
-        """Look at what is wanted otherwise than it was; a status that was written changes nothing of that."""
+        """Schedule the object if its generation or deletion changed; a written status schedules nothing."""
         reconciler = self._by_kind.get(item.kind)
         if reconciler is None:
             return
@@ -292,7 +292,7 @@ class Loop:
             self._schedule(item.uid, entry, now)
 
     def _release(self, other: str, version: int | None, now: float) -> None:
-        """Look at those that wait for an object which was written. The lock is held."""
+        """Schedule the objects that wait for one that was written. Needs the lock."""
         for uid in self._parking.release(other, version):
             entry = self._entries.get(uid)
             if entry is not None:
@@ -305,7 +305,7 @@ class Loop:
             del self._entries[uid]
 
     def _schedule(self, uid: str, entry: _Entry, due: float) -> None:
-        """Look at it no later than ``due``. The lock is held."""
+        """Reconcile the object no later than ``due``. Needs the lock."""
         if entry.running:
             entry.written = True
         elif due < entry.due:
@@ -321,10 +321,10 @@ class Loop:
 
     def _reconcile(self, reconciler: Reconciler, uid: str, entry: _Entry) -> None:
         started = time.monotonic()
-        due, gone = started + LONGEST_BACKOFF, False  # whatever goes wrong below: forgotten is only what is gone
+        due, gone = started + LONGEST_BACKOFF, False  # whatever goes wrong below: only a removed object is forgotten
         until: Until | None = None
         try:
-            # Read now: it may have been written to since it became due.
+            # Read now: it may have been written since it became due.
             obj = self._platform.store.get_by_uid(uid)
             again = reconciler.reconcile(obj)
             if entry.recorded:
@@ -340,7 +340,7 @@ class Loop:
                 due = self._failed(reconciler.kind, uid, entry, exc)
             else:
                 gone = True
-        except Exception as exc:  # noqa: BLE001  logged with its traceback where it is not one of ours
+        except Exception as exc:  # noqa: BLE001  logged with its traceback unless it is a RayplaneError
             due = self._failed(reconciler.kind, uid, entry, exc)
         finally:
             metrics.RECONCILE_SECONDS.labels(reconciler.kind).observe(time.monotonic() - started)
@@ -357,7 +357,7 @@ class Loop:
             elif until is not None and self._leading:
                 self._parking.park(uid, until)
                 other = self._entries.get(until.uid)
-                if other is not None and other.version > until.version:  # written while this one was looked at
+                if other is not None and other.version > until.version:  # written during the look at this one
                     due = time.monotonic()
             if due != float("inf"):
                 self._schedule(uid, entry, due)
@@ -377,13 +377,13 @@ class Loop:
         try:
             self._record(kind, uid, exc)
             entry.recorded = True
-        except Exception as unrecorded:  # noqa: BLE001  the look that failed is made again all the same
+        except Exception as unrecorded:  # noqa: BLE001  the failed look is repeated in any case
             self._errors.failed(f"{uid}:record", unrecorded, "the error of %s %s could not be recorded", kind, uid)
         longest = LONGEST_WAIT_FOR_OTHERS if isinstance(exc, Unavailable) else LONGEST_BACKOFF
         return time.monotonic() + min(longest, FIRST_BACKOFF * 2.0 ** min(entry.failures - 1, 10))
 
     def _record(self, kind: str, uid: str, exc: Exception | None) -> None:
-        """Say in the object's conditions that the last look at it failed, or that it does no longer."""
+        """Set the object's condition ``Reconciled``: the last look failed, or it no longer does."""
         store = self._platform.store
         with store.transaction():
             if not self._exists(uid):

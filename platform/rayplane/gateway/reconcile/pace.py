@@ -1,4 +1,4 @@
-"""How fast something that keeps failing is tried again: at once at first, then ever later. Pure but for its memory."""
+"""Pace retries of what keeps failing: the first at once, later ones ever later. Pure but for its memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _LONGEST = 60.0
 
 
 class Pace:
-    """Tries in a row, by key. Each key is used by one thread at a time."""
+    """Counter of tries in a row, by key. One thread at a time uses a key."""
 
     def __init__(self) -> None:
         self._tries: dict[str, tuple[int, datetime]] = {}
@@ -25,9 +25,9 @@ class Pace:
         return 0.0
 
     def since(self, key: str, now: datetime) -> datetime:
-        """When the last try began; one that began before this process is taken to begin now."""
+        """The begin of the last try; now for one that began before this process."""
         return self._tries.setdefault(key, (1, now))[1]
 
     def forget(self, key: str) -> None:
-        """It went well."""
+        """Reset the key after a success."""
         self._tries.pop(key, None)

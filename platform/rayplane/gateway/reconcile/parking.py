@@ -1,4 +1,4 @@
-"""Which objects wait for another one to be written, and are not looked at until then. Keeps count; looks at nothing."""
+"""Keep track of objects that wait for a write of another one; the loop does not look at them until then."""
 
 from __future__ import annotations
 
@@ -12,52 +12,52 @@ from rayplane.gateway.store.changes import Changes
 
 @dataclass(frozen=True)
 class Until:
-    """What a reconciler answers for an object that can't go on before another one is written."""
+    """A reconciler's answer for an object that can't go on before another one is written."""
 
     uid: str
     """The object that it waits for."""
     version: int
-    """The resource version at which that one was seen."""
+    """The resource version of that object when it was read."""
     within: float
-    """Seconds after which to look all the same."""
+    """Seconds after which to look in any case."""
 
 
 @dataclass
 class _Row:
-    """Those that wait for one object."""
+    """The objects that wait for one."""
 
     parked: dict[str, int] = field(default_factory=dict)
-    """uid -> the version of the other at which it was seen."""
+    """uid -> the resource version of the other object when this one read it."""
     listening: ExitStack = field(default_factory=ExitStack)
 
 
 class Parking:
-    """Parked objects by what they wait for. Not thread-safe: its owner holds a lock.
+    """Parked objects by the one that they wait for. Not thread-safe: the caller holds a lock.
 
-    ``written`` is called with the uid of an object that is waited for at each write of this process, from any thread
-    and with no lock held.
+    ``written`` is called, at each write of this process to an object for which others wait, with its uid: from any
+    thread and with no lock held.
     """
 
     def __init__(self, changes: Changes, written: Callable[[str], None]) -> None:
         self._changes = changes
         self._written = written
         self._rows: dict[str, _Row] = {}
-        self._place: dict[str, str] = {}
-        """uid of a parked object -> uid of the one that it waits for."""
+        self._waits_for: dict[str, str] = {}
+        """uid of a parked object -> uid of the one for which it waits."""
 
     def park(self, uid: str, until: Until) -> None:
-        """Have the object wait; it waits for one at a time."""
+        """Park the object; it waits for one other at a time."""
         self.leave(uid)
         row = self._rows.get(until.uid)
         if row is None:
             row = self._rows[until.uid] = _Row()
             row.listening.enter_context(self._changes.listening(until.uid, partial(self._written, until.uid)))
         row.parked[uid] = until.version
-        self._place[uid] = until.uid
+        self._waits_for[uid] = until.uid
 
     def leave(self, uid: str) -> None:
-        """The object waits no more; nothing if it did not."""
-        other = self._place.pop(uid, None)
+        """Unpark the object; does nothing if it is not parked."""
+        other = self._waits_for.pop(uid, None)
         if other is None:
             return
         row = self._rows[other]
@@ -67,7 +67,7 @@ class Parking:
             del self._rows[other]
 
     def release(self, other: str, version: int | None = None) -> list[str]:
-        """Those that waited for the object, which wait no more; only those that saw it before ``version``, if given."""
+        """Unpark and return the objects that wait for this one; with ``version`` those that read an earlier one."""
         row = self._rows.get(other)
         if row is None:
             return []
@@ -77,6 +77,6 @@ class Parking:
         return released
 
     def clear(self) -> None:
-        """Let none wait any more."""
-        for uid in list(self._place):
+        """Unpark all."""
+        for uid in list(self._waits_for):
             self.leave(uid)

@@ -1,7 +1,7 @@
-"""Run pipelines as durable DBOS workflows over jobs: one child workflow a step, every effect idempotent.
+"""Run pipelines as durable DBOS workflows over jobs: one child workflow per step, every effect idempotent.
 
-A run's workflow id is its uid, a step's is ``<uid>/<step>``. A process that dies goes on, under the same executor id,
-after the last finished DBOS step; what was under way is done again, and done again it finds the job of the same name.
+A run's workflow id is its uid, a step's is ``<uid>/<step>``. After a crash the next process, with the same executor id,
+continues after the last finished DBOS step. It repeats the unfinished one, which then finds the job of the same name.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from rayplane.storage import layout
 log = logging.getLogger(__name__)
 
 EXECUTOR = "rayplane-leader"
-# Recovery is per application version. It stays the same for as long as the workflows below keep their order of steps,
-# so that an upgrade of rayplane finishes the runs that an older one began.
+# DBOS recovers workflows of the same application version. It stays the same while the workflows below keep their order
+# of steps, so that a newer rayplane finishes the runs that an older one began.
 WORKFLOW_VERSION = "1"
 OBSERVE = "observe"
 
 ROOM = 5.0
-"""Seconds after which a step is submitted again that found no room in its team's quota of jobs."""
-# A DBOS step is retried on what may pass: a dependency that is away. All else fails the pipeline's step at once.
+"""Seconds after which a step is submitted again if its team's quota of jobs was full."""
+# A DBOS step is retried after errors that may pass (a dependency is away). Others fail the step.
 _RETRY: Any = {
     "retries_allowed": True,
     "max_attempts": 8,
@@ -56,7 +56,7 @@ _RETRY: Any = {
 
 
 class _Leaving(BaseException):
-    """This process stops. Not an Exception, so that DBOS records no outcome and the next process goes on."""
+    """This process stops. Not an Exception, so that DBOS records no outcome and the next process continues."""
 
 
 class _Stopped(Failed):
@@ -64,7 +64,7 @@ class _Stopped(Failed):
 
 
 class PipelineReconciler:
-    """Starts a workflow for each pipeline run that has none, and owns DBOS for as long as this process leads."""
+    """Reconciler of pipeline runs: starts a workflow for each that has none, and owns DBOS while this process leads."""
 
     kind = "PipelineRun"
 
@@ -76,7 +76,7 @@ class PipelineReconciler:
         self._run: Callable[[str], None] | None = None
 
     def start(self) -> None:
-        """Open DBOS' database and recover what an earlier process left under way."""
+        """Open DBOS' database and recover the workflows that an earlier process left."""
         config: DBOSConfig = {
             "name": "rayplane",
             "system_database_url": self._url,
@@ -84,26 +84,26 @@ class PipelineReconciler:
             "application_version": WORKFLOW_VERSION,
             "log_level": "WARNING",
         }
-        # An engine that was told to leave stays so, for the threads that it still has.
+        # A new engine: the old one stays in its leaving state for the threads that it still has.
         self._engine = self._make_engine()
         try:
             DBOS(config=config)
             self._run = _register(self._engine)
             DBOS.launch()
         except BaseException:
-            # A DBOS that failed to launch calls itself launched: the next start makes another.
+            # A DBOS that failed to launch reports itself as launched: the next start makes another.
             self._run = None
             DBOS.destroy(destroy_registry=True)
             raise
 
     def stop(self) -> None:
-        """Leave: running workflows stay pending for the next leader."""
+        """Stop DBOS: running workflows stay pending for the next leader."""
         self._engine.leaving.set()
         DBOS.destroy(destroy_registry=True)
         self._run = None
 
     def reconcile(self, obj: Object) -> float | None:
-        """Start the run's workflow; a run whose workflow was started already is left to it."""
+        """Start the run's workflow, unless it was started already."""
         status = RunStatus.model_validate(obj.status)
         if status.phase in TERMINAL:
             if obj.metadata.deleted_at is not None:
@@ -137,7 +137,7 @@ def _register(engine: _Engine) -> Callable[[str], None]:
                         outcome = DBOS.run_step(_RETRY, engine.wait, uid, name, plan)
                 else:
                     outcome = plan["cached"]
-        except Exception as exc:  # noqa: BLE001 - whatever it was, the step says it
+        except Exception as exc:  # noqa: BLE001 - whatever the error, the step reports it
             return DBOS.run_step(_RETRY, engine.fail, uid, name, _sentence(exc))
         return DBOS.run_step(_RETRY, engine.record, uid, name, plan, outcome)
 
@@ -147,7 +147,7 @@ def _register(engine: _Engine) -> Callable[[str], None]:
             with engine.staying():
                 order = DBOS.run_step(_RETRY, engine.begin, uid)
                 DBOS.run_step(_RETRY, engine.observe, uid)
-        except Exception as exc:  # noqa: BLE001 - whatever it was, the run says it
+        except Exception as exc:  # noqa: BLE001 - whatever the error, the run reports it
             phase = "Stopped" if isinstance(exc, _Stopped) else "Failed"
             DBOS.run_step(_RETRY, engine.finish, uid, phase, _sentence(exc))
             return
@@ -177,7 +177,7 @@ def _verdict(results: list[dict[str, Any]]) -> tuple[str, str]:
 
 
 class _Engine:
-    """The effects of the workflows: each may be done twice and is done once."""
+    """The effects of the workflows; each is idempotent."""
 
     def __init__(self, platform: Platform, mlflow: MlflowRest | None, poll: float) -> None:
         self._platform = platform
@@ -189,7 +189,7 @@ class _Engine:
 
     @contextlib.contextmanager
     def staying(self) -> Iterator[None]:
-        """No failure of the block while the engine leaves: DBOS was closed under it, and the next leader goes on."""
+        """Raise _Leaving for an error of the block once the engine leaves: DBOS was closed under it."""
         try:
             yield
         except Exception as exc:
@@ -199,22 +199,25 @@ class _Engine:
 
     @contextlib.contextmanager
     def starting(self, uid: str, plan: dict[str, Any]) -> Iterator[None]:
-        """A place to start the step in, where its cluster shares the cores of a host with others. Not a DBOS step: the
-        next leader waits for one anew. A run that is to stop waits no longer: its jobs are stopped as they come."""
+        """Hold a slot to start the step in, if its cluster shares the cores of a host with others.
+
+        Not a DBOS step: the next leader waits for a slot again. A run that is to stop waits no longer: its jobs are
+        stopped as they start.
+        """
         start = plan.get("start", {"host": "", "cores": None, "rank": 0})  # a plan of an older version has none
         with self._platform.store.changes.watching(uid) as run_watch:
 
             def leaving() -> bool:
                 return self.leaving.is_set() or (run_watch.wait(0) and self._load(uid)[1].stop_requested)
 
-            place = self._starts.place(start["host"], cores=start["cores"], rank=start["rank"], leaving=leaving)
-            with place:
+            slot = self._starts.slot(start["host"], cores=start["cores"], rank=start["rank"], leaving=leaving)
+            with slot:
                 if self.leaving.is_set():
                     raise _Leaving
                 yield
 
     def begin(self, uid: str) -> list[tuple[str, list[str]]]:
-        """Mark the run as running; its steps with what each needs, in order."""
+        """Mark the run as running; (step, its needs) in order."""
         _, _, pipeline = self._load(uid)
         with self._status(uid) as status:
             status.phase = "Running"
@@ -224,7 +227,7 @@ class _Engine:
         return [(name, pipeline.needs_of(name)) for name in pipeline.order()]
 
     def observe(self, uid: str) -> None:
-        """Run the job that hashes every source of the run, if it has any; its events hold the answer."""
+        """Run the job that hashes every source of the run, if it has any; the hashes are in the job's events."""
         run, spec, pipeline = self._load(uid)
         sources = {
             f"{name}.{source}": uri
@@ -252,11 +255,11 @@ class _Engine:
             raise Failed(f"The sources can't be read: {job.message}", remedy=self._log_hint(run, OBSERVE))
 
     def plan(self, uid: str, name: str, needs: dict[str, dict[str, Any]]) -> dict[str, Any]:
-        """Compute the step's key and look it up; a result whose outputs are all still there is taken over."""
+        """Compute the step's key and look up a cached result, which counts if all of its outputs still exist."""
         run, spec, pipeline = self._load(uid)
         step = resolve(name, pipeline.steps[name], spec.parameters)
         outputs = {need: [Output.model_validate(o) for o in result["outputs"]] for need, result in needs.items()}
-        versions = {o.name: o.value for found in outputs.values() for o in found if o.kind == "dataset"}
+        versions = {o.name: o.value for listed in outputs.values() for o in listed if o.kind == "dataset"}
         inputs = {dataset: str(versions[dataset]) for dataset in step.inputs}
         values = values_of(outputs)
         observed = self._observed(run, name) if step.sources else {}
@@ -280,7 +283,7 @@ class _Engine:
         return {"key": key, "inputs": inputs, "values": values, "cached": cached, "start": start}
 
     def submit(self, uid: str, name: str, plan: dict[str, Any]) -> None:
-        """Submit the step's job; one of this name that is there already is success."""
+        """Submit the step's job; an existing one of this name is success."""
         run, spec, pipeline = self._load(uid)
         step = resolve(name, pipeline.steps[name], spec.parameters)
         self._submit(
@@ -305,10 +308,10 @@ class _Engine:
         with self._status(uid) as status:
             record = _step(status, name)
             if record.job is None:
-                record.job, record.started_at = _job_name(run, name), utcnow()  # it may have waited for a place
+                record.job, record.started_at = _job_name(run, name), utcnow()  # it may have waited for a slot
 
     def wait(self, uid: str, name: str, plan: dict[str, Any]) -> dict[str, Any]:
-        """Wait for the step's job; check that it published what the step declares; put the result in the cache."""
+        """Wait for the step's job, check that it published what the step declares, and cache the result."""
         run, _, pipeline = self._load(uid)
         job = self._follow(run, name)
         if job.phase == "Stopped":
@@ -319,7 +322,7 @@ class _Engine:
         missing = sorted(set(pipeline.steps[name].outputs) - published)
         if missing:
             raise Failed(
-                f"The job ended well but published no {', '.join(repr(m) for m in missing)}.",
+                f"The job succeeded but published no {', '.join(repr(m) for m in missing)}.",
                 remedy=f"Publish it in '{pipeline.steps[name].entrypoint}', or take it off the step's outputs.",
             )
         outputs = list(job.outputs)
@@ -330,7 +333,7 @@ class _Engine:
         return {"phase": "Succeeded", "message": "", "outputs": _plain(outputs), "run": None}
 
     def record(self, uid: str, name: str, plan: dict[str, Any], outcome: dict[str, Any]) -> dict[str, Any]:
-        """Write how the step ended to the run's status."""
+        """Write the step's outcome to the run's status."""
         with self._status(uid) as status:
             record = _step(status, name)
             record.phase = outcome["phase"]
@@ -342,16 +345,16 @@ class _Engine:
         return {"name": name, "phase": outcome["phase"], "message": outcome["message"], "outputs": outcome["outputs"]}
 
     def fail(self, uid: str, name: str, message: str) -> dict[str, Any]:
-        """Write that the step failed, and why."""
+        """Write the step's failure to the run's status."""
         return self._end(uid, name, "Failed", message)
 
     def skip(self, uid: str, name: str, needs: dict[str, dict[str, Any]]) -> dict[str, Any]:
-        """Write that the step was not run because one that it needs did not succeed."""
+        """Write that the step was skipped because one that it needs did not succeed."""
         bad = sorted(need for need, result in needs.items() if result["phase"] not in ("Succeeded", "Cached"))
         return self._end(uid, name, "Skipped", f"Needs {', '.join(bad)}.")
 
     def finish(self, uid: str, phase: str, message: str) -> None:
-        """Write how the run ended."""
+        """Write the run's end."""
         with self._status(uid) as status:
             if status.phase in TERMINAL:
                 return
@@ -365,7 +368,7 @@ class _Engine:
         return {"name": name, "phase": phase, "message": message, "outputs": []}
 
     def _submit(self, run: Object, step: str, spec: JobSpec) -> None:
-        """Submit the step's job; where the team has as many as it may, once some have ended."""
+        """Submit the step's job; while the team's quota of jobs is full, wait and try again."""
         while True:
             try:
                 jobs.submit(spec, team=_team(run), name=_job_name(run, step), principal=SYSTEM, platform=self._platform)
@@ -395,11 +398,11 @@ class _Engine:
                     raise _Leaving
 
     def _observed(self, run: Object, step: str) -> dict[str, str]:
-        """Source name -> content hash, from the events that the run's observing job left in the storage root."""
+        """Source name -> content hash, from the events of the run's observing job."""
         job = self._platform.store.get("Job", _team(run), _job_name(run, OBSERVE))
-        found, _ = inbox.read(self._platform.storage, _team(run), job.metadata.uid)
-        told = [event.data for event in found if event.type == "source.observed"]
-        hashes = {str(data.get("name")): str(data.get("content_hash")) for data in told}
+        job_events, _ = inbox.read(self._platform.storage, _team(run), job.metadata.uid)
+        observations = [event.data for event in job_events if event.type == "source.observed"]
+        hashes = {str(data.get("name")): str(data.get("content_hash")) for data in observations}
         return {name.removeprefix(f"{step}."): hash_ for name, hash_ in hashes.items() if name.startswith(f"{step}.")}
 
     def _package(self, run: Object, pipeline: PipelineSpec) -> bytes | None:
@@ -411,7 +414,7 @@ class _Engine:
     def _environment(self, run: Object, pipeline: PipelineSpec) -> str:
         spec = self._cluster(run, pipeline)
         environment = self._backend(run, pipeline).environment(spec)
-        if environment is None:  # known only from a look at it, as of a cluster that others run
+        if environment is None:  # known only by observation, as for a cluster that others run
             cluster = self._platform.store.get("Cluster", _team(run), pipeline.cluster)
             environment = ClusterStatus.model_validate(cluster.status).environment
         return environment.key if environment else "unknown"
@@ -436,10 +439,10 @@ class _Engine:
             return output.kind not in ("run", "model")
         workspace = self._platform.workspace(team)
         if output.kind == "run":
-            return _found(lambda m: m.get_run(workspace, output.value), self._mlflow)
+            return _exists(lambda m: m.get_run(workspace, output.value), self._mlflow)
         if output.kind == "model":
             name, version = output.name, str(output.value)
-            return _found(lambda m: m.model_version(workspace, name, version), self._mlflow)
+            return _exists(lambda m: m.model_version(workspace, name, version), self._mlflow)
         return True
 
     def _dataset_is_whole(self, team: str, output: Output) -> bool:
@@ -482,7 +485,7 @@ def _team(run: Object) -> str:
 
 
 def _job_name(run: Object, step: str) -> str:
-    """A job's name from its run and step; the same each time, so that a second submission finds the first."""
+    """The name of a step's job, the same each time, so that a second submission finds the first."""
     name = f"{run.metadata.name}-{step}"
     if len(name) <= MAX_NAME:
         return name
@@ -493,7 +496,7 @@ def _plain(outputs: list[Output]) -> list[dict[str, Any]]:
     return [output.model_dump(mode="json") for output in outputs]
 
 
-def _found(ask: Callable[[MlflowRest], object], mlflow: MlflowRest) -> bool:
+def _exists(ask: Callable[[MlflowRest], object], mlflow: MlflowRest) -> bool:
     try:
         return ask(mlflow) is not None
     except NotFound:

@@ -1,4 +1,4 @@
-"""REST clients of the clusters that run, one for each endpoint and kept, since making one costs more than a call."""
+"""Cache REST clients of running clusters, one for each endpoint: making one costs more than a call."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from rayplane.nouns.cluster import Endpoint
 from rayplane.settings import read_secret
 
 _KEPT = 512
-"""The most clients that are kept: clusters come and go, and the one made first is the likeliest to be gone."""
+"""Limit of cached clients: the cluster of the oldest one is the likeliest to be gone."""
 
 
 _Key = tuple[str, str | None, str]
 
 
 class RayClients:
-    """Callable: an endpoint in, its client out. Thread-safe."""
+    """Callable from an endpoint to its client. Thread-safe."""
 
     def __init__(self, existing_addresses: Iterable[str] = ()) -> None:
-        """``existing_addresses``: where Rays of others may be. Raises InvalidInput for one that is none."""
+        """``existing_addresses``: allowed addresses of Rays that others run. Raises InvalidInput for an invalid one."""
         self._allowed = ray_address.AllowList(existing_addresses)
         self._lock = threading.Lock()
         self._clients: dict[_Key, tuple[str | None, RayRest]] = {}
 
     def __call__(self, endpoint: Endpoint) -> RayRest:
-        """The endpoint's client; raises InvalidInput if its token's file can't be read, Unavailable for no address."""
+        """The endpoint's client. Raises InvalidInput if its token file can't be read, Unavailable for a bad address."""
         token = _token(endpoint)
         key = (endpoint.dashboard_url, endpoint.token_path, endpoint.reach)
         with self._lock:
@@ -40,12 +40,12 @@ class RayClients:
             client = RayRest(endpoint.dashboard_url, token, reach=self._reach(endpoint))
             self._clients[key] = (token, client)
             while len(self._clients) > _KEPT:
-                # Not closed, since a thread may be using it: its connections go with its last user.
+                # Not closed, since a thread may be using it: its connections close with the last reference.
                 del self._clients[next(iter(self._clients))]
             return client
 
     def close(self) -> None:
-        """Close them all."""
+        """Close all clients."""
         with self._lock:
             for _, client in self._clients.values():
                 client.close()
@@ -56,7 +56,7 @@ class RayClients:
 
 
 def _token(endpoint: Endpoint) -> str | None:
-    """The endpoint's token; of a cluster that others run only if it was placed for this very address."""
+    """The endpoint's token; for a cluster that others run only if the token file names this very address."""
     if endpoint.token_path is None:
         return None
     path = Path(endpoint.token_path)

@@ -1,4 +1,4 @@
-"""Bring the newest secrets to what runs already, and say where that can't be done."""
+"""Renew the secrets of running clusters, jobs and services, and report failures in their status."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from rayplane.nouns.base import Status
 
 CONDITION = "TokenCurrent"
 SOON = 15.0
-"""Seconds until it is tried again."""
+"""Seconds until a failed renewal is repeated."""
 
 
 def renew(platform: Platform, backend: Backend, ref: ClusterRef | JobRef | ServiceRef) -> str:
-    """Put the secrets of what runs where its processes read them; why that can't be done, empty if it was."""
+    """Put the current secrets where the running processes read them; the reason if that fails, else empty."""
     try:
         backend.renew(ref, launch.secrets(platform, ref.team, ref.uid))
     except RayplaneError as exc:
@@ -25,7 +25,7 @@ def renew(platform: Platform, backend: Backend, ref: ClusterRef | JobRef | Servi
 
 
 def is_news(status: Status, lacking: str) -> bool:
-    """Whether the status says something else. It says nothing of what was never lacking."""
+    """True if the status does not say this yet. It has no condition as long as no renewal ever failed."""
     known = status.condition(CONDITION)
     if known is None:
         return bool(lacking)
@@ -33,6 +33,6 @@ def is_news(status: Status, lacking: str) -> bool:
 
 
 def tell(status: Status, lacking: str, generation: int) -> None:
-    """Say it in the status."""
+    """Set the condition in the status, if it is news."""
     if is_news(status, lacking):
         status.set_condition(CONDITION, not lacking, "NotRenewed" if lacking else "Renewed", lacking, generation)

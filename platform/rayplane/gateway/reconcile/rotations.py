@@ -1,5 +1,5 @@
-"""Take in what was rotated: notes of it into the audit log, a new admin's password to MLflow, and a look at everything
-that has a token of the platform. A thread of its own, in the leader alone."""
+"""Take in rotated secrets, in a thread of the leader: audit them, set MLflow's new admin password, and have the
+loop look at everything that has a token of the platform."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from rayplane.settings import read_secret, write_secret
 log = logging.getLogger(__name__)
 
 EVERY = 1.0
-"""Seconds between two looks at the files: three directory entries."""
+"""Seconds between two looks at the files; one looks up three directory entries."""
 ACTION = "rotate"
 _NEWEST = 500
-"""Rows of the audit log among which a note is looked for, in case that it was written and its file stayed."""
+"""Rows of the audit log searched for a note, in case a gateway died between writing the row and deleting the file."""
 
 
 class Rotations:
-    """``start`` and ``stop`` with the leadership."""
+    """The thread that takes in rotations; started and stopped with the leadership."""
 
     def __init__(
         self, platform: Platform, mlflow: MlflowRest | None, *, everything: Callable[[], None] = lambda: None
     ) -> None:
-        """``everything`` asks for a look at all objects: what has a token gets the newest at it."""
+        """``everything`` has the loop look at all objects, which renews their tokens."""
         self._platform = platform
         self._mlflow = mlflow
         self._everything = everything
@@ -44,19 +44,19 @@ class Rotations:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Leadership begins."""
+        """Begin to lead."""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(self._stopping,), name="rotations", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Leadership ends: what is under way is done to its end."""
+        """End to lead: wait until a running look has ended."""
         self._stopping.set()
         if self._thread is not None:
             self._thread.join()
 
     def look(self) -> None:
-        """Take in what there is. Raises Unavailable while the store or MLflow can't be asked; what is left is kept."""
+        """Take in pending rotations. Raises Unavailable if the store or MLflow does not answer; the rest waits."""
         version, notes = self._newest(), rotation.read_notes(self._home)
         if version != self._version or notes:
             self._everything()
@@ -72,12 +72,12 @@ class Rotations:
             try:
                 self.look()
                 self._errors.works("rotations")
-            except Exception as exc:  # noqa: BLE001  the next look is made all the same
+            except Exception as exc:  # noqa: BLE001  the next look follows in any case
                 unexpected = not isinstance(exc, RayplaneError)
                 self._errors.failed("rotations", exc, "rotated secrets can't be taken in", traceback=unexpected)
 
     def _newest(self) -> tuple[str, ...]:
-        """Changes with the secrets that what runs is given."""
+        """A version that changes with the secrets that the platform gives to running processes."""
         teams = sorted((self._home.secrets / "teams").glob("*.mlflow"))
         return (self._platform.signer.version, *(f"{path.name} {path.stat().st_mtime_ns}" for path in teams))
 
@@ -89,12 +89,12 @@ class Rotations:
                 return
             at = datetime.fromtimestamp(note.at, UTC).isoformat(timespec="seconds")
             detail = {**note.detail, "id": note.id, "at": at}
-            # Who may write into the home is the local user.
+            # Only the local user can write into the home, so the rotation is theirs.
             store.audit(USER, ACTION, kind="Secret", team=team, name=note.secret, detail=detail)
         log.info("a secret was rotated: %s", note.secret, extra={"note": note.id})
 
     def _tell_mlflow(self, mlflow: MlflowRest) -> None:
-        """Give MLflow its admin's next password, then let that one's file take the place of the old one's."""
+        """Set the next password of MLflow's admin, then replace the file of the old one."""
         path = self._platform.settings.mlflow_admin_path
         if path is None or not rotation.next_path(Path(path)).exists():
             return
@@ -103,7 +103,7 @@ class Rotations:
         try:
             mlflow.change_password(user, password)
         except Unauthenticated:
-            mlflow.use(user, password)  # it was changed, and the file was not: a gateway ended in between
+            mlflow.use(user, password)  # an earlier gateway changed the password and died before it replaced the file
             mlflow.require_admin()
         write_secret(path, f"{user}\n{password}\n")
         coming.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The runtime environment that Ray is told for jobs and services: where the code is, and its variables."""
+"""Build the runtime environment of jobs and services for Ray: the location of the code, and its variables."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MARKER = ".rayplane-package"
 def build(
     storage: Storage, team: str, package: str | None, *, env: Mapping[str, str], pip: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """``{"working_dir", "env_vars", "pip"}``, each only where there is something to say."""
+    """``{"working_dir", "env_vars", "pip"}``, each only if it is not empty."""
     made: dict[str, Any] = {}
     if package is not None:
         made["working_dir"] = package_uri(storage, team, package)
@@ -30,8 +30,8 @@ def build(
 def package_uri(storage: Storage, team: str, package: str) -> str:
     """The URI from which Ray unpacks a code package (``sha256:<hex>``); raises NotFound if it is not there.
 
-    Ray takes the only top folder of a zip at such a URI off (2.60, packaging.py): `jobs/train.py` would become
-    `train.py` and `python -m jobs.train` fail. Such a package is offered with one more, empty, file at its top.
+    Ray strips the top folder of a zip at such a URI if it is the only one (2.60, packaging.py): `jobs/train.py` would
+    become `train.py` and `python -m jobs.train` fail. Such a package gets one more, empty, file at its top.
     """
     sha256 = package.removeprefix("sha256:")
     path = layout.package(team, sha256)
@@ -45,7 +45,7 @@ def package_uri(storage: Storage, team: str, package: str) -> str:
 
 
 def has_single_top_folder(data: bytes) -> bool:
-    """Whether everything in a zip lies in one folder."""
+    """True if everything in a zip lies in one folder."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         names = archive.namelist()
     return all("/" in name for name in names) and len({name.split("/", 1)[0] for name in names}) == 1

@@ -1,4 +1,4 @@
-"""Serve's configuration of services: one's application, and a cluster's whole. Pure but for looking up packages."""
+"""Build Serve's configuration: one service's application, and a cluster's whole. Pure but for looking up packages."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def application_of(obj: Object, spec: ServiceSpec, version: str, storage: Storag
 
 
 def configuration(endpoint: Endpoint, applications: list[dict[str, Any]]) -> dict[str, Any]:
-    """The whole configuration of a cluster's Serve; its HTTP listens where the endpoint says."""
+    """The whole configuration of a cluster's Serve; its HTTP server listens at the endpoint's address."""
     parts = urlsplit(endpoint.serve_url or "")
     return {
         "proxy_location": "HeadOnly",

@@ -1,6 +1,6 @@
-"""Deploy services: follow the alias, roll out what it points to, watch, take down.
+"""Deploy services: follow the alias, roll out the version that it points to, watch the rollout, take it down.
 
-What a service is deployed on, a cluster's Serve or nodes of its own, is what ``hosts`` knows.
+Module ``hosts`` knows the two hosts of a service: a cluster's Serve, and nodes of the service's own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rayplane.gateway.backends.base import Backend
 from rayplane.gateway.mlflow_rest import MlflowRest
 from rayplane.gateway.ray_rest import RayRest
 from rayplane.gateway.reconcile import renewal
-from rayplane.gateway.reconcile.hosts import Footing, Host, OnCluster, OnOwnNodes, is_refused
+from rayplane.gateway.reconcile.hosts import Host, HostState, OnCluster, OnOwnNodes, is_refused
 from rayplane.gateway.reconcile.serve_config import model_of
 from rayplane.gateway.reconcile.status import editing
 from rayplane.gateway.usecases.platform import Platform
@@ -31,14 +31,14 @@ log = logging.getLogger(__name__)
 
 POLL, HURRY, IDLE = 1.0, 0.5, 3.0
 FOLLOW = 5.0
-"""Seconds between two looks at the alias of a service that is ready. Each costs MLflow a password's hash."""
+"""Seconds between two looks at the alias of a ready service. Each makes MLflow hash a password."""
 SETTLE = 10.0
-"""Seconds after a rollout in which Serve may not show it yet; after that it was undone, and is done again."""
+"""Seconds after a rollout in which Serve may not show it yet; if it does not by then, it was undone and is repeated."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """The model version that a service's URI stands for now."""
+    """The model version to which a service's URI resolves now."""
 
     model: str
     version: str
@@ -46,7 +46,7 @@ class Target:
 
 
 class ServiceReconciler:
-    """A service serves what its URI stands for, for as long as it is wanted."""
+    """Reconciler of services: each serves the model version to which its URI resolves, until it is deleted."""
 
     kind = "Service"
 
@@ -62,51 +62,51 @@ class ServiceReconciler:
     ) -> None:
         self._platform = platform
         self._wake = wake
-        """Asks for a look at the object with this uid."""
+        """Called with an object's uid to have the loop look at it."""
         self._backends = backends
         self._rays = rays
         self._mlflow = mlflow
         self._clock = clock
-        self._turns: dict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._locks: dict[str, threading.Lock] = defaultdict(threading.Lock)
 
     def reconcile(self, obj: Object) -> float | None:
-        """Deploy what is wanted, or look how the deployment goes."""
+        """Roll out the wanted version, or follow the rollout under way."""
         spec, status = ServiceSpec.model_validate(obj.spec), ServiceStatus.model_validate(obj.status)
         host = self._host(obj, spec)
         if obj.metadata.deleted_at is not None:
             return self._delete(obj, host)
-        footing = host.footing()
-        if not footing.deployable:
-            if is_refused(status) and not footing.failed:
-                return POLL  # stays known as such, so that it is in no neighbour's way on the next head
-            phase, again = ("Failed", IDLE) if footing.failed else ("Pending", POLL)
-            return self._say(obj, phase, footing.reason, footing.message, again)
-        if renewal.is_news(status, footing.not_renewed):
-            with editing(self._platform.store, obj.metadata.uid, ServiceStatus) as told:
-                renewal.tell(told, footing.not_renewed, obj.metadata.generation)
-        current = status.incarnation == footing.incarnation and status.observed_generation == obj.metadata.generation
+        host_state = host.state()
+        if not host_state.deployable:
+            if is_refused(status) and not host_state.failed:
+                return POLL  # stays marked as refused, so that other rollouts leave it out on the next head
+            phase, again = ("Failed", IDLE) if host_state.failed else ("Pending", POLL)
+            return self._report(obj, phase, host_state.reason, host_state.message, again)
+        if renewal.is_news(status, host_state.not_renewed):
+            with editing(self._platform.store, obj.metadata.uid, ServiceStatus) as edited:
+                renewal.tell(edited, host_state.not_renewed, obj.metadata.generation)
+        current = status.incarnation == host_state.incarnation and status.observed_generation == obj.metadata.generation
         if current and status.phase == "Deploying":
-            return self._watch(obj, spec, host, footing)
+            return self._watch(obj, spec, host, host_state)
         target = self._resolve(obj, spec)
         if target is None and status.revision is None:
-            message = f"Model '{spec.model}' is not there. It is deployed as soon as it is registered."
-            return self._say(obj, "Pending", "NoModel", message, IDLE)
+            message = f"Model '{spec.model}' is not there. The service is deployed once the model is registered."
+            return self._report(obj, "Pending", "NoModel", message, IDLE)
         deployed = status.revision.version if status.revision is not None else None
         if target is not None and not (current and deployed == target.version):
-            return self._roll_out(obj, status, host, footing, target)
+            return self._roll_out(obj, status, host, host_state, target)
         if target is None and not current and status.revision is not None:
-            # The alias is gone, the head is new: what was served goes on being served.
-            kept = Target(status.revision.model, status.revision.version, status.revision.run_id)
-            return self._roll_out(obj, status, host, footing, kept)
+            # The alias is gone and the head is new: the version served before is deployed on it.
+            served = Target(status.revision.model, status.revision.version, status.revision.run_id)
+            return self._roll_out(obj, status, host, host_state, served)
         if is_refused(status):
             return FOLLOW  # until the spec or the alias changes
-        return self._watch(obj, spec, host, footing)
+        return self._watch(obj, spec, host, host_state)
 
     def _host(self, obj: Object, spec: ServiceSpec) -> Host:
         if spec.nodes is not None:
             return OnOwnNodes(obj, spec, spec.nodes, self._platform, self._backends, wake=self._wake)
-        turn = self._turns[f"{obj.metadata.team}/{spec.cluster}"]
-        return OnCluster(obj, spec, self._platform, self._rays, turn)
+        lock = self._locks[f"{obj.metadata.team}/{spec.cluster}"]
+        return OnCluster(obj, spec, self._platform, self._rays, lock)
 
     def _resolve(self, obj: Object, spec: ServiceSpec) -> Target | None:
         if self._mlflow is None:
@@ -120,10 +120,10 @@ class ServiceReconciler:
         deployed = ServiceStatus.model_validate(obj.status).revision
         if deployed is not None and (deployed.model, deployed.version) == (model, version):
             return Target(model, version, deployed.run_id)
-        found = self._mlflow.model_version(workspace, model, version)
-        return Target(model, version, found.get("run_id") or None) if found is not None else None
+        version_info = self._mlflow.model_version(workspace, model, version)
+        return Target(model, version, version_info.get("run_id") or None) if version_info is not None else None
 
-    def _roll_out(self, obj: Object, status: ServiceStatus, host: Host, footing: Footing, target: Target) -> float:
+    def _roll_out(self, obj: Object, status: ServiceStatus, host: Host, host_state: HostState, target: Target) -> float:
         old = status.revision
         same = (
             old is not None
@@ -132,7 +132,7 @@ class ServiceReconciler:
         )
         number = (old.number if old else 0) + (0 if same else 1)
         refused = ""
-        with host.turn():
+        with host.lock():
             revision = Revision(
                 number=number,
                 model=target.model,
@@ -141,13 +141,14 @@ class ServiceReconciler:
                 deployed_at=self._clock(),
             )
             try:
-                host.put(target.version)
+                host.deploy(target.version)
             except InvalidInput as exc:
                 refused = f"Serve refuses the application: {exc}"
-            footing = footing if footing.incarnation is not None else host.footing()  # it came with the application
+            # An incarnation that was missing came with the application.
+            host_state = host_state if host_state.incarnation is not None else host.state()
             with editing(self._platform.store, obj.metadata.uid, ServiceStatus) as new:
-                new.revision, new.incarnation = revision, footing.incarnation
-                new.environment = footing.environment or new.environment
+                new.revision, new.incarnation = revision, host_state.incarnation
+                new.environment = host_state.environment or new.environment
                 new.phase = "Failed" if refused else "Deploying"
                 new.observed_generation = obj.metadata.generation
                 message = refused or f"Version {target.version} of '{target.model}' is being deployed."
@@ -159,45 +160,46 @@ class ServiceReconciler:
         )
         return FOLLOW if refused else HURRY
 
-    def _watch(self, obj: Object, spec: ServiceSpec, host: Host, footing: Footing) -> float:
-        """Take over what Serve says of the application."""
+    def _watch(self, obj: Object, spec: ServiceSpec, host: Host, host_state: HostState) -> float:
+        """Take the application's state from Serve into the status."""
         status = ServiceStatus.model_validate(obj.status)
         assert status.revision is not None
         age = (self._clock() - status.revision.deployed_at).total_seconds()
-        if footing.endpoint is None:
-            return self._await_nodes(obj, spec, footing, age)
-        found = self._rays(footing.endpoint).serve_status().get("applications", {}).get(obj.metadata.name)
-        if found is None and host.redeploys:
-            return POLL if age < SETTLE else self._deploy_again(obj)  # somebody took it off Serve
-        state = "NOT_STARTED" if found is None else str(found.get("status"))
-        config = (found or {}).get("deployed_app_config") or {}
+        if host_state.endpoint is None:
+            return self._await_nodes(obj, spec, host_state, age)
+        application = self._rays(host_state.endpoint).serve_status().get("applications", {}).get(obj.metadata.name)
+        if application is None and host.redeploys:
+            # After SETTLE: the application was removed from Serve from outside.
+            return POLL if age < SETTLE else self._deploy_again(obj)
+        state = "NOT_STARTED" if application is None else str(application.get("status"))
+        config = (application or {}).get("deployed_app_config") or {}
         wanted_uri = f"models:/{status.revision.model}/{status.revision.version}"
         if config.get("args", {}).get("model_uri", wanted_uri) != wanted_uri:
-            # The state is still that of the revision before, or somebody brought that back.
+            # Serve still shows the previous revision, or it was deployed again from outside.
             if age <= SETTLE or host.redeploys:
                 return HURRY if age <= SETTLE else self._deploy_again(obj)
             state = "NOT_STARTED"
         if state == "RUNNING":
-            return self._ready(obj, spec, footing.endpoint, status.revision)
-        reason = _reason(found or {})
+            return self._ready(obj, spec, host_state.endpoint, status.revision)
+        reason = _reason(application or {})
         if state in ("DEPLOY_FAILED", "UNHEALTHY"):
-            return self._say(obj, "Failed", state, reason or f"Serve says {state}.", FOLLOW)
+            return self._report(obj, "Failed", state, reason or f"Serve says {state}.", FOLLOW)
         if age > spec.startup_timeout:
-            message = f"It is not up after {spec.startup_timeout:g} s. {reason}".strip()
-            return self._say(obj, "Failed", "StartupTimeout", message, FOLLOW)
-        return self._say(obj, "Deploying", "Deploying", reason or f"Serve says {state}.", POLL)
+            message = f"It does not run after {spec.startup_timeout:g} s. {reason}".strip()
+            return self._report(obj, "Failed", "StartupTimeout", message, FOLLOW)
+        return self._report(obj, "Deploying", "Deploying", reason or f"Serve says {state}.", POLL)
 
-    def _await_nodes(self, obj: Object, spec: ServiceSpec, footing: Footing, age: float) -> float:
-        """Nodes of its own are not there yet, or not any more; what they were served by before goes on."""
-        if footing.failed:
-            return self._say(obj, "Failed", footing.reason, footing.message, FOLLOW)
+    def _await_nodes(self, obj: Object, spec: ServiceSpec, host_state: HostState, age: float) -> float:
+        """Report that the service's own nodes are not ready; those that served before go on serving."""
+        if host_state.failed:
+            return self._report(obj, "Failed", host_state.reason, host_state.message, FOLLOW)
         if age > spec.startup_timeout:
-            message = f"It does not serve {spec.startup_timeout:g} s after it was deployed. {footing.message}"
-            return self._say(obj, "Failed", footing.reason, message, FOLLOW)
-        return self._say(obj, "Deploying", footing.reason, footing.message, POLL)
+            message = f"It does not serve {spec.startup_timeout:g} s after it was deployed. {host_state.message}"
+            return self._report(obj, "Failed", host_state.reason, message, FOLLOW)
+        return self._report(obj, "Deploying", host_state.reason, host_state.message, POLL)
 
     def _deploy_again(self, obj: Object) -> float:
-        """Serve has lost the rollout: it is done again at the next look."""
+        """Have the next look repeat the rollout, which Serve has lost."""
         with editing(self._platform.store, obj.metadata.uid, ServiceStatus) as new:
             new.incarnation = None
         return HURRY
@@ -217,11 +219,11 @@ class ServiceReconciler:
 
     def _delete(self, obj: Object, host: Host) -> float | None:
         if not host.take_down():
-            return self._say(obj, "Deleting", "Deleting", "The application is being taken down.", HURRY)
+            return self._report(obj, "Deleting", "Deleting", "The application is being taken down.", HURRY)
         self._platform.store.remove(obj.metadata.uid)
         return None
 
-    def _say(self, obj: Object, phase: str, reason: str, message: str, again: float) -> float:
+    def _report(self, obj: Object, phase: str, reason: str, message: str, again: float) -> float:
         with editing(self._platform.store, obj.metadata.uid, ServiceStatus) as status:
             status.phase = phase
             if phase != "Ready":
@@ -229,10 +231,10 @@ class ServiceReconciler:
         return again
 
 
-def _reason(found: dict[str, Any]) -> str:
-    """Why an application is not running, from its own message and its deployments'."""
-    said = [str(found.get("message") or "")]
-    for name, deployment in (found.get("deployments") or {}).items():
+def _reason(application: dict[str, Any]) -> str:
+    """The reason why an application is not running, from its own message and its deployments'."""
+    messages = [str(application.get("message") or "")]
+    for name, deployment in (application.get("deployments") or {}).items():
         if deployment.get("status") != "HEALTHY" and deployment.get("message"):
-            said.append(f"{name}: {deployment['message']}")
-    return " ".join(filter(None, said))[-2000:]
+            messages.append(f"{name}: {deployment['message']}")
+    return " ".join(filter(None, messages))[-2000:]

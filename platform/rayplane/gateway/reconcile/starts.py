@@ -1,7 +1,7 @@
-"""Let no more steps start at once than a host has cores: the one with the longest way behind it first.
+"""Limit the steps that start at once to a host's cores; the one with the longest chain of dependents starts first.
 
-A start is what costs: imports, Ray's first task. A step holds its place until it has ended, or for ``HOLD`` seconds, so
-that one which runs long, or waits for something else, keeps no other from starting.
+The start is the expensive part of a step: imports, Ray's first task. A step holds its slot until it has ended, or for
+``HOLD`` seconds, so that a long step, or one that waits, keeps no other from starting.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ HOLD = 15.0
 class _Start:
     rank: int
     until: float | None = None
-    """When it counts as started, on the clock; None while it waits."""
+    """When it counts as started, on the clock; None while it waits for a slot."""
 
 
 class Starts:
-    """Places to start in, by the host whose cores they are. Thread-safe."""
+    """Slots for starting steps, by host. Thread-safe."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -32,10 +32,10 @@ class Starts:
         self._hosts: dict[str, list[_Start]] = {}
 
     @contextmanager
-    def place(self, host: str, *, cores: int | None, rank: int, leaving: Callable[[], bool]) -> Iterator[None]:
-        """Wait for a place, then hold it for the block. ``cores`` None: no step waits.
+    def slot(self, host: str, *, cores: int | None, rank: int, leaving: Callable[[], bool]) -> Iterator[None]:
+        """Wait for a slot, then hold it for the block. ``cores`` None: no limit.
 
-        Of those that wait the highest ``rank`` is first, then the one that came first. ``leaving`` ends the wait.
+        Among waiting steps the highest ``rank`` is first, then the earliest. ``leaving`` ends the wait.
         """
         if cores is None:
             yield
@@ -65,7 +65,7 @@ class Starts:
 
 
 def ranks(needs: Mapping[str, Sequence[str]]) -> dict[str, int]:
-    """Step -> how many steps, one after the other, wait for it at most. ``needs`` are those of each step, acyclic."""
+    """Step -> length of the longest chain of its dependents. ``needs``: each step's dependencies, acyclic."""
     known: dict[str, int] = {}
 
     def rank(name: str) -> int:

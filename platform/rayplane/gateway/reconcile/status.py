@@ -14,13 +14,13 @@ S = TypeVar("S", bound=Status)
 
 @contextmanager
 def editing(store: Store, uid: str, model: type[S]) -> Iterator[S]:
-    """The object's status as a ``model`` to change in place; written at the block's end, if it did change.
+    """Yield the object's status as a ``model`` to change in place; write it at the block's end if it changed.
 
-    Holds the writers' turn: no slow call inside. Raises NotFound if the object is gone. An error in the block
-    writes nothing.
+    Holds the write lock: make no slow call inside. Raises NotFound if the object is gone. An error in the block writes
+    nothing.
     """
     with store.transaction():
         obj = store.get_by_uid(uid)
         status = model.model_validate(obj.status)
         yield status
-        store.set_status(uid, status, found=obj)
+        store.set_status(uid, status, current=obj)

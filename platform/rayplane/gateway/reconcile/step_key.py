@@ -1,4 +1,4 @@
-"""The key of a pipeline step: a hash of all that its outputs depend on. Pure: package bytes and values in, text out."""
+"""Compute a pipeline step's key: a hash of everything that its outputs depend on. Pure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rayplane.nouns.job import Output
 from rayplane.nouns.pipeline import Step
 
 _MOST_SOURCE = 2**20
-"""Bytes of a module whose imports are looked for: a parsed one takes a hundred times as many."""
+"""Limit in bytes of a module that is parsed for imports: its syntax tree takes a hundred times as much memory."""
 _PIECE = 2**16
 _REFERENCE = re.compile(r"\$\{([^}]*)\}")
 # CPython's parser counts its recursion per process, not per thread, in older releases (python/cpython#106905): two
@@ -99,7 +99,7 @@ def code_closure(package: bytes | None, entrypoint: str, files: list[str]) -> di
 
     For ``python -m module`` and ``python file.py`` these are the entry module and every module of the package that it
     imports, transitively, with the ``__init__.py`` of each package on the way, and the files that match ``files``.
-    A dotted string constant that names a module of the package counts as an import, since class paths travel so.
+    A dotted string constant that names a module of the package counts as an import, since class paths are strings.
     For any other command, and with a module of more than a MiB, it is the whole package.
     """
     if package is None:
@@ -116,7 +116,7 @@ def code_closure(package: bytes | None, entrypoint: str, files: list[str]) -> di
 
 
 def _hash(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> str:
-    """In pieces: a package's files may have more bytes together than the gateway has memory."""
+    """SHA-256 of a file, read in pieces: it may be larger than the gateway's memory."""
     digest = hashlib.sha256()
     with archive.open(info) as stream:
         while data := stream.read(_PIECE):
@@ -128,7 +128,7 @@ def _entry_file(entrypoint: str, contents: Collection[str]) -> str | None:
     try:
         words = shlex.split(entrypoint)
     except ValueError:
-        return None  # a shell may yet understand it, or say itself what is wrong
+        return None  # a shell may yet understand it, or reports the error itself
     if len(words) >= 3 and _is_python(words[0]) and words[1] == "-m":
         return _file_of(words[2], contents)
     if len(words) >= 2 and _is_python(words[0]) and words[1] in contents:
@@ -147,21 +147,21 @@ def _file_of(module: str, contents: Collection[str]) -> str | None:
 
 
 def _reachable(entry: str, contents: Mapping[str, zipfile.ZipInfo], archive: zipfile.ZipFile) -> set[str] | None:
-    """The modules that a file stands on; None where one of them is too large to look into."""
-    seen: set[str] = set()
+    """The files that an entry file imports, transitively; None if one of them is too large to parse."""
+    reached: set[str] = set()
     queue = [entry, *_parents(entry, contents)]
     while queue:
         path = queue.pop()
-        if path in seen:
+        if path in reached:
             continue
-        seen.add(path)
+        reached.add(path)
         if contents[path].file_size > _MOST_SOURCE:
             return None
         for module in _imported(path, archive.read(contents[path])):
-            found = _file_of(module, contents)
-            if found is not None:
-                queue.extend([found, *_parents(found, contents)])
-    return seen
+            imported = _file_of(module, contents)
+            if imported is not None:
+                queue.extend([imported, *_parents(imported, contents)])
+    return reached
 
 
 def _parents(path: str, contents: Collection[str]) -> list[str]:
@@ -176,8 +176,8 @@ def _imported(path: str, source: bytes) -> frozenset[str]:
         with _PARSING:
             tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        # The job itself will say what is wrong; the file's own bytes are in the key. The last two are how the parser
-        # says that it is nested too deeply, ValueError how Python 3.11 refuses a NUL.
+        # The job itself will report the error; the file's own bytes are in the key. The parser raises the last two for
+        # code that is nested too deeply, and Python 3.11 raises ValueError for a NUL.
         return frozenset()
     package = path.removesuffix(".py").removesuffix("/__init__").split("/")
     if not path.endswith("__init__.py"):

@@ -1,4 +1,4 @@
-"""Onboard a team: its place on each backend, its MLflow workspace and its credentials."""
+"""Onboard a team: set it up on each backend, make its MLflow workspace and its credentials."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from rayplane.settings import read_secret, write_secret
 log = logging.getLogger(__name__)
 
 AT_REST = 300.0
-"""Seconds between two looks at a team whose places are there."""
+"""Seconds between two looks at an onboarded team."""
 
 
 class TeamReconciler:
-    """A team is Ready once its jobs can be tracked and its place is there, on each backend that keeps one."""
+    """Reconciler of teams: one is Ready once its jobs can be tracked and its places on backends are there."""
 
     kind = "Team"
 
@@ -46,7 +46,7 @@ class TeamReconciler:
         self._deletion = TeamDeletion(platform, mlflow, backends)
 
     def reconcile(self, obj: Object) -> float | None:
-        """Make what the team needs; each is made once, may be asked for again, and is put right where it drifted."""
+        """Make what the team needs and repair what drifted; idempotent."""
         if obj.metadata.deleted_at is not None:
             return self._deletion.go_on(obj)
         team = obj.metadata.name
@@ -58,28 +58,28 @@ class TeamReconciler:
             again = self._rotate(team, workspace, self._mlflow)
         spec, ref = team_spec(obj), TeamRef(team, obj.metadata.uid)
         wanted = self._wanted(team, spec)
-        places = self._note(obj, wanted)
+        places = self._record_places(obj, wanted)
         for name in places:
             backend = self._backends(name)
-            # A place that nothing of the team needs any more goes.
+            # The team is removed from a backend that nothing of it uses any more.
             places[name] = backend.ensure_team(ref, spec) if name in wanted else take_away(backend, ref)
-        kept = {name: rest for name, rest in places.items() if name in wanted or rest}
-        lacking = [kept[name] for name in wanted if kept[name]]
+        remaining = {name: rest for name, rest in places.items() if name in wanted or rest}
+        lacking = [remaining[name] for name in wanted if remaining[name]]
         with editing(self._platform.store, obj.metadata.uid, TeamStatus) as status:
             status.phase = "Pending" if lacking else "Ready"
             status.observed_generation = obj.metadata.generation
             status.mlflow_workspace = status.mlflow_workspace or workspace_of(obj)
             status.feast_project = status.feast_project or project_of(obj)
-            status.places = kept
+            status.places = remaining
             message = "" if self._mlflow is not None else "No MLflow server is set: jobs are not tracked."
             reason = "Onboarding" if lacking else "Onboarded"
             status.set_condition("Ready", not lacking, reason, " ".join(lacking) or message, obj.metadata.generation)
-        if any(kept.values()):
+        if any(remaining.values()):
             return UNDER_WAY
-        return again if kept or again < AT_REST else None
+        return again if remaining or again < AT_REST else None
 
     def _wanted(self, team: str, spec: TeamSpec) -> list[str]:
-        """The backends that keep a place for each team, of those that the team or something of it is on."""
+        """The backends with the TEAM capability among those that the team's objects use."""
         store = self._platform.store
         asked = [cluster.spec for cluster in store.each("Cluster", team)]
         asked += [service.spec.get("nodes") or {} for service in store.each("Service", team)]
@@ -88,8 +88,8 @@ class TeamReconciler:
         named = {place.get("backend") or spec.backend for place in asked}
         return sorted(n for n in {spec.backend, *named} if Capability.TEAM in self._backends(n).capabilities)
 
-    def _note(self, obj: Object, wanted: list[str]) -> dict[str, str]:
-        """The team's places, the new ones noted before they are made: whatever was made is taken away in the end."""
+    def _record_places(self, obj: Object, wanted: list[str]) -> dict[str, str]:
+        """The team's places by backend; a new one is recorded before it is made, so that it is deleted in the end."""
         known = TeamStatus.model_validate(obj.status).places
         new = {name: f"Its place on '{name}' is being made." for name in wanted if name not in known}
         if new:
@@ -98,8 +98,10 @@ class TeamReconciler:
         return {**new, **known}
 
     def _workspace(self, obj: Object, mlflow: MlflowRest) -> str:
-        """The team's workspace, which is there then. Another one if it turns out to be another team's, of which the
-        store knows nothing: before anybody is let into it."""
+        """Create the team's workspace in MLflow, before any user gets access to it.
+
+        Chooses another name if MLflow has it as that of another team, of which the store knows nothing.
+        """
         store, workspace = self._platform.store, workspace_of(obj)
         owner = archived_name(obj.metadata.name, obj.metadata.uid)
         onboarded = TeamStatus.model_validate(obj.status).observed_generation > 0
@@ -110,9 +112,10 @@ class TeamReconciler:
         return workspace
 
     def _rotate(self, team: str, workspace: str, mlflow: MlflowRest) -> float:
-        """Be the next user, where one waits, and take the former one away once its time is over; when to look again.
+        """Switch to the next MLflow user, if one is prepared, and delete the former after its grace period.
 
-        A user has one password in MLflow. Two users, one after the other, let what runs go on until it has the new one.
+        Returns the seconds until the next look. An MLflow user has only one password. With two users, running processes
+        go on until they have the new one.
         """
         path = credentials_path(self._platform.settings.home_paths, team)
         coming, former = rotation.next_path(path), rotation.former_path(path)
@@ -120,7 +123,8 @@ class TeamReconciler:
             user, password = read_secret(coming).splitlines()[:2]
             mlflow.ensure_user(workspace, user, password)
             old, _, grace = read_secret(former).splitlines()[:3]
-            until = self._clock().timestamp() + float(grace)  # from now on: what runs could not hear of it before
+            # Counted from now: running processes could not get the new one before.
+            until = self._clock().timestamp() + float(grace)
             write_secret(former, f"{old}\n{until:.0f}\n{grace}\n")
             write_secret(path, f"{user}\n{password}\n")
             coming.unlink()

@@ -1,6 +1,6 @@
-"""Take a team away, and archive or purge what it leaves: a new team of its name finds nothing of it.
+"""Delete a team, and archive or purge its data: a new team of its name finds nothing of it.
 
-Each step may be done again, so that a gateway that was killed goes on. The name is free after the last one.
+Each step is idempotent, so that the next gateway continues after a kill. The last step frees the name.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from rayplane.storage import layout
 log = logging.getLogger(__name__)
 
 UNDER_WAY = 2.0
-"""Seconds between two looks at a team whose places are being taken away."""
+"""Seconds between two looks at a team whose places are being deleted."""
 
 
 class TeamDeletion:
-    """All that follows once a team is to go."""
+    """The steps of a team's deletion."""
 
     def __init__(self, platform: Platform, mlflow: MlflowRest | None, backends: Callable[[str], Backend]) -> None:
         self._platform = platform
@@ -37,12 +37,12 @@ class TeamDeletion:
         self._backends = backends
 
     def go_on(self, team: Object) -> float | None:
-        """Do what is left; the seconds until the next look, None once the team is gone."""
+        """Do the next steps; the seconds until the next look, None once the team is gone."""
         status = TeamStatus.model_validate(team.status)
         left = self._places_left(team, status)
         if left:
             return UNDER_WAY
-        # Access goes before data does, and what is written under the name stops before the name is free.
+        # Access is revoked before data moves, and no writes go under the name any more when it becomes free.
         self._take_access(team)
         archived = status.archived_as or archived_name(team.metadata.name, team.metadata.uid)
         purge = status.data == "purge"
@@ -75,22 +75,24 @@ class TeamDeletion:
 
     def _put_files_away(self, name: str, archive: str, *, purge: bool) -> None:
         storage = self._platform.storage
-        place, number = archive, 1
+        target, number = archive, 1
         while True:
             try:
-                storage.move(layout.team(name), place)
+                storage.move(layout.team(name), target)
             except NotFound:
                 break
-            except Conflict:  # it was moved before, and something outlived it that wrote anew
+            except Conflict:  # it was moved before, and a surviving process wrote again
                 number += 1
-                place = f"{archive}.{number}"
+                target = f"{archive}.{number}"
         if purge:
-            kept = [entry for entry in storage.list(layout.ARCHIVE) if f"{layout.ARCHIVE}/{entry}".startswith(archive)]
-            for entry in kept:
+            entries = [
+                entry for entry in storage.list(layout.ARCHIVE) if f"{layout.ARCHIVE}/{entry}".startswith(archive)
+            ]
+            for entry in entries:
                 storage.delete(f"{layout.ARCHIVE}/{entry}")
 
     def _purge_elsewhere(self, team: Object) -> None:
-        """MLflow's workspace with the artifacts of its runs, and Feast's project."""
+        """Purge MLflow's workspace with the artifacts of its runs, and Feast's project."""
         workspace, project = workspace_of(team), project_of(team)
         if self._mlflow is not None:
             self._mlflow.delete_workspace(workspace)
@@ -120,5 +122,6 @@ class TeamDeletion:
 
 
 def take_away(backend: Backend, team: TeamRef) -> str:
-    """What is left of the team's place. Nothing where the backend keeps no places any more: its settings may change."""
+    """Ask for deletion of the team's place; the rest that is left, as one sentence. Empty where the backend, by changed
+    settings, keeps no places any more."""
     return backend.delete_team(team) if Capability.TEAM in backend.capabilities else ""

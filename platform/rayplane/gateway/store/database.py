@@ -1,4 +1,4 @@
-"""One SQL database: engine, transactions, foreign errors as ours. Knows no table but the writers' turn."""
+"""One SQL database: engine, transactions, SQLAlchemy's errors as rayplane's. Knows only the table of the write lock."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ from rayplane.gateway.store.changes import Changes
 from rayplane.nouns.base import utcnow
 
 BUSY_SECONDS = 30
-"""How long a connection waits for Postgres to answer."""
+"""Seconds for which a connection waits for Postgres to answer."""
 LOCK_SECONDS = 10.0
-"""How long a writer waits on SQLite for another process that holds its lock; less than clients wait for the gateway."""
+"""Seconds for which a writer waits for SQLite's lock of another process; less than clients wait for the gateway."""
 PROBE_SECONDS = 0.5
-"""How long a question whether SQLite can be written waits: a write of another process takes less."""
+"""Seconds for which a probe of SQLite's lock waits: a write of another process takes less."""
 
 READERS_PATIENCE = 0.05
-"""Seconds for which a thread that reads many rows of SQLite waits for another to have read its own."""
+"""Seconds for which a thread that reads many rows of SQLite waits for another such thread."""
 
 _WRITES = "rayplane_writes"
 _NEXT_VERSION = update(tables.revision).values(value=tables.revision.c.value + 1).returning(tables.revision.c.value)
 
 
 class Database:
-    """A database by URL. Thread-safe; no I/O until it is first asked. Writers take turns, readers never wait."""
+    """A database by URL. Thread-safe; no I/O before the first call. Writers take turns, readers never wait."""
 
     def __init__(self, url: str, *, clock: Callable[[], datetime] = utcnow) -> None:
         self._url = _parse(url)
@@ -54,12 +54,12 @@ class Database:
         self._engine = _engine(self._url)
         self._local = threading.local()
         self.changes = Changes()
-        """Wakes the waiters of each object that a transaction wrote, once that is committed."""
-        # Threads of this process queue here rather than poll SQLite's file lock, which lets one of them starve.
-        self._turn = threading.RLock()
+        """Waiters for objects; those of each object that a transaction wrote are woken after the commit."""
+        # Threads of this process queue here: polling SQLite's file lock would let one of them starve.
+        self._writer_lock = threading.RLock()
         self._waits_since: float | None = None
-        """When (monotonic) the writer whose turn it is began to wait for SQLite's lock; None if it has it."""
-        # SQLite's driver lets go of the interpreter at each row: threads that read many at once hand it to and fro, at
+        """When (monotonic) the current writer began to wait for SQLite's lock; None if it has it."""
+        # SQLite's driver releases the GIL at each row: threads that read many rows at once pass it back and forth, at
         # twice the CPU.
         self._reading = threading.Lock()
 
@@ -69,21 +69,21 @@ class Database:
 
     @contextlib.contextmanager
     def transaction(self, *, commit: bool = True) -> Iterator[None]:
-        """All writes of the block, or none of them. Blocks of one thread nest into the outermost.
+        """Commit all writes of the block, or none of them. Nested blocks of one thread join the outermost.
 
-        With ``commit=False`` everything is done and then undone: a dry run. It must be the outermost block then.
+        With ``commit=False`` it is a dry run: everything is rolled back. It must then be the outermost block.
         Raises Unavailable if the database can't be reached or another process keeps it locked, StorageFull if it has no
-        room, InvalidInput for a value that it can't hold.
+        room, InvalidInput for a value that it can't store.
         """
         if self._connection is not None:
             if not commit:
                 raise RuntimeError("a dry run must be the outermost transaction")
             yield
             return
-        with self._errors(), self._process_turn(), self._engine.connect() as connection:
+        with self._errors(), self._writer_queue(), self._engine.connect() as connection:
             connection = connection.execution_options(**{_WRITES: True})
             with self._begin(connection) as transaction:
-                self._take_turn(connection)
+                self._lock_for_writing(connection)
                 self._local.connection, self._local.written = connection, set()
                 try:
                     yield
@@ -102,7 +102,7 @@ class Database:
 
     @contextlib.contextmanager
     def _read(self) -> Iterator[Connection]:
-        """The thread's transaction, so that it sees its own writes; else a connection for reading."""
+        """The connection of the thread's transaction, so that it reads its own writes; else one for reading."""
         if self._connection is not None:
             yield self._connection
             return
@@ -111,7 +111,7 @@ class Database:
 
     @contextlib.contextmanager
     def _read_many(self) -> Iterator[Connection]:
-        """The same for many rows: on SQLite one thread after the other, but none waits long for one that is held up."""
+        """Like ``_read``, for many rows: on SQLite one thread after the other, but none waits long for a slow one."""
         alone = self._engine.dialect.name == "sqlite" and self._reading.acquire(timeout=READERS_PATIENCE)
         try:
             with self._read() as connection:
@@ -126,13 +126,13 @@ class Database:
         return connection
 
     @contextlib.contextmanager
-    def _process_turn(self) -> Iterator[None]:
+    def _writer_queue(self) -> Iterator[None]:
         if self._engine.dialect.name != "sqlite":
             yield
             return
         began = time.monotonic()
-        while not self._turn.acquire(timeout=0.2):
-            # However many wait: none waits longer than the first, while that one waits for another process.
+        while not self._writer_lock.acquire(timeout=0.2):
+            # However many wait, none waits longer than the current writer does for another process.
             if self._waits_since is not None and time.monotonic() - began > LOCK_SECONDS:
                 raise self._locked()
         try:
@@ -140,15 +140,15 @@ class Database:
             yield
         finally:
             self._waits_since = None
-            self._turn.release()
+            self._writer_lock.release()
 
     def _begin(self, connection: Connection) -> RootTransaction:
-        transaction = connection.begin()  # on SQLite this waits for its lock, as may the connection before it
+        transaction = connection.begin()  # on SQLite this waits for its lock, as opening the connection may
         self._waits_since = None
         return transaction
 
     def check_writable(self) -> None:
-        """Raise Unavailable if another process keeps SQLite locked, so that nothing can be written; it changes nothing.
+        """Raise Unavailable if another process keeps SQLite locked, so that nothing can be written. Changes nothing.
 
         Other databases have no lock of that kind.
         """
@@ -157,12 +157,12 @@ class Database:
         since = self._waits_since
         if since is not None and time.monotonic() - since > PROBE_SECONDS:
             raise self._locked()
-        if not self._turn.acquire(blocking=False):
-            return  # a writer of this process has the lock, or asks for it since a moment
+        if not self._writer_lock.acquire(blocking=False):
+            return  # a writer of this process has the lock, or has just asked for it
         try:
             self._probe()
         finally:
-            self._turn.release()
+            self._writer_lock.release()
 
     def _probe(self) -> None:
         with self._errors(), self._engine.connect() as connection:
@@ -176,14 +176,14 @@ class Database:
             finally:
                 driver.execute(f"PRAGMA busy_timeout = {int(LOCK_SECONDS * 1000)}")
 
-    def _take_turn(self, connection: Connection) -> None:
-        # SQLite's BEGIN IMMEDIATE has taken the turn already. On Postgres the lock of this row is the turn: taken first
-        # in every writing transaction, so that writers can't deadlock and versions become visible in their order.
+    def _lock_for_writing(self, connection: Connection) -> None:
+        # On SQLite BEGIN IMMEDIATE has taken the write lock already. On Postgres it is the lock of this row, taken
+        # first in every writing transaction, so that writers can't deadlock and versions become visible in order.
         if connection.dialect.name != "sqlite":
             connection.execute(select(tables.revision.c.value).with_for_update())
 
     def _note_write(self, uid: str) -> None:
-        """Wake the object's waiters once the thread's transaction is committed."""
+        """Have the object's waiters woken once the thread's transaction is committed."""
         self._local.written.add(uid)
 
     def _next_version(self, connection: Connection) -> int:
@@ -212,7 +212,7 @@ class Database:
             )
         remedy = "Run the gateway's migration: start it with this database."
         if "no such table" not in said:
-            remedy = "See that it runs and that RAYPLANE_DATABASE_URL names it."
+            remedy = "Check that it runs and that RAYPLANE_DATABASE_URL names it."
         return Unavailable(f"The database {where} does not answer: {said}.", remedy=remedy)
 
     def _locked(self) -> Unavailable:
@@ -223,7 +223,7 @@ class Database:
 
 
 def prepare_file(url: URL) -> None:
-    """Make a SQLite database's folder (0700) and its file (0600), which SQLite would let others read."""
+    """Create a SQLite database's folder (0700) and its file (0600); SQLite would create one that others can read."""
     if url.get_backend_name() != "sqlite" or not url.database:
         return
     path = Path(url.database)
@@ -274,8 +274,8 @@ def _new_engine(url: URL) -> Engine:
 
 
 def _on_sqlite_connect(connection: Any, _: Any) -> None:
-    # The driver must not begin transactions by itself: it would begin them deferred, and a deferred transaction that
-    # comes to write fails at once, without waiting, when another process wrote in the meantime.
+    # The driver must not begin transactions by itself: it would begin them deferred, and when a deferred transaction
+    # first writes it fails at once, without waiting, if another process wrote in the meantime.
     connection.isolation_level = None
     cursor = connection.cursor()
     try:
@@ -286,7 +286,7 @@ def _on_sqlite_connect(connection: Any, _: Any) -> None:
 
 
 def _on_error(context: ExceptionContext) -> Exception | None:
-    """What no column can hold is the caller's: a NUL on Postgres, half of a surrogate pair, a number of 70 bits."""
+    """Make InvalidInput of a value that no column can store: a NUL on Postgres, a lone surrogate, a 70-bit number."""
     original = context.original_exception
     if isinstance(context.sqlalchemy_exception, DataError) or isinstance(original, UnicodeEncodeError | OverflowError):
         return InvalidInput(
@@ -302,7 +302,7 @@ def _on_sqlite_begin(connection: Connection) -> None:
 
 
 def to_json(value: Any) -> str:
-    """JSON as every database takes it: NaN and the infinities, which JSON has not, become null."""
+    """JSON that every database accepts: NaN and the infinities, which JSON lacks, become null."""
     try:
         return json.dumps(value, allow_nan=False)
     except ValueError:

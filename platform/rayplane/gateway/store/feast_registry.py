@@ -1,4 +1,4 @@
-"""Feast's SQL registry, of which the gateway only forgets the projects of purged teams: it imports no Feast."""
+"""Delete the projects of purged teams from Feast's SQL registry, without importing Feast."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ TABLES = (
     *("feature_services", "saved_datasets", "validation_references", "managed_infra", "permissions"),
     *("feature_view_version_history", "feast_metadata", "projects"),
 )
-"""Those of Feast 0.67 that hold what belongs to a project."""
+"""Tables of Feast 0.67 with rows of a project."""
 
 
 def forget_project(url: str, project: str) -> None:
-    """Delete all that a registry holds of a project; none is success. Raises Unavailable if it can't be written."""
+    """Delete all rows of a project from a registry; none is success. Raises Unavailable if it can't be written."""
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").exists():
         return
@@ -34,7 +34,7 @@ def forget_project(url: str, project: str) -> None:
     except DBAPIError as exc:
         raise Unavailable(
             f"Feast's registry {parsed.render_as_string(hide_password=True)} can't be written: {exc.orig}.",
-            remedy="See that RAYPLANE_FEAST_REGISTRY_URL names it and that nothing keeps it locked.",
+            remedy="Check that RAYPLANE_FEAST_REGISTRY_URL names it and that nothing keeps it locked.",
         ) from exc
     finally:
         engine.dispose()

@@ -1,4 +1,4 @@
-"""What a deleted team left: its rows filed under a name that no team can have, or purged from there."""
+"""Archive the rows of a deleted team under a name that no team can have, or purge them from there."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from rayplane.gateway.store.tables import (
 from rayplane.nouns.team import ARCHIVED
 
 _RECORDS = (lineage, events, dataset_versions, step_results, operations)
-"""What tells of a team's work; with its objects it goes when the team is purged."""
+"""Tables with records of a team's work; a purge deletes them with the team's objects."""
 _EVIDENCE = (audit, leases)
-"""What tells who did what, and what it cost: it is never deleted."""
+"""Tables that record who did what and what it cost; they are never deleted."""
 
 
 class Filing(Database):
-    """Writes of which each is whole or not at all, and may be done again."""
+    """Atomic and idempotent writes that archive or purge a team."""
 
     def predecessors(self, team: str) -> Sequence[str]:
-        """The uids of the teams of this name that are gone, the last one first."""
+        """The uids of the deleted teams of this name, the last one first."""
         query = (
             select(objects.c.uid)
             .where(objects.c.kind == "Team", objects.c.team == "", objects.c.name == team)
@@ -41,12 +41,12 @@ class Filing(Database):
             return list(connection.execute(query).scalars())
 
     def is_archive(self, name: str) -> bool:
-        """Whether records of a deleted team are kept under this name."""
+        """True if records of a deleted team are kept under this name."""
         team, _, uid = name.partition(ARCHIVED)
         return bool(uid) and uid in self.predecessors(team)
 
     def names_elsewhere(self) -> set[str]:
-        """The names that all teams that ever were have or had in MLflow and Feast."""
+        """The names in MLflow and Feast of all teams, deleted ones included."""
         query = select(objects.c.name, objects.c.status).where(objects.c.kind == "Team", objects.c.team == "")
         with self._read() as connection:
             rows = connection.execute(query).all()
@@ -54,8 +54,8 @@ class Filing(Database):
         return {str(status.get(key) or name) for name, status in rows for key in keys}
 
     def file_away(self, team: str, archived: str) -> None:
-        """Put all rows of a team under ``archived``; its objects are removed then. Raises ValueError for a name that a
-        team could have."""
+        """Move all rows of a team to the name ``archived`` and mark its objects as removed. Raises ValueError for a
+        name that a team could have."""
         _check(archived)
         with self._write() as connection:
             now, live = self._clock(), objects.c.removed_at.is_(None)
@@ -74,21 +74,21 @@ class Filing(Database):
             )
             for table in (objects, *_RECORDS, *_EVIDENCE):
                 connection.execute(update(table).where(table.c.team == team).values(team=archived))
-            # An operation's body tells of its team too, and by that who may read it.
-            kept = select(operations.c.id, operations.c.body).where(operations.c.team == archived)
-            for id, body in connection.execute(kept).all():
+            # An operation's body names its team too, which decides who may read it.
+            archived_operations = select(operations.c.id, operations.c.body).where(operations.c.team == archived)
+            for id, body in connection.execute(archived_operations).all():
                 renamed = {**body, "team": archived}
                 connection.execute(update(operations).where(operations.c.id == id).values(body=renamed))
 
     def purge(self, archived: str, uid: str) -> None:
-        """Delete what was filed away of a team, but for its audit log and its leases. Of its own object (``uid``) the
-        name, the times and the status stay. Raises ValueError for a name that a team could have."""
+        """Delete a team's archived rows, except for its audit log and its leases. Of its own object (``uid``) name,
+        times and status stay. Raises ValueError for a name that a team could have."""
         _check(archived)
         with self._write() as connection:
             for table in (objects, *_RECORDS):
                 connection.execute(delete(table).where(table.c.team == archived))
             connection.execute(update(objects).where(objects.c.uid == uid).values(spec={}, labels={}, owner=""))
-            # What was answered to a request for the deletion itself is told again to one who did not hear it.
+            # The answer to the deletion request itself stays, for a client that repeats it.
             of_it = idempotency.c.team_uid == uid
             keys = select(idempotency.c.principal, idempotency.c.key, idempotency.c.answer).where(of_it)
             for principal, key, answer in connection.execute(keys).all():

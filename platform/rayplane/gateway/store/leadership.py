@@ -1,4 +1,4 @@
-"""Who of several gateways reconciles: one row, held for a time by one holder, renewed by it."""
+"""Decide which of several gateways reconciles: one row, leased for a time by one holder, who renews it."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class Leadership(Database):
             return True
 
     def release_leadership(self, holder: str) -> None:
-        """Give leadership up at once; one that another has is left alone."""
+        """Release leadership at once; does nothing if another holder has it."""
         with self._write() as connection:
             connection.execute(delete(leader).where(leader.c.id == 1, leader.c.holder == holder))
 
     def _instant(self, connection: Connection) -> datetime:
-        # The replicas' own clocks may differ by more than the holder's time: on Postgres the server's clock decides.
+        # The gateways' clocks may differ by more than the lease lasts: on Postgres the server's clock decides.
         if self._clock is utcnow and connection.dialect.name == "postgresql":
             instant: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
             return instant

@@ -1,4 +1,4 @@
-"""Rows that are only ever added: audit, leases (closed once), lineage, events. The database refuses anything else."""
+"""Append-only rows: audit, leases (closed once), lineage, events. The database refuses other changes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rayplane.gateway.store.tables import audit, events, leases, lineage
 from rayplane.nouns.cluster import Lease
 from rayplane.nouns.events import Edge, Event
 
-# Every look at a cluster asks this: it is built once.
+# Built once: every look at a cluster needs this query.
 _LEASES_OF = (
     select(leases)
     .where(
@@ -32,7 +32,7 @@ class Ledger(Database):
     def audit(
         self, principal: str, action: str, *, kind: str, team: str, name: str, detail: Mapping[str, Any] | None = None
     ) -> None:
-        """Add a row to the audit log: in the transaction of the write that it tells of, if there is one."""
+        """Add a row to the audit log; call it in the transaction of the write that it records."""
         values = {
             "time": self._clock(),
             "principal": principal,
@@ -56,7 +56,7 @@ class Ledger(Database):
     ) -> Page[dict[str, Any]]:
         """A page of the audit log, newest first: ``{id, time, principal, action, kind, team, name, detail}``.
 
-        ``team`` None means all, and what concerns no team.
+        ``team`` None: rows of all teams and of none.
         """
         query = select(audit).order_by(audit.c.id.desc()).limit(check_limit(limit) + 1)
         if team is not None:
@@ -64,8 +64,8 @@ class Ledger(Database):
         if action is not None:
             query = query.where(audit.c.action == action)
         if since is not None:
-            # Ids are nearly in the order of times: what is older is not gone through.
-            # Not the bare id: it would be looked for from the oldest row on, past all of these.
+            # Ids are nearly in order of time, so the query skips older rows by id. ``id + 0``: for the bare id
+            # the planner would search from the oldest row on.
             first = select(func.min(audit.c.id + 0)).where(audit.c.time >= since).scalar_subquery()
             query = query.where(audit.c.id >= first, audit.c.time >= since)
         if cursor is not None:
@@ -88,7 +88,7 @@ class Ledger(Database):
             if row is None:
                 raise NotFound(f"There is no lease '{id}'.")
             if row.ended_at is None:
-                # A clock that was set back must not stop the reconciler: such a lease lasted no time.
+                # A clock that was set back must not fail the reconciler: such a lease has no duration.
                 end = max(ended_at, row.started_at)
                 connection.execute(update(leases).where(leases.c.id == id).values(ended_at=end))
 
@@ -105,11 +105,11 @@ class Ledger(Database):
     def leases_of(self, cluster_uid: str, *, ids: Collection[str] = ()) -> list[Lease]:
         """A cluster's leases that are open or have one of these ids, in the order in which they were opened."""
         with self._read() as connection:
-            found = connection.execute(_LEASES_OF, {"cluster_uid": cluster_uid, "ids": sorted(ids)})
-            return [_lease(row) for row in found]
+            rows = connection.execute(_LEASES_OF, {"cluster_uid": cluster_uid, "ids": sorted(ids)})
+            return [_lease(row) for row in rows]
 
     def leases_between(self, team: str, since: datetime, until: datetime) -> list[Lease]:
-        """The team's leases that were open at some instant from ``since`` until ``until``."""
+        """The team's leases that were open at any instant from ``since`` until ``until``."""
         query = (
             select(leases)
             .where(
@@ -152,10 +152,10 @@ class Ledger(Database):
                     connection.execute(insert(lineage).values(row))
 
     def edges(self, team: str, node: str, direction: Literal["up", "down"]) -> list[Edge]:
-        """Every edge that leads to the node (up) or away from it (down), over any number of hops, the oldest first."""
+        """Every edge that leads to the node (up) or away from it (down), over any number of hops, oldest first."""
         near, far = (lineage.c.target, lineage.c.source) if direction == "up" else (lineage.c.source, lineage.c.target)
         reached = select(near.label("node")).where(lineage.c.team == team, near == node).cte("reached", recursive=True)
-        # UNION, not UNION ALL: a node that was reached before ends that path, so that a circle ends too.
+        # UNION, not UNION ALL: a node that was reached before ends the path, so that a cycle ends too.
         reached = reached.union(select(far).where(lineage.c.team == team, near == reached.c.node))
         query = (
             select(lineage.c.source, lineage.c.target)
@@ -166,7 +166,7 @@ class Ledger(Database):
             return [Edge(source=row.source, target=row.target) for row in connection.execute(query)]
 
     def record_event(self, team: str, event: Event, *, job_uid: str | None = None) -> bool:
-        """Add an event; False if the team has one of this id already."""
+        """Add an event; False if the team already has one of this id."""
         known = select(events.c.seq).where(events.c.team == team, events.c.id == event.id)
         with self._write() as connection:
             if connection.execute(known).first() is not None:
@@ -184,7 +184,7 @@ class Ledger(Database):
             return True
 
     def events(self, team: str, job_uids: Iterable[str], *, type: str | None = None) -> list[Event]:
-        """The events of jobs in the order of their time, of one type or all."""
+        """The events of jobs in order of time, of one type or all."""
         query = (
             select(events.c.body)
             .where(events.c.team == team, events.c.job_uid.in_(sorted(set(job_uids))))

@@ -1,4 +1,4 @@
-"""Apply the migrations of this package to a database, from code: no alembic.ini, so that it works from a wheel."""
+"""Apply this package's migrations to a database. Needs no alembic.ini, so that it works from a wheel."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from sqlalchemy import Connection, Engine, text
 
 from rayplane.errors import Unsupported
 
-# Alembic keeps the migration under way in module globals.
+# Alembic keeps the running migration in module globals.
 _one_at_a_time = threading.Lock()
-# Any number will do, so long as every gateway asks for the same: two that start at once on Postgres migrate in turn.
+# An arbitrary number, the same in every gateway: two that start at once on Postgres migrate one after the other.
 _ADVISORY_LOCK = 7230_1984
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
-    """Bring the schema to a revision (default: the newest), or leave it as it was. Raises Unsupported if a newer
+    """Migrate the schema to a revision (default: the newest), or leave it as it was. Raises Unsupported if a newer
     rayplane made it."""
     with engine.connect() as connection:
         connection = connection.execution_options(rayplane_writes=True)
@@ -29,7 +29,7 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
 
 
 def upgrade_within(connection: Connection, revision: str) -> None:
-    """Bring the schema to a revision in the connection's transaction. Raises Unsupported for one that is not known."""
+    """Migrate the schema to a revision in the connection's transaction. Raises Unsupported for an unknown one."""
     with as_file(files(__package__) / "migrations") as folder, _one_at_a_time:
         config = Config()
         config.set_main_option("script_location", str(folder).replace("%", "%%"))
@@ -46,5 +46,5 @@ def upgrade_within(connection: Connection, revision: str) -> None:
 
 
 def revision_of(connection: Connection) -> str | None:
-    """The revision of a database's schema; None if it has none."""
+    """The revision of a database's schema; None if it has no schema."""
     return MigrationContext.configure(connection).get_current_revision()

@@ -1,4 +1,4 @@
-"""Objects of all nouns in one table: put, get, list, status, deletion."""
+"""Store objects of all nouns in one table: put, get, list, status, deletion."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from rayplane.gateway.store.tables import objects, revision
 from rayplane.nouns.base import Metadata, Object, Status, check_instant
 
 NO_CLUSTER = ""
-"""Stands for no cluster where objects are asked for by the one that their spec names."""
+"""Filter value for objects whose spec names no cluster."""
 Change = Literal["created", "changed", "unchanged"]
 
-# Statements that every look and every write need, built once: building one costs more than it takes SQLite to answer.
+# Statements of every look and every write, built once: building one costs more than SQLite needs to answer.
 _BY_NAME = select(objects).where(
     objects.c.kind == bindparam("kind"),
     objects.c.team == bindparam("team"),
@@ -32,8 +32,8 @@ _BY_NAME = select(objects).where(
 _BY_UID = select(objects).where(objects.c.uid == bindparam("uid"))
 _UPDATE = update(objects).where(objects.c.uid == bindparam("which")).returning(*objects.c)
 _IN_ORDER = (objects.c.created_at, objects.c.uid)
-# Few objects are in the phases that are asked for (that have not ended): they are found by phase and then sorted. For
-# the bare columns SQLite would go through all that the team has, which an index holds in this order.
+# Queries by phase ask for unfinished objects, which are few: find them by phase, then sort. For the bare columns SQLite
+# would instead walk all objects of the team, by the index that has this order.
 _SORTED = tuple(func.coalesce(column, column) for column in _IN_ORDER)
 _WRITTEN = select(
     *(objects.c.uid, objects.c.kind, objects.c.phase, objects.c.resource_version),
@@ -45,7 +45,7 @@ _WRITTEN_AFTER = _WRITTEN.where(objects.c.resource_version > bindparam("after"))
 
 @dataclass(frozen=True)
 class Written:
-    """What a reconciler must know of an object to tell whether it is to be looked at; cheap to read by the thousand."""
+    """The fields by which the loop decides whether to look at an object; cheap to read by the thousand."""
 
     uid: str
     kind: str
@@ -53,9 +53,9 @@ class Written:
     version: int
     """Resource version of the last write."""
     wanted: tuple[int, datetime | None]
-    """(generation, when it was deleted): changes with what is wanted, not with what was seen."""
+    """(generation, when it was deleted): changes with the wanted state, not with the observed one."""
     gone: bool
-    """Whether it was removed, and is history."""
+    """True if it was removed and is history."""
 
 
 Changes: TypeAlias = list[Written]  # in the class below, `list` is its method
@@ -78,10 +78,10 @@ class Objects(Database):
         status: Status | Mapping[str, Any] | None = None,
         external_id: str | None = None,
     ) -> tuple[Object, Change]:
-        """Make the object, or change its spec and labels (None keeps them); equal ones change nothing.
+        """Create the object, or change its spec and labels (None keeps them); equal ones change nothing.
 
-        ``owner``, ``status`` and ``external_id`` (another unique name within kind and team) count only when it is made.
-        Raises PreconditionFailed if ``if_match`` is not its resource version, or if it is there and was to be
+        ``owner``, ``status`` and ``external_id`` (another unique name within kind and team) only count at its creation.
+        Raises PreconditionFailed if ``if_match`` is not its resource version, or if it exists in spite of
         ``if_absent``; Conflict if it is being deleted or if another object has the external id.
         """
         with self._write() as connection:
@@ -95,7 +95,7 @@ class Objects(Database):
     def check_put(
         self, kind: str, team: str, name: str, *, if_match: int | None = None, if_absent: bool = False
     ) -> None:
-        """Raise what ``put`` would raise whatever the spec is: PreconditionFailed, or Conflict for a deletion."""
+        """Raise what ``put`` would raise for any spec: PreconditionFailed, or Conflict for a deletion."""
         with self._read() as connection:
             _writable(connection, kind, team, name, if_match, if_absent)
 
@@ -115,7 +115,7 @@ class Objects(Database):
             return None if row is None else _object(row)
 
     def get_by_uid(self, uid: str, *, removed: bool = False) -> Object:
-        """The object with this uid; raises NotFound. ``removed`` also finds one that is history."""
+        """The object with this uid; raises NotFound. ``removed`` includes history."""
         with self._read() as connection:
             return _object(self._by_uid(connection, uid, removed=removed))
 
@@ -157,7 +157,7 @@ class Objects(Database):
         phases: Collection[str] | None = None,
         cluster: str | None = None,
     ) -> Iterator[Object]:
-        """All objects, oldest first, page by page. ``cluster``: only those whose spec names it; NO_CLUSTER: none."""
+        """All objects, oldest first, page by page. ``cluster``: only those whose spec names it (NO_CLUSTER: none)."""
         cursor: str | None = None
         while True:
             page = self.list(kind, team, labels=labels, phases=phases, cluster=cluster, limit=500, cursor=cursor)
@@ -175,7 +175,7 @@ class Objects(Database):
         phases: Collection[str] | None = None,
         removed: bool = False,
     ) -> int:
-        """How many objects there are; with ``removed``, how many there ever were."""
+        """The number of objects; ``removed`` includes history."""
         query = select(func.count()).select_from(objects).where(*_filter(kind, team, labels, phases))
         if not removed:
             query = query.where(objects.c.removed_at.is_(None))
@@ -193,19 +193,19 @@ class Objects(Database):
             return {(kind, phase): int(count) for kind, phase, count in connection.execute(query)}
 
     def written(self, after: int | None) -> tuple[Changes, int]:
-        """(what was written after this resource version, the newest version); None: all that is there now.
+        """(objects written after this resource version, the newest version); None: all current objects.
 
-        Versions are committed in their order: whoever asks again with the newest one misses nothing.
+        Versions are committed in order, so a caller that passes the newest one next time misses nothing.
         """
         with self._read() as connection:
             if after is None:
-                # Asked first: what is committed between the two questions is told again, rather than never.
+                # Read first: a write committed between the two queries is then returned twice rather than never.
                 newest = int(connection.execute(select(revision.c.value)).scalar_one())
                 rows = connection.execute(_PRESENT).all()
             else:
                 newest, rows = after, connection.execute(_WRITTEN_AFTER, {"after": after}).all()
-        found = [Written(row[0], row[1], row[2], row[3], (row[4], row[5]), row[6] is not None) for row in rows]
-        return found, max([newest, *(item.version for item in found)])
+        items = [Written(row[0], row[1], row[2], row[3], (row[4], row[5]), row[6] is not None) for row in rows]
+        return items, max([newest, *(item.version for item in items)])
 
     def set_status(
         self,
@@ -214,21 +214,21 @@ class Objects(Database):
         *,
         expect: int | None = None,
         wanted: bool = False,
-        found: Object | None = None,
+        current: Object | None = None,
     ) -> Object:
         """Replace the status; an equal one changes nothing. Raises Conflict if the resource version is not ``expect``.
 
-        To change a part of it without losing another's change, read and write in one ``transaction()``. ``wanted``: it
-        tells what somebody wants, as a spec does, so the generation rises. ``found``: the object as this very
-        transaction read it, which need not be read again.
+        To change a part of it without losing another's change, read and write in one ``transaction()``. ``wanted``: the
+        status states a user's wish, as a spec does, so the generation rises. ``current``: the object as this very
+        transaction read it, to save another read.
         """
         plain = _plain(status)
-        if found is not None and found.status == plain:
-            return found
+        if current is not None and current.status == plain:
+            return current
         with self._write() as connection:
-            if found is not None:
+            if current is not None:
                 values = {"status": plain, "phase": str(plain.get("phase", ""))}
-                return self._update(connection, uid, **values, generation=found.metadata.generation + wanted)
+                return self._update(connection, uid, **values, generation=current.metadata.generation + wanted)
             row = self._by_uid(connection, uid)
             if expect is not None and row.resource_version != expect:
                 raise Conflict(
@@ -250,7 +250,7 @@ class Objects(Database):
             return self._update(connection, uid, spec=plain, generation=row.generation + 1)
 
     def mark_deleted(self, uid: str) -> Object:
-        """Say that the object is to go; one already marked stays as it is."""
+        """Mark the object for deletion; one already marked stays as it is."""
         with self._write() as connection:
             row = self._by_uid(connection, uid)
             if row.deleted_at is not None:
@@ -258,7 +258,7 @@ class Objects(Database):
             return self._update(connection, uid, deleted_at=self._clock())
 
     def remove(self, uid: str) -> None:
-        """Free the object's name; its row is kept as history. One already removed is success. Raises NotFound."""
+        """Free the object's name; its row stays as history. One already removed is success. Raises NotFound."""
         with self._write() as connection:
             row = self._by_uid(connection, uid, removed=True)
             if row.removed_at is None:
@@ -307,11 +307,11 @@ class Objects(Database):
         self, connection: Connection, row: Row[Any], spec: Mapping[str, Any], labels: Mapping[str, str] | None
     ) -> tuple[Object, Change]:
         plain = _plain(spec)
-        kept = row.labels if labels is None else dict(labels)
-        if row.spec == plain and row.labels == kept:
+        new_labels = row.labels if labels is None else dict(labels)
+        if row.spec == plain and row.labels == new_labels:
             return _object(row), "unchanged"
         generation = row.generation + (row.spec != plain)
-        return self._update(connection, row.uid, spec=plain, labels=kept, generation=generation), "changed"
+        return self._update(connection, row.uid, spec=plain, labels=new_labels, generation=generation), "changed"
 
     def _update(self, connection: Connection, uid: str, **values: Any) -> Object:
         values["resource_version"] = self._next_version(connection)
@@ -329,12 +329,12 @@ class Objects(Database):
 
 
 def check_precondition(title: str, version: int | None, *, if_match: int | None, if_absent: bool = False) -> None:
-    """Raise PreconditionFailed unless an object's version (None: it is not there) is what a request supposes."""
+    """Raise PreconditionFailed unless an object's version (None: it does not exist) is what a request expects."""
     if if_match is not None and version != if_match:
         raise PreconditionFailed(
             f"{title} is at version {version}, not {if_match}."
             if version is not None
-            else f"{title} is not there, let alone at version {if_match}.",
+            else f"{title} is not there, so it has no version {if_match}.",
             remedy="Get it again and repeat the change on what it is now.",
         )
     if if_absent and version is not None:
@@ -347,7 +347,7 @@ def check_precondition(title: str, version: int | None, *, if_match: int | None,
 def _writable(
     connection: Connection, kind: str, team: str, name: str, if_match: int | None, if_absent: bool
 ) -> Row[Any] | None:
-    """The object's row, None if it is not there; raises PreconditionFailed or Conflict if it can't be written."""
+    """The object's row, None if it does not exist; raises PreconditionFailed or Conflict if it can't be written."""
     row, title = _by_name(connection, kind, team, name), _title(kind, team, name)
     check_precondition(title, row.resource_version if row else None, if_match=if_match, if_absent=if_absent)
     if row is not None and row.deleted_at is not None:
@@ -379,13 +379,13 @@ def _filter(
 
 def label_is(key: str, value: str) -> ColumnElement[bool]:
     """The condition that an object has a label."""
-    # SQLite (3.40) compares a key as it is kept, with its escapes.
+    # SQLite (3.40) compares a key in its stored spelling, with escapes.
     spellings = dict.fromkeys((key, json.dumps(key)[1:-1]))
     return or_(*(objects.c.labels[spelling].as_string() == value for spelling in spellings))
 
 
 def position(cursor: str) -> tuple[datetime, str]:
-    """(when the last object of a page was made, its uid); raises InvalidInput on a bad cursor."""
+    """(creation time of the last object of a page, its uid); raises InvalidInput on a bad cursor."""
     created_at, uid = decode_cursor(cursor, str, 2)
     try:
         instant = datetime.fromisoformat(str(created_at))
@@ -398,7 +398,7 @@ def position(cursor: str) -> tuple[datetime, str]:
 
 
 def _plain(value: Status | Mapping[str, Any]) -> dict[str, Any]:
-    """As JSON gives it back, so that what is stored compares equal to what comes next."""
+    """The value as it reads back from JSON, so that it compares equal to the stored one."""
     data = value.model_dump(mode="json") if isinstance(value, Status) else dict(value)
     plain: dict[str, Any] = json.loads(to_json(data))
     return plain
@@ -413,7 +413,7 @@ def _cluster(spec: Mapping[str, Any]) -> str | None:
 def _object(row: Row[Any]) -> Object:
     return Object(
         kind=row.kind,
-        # The row was checked when it was written; a rule that became stricter since must not hide the object.
+        # The row was validated when it was written; a stricter rule since then must not hide the object.
         metadata=Metadata.model_construct(
             name=row.name,
             team=row.team or None,
@@ -436,7 +436,7 @@ def _title(kind: str, team: str, name: str) -> str:
 
 
 def not_found(connection: Connection, kind: str, team: str, name: str) -> NotFound:
-    """That there is no such object, with the nearest name that there is."""
+    """The NotFound error for an object, with the nearest existing name."""
     live = (objects.c.kind == kind, objects.c.team == team, objects.c.removed_at.is_(None))
     names = [row.name for row in connection.execute(select(objects.c.name).where(*live).limit(1000))]
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)

@@ -14,13 +14,13 @@ from rayplane.nouns.base import check_json
 
 MAX_LIMIT = 1000
 CURSOR, LONGEST_CURSOR = "^[A-Za-z0-9_-]+$", 1000
-"""The form of a cursor, and its most characters."""
+"""The pattern of a cursor, and its maximum length."""
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Page(Generic[T]):
-    """Some items, and the cursor to ask for those after them (None at the end)."""
+    """Some items, and the cursor for the page after them (None at the end)."""
 
     items: list[T]
     next_cursor: str | None = None
@@ -45,18 +45,18 @@ def decode_cursor(cursor: str, kind: type[str] | type[int], size: int) -> list[s
     try:
         raw = base64.b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
         position = json.loads(raw)
-        check_json(position)  # JSON can say half of a surrogate pair, which no column holds
+        check_json(position)  # JSON can express a lone surrogate, which no column can store
     except (ValueError, binascii.Error, RecursionError) as exc:
         raise no_cursor(cursor) from exc
     if not isinstance(position, list) or len(position) != size or any(type(part) is not kind for part in position):
         raise no_cursor(cursor)
     if any(isinstance(part, int) and abs(part) >= 2**63 for part in position):
-        raise no_cursor(cursor)  # a number that no column holds
+        raise no_cursor(cursor)  # a number that no column can store
     return position
 
 
 def no_cursor(cursor: str) -> InvalidInput:
-    """The error for a text that is no cursor of the list that it was sent to."""
+    """The error for a text that is not a cursor of the requested list."""
     return InvalidInput(
         f"'{cursor[:60]}' is not a cursor of this list.", remedy="Send the next_cursor of an earlier answer."
     )

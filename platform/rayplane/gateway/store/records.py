@@ -1,4 +1,4 @@
-"""Records by key: dataset versions, the step cache, operations, answers kept for idempotency keys."""
+"""Store records by key: dataset versions, the step cache, operations, answers to idempotency keys."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from rayplane.nouns.events import Operation
 from rayplane.nouns.pipeline import StepResult
 
 REMEMBERED = timedelta(days=1)
-"""How long the answer to an idempotency key is kept."""
+"""Time for which the answer to an idempotency key is kept."""
 
 
 class Records(Database):
-    """Tables of records, each under a key of its own."""
+    """Tables of records by key."""
 
     def put_dataset_version(self, v: DatasetVersion, *, published_at: datetime | None = None) -> None:
-        """Keep a version; a known one keeps what it is, but is the newest again if it was published again later.
+        """Store a version. A known one keeps its content, but is the newest again if it was published again later.
 
-        ``published_at`` is the instant of the publication; default: when the version was made.
+        ``published_at``: the instant of the publication; default: when the version was made.
         """
         at = published_at or v.created_at
         table = dataset_versions
@@ -42,9 +42,9 @@ class Records(Database):
     def get_dataset_version(self, team: str, name: str, version: str | None = None) -> DatasetVersion:
         """A version (None: the newest by publication); raises NotFound with the nearest known one."""
         versions = self.list_dataset_versions(team, name)
-        found = next((v for v in versions if version in (None, v.version)), None)
-        if found is not None:
-            return found
+        record = next((v for v in versions if version in (None, v.version)), None)
+        if record is not None:
+            return record
         known = [v.version for v in versions]
         near = difflib.get_close_matches(version or "", known, n=1, cutoff=0.6)
         if near:
@@ -72,26 +72,26 @@ class Records(Database):
             connection.execute(delete(table).where(table.c.team == team, table.c.name == name))
 
     def put_step_result(self, team: str, r: StepResult) -> None:
-        """Keep what a step with this key left, in the place of what one left before."""
+        """Store the result of a step with this key, in place of an earlier one."""
         key = {"team": team, "key": r.key}
         with self._write() as connection:
             _replace(connection, step_results, key, {"updated_at": self._clock(), "body": _body(r)})
 
     def get_step_result(self, team: str, key: str) -> StepResult | None:
-        """What a step with this key left, if one ever ended."""
+        """The result of a step with this key; None if none ever ended."""
         query = select(step_results.c.body).where(step_results.c.team == team, step_results.c.key == key)
         with self._read() as connection:
             row = connection.execute(query).one_or_none()
             return None if row is None else StepResult.model_validate(row.body)
 
     def put_operation(self, op: Operation) -> None:
-        """Keep an operation, in the place of one with its id."""
+        """Store an operation, in place of one with its id."""
         with self._write() as connection:
             values = {"team": op.team, "created_at": op.created_at, "body": _body(op)}
             _replace(connection, operations, {"id": op.id}, values)
 
     def get_operation(self, id: str) -> Operation:
-        """An operation as it was kept; raises NotFound."""
+        """The stored operation; raises NotFound."""
         with self._read() as connection:
             row = connection.execute(select(operations.c.body).where(operations.c.id == id)).one_or_none()
             if row is None:
@@ -101,9 +101,9 @@ class Records(Database):
     def remember(
         self, principal: str, key: str, fingerprint: str, answer: Mapping[str, Any], *, team_uid: str | None = None
     ) -> None:
-        """Keep the answer to a request with an idempotency key for a day; the first one kept stays.
+        """Store the answer to a request with an idempotency key for a day; the first one stays.
 
-        ``team_uid``: of the team that it was about. Raises Conflict if the key came with another request (fingerprint).
+        ``team_uid``: the uid of the request's team. Raises Conflict if the key came with another request (fingerprint).
         """
         now = self._clock()
         with self._write() as connection:
@@ -117,9 +117,9 @@ class Records(Database):
     def recall(
         self, principal: str, key: str, fingerprint: str, *, team_uid: str | None = None
     ) -> dict[str, Any] | None:
-        """The answer that was kept for this key; raises Conflict if it was to another request.
+        """The stored answer to this key; raises Conflict if it belongs to another request.
 
-        ``team_uid``: of the team that is there now. What was answered about an earlier one of its name does not count.
+        ``team_uid``: the uid of the current team. Answers about an earlier team of its name do not count.
         """
         table = idempotency
         fresh = table.c.created_at >= self._clock() - REMEMBERED
@@ -140,7 +140,7 @@ def _body(record: DatasetVersion | StepResult | Operation) -> dict[str, Any]:
 
 
 def _replace(connection: Connection, table: Table, key: Mapping[str, str], values: Mapping[str, Any]) -> None:
-    # Writers take turns, so nobody comes between the two statements.
+    # Writers take turns, so no other write comes between the two statements.
     where = and_(*(table.c[column] == value for column, value in key.items()))
     changed = connection.execute(update(table).where(where).values(**values))
     if changed.rowcount == 0:

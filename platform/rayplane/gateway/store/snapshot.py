@@ -1,8 +1,8 @@
-"""All rows as text files, from one consistent snapshot, and back into an empty database of either kind.
+"""Write all rows to text files as one consistent snapshot, and read them into an empty SQLite or Postgres database.
 
-A table is a file of JSON lines: a head (its columns, its counter), then one array a row. Values are written as the
-database keeps them, not as models: instants as UTC text of fixed width, JSON as its very text (so that the order of
-keys and large numbers stay). So the schema may be of any revision that this code knows, and what is read back is equal.
+Each table is a file of JSON lines: a header (columns, counter), then one array per row. Values are written as the
+database stores them, not as models: instants as UTC text of fixed width, JSON as its exact text, which keeps the order
+of keys and large numbers. So the schema may be of any known revision, and a restored database is equal.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rayplane.gateway.store import migrate
 from rayplane.gateway.store.database import Database, prepare_file
 
 SUMMARY = "snapshot.json"
-"""The file beside those of the tables: what they hold."""
+"""The file beside the tables' files that summarizes them."""
 _VERSIONS = "alembic_version"
 _BATCH = 500
 _STREAMED = {"stream_results": True, "max_row_buffer": _BATCH}
@@ -30,21 +30,21 @@ _STREAMED = {"stream_results": True, "max_row_buffer": _BATCH}
 
 @dataclass(frozen=True)
 class TableCount:
-    """What one table's file holds."""
+    """Summary of one table's file."""
 
     rows: int
     sha256: str
-    """Of the file: equal tables have equal files."""
+    """Hash of the file: equal tables have equal files."""
 
 
 @dataclass(frozen=True)
 class SnapshotSummary:
-    """What a snapshot holds."""
+    """Summary of a snapshot."""
 
     revision: str
-    """Of the schema."""
+    """Revision of the schema."""
     database: str
-    """The kind of database that it was taken of."""
+    """The kind of database from which it was taken."""
     tables: dict[str, TableCount]
 
 
@@ -52,23 +52,23 @@ class SnapshotSummary:
 class _Column:
     name: str
     kind: str
-    """json, instant, boolean or plain: how its values are written."""
+    """json, instant, boolean or plain: the form in which its values are written."""
     type: str
-    """What the database calls it, to be cast to."""
+    """The database's name of the type, for casts."""
 
 
 class Snapshot(Database):
-    """Every table, out and in."""
+    """Writes and restores snapshots of every table."""
 
     def write_snapshot(self, folder: Path) -> SnapshotSummary:
-        """Write every table as of one instant into an empty folder; neither waits for writers nor keeps them waiting.
+        """Write every table as of one instant into an empty folder; neither waits for writers nor blocks them.
 
         Raises NotFound if the database has no tables of rayplane, Unavailable if it does not answer.
         """
         if self._engine.dialect.name == "sqlite" and not Path(self._url.database or "").exists():
-            raise self._no_platform()  # SQLite would make it
+            raise self._no_platform()  # SQLite would create it
         with self._errors(), self._engine.connect() as connection:
-            if connection.dialect.name != "sqlite":  # there a transaction that reads has a snapshot anyhow
+            if connection.dialect.name != "sqlite":  # a reading transaction of SQLite has a snapshot anyway
                 connection = connection.execution_options(isolation_level="REPEATABLE READ")
             revision = migrate.revision_of(connection)
             if revision is None:
@@ -79,10 +79,10 @@ class Snapshot(Database):
         return summary
 
     def read_snapshot(self, folder: Path) -> SnapshotSummary:
-        """Fill an empty database from a folder of ``write_snapshot`` and bring it to the newest schema: all or nothing.
+        """Restore a folder of ``write_snapshot`` into an empty database, in the newest schema: all or nothing.
 
         Raises Conflict if the database has tables, Unsupported if a newer rayplane wrote the snapshot, InvalidData if
-        its files are not as its summary says, Failed if the database gives back other rows than it was given.
+        its files contradict its summary, Failed if the database returns other rows than were written.
         """
         summary = read_summary(folder)
         prepare_file(self._url)
@@ -94,7 +94,8 @@ class Snapshot(Database):
                 _require_same_tables(connection, summary)
                 for table in summary.tables:
                     _fill(connection, table, folder / f"{table}.jsonl")
-                if connection.dialect.name == summary.database:  # another kind may write the same labels otherwise
+                # Another kind of database may spell the same labels differently.
+                if connection.dialect.name == summary.database:
                     _compare(connection, summary)
                 migrate.upgrade_within(connection, "head")
         return summary
@@ -113,13 +114,13 @@ class Snapshot(Database):
 
 
 def read_summary(folder: Path) -> SnapshotSummary:
-    """What the snapshot in a folder holds. Raises InvalidData for a folder without one."""
+    """Read the summary of a folder's snapshot. Raises InvalidData for a folder without one."""
     try:
         read = json.loads((folder / SUMMARY).read_bytes())
         tables = {name: TableCount(**count) for name, count in read["tables"].items()}
         return SnapshotSummary(read["revision"], read["database"], tables)
     except (OSError, ValueError, KeyError, TypeError) as exc:
-        raise InvalidData(f"'{folder / SUMMARY}' tells of no snapshot: {exc}.", remedy="Use another backup.") from exc
+        raise InvalidData(f"'{folder / SUMMARY}' describes no snapshot: {exc}.", remedy="Use another backup.") from exc
 
 
 def _tables(connection: Connection) -> list[str]:
@@ -127,10 +128,10 @@ def _tables(connection: Connection) -> list[str]:
 
 
 def _require_same_tables(connection: Connection, summary: SnapshotSummary) -> None:
-    strange = set(summary.tables) ^ set(_tables(connection))
-    if strange:
+    differing = set(summary.tables) ^ set(_tables(connection))
+    if differing:
         raise InvalidData(
-            f"The snapshot and the schema {summary.revision} differ in tables: {', '.join(sorted(strange))}.",
+            f"The snapshot and the schema {summary.revision} differ in tables: {', '.join(sorted(differing))}.",
             remedy="Keep the platform's tables in a database, or a Postgres schema, of their own.",
         )
 
@@ -156,14 +157,14 @@ def _lines(connection: Connection, table: str) -> Iterator[bytes]:
     head = {"columns": [[c.name, c.kind] for c in columns], "counter": _counter(connection, table, key)}
     yield _line(head)
     quote = connection.dialect.identifier_preparer.quote
-    shown = ", ".join(_shown(connection, column) for column in columns)
+    expressions = ", ".join(_select_expression(connection, column) for column in columns)
     order = ", ".join(quote(name) for name in key) or "1"
-    query = text(f"SELECT {shown} FROM {quote(table)} ORDER BY {order}")
-    flags = [place for place, column in enumerate(columns) if column.kind == "boolean"]
+    query = text(f"SELECT {expressions} FROM {quote(table)} ORDER BY {order}")
+    flags = [index for index, column in enumerate(columns) if column.kind == "boolean"]
     for row in connection.execute(query, execution_options=_STREAMED):
         values = list(row)
-        for place in flags:
-            values[place] = None if values[place] is None else bool(values[place])
+        for index in flags:
+            values[index] = None if values[index] is None else bool(values[index])
         yield _line(values)
 
 
@@ -183,8 +184,8 @@ def _kind(type_: TypeEngine[Any]) -> str:
     return "plain"
 
 
-def _shown(connection: Connection, column: _Column) -> str:
-    """The SQL of a column's value as it is written: SQLite keeps it so."""
+def _select_expression(connection: Connection, column: _Column) -> str:
+    """SQL expression of a column's value in the snapshot's form, which is how SQLite stores it."""
     name = connection.dialect.identifier_preparer.quote(column.name)
     if connection.dialect.name == "sqlite":
         return name
@@ -195,8 +196,8 @@ def _shown(connection: Connection, column: _Column) -> str:
     return name
 
 
-def _taken(connection: Connection, column: _Column, parameter: str) -> str:
-    """The SQL that makes a column's value of what was written."""
+def _insert_expression(connection: Connection, column: _Column, parameter: str) -> str:
+    """SQL expression of a column's value from the snapshot's form."""
     if connection.dialect.name == "sqlite" or column.kind not in ("json", "instant"):
         return f":{parameter}"
     if column.kind == "json":
@@ -205,7 +206,7 @@ def _taken(connection: Connection, column: _Column, parameter: str) -> str:
 
 
 def _counter(connection: Connection, table: str, key: Sequence[str]) -> int | None:
-    """The number that the database gave last in the table's key; None if it gives none."""
+    """The last number that the database generated for the table's key; None if it generates none."""
     if connection.dialect.name == "sqlite":
         made = connection.execute(text("SELECT sql FROM sqlite_master WHERE name = :name"), {"name": table})
         if "AUTOINCREMENT" not in str(made.scalar_one()):
@@ -240,11 +241,11 @@ def _fill(connection: Connection, table: str, path: Path) -> None:
                 remedy="Use the version of rayplane that made the backup.",
             )
         columns = ", ".join(quote(name) for name in names)
-        values = ", ".join(_taken(connection, known[name], f"p{place}") for place, name in enumerate(names))
+        values = ", ".join(_insert_expression(connection, known[name], f"p{index}") for index, name in enumerate(names))
         insert = text(f"INSERT INTO {quote(table)} ({columns}) VALUES ({values})")
-        connection.execute(text(f"DELETE FROM {quote(table)}"))  # the rows that the migrations make
+        connection.execute(text(f"DELETE FROM {quote(table)}"))  # rows that the migrations insert
         for rows in _batches(file):
-            connection.execute(insert, [{f"p{place}": value for place, value in enumerate(row)} for row in rows])
+            connection.execute(insert, [{f"p{index}": value for index, value in enumerate(row)} for row in rows])
     if head["counter"] is not None:
         _count_from(connection, table, int(head["counter"]))
 
@@ -274,9 +275,9 @@ def _count_from(connection: Connection, table: str, last: int) -> None:
 
 def _compare(connection: Connection, summary: SnapshotSummary) -> None:
     for table, wanted in summary.tables.items():
-        given = _written(connection, table, None)
-        if given != wanted:
+        restored = _written(connection, table, None)
+        if restored != wanted:
             raise Failed(
-                f"Table '{table}' has {given.rows} rows after the restore that are not the backup's {wanted.rows}.",
+                f"Table '{table}' has {restored.rows} restored rows that differ from the backup's {wanted.rows}.",
                 remedy="Nothing was kept. Use another backup, and report this.",
             )

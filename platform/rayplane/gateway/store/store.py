@@ -1,4 +1,4 @@
-"""The Store: everything that the gateway keeps, in one SQL database (SQLite or Postgres)."""
+"""The Store: all state of the gateway in one SQL database (SQLite or Postgres)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from rayplane.gateway.store.texts import Texts
 
 
 class Store(Objects, Texts, Ledger, Records, Filing, Leadership, Snapshot):
-    """Synchronous and thread-safe. Instants have their zone. Calls that belong together go into ``transaction()``."""
+    """All tables of the gateway. Synchronous, thread-safe. Instants have zones. Group calls by ``transaction()``."""
 
     def migrate(self) -> None:
-        """Bring the schema to this version's. Raises Unsupported if a newer rayplane wrote the database."""
+        """Migrate the schema to this version. Raises Unsupported if a newer rayplane wrote the database."""
         prepare_file(self._url)
         with self._errors():
             upgrade(self._engine)

@@ -1,4 +1,4 @@
-"""The tables of the store. Pure: describes them; the migrations make them."""
+"""Describe the tables of the store; the migrations create them. Pure."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ class Instant(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-# A spec keeps the order of its keys (a pipeline's steps), which JSONB would lose; labels are only ever matched.
+# A spec keeps the order of its keys (a pipeline's steps), which JSONB would lose; labels are only matched.
 Document = JSON()
 Labels = JSON().with_variant(JSONB(), "postgresql")
-# SQLite counts up by itself only in a column of type INTEGER.
+# SQLite generates numbers only in a column of type INTEGER.
 Serial = BigInteger().with_variant(Integer(), "sqlite")
 
 metadata = MetaData(
@@ -66,7 +66,7 @@ revision = Table(
     Column("value", BigInteger, nullable=False),
     CheckConstraint("id = 1", name="one_row"),
 )
-"""One row: the newest resource version. Its lock is the writers' turn, so versions are committed in their order."""
+"""One row: the newest resource version. Its lock is the write lock, so versions are committed in order."""
 
 objects = Table(
     "objects",
@@ -89,7 +89,7 @@ objects = Table(
     Column("phase", Text, nullable=False),
     Column("cluster", Text),
 )
-"""``phase`` and ``cluster`` are what the status and the spec say, to be asked for by an index."""
+"""``phase`` and ``cluster`` repeat the status and the spec, to be indexed."""
 _LIVE = objects.c.removed_at.is_(None)
 Index("uq_objects_live_name", objects.c.kind, objects.c.team, objects.c.name, unique=True,
       sqlite_where=_LIVE, postgresql_where=_LIVE)  # fmt: skip
@@ -99,7 +99,7 @@ Index("ix_objects_page", objects.c.kind, objects.c.team, objects.c.created_at, o
       sqlite_where=_LIVE, postgresql_where=_LIVE)  # fmt: skip
 Index("ix_objects_cluster", objects.c.kind, objects.c.team, objects.c.cluster, objects.c.created_at, objects.c.uid,
       sqlite_where=_LIVE, postgresql_where=_LIVE)  # fmt: skip
-# With what it leaves out: SQLite counts by the index alone only if that has every column that is asked about.
+# With removed_at, though all are NULL here: SQLite counts by the index alone only if it has every queried column.
 Index("ix_objects_phase", objects.c.kind, objects.c.phase, objects.c.team, objects.c.created_at, objects.c.uid,
       objects.c.removed_at, sqlite_where=_LIVE, postgresql_where=_LIVE)  # fmt: skip
 Index("ix_objects_team", objects.c.kind, objects.c.team)

@@ -1,6 +1,6 @@
-"""Objects as JSON text, put together from their columns: a list is read and sent without a model of any of its items.
+"""Read objects as JSON text, composed from their columns: a list is read and sent without a model of any of its items.
 
-What is kept is JSON already, checked when it was written; only what has a column of its own is written anew.
+Spec and status are stored as JSON that was validated when written; only fields with a column of their own are encoded.
 """
 
 from __future__ import annotations
@@ -44,21 +44,21 @@ class ObjectText:
 
 @dataclass(frozen=True)
 class JobText:
-    """What Ray's clients are told of a job, as it is kept."""
+    """The stored fields of a job that Ray's clients get."""
 
     name: str
     created_at: datetime
     spec: str
     status: str
-    """Both are JSON."""
+    """Both spec and status are JSON."""
 
 
 def _plain(column: ColumnElement[Any]) -> ColumnElement[Any]:
-    """The column's JSON as it is kept: Postgres' driver would parse it."""
+    """The column's JSON as stored text; Postgres' driver would parse it."""
     return cast(column, Text)
 
 
-# An instant is left as the driver has it: UTC text of fixed width on SQLite, a datetime on Postgres.
+# Instants stay as the driver returns them: UTC text of fixed width on SQLite, a datetime on Postgres.
 _INSTANTS = [type_coerce(objects.c[name], Text).label(name) for name in ("created_at", "updated_at", "deleted_at")]
 _METADATA: list[ColumnElement[Any]] = [
     *(objects.c.name, _plain(objects.c.labels).label("labels"), objects.c.uid, objects.c.generation),
@@ -79,7 +79,7 @@ def _page(view: View, *, after: bool) -> Select[Any]:
     return query.order_by(objects.c.created_at, objects.c.uid).limit(bindparam("most"))
 
 
-# Built once: building one costs more than it takes SQLite to answer.
+# Built once: building one costs more than SQLite needs to answer.
 _ONE = {
     view: select(*columns).where(*_OF_TEAM, objects.c.name == bindparam("name")) for view, columns in _COLUMNS.items()
 }
@@ -93,7 +93,7 @@ _NEWEST_JOBS = (
     .order_by(objects.c.created_at.desc(), objects.c.uid.desc())
     .limit(bindparam("most"))
 )
-# Two queries in one, each by an index of its own: given "or", a planner may choose to read all jobs of the cluster.
+# Two queries in one, each by an index of its own: for an OR the planner may read all jobs of the cluster.
 _JOB_OF_RAY = union_all(
     _JOB.add_columns(objects.c.cluster).where(*_OF_TEAM, objects.c.external_id == bindparam("external_id")),
     _JOB.add_columns(objects.c.cluster).where(
@@ -103,7 +103,7 @@ _JOB_OF_RAY = union_all(
 
 
 class Texts(Database):
-    """Reads of objects for those who only pass them on."""
+    """Reads of objects for callers that only pass them on."""
 
     def text(self, kind: str, team: str, name: str, *, view: View = "full") -> ObjectText:
         """The object, also while it is being deleted; raises NotFound with the nearest existing name."""
@@ -114,7 +114,7 @@ class Texts(Database):
         return ObjectText(_show([row], view, kind, team)[0], row.resource_version)
 
     def require(self, kind: str, team: str, name: str) -> None:
-        """Raise NotFound, with the nearest existing name, unless the object is there; it may be being deleted."""
+        """Raise NotFound, with the nearest existing name, unless the object exists, possibly being deleted."""
         with self._read() as connection:
             if connection.execute(_IS_THERE, {"kind": kind, "team": team, "name": name}).first() is None:
                 raise not_found(connection, kind, team, name)
@@ -144,7 +144,7 @@ class Texts(Database):
         return Page(_show(rows[:limit], view, kind, team), _next(rows, limit))
 
     def newest_jobs(self, team: str, cluster: str, most: int) -> list[JobText]:
-        """The newest jobs on a cluster, the oldest of them first."""
+        """The newest ``most`` jobs on a cluster, in order of creation."""
         values = {"kind": "Job", "team": team, "cluster": cluster, "most": most}
         with self._read_many() as connection:
             rows = connection.execute(_NEWEST_JOBS, values).all()
@@ -166,7 +166,7 @@ def _next(rows: Sequence[Row[Any]], limit: int) -> str | None:
 
 
 def _show(rows: Iterable[Sequence[Any]], view: View, kind: str, team: str) -> list[str]:
-    """The text of each row. Every item of a list comes through here: what they share is made once."""
+    """The text of each row. Hot path of lists: the parts that all rows share are made once."""
     start = f'{{"kind":{quoted(kind)},"metadata":{{"name":'
     of_team = f',"team":{quoted(team) if team else "null"},"labels":'
     if view == "summary":
@@ -200,7 +200,7 @@ def _deleted(at: str | datetime) -> str:
 
 
 def _instant(value: str | datetime) -> str:
-    """As ``nouns.base.Instant`` writes it."""
+    """The instant in the form of ``nouns.base.Instant``."""
     if isinstance(value, str):
         return f"{value[:10]}T{value[11:19] if value.endswith('.000000') else value[11:]}Z"
     return f"{value.astimezone(UTC).isoformat().removesuffix('+00:00')}Z"

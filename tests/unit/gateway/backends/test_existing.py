@@ -1,4 +1,4 @@
-"""Clusters that others run: the addresses that are asked, the token that is sent, the time it takes, what is said."""
+"""Clusters that others run: allowed addresses, the token's recipient, the time limit, the messages."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ SIZE = Size(cpu=1, memory=1)
 
 @pytest.fixture
 def ray() -> Iterator[StrangeServer]:
-    """What answers as Ray does."""
+    """A server that answers as Ray does."""
     with strange_server(plain(RAY)) as server:
         yield server
 
 
 @pytest.fixture
 def other() -> Iterator[StrangeServer]:
-    """The same, elsewhere."""
+    """Another such server."""
     with strange_server(plain(RAY)) as server:
         yield server
 
@@ -52,7 +52,7 @@ def look(made: ExistingBackend, address: str, ref: ClusterRef = REF) -> Observat
     return made.observe(ref, ClusterSpec(backend="existing", address=address))
 
 
-def test_a_ray_on_loopback_is_ready_with_what_it_says_of_itself(tmp_path: Path, ray: StrangeServer) -> None:
+def test_a_ray_on_loopback_is_ready_with_its_own_version_and_session(tmp_path: Path, ray: StrangeServer) -> None:
     sight = look(backend(tmp_path), f"{ray.url}/")
     assert (sight.phase, sight.incarnation) == ("ready", "session_2026-11-30_1")
     assert sight.endpoint == Endpoint(dashboard_url=ray.url, reach="allowed")
@@ -60,12 +60,16 @@ def test_a_ray_on_loopback_is_ready_with_what_it_says_of_itself(tmp_path: Path, 
     assert sight.environment.ray == "2.60.0"
 
 
-def test_what_is_known_of_its_environment_without_a_look_asks_nobody(tmp_path: Path, ray: StrangeServer) -> None:
+def test_the_environment_is_unknown_without_an_observation_and_sends_no_request(
+    tmp_path: Path, ray: StrangeServer
+) -> None:
     assert backend(tmp_path).environment(ClusterSpec(backend="existing", address=ray.url)) is None
     assert ray.requests == []
 
 
-def test_an_address_beyond_the_settings_is_asked_only_if_an_admin_placed_it(tmp_path: Path, ray: StrangeServer) -> None:
+def test_an_address_that_the_settings_do_not_allow_is_asked_only_if_an_admin_placed_it(
+    tmp_path: Path, ray: StrangeServer
+) -> None:
     made = backend(tmp_path, existing_addresses=["10.0.0.0/8"])
     sight = look(made, ray.url)
     assert (sight.phase, sight.reason) == ("failed", "AddressRefused")
@@ -77,7 +81,7 @@ def test_an_address_beyond_the_settings_is_asked_only_if_an_admin_placed_it(tmp_
     assert placed.endpoint.reach == "placed"
 
 
-def test_an_address_that_the_settings_name_is_asked(tmp_path: Path, ray: StrangeServer) -> None:
+def test_an_address_that_the_settings_allow_is_asked(tmp_path: Path, ray: StrangeServer) -> None:
     assert look(backend(tmp_path, existing_addresses=[f"127.0.0.1:{ray.port}"]), ray.url).phase == "ready"
     assert look(backend(tmp_path, existing_addresses=[f"127.0.0.1:{ray.port + 1}"]), ray.url).phase == "failed"
 
@@ -86,7 +90,7 @@ def test_an_address_that_the_settings_name_is_asked(tmp_path: Path, ray: Strange
     "host", ["169.254.169.254", "[::ffff:169.254.169.254]", "[fe80::1]", "[fd00:ec2::254]", "2852039166", "0xa9fea9fe"]
 )
 @pytest.mark.parametrize("ref", [REF, PLACED])
-def test_a_metadata_address_is_refused_however_it_is_written_and_whoever_placed_it(
+def test_a_metadata_address_is_refused_in_every_spelling_even_if_an_admin_placed_it(
     tmp_path: Path, host: str, ref: ClusterRef
 ) -> None:
     made = backend(tmp_path, existing_addresses=["0.0.0.0/0", "::/0"])
@@ -96,7 +100,7 @@ def test_a_metadata_address_is_refused_however_it_is_written_and_whoever_placed_
 
 
 @pytest.mark.parametrize("end", ["/api/delete", "/?x=1", "#x"])
-def test_an_address_with_more_than_a_host_is_refused_without_asking(
+def test_an_address_with_a_path_or_query_is_refused_without_a_request(
     tmp_path: Path, ray: StrangeServer, end: str
 ) -> None:
     made = backend(tmp_path)
@@ -105,14 +109,14 @@ def test_an_address_with_more_than_a_host_is_refused_without_asking(
     assert ray.requests == []
 
 
-def test_a_setting_that_means_nothing_is_told_when_the_gateway_starts(tmp_path: Path) -> None:
+def test_an_invalid_address_in_the_settings_is_an_error_at_the_gateways_start(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="RAYPLANE_EXISTING_ADDRESSES"):
         RayClients(["http://x"])
     with pytest.raises(InvalidInput, match="RAYPLANE_EXISTING_ADDRESSES"):
         backend(tmp_path, existing_addresses=["10.1"])
 
 
-def test_a_token_goes_to_the_address_that_its_file_names(tmp_path: Path, ray: StrangeServer) -> None:
+def test_a_token_is_sent_to_the_address_in_its_file(tmp_path: Path, ray: StrangeServer) -> None:
     path = place_token(tmp_path, f"geheim\n{ray.url}/\n")
     sight = look(backend(tmp_path), ray.url)
     assert ray.header("Authorization") == ["Bearer geheim"]
@@ -126,20 +130,20 @@ def test_a_token_goes_to_the_address_that_its_file_names(tmp_path: Path, ray: St
     "text", ["geheim\nhttp://ray.example.org:8265", "geheim", "geheim\nno address", "geheim\n\n{url}"]
 )
 @pytest.mark.parametrize("ref", [REF, PLACED])
-def test_a_token_goes_to_no_other_address(tmp_path: Path, other: StrangeServer, text: str, ref: ClusterRef) -> None:
+def test_a_token_is_sent_to_no_other_address(tmp_path: Path, other: StrangeServer, text: str, ref: ClusterRef) -> None:
     path = place_token(tmp_path, text.replace("{url}", other.url))
     sight = look(backend(tmp_path), other.url, ref)
-    assert sight.phase == "ready", "it asks for none"
+    assert sight.phase == "ready", "it asks for no token"
     assert sight.endpoint is not None
     assert sight.endpoint.token_path is None
-    # An endpoint that was noted while the file named this address.
+    # An endpoint that was stored while the token file named this address.
     noted = sight.endpoint.model_copy(update={"token_path": str(path)})
     RayClients(["127.0.0.0/8"])(noted).version()
     assert len(other.requests) == 2
     assert other.header("Authorization") == []
 
 
-def test_a_ray_that_asks_for_a_token_says_where_to_put_it_and_for_which_address(tmp_path: Path) -> None:
+def test_the_error_of_a_ray_that_needs_a_token_names_the_tokens_file_and_address(tmp_path: Path) -> None:
     with strange_server(plain(b"", status="401 No")) as ray:
         made = backend(tmp_path)
         sight = look(made, ray.url)
@@ -153,7 +157,9 @@ def test_a_ray_that_asks_for_a_token_says_where_to_put_it_and_for_which_address(
         assert ray.header("Authorization") == []
 
 
-def test_a_look_at_a_server_that_drips_ends_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_observing_a_server_that_answers_byte_by_byte_ends_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(existing, "PATIENCE", 1.0)
     with strange_server(drip(b"HTTP/1.1 200 OK\r\n\r\n")) as server:
         began = time.monotonic()
@@ -173,14 +179,14 @@ def test_a_look_at_a_server_that_drips_ends_in_time(tmp_path: Path, monkeypatch:
         b'{"ray_version": ["geheim"], "session_name": "s"}',
     ],
 )
-def test_what_is_no_ray_is_told_without_repeating_it(tmp_path: Path, body: bytes) -> None:
+def test_the_error_for_an_answer_that_is_not_rays_does_not_quote_it(tmp_path: Path, body: bytes) -> None:
     with strange_server(plain(body)) as server:
         (reason,) = backend(tmp_path).preflight(REF, ClusterSpec(address=server.url), SIZE)
     assert "is that a Ray dashboard?" in reason
     assert "geheim" not in reason
 
 
-def test_a_redirect_leads_nowhere(tmp_path: Path, other: StrangeServer) -> None:
+def test_a_redirect_is_not_followed(tmp_path: Path, other: StrangeServer) -> None:
     with strange_server(redirect(f"{other.url}/api/version")) as server:
         place_token(tmp_path, f"geheim\n{server.url}")
         sight = look(backend(tmp_path), server.url)

@@ -1,4 +1,4 @@
-"""What is installed is known, shows a change at once, and is not read again while it stays as it is."""
+"""Installed distributions are known, show changes at once, and are not read again while they are unchanged."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rayplane.nouns.environment import Environment
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """The folders that were read, one by one."""
+    """The folders that were read, in order."""
     folders: list[str] = []
     distributions = metadata.distributions
 
@@ -37,28 +37,28 @@ def install(folder: Path, name: str, version: str) -> None:
 
 
 def environment(*folders: Path) -> Environment:
-    return local_environment.here([str(folder) for folder in folders])
+    return local_environment.of_this_interpreter([str(folder) for folder in folders])
 
 
-def test_it_is_that_of_this_interpreter() -> None:
-    here = local_environment.here()
+def test_the_environment_is_that_of_this_interpreter() -> None:
+    here = local_environment.of_this_interpreter()
     assert here.interpreter == "local"
     assert here.ray == metadata.version("ray")
     assert here.rayplane == metadata.version("rayplane")
     assert here.python == f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
-def test_what_is_installed_later_shows(tmp_path: Path) -> None:
+def test_a_later_installation_is_noticed(tmp_path: Path) -> None:
     install(tmp_path, "ray", "2.60.0")
     before = environment(tmp_path)
-    time.sleep(0.02)  # longer than the step in which a file system counts time
+    time.sleep(0.02)  # longer than the resolution of the file system's timestamps
     install(tmp_path, "numpy", "2.0")
     after = environment(tmp_path)
     assert (before.ray, after.ray) == ("2.60.0", "2.60.0")
     assert before.lock_hash != after.lock_hash
 
 
-def test_the_first_of_a_name_on_the_path_counts(tmp_path: Path) -> None:
+def test_the_first_distribution_of_a_name_on_the_path_counts(tmp_path: Path) -> None:
     install(tmp_path / "a", "Ray", "2.60.0")
     install(tmp_path / "b", "ray", "2.9.0")
     assert environment(tmp_path / "a", tmp_path / "b").ray == "2.60.0"
@@ -66,7 +66,7 @@ def test_the_first_of_a_name_on_the_path_counts(tmp_path: Path) -> None:
     assert environment(tmp_path / "c").ray == "none"
 
 
-def test_a_folder_that_changes_has_no_other_read_again(tmp_path: Path, read: list[str]) -> None:
+def test_a_changed_folder_does_not_cause_another_to_be_read_again(tmp_path: Path, read: list[str]) -> None:
     packages, work = tmp_path / "packages", tmp_path / "work"
     install(packages, "ray", "2.60.0")
     work.mkdir()

@@ -36,7 +36,7 @@ def test_the_ports_stay_the_same_and_another_attempt_takes_others() -> None:
     assert not set(ports().values()) & set(ports(attempt=1).values())
 
 
-def test_a_block_of_which_one_port_is_taken_is_passed_over() -> None:
+def test_a_block_with_a_port_in_use_is_skipped() -> None:
     first = ports()
     by_record = ports(taken={first["dashboard"]})
     by_listener = local_head.choose_ports(UID, attempt=0, taken=set(), is_free=lambda p: p != first["worker_last"])
@@ -44,7 +44,7 @@ def test_a_block_of_which_one_port_is_taken_is_passed_over() -> None:
     assert not set(first.values()) & set(by_record.values())
 
 
-def test_no_free_block_is_said_with_what_to_do() -> None:
+def test_the_error_without_a_free_block_names_the_remedy() -> None:
     with pytest.raises(PortTaken, match="Delete a cluster"):
         local_head.choose_ports(UID, attempt=0, taken=set(), is_free=lambda port: False)
 
@@ -76,7 +76,7 @@ def test_the_command_holds_no_secret_and_keeps_to_loopback() -> None:
     assert not [a for a in argv if "token" in a]
 
 
-def test_a_head_with_warm_processes_is_the_same_command_by_another_module() -> None:
+def test_a_head_with_warm_processes_has_the_same_command_with_another_module() -> None:
     plain = local_head.command(ports(), LAUNCH, Path("/tmp/rp-x"), 2**30, warm=None)
     warm = local_head.command(ports(), LAUNCH, Path("/tmp/rp-x"), 2**30, warm=Path("/tmp/rp-x-w"))
     assert plain[1:3] == ["-m", "ray.scripts.scripts"]
@@ -84,13 +84,13 @@ def test_a_head_with_warm_processes_is_the_same_command_by_another_module() -> N
     assert warm[4:] == plain[3:]
 
 
-def test_the_folder_of_warm_processes_is_beside_rays_own_which_all_users_may_write() -> None:
+def test_the_folder_of_warm_processes_is_outside_rays_own_which_all_users_may_write() -> None:
     folder = local_head.warm_folder("a" * 10, UID)
     assert folder.parent == local_head.temp_dir("a" * 10, UID).parent
     assert folder.name.startswith("rp-aaaaaaaaaa-")  # by which `rayplane down` finds it
 
 
-def test_the_environment_passes_on_nothing_foreign_and_pins_threads() -> None:
+def test_the_environment_inherits_only_allowed_variables_and_limits_threads() -> None:
     inherited = {
         "PATH": "/usr/bin",
         "HOME": "/users/me",
@@ -114,7 +114,7 @@ def test_the_environment_passes_on_nothing_foreign_and_pins_threads() -> None:
     assert env["RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE"] == "1"
 
 
-def test_a_head_is_a_node_with_what_it_was_given_from_its_own_start() -> None:
+def test_a_heads_node_has_its_size_and_the_start_of_its_process() -> None:
     size = Size(cpu=2, memory=4 * 2**30, logical_cpu=8)
     argv = ["python", "start", "--head", "--num-cpus=8", "--memory=4294967296", "--num-gpus=0"]
     record = HeadRecord(name="uid", pid=7, session=7, started=1234, mark="home/ray-uid", argv=argv)

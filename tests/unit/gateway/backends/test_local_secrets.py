@@ -28,28 +28,28 @@ def path(backend: LocalBackend) -> Path:
     return made
 
 
-def test_a_secret_that_changed_is_replaced_as_a_whole_and_stays_its_owners(backend: LocalBackend, path: Path) -> None:
+def test_a_changed_secret_is_replaced_atomically_and_stays_private(backend: LocalBackend, path: Path) -> None:
     before = path.stat().st_ino
     with path.open() as opened:
         backend.renew(REF, {"RAYPLANE_TOKEN_PATH": "the-second-token"})
-        assert opened.read() == "the-first-token"  # whoever reads it just now reads one or the other
+        assert opened.read() == "the-first-token"  # a reader at this moment gets one or the other, whole
     assert read_secret(path) == "the-second-token"
     assert path.stat().st_ino != before
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_a_secret_that_is_the_same_is_left_alone(backend: LocalBackend, path: Path) -> None:
+def test_an_unchanged_secret_is_left_alone(backend: LocalBackend, path: Path) -> None:
     before = path.stat()
     backend.renew(REF, {"RAYPLANE_TOKEN_PATH": "the-first-token"})
     assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
-def test_a_secret_that_the_cluster_was_not_started_with_is_not_made(backend: LocalBackend, path: Path) -> None:
+def test_a_secret_that_the_cluster_did_not_start_with_is_not_created(backend: LocalBackend, path: Path) -> None:
     backend.renew(REF, {"RAYPLANE_MLFLOW_CREDENTIALS": "user\npassword"})
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_file_that_can_not_be_written_is_unavailable(
+def test_an_unwritable_secret_file_raises_unavailable(
     backend: LocalBackend, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(path: Path, text: str) -> None:

@@ -1,4 +1,4 @@
-"""The place of each team on this host, where each has a Unix user."""
+"""Places of teams on this host, where each has a Unix user."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def settings(tmp_path: Path) -> GatewaySettings:
 
 @pytest.fixture
 def teams(settings: GatewaySettings, monkeypatch: pytest.MonkeyPatch) -> LocalTeams:
-    """Their numbers alone: what becomes of folders is another test's."""
+    """Teams with numbers but without folders, which other tests cover."""
     monkeypatch.setattr(LocalTeams, "_give_folder", lambda *_: None)
     return LocalTeams(settings)
 
@@ -52,7 +52,7 @@ def test_each_team_gets_a_number_which_it_keeps(teams: LocalTeams, settings: Gat
     assert settings.home_paths.local_users.stat().st_mode & 0o077 == 0
 
 
-def test_a_team_that_is_made_anew_gets_another_number(teams: LocalTeams) -> None:
+def test_a_recreated_team_gets_another_number(teams: LocalTeams) -> None:
     teams.ensure(ALPHA)
     first = teams.number("alpha")
     assert teams.delete(ALPHA) == first
@@ -61,14 +61,14 @@ def test_a_team_that_is_made_anew_gets_another_number(teams: LocalTeams) -> None
     assert teams.number("alpha") not in (None, first)
 
 
-def test_a_successor_takes_over_where_the_deletion_was_not_seen(teams: LocalTeams) -> None:
+def test_a_recreated_team_retires_its_predecessor_though_the_deletion_was_missed(teams: LocalTeams) -> None:
     teams.ensure(ALPHA)
     first = teams.number("alpha")
     teams.ensure(TeamRef("alpha", "c" * 32))
     assert teams.number("alpha") not in (None, first)
 
 
-def test_a_team_whose_place_was_taken_away_for_a_while_has_its_number_again(teams: LocalTeams) -> None:
+def test_a_team_whose_place_is_made_again_has_its_number_again(teams: LocalTeams) -> None:
     teams.ensure(ALPHA)
     first = teams.number("alpha")
     teams.delete(ALPHA)
@@ -80,7 +80,7 @@ def test_deleting_a_team_that_has_no_number_succeeds(teams: LocalTeams) -> None:
     assert teams.delete(ALPHA) is None
 
 
-def test_no_number_is_given_twice_and_none_that_the_host_has_a_user_of(
+def test_no_number_is_assigned_twice_nor_one_of_a_user_of_the_host(
     settings: GatewaySettings, teams: LocalTeams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(local_teams, "_is_named", lambda number: number == 5001)
@@ -94,7 +94,7 @@ def test_no_number_is_given_twice_and_none_that_the_host_has_a_user_of(
     assert few.number("gamma") is None
 
 
-def test_a_damaged_list_of_numbers_gives_none(teams: LocalTeams, settings: GatewaySettings) -> None:
+def test_a_damaged_list_of_numbers_assigns_none(teams: LocalTeams, settings: GatewaySettings) -> None:
     teams.ensure(ALPHA)
     settings.home_paths.local_users.write_text("{")
     for act in (lambda: teams.ensure(BETA), lambda: teams.number("alpha")):
@@ -122,14 +122,14 @@ def test_a_damaged_list_of_numbers_gives_none(teams: LocalTeams, settings: Gatew
         ("datasets/run", stat.S_IFREG | 0o755, (False, 0o700)),
     ],
 )
-def test_logs_records_and_packages_are_the_platforms_all_else_the_teams(
+def test_the_platform_owns_logs_records_and_packages_and_the_team_all_else(
     path: str, mode: int, expected: tuple[bool, int]
 ) -> None:
     assert belonging(tuple(path.split("/")), mode) == expected
 
 
 @root_alone
-def test_a_folder_of_a_time_before_becomes_the_teams_and_no_link_is_followed(
+def test_an_existing_folder_is_given_to_the_team_without_following_links(
     settings: GatewaySettings, tmp_path: Path
 ) -> None:
     folder = settings.home_paths.storage / "alpha"
@@ -151,9 +151,9 @@ def test_a_folder_of_a_time_before_becomes_the_teams_and_no_link_is_followed(
     number = teams.number("alpha")
     assert number is not None
     owned = {
-        name: (found.st_uid, found.st_gid, found.st_mode & 0o7777)
+        name: (entry.st_uid, entry.st_gid, entry.st_mode & 0o7777)
         for name in ("", "jobs", "jobs/one/driver.log", "jobs/one/events", "packages/abc.zip", "datasets/one")
-        for found in [(folder / name).stat()]
+        for entry in [(folder / name).stat()]
     }
     assert owned == {
         "": (0, number, 0o3770),
@@ -167,7 +167,7 @@ def test_a_folder_of_a_time_before_becomes_the_teams_and_no_link_is_followed(
 
 
 @root_alone
-def test_a_team_that_is_made_anew_finds_an_empty_folder(settings: GatewaySettings) -> None:
+def test_a_recreated_team_gets_an_empty_folder(settings: GatewaySettings) -> None:
     teams, folder = LocalTeams(settings), settings.home_paths.storage / "alpha"
     teams.ensure(ALPHA)
     (folder / "datasets").mkdir()
@@ -179,18 +179,18 @@ def test_a_team_that_is_made_anew_finds_an_empty_folder(settings: GatewaySetting
     assert folder.stat().st_gid == teams.number("alpha")
     aside = settings.home_paths.storage / f"alpha.{ALPHA.uid}"
     assert (aside / "datasets" / "secret").read_text() == "of the first"
-    found = aside.stat()
-    assert (found.st_uid, found.st_gid, found.st_mode & 0o7777) == (0, 0, 0o700)
+    entry = aside.stat()
+    assert (entry.st_uid, entry.st_gid, entry.st_mode & 0o7777) == (0, 0, 0o700)
 
 
 @root_alone
-def test_a_clusters_folders_are_its_users_alone_below_one_that_is_not(tmp_path: Path) -> None:
+def test_a_clusters_folders_belong_to_its_user_and_their_parent_does_not(tmp_path: Path) -> None:
     top = tmp_path / "shared" / "one"
     made = local_head.Folders(ray=top / "r", warm=top / "w", user=61200)
     local_teams.make_folders(made, {"RAYPLANE_TOKEN_PATH": "secret"})
     for path in (made.top, made.ray, made.warm, made.home, made.temporary, made.secrets):
-        found = path.stat()
-        assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (61200, 61200, 0o700)
+        entry = path.stat()
+        assert (entry.st_uid, entry.st_gid, entry.st_mode & 0o777) == (61200, 61200, 0o700)
     token = made.secrets / "RAYPLANE_TOKEN_PATH"
     assert (token.read_text(), token.stat().st_uid, token.stat().st_mode & 0o777) == ("secret", 61200, 0o600)
     shared = made.top.parent.stat()
@@ -198,7 +198,7 @@ def test_a_clusters_folders_are_its_users_alone_below_one_that_is_not(tmp_path: 
 
 
 @root_alone
-def test_folders_that_another_user_made_beforehand_are_not_used(tmp_path: Path) -> None:
+def test_folders_that_another_user_created_beforehand_are_not_used(tmp_path: Path) -> None:
     made = local_head.Folders(ray=tmp_path / "shared/one/r", warm=tmp_path / "shared/one/w", user=61200)
     made.top.parent.mkdir()
     os.chown(made.top.parent, 61201, 61201)
@@ -229,18 +229,18 @@ def test_the_backend_keeps_a_place_for_each_team(backend: LocalBackend, tmp_path
         assert backend.delete_team(ALPHA) == ""
 
 
-def test_a_cluster_does_not_start_as_the_platforms_user_before_its_team_has_one(backend: LocalBackend) -> None:
+def test_a_cluster_of_a_team_without_a_user_does_not_start_as_the_platforms_user(backend: LocalBackend) -> None:
     ref = ClusterRef("alpha", "dev", "d" * 32)
     backend.ensure(ref, ClusterSpec(), LaunchContext(size=Size(cpu=1, memory=2**30)))
     work = backend._work[ref.uid]
     assert work.thread is not None
     work.thread.join(60)
-    seen = backend.observe(ref, ClusterSpec())
-    assert seen.phase == "failed"
-    assert "Team 'alpha' has no Unix user yet" in seen.message
+    observation = backend.observe(ref, ClusterSpec())
+    assert observation.phase == "failed"
+    assert "Team 'alpha' has no Unix user yet" in observation.message
 
 
-def test_a_head_that_runs_as_another_user_than_is_asked_for_is_not_taken_for_ready_and_begins_anew(
+def test_a_head_that_runs_as_the_wrong_user_is_not_ready_and_is_restarted(
     backend: LocalBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ref = ClusterRef("alpha", "dev", "d" * 32)
@@ -252,24 +252,24 @@ def test_a_head_that_runs_as_another_user_than_is_asked_for_is_not_taken_for_rea
     thread = backend._work[ref.uid].thread
     assert thread is not None
     thread.join(60)
-    assert asked == ["alpha/dev"]  # which stops what runs first
+    assert asked == ["alpha/dev"]  # a start first stops the running head
 
 
-def test_a_token_is_shown_to_no_other_users_listener(backend: LocalBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_token_is_sent_to_another_users_listener(backend: LocalBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     ref = ClusterRef("alpha", "dev", "d" * 32)
     with socket.create_server((local_head.NODE_ADDRESS, 0)) as stranger:
         port = int(stranger.getsockname()[1])
         processes.save(_head(user=os.geteuid() + 1, port=port), backend._records)
-        seen = backend.observe(ref, ClusterSpec())
+        observation = backend.observe(ref, ClusterSpec())
         stranger.settimeout(0)
         with pytest.raises(BlockingIOError):
             stranger.accept()
-    assert (seen.phase, seen.reason) == ("starting", "PortTaken")
-    assert f"Port {port} of its dashboard is user {os.geteuid()}'s" in seen.message
+    assert (observation.phase, observation.reason) == ("starting", "PortTaken")
+    assert f"Port {port} of its dashboard is user {os.geteuid()}'s" in observation.message
 
 
 def _head(user: int | None, port: int = 1) -> local_head.HeadRecord:
-    """The record of a head that runs: this very process."""
+    """Record of a running head, for which this process stands."""
     started = processes._start_time(os.getpid())
     assert started is not None
     ports = dict.fromkeys(("dashboard", "client", "serve", "metrics", "dashboard_metrics", "autoscaler_metrics"), port)
@@ -287,7 +287,7 @@ def _head(user: int | None, port: int = 1) -> local_head.HeadRecord:
 
 
 @root_alone
-def test_what_hides_as_the_user_of_a_team_that_goes_is_ended(backend: LocalBackend) -> None:
+def test_deleting_a_team_ends_hidden_processes_of_its_user(backend: LocalBackend) -> None:
     backend.ensure_team(ALPHA, TeamSpec())
     number = backend._teams.number("alpha") if backend._teams is not None else None
     assert number is not None
@@ -307,7 +307,7 @@ def test_what_hides_as_the_user_of_a_team_that_goes_is_ended(backend: LocalBacke
 
 
 class _Asked(Exception):
-    """A head was to be started so."""
+    """Raised in place of starting a head, with its arguments."""
 
     def __init__(self, argv: list[str], env: dict[str, str], user: int | None) -> None:
         super().__init__()
@@ -315,7 +315,7 @@ class _Asked(Exception):
 
 
 @pytest.mark.parametrize("users", [False, pytest.param(True, marks=root_alone)])
-def test_a_head_is_told_of_files_that_it_can_read(
+def test_a_head_gets_paths_of_files_that_it_can_read(
     settings: GatewaySettings, monkeypatch: pytest.MonkeyPatch, users: bool
 ) -> None:
     def start(name: str, argv: list[str], *, env: dict[str, str], user: int | None, **_: object) -> None:
@@ -333,25 +333,25 @@ def test_a_head_is_told_of_files_that_it_can_read(
             backend._start(ref, launch)
         env, number = asked.value.env, asked.value.user
         assert (number is not None) == users
-        told = {name: Path(env[name]) for name in ("RAYPLANE_TOKEN_PATH", "RAY_AUTH_TOKEN_PATH")}
-        assert told["RAYPLANE_TOKEN_PATH"].read_text() == "the cluster's"
-        assert told["RAY_AUTH_TOKEN_PATH"].read_text() == backend._token_path(ref.uid).read_text()
+        paths = {name: Path(env[name]) for name in ("RAYPLANE_TOKEN_PATH", "RAY_AUTH_TOKEN_PATH")}
+        assert paths["RAYPLANE_TOKEN_PATH"].read_text() == "the cluster's"
+        assert paths["RAY_AUTH_TOKEN_PATH"].read_text() == backend._token_path(ref.uid).read_text()
         folders = local_head.folders(settings.home_paths.id, ref.uid, number)
         assert f"--temp-dir={folders.ray}" in asked.value.argv
         assert str(folders.warm) in asked.value.argv
-        for path in (*told.values(), folders.ray, folders.warm):
+        for path in (*paths.values(), folders.ray, folders.warm):
             assert (path.stat().st_uid, path.stat().st_mode & 0o077) == (number if users else os.geteuid(), 0)
         assert (env["HOME"] == str(folders.home)) == users
         backend._remove(ref)
         assert [folder for folder in local_head.remains(settings.home_paths.id, ref.uid) if folder.exists()] == []
-        assert [path for path in told.values() if path.exists()] == []
+        assert [path for path in paths.values() if path.exists()] == []
     finally:
         shared = local_head.folders(settings.home_paths.id, ref.uid, 0).top.parent
         if shared.exists():
             shared.rmdir()
 
 
-def test_folders_that_two_remove_at_once_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folders_that_two_gateways_remove_at_once_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, remove, tries = tmp_path / "folder", shutil.rmtree, []
     folder.mkdir()
 
@@ -366,7 +366,7 @@ def test_folders_that_two_remove_at_once_are_removed(tmp_path: Path, monkeypatch
     assert (folder.exists(), len(tries)) == (False, 2)
 
 
-def test_renewed_secrets_are_the_users_and_go_over_no_link(tmp_path: Path) -> None:
+def test_renewed_secrets_belong_to_the_user_and_follow_no_link(tmp_path: Path) -> None:
     user = os.geteuid()
     folders = local_head.Folders(ray=tmp_path / "c" / "r", warm=tmp_path / "c" / "w", user=user)
     folders.secrets.mkdir(parents=True)

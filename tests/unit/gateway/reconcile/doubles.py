@@ -30,7 +30,7 @@ TEAM = "alpha"
 
 
 class Clock:
-    """A clock that a test moves."""
+    """Clock that a test moves."""
 
     def __init__(self) -> None:
         self.now = datetime(2026, 1, 1, tzinfo=UTC)
@@ -49,7 +49,7 @@ class World:
         self.settings = GatewaySettings(home=folder, mlflow_url=mlflow_url)
         self.clock = Clock()
         self.store = Store(stores.migrate(self.settings.store_url))
-        # As on a host of one's own: a cluster is looked at again and again, and a team needs no place.
+        # As on a single host: the reconciler polls clusters, and a team needs no place.
         able = frozenset(set(Capability) - {Capability.WATCH, Capability.TEAM})
         self.backend = FakeBackend(capabilities=able, clock=self.clock)
         self.ray = FakeRay()
@@ -110,7 +110,7 @@ class World:
 
 @dataclass
 class RayJob:
-    """A job as the fake Ray knows it."""
+    """A job in the fake Ray."""
 
     request: dict[str, Any]
     status: str = "RUNNING"
@@ -121,7 +121,7 @@ class RayJob:
 
 @dataclass
 class FakeRay:
-    """Ray's REST of any cluster: what was submitted runs until the test says otherwise."""
+    """Fake of Ray's REST API for any cluster: a submitted job runs until the test changes it."""
 
     jobs: dict[str, RayJob] = field(default_factory=dict)
     down: bool = False
@@ -130,9 +130,9 @@ class FakeRay:
     components: dict[str, dict[str, Any]] = field(
         default_factory=lambda: {"driver": {"is_active": "INACTIVE", "reason": None, "last_activity_at": None}}
     )
-    """What Ray says is active, by component."""
+    """The answer to Ray's component activities."""
     asked: int = 0
-    """How often it was asked for that."""
+    """Number of calls for those activities."""
 
     def submit(self, entrypoint: str, submission_id: str, **request: Any) -> None:
         self._check()
@@ -180,7 +180,7 @@ class FakeRay:
 
 @dataclass
 class FakeMlflow:
-    """MLflow's REST: runs, and the registry's aliases."""
+    """Fake of MLflow's REST API: runs, workspaces, users, and the registry's aliases."""
 
     runs: dict[str, dict[str, Any]] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
@@ -218,8 +218,8 @@ class FakeMlflow:
 
     def find_run(self, team: str, experiment_id: str, tag: str, value: str) -> str | None:
         self._check()
-        found = (i for i, r in self.runs.items() if r["experiment"] == experiment_id and r["tags"].get(tag) == value)
-        return next(found, None)
+        run_ids = (i for i, r in self.runs.items() if r["experiment"] == experiment_id and r["tags"].get(tag) == value)
+        return next(run_ids, None)
 
     def get_run(self, team: str, run_id: str) -> dict[str, Any] | None:
         self._check()

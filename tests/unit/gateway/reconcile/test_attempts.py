@@ -1,4 +1,4 @@
-"""How an attempt ended, and whether there is another."""
+"""The end of an attempt, and the decision about another one."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def attempts(*statuses: str) -> list[Attempt]:
         (("TimedOut",), 5, "Failed"),
     ],
 )
-def test_own_failures_use_up_retries_and_two_lost_heads_do_not(
+def test_failures_of_the_job_use_up_retries_and_two_lost_heads_do_not(
     ended: tuple[str, ...], retries: int, expected: str
 ) -> None:
     assert verdict(attempts(*ended), retries=retries, may_go_on=True) == expected
 
 
-def test_nothing_is_tried_again_after_a_stop_or_the_deadline() -> None:
+def test_no_attempt_follows_a_stop_or_the_deadline() -> None:
     assert verdict(attempts("Failed"), retries=9, may_go_on=False) == "Failed"
     assert verdict(attempts("Succeeded"), retries=9, may_go_on=False) == "Succeeded"
 
@@ -63,12 +63,12 @@ def test_a_running_job_has_no_end() -> None:
     assert end_of({"status": "RUNNING"}, timed_out=True) is None
 
 
-def test_a_stop_at_the_deadline_is_no_stop_on_request() -> None:
+def test_a_stop_at_the_deadline_is_a_timeout_and_not_a_stop_on_request() -> None:
     stopped = {"status": "STOPPED"}
     assert [getattr(end_of(stopped, timed_out=t), "status", None) for t in (True, False)] == ["TimedOut", "Stopped"]
 
 
-def test_the_message_says_which_attempt_it_was_only_where_there_were_several() -> None:
+def test_the_message_has_the_attempts_number_only_if_there_were_several() -> None:
     one, two = attempts("Failed"), attempts("Failed", "Failed")
     one[-1].message = two[-1].message = "Exit code 3."
     assert (message_of(one), message_of(two)) == ("Exit code 3.", "Exit code 3. (attempt 2 of 2)")

@@ -1,4 +1,4 @@
-"""Clusters are made as wanted, started anew, suspended, deleted; their leases tell exactly when they were there."""
+"""Clusters are created, restarted, suspended and deleted; their leases match their nodes' lifetimes exactly."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def look(reconciler: ClusterReconciler, world: World, obj: Object, times: int = 
     return ClusterStatus.model_validate(world.status(obj))
 
 
-def test_a_cluster_that_was_applied_becomes_ready(world: World, reconciler: ClusterReconciler) -> None:
+def test_an_applied_cluster_becomes_ready(world: World, reconciler: ClusterReconciler) -> None:
     cluster = world.cluster()
     assert look(reconciler, world, cluster).phase == "Starting"
     status = look(reconciler, world, cluster)
@@ -60,7 +60,7 @@ def test_the_backend_learns_whether_an_admin_placed_the_address(
     assert set(asked) == {placed}
 
 
-def test_the_head_is_told_paths_and_never_secrets(world: World, reconciler: ClusterReconciler) -> None:
+def test_the_head_gets_paths_of_secrets_and_never_secrets(world: World, reconciler: ClusterReconciler) -> None:
     cluster = world.cluster()
     look(reconciler, world, cluster)
     launched = world.backend.launched(ref(cluster))
@@ -84,9 +84,7 @@ def test_a_cluster_waits_until_its_team_can_track_its_jobs(tmp_path: Path) -> No
     assert world.backend.observe(ref(cluster), None).phase == "absent"  # type: ignore[arg-type]
 
 
-def test_a_head_that_died_is_started_anew_and_the_reason_stays_readable(
-    world: World, reconciler: ClusterReconciler
-) -> None:
+def test_a_dead_head_is_restarted_and_the_reason_stays_readable(world: World, reconciler: ClusterReconciler) -> None:
     cluster = world.cluster()
     before = look(reconciler, world, cluster, 2)
     world.backend.crash(ref(cluster), "The raylet was killed.")
@@ -116,7 +114,7 @@ def test_leases_of_one_cluster_neither_overlap_nor_stay_open(world: World, recon
     assert (first.cpu, first.memory) == (8, 8 * 2**30)
 
 
-def test_starts_that_fail_in_a_row_come_ever_later(world: World, reconciler: ClusterReconciler) -> None:
+def test_repeated_failing_starts_back_off(world: World, reconciler: ClusterReconciler) -> None:
     cluster = world.cluster()
     starts = 0
     for _ in range(40):
@@ -127,7 +125,7 @@ def test_starts_that_fail_in_a_row_come_ever_later(world: World, reconciler: Clu
     assert 3 <= starts <= 7
 
 
-def test_a_ready_head_that_is_silent_for_a_moment_keeps_its_phase(world: World, reconciler: ClusterReconciler) -> None:
+def test_a_ready_head_that_briefly_does_not_answer_keeps_its_phase(world: World, reconciler: ClusterReconciler) -> None:
     cluster = world.cluster()
     ready = look(reconciler, world, cluster, 2)
     world.backend._heads[ref(cluster)].phase = "starting"
@@ -144,7 +142,7 @@ def test_a_ready_head_that_stays_silent_is_replaced(world: World, reconciler: Cl
     ready = look(reconciler, world, cluster, 2)
     world.backend._heads[ref(cluster)].phase = "starting"
     look(reconciler, world, cluster)
-    # The condition's time is the host's, not the test's: as if the first silence had been noted long ago.
+    # The condition's time is that of the host's clock, not of the test's: make it look as if it was set long ago.
     with world.store.transaction():
         status = ClusterStatus.model_validate(world.status(cluster))
         reachable = status.condition("Reachable")
@@ -156,7 +154,7 @@ def test_a_ready_head_that_stays_silent_is_replaced(world: World, reconciler: Cl
     assert replaced.incarnation != ready.incarnation
 
 
-def test_what_the_host_lacks_is_said_and_nothing_is_started(world: World, reconciler: ClusterReconciler) -> None:
+def test_a_failing_preflight_is_reported_and_nothing_is_started(world: World, reconciler: ClusterReconciler) -> None:
     world.backend.reasons = ["No memory. Choose a smaller size."]
     cluster = world.cluster()
     status = look(reconciler, world, cluster)
@@ -177,20 +175,20 @@ def test_a_suspended_cluster_has_no_head_and_comes_back(world: World, reconciler
     assert look(reconciler, world, cluster, 3).phase == "Ready"
 
 
-def test_a_removal_that_failed_is_tried_again(
+def test_a_failed_removal_is_repeated(
     world: World, reconciler: ClusterReconciler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cluster = world.cluster()
-    seen = Observation(phase="stopping")
+    observation = Observation(phase="stopping")
     asked: list[ClusterRef] = []
-    monkeypatch.setattr(world.backend, "observe", lambda ref, spec: seen)
+    monkeypatch.setattr(world.backend, "observe", lambda ref, spec: observation)
     monkeypatch.setattr(world.backend, "delete", asked.append)
     assert (reconciler.reconcile(world.get(cluster)), asked) == (HURRY, [])
-    seen = Observation(phase="stopping", reason="OSError", message="The folder is busy.")
+    observation = Observation(phase="stopping", reason="OSError", message="The folder is busy.")
     assert (reconciler.reconcile(world.get(cluster)), asked) == (WATCH, [ref(cluster)])
 
 
-def test_deleting_stops_jobs_first_but_does_not_wait_for_ever(world: World, reconciler: ClusterReconciler) -> None:
+def test_deletion_stops_jobs_first_but_does_not_wait_for_ever(world: World, reconciler: ClusterReconciler) -> None:
     cluster = world.cluster()
     look(reconciler, world, cluster, 2)
     job = world.job()
@@ -205,7 +203,7 @@ def test_deleting_stops_jobs_first_but_does_not_wait_for_ever(world: World, reco
     assert world.store.count("Cluster", TEAM) == 0
 
 
-def test_a_cluster_of_somebody_else_is_watched_and_never_started_or_deleted(
+def test_a_cluster_that_others_run_is_observed_and_never_started_or_deleted(
     world: World, reconciler: ClusterReconciler
 ) -> None:
     world.backend.capabilities = frozenset({Capability.SERVE})

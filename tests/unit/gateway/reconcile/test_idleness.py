@@ -1,4 +1,4 @@
-"""When a cluster is given back: never while it is used, or may be; always once its time is over."""
+"""A cluster is suspended never while it is, or may be, in use, and always once its lifetime is over."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def verdict(terms: Terms, activity: Activity | None, minutes: float, **facts: An
     return judge(terms, activity, now=at(minutes), **known)
 
 
-def test_idleness_is_counted_from_when_it_was_first_seen() -> None:
+def test_idleness_is_counted_from_its_first_observation() -> None:
     first = verdict(HALF_AN_HOUR, IDLE, 5)
     assert (first.act, first.idle_since, first.idle_until) == ("keep", at(5), at(35))
     assert verdict(HALF_AN_HOUR, IDLE, 34.9, idle_since=at(5)).act == "keep"
@@ -37,25 +37,25 @@ def test_idleness_is_counted_from_when_it_was_first_seen() -> None:
     assert (last.act, last.reason) == ("suspend", "Idle")
 
 
-def test_use_and_doubt_begin_it_anew() -> None:
+def test_use_and_unknown_use_reset_idleness() -> None:
     for activity in (Activity("active", "job 'train'"), UNKNOWN):
-        found = verdict(HALF_AN_HOUR, activity, 60, idle_since=at(5))
-        assert (found.act, found.idle_since, found.idle_until) == ("keep", None, None)
+        decision = verdict(HALF_AN_HOUR, activity, 60, idle_since=at(5))
+        assert (decision.act, decision.idle_since, decision.idle_until) == ("keep", None, None)
 
 
-def test_what_came_and_went_between_two_questions_counts() -> None:
-    found = verdict(HALF_AN_HOUR, Activity("idle", last=at(20)), 36, idle_since=at(5))
-    assert (found.act, found.idle_since) == ("keep", at(20))
+def test_work_that_came_and_went_between_two_questions_counts_as_use() -> None:
+    decision = verdict(HALF_AN_HOUR, Activity("idle", last=at(20)), 36, idle_since=at(5))
+    assert (decision.act, decision.idle_since) == ("keep", at(20))
     ahead = verdict(HALF_AN_HOUR, Activity("idle", last=at(500)), 36, idle_since=at(5))
     assert ahead.idle_since == at(36), "a head's clock that is ahead does not put it off for ever"
 
 
-def test_it_is_kept_for_as_long_as_somebody_asked() -> None:
+def test_a_cluster_is_kept_until_the_end_of_its_extension() -> None:
     assert verdict(HALF_AN_HOUR, IDLE, 40, idle_since=at(5), kept_until=at(60)).act == "keep"
     assert verdict(HALF_AN_HOUR, IDLE, 60, idle_since=at(5), kept_until=at(60)).act == "suspend"
 
 
-def test_a_lifetime_warns_and_ends_whatever_runs() -> None:
+def test_the_end_of_a_lifetime_warns_and_then_suspends_even_a_cluster_in_use() -> None:
     day = Terms(max_lifetime=timedelta(hours=24))
     busy = Activity("active", "job 'train'")
     early = verdict(day, busy, 60)
@@ -68,7 +68,7 @@ def test_a_lifetime_warns_and_ends_whatever_runs() -> None:
     assert verdict(Terms(max_lifetime=timedelta(minutes=10)), busy, 9).expiring, "a tenth of a short one"
 
 
-def test_a_cluster_without_terms_is_never_given_back() -> None:
+def test_a_cluster_without_terms_is_never_suspended() -> None:
     assert verdict(Terms(), IDLE, 10**6) == Verdict("keep")
 
 
@@ -77,26 +77,26 @@ def test_a_cluster_without_terms_is_never_given_back() -> None:
     step=st.integers(1, 20),
     timeout=st.integers(1, 60),
 )
-def test_it_is_suspended_only_after_it_was_seen_idle_for_all_of_the_timeout(
+def test_a_cluster_is_suspended_only_after_it_was_idle_for_the_whole_timeout(
     states: list[Any], step: int, timeout: int
 ) -> None:
     terms, since = Terms(idle_timeout=timedelta(minutes=timeout)), None
     for index, state in enumerate(states):
-        found = verdict(terms, Activity(state), index * step, idle_since=since)
-        since = found.idle_since
+        decision = verdict(terms, Activity(state), index * step, idle_since=since)
+        since = decision.idle_since
         run = 0
         while run < index and states[index - run] == "idle" and states[index - run - 1] == "idle":
             run += 1
         long_enough = state == "idle" and run * step >= timeout
-        assert (found.act == "suspend") == long_enough
-        if found.act == "suspend":
+        assert (decision.act == "suspend") == long_enough
+        if decision.act == "suspend":
             return
-        assert found.again is not None
-        assert found.again > timedelta(0)
-        assert found.again <= period(timedelta(minutes=timeout))
+        assert decision.again is not None
+        assert decision.again > timedelta(0)
+        assert decision.again <= period(timedelta(minutes=timeout))
 
 
-def test_ray_is_idle_only_if_it_says_so_of_everything() -> None:
+def test_a_ray_is_idle_only_if_all_of_its_components_are() -> None:
     assert from_ray(QUIET, {}) == Activity("idle")
     ended = {"driver": {"is_active": "INACTIVE", "reason": None, "last_activity_at": T0.timestamp()}}
     assert from_ray(ended, {}).last == T0
@@ -119,11 +119,11 @@ def test_ray_is_idle_only_if_it_says_so_of_everything() -> None:
         {"notebook": QUIET["driver"]},
     ],
 )
-def test_what_ray_can_not_tell_is_unknown(components: dict[str, Any]) -> None:
+def test_use_that_ray_can_not_tell_is_unknown(components: dict[str, Any]) -> None:
     assert from_ray(components, {}).state == "unknown"
 
 
-def test_a_cluster_has_its_own_terms_within_its_teams() -> None:
+def test_a_clusters_terms_are_bounded_by_its_teams() -> None:
     team = TeamSpec(idle_timeout=3600, max_lifetime=86400)
     own = terms_of(ClusterSpec(idle_timeout=600, delete_after_idle=60), team)
     assert own == Terms(timedelta(minutes=10), timedelta(minutes=1), timedelta(days=1))

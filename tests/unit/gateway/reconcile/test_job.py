@@ -30,7 +30,7 @@ from tests.unit.gateway.reconcile.doubles import TEAM, RayJob, World
 
 
 class Bench:
-    """A ready cluster and a job reconciler, which a test may replace as a restart of the gateway does."""
+    """A ready cluster and a job reconciler, which a test may replace to simulate a restart of the gateway."""
 
     def __init__(self, folder: Path) -> None:
         self.world = World(folder)
@@ -60,7 +60,7 @@ class Bench:
         return self.world.job_status(job)
 
     def run(self, job: Object) -> RayJob:
-        """Look until Ray has the job's newest attempt and it is seen to run."""
+        """Reconcile until Ray has the job's newest attempt and the job is Running."""
         for _ in range(6):
             status = self.look(job)
             if status.phase == "Running":
@@ -75,9 +75,9 @@ class Bench:
         raise AssertionError(f"has not ended: {self.world.status(job)}")
 
     def lose_head(self) -> None:
-        seen = self.world.get(self.cluster)
-        self.world.backend.crash(ClusterRef(TEAM, "dev", seen.metadata.uid), "The raylet was killed.")
-        self.clusters.reconcile(seen)
+        cluster = self.world.get(self.cluster)
+        self.world.backend.crash(ClusterRef(TEAM, "dev", cluster.metadata.uid), "The raylet was killed.")
+        self.clusters.reconcile(cluster)
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_a_job_that_succeeds_keeps_log_record_and_exit_code(bench: Bench) -> Non
     assert ray.request["runtime_env"]["env_vars"]["RAYPLANE_SUBMISSION_ID"] == f"{job.metadata.uid}-1"
 
 
-def test_a_job_waits_for_its_cluster_and_says_so(bench: Bench) -> None:
+def test_a_job_waits_for_its_cluster_and_reports_it(bench: Bench) -> None:
     bench.world.cluster("slow")
     job = bench.world.job(cluster="slow")
     status = bench.look(job)
@@ -123,7 +123,7 @@ def test_the_run_is_allocated_once_before_ray_hears_of_the_job(bench: Bench) -> 
     assert bench.world.mlflow.runs["run-1"]["status"] == "FINISHED"
 
 
-def test_a_gateway_that_died_between_making_and_recording_the_run_finds_it(bench: Bench) -> None:
+def test_a_run_that_a_dead_gateway_created_but_did_not_record_is_found(bench: Bench) -> None:
     job = bench.world.job(tracked=True)
     made = bench.world.mlflow.create_run(
         TEAM, "alpha-jobs", tags={"rayplane.job_uid": job.metadata.uid}, name=job.metadata.name
@@ -132,7 +132,7 @@ def test_a_gateway_that_died_between_making_and_recording_the_run_finds_it(bench
     assert len(bench.world.mlflow.runs) == 1
 
 
-def test_a_gateway_that_died_around_the_submission_submits_the_same_attempt_once(bench: Bench) -> None:
+def test_an_attempt_is_submitted_once_though_a_gateway_died_during_the_submission(bench: Bench) -> None:
     job = bench.world.job()
     bench.look(job)
     bench.restart()
@@ -166,7 +166,7 @@ def test_a_job_that_keeps_failing_ends_with_its_reason(bench: Bench) -> None:
     assert bench.world.mlflow.runs["run-1"]["status"] == "FAILED"
 
 
-def test_a_job_whose_head_died_is_run_again_for_free_and_says_why(bench: Bench) -> None:
+def test_a_lost_head_costs_a_job_no_retry_and_the_reason_is_reported(bench: Bench) -> None:
     job = bench.world.job()
     bench.run(job).log = "begun\n"
     time.sleep(0.7)
@@ -199,7 +199,7 @@ def test_a_job_stopped_before_it_began_never_reaches_ray(bench: Bench) -> None:
     assert bench.world.ray.jobs == {}
 
 
-def test_a_job_past_its_timeout_fails_and_is_not_tried_again(bench: Bench) -> None:
+def test_a_job_past_its_timeout_fails_without_a_retry(bench: Bench) -> None:
     job = bench.world.job(timeout="10m", retries=3)
     bench.run(job)
     bench.world.clock.forward(601)
@@ -221,7 +221,7 @@ def test_a_job_does_not_end_before_its_run_can_be_ended(bench: Bench) -> None:
     assert bench.end(job).phase == "Succeeded"
 
 
-def test_events_that_were_written_but_never_posted_are_in_before_the_job_ends(bench: Bench) -> None:
+def test_events_that_were_written_but_not_posted_are_taken_in_before_the_job_ends(bench: Bench) -> None:
     job = bench.world.job()
     ray = bench.run(job)
     event = Event(
@@ -285,7 +285,7 @@ def test_a_deleted_job_is_stopped_and_then_gone(bench: Bench) -> None:
     assert bench.world.store.count("Job", TEAM) == 0
 
 
-def test_what_ray_refuses_fails_the_job_with_rays_words(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_ray_refuses_fails_with_rays_message(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object, **kwargs: object) -> None:
         raise InvalidInput("Ray answered 400: no such field.")
 
@@ -294,7 +294,7 @@ def test_what_ray_refuses_fails_the_job_with_rays_words(bench: Bench, monkeypatc
     assert "no such field" in bench.end(job).message
 
 
-def test_odd_events_do_not_keep_a_job_from_ending(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_events_do_not_keep_a_job_from_ending(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     job = bench.world.job()
     ray = bench.run(job)
     folder = f"{layout.job(TEAM, job.metadata.uid)}/{layout.EVENTS}"
@@ -323,7 +323,7 @@ def test_odd_events_do_not_keep_a_job_from_ending(bench: Bench, monkeypatch: pyt
         assert said in refused.message
 
 
-def test_the_rest_of_a_long_log_is_waited_for_as_long_as_it_comes(
+def test_a_job_waits_for_the_rest_of_a_long_log_as_long_as_it_arrives(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = bench.world.job()
@@ -359,7 +359,7 @@ def test_the_rest_of_a_long_log_is_waited_for_as_long_as_it_comes(
     assert bench.world.log(job).endswith("the traceback\n")
 
 
-def test_an_attempt_that_was_taken_for_lost_on_this_very_head_is_stopped_before_the_next(bench: Bench) -> None:
+def test_an_attempt_recorded_as_lost_on_a_head_that_is_back_is_stopped_before_the_next(bench: Bench) -> None:
     job = bench.world.job()
     ray = bench.run(job)
     first = bench.world.job_status(job).attempts[0].submission_id
@@ -372,7 +372,7 @@ def test_an_attempt_that_was_taken_for_lost_on_this_very_head_is_stopped_before_
 
 
 @pytest.mark.parametrize("odd", ["link", "pipe"])
-def test_a_job_that_puts_something_else_in_place_of_its_log_ends_all_the_same(
+def test_a_job_ends_though_its_code_replaced_its_log_by_something_else(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, odd: str
 ) -> None:
     monkeypatch.setattr("rayplane.gateway.reconcile.job.LOG_PATIENCE", timedelta(seconds=2))
@@ -399,9 +399,9 @@ def test_a_job_that_puts_something_else_in_place_of_its_log_ends_all_the_same(
         time.sleep(0.1)
     assert status.phase == "Succeeded"
     for type_ in ("LogKept", "EventsIn", "RecordKept") if odd == "link" else ("LogKept",):
-        told = status.condition(type_)
-        assert told is not None
-        assert (told.status, odd in told.message) == ("False", True), told
+        condition = status.condition(type_)
+        assert condition is not None
+        assert (condition.status, odd in condition.message) == ("False", True), condition
     assert list(elsewhere.iterdir()) == []
     assert metrics.LOGS_CUT._value.get() == cut + 1
 
@@ -423,7 +423,7 @@ def test_events_that_are_too_large_together_are_refused(bench: Bench, monkeypatc
     assert "e1.json: a job's events have at most" in refused.message
 
 
-def test_an_attempt_that_told_of_its_end_is_looked_at_at_once_and_often_until_ray_says_so(bench: Bench) -> None:
+def test_an_attempt_whose_entrypoint_ended_is_looked_at_often_until_ray_says_so(bench: Bench) -> None:
     woken: list[str] = []
     bench.jobs = JobReconciler(
         bench.world.platform,
@@ -456,7 +456,7 @@ def test_a_young_attempt_is_looked_at_more_often_than_an_old_one(bench: Bench) -
     assert pauses[-1] == WATCH
 
 
-def test_the_first_lines_of_a_log_are_kept_soon_and_told_of(bench: Bench) -> None:
+def test_the_first_lines_of_a_log_are_kept_soon_and_wake_waiters(bench: Bench) -> None:
     job = bench.world.job()
     ray = bench.run(job)
     ray.log = "first line\n"
@@ -481,7 +481,7 @@ def test_a_job_that_ends_does_not_wait_for_the_next_look_at_its_log(
 
 
 @pytest.mark.parametrize("users", [True, False])
-def test_where_teams_have_users_the_log_is_made_before_the_job_can_make_its_folder(
+def test_with_local_users_the_log_is_created_before_the_job_can_create_its_folder(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, users: bool
 ) -> None:
     monkeypatch.setattr(bench.world.settings, "local_users", users)

@@ -1,4 +1,4 @@
-"""The ledger tells exactly how long every node was there, whatever happens and whenever the gateway is killed.
+"""The ledger has each node's exact lifetime, whatever happens and whenever the gateway is killed.
 
 Each history is random but for its seed: a cluster is made, scaled, suspended, resumed, loses its head, is deleted,
 while the gateway is killed before or after any call to the store or the backend and starts again with an empty memory.
@@ -36,7 +36,7 @@ STEPS = 9
 
 
 class Killed(BaseException):
-    """The gateway's process ends here. No handler of the product catches it."""
+    """Raised where the gateway's process is killed. No handler of the product catches it."""
 
 
 class Fuse:
@@ -79,13 +79,13 @@ class Doomed:
         self._backend, self._fuse = backend, fuse
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self._backend, name)
+        attribute = getattr(self._backend, name)
         if name not in ("ensure", "suspend", "delete", "observe"):
-            return found
+            return attribute
 
         def call(*args: Any) -> Any:
             self._fuse.burn()
-            answer = found(*args)
+            answer = attribute(*args)
             self._fuse.burn()
             return answer
 
@@ -112,7 +112,7 @@ class History:
         self.start()
 
     def start(self) -> None:
-        """A gateway that knows nothing but what is stored."""
+        """Start a gateway that knows only the store's content."""
         backend: Any = Doomed(self.backend, self.fuse)
         rays: Any = None
         self.reconciler = ClusterReconciler(self.platform, lambda name: backend, rays, clock=self.clock)
@@ -140,7 +140,7 @@ class History:
         raise AssertionError(f"history {seed} does not come to its end: {self.object().status}")
 
     def tick(self) -> None:
-        """Looks at the cluster; in one of two the gateway is killed at some call, and another one starts."""
+        """Reconcile the cluster; in half of the calls the gateway is killed at some point, and another one starts."""
         for _ in range(self.random.randint(1, 3)):
             if not self.there:
                 return
@@ -212,7 +212,7 @@ def seconds_alive(nodes: list[Node]) -> timedelta:
 
 
 def check_shape(history: History) -> tuple[list[Lease], list[Node]]:
-    """What holds in any case: one lease for each node that was ever seen, from its start, none left open."""
+    """Check the invariants: one lease for each node that ever existed, from its start, none left open."""
     leases, nodes = history.leases(), history.backend.nodes(history.ref)
     assert all(node.ended_at is not None for node in nodes), "a node outlives its cluster"
     assert all(lease.ended_at is not None for lease in leases), "a lease is left open"
@@ -226,7 +226,7 @@ def check_shape(history: History) -> tuple[list[Lease], list[Node]]:
 
 
 @pytest.mark.parametrize("batch", range(8))
-def test_leases_sum_to_the_nodes_time_alive_exactly_through_crashes(
+def test_leases_sum_exactly_to_the_nodes_lifetimes_through_crashes(
     made: tuple[Platform, CountingStore], batch: int
 ) -> None:
     share, kills, heads = HISTORIES // 8, 0, 0
@@ -235,14 +235,14 @@ def test_leases_sum_to_the_nodes_time_alive_exactly_through_crashes(
         history.live(seed)
         leases, nodes = check_shape(history)
         assert {lease.id for lease in leases} == {f"{history.ref.uid}-{node.id}" for node in nodes}, seed
-        held = sum(((lease.ended_at or lease.started_at) - lease.started_at for lease in leases), timedelta())
-        assert held == seconds_alive(nodes), f"history {seed}"
+        leased = sum(((lease.ended_at or lease.started_at) - lease.started_at for lease in leases), timedelta())
+        assert leased == seconds_alive(nodes), f"history {seed}"
         kills, heads = kills + history.kills, heads + sum(node.kind == "head" for node in nodes)
     assert kills > share, "the gateway was not killed often enough for this to mean anything"
     assert heads > share
 
 
-def test_where_only_what_runs_is_seen_a_lease_ends_when_the_absence_is_found(
+def test_if_the_backend_forgets_ended_nodes_a_lease_ends_when_the_absence_is_observed(
     made: tuple[Platform, CountingStore],
 ) -> None:
     for seed in range(10_000, 10_010):

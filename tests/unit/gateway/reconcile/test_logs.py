@@ -1,4 +1,4 @@
-"""Followers of logs on their own: a Ray that breaks off, is silent or is replaced; attempts that share one file."""
+"""Log followers alone: a Ray that breaks off, is silent or is replaced; attempts that share one file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PATH = "alpha/jobs/uid/driver.log"
 
 
 class Ray:
-    """A log in Ray, and what the test lets go wrong with its pieces."""
+    """Fake Ray with one log, whose transfer a test can break."""
 
     def __init__(self, log: bytes = b"") -> None:
         self.log = log
@@ -59,7 +59,7 @@ def complete(followers: LogFollowers, ray: Any, number: int = 1) -> None:
     until(lambda: followers.complete(ray, path=PATH, number=number, submission_id=f"uid-{number}"))
 
 
-def test_the_last_words_of_a_ray_that_breaks_off_are_kept(followers: LogFollowers, storage: Storage) -> None:
+def test_the_last_bytes_before_a_broken_connection_are_kept(followers: LogFollowers, storage: Storage) -> None:
     ray: Any = Ray(b"the traceback")
 
     def breaks(rest: bytes) -> Iterator[bytes]:
@@ -74,7 +74,7 @@ def test_the_last_words_of_a_ray_that_breaks_off_are_kept(followers: LogFollower
     assert kept(storage) == b"the traceback"
 
 
-def test_a_silent_ray_does_not_hold_up_the_caller_that_abandons_its_log_and_nothing_is_written_after(
+def test_abandoning_the_log_of_a_silent_ray_does_not_block_and_nothing_is_written_after(
     followers: LogFollowers, storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logs, "_LEAVE", 0.2)
@@ -98,7 +98,7 @@ def test_a_silent_ray_does_not_hold_up_the_caller_that_abandons_its_log_and_noth
     assert kept(storage) == b""
 
 
-def test_a_client_that_replaces_another_is_asked_from_then_on(followers: LogFollowers, storage: Storage) -> None:
+def test_a_replaced_client_is_used_from_then_on(followers: LogFollowers, storage: Storage) -> None:
     refused: Any = Ray()
 
     def refuses(rest: bytes) -> Iterator[bytes]:
@@ -130,7 +130,9 @@ def test_a_second_attempt_has_its_own_part_of_the_file_also_after_a_restart(
     assert kept(storage) == expected + b"more\n"
 
 
-def test_an_ended_log_that_comes_slowly_is_said_to_come(followers: LogFollowers, storage: Storage) -> None:
+def test_a_log_that_arrives_slowly_after_its_end_is_reported_as_arriving(
+    followers: LogFollowers, storage: Storage
+) -> None:
     ray: Any = Ray(b"the whole log")
     go_on = threading.Event()
 

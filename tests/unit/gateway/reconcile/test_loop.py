@@ -1,4 +1,4 @@
-"""The loop: every object gets its turn, none stalls another, errors are told and passed over, one gateway leads."""
+"""The loop: every object is reconciled, none stalls another, errors are recorded, one gateway leads."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def until(probe: Callable[[], object], seconds: float = 10) -> None:
         time.sleep(0.02)
 
 
-def test_a_settled_object_is_left_alone_until_it_is_written_to(world: World, run: Callable[..., Loop]) -> None:
+def test_a_settled_object_is_left_alone_until_it_is_written(world: World, run: Callable[..., Loop]) -> None:
     cluster = world.cluster()
     recorder = Recorder()
     loop = run(recorder)
@@ -92,7 +92,7 @@ def test_an_object_is_looked_at_again_when_its_reconciler_asked_for_it(world: Wo
     until(lambda: len(recorder.seen) >= 5)
 
 
-def test_a_slow_object_stalls_no_other_and_is_never_looked_at_twice_at_once(
+def test_a_slow_object_stalls_no_other_and_is_never_reconciled_twice_at_once(
     world: World, run: Callable[..., Loop]
 ) -> None:
     world.cluster("slow")
@@ -106,9 +106,7 @@ def test_a_slow_object_stalls_no_other_and_is_never_looked_at_twice_at_once(
     until(lambda: recorder.seen.count("slow") >= 2)
 
 
-def test_an_error_is_recorded_on_the_object_and_taken_back_when_it_is_over(
-    world: World, run: Callable[..., Loop]
-) -> None:
+def test_an_error_is_recorded_on_the_object_and_cleared_after_a_success(world: World, run: Callable[..., Loop]) -> None:
     cluster = world.cluster()
     broken = [True]
 
@@ -131,7 +129,7 @@ def test_an_error_is_recorded_on_the_object_and_taken_back_when_it_is_over(
     until(lambda: told("True"))
 
 
-def test_an_object_that_could_not_be_looked_up_is_not_forgotten(
+def test_an_object_that_could_not_be_read_is_not_forgotten(
     world: World, run: Callable[..., Loop], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.cluster()
@@ -155,7 +153,7 @@ def test_an_object_that_could_not_be_looked_up_is_not_forgotten(
     until(lambda: len(recorder.seen) == 2, 5)
 
 
-def test_errors_in_a_row_are_tried_ever_later(world: World, run: Callable[..., Loop]) -> None:
+def test_repeated_errors_back_off(world: World, run: Callable[..., Loop]) -> None:
     world.cluster()
 
     def act(obj: Object) -> float | None:
@@ -191,7 +189,7 @@ class Away:
         return self.answer
 
 
-def test_a_leader_whose_store_is_away_leads_for_no_longer_than_it_was_granted() -> None:
+def test_a_leader_whose_store_does_not_answer_leads_only_until_its_time_is_over() -> None:
     now = [0.0]
     store = Away()
     leader = Leader(store, "one", ttl=8, monotonic=lambda: now[0])  # type: ignore[arg-type]
@@ -205,7 +203,7 @@ def test_a_leader_whose_store_is_away_leads_for_no_longer_than_it_was_granted() 
     assert leader.leads()
 
 
-def test_a_leader_that_was_overtaken_knows_at_its_next_renewal() -> None:
+def test_a_replaced_leader_notices_at_its_next_renewal() -> None:
     now = [0.0]
     store = Away()
     leader = Leader(store, "one", ttl=8, monotonic=lambda: now[0])  # type: ignore[arg-type]
@@ -215,7 +213,9 @@ def test_a_leader_that_was_overtaken_knows_at_its_next_renewal() -> None:
     assert not leader.leads()
 
 
-def test_what_changed_below_is_looked_at_alone_and_at_once(world: World, run: Callable[..., Loop]) -> None:
+def test_an_object_that_the_backend_reports_is_looked_at_alone_and_at_once(
+    world: World, run: Callable[..., Loop]
+) -> None:
     calm, changed = world.cluster("calm"), world.cluster("changed")
     recorder = Recorder()
     loop = run(recorder)
@@ -228,7 +228,7 @@ def test_what_changed_below_is_looked_at_alone_and_at_once(world: World, run: Ca
     assert calm.metadata.name in recorder.seen[:2]
 
 
-def test_a_change_while_it_is_looked_at_brings_one_more_look(world: World, run: Callable[..., Loop]) -> None:
+def test_a_change_during_a_look_brings_one_more_look(world: World, run: Callable[..., Loop]) -> None:
     cluster = world.cluster()
     release = threading.Event()
     recorder = Recorder(lambda obj: None if release.wait(20) else 0)
@@ -259,7 +259,7 @@ def test_a_status_that_is_written_brings_no_look_and_costs_no_reading_of_objects
     assert (recorder.seen, read) == (["dev"], [])
 
 
-def test_an_object_that_fails_is_not_hurried_by_what_its_own_doing_wakes(
+def test_the_back_off_of_a_failing_object_is_not_cut_short_by_wakes_of_its_own_look(
     world: World, run: Callable[..., Loop]
 ) -> None:
     world.cluster()
@@ -277,14 +277,14 @@ def test_an_object_that_fails_is_not_hurried_by_what_its_own_doing_wakes(
         loops[0].wake(world.cluster().metadata.uid)
         time.sleep(0.02)
     assert 2 <= len(recorder.seen) <= 4
-    seen = len(recorder.seen)
+    looks_before = len(recorder.seen)
     obj = world.store.get("Cluster", TEAM, "dev")
     world.store.update_spec(obj.metadata.uid, {**obj.spec, "suspended": True})
     loops[0].wake()
-    until(lambda: len(recorder.seen) > seen, 1.0)
+    until(lambda: len(recorder.seen) > looks_before, 1.0)
 
 
-def test_what_ended_long_ago_is_not_looked_at_until_it_is_deleted(world: World, run: Callable[..., Loop]) -> None:
+def test_an_ended_object_is_not_looked_at_until_it_is_deleted(world: World, run: Callable[..., Loop]) -> None:
     world.cluster()
     ended, running = world.job("ended"), world.job("running")
     world.store.set_status(ended.metadata.uid, {"phase": "Succeeded"})
@@ -298,7 +298,7 @@ def test_what_ended_long_ago_is_not_looked_at_until_it_is_deleted(world: World, 
     until(lambda: recorder.seen == ["running", "ended"])
 
 
-def test_who_leads_again_looks_at_everything_again(world: World, run: Callable[..., Loop]) -> None:
+def test_a_gateway_that_leads_again_looks_at_everything_again(world: World, run: Callable[..., Loop]) -> None:
     world.cluster()
     recorder = Recorder()
     loop = run(recorder, ttl=0.4)
@@ -312,7 +312,7 @@ def test_who_leads_again_looks_at_everything_again(world: World, run: Callable[.
     until(lambda: recorder.seen == ["dev", "another"])
 
 
-def test_clusters_at_rest_are_left_alone_where_the_backend_tells_of_changes(world: World) -> None:
+def test_clusters_at_rest_are_left_alone_if_the_backend_reports_changes(world: World) -> None:
     world.backend.capabilities |= {Capability.WATCH}
     reconciler = world.clusters(wake=lambda uid: loop.wake(uid))
     loop = Loop(world.platform, [reconciler], Leader(world.store, "one"), interval=0.1)
@@ -331,7 +331,7 @@ def test_clusters_at_rest_are_left_alone_where_the_backend_tells_of_changes(worl
         loop.stop()
 
 
-def test_an_unexpected_error_that_comes_back_leaves_one_traceback(
+def test_a_repeated_unexpected_error_logs_one_traceback(
     world: World, run: Callable[..., Loop], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(module, "FIRST_BACKOFF", 0.01)
@@ -344,6 +344,6 @@ def test_an_unexpected_error_that_comes_back_leaves_one_traceback(
     recorder = Recorder(act)
     run(recorder)
     until(lambda: len(recorder.seen) >= 9, seconds=60)
-    told = [record for record in caplog.records if "unexpected error" in record.getMessage()]
-    assert [bool(record.exc_info) for record in told[:3]] == [True, False, False]
-    assert "the same error 4 times since" in told[2].getMessage()
+    records = [record for record in caplog.records if "unexpected error" in record.getMessage()]
+    assert [bool(record.exc_info) for record in records[:3]] == [True, False, False]
+    assert "the same error 4 times since" in records[2].getMessage()

@@ -1,4 +1,4 @@
-"""A job with nodes of its own: made for each attempt, freed once its log is in, in the ledger for just that time."""
+"""A job with nodes of its own: made for each attempt, freed once the log is kept, in the ledger for just that time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NODES = {"size": "small", "workers": {"min": 0, "max": 2}}
 
 
 class Bench:
-    """A team without a cluster, and a job reconciler, which a test may replace as a restart of the gateway does."""
+    """A team without a cluster, and a job reconciler, which a test may replace to simulate a restart of the gateway."""
 
     def __init__(self, folder: Path) -> None:
         self.world = World(folder)
@@ -52,7 +52,7 @@ class Bench:
         return self.world.job_status(job)
 
     def run(self, job: Object) -> RayJob:
-        """Look until Ray has the job's newest attempt and it is seen to run."""
+        """Reconcile until Ray has the job's newest attempt and the job is Running."""
         for _ in range(6):
             status = self.look(job)
             if status.phase == "Running":
@@ -101,7 +101,7 @@ def test_a_job_gets_nodes_runs_on_them_and_gives_them_back(bench: Bench) -> None
     assert bench.world.backend.asked == ["ensure_job alpha/task-1", "delete_job alpha/task-1"]
 
 
-def test_its_nodes_are_in_the_ledger_from_when_they_began_until_they_are_gone(bench: Bench) -> None:
+def test_a_jobs_nodes_are_in_the_ledger_from_their_start_until_they_are_gone(bench: Bench) -> None:
     job = bench.job()
     ray = bench.run(job)
     (lease,) = bench.leases()
@@ -131,18 +131,18 @@ def test_a_job_does_not_end_before_its_nodes_are_gone(bench: Bench) -> None:
     assert bench.end(job).phase == "Succeeded"
 
 
-def test_its_log_is_in_before_its_nodes_are_asked_to_go(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_jobs_log_is_kept_before_its_nodes_are_deleted(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     job = bench.job()
     ray = bench.run(job)
     ray.log, ray.status = "all of it\n", "SUCCEEDED"
-    kept = []
+    logs = []
     delete = bench.world.backend.delete_job
-    monkeypatch.setattr(bench.world.backend, "delete_job", lambda ref: (kept.append(bench.world.log(job)), delete(ref)))
+    monkeypatch.setattr(bench.world.backend, "delete_job", lambda ref: (logs.append(bench.world.log(job)), delete(ref)))
     bench.end(job)
-    assert kept == ["all of it\n"]
+    assert logs == ["all of it\n"]
 
 
-def test_a_restart_while_its_nodes_go_does_not_call_the_log_incomplete(bench: Bench) -> None:
+def test_a_restart_during_the_deletion_of_nodes_does_not_call_the_log_incomplete(bench: Bench) -> None:
     job = bench.job()
     ray = bench.run(job)
     ray.log, ray.status = "all of it\n", "SUCCEEDED"
@@ -152,12 +152,12 @@ def test_a_restart_while_its_nodes_go_does_not_call_the_log_incomplete(bench: Be
     bench.look(job, 2)
     bench.world.backend.become_gone(bench.ref(job))
     status = bench.end(job)
-    kept = status.condition("LogKept")
-    assert kept is None or kept.status == "True"
+    condition = status.condition("LogKept")
+    assert condition is None or condition.status == "True"
     assert bench.world.log(job) == "all of it\n"
 
 
-def test_the_run_is_allocated_before_any_node_is_asked_for(bench: Bench) -> None:
+def test_the_run_is_allocated_before_any_node_is_requested(bench: Bench) -> None:
     job = bench.job(tracked=True)
     status = bench.look(job)
     assert status.run_id == "run-1"
@@ -171,7 +171,7 @@ def test_the_run_is_allocated_before_any_node_is_asked_for(bench: Bench) -> None
     assert bench.world.mlflow.runs["run-1"]["status"] == "FINISHED"
 
 
-def test_a_gateway_that_died_around_the_making_makes_the_same_attempt_once(bench: Bench) -> None:
+def test_an_attempt_is_made_once_though_a_gateway_died_while_making_it(bench: Bench) -> None:
     job = bench.job()
     bench.look(job, 2)
     bench.restart()
@@ -180,7 +180,7 @@ def test_a_gateway_that_died_around_the_making_makes_the_same_attempt_once(bench
     assert list(bench.world.ray.jobs) == [f"{job.metadata.uid}-1"]
 
 
-def test_while_its_nodes_come_it_says_what_holds_them_up(bench: Bench) -> None:
+def test_while_its_nodes_start_a_job_reports_what_delays_them(bench: Bench) -> None:
     bench.world.backend.at_once = False
     job = bench.job()
     bench.look(job, 2)
@@ -196,7 +196,7 @@ def test_while_its_nodes_come_it_says_what_holds_them_up(bench: Bench) -> None:
     assert bench.world.ray.jobs == {}
 
 
-def test_a_retry_gets_nodes_of_its_own_after_the_first_ones_are_gone(bench: Bench) -> None:
+def test_a_retry_gets_new_nodes_after_the_first_ones_are_gone(bench: Bench) -> None:
     job = bench.job(tracked=True, retries=1)
     first = bench.run(job)
     first.log, first.status, first.exit_code, first.message = "one\n", "FAILED", 3, "exit code 3"
@@ -230,7 +230,7 @@ def test_an_attempt_whose_head_died_is_lost_and_another_is_made(bench: Bench) ->
     assert bench.end(job).phase == "Succeeded"
 
 
-def test_nodes_that_somebody_took_away_are_a_lost_attempt(bench: Bench) -> None:
+def test_an_attempt_whose_nodes_were_deleted_from_outside_is_lost(bench: Bench) -> None:
     job = bench.job()
     bench.run(job)
     bench.world.backend.become_gone(bench.ref(job))
@@ -239,14 +239,14 @@ def test_nodes_that_somebody_took_away_are_a_lost_attempt(bench: Bench) -> None:
     assert "taken away" in status.attempts[0].message
 
 
-def test_another_head_is_not_taken_for_the_one_that_ran_the_job(bench: Bench) -> None:
+def test_a_new_head_is_not_mistaken_for_the_one_that_ran_the_job(bench: Bench) -> None:
     job = bench.job()
     bench.run(job)
     bench.made(job).number += 1
     assert bench.look(job).attempts[0].status == "Lost"
 
 
-def test_how_the_backend_says_that_it_ended_counts_once_its_head_is_silent(bench: Bench) -> None:
+def test_the_backends_account_of_the_end_counts_once_the_head_is_silent(bench: Bench) -> None:
     job = bench.job()
     bench.run(job)
     bench.made(job).phase, bench.made(job).message = "failed", "Job entrypoint command failed with exit code 3"
@@ -289,7 +289,7 @@ def test_a_job_past_its_timeout_fails_and_its_nodes_are_freed(bench: Bench) -> N
     assert "timeout of 600 s" in status.message
 
 
-def test_a_retry_has_what_is_left_of_the_timeout(bench: Bench) -> None:
+def test_a_retry_has_the_rest_of_the_timeout(bench: Bench) -> None:
     job = bench.job(timeout="10m", retries=1)
     first = bench.run(job)
     bench.world.clock.forward(400)
@@ -309,14 +309,14 @@ def test_a_deleted_job_gives_its_nodes_back_and_is_gone(bench: Bench) -> None:
     assert bench.world.backend.attempts == {}
 
 
-def test_what_the_backend_refuses_fails_the_job_with_its_words(bench: Bench) -> None:
+def test_a_job_that_the_backend_refuses_fails_with_its_message(bench: Bench) -> None:
     bench.world.backend.refused = "spec.entrypoint: no such field."
     job = bench.job()
     assert "no such field" in bench.end(job).message
     assert bench.leases() == []
 
 
-def test_what_ray_refuses_fails_the_job_with_rays_words(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_ray_refuses_fails_with_rays_message(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object, **kwargs: object) -> None:
         raise InvalidInput("Ray answered 400: bad runtime_env.")
 
@@ -327,7 +327,7 @@ def test_what_ray_refuses_fails_the_job_with_rays_words(bench: Bench, monkeypatc
 
 
 @pytest.mark.parametrize(("places", "woken"), [({"local": "Its namespace is being made."}, 0), ({}, 1)])
-def test_a_job_waits_for_its_teams_place_and_has_the_first_one_made(
+def test_a_job_waits_for_its_teams_place_and_has_a_missing_one_made(
     bench: Bench, places: dict[str, str], woken: int
 ) -> None:
     bench.world.backend.capabilities = frozenset(Capability)

@@ -1,4 +1,4 @@
-"""A service with nodes of its own: it follows the alias on nodes that stay, under a URL that stays, and goes whole."""
+"""A service with nodes of its own: it follows the alias on the same nodes and URL, and deletion leaves nothing."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Bench:
         return ServiceRef(TEAM, service.metadata.name, service.metadata.uid)
 
     def serve(self, service: Object, state: str = "RUNNING", message: str = "") -> None:
-        """For tests: Serve has taken over what the nodes are to serve."""
+        """Let Serve report the application that was last deployed to the nodes."""
         application = dict(self.made(service).application)
         self.world.ray.applications[service.metadata.name] = {
             "status": state,
@@ -90,7 +90,7 @@ def test_a_service_gets_nodes_and_is_ready_once_serve_says_so(bench: Bench) -> N
     assert [(e.source, e.target) for e in edges] == [("model:delay/1", "service:delay#1")]
 
 
-def test_the_same_application_is_deployed_as_on_a_cluster(bench: Bench) -> None:
+def test_the_deployed_application_is_the_same_as_on_a_cluster(bench: Bench) -> None:
     service = bench.service(feature_service="delays", replicas={"min": 2, "max": 3}, app="serving.model_app:app")
     bench.look(service)
     assert bench.made(service).application == {
@@ -126,7 +126,7 @@ def test_moving_the_alias_changes_what_the_same_nodes_serve(bench: Bench) -> Non
     assert bench.made(service).number == nodes
 
 
-def test_an_operator_that_is_slow_is_waited_for_and_not_asked_again(bench: Bench) -> None:
+def test_the_reconciler_waits_for_a_slow_operator_and_does_not_deploy_again(bench: Bench) -> None:
     service = bench.service(startup_timeout="5m")
     bench.ready(service)
     bench.world.mlflow.aliases["delay@champion"] = "2"
@@ -140,7 +140,7 @@ def test_an_operator_that_is_slow_is_waited_for_and_not_asked_again(bench: Bench
     assert bench.look(service).phase == "Ready"
 
 
-def test_nothing_is_asked_again_while_nothing_changes(bench: Bench) -> None:
+def test_nothing_is_deployed_again_while_nothing_changes(bench: Bench) -> None:
     service = bench.service()
     bench.ready(service)
     for _ in range(5):
@@ -148,7 +148,7 @@ def test_nothing_is_asked_again_while_nothing_changes(bench: Bench) -> None:
     assert asked(bench) == ["ensure_service"]
 
 
-def test_what_drifted_is_put_right_in_the_same_revision(bench: Bench) -> None:
+def test_drift_is_repaired_in_the_same_revision(bench: Bench) -> None:
     service = bench.service()
     bench.ready(service)
     bench.made(service).drift = "spec.serveConfigV2: changed"
@@ -159,7 +159,7 @@ def test_what_drifted_is_put_right_in_the_same_revision(bench: Bench) -> None:
     assert bench.look(service).phase == "Ready"
 
 
-def test_what_somebody_took_away_is_made_again_in_the_same_revision(bench: Bench) -> None:
+def test_nodes_deleted_from_outside_are_made_again_in_the_same_revision(bench: Bench) -> None:
     service = bench.service()
     bench.ready(service)
     bench.world.backend.become_gone(bench.ref(service))
@@ -170,7 +170,7 @@ def test_what_somebody_took_away_is_made_again_in_the_same_revision(bench: Bench
     assert bench.look(service).phase == "Ready"
 
 
-def test_other_nodes_are_asked_for_by_another_spec(bench: Bench) -> None:
+def test_a_changed_spec_requests_other_nodes(bench: Bench) -> None:
     service = bench.service()
     bench.ready(service)
     spec = {**service.spec, "nodes": {"size": "medium", "workers": {"min": 0, "max": 0}, "backend": None}}
@@ -181,7 +181,7 @@ def test_other_nodes_are_asked_for_by_another_spec(bench: Bench) -> None:
     assert bench.made(service).launch.size.cpu == 16
 
 
-def test_it_says_what_holds_its_nodes_up_and_in_the_end_that_it_failed(bench: Bench) -> None:
+def test_a_service_reports_what_delays_its_nodes_and_finally_fails(bench: Bench) -> None:
     bench.world.backend.at_once = False
     service = bench.service(startup_timeout="1m")
     bench.look(service)
@@ -198,7 +198,7 @@ def test_it_says_what_holds_its_nodes_up_and_in_the_end_that_it_failed(bench: Be
     assert bench.look(service).phase == "Ready"
 
 
-def test_what_the_backend_calls_failed_is(bench: Bench) -> None:
+def test_a_service_that_the_backend_calls_failed_is_failed(bench: Bench) -> None:
     bench.world.backend.at_once = False
     service = bench.service()
     bench.look(service)
@@ -214,7 +214,7 @@ def test_what_the_backend_calls_failed_is(bench: Bench) -> None:
     )
 
 
-def test_a_failed_deployment_keeps_serves_words(bench: Bench) -> None:
+def test_a_failed_deployment_keeps_serves_message(bench: Bench) -> None:
     service = bench.service()
     bench.look(service)
     bench.serve(service, "DEPLOY_FAILED", "No module named 'nothing'")
@@ -224,7 +224,7 @@ def test_a_failed_deployment_keeps_serves_words(bench: Bench) -> None:
     assert (status.phase, ready.message) == ("Failed", "No module named 'nothing'")
 
 
-def test_what_is_refused_is_not_asked_again_and_again(bench: Bench) -> None:
+def test_a_refused_application_is_not_deployed_again_and_again(bench: Bench) -> None:
     bench.world.backend.refused = "no such field"
     service = bench.service()
     for _ in range(4):
@@ -235,14 +235,14 @@ def test_what_is_refused_is_not_asked_again_and_again(bench: Bench) -> None:
     assert "no such field" in ready.message
 
 
-def test_no_node_is_asked_for_before_there_is_a_model(bench: Bench) -> None:
+def test_no_node_is_requested_before_there_is_a_model(bench: Bench) -> None:
     status = bench.look(bench.service(model="models:/other@champion"))
     ready = status.condition("Ready")
     assert ready is not None
     assert (status.phase, ready.reason, asked(bench)) == ("Pending", "NoModel", [])
 
 
-def test_deleting_gives_its_nodes_back_before_it_is_gone(bench: Bench) -> None:
+def test_deletion_frees_a_services_nodes_before_the_service_is_gone(bench: Bench) -> None:
     service = bench.service()
     bench.ready(service)
     bench.world.backend.slow_to_go = True

@@ -1,4 +1,4 @@
-"""Objects that wait for another one: looked at when that one is written, by whomever, and else left alone."""
+"""Objects that wait for another one: reconciled when any process writes that one, and otherwise left alone."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def until(probe: Callable[[], object], seconds: float = 30) -> None:
         time.sleep(0.02)
 
 
-def test_a_write_releases_those_that_saw_the_object_before_it() -> None:
+def test_a_write_releases_the_waiters_that_read_an_earlier_version() -> None:
     parking = Parking(Changes(), lambda uid: None)
     parking.park("a", Until("cluster", 7, 60))
     parking.park("b", Until("cluster", 9, 60))
@@ -50,35 +50,35 @@ def test_a_write_releases_those_that_saw_the_object_before_it() -> None:
     assert parking.release("other", 2) == ["c"]
 
 
-def test_a_write_of_this_process_is_told_of_for_as_long_as_something_waits() -> None:
-    changes, told = Changes(), list[str]()
-    parking = Parking(changes, told.append)
+def test_writes_of_this_process_are_reported_as_long_as_an_object_waits() -> None:
+    changes, released = Changes(), list[str]()
+    parking = Parking(changes, released.append)
     parking.park("a", Until("cluster", 1, 60))
     parking.park("b", Until("cluster", 1, 60))
     changes.tell(["cluster", "other"])
-    assert told == ["cluster"]
+    assert released == ["cluster"]
     parking.leave("a")
     parking.leave("unknown")
     changes.tell(["cluster"])
-    assert told == ["cluster"] * 2
+    assert released == ["cluster"] * 2
     parking.leave("b")
     changes.tell(["cluster"])
-    assert told == ["cluster"] * 2
+    assert released == ["cluster"] * 2
 
 
 def test_an_object_waits_for_one_other_at_a_time_and_for_none_once_all_is_cleared() -> None:
-    changes, told = Changes(), list[str]()
-    parking = Parking(changes, told.append)
+    changes, released = Changes(), list[str]()
+    parking = Parking(changes, released.append)
     parking.park("a", Until("one", 1, 60))
     parking.park("a", Until("two", 1, 60))
     assert parking.release("one") == []
     parking.clear()
     changes.tell(["one", "two"])
-    assert (parking.release("two"), told) == ([], [])
+    assert (parking.release("two"), released) == ([], [])
 
 
 class Watched(JobReconciler):
-    """Counts the looks at each job; ``during`` is done in the midst of each."""
+    """Job reconciler that counts the looks at each job and calls ``during`` in the middle of each."""
 
     def __init__(self, world: World) -> None:
         super().__init__(
@@ -111,7 +111,7 @@ def watched(world: World) -> Watched:
 
 
 class AtRest:
-    """Leaves clusters as the test says that they are."""
+    """Cluster reconciler that changes nothing: a test sets the clusters' status."""
 
     kind = "Cluster"
 
@@ -130,7 +130,7 @@ def write(store: Store, cluster: Object, **status: Any) -> None:
     store.set_status(cluster.metadata.uid, ClusterStatus(**status))
 
 
-def test_jobs_that_wait_for_their_cluster_are_looked_at_when_it_is_written_and_else_left_alone(
+def test_jobs_that_wait_for_their_cluster_are_reconciled_only_when_it_is_written(
     world: World, watched: Watched, loop: Loop
 ) -> None:
     cluster, other = world.cluster(suspended=True), world.cluster("other")
@@ -146,7 +146,7 @@ def test_jobs_that_wait_for_their_cluster_are_looked_at_when_it_is_written_and_e
     assert sorted(watched.looks) == sorted(names * 2), "a write is told of once"
 
 
-def test_a_job_that_waits_has_said_so_and_takes_no_writers_turn(
+def test_a_waiting_job_that_has_reported_it_takes_no_write_lock(
     world: World, watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.cluster(suspended=True)
@@ -165,7 +165,7 @@ def test_a_job_that_waits_has_said_so_and_takes_no_writers_turn(
     assert again.within == places.AT_REST
 
 
-def test_what_a_waiting_job_says_follows_its_cluster(world: World, watched: Watched, loop: Loop) -> None:
+def test_the_condition_of_a_waiting_job_follows_its_cluster(world: World, watched: Watched, loop: Loop) -> None:
     cluster = world.cluster()
     job = world.job()
     loop.start()
@@ -179,7 +179,7 @@ def test_what_a_waiting_job_says_follows_its_cluster(world: World, watched: Watc
     until(lambda: "rayplane cluster resume dev" in message())
 
 
-def test_a_write_of_another_process_is_seen_too(world: World, watched: Watched, loop: Loop) -> None:
+def test_a_write_of_another_process_releases_waiters_too(world: World, watched: Watched, loop: Loop) -> None:
     cluster = world.cluster()
     world.job()
     loop.start()
@@ -190,7 +190,7 @@ def test_a_write_of_another_process_is_seen_too(world: World, watched: Watched, 
     until(lambda: len(watched.looks) == 2)
 
 
-def test_a_write_in_the_midst_of_a_look_is_not_missed(world: World, watched: Watched, loop: Loop) -> None:
+def test_a_write_during_a_look_is_not_missed(world: World, watched: Watched, loop: Loop) -> None:
     cluster = world.cluster()
     job = world.job()
     looking, written = threading.Event(), threading.Event()
@@ -266,21 +266,21 @@ def test_a_job_goes_on_as_soon_as_its_cluster_is_ready(world: World, watched: Wa
     assert world.backend.observe(ClusterRef(TEAM, "dev", cluster.metadata.uid), None).phase == "ready"  # type: ignore[arg-type]
 
 
-def test_who_leads_no_more_parks_nothing(world: World, watched: Watched, loop: Loop) -> None:
+def test_a_gateway_that_leads_no_more_parks_nothing(world: World, watched: Watched, loop: Loop) -> None:
     cluster = world.cluster(suspended=True)
     world.job()
     loop.start()
     until(lambda: watched.looks)
-    until(lambda: loop._parking._place)
+    until(lambda: loop._parking._waits_for)
     loop._leader.leads = lambda: False  # type: ignore[method-assign]
     until(lambda: not loop.leading)
-    until(lambda: not loop._parking._place)
+    until(lambda: not loop._parking._waits_for)
     write(world.store, cluster, phase="Suspended")
     time.sleep(0.3)
     assert watched.looks == ["task"]
 
 
-def test_a_job_that_waits_for_its_next_attempt_says_once_that_the_log_of_the_last_one_was_cut(
+def test_a_job_that_waits_for_its_next_attempt_reports_a_truncated_log_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rayplane.gateway.reconcile.job.LOG_PATIENCE", timedelta(seconds=0))
@@ -299,4 +299,4 @@ def test_a_job_that_waits_for_its_next_attempt_says_once_that_the_log_of_the_las
     version = bench.world.get(job).metadata.resource_version
     bench.restart()
     bench.look(job, times=3)
-    assert bench.world.get(job).metadata.resource_version == version, "it takes no writers' turn"
+    assert bench.world.get(job).metadata.resource_version == version, "it takes no write lock"

@@ -1,4 +1,4 @@
-"""Pipelines run as durable workflows: in order, once, from the cache where nothing changed, and on after a restart."""
+"""Pipelines run as durable workflows: in order, once, cached where nothing changed, continued after a restart."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ STEPS: dict[str, Any] = {
 
 
 class Cluster:
-    """Stands for Ray and the job reconciler: ends each job as ``behave`` says, the way real jobs end."""
+    """Fake of Ray and the job reconciler: ends each job as ``behave`` says."""
 
     def __init__(self, platform: Platform) -> None:
         self.platform = platform
@@ -55,7 +55,7 @@ class Cluster:
         self._thread.join()
 
     def publish(self, name: str, text: str) -> Output:
-        """A dataset version in the storage root, as a job would leave it."""
+        """Publish a dataset version in the storage root as a job does."""
         digest = hashlib.sha256(text.encode()).hexdigest()
         folder = layout.dataset_version("growth", name, digest[:16])
         self.platform.storage.write(f"{folder}/part-0.parquet", text.encode())
@@ -188,7 +188,7 @@ def test_steps_run_in_order_and_hand_on_their_outputs(
     assert "'c.sum'" in str(step(status, "d").outputs[0].value)
 
 
-def test_a_step_that_finds_no_room_in_the_quota_of_jobs_waits_for_it(
+def test_a_step_waits_while_the_quota_of_jobs_is_full(
     platform: Platform, cluster: Cluster, reconciler: PipelineReconciler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rayplane.gateway.reconcile.pipeline.ROOM", 0.05)
@@ -223,7 +223,7 @@ def test_changed_code_runs_its_step_and_what_depends_on_it(
     assert phases(status) == {"a": "Cached", "b": "Succeeded", "c": "Cached", "d": "Succeeded"}
 
 
-def test_another_environment_rebuilds_also_where_only_a_look_at_the_cluster_tells_it(
+def test_another_environment_rebuilds_even_if_only_an_observation_reveals_it(
     platform: Platform, cluster: Cluster, reconciler: PipelineReconciler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(FakeBackend, "environment", lambda self, spec: None)
@@ -311,7 +311,7 @@ def test_a_leader_that_lost_and_won_its_lead_runs_pipelines_again(
     assert finish(platform, run).phase == "Succeeded"
 
 
-def test_a_process_that_died_is_followed_by_one_that_goes_on(
+def test_a_new_process_continues_the_runs_of_one_that_died(
     platform: Platform, cluster: Cluster, reconciler: PipelineReconciler, tmp_path: Path
 ) -> None:
     apply(platform)
@@ -335,7 +335,7 @@ def test_a_process_that_died_is_followed_by_one_that_goes_on(
     assert len(platform.store.list("Job", "growth").items) == 4
 
 
-def test_an_error_of_a_leader_that_leaves_is_no_failure_of_the_step(
+def test_an_error_of_a_leaving_leader_does_not_fail_the_step(
     platform: Platform,
     cluster: Cluster,
     reconciler: PipelineReconciler,

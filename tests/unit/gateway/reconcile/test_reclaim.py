@@ -1,4 +1,4 @@
-"""Clusters that nobody uses are suspended, resumed by work, deleted whole; a life that is over ends after a warning."""
+"""Unused clusters are suspended, resumed by work, and deleted; an expired lifetime ends a cluster after a warning."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NEVER = datetime.max.replace(tzinfo=UTC)
 
 
 class Bench:
-    """A cluster, its reconciler, and time that passes as the loop lets it."""
+    """A cluster, its reconciler, and a clock that advances by the pauses that the reconciler asks for."""
 
     def __init__(self, folder: Path, **spec: Any) -> None:
         self.world = World(folder)
@@ -33,14 +33,14 @@ class Bench:
         self.cluster = self.world.cluster(**spec)
         created = self.cluster.metadata.created_at
         assert created is not None
-        self.world.clock.now = created  # the store's clock is the host's
+        self.world.clock.now = created  # the store uses the host's clock
         self.world.backend.capabilities |= {Capability.WATCH}
         self.woken: list[str] = []
         self.reconciler = self.restart()
         self.ref = ClusterRef(TEAM, "dev", self.cluster.metadata.uid)
 
     def restart(self) -> ClusterReconciler:
-        """As a gateway that knows nothing but what is stored."""
+        """Replace the reconciler by one that knows only the store's content."""
         self.reconciler = self.world.clusters(wake=self.woken.append)
         return self.reconciler
 
@@ -53,11 +53,11 @@ class Bench:
         return self.world.store.count("Cluster", TEAM) == 1
 
     def condition(self, type_: str) -> tuple[str, str]:
-        found = self.status.condition(type_)
-        return ("", "") if found is None else (found.status, found.message)
+        entry = self.status.condition(type_)
+        return ("", "") if entry is None else (entry.status, entry.message)
 
     def pass_time(self, seconds: float) -> ClusterStatus | None:
-        """What the loop does in so many seconds; None once the cluster is gone."""
+        """Do what the loop does in so many seconds; None once the cluster is gone."""
         end = self.world.clock.now.timestamp() + seconds
         while self.there:
             self.woken.clear()
@@ -76,20 +76,20 @@ def idle(tmp_path: Path) -> Bench:
     return Bench(tmp_path, idle_timeout=600, delete_after_idle=3600)
 
 
-def test_a_cluster_that_nobody_uses_is_suspended_and_then_deleted_whole(idle: Bench) -> None:
+def test_an_unused_cluster_is_suspended_and_then_deleted_completely(idle: Bench) -> None:
     spec = idle.cluster.spec
     status = idle.pass_time(300)
     assert status is not None
     assert status.phase == "Ready"
-    told, message = idle.condition("Idle")
-    assert told == "True"
+    truth, message = idle.condition("Idle")
+    assert truth == "True"
     assert "rayplane cluster extend dev 2h --team alpha" in message
     status = idle.pass_time(400)
     assert status is not None
     assert status.phase == "Suspended"
     assert status.suspension is not None
     assert (status.suspension.reason, status.endpoint) == ("Idle", None)
-    assert "Nobody has used it since" in idle.condition("Ready")[1]
+    assert "Unused since" in idle.condition("Ready")[1]
     assert "It is deleted" in idle.condition("Ready")[1]
     assert idle.world.get(idle.cluster).spec == spec, "applying its file again changes nothing"
     assert idle.world.store.leases(TEAM, open_only=True) == []
@@ -98,7 +98,7 @@ def test_a_cluster_that_nobody_uses_is_suspended_and_then_deleted_whole(idle: Be
     assert rows == [("rayplane", "delete"), ("rayplane", "suspend")]
 
 
-def test_it_is_asked_about_seldom_and_never_where_nothing_hangs_on_it(idle: Bench, tmp_path: Path) -> None:
+def test_ray_is_asked_seldom_and_never_if_the_answer_does_not_matter(idle: Bench, tmp_path: Path) -> None:
     idle.world.ray.components = {"driver": {"is_active": "ACTIVE", "reason": "Number of active drivers: 1"}}
     idle.pass_time(1800)
     assert 1800 / 60 <= idle.world.ray.asked <= 1800 / 15
@@ -108,7 +108,7 @@ def test_it_is_asked_about_seldom_and_never_where_nothing_hangs_on_it(idle: Benc
 
 
 @pytest.mark.parametrize("use", ["driver", "application", "job", "service", "doubt"])
-def test_a_cluster_in_use_or_in_doubt_is_kept(idle: Bench, use: str) -> None:
+def test_a_cluster_whose_use_is_active_or_unknown_is_kept(idle: Bench, use: str) -> None:
     ray = idle.world.ray
     idle.pass_time(10)
     if use == "driver":
@@ -125,9 +125,9 @@ def test_a_cluster_in_use_or_in_doubt_is_kept(idle: Bench, use: str) -> None:
     assert status is not None
     assert (status.phase, status.suspension) == ("Ready", None)
     if use in ("job", "service"):
-        assert ray.asked <= 1, "what the platform knows by itself, Ray is not asked for"
+        assert ray.asked <= 1, "Ray is not asked about work that the platform knows"
     if use == "doubt":
-        assert "is not known" in idle.condition("Idle")[1]
+        assert "use is unknown" in idle.condition("Idle")[1]
 
 
 def test_a_restarted_gateway_goes_on_counting_but_asks_first(idle: Bench) -> None:
@@ -146,7 +146,7 @@ def test_a_restarted_gateway_goes_on_counting_but_asks_first(idle: Bench) -> Non
     assert status.phase == "Suspended"
 
 
-def test_a_job_resumes_it_and_runs_on_a_new_head(idle: Bench) -> None:
+def test_a_job_resumes_a_suspended_cluster_and_runs_on_a_new_head(idle: Bench) -> None:
     before = idle.pass_time(100)
     idle.pass_time(700)
     assert idle.status.phase == "Suspended"
@@ -161,7 +161,7 @@ def test_a_job_resumes_it_and_runs_on_a_new_head(idle: Bench) -> None:
     assert first.ended_at < second.started_at
 
 
-def test_a_job_that_waits_for_quota_is_served_once_there_is_room(idle: Bench) -> None:
+def test_a_cluster_is_resumed_for_a_waiting_job_once_the_quota_allows_it(idle: Bench) -> None:
     idle.pass_time(700)
     team = idle.world.store.get("Team", "", TEAM)
     idle.world.store.update_spec(team.metadata.uid, {**team.spec, "quota": {"cpu": 4}})
@@ -176,7 +176,7 @@ def test_a_job_that_waits_for_quota_is_served_once_there_is_room(idle: Bench) ->
     assert status.phase == "Ready"
 
 
-def test_work_that_comes_while_it_is_decided_wins(idle: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_that_arrives_during_the_decision_wins(idle: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     idle.pass_time(590)
     ask = idle.reconciler._activity.ask
 
@@ -192,7 +192,7 @@ def test_work_that_comes_while_it_is_decided_wins(idle: Bench, monkeypatch: pyte
     assert (status.phase, status.suspension, status.idle_since) == ("Ready", None, None)
 
 
-def test_extending_puts_idleness_off(idle: Bench) -> None:
+def test_extending_postpones_idle_suspension(idle: Bench) -> None:
     idle.pass_time(500)
     clusters.extend(TEAM, "dev", 3600, principal=SYSTEM, platform=idle.world.platform, clock=idle.world.clock)
     status = idle.pass_time(3000)
@@ -202,7 +202,7 @@ def test_extending_puts_idleness_off(idle: Bench) -> None:
     assert idle.status.phase == "Suspended"
 
 
-def test_a_person_resumes_what_idleness_suspended_and_its_clock_begins_anew(idle: Bench) -> None:
+def test_a_user_can_resume_an_idle_cluster_and_its_idle_time_starts_again(idle: Bench) -> None:
     idle.pass_time(700)
     clusters.resume(TEAM, "dev", principal=SYSTEM, platform=idle.world.platform)
     idle.pass_time(500)
@@ -211,7 +211,7 @@ def test_a_person_resumes_what_idleness_suspended_and_its_clock_begins_anew(idle
     assert idle.status.phase == "Suspended"
 
 
-def test_what_a_person_suspended_is_not_deleted_for_idleness(idle: Bench) -> None:
+def test_a_cluster_that_a_user_suspended_is_not_deleted_for_idleness(idle: Bench) -> None:
     idle.pass_time(700)
     clusters.suspend(TEAM, "dev", principal=SYSTEM, platform=idle.world.platform)
     status = idle.pass_time(100_000)
@@ -219,7 +219,7 @@ def test_what_a_person_suspended_is_not_deleted_for_idleness(idle: Bench) -> Non
     assert (status.phase, idle.condition("Ready")[1]) == ("Suspended", "Suspended on request.")
 
 
-def test_without_a_time_to_be_deleted_after_it_stays_suspended(tmp_path: Path) -> None:
+def test_a_cluster_without_a_deletion_time_stays_suspended(tmp_path: Path) -> None:
     bench = Bench(tmp_path, idle_timeout=600)
     status = bench.pass_time(100_000)
     assert status is not None
@@ -232,8 +232,8 @@ def test_a_lifetime_warns_drains_and_deletes(tmp_path: Path) -> None:
     assert bench.condition("Expiring") == ("", "")
     job = bench.world.job()
     bench.pass_time(600)
-    told, message = bench.condition("Expiring")
-    assert told == "True"
+    truth, message = bench.condition("Expiring")
+    assert truth == "True"
     assert "it is suspended and deleted then" in message
     bench.pass_time(605)
     assert bench.world.get(job).spec["stop_requested"] is True
@@ -243,7 +243,7 @@ def test_a_lifetime_warns_drains_and_deletes(tmp_path: Path) -> None:
     assert bench.world.backend.observe(bench.ref, None).phase == "absent"  # type: ignore[arg-type]
 
 
-def test_a_lifetime_that_is_over_ends_what_does_not_stop(tmp_path: Path) -> None:
+def test_an_expired_lifetime_ends_jobs_that_do_not_stop(tmp_path: Path) -> None:
     bench = Bench(tmp_path, max_lifetime=7200)
     bench.pass_time(7100)
     job = bench.world.job()
@@ -253,7 +253,7 @@ def test_a_lifetime_that_is_over_ends_what_does_not_stop(tmp_path: Path) -> None
     assert bench.pass_time(60) is None
 
 
-def test_a_cluster_that_hosts_a_service_ends_its_lifetime_suspended_and_says_so(tmp_path: Path) -> None:
+def test_a_cluster_with_a_service_is_suspended_at_the_end_of_its_lifetime_but_not_deleted(tmp_path: Path) -> None:
     bench = Bench(tmp_path, max_lifetime=7200)
     bench.world.store.put("Service", TEAM, "delay", {"cluster": "dev"}, owner="test")
     status = bench.pass_time(7800)
@@ -266,7 +266,7 @@ def test_a_cluster_that_hosts_a_service_ends_its_lifetime_suspended_and_says_so(
     assert status.phase == "Ready"
 
 
-def test_a_teams_terms_hold_for_its_clusters_but_not_where_compute_can_not_be_taken_back(tmp_path: Path) -> None:
+def test_a_teams_terms_hold_for_its_clusters_except_on_backends_that_can_not_suspend(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     team = bench.world.store.get("Team", "", TEAM)
     bench.world.store.update_spec(team.metadata.uid, {**team.spec, "idle_timeout": 600})
@@ -279,7 +279,7 @@ def test_a_teams_terms_hold_for_its_clusters_but_not_where_compute_can_not_be_ta
     assert bench.status.phase == "Suspended"
 
 
-def test_drift_is_put_right_at_once_and_then_ever_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drift_is_repaired_at_once_and_then_with_back_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench(tmp_path)
     bench.pass_time(10)
     backend, asked = bench.world.backend, []
@@ -292,7 +292,7 @@ def test_drift_is_put_right_at_once_and_then_ever_later(tmp_path: Path, monkeypa
     assert 3 <= len(asked) <= 8
 
 
-def test_a_changed_spec_is_asked_for_of_a_cluster_that_runs(tmp_path: Path) -> None:
+def test_a_changed_spec_is_applied_to_a_running_cluster(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     bench.pass_time(10)
     bench.world.store.update_spec(bench.cluster.metadata.uid, {**bench.cluster.spec, "workers": {"min": 2, "max": 4}})
@@ -302,7 +302,7 @@ def test_a_changed_spec_is_asked_for_of_a_cluster_that_runs(tmp_path: Path) -> N
     assert bench.status.observed_generation == 2
 
 
-def test_where_the_backend_tells_of_changes_a_cluster_at_rest_is_left_alone(tmp_path: Path) -> None:
+def test_a_cluster_at_rest_is_left_alone_if_the_backend_reports_changes(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     bench.pass_time(60)
     before = bench.world.backend.observed
@@ -335,7 +335,7 @@ def test_a_team_is_ready_once_its_place_is_there_and_gone_once_that_is_gone(tmp_
     assert ref in world.backend.teams
     del world.backend.teams[ref]
     reconciler.reconcile(world.get(team))
-    assert ref in world.backend.teams, "what drifted is put right"
+    assert ref in world.backend.teams, "drift is repaired"
     world.store.mark_deleted(team.metadata.uid)
     world.backend.missing = "Its namespace still has 2 pods."
     assert reconciler.reconcile(world.get(team)) == UNDER_WAY
@@ -345,7 +345,7 @@ def test_a_team_is_ready_once_its_place_is_there_and_gone_once_that_is_gone(tmp_
     assert (world.store.count("Team"), world.backend.teams) == (0, {})
 
 
-def test_a_cluster_waits_for_its_teams_place_on_the_backend_that_it_is_on(tmp_path: Path) -> None:
+def test_a_cluster_waits_for_its_teams_place_on_its_own_backend(tmp_path: Path) -> None:
     world, reconciler, team, ref = team_bench(tmp_path)
     woken: list[str] = []
     clusters_ = world.clusters(wake=woken.append)
@@ -365,17 +365,19 @@ def test_a_cluster_waits_for_its_teams_place_on_the_backend_that_it_is_on(tmp_pa
 
 
 def later(bench: Bench, **spec: Any) -> None:
-    """Apply the cluster's spec anew with these fields."""
+    """Apply the cluster's spec again with these fields."""
     wanted = {**bench.world.get(bench.cluster).spec, **spec}
     objects.apply("Cluster", TEAM, "dev", wanted, labels={}, principal=SYSTEM, platform=bench.world.platform)
 
 
 @pytest.mark.parametrize("ill", ["never ready", "silent", "drifted", "failed", "suspended for idleness"])
-def test_a_lifetime_ends_a_cluster_however_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ill: str) -> None:
+def test_an_expired_lifetime_ends_a_cluster_in_any_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ill: str
+) -> None:
     bench = Bench(tmp_path, max_lifetime=7200, idle_timeout=600 if ill == "suspended for idleness" else None)
     if ill not in ("never ready", "failed"):
         bench.pass_time(10)
-    backend, seen = bench.world.backend, bench.world.backend.observe
+    backend, observe_really = bench.world.backend, bench.world.backend.observe
     with monkeypatch.context() as patch:
         changed: dict[str, dict[str, Any]] = {
             "never ready": {"phase": "starting", "endpoint": None, "incarnation": None},
@@ -386,8 +388,8 @@ def test_a_lifetime_ends_a_cluster_however_it_is(tmp_path: Path, monkeypatch: py
         }
 
         def observe(ref: ClusterRef, spec: Any) -> Any:
-            found = seen(ref, spec)
-            return replace(found, **changed[ill]) if found.phase == "ready" else found
+            observation = observe_really(ref, spec)
+            return replace(observation, **changed[ill]) if observation.phase == "ready" else observation
 
         patch.setattr(backend, "observe", observe)
         bench.pass_time(7190)
@@ -396,20 +398,20 @@ def test_a_lifetime_ends_a_cluster_however_it_is(tmp_path: Path, monkeypatch: py
     assert bench.world.store.leases(TEAM, open_only=True) == []
 
 
-def test_what_drifts_for_ever_is_suspended_for_idleness_all_the_same(
+def test_a_cluster_that_drifts_for_ever_is_still_suspended_when_idle(
     idle: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     idle.pass_time(10)
-    seen = idle.world.backend.observe
+    observe = idle.world.backend.observe
     monkeypatch.setattr(
-        idle.world.backend, "observe", lambda ref, spec: replace(seen(ref, spec), drift="A webhook changes it back.")
+        idle.world.backend, "observe", lambda ref, spec: replace(observe(ref, spec), drift="A webhook changes it back.")
     )
     status = idle.pass_time(1000)
     assert status is not None
     assert status.phase == "Suspended"
 
 
-def test_a_cluster_past_its_lifetime_takes_nothing_and_does_not_run_again(tmp_path: Path) -> None:
+def test_a_cluster_past_its_lifetime_accepts_no_work_and_does_not_run_again(tmp_path: Path) -> None:
     bench = Bench(tmp_path, max_lifetime=7200)
     here: dict[str, Any] = {"principal": SYSTEM, "platform": bench.world.platform}
     bench.pass_time(10)
@@ -428,7 +430,7 @@ def test_a_cluster_past_its_lifetime_takes_nothing_and_does_not_run_again(tmp_pa
     assert status.phase == "Ready"
 
 
-def test_a_longer_lifetime_saves_what_a_service_keeps_from_being_deleted(tmp_path: Path) -> None:
+def test_a_longer_lifetime_resumes_an_expired_cluster_that_a_service_kept_from_deletion(tmp_path: Path) -> None:
     bench = Bench(tmp_path, max_lifetime=7200)
     bench.world.store.put("Service", TEAM, "delay", {"cluster": "dev"}, owner="test")
     bench.pass_time(7800)
@@ -441,7 +443,7 @@ def test_a_longer_lifetime_saves_what_a_service_keeps_from_being_deleted(tmp_pat
     assert status.phase == "Ready"
 
 
-def test_a_job_that_a_lifetime_ended_says_so(tmp_path: Path) -> None:
+def test_a_job_that_an_expired_lifetime_ended_reports_it(tmp_path: Path) -> None:
     bench = Bench(tmp_path, max_lifetime=7200)
     bench.pass_time(7190)
     job = bench.world.job()
@@ -451,7 +453,7 @@ def test_a_job_that_a_lifetime_ended_says_so(tmp_path: Path) -> None:
     assert look.stop_reason.startswith("Cluster 'dev' was suspended. Its lifetime ended ")
 
 
-def test_a_cluster_whose_size_is_gone_can_be_suspended(idle: Bench) -> None:
+def test_a_cluster_whose_size_no_longer_exists_can_be_suspended(idle: Bench) -> None:
     idle.pass_time(10)
     team = idle.world.store.get("Team", "", TEAM)
     sizes = {"large": {"cpu": 4, "memory": 2**30}}
@@ -462,7 +464,7 @@ def test_a_cluster_whose_size_is_gone_can_be_suspended(idle: Bench) -> None:
     assert idle.world.store.leases(TEAM, open_only=True) == []
 
 
-def test_what_is_applied_to_an_idle_cluster_counts_more_than_what_was_decided(idle: Bench) -> None:
+def test_applying_a_spec_to_an_idle_cluster_overrides_the_decision_to_suspend(idle: Bench) -> None:
     idle.pass_time(700)
     later(idle, suspended=True)
     idle.pass_time(10_000)
@@ -481,15 +483,17 @@ def test_what_is_applied_to_an_idle_cluster_counts_more_than_what_was_decided(id
     assert "It is deleted" not in idle.condition("Ready")[1]
 
 
-def test_who_resumes_it_while_its_deletion_is_decided_keeps_it(idle: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resuming_a_cluster_during_the_decision_to_delete_keeps_it(
+    idle: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     idle.pass_time(700)
     work_of = clusters.work_of
 
     def looked_at(team: str, name: str, platform: Any) -> str:
-        found = work_of(team, name, platform)
+        work = work_of(team, name, platform)
         if idle.status.suspension is not None and idle.world.clock.now >= (idle.status.suspension.delete_at or NEVER):
             clusters.resume(TEAM, "dev", principal=SYSTEM, platform=platform)
-        return found
+        return work
 
     monkeypatch.setattr(clusters, "work_of", looked_at)
     status = idle.pass_time(4000)
@@ -497,7 +501,7 @@ def test_who_resumes_it_while_its_deletion_is_decided_keeps_it(idle: Bench, monk
     assert status.suspension is None or status.suspension.at > idle.world.clock.now - timedelta(seconds=3600)
 
 
-def test_who_asks_for_a_running_cluster_begins_its_idle_time_anew(idle: Bench) -> None:
+def test_resuming_a_running_cluster_restarts_its_idle_time(idle: Bench) -> None:
     idle.pass_time(595)
     clusters.resume(TEAM, "dev", principal=SYSTEM, platform=idle.world.platform)
     status = idle.pass_time(500)
@@ -507,7 +511,7 @@ def test_who_asks_for_a_running_cluster_begins_its_idle_time_anew(idle: Bench) -
     assert idle.status.phase == "Suspended"
 
 
-def test_without_an_idle_timeout_nothing_is_said_of_idleness_and_it_is_looked_at_seldom(tmp_path: Path) -> None:
+def test_without_an_idle_timeout_idleness_is_not_reported_and_looks_are_rare(tmp_path: Path) -> None:
     bench = Bench(tmp_path, idle_timeout=600, max_lifetime=86_400)
     bench.pass_time(300)
     assert bench.condition("Idle")[0] == "True"
@@ -518,11 +522,11 @@ def test_without_an_idle_timeout_nothing_is_said_of_idleness_and_it_is_looked_at
     assert bench.condition("Idle")[0] == "False"
 
 
-def test_a_spec_that_changes_while_it_starts_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_spec_that_changes_during_the_start_is_applied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench(tmp_path)
-    backend, seen = bench.world.backend, bench.world.backend.observe
+    backend, observe = bench.world.backend, bench.world.backend.observe
     with monkeypatch.context() as patch:
-        patch.setattr(backend, "observe", lambda ref, spec: starting(seen(ref, spec)))
+        patch.setattr(backend, "observe", lambda ref, spec: starting(observe(ref, spec)))
         bench.pass_time(20)
         later(bench, workers={"min": 2, "max": 4})
         bench.pass_time(20)
@@ -532,9 +536,9 @@ def test_a_spec_that_changes_while_it_starts_is_asked_for(tmp_path: Path, monkey
     assert len([node for node in backend.nodes(bench.ref) if node.kind == "worker"]) == 2
 
 
-def test_what_was_not_made_to_its_end_is_made_while_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_creation_is_completed_during_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench(tmp_path)
-    backend, seen, ensured = bench.world.backend, bench.world.backend.observe, []
+    backend, observe, ensured = bench.world.backend, bench.world.backend.observe, []
     ensure = backend.ensure
 
     def counted(ref: ClusterRef, spec: Any, launch: Any) -> None:
@@ -543,35 +547,37 @@ def test_what_was_not_made_to_its_end_is_made_while_it_starts(tmp_path: Path, mo
 
     monkeypatch.setattr(backend, "ensure", counted)
     monkeypatch.setattr(
-        backend, "observe", lambda ref, spec: starting(seen(ref, spec), drift="its Secret" if len(ensured) < 2 else "")
+        backend,
+        "observe",
+        lambda ref, spec: starting(observe(ref, spec), drift="its Secret" if len(ensured) < 2 else ""),
     )
     bench.pass_time(60)
     assert len(ensured) == 2
 
 
-def test_the_end_of_a_head_that_another_leader_dealt_with_is_no_failure(
+def test_a_head_failure_that_another_leader_handled_is_not_reported_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = Bench(tmp_path)
     bench.pass_time(20)
-    backend, seen, before = bench.world.backend, bench.world.backend.observe, bench.status
+    backend, observe, before = bench.world.backend, bench.world.backend.observe, bench.status
     remembered = Observation("failed", reason="HeadGone", message="It was deleted.", ended="another-head")
     with monkeypatch.context() as patch:
         patch.setattr(backend, "observe", lambda ref, spec: remembered)
-        patch.setattr(backend, "ensure", lambda ref, spec, launch: patch.setattr(backend, "observe", seen))
+        patch.setattr(backend, "ensure", lambda ref, spec, launch: patch.setattr(backend, "observe", observe))
         bench.pass_time(60)
     assert (bench.status.phase, bench.status.incarnation) == ("Ready", before.incarnation)
     assert bench.condition("LastFailure") == ("", "")
 
 
-def starting(seen: Observation, **more: Any) -> Observation:
-    """As a head that is there and not ready."""
-    if seen.phase != "ready":
-        return seen
-    return replace(seen, phase="starting", endpoint=None, incarnation=None, **more)
+def starting(observation: Observation, **more: Any) -> Observation:
+    """Turn a ready observation into that of a starting head."""
+    if observation.phase != "ready":
+        return observation
+    return replace(observation, phase="starting", endpoint=None, incarnation=None, **more)
 
 
-def test_a_ray_of_somebody_elses_that_does_not_answer_once_keeps_its_jobs(
+def test_a_ray_that_others_run_keeps_its_jobs_if_it_briefly_does_not_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = Bench(tmp_path)
@@ -593,7 +599,7 @@ def test_a_ray_of_somebody_elses_that_does_not_answer_once_keeps_its_jobs(
 
 
 @pytest.mark.parametrize("deleted", [True, False])
-def test_a_place_on_a_backend_that_keeps_none_any_more_is_forgotten(tmp_path: Path, deleted: bool) -> None:
+def test_a_place_on_a_backend_without_places_any_more_is_forgotten(tmp_path: Path, deleted: bool) -> None:
     world, reconciler, team, _ = team_bench(tmp_path)
     reconciler.reconcile(world.get(team))
     assert world.status(team)["places"] == {"local": ""}

@@ -1,4 +1,4 @@
-"""Rotated secrets reach what runs, the audit log and MLflow; what can't be reached says so."""
+"""Rotated secrets reach running clusters, jobs and services, the audit log and MLflow; failures are reported."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TOKEN = "RAYPLANE_TOKEN_PATH"
 
 @dataclass
 class Mlflow:
-    """MLflow's users, as its REST tells of them."""
+    """Fake of MLflow's REST API with its users."""
 
     users: dict[str, str] = field(default_factory=lambda: {"admin": "old-password"})
     me: tuple[str, str] = ("admin", "old-password")
@@ -75,19 +75,19 @@ def world(tmp_path: Path) -> World:
 def rotate_key(world: World, *, grace: float = 3600) -> None:
     path = rotation.ring_path(world.settings.home_paths)
     ring = rotation.read_ring(path)
-    until = time.time() + grace  # the signer has a clock of its own
+    until = time.time() + grace  # the signer uses the host's clock
     write_secret(path, ring.rotated(f"{len(ring.former)}-another-key-of-some-length", until=until).text)
     look_at_files(world.platform)
 
 
 def look_at_files(platform: Platform) -> None:
     assert isinstance(platform.signer, HomeSigner)
-    assert platform.signer.verify("no token") is None  # a signer looks at its files for a token that it does not know
+    assert platform.signer.verify("no token") is None  # for an unknown token the signer reads its files again
 
 
 def condition(world: World, obj: Object) -> tuple[str, str] | None:
-    found = Status.model_validate(world.status(obj)).condition(CONDITION)
-    return None if found is None else (found.status, found.message)
+    entry = Status.model_validate(world.status(obj)).condition(CONDITION)
+    return None if entry is None else (entry.status, entry.message)
 
 
 def ready(world: World, **spec: Any) -> tuple[Any, Object, ClusterRef]:
@@ -110,7 +110,7 @@ def test_a_ready_cluster_gets_the_new_token_and_its_head_stays(world: World) -> 
     assert condition(world, cluster) is None
 
 
-def test_a_cluster_at_rest_writes_nothing_though_it_is_asked_to_renew(world: World) -> None:
+def test_renewing_a_cluster_at_rest_writes_nothing(world: World) -> None:
     reconciler, cluster, _ = ready(world)
     rotate_key(world)
     reconciler.reconcile(world.get(cluster))
@@ -120,17 +120,17 @@ def test_a_cluster_at_rest_writes_nothing_though_it_is_asked_to_renew(world: Wor
     assert world.get(cluster).metadata.resource_version == version
 
 
-def test_a_cluster_that_can_not_be_reached_says_so_and_that_goes_when_it_can(world: World) -> None:
+def test_a_failed_renewal_is_reported_until_one_succeeds(world: World) -> None:
     reconciler, cluster, ref = ready(world)
     rotate_key(world)
     world.backend.unreachable = "The API server does not answer."
     world.backend.capabilities |= {Capability.WATCH}
     assert reconciler.reconcile(world.get(cluster)) <= 15
-    told = condition(world, cluster)
-    assert told is not None
-    assert told[0] == "False"
-    assert "The API server does not answer." in told[1]
-    assert "is accepted until" in told[1]
+    reported = condition(world, cluster)
+    assert reported is not None
+    assert reported[0] == "False"
+    assert "The API server does not answer." in reported[1]
+    assert "is accepted until" in reported[1]
     (cause,) = explain("Cluster", TEAM, "dev", principal=SYSTEM, platform=world.platform).causes
     assert cause.code == "token-not-renewed"
     assert "suspend and resume" in cause.remedy
@@ -151,9 +151,9 @@ def test_a_job_on_nodes_of_its_own_gets_the_new_token_while_it_runs(tmp_path: Pa
     assert bench.world.backend.renewed[bench.ref(job)][TOKEN] != old
     bench.world.backend.unreachable = "The API server does not answer."
     bench.look(job)
-    told = condition(bench.world, job)
-    assert told is not None
-    assert told[0] == "False"
+    reported = condition(bench.world, job)
+    assert reported is not None
+    assert reported[0] == "False"
     bench.world.backend.unreachable = ""
     assert bench.look(job).phase == "Running"
     assert condition(bench.world, job) == ("True", "")
@@ -168,9 +168,9 @@ def test_a_service_on_nodes_of_its_own_gets_the_new_token_while_it_serves(tmp_pa
     rotate_key(bench.world)
     bench.world.backend.unreachable = "The API server does not answer."
     assert bench.look(service).phase == "Ready"
-    told = condition(bench.world, service)
-    assert told is not None
-    assert told[0] == "False"
+    reported = condition(bench.world, service)
+    assert reported is not None
+    assert reported[0] == "False"
     bench.world.backend.unreachable = ""
     bench.look(service)
     assert condition(bench.world, service) == ("True", "")
@@ -185,10 +185,10 @@ def test_a_rotation_is_in_the_audit_log_once_and_everything_is_looked_at(world: 
     home = world.settings.home_paths
     rotation.write_note(home, "signing", {"accepted_until": "2026-01-01T01:00:00+00:00"}, at=100.0)
     rotation.write_note(home, "mlflow-teams", {"team": TEAM}, at=101.0)
-    kept = {path: path.read_text() for path, _ in rotation.read_notes(home)}
+    notes = {path: path.read_text() for path, _ in rotation.read_notes(home)}
     rotations.look()
     assert looks == ["all"]
-    for path, text in kept.items():  # as if the gateway had ended between the row and the removal of its note
+    for path, text in notes.items():  # as if the gateway had died between writing the row and deleting the note
         write_secret(path, text)
     rotations.look()
     rows = world.store.audit_log(None, action="rotate").items
@@ -200,7 +200,7 @@ def test_a_rotation_is_in_the_audit_log_once_and_everything_is_looked_at(world: 
     assert rotation.read_notes(home) == []
 
 
-def test_a_new_key_alone_has_everything_looked_at(world: World) -> None:
+def test_a_new_signing_key_alone_has_everything_looked_at(world: World) -> None:
     looks: list[str] = []
     rotations = Rotations(world.platform, None, everything=lambda: looks.append("all"))
     rotate_key(world)
@@ -219,7 +219,7 @@ def admin(world: World) -> Path:
 
 
 @pytest.mark.parametrize("ended_in_between", [False, True])
-def test_mlflows_admin_gets_the_next_password_and_then_the_home_does(
+def test_the_next_admin_password_is_set_in_mlflow_and_then_stored_in_the_home(
     world: World, admin: Path, ended_in_between: bool
 ) -> None:
     mlflow = Mlflow()
@@ -238,7 +238,7 @@ def test_mlflows_admin_gets_the_next_password_and_then_the_home_does(
     assert not rotation.next_path(admin).exists()
 
 
-def test_a_team_becomes_its_next_mlflow_user_and_the_former_goes_after_its_grace(world: World) -> None:
+def test_a_team_switches_to_its_next_mlflow_user_and_the_former_is_deleted_after_its_grace(world: World) -> None:
     mlflow = Mlflow()
     teams = TeamReconciler(world.platform, mlflow, lambda name: world.backend, clock=world.clock)  # type: ignore[arg-type]
     team = world.store.get("Team", "", TEAM)
@@ -253,14 +253,14 @@ def test_a_team_becomes_its_next_mlflow_user_and_the_former_goes_after_its_grace
     assert read_secret(path).splitlines() == ["rayplane-alpha.2", "next-password"]
     world.clock.forward(599)
     teams.reconcile(team)
-    assert "rayplane-alpha" in mlflow.users  # its time began when there was another one
+    assert "rayplane-alpha" in mlflow.users  # its grace period began only with the switch to the next one
     world.clock.forward(2)
     assert teams.reconcile(team) is None
     assert mlflow.users == {"admin": "old-password", "rayplane-alpha.2": "next-password"}
     assert not rotation.former_path(path).exists()
 
 
-def test_a_deleted_team_leaves_neither_of_its_users(world: World) -> None:
+def test_deleting_a_team_deletes_both_of_its_mlflow_users(world: World) -> None:
     mlflow = Mlflow()
     teams = TeamReconciler(world.platform, mlflow, lambda name: world.backend, clock=world.clock)  # type: ignore[arg-type]
     team = world.store.get("Team", "", TEAM)

@@ -1,4 +1,4 @@
-"""What Ray is told about a job's code and variables."""
+"""The runtime environment of a job: its code and variables."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def keep(storage: Storage, data: bytes) -> str:
     return f"sha256:{sha256}"
 
 
-def test_a_package_with_several_top_entries_is_given_as_it_is(storage: Storage) -> None:
+def test_a_package_with_several_top_entries_is_passed_unchanged(storage: Storage) -> None:
     package = keep(storage, zipped("jobs/a.py", "README.md"))
     uri = runtime_env.package_uri(storage, "alpha", package)
     assert uri == f"file://{storage.local_path(layout.package('alpha', package.removeprefix('sha256:')))}"
 
 
-def test_a_package_of_one_folder_gets_a_second_top_entry_lest_ray_takes_the_folder_off(storage: Storage) -> None:
+def test_a_package_of_one_folder_gets_a_second_top_entry_so_that_ray_keeps_the_folder(storage: Storage) -> None:
     package = keep(storage, zipped("jobs/__init__.py", "jobs/a.py"))
     uri = runtime_env.package_uri(storage, "alpha", package)
     assert uri == runtime_env.package_uri(storage, "alpha", package)
@@ -51,12 +51,12 @@ def test_a_package_of_one_folder_gets_a_second_top_entry_lest_ray_takes_the_fold
         assert archive.testzip() is None
 
 
-def test_a_package_that_is_gone_is_an_error(storage: Storage) -> None:
+def test_a_missing_package_is_an_error(storage: Storage) -> None:
     with pytest.raises(NotFound):
         runtime_env.package_uri(storage, "alpha", "sha256:" + "0" * 64)
 
 
-def test_nothing_is_said_where_there_is_nothing_to_say(storage: Storage) -> None:
+def test_an_empty_runtime_env_has_no_keys(storage: Storage) -> None:
     assert runtime_env.build(storage, "alpha", None, env={}) == {}
     built = runtime_env.build(storage, "alpha", None, env={"A": "1"}, pip=["x"])
     assert built == {"env_vars": {"A": "1"}, "pip": ["x"]}

@@ -1,4 +1,4 @@
-"""Services follow their alias, and a rollout of one leaves its neighbours on Serve alone."""
+"""Services follow their alias, and a rollout of one leaves the others on the same Serve alone."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_a_service_is_deployed_and_ready_once_serve_says_so(bench: Bench) -> Non
     assert [(e.source, e.target) for e in edges] == [("model:delay/1", "service:delay#1")]
 
 
-def test_serve_listens_where_the_endpoint_says(bench: Bench) -> None:
+def test_serve_listens_at_the_endpoints_address(bench: Bench) -> None:
     bench.look(bench.service())
     endpoint = bench.world.status(bench.cluster)["endpoint"]
     options = bench.world.ray.configurations[-1]["http_options"]
@@ -113,7 +113,7 @@ def test_nothing_is_deployed_again_while_nothing_changes(bench: Bench) -> None:
     assert len(bench.world.ray.configurations) == 1
 
 
-def test_a_rollout_lists_its_neighbours_as_they_are(bench: Bench) -> None:
+def test_a_rollout_lists_the_other_services_as_they_are_deployed(bench: Bench) -> None:
     first, second = bench.service("first"), bench.service("second")
     bench.ready(first)
     bench.world.mlflow.aliases["delay@champion"] = "2"
@@ -133,14 +133,14 @@ def test_a_new_head_gets_the_same_revision_again(bench: Bench) -> None:
     assert (status.revision.number, len(bench.world.ray.configurations)) == (1, 2)
 
 
-def test_a_service_waits_for_its_model_and_says_so(bench: Bench) -> None:
+def test_a_service_waits_for_its_model_and_reports_it(bench: Bench) -> None:
     status = bench.look(bench.service(model="models:/other@champion"))
     ready = status.condition("Ready")
     assert ready is not None
     assert (status.phase, ready.reason) == ("Pending", "NoModel")
 
 
-def test_a_failed_deployment_keeps_serves_words(bench: Bench) -> None:
+def test_a_failed_deployment_keeps_serves_message(bench: Bench) -> None:
     service = bench.service()
     bench.look(service)
     bench.say("delay", "DEPLOY_FAILED", "No module named 'nothing'")
@@ -176,7 +176,7 @@ def test_a_deployment_that_takes_too_long_fails(bench: Bench) -> None:
     assert status.phase == "Failed"
 
 
-def test_the_state_of_the_revision_before_is_not_taken_for_the_new_ones(bench: Bench) -> None:
+def test_the_state_of_the_previous_revision_is_not_mistaken_for_that_of_the_new_one(bench: Bench) -> None:
     service = bench.service()
     bench.ready(service)
     bench.world.mlflow.aliases["delay@champion"] = "2"
@@ -186,7 +186,7 @@ def test_the_state_of_the_revision_before_is_not_taken_for_the_new_ones(bench: B
     assert bench.look(service).phase == "Deploying"
 
 
-def test_a_rollout_that_serve_lost_is_done_again(bench: Bench) -> None:
+def test_a_rollout_that_serve_lost_is_repeated(bench: Bench) -> None:
     service = bench.service()
     bench.ready(service)
     stale = {"name": "delay", "args": {"model_uri": "models:/delay/7"}}
@@ -219,7 +219,7 @@ def test_two_rollouts_at_once_do_not_undo_each_other(bench: Bench, monkeypatch: 
     assert deployed(bench) == {"first": "models:/delay/1", "second": "models:/delay/1"}
 
 
-def test_a_refused_service_blocks_no_neighbour(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_service_blocks_no_other_service(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     put = bench.world.ray.put_serve
 
     def refuse_bad(config: Mapping[str, Any]) -> None:
@@ -247,7 +247,7 @@ def test_an_application_is_named_by_module_and_callable(app: str) -> None:
         ServiceSpec(model="models:/delay/1", cluster="dev", app=app)
 
 
-def test_deleting_takes_the_application_down_and_leaves_the_others(bench: Bench) -> None:
+def test_deletion_removes_the_application_and_leaves_the_others(bench: Bench) -> None:
     first, second = bench.service("first"), bench.service("second")
     bench.ready(first)
     bench.ready(second)
@@ -274,5 +274,5 @@ def test_deleting_a_service_whose_cluster_is_gone_succeeds(bench: Bench) -> None
         ("models:/flight-delay/7", ("flight-delay", None, "7")),
     ],
 )
-def test_a_models_uri_is_read(uri: str, expected: tuple[str, str | None, str | None]) -> None:
+def test_a_models_uri_is_parsed(uri: str, expected: tuple[str, str | None, str | None]) -> None:
     assert model_of(ServiceSpec(model=uri, cluster="dev")) == expected

@@ -1,4 +1,4 @@
-"""How many steps start at once, and which is first."""
+"""The number of steps that start at once, and their order."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ WAIT = 20.0
 
 
 class Steps:
-    """Threads that each want a place, in the order in which they got one."""
+    """Threads that each want a slot, in the order in which they got one."""
 
-    def __init__(self, places: Starts) -> None:
-        self.places = places
+    def __init__(self, slots: Starts) -> None:
+        self.slots = slots
         self.started: list[str] = []
         self.leaving = threading.Event()
         self._release: dict[str, threading.Event] = {}
@@ -31,7 +31,7 @@ class Steps:
 
         def run() -> None:
             leaving = self.leaving.is_set
-            with self.places.place(host, cores=cores, rank=rank, leaving=leaving):
+            with self.slots.slot(host, cores=cores, rank=rank, leaving=leaving):
                 self.started.append(step)
                 assert self._release[step].wait(WAIT)
 
@@ -43,8 +43,8 @@ class Steps:
             time.sleep(0.01)
 
     def _wanted(self) -> int:
-        """How many hold or wait for a place."""
-        return sum(len(starts) for starts in self.places._hosts.values())
+        """Number of steps that hold or wait for a slot."""
+        return sum(len(starts) for starts in self.slots._hosts.values())
 
     def end(self, step: str) -> None:
         self._release[step].set()
@@ -88,7 +88,7 @@ def test_no_more_steps_start_at_once_than_there_are_cores() -> None:
         steps.until("a", "b", "c")
 
 
-def test_the_step_with_the_longest_way_behind_it_starts_first() -> None:
+def test_the_step_with_the_longest_chain_of_dependents_starts_first() -> None:
     with closing(Steps(Starts())) as steps:
         steps.want("running", cores=1)
         steps.until("running")
@@ -101,7 +101,7 @@ def test_the_step_with_the_longest_way_behind_it_starts_first() -> None:
         assert steps.started == ["running", "flights", "weather", "airlines"]
 
 
-def test_a_step_that_runs_long_gives_its_place_to_another() -> None:
+def test_a_long_step_gives_its_slot_to_another() -> None:
     clock = Clock()
     with closing(Steps(Starts(clock=clock))) as steps:
         steps.want("long", cores=1)
@@ -113,7 +113,7 @@ def test_a_step_that_runs_long_gives_its_place_to_another() -> None:
         steps.until("long", "next")
 
 
-def test_where_each_node_has_its_own_cores_all_start_and_hosts_do_not_wait_for_each_other() -> None:
+def test_without_a_limit_all_start_and_hosts_do_not_wait_for_each_other() -> None:
     with closing(Steps(Starts())) as steps:
         for step in ("a", "b", "c"):
             steps.want(step, cores=None)
@@ -122,7 +122,7 @@ def test_where_each_node_has_its_own_cores_all_start_and_hosts_do_not_wait_for_e
         steps.until("a", "b", "c", "d", "e")
 
 
-def test_a_leader_that_leaves_waits_no_longer() -> None:
+def test_a_leaving_leader_waits_no_longer() -> None:
     with closing(Steps(Starts())) as steps:
         steps.want("a", cores=1)
         steps.until("a")
@@ -139,5 +139,7 @@ def test_a_leader_that_leaves_waits_no_longer() -> None:
         ({"a": [], "b": ["a"], "c": ["b"], "d": ["a"], "e": []}, {"a": 2, "b": 1, "c": 0, "d": 0, "e": 0}),
     ],
 )
-def test_a_steps_rank_is_the_longest_way_that_waits_for_it(needs: dict[str, list[str]], wanted: dict[str, int]) -> None:
+def test_a_steps_rank_is_the_length_of_its_longest_chain_of_dependents(
+    needs: dict[str, list[str]], wanted: dict[str, int]
+) -> None:
     assert ranks(needs) == wanted

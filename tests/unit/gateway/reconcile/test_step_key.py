@@ -1,4 +1,4 @@
-"""The key of a step covers what its outputs depend on, and nothing else."""
+"""The key of a step covers everything that its outputs depend on, and nothing else."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def package(**changed: str) -> bytes:
     return buffer.getvalue()
 
 
-def test_closure_holds_what_the_entry_module_imports_transitively() -> None:
+def test_closure_has_the_transitive_imports_of_the_entry_module() -> None:
     closure = code_closure(package(), "python -m jobs.prepare --fast", [])
     assert sorted(closure) == ["jobs/__init__.py", "jobs/common.py", "jobs/prepare.py", "jobs/units.py"]
 
@@ -66,22 +66,22 @@ def test_a_file_with_a_syntax_error_is_still_in_the_closure() -> None:
 
 
 @pytest.mark.parametrize("source", ["x = '\0'", "(" * 5000, "x = " + "-" * 200_000 + "1", "# \ud7ff\n" + "[" * 150])
-def test_a_file_that_the_parser_gives_up_on_is_still_in_the_closure(source: str) -> None:
+def test_a_file_that_can_not_be_parsed_is_still_in_the_closure(source: str) -> None:
     closure = code_closure(package(**{"jobs/lonely.py": source}), "python -m jobs.lonely", [])
     assert sorted(closure) == ["jobs/__init__.py", "jobs/lonely.py"]
 
 
-def test_with_a_module_too_large_to_look_into_the_closure_is_the_whole_package() -> None:
+def test_with_a_module_too_large_to_parse_the_closure_is_the_whole_package() -> None:
     large = package(**{"jobs/units.py": "#" * (2**20 + 1)})
     assert set(code_closure(large, "python -m jobs.prepare", [])) == set(FILES)
     assert "jobs/units.py" not in code_closure(large, "python -m jobs.lonely", [])
 
 
-def test_closure_of_a_command_that_no_shell_understands_is_the_whole_package() -> None:
+def test_closure_of_an_unparsable_command_is_the_whole_package() -> None:
     assert set(code_closure(package(), "python -m jobs.lonely 'a", [])) == set(FILES)
 
 
-def test_a_large_file_is_hashed_without_being_held() -> None:
+def test_a_large_file_is_hashed_without_being_read_into_memory() -> None:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("zeros", bytes(2**26))
@@ -131,12 +131,12 @@ def test_each_part_changes_the_key(changed: dict[str, object]) -> None:
     assert key(**changed) != key()
 
 
-def test_retries_and_timeout_leave_the_key_alone() -> None:
+def test_retries_and_timeout_do_not_change_the_key() -> None:
     patient = Step(entrypoint="python -m jobs.prepare", parameters={"days": "30"}, retries=3, timeout="10m")
     assert key(step=patient) == key()
 
 
-def test_parameters_are_put_into_sources_and_parameters() -> None:
+def test_run_parameters_are_substituted_into_sources_and_parameters() -> None:
     step = Step(entrypoint="x", sources={"flights": "${source}flights"}, parameters={"days": "${days}"})
     done = resolve("ingest", step, {"source": "nycflights13://", "days": "30"})
     assert done.sources == {"flights": "nycflights13://flights"}
@@ -149,6 +149,6 @@ def test_an_unknown_parameter_is_named() -> None:
         resolve("ingest", step, {"source": "a"})
 
 
-def test_values_leave_datasets_out() -> None:
+def test_values_exclude_datasets() -> None:
     outputs = [Output(kind="dataset", name="flights", value="v1"), Output(kind="value", name="auc", value=0.76)]
     assert values_of({"train": outputs}) == {"train.auc": 0.76}

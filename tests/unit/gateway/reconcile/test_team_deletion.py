@@ -1,4 +1,4 @@
-"""A team that is deleted: what it leaves, wherever the gateway is killed, and what a new one of its name finds."""
+"""A team's deletion: the data that it leaves, kills of the gateway at any step, and a new team of the same name."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Killed(BaseException):
 
 
 class Wire:
-    """Something of which every call is counted, and one of which kills the gateway, before or after it is done."""
+    """Proxy whose calls are counted; one of them kills the gateway, before or after it is done."""
 
     def __init__(self, of: Any, trap: Trap) -> None:
         self._of = of
@@ -47,7 +47,7 @@ class Wire:
 
 
 class Trap:
-    """Counts what is done and kills at one of it."""
+    """Counter of calls that kills the gateway at a chosen one."""
 
     def __init__(self, at: int, *, after: bool) -> None:
         self._left = at
@@ -121,7 +121,7 @@ def files(world: World) -> list[str]:
 
 
 def left(world: World, team: Object) -> dict[str, Any]:
-    """Everything that there is of a team that is gone."""
+    """Collect everything that is left of a deleted team."""
     archived = f"{TEAM}~{team.metadata.uid}"
     with sqlite3.connect(world.settings.registry_url.removeprefix("sqlite:///")) as registry:
         views = [project for (project,) in registry.execute("SELECT project_id FROM feature_views")]
@@ -175,7 +175,7 @@ def expected(team: Object, data: Data) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("data", ["archive", "purge"])
-def test_a_deleted_team_leaves_what_was_asked_for(tmp_path: Path, data: Data) -> None:
+def test_a_deleted_team_leaves_an_archive_or_nothing_as_requested(tmp_path: Path, data: Data) -> None:
     world = World(tmp_path)
     team = populated(world)
     delete(world, data)
@@ -186,7 +186,7 @@ def test_a_deleted_team_leaves_what_was_asked_for(tmp_path: Path, data: Data) ->
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("data", ["archive", "purge"])
-def test_a_gateway_that_is_killed_at_any_step_goes_on_to_the_same_end(
+def test_a_deletion_killed_at_any_step_is_completed_with_the_same_result(
     tmp_path: Path, data: Data, after: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kills = 0
@@ -200,7 +200,7 @@ def test_a_gateway_that_is_killed_at_any_step_goes_on_to_the_same_end(
         if not trap.sprung:
             break
         kills += 1
-        with suppress(NotFound):  # it was killed after the last thing
+        with suppress(NotFound):  # it was killed after the last step
             reconciler(world).reconcile(world.get(team))
         assert gone(world, team)
         assert left(world, team) == expected(team, data), f"killed at step {kills}"
@@ -209,7 +209,7 @@ def test_a_gateway_that_is_killed_at_any_step_goes_on_to_the_same_end(
 
 
 def trapped(world: World, trap: Trap, patch: pytest.MonkeyPatch) -> TeamReconciler:
-    """A reconciler of which everything that it does elsewhere goes through the trap."""
+    """Make a reconciler whose calls to the store, MLflow and the backend go through the trap."""
     for name in ("file_away", "remove", "purge", "audit"):
         patch.setattr(world.store, name, trap.around(getattr(world.store, name)))
     forget = trap.around(team_deletion.feast_registry.forget_project)
@@ -220,7 +220,7 @@ def trapped(world: World, trap: Trap, patch: pytest.MonkeyPatch) -> TeamReconcil
     return TeamReconciler(platform, mlflow, lambda name: Wire(world.backend, trap))
 
 
-def test_a_purge_that_mlflow_does_not_answer_to_goes_on_once_it_does(tmp_path: Path) -> None:
+def test_a_purge_waits_while_mlflow_does_not_answer_and_then_completes(tmp_path: Path) -> None:
     world = World(tmp_path)
     team = populated(world)
     delete(world, "purge")
@@ -234,7 +234,7 @@ def test_a_purge_that_mlflow_does_not_answer_to_goes_on_once_it_does(tmp_path: P
 
 
 @pytest.mark.parametrize("data", ["archive", "purge"])
-def test_a_new_team_of_the_name_starts_empty(tmp_path: Path, data: Data) -> None:
+def test_a_new_team_of_the_same_name_starts_empty(tmp_path: Path, data: Data) -> None:
     world = World(tmp_path)
     old = populated(world)
     password = world.mlflow.users["rayplane-alpha"][1]
@@ -256,7 +256,7 @@ def test_a_new_team_of_the_name_starts_empty(tmp_path: Path, data: Data) -> None
     assert [entry["action"] for entry in world.store.audit_log(TEAM).items] == ["apply"]
 
 
-def test_an_admin_reads_the_archived_names_audit_log_leases_and_usage(tmp_path: Path) -> None:
+def test_an_admin_can_read_audit_log_leases_and_usage_under_the_archived_name(tmp_path: Path) -> None:
     world = World(tmp_path)
     team = populated(world)
     archived = delete(world).status["archived_as"]
@@ -278,7 +278,7 @@ def test_an_admin_reads_the_archived_names_audit_log_leases_and_usage(tmp_path: 
         usage(f"{TEAM}~{'0' * 32}", since=None, until=None, **here)
 
 
-def test_what_outlives_its_team_and_writes_anew_is_not_found_by_the_next_team(tmp_path: Path) -> None:
+def test_files_written_by_a_process_that_survived_its_team_are_hidden_from_the_next_team(tmp_path: Path) -> None:
     world = World(tmp_path)
     first = populated(world)
     delete(world)
@@ -296,7 +296,7 @@ def test_what_outlives_its_team_and_writes_anew_is_not_found_by_the_next_team(tm
     assert world.platform.storage.read(f"{archive}/{KEPT}") == b"rows"
 
 
-def test_what_an_older_version_left_in_the_storage_root_is_not_found_by_a_new_team(tmp_path: Path) -> None:
+def test_files_that_an_older_version_left_of_a_team_are_hidden_from_the_next_team(tmp_path: Path) -> None:
     world = World(tmp_path)
     old = made(world)
     world.store.mark_deleted(old.metadata.uid)
@@ -317,7 +317,7 @@ def test_a_first_team_keeps_what_an_admin_put_there_before(tmp_path: Path) -> No
     assert world.platform.storage.read(f"{TEAM}/{KEPT}") == b"rows"
 
 
-def test_a_team_of_before_keeps_its_workspace_whatever_that_says_of_its_owner(tmp_path: Path) -> None:
+def test_an_onboarded_team_keeps_its_workspace_whatever_owner_mlflow_records(tmp_path: Path) -> None:
     world = World(tmp_path)
     team, _ = world.store.put(
         "Team", "", TEAM, {}, owner="ada",
@@ -329,7 +329,7 @@ def test_a_team_of_before_keeps_its_workspace_whatever_that_says_of_its_owner(tm
     assert list(world.mlflow.workspaces) == [TEAM]
 
 
-def test_a_workspace_that_the_store_knows_nothing_of_is_not_entered(tmp_path: Path) -> None:
+def test_a_workspace_of_a_team_unknown_to_the_store_is_not_used(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.mlflow.workspaces[TEAM] = "alpha of a store that was lost"
     team = made(world)
@@ -341,7 +341,7 @@ def test_a_workspace_that_the_store_knows_nothing_of_is_not_entered(tmp_path: Pa
     assert world.status(team)["mlflow_workspace"] == chosen
 
 
-def test_deleting_says_what_becomes_of_the_data_and_is_not_talked_into_the_other(tmp_path: Path) -> None:
+def test_deletion_records_archive_or_purge_and_the_choice_can_not_be_changed(tmp_path: Path) -> None:
     world = World(tmp_path)
     team = populated(world)
     first = delete(world)
@@ -355,7 +355,7 @@ def test_deleting_says_what_becomes_of_the_data_and_is_not_talked_into_the_other
     assert json.dumps(first.status)
 
 
-def test_a_refused_deletion_says_nothing_of_data(tmp_path: Path) -> None:
+def test_a_refused_deletion_records_no_choice_about_data(tmp_path: Path) -> None:
     world = World(tmp_path)
     team = populated(world)
     world.cluster()

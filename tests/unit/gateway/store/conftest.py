@@ -1,4 +1,4 @@
-"""A migrated store with a clock that the test moves: on SQLite, and on a database of its own on a real Postgres."""
+"""A migrated store with a clock that the test moves, on SQLite and in a schema of its own on a real Postgres."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support import stores
 
 
 class Clock:
-    """A clock that stands still until it is told otherwise."""
+    """Clock that stands still until a test moves it."""
 
     def __init__(self) -> None:
         self.now = datetime(2026, 3, 1, 12, tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""A write wakes those who wait for its object, once it is committed."""
+"""A committed write wakes the waiters of its object."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ def _fail_within(store: Store, uid: str) -> None:
         raise ZeroDivisionError
 
 
-def test_a_written_status_wakes_who_waits_for_that_object_alone(store: Store) -> None:
+def test_a_written_status_wakes_only_the_waiters_of_that_object(store: Store) -> None:
     mine, other = make(store, "mine"), make(store, "other")
     with store.changes.watching(mine) as watch:
         store.set_status(other, {"phase": "Running"})
         assert not watch.wait(0)
         store.set_status(mine, {"phase": "Running"})
         assert watch.wait(0)
-        assert not watch.wait(0), "a change is told once"
+        assert not watch.wait(0), "a change is reported once"
         store.set_status(mine, {"phase": "Running"})
         assert not watch.wait(0), "nothing changed"
 
 
-def test_a_transaction_tells_once_it_is_committed_and_never_if_it_is_not(store: Store) -> None:
+def test_a_transaction_wakes_waiters_after_its_commit_and_never_after_a_rollback(store: Store) -> None:
     uid = make(store, "mine")
     with store.changes.watching(uid) as watch:
         with store.transaction():
@@ -56,7 +56,7 @@ def test_a_thread_that_waits_is_woken_by_another_threads_write(store: Store) -> 
         assert time.monotonic() - began < 30
 
 
-def test_closing_wakes_all_and_a_listener_that_left_hears_nothing() -> None:
+def test_closing_wakes_all_listeners_but_not_those_that_left() -> None:
     changes = Changes()
     calls: list[str] = []
     with changes.listening("a", lambda: calls.append("left")):

@@ -1,4 +1,4 @@
-"""What a deleted team left: its rows under an archived name, or purged; and what no statement changes all the same."""
+"""Rows of a deleted team: archived or purged, while append-only rows stay protected."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OF_TEAMS = sorted(table.name for table in metadata.tables.values() if "team" in 
 
 
 def populate(store: Store, team: str) -> Object:
-    """Something of the team in every table that has rows of teams."""
+    """Write a row of the team into every table that has rows of teams."""
     owner, _ = store.put("Team", "", team, {"backend": "local"}, owner="ada", status={"phase": "Ready"})
     job, _ = store.put("Job", team, "train", {"cluster": "dev"}, owner="ada", external_id="dev/raysubmit_1")
     store.remove(store.put("Job", team, "earlier", {}, owner="ada")[0].metadata.uid)
@@ -60,9 +60,7 @@ def rows(engine: Engine, team: str) -> dict[str, int]:
     return {table: int(count or 0) for table, count in counts.items() if count}
 
 
-def test_all_rows_of_a_deleted_team_are_filed_under_its_archived_name_and_no_one_elses(
-    store: Store, engine: Engine
-) -> None:
+def test_all_rows_of_a_deleted_team_and_no_others_move_to_its_archived_name(store: Store, engine: Engine) -> None:
     team = populate(store, "growth")
     populate(store, "sales")
     before, others = rows(engine, "growth"), rows(engine, "sales")
@@ -79,7 +77,7 @@ def test_all_rows_of_a_deleted_team_are_filed_under_its_archived_name_and_no_one
     assert store.leases(archived, open_only=True) == []
 
 
-def test_what_was_filed_away_is_removed_and_its_names_and_ids_are_free(store: Store) -> None:
+def test_archived_objects_are_removed_and_their_names_and_ids_are_free(store: Store) -> None:
     team = populate(store, "growth")
     job = store.get("Job", "growth", "train")
     operation = store.put_operation(known := operations.begin(store, job, "apply"))
@@ -99,11 +97,11 @@ def test_what_was_filed_away_is_removed_and_its_names_and_ids_are_free(store: St
     assert store.edges("growth", "dataset:d@1", "up") == []
     assert store.get_operation(known.id).team == f"growth~{team.metadata.uid}"
     gone = {item.uid: item.gone for item in store.written(newest)[0]}
-    assert gone == {job.metadata.uid: True}, "a reconciler hears of it"
+    assert gone == {job.metadata.uid: True}, "the loop learns of the removal"
     store.put("Job", "growth", "train", {"cluster": "dev"}, owner="bo", external_id="dev/raysubmit_1")
 
 
-def test_waiters_of_what_is_filed_away_are_woken(store: Store) -> None:
+def test_archiving_wakes_the_waiters_of_archived_objects(store: Store) -> None:
     team = populate(store, "growth")
     job = store.get("Job", "growth", "train")
     with store.changes.watching(job.metadata.uid) as watch:
@@ -132,7 +130,7 @@ def test_a_purge_leaves_the_audit_log_the_leases_and_the_teams_name(store: Store
 
 
 @pytest.mark.parametrize("name", ["growth", "growth-1"])
-def test_nothing_is_filed_under_a_name_that_a_team_could_have_nor_purged_from_it(store: Store, name: str) -> None:
+def test_archiving_and_purging_refuse_a_name_that_a_team_could_have(store: Store, name: str) -> None:
     team = populate(store, "growth")
     with pytest.raises(ValueError, match="could be a team's name"):
         store.file_away("growth", name)
@@ -157,7 +155,9 @@ def test_nothing_is_filed_under_a_name_that_a_team_could_have_nor_purged_from_it
         "DELETE FROM leases",
     ],
 )
-def test_filing_opens_no_other_way_to_change_what_was_recorded(store: Store, engine: Engine, statement: str) -> None:
+def test_the_database_allows_no_change_of_append_only_rows_but_archiving(
+    store: Store, engine: Engine, statement: str
+) -> None:
     populate(store, "growth")
     with pytest.raises(DBAPIError, match=r"append-only|can only be closed"), engine.begin() as connection:
         connection.execute(text(statement))
@@ -172,23 +172,23 @@ def test_filing_opens_no_other_way_to_change_what_was_recorded(store: Store, eng
         "DELETE FROM leases",
     ],
 )
-def test_what_was_filed_away_stays_where_it_is(store: Store, engine: Engine, statement: str) -> None:
+def test_archived_rows_can_neither_be_moved_again_nor_deleted(store: Store, engine: Engine, statement: str) -> None:
     team = populate(store, "growth")
     store.file_away("growth", f"growth~{team.metadata.uid}")
     with pytest.raises(DBAPIError, match=r"append-only|can only be closed"), engine.begin() as connection:
         connection.execute(text(statement))
 
 
-def test_an_answer_about_an_earlier_team_is_not_told_again_about_a_new_one(store: Store) -> None:
+def test_a_stored_answer_about_an_earlier_team_is_not_returned_for_a_new_one(store: Store) -> None:
     store.remember("ada", "key", "print", {"status": 201}, team_uid="old")
     assert store.recall("ada", "key", "print", team_uid="old") == {"status": 201}
-    assert store.recall("ada", "key", "print", team_uid=None) == {"status": 201}, "nothing new has that name"
+    assert store.recall("ada", "key", "print", team_uid=None) == {"status": 201}, "no new team has that name"
     assert store.recall("ada", "key", "other", team_uid="new") is None, "nor is it a conflict"
     store.remember("ada", "key", "other", {"status": 200}, team_uid="new")
     assert store.recall("ada", "key", "other", team_uid="new") == {"status": 200}
 
 
-def test_a_purge_forgets_answers_but_that_to_the_deletion(store: Store) -> None:
+def test_a_purge_deletes_stored_answers_except_that_to_the_deletion(store: Store) -> None:
     team = populate(store, "growth")
     uid, archived = team.metadata.uid, f"growth~{team.metadata.uid}"
     store.remember("ada", "put", "p", {"body": {"kind": "Job", "status": {}}}, team_uid=uid)
@@ -201,14 +201,14 @@ def test_a_purge_forgets_answers_but_that_to_the_deletion(store: Store) -> None:
     assert store.recall("ada", "other", "o") is not None
 
 
-def test_names_elsewhere_are_those_of_all_teams_that_ever_were(store: Store) -> None:
+def test_names_elsewhere_include_those_of_deleted_teams(store: Store) -> None:
     gone, _ = store.put("Team", "", "growth", {}, owner="ada", status={"mlflow_workspace": "growth-1"})
     store.remove(gone.metadata.uid)
     store.put("Team", "", "sales", {}, owner="ada")
     assert store.names_elsewhere() == {"growth", "growth-1", "sales"}
 
 
-def test_what_a_team_left_that_an_older_version_deleted_is_filed_away(store_url: str) -> None:
+def test_the_migration_archives_rows_of_teams_that_an_older_version_deleted(store_url: str) -> None:
     store = Store(store_url)
     if store_url.startswith("sqlite"):
         prepare_file(store._url)
@@ -233,6 +233,6 @@ def test_what_a_team_left_that_an_older_version_deleted_is_filed_away(store_url:
     assert store.audit_log("growth").items == []
     assert [entry["name"] for entry in store.audit_log("growth~t1").items] == ["train"]
     assert store.count("Job", "growth~t1", removed=True) == 1
-    assert [job.metadata.uid for job in store.each("Job", "sales")] == ["j2"], "it is a team's that is there"
+    assert [job.metadata.uid for job in store.each("Job", "sales")] == ["j2"], "it belongs to an existing team"
     assert len(store.audit_log("sales").items) == 1
     store.close()

@@ -1,4 +1,4 @@
-"""What the first version of rayplane left is read by this one: after its migrations, and out of a backup."""
+"""Data of rayplane's first schema is readable now: after the migrations, and from a backup."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def store_of(url: str) -> Store:
     return Store(url, clock=lambda: first_schema.AT + timedelta(hours=1))
 
 
-def test_every_row_of_the_first_schema_is_read_after_the_migrations(store_url: str) -> None:
+def test_every_row_of_the_first_schema_is_readable_after_the_migrations(store_url: str) -> None:
     first_schema.make(store_url)
     store = store_of(store_url)
     store.migrate()
@@ -27,7 +27,7 @@ def test_every_row_of_the_first_schema_is_read_after_the_migrations(store_url: s
     store.close()
 
 
-def test_the_first_schema_has_rows_in_every_table_that_it_makes(store_url: str, tmp_path: Path) -> None:
+def test_the_test_data_of_the_first_schema_fills_every_table(store_url: str, tmp_path: Path) -> None:
     first_schema.make(store_url)
     store = store_of(store_url)
     counts = store.write_snapshot(tmp_path)
@@ -37,7 +37,7 @@ def test_the_first_schema_has_rows_in_every_table_that_it_makes(store_url: str, 
     store.close()
 
 
-def test_a_backup_of_the_first_schema_is_read_into_the_newest(
+def test_a_backup_of_the_first_schema_is_restored_into_the_newest(
     store_url: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     first_schema.make(store_url)

@@ -1,4 +1,4 @@
-"""Append-only rows: audit, leases, lineage, events. The database itself keeps them so."""
+"""Append-only rows: audit, leases, lineage, events. The database itself enforces that."""
 
 from __future__ import annotations
 
@@ -67,7 +67,9 @@ def test_the_database_refuses_to_change_rows(store: Store, store_url: str, clock
         "ended_at = '2030-01-01 00:00:00+00', seq = 99",
     ],
 )
-def test_the_database_lets_a_lease_only_be_closed(store: Store, store_url: str, clock: Any, change: str) -> None:
+def test_the_database_lets_a_lease_be_closed_and_not_be_changed_otherwise(
+    store: Store, store_url: str, clock: Any, change: str
+) -> None:
     fill(store, clock)
     engine = create_engine(store_url)
     with pytest.raises(DBAPIError, match="can only be closed"), engine.begin() as connection:
@@ -130,31 +132,31 @@ def test_closing_an_unknown_lease_is_not_found(store: Store, clock: Any) -> None
         store.close_lease("none", clock.now)
 
 
-def test_a_lease_that_a_clock_set_back_would_end_before_it_began_lasted_no_time(store: Store, clock: Any) -> None:
+def test_a_lease_that_a_clock_set_back_would_end_before_its_start_has_no_duration(store: Store, clock: Any) -> None:
     store.open_lease(lease(clock))
     store.close_lease("l1", clock.now - timedelta(minutes=5))
     assert store.leases()[0].ended_at == clock.now
 
 
-def test_a_clusters_leases_are_those_that_are_open_and_those_that_are_named(store: Store, clock: Any) -> None:
+def test_a_clusters_leases_are_the_open_ones_and_those_with_the_given_ids(store: Store, clock: Any) -> None:
     first, second, third = lease(clock), lease(clock, "l2"), lease(clock, "l3")
     for one in (first, second, third):
         store.open_lease(one)
     ended = [store.close_lease(id, clock.now + timedelta(hours=1)) for id in ("l1", "l2")]
     assert len(ended) == 2
     uid = first.cluster_uid
-    assert [found.id for found in store.leases_of(uid)] == ["l3"]
-    assert [found.id for found in store.leases_of(uid, ids=["l1"])] == ["l1", "l3"]
+    assert [entry.id for entry in store.leases_of(uid)] == ["l3"]
+    assert [entry.id for entry in store.leases_of(uid, ids=["l1"])] == ["l1", "l3"]
     assert store.leases_of("another") == []
 
 
-def test_leases_are_found_by_the_time_that_they_were_open(store: Store, clock: Any) -> None:
+def test_leases_are_selected_by_the_time_in_which_they_were_open(store: Store, clock: Any) -> None:
     store.open_lease(lease(clock))
     store.close_lease("l1", clock.now + timedelta(hours=1))
     store.open_lease(lease(clock, "l2").model_copy(update={"started_at": clock.now + timedelta(hours=2)}))
     hours = [clock.now + timedelta(hours=n) for n in range(4)]
-    found = [[x.id for x in store.leases_between("growth", a, b)] for a, b in pairwise(hours)]
-    assert found == [["l1"], [], ["l2"]]
+    ids = [[x.id for x in store.leases_between("growth", a, b)] for a, b in pairwise(hours)]
+    assert ids == [["l1"], [], ["l2"]]
 
 
 def test_the_ledger_is_paged(store: Store, clock: Any) -> None:
@@ -162,7 +164,7 @@ def test_the_ledger_is_paged(store: Store, clock: Any) -> None:
         store.open_lease(lease(clock, f"l{number}"))
     first = store.lease_page("growth", limit=3)
     second = store.lease_page("growth", limit=3, cursor=first.next_cursor)
-    assert [found.id for found in first.items + second.items] == [f"l{n}" for n in range(5)]
+    assert [entry.id for entry in first.items + second.items] == [f"l{n}" for n in range(5)]
     assert second.next_cursor is None
 
 
@@ -185,7 +187,7 @@ def test_lineage_is_followed_over_every_hop_both_ways(store: Store) -> None:
     assert store.edges("ads", "model:m/1", "up") == []
 
 
-def test_lineage_that_goes_in_a_circle_ends(store: Store) -> None:
+def test_a_cycle_in_lineage_ends(store: Store) -> None:
     circle = [Edge(source=a, target=b) for a, b in ("ab", "bc", "ca")]
     store.add_edges("growth", circle)
     assert store.edges("growth", "a", "up") == circle
@@ -194,7 +196,7 @@ def test_lineage_that_goes_in_a_circle_ends(store: Store) -> None:
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(pairs=st.sets(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=25), start=st.integers(0, 9))
-def test_lineage_is_what_a_walk_of_the_graph_finds(store: Store, pairs: set[tuple[int, int]], start: int) -> None:
+def test_lineage_equals_a_walk_of_the_graph(store: Store, pairs: set[tuple[int, int]], start: int) -> None:
     team = f"t{abs(hash((frozenset(pairs), start)))}"
     store.add_edges(team, [Edge(source=str(a), target=str(b)) for a, b in pairs])
     reached, queue = {start}, [start]
@@ -204,8 +206,8 @@ def test_lineage_is_what_a_walk_of_the_graph_finds(store: Store, pairs: set[tupl
             if a == node and b not in reached:
                 reached.add(b)
                 queue.append(b)
-    found = {(int(e.source), int(e.target)) for e in store.edges(team, str(start), "down")}
-    assert found == {(a, b) for a, b in pairs if a in reached}
+    edges = {(int(e.source), int(e.target)) for e in store.edges(team, str(start), "down")}
+    assert edges == {(a, b) for a, b in pairs if a in reached}
 
 
 def test_an_event_is_recorded_once_for_each_team(store: Store) -> None:
@@ -216,7 +218,7 @@ def test_an_event_is_recorded_once_for_each_team(store: Store) -> None:
     assert store.events("growth", ["u1"]) == [event]
 
 
-def test_events_of_jobs_come_in_the_order_of_their_time(store: Store, clock: Any) -> None:
+def test_events_of_jobs_are_listed_in_order_of_time(store: Store, clock: Any) -> None:
     late = Event(id="late", type="output.recorded", time=clock.now + timedelta(seconds=9))
     early = Event(id="early", type="lineage", time=clock.now)
     for event in (late, early):
@@ -227,7 +229,7 @@ def test_events_of_jobs_come_in_the_order_of_their_time(store: Store, clock: Any
     assert store.events("growth", []) == []
 
 
-def test_the_audit_log_is_narrowed_down_by_action_and_time(store: Store, clock: Any) -> None:
+def test_the_audit_log_is_filtered_by_action_and_time(store: Store, clock: Any) -> None:
     for number in range(6):
         action = "apply" if number % 2 else "rotate"
         store.audit("ada", action, kind="Secret", team="", name=f"s{number}")
@@ -242,7 +244,7 @@ def test_the_audit_log_is_narrowed_down_by_action_and_time(store: Store, clock: 
     assert store.audit_log(None, since=clock.now + timedelta(seconds=1)).items == []
 
 
-def test_an_entry_that_a_clock_set_back_made_is_found_by_its_time(store: Store, clock: Any) -> None:
+def test_an_audit_row_written_with_a_clock_set_back_is_selected_by_its_time(store: Store, clock: Any) -> None:
     begin = clock.now
     store.audit("ada", "apply", kind="Job", team="growth", name="before")
     clock.forward(hours=-1)

@@ -1,4 +1,4 @@
-"""SQLite that another process keeps locked: writers wait a bounded time, however many, and readiness says so."""
+"""SQLite locked by another process: any number of writers waits a bounded time, and readiness reports it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
 
 @pytest.fixture
 def other(kept: Store, tmp_path: Path) -> Iterator[sqlite3.Connection]:
-    """Another process' connection."""
+    """A connection of another process."""
     made = sqlite3.connect(tmp_path / "gateway.db", isolation_level=None, check_same_thread=False)
     yield made
     made.close()
@@ -41,7 +41,7 @@ def write(store: Store, name: str) -> RayplaneError | None:
     return None
 
 
-def test_no_writer_waits_for_those_before_it_as_well(kept: Store, other: sqlite3.Connection) -> None:
+def test_queued_writers_do_not_add_up_their_waits(kept: Store, other: sqlite3.Connection) -> None:
     other.execute("BEGIN IMMEDIATE")
     began = time.monotonic()
     with ThreadPoolExecutor(40) as pool:
@@ -50,11 +50,11 @@ def test_no_writer_waits_for_those_before_it_as_well(kept: Store, other: sqlite3
     other.execute("ROLLBACK")
     assert [type(error) for error in refused] == [Unavailable] * 40
     assert "kept locked by another process" in str(refused[0])
-    assert took < 30  # one after the other they would wait for 40
+    assert took < 30  # one after the other they would wait for 40 s
     assert write(kept, "after") is None
 
 
-def test_a_lock_that_is_given_back_in_time_is_waited_for(
+def test_a_writer_waits_for_a_lock_that_is_released_in_time(
     kept: Store, other: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database, "LOCK_SECONDS", 60.0)
@@ -65,7 +65,7 @@ def test_a_lock_that_is_given_back_in_time_is_waited_for(
     store.close()
 
 
-def test_a_store_is_writable_unless_another_process_keeps_it(kept: Store, other: sqlite3.Connection) -> None:
+def test_a_store_is_writable_unless_another_process_keeps_it_locked(kept: Store, other: sqlite3.Connection) -> None:
     kept.check_writable()
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(Unavailable, match="kept locked by another process"):
@@ -75,7 +75,7 @@ def test_a_store_is_writable_unless_another_process_keeps_it(kept: Store, other:
     assert write(kept, "dev") is None
 
 
-def test_a_writer_that_waits_tells_that_the_store_is_not_writable(
+def test_the_store_is_not_writable_while_a_writer_waits_for_another_process(
     kept: Store, other: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database, "PROBE_SECONDS", 0.05)
@@ -97,19 +97,19 @@ def test_a_writer_that_waits_tells_that_the_store_is_not_writable(
     store.close()
 
 
-def test_a_long_transaction_of_this_process_is_waited_for_and_no_fault(kept: Store) -> None:
+def test_a_long_transaction_of_this_process_delays_writers_but_the_store_stays_writable(kept: Store) -> None:
     with ThreadPoolExecutor(2) as pool:
         with kept.transaction():
             kept.put("Cluster", "growth", "dev", {}, owner="ada")
             waiting = pool.submit(write, kept, "next")
-            time.sleep(1.5)  # longer than another process' lock would be waited for
+            time.sleep(1.5)  # longer than a writer waits for another process' lock
             pool.submit(kept.check_writable).result(60)
             kept.check_writable()
         assert waiting.result(60) is None
 
 
 @pytest.mark.parametrize("act", [Store.get_by_uid, lambda store, text: store.get("Cluster", "growth", text)])
-def test_a_text_that_a_database_can_not_hold_is_no_object_or_bad_input(
+def test_a_text_that_a_database_can_not_store_is_not_found_or_bad_input(
     store: Store, store_url: str, act: Callable[[Store, str], object]
 ) -> None:
     """Postgres takes no NUL, SQLite does."""

@@ -36,7 +36,7 @@ def test_migrating_again_changes_nothing(store: Store) -> None:
     assert len(store.list("Cluster").items) == 1
 
 
-def test_gateways_that_start_at_once_migrate_one_database(store_url: str) -> None:
+def test_gateways_that_start_at_the_same_time_migrate_one_database(store_url: str) -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _: Store(store_url).migrate(), range(4)))
     store = Store(store_url)
@@ -44,7 +44,7 @@ def test_gateways_that_start_at_once_migrate_one_database(store_url: str) -> Non
     store.close()
 
 
-def test_objects_of_an_older_version_are_found_by_their_cluster(store: Store, store_url: str) -> None:
+def test_objects_of_an_older_version_are_listed_by_their_cluster(store: Store, store_url: str) -> None:
     specs = {"on": {"cluster": "dev"}, "own": {"cluster": None}, "without": {}, "odd": {"cluster": ["dev"]}}
     for name, spec in specs.items():
         store.put("Job", "growth", name, spec, owner="ada")
@@ -60,7 +60,7 @@ def test_objects_of_an_older_version_are_found_by_their_cluster(store: Store, st
         connection.execute(text("CREATE INDEX ix_objects_page ON objects (kind, team, created_at, uid)"))
         connection.execute(text("CREATE INDEX ix_objects_phase ON objects (kind, phase)"))
         connection.execute(text("UPDATE alembic_version SET version_num = '0002'"))
-        # Escapes of what is no text, as an earlier version kept them: Postgres reads them when it looks for a key.
+        # Escapes that are no valid text, as an earlier version stored them: Postgres decodes them to look up a key.
         for name, escaped in (("own", "\\u0000"), ("without", "\\ud800")):
             spec = f'{{"cluster": null, "entrypoint": "{escaped}"}}'
             connection.execute(text("UPDATE objects SET spec = :spec WHERE name = :name"), {"spec": spec, "name": name})
@@ -79,7 +79,7 @@ def test_a_database_of_a_newer_rayplane_is_refused(store: Store, store_url: str)
         store.migrate()
 
 
-def test_a_migration_that_fails_leaves_nothing(store_url: str) -> None:
+def test_a_failed_migration_leaves_nothing(store_url: str) -> None:
     if not store_url.startswith("sqlite"):
         engine = create_engine(store_url)
     else:
@@ -94,12 +94,12 @@ def test_a_migration_that_fails_leaves_nothing(store_url: str) -> None:
     engine.dispose()
 
 
-def test_an_unmigrated_database_says_what_to_do(tmp_path: Path) -> None:
+def test_the_error_of_an_unmigrated_database_names_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="start it with this database"):
         Store(f"sqlite:///{tmp_path / 'empty.db'}").list("Cluster")
 
 
-def test_the_sqlite_file_is_its_owners_alone(tmp_path: Path) -> None:
+def test_only_its_owner_can_read_the_sqlite_file(tmp_path: Path) -> None:
     store = Store(f"sqlite:///{tmp_path / 'state' / 'gateway.db'}")
     store.migrate()
     store.put("Cluster", "growth", "dev", {}, owner="ada")
@@ -120,8 +120,8 @@ def test_sqlite_runs_in_wal_mode(tmp_path: Path) -> None:
 def test_the_migrations_are_files_of_the_package() -> None:
     folder = files("rayplane.gateway.store") / "migrations"
     assert (folder / "env.py").is_file()
-    found = sorted(p.name for p in (folder / "versions").iterdir() if p.name.startswith("r"))
-    assert found == [
+    names = sorted(p.name for p in (folder / "versions").iterdir() if p.name.startswith("r"))
+    assert names == [
         *("r0001_first.py", "r0002_changes_and_leases.py", "r0003_lists.py"),
         *("r0004_audit.py", "r0005_archived_teams.py"),
     ]

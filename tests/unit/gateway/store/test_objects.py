@@ -65,12 +65,12 @@ def test_the_order_of_a_specs_keys_is_kept(store: Store) -> None:
     assert list(store.get("Cluster", "growth", "dev").spec["steps"]) == ["zeta", "alpha", "mid", "b", "a"]
 
 
-def test_numbers_that_json_has_not_become_null(store: Store) -> None:
-    found = store.set_status(put(store).metadata.uid, {"auc": float("nan"), "loss": [float("inf"), 0.5]})
-    assert found.status == {"auc": None, "loss": [None, 0.5]}
+def test_numbers_that_json_lacks_become_null(store: Store) -> None:
+    obj = store.set_status(put(store).metadata.uid, {"auc": float("nan"), "loss": [float("inf"), 0.5]})
+    assert obj.status == {"auc": None, "loss": [None, 0.5]}
 
 
-def test_if_match_lets_only_the_seen_version_be_changed(store: Store) -> None:
+def test_if_match_allows_changes_only_of_the_given_version(store: Store) -> None:
     before = put(store)
     version = before.metadata.resource_version
     store.put("Cluster", "growth", "dev", {"size": "large"}, owner="ada", if_match=version)
@@ -79,7 +79,7 @@ def test_if_match_lets_only_the_seen_version_be_changed(store: Store) -> None:
     assert store.get("Cluster", "growth", "dev").spec == {"size": "large"}
 
 
-def test_if_match_never_makes_an_object(store: Store) -> None:
+def test_if_match_never_creates_an_object(store: Store) -> None:
     with pytest.raises(PreconditionFailed):
         put(store, if_match=1)
     with pytest.raises(NotFound):
@@ -127,7 +127,7 @@ def test_update_spec_raises_the_generation_only_for_a_change(store: Store) -> No
     assert store.update_spec(made.metadata.uid, {"stop_requested": True}).metadata.generation == 2
 
 
-def test_an_object_being_deleted_is_found_but_takes_no_change(store: Store, clock: Any) -> None:
+def test_an_object_being_deleted_is_readable_but_can_not_be_changed(store: Store, clock: Any) -> None:
     made = put(store)
     marked = store.mark_deleted(made.metadata.uid)
     assert marked.metadata.deleted_at == clock.now
@@ -160,7 +160,7 @@ def test_removing_an_unknown_uid_is_not_found(store: Store) -> None:
         store.remove("0" * 32)
 
 
-def test_an_external_id_finds_one_object_and_is_taken_once(store: Store) -> None:
+def test_an_external_id_is_unique_and_finds_its_object(store: Store) -> None:
     made = put(store, "one", external_id="dev/raysubmit_1")
     assert store.find("Cluster", "growth", "dev/raysubmit_1") == made
     assert store.find("Cluster", "ads", "dev/raysubmit_1") is None
@@ -170,25 +170,25 @@ def test_an_external_id_finds_one_object_and_is_taken_once(store: Store) -> None
         store.get("Cluster", "growth", "two")
 
 
-def test_pages_hold_every_object_once_in_the_order_of_creation(store: Store, clock: Any) -> None:
+def test_pages_have_every_object_once_in_order_of_creation(store: Store, clock: Any) -> None:
     names = []
     for number in range(25):
         names.append(put(store, f"c{number:02}").metadata.name)
         if number % 4 == 0:  # several objects of one instant
             clock.forward(seconds=1)
-    found: list[Object] = []
+    listed: list[Object] = []
     cursor = None
     for _ in range(9):
         page = store.list("Cluster", "growth", limit=3, cursor=cursor)
-        found += page.items
+        listed += page.items
         cursor = page.next_cursor
     assert cursor is None
-    assert sorted(obj.metadata.name for obj in found) == names
-    assert [o.metadata.created_at for o in found] == sorted(o.metadata.created_at for o in found)  # type: ignore[type-var]
-    assert [o.metadata.uid for o in store.each("Cluster")] == [o.metadata.uid for o in found]
+    assert sorted(obj.metadata.name for obj in listed) == names
+    assert [o.metadata.created_at for o in listed] == sorted(o.metadata.created_at for o in listed)  # type: ignore[type-var]
+    assert [o.metadata.uid for o in store.each("Cluster")] == [o.metadata.uid for o in listed]
 
 
-def test_an_object_made_or_removed_between_two_pages_neither_hides_nor_repeats_another(
+def test_an_object_created_or_removed_between_two_pages_neither_hides_nor_repeats_another(
     store: Store, clock: Any
 ) -> None:
     made = []
@@ -227,7 +227,7 @@ def test_lists_are_filtered_by_team_label_and_phase(store: Store) -> None:
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "!!!", "eyJhIjoxfQ", "WzEsMl0", "WyJhIiwiYiJd", "Zm9v", "\N{SNOWMAN}"])
-def test_a_cursor_that_is_none_of_ours_is_refused(store: Store, cursor: str) -> None:
+def test_an_invalid_cursor_is_refused(store: Store, cursor: str) -> None:
     with pytest.raises(InvalidInput, match="next_cursor"):
         store.list("Cluster", cursor=cursor)
 
@@ -238,18 +238,18 @@ def test_a_limit_out_of_range_is_refused(store: Store, limit: int) -> None:
         store.list("Cluster", limit=limit)
 
 
-def test_what_was_written_since_a_version_is_told_once_in_order(store: Store) -> None:
+def test_objects_written_since_a_version_are_returned_once_in_order(store: Store) -> None:
     first, second = put(store), put(store, "other")
-    found, newest = store.written(None)
-    assert [(w.uid, w.kind, w.wanted, w.gone) for w in found] == [
+    written, newest = store.written(None)
+    assert [(w.uid, w.kind, w.wanted, w.gone) for w in written] == [
         (o.metadata.uid, "Cluster", (1, None), False) for o in (first, second)
     ]
     assert newest == second.metadata.resource_version
     assert store.written(newest) == ([], newest)
     store.set_status(second.metadata.uid, Status(phase="Ready"))
     store.update_spec(first.metadata.uid, {"size": "big"})
-    found, newest = store.written(newest)
-    assert [(w.uid, w.phase, w.wanted[0]) for w in found] == [
+    written, newest = store.written(newest)
+    assert [(w.uid, w.phase, w.wanted[0]) for w in written] == [
         (second.metadata.uid, "Ready", 1),
         (first.metadata.uid, "", 2),
     ]
@@ -260,10 +260,10 @@ def test_what_was_written_since_a_version_is_told_once_in_order(store: Store) ->
     assert store.written(None)[1] == newest, "what was removed counts as written"
 
 
-def test_a_status_that_tells_a_wish_raises_the_generation(store: Store) -> None:
+def test_a_status_that_states_a_users_wish_raises_the_generation(store: Store) -> None:
     made = put(store)
-    seen = store.set_status(made.metadata.uid, Status(phase="Ready"))
-    assert seen.metadata.generation == 1
+    reported = store.set_status(made.metadata.uid, Status(phase="Ready"))
+    assert reported.metadata.generation == 1
     asked = store.set_status(made.metadata.uid, Status(phase="Suspended"), wanted=True)
     assert asked.metadata.generation == 2
 

@@ -1,4 +1,4 @@
-"""Cursors, for every position and for every text that is none."""
+"""Cursors: every position round-trips, every other text is refused."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from rayplane.gateway.store.paging import decode_cursor, encode_cursor
 
 
 @given(st.lists(st.text(), min_size=2, max_size=2))
-def test_a_cursor_gives_back_the_position_it_was_made_from(position: list[str]) -> None:
+def test_a_cursor_decodes_to_its_position(position: list[str]) -> None:
     assert decode_cursor(encode_cursor(position), str, 2) == position
 
 
 @given(st.integers())
-def test_a_cursor_of_a_number_gives_back_the_number_if_a_column_can_hold_it(number: int) -> None:
+def test_a_numeric_cursor_decodes_if_a_column_can_store_the_number(number: int) -> None:
     cursor = encode_cursor([number])
     if abs(number) < 2**63:
         assert decode_cursor(cursor, int, 1) == [number]

@@ -31,7 +31,7 @@ def version(clock: Any, id: str = "a" * 16, name: str = "flights") -> DatasetVer
     )
 
 
-def test_a_dataset_version_is_kept_as_it_was_and_the_newest_is_the_latest(store: Store, clock: Any) -> None:
+def test_a_dataset_version_is_stored_unchanged_and_the_newest_is_the_latest(store: Store, clock: Any) -> None:
     first = version(clock, "a" * 16)
     clock.forward(hours=1)
     second = version(clock, "c" * 16)
@@ -64,7 +64,7 @@ def test_a_missing_version_is_answered_with_the_nearest(store: Store, clock: Any
     assert store.list_dataset_versions("ads", "flights") == []
 
 
-def test_forgotten_versions_are_those_of_one_dataset(store: Store, clock: Any) -> None:
+def test_forgetting_versions_affects_one_dataset(store: Store, clock: Any) -> None:
     store.put_dataset_version(version(clock))
     store.put_dataset_version(version(clock, name="planes"))
     store.forget_dataset_versions("growth", "flights")
@@ -83,7 +83,7 @@ def test_a_step_result_replaces_the_one_before(store: Store) -> None:
     assert store.get_step_result("ads", "k") is None
 
 
-def test_an_operation_is_kept_and_replaced(store: Store) -> None:
+def test_an_operation_is_stored_and_replaced(store: Store) -> None:
     op = Operation(id="o1", team="growth", kind="Cluster", name="dev", uid="u", generation=1, action="apply")
     store.put_operation(op)
     store.put_operation(op.model_copy(update={"state": "failed", "message": "no"}))
@@ -120,7 +120,7 @@ def test_one_holder_leads_until_its_time_is_over(store: Store, clock: Any) -> No
     assert not store.acquire_leadership("a", 10)
 
 
-def test_leadership_that_is_given_up_is_free_at_once(store: Store) -> None:
+def test_released_leadership_is_free_at_once(store: Store) -> None:
     assert store.acquire_leadership("a", 3600)
     store.release_leadership("b")
     assert not store.acquire_leadership("b", 10)
@@ -128,7 +128,7 @@ def test_leadership_that_is_given_up_is_free_at_once(store: Store) -> None:
     assert store.acquire_leadership("b", 10)
 
 
-def test_of_many_who_ask_at_once_one_leads(store: Store) -> None:
+def test_of_many_concurrent_candidates_one_leads(store: Store) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(8) as pool:
@@ -136,7 +136,7 @@ def test_of_many_who_ask_at_once_one_leads(store: Store) -> None:
     assert won.count(True) == 1
 
 
-def test_with_the_real_clock_leadership_holds_and_ends(store_url: str) -> None:
+def test_with_the_real_clock_leadership_lasts_and_expires(store_url: str) -> None:
     store = Store(store_url)
     store.migrate()
     assert store.acquire_leadership("a", 3600)

@@ -1,4 +1,4 @@
-"""The store's snapshot: equal when it is read back, consistent while others write, on either kind of database."""
+"""The store's snapshot: equal after a restore, consistent during writes, on SQLite and Postgres."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def written(store: Store, folder: Path) -> SnapshotSummary:
     return store.write_snapshot(folder)
 
 
-def test_what_is_read_back_is_equal_table_by_table(store: Store, clock: Clock, empty: str, tmp_path: Path) -> None:
+def test_a_restored_snapshot_is_equal_table_by_table(store: Store, clock: Clock, empty: str, tmp_path: Path) -> None:
     fill(store, clock)
     before = written(store, tmp_path / "before")
     assert all(before.tables[name].rows for name in before.tables), before
@@ -87,7 +87,7 @@ def test_what_is_read_back_is_equal_table_by_table(store: Store, clock: Clock, e
     other.close()
 
 
-def test_numbers_go_on_after_the_last_one_given(store: Store, clock: Clock, empty: str, tmp_path: Path) -> None:
+def test_generated_numbers_continue_after_a_restore(store: Store, clock: Clock, empty: str, tmp_path: Path) -> None:
     fill(store, clock)
     store.audit("ada", "put", kind="Job", team="growth", name="train")
     written(store, tmp_path / "before")
@@ -116,7 +116,7 @@ def test_the_ledger_stays_append_only_after_a_restore(store: Store, clock: Clock
     engine.dispose()
 
 
-def test_a_snapshot_of_one_kind_of_database_is_read_into_the_other(
+def test_a_snapshot_of_one_kind_of_database_is_restored_into_the_other(
     store: Store, store_url: str, clock: Clock, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     fill(store, clock)
@@ -135,9 +135,7 @@ def test_a_snapshot_of_one_kind_of_database_is_read_into_the_other(
         other.close()
 
 
-def test_a_snapshot_taken_while_others_write_has_all_of_a_transaction_or_nothing(
-    store: Store, empty: str, tmp_path: Path
-) -> None:
+def test_a_snapshot_taken_during_writes_has_whole_transactions_only(store: Store, empty: str, tmp_path: Path) -> None:
     done = threading.Event()
 
     def write() -> None:
@@ -158,7 +156,9 @@ def test_a_snapshot_taken_while_others_write_has_all_of_a_transaction_or_nothing
     finally:
         done.set()
         writer.join()
-    assert taken[0].tables["objects"].rows < taken[-1].tables["objects"].rows, "it was written to meanwhile"
+    assert taken[0].tables["objects"].rows < taken[-1].tables["objects"].rows, (
+        "the store was written to in the meantime"
+    )
     for turn, summary in enumerate(taken):
         rows = [json.loads(line) for line in (tmp_path / str(turn) / "revision.jsonl").read_bytes().splitlines()]
         objects = summary.tables["objects"].rows
@@ -170,7 +170,7 @@ def test_a_snapshot_taken_while_others_write_has_all_of_a_transaction_or_nothing
     other.close()
 
 
-def test_a_database_that_is_not_empty_is_left_as_it_is(store: Store, clock: Clock, tmp_path: Path) -> None:
+def test_a_restore_leaves_a_non_empty_database_unchanged(store: Store, clock: Clock, tmp_path: Path) -> None:
     fill(store, clock)
     written(store, tmp_path / "before")
     with pytest.raises(Conflict, match="not empty"):

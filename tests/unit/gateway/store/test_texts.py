@@ -1,4 +1,4 @@
-"""Objects as JSON text: the same as their models say, and by an index."""
+"""Objects as JSON text: equal to their models, and read by an index."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def as_shown(obj: Object) -> Any:
 
 @pytest.fixture
 def odd(store: Store, clock: Any) -> list[Object]:
-    """Objects with all that is hard to write, in the order of their creation."""
+    """Objects with everything that is hard to encode, in order of creation."""
     made = [put(store, "plain")]
     clock.forward(microseconds=1)
     made.append(
@@ -45,15 +45,15 @@ def odd(store: Store, clock: Any) -> list[Object]:
     return made
 
 
-def test_a_text_says_what_the_object_says(store: Store, odd: list[Object]) -> None:
+def test_a_text_equals_its_object(store: Store, odd: list[Object]) -> None:
     for obj in odd:
-        found = store.text("Job", "growth", obj.metadata.name)
-        assert json.loads(found.json) == as_shown(obj)
-        assert list(json.loads(found.json)["metadata"]) == list(as_shown(obj)["metadata"])
-        assert found.version == obj.metadata.resource_version
+        text = store.text("Job", "growth", obj.metadata.name)
+        assert json.loads(text.json) == as_shown(obj)
+        assert list(json.loads(text.json)["metadata"]) == list(as_shown(obj)["metadata"])
+        assert text.version == obj.metadata.resource_version
 
 
-def test_an_object_of_no_team_says_so(store: Store) -> None:
+def test_the_text_of_an_object_without_a_team_has_a_null_team(store: Store) -> None:
     made = put(store, "growth", kind="Team", team="")
     assert json.loads(store.text("Team", "", "growth").json) == as_shown(made)
     assert [json.loads(item)["metadata"]["team"] for item in store.texts("Team", "").items] == [None]
@@ -67,7 +67,7 @@ def test_a_summary_has_the_metadata_and_the_phase(store: Store, odd: list[Object
     assert json.loads(store.text("Job", "growth", "odd", view="summary").json)["phase"] == ""
 
 
-def test_pages_are_those_of_the_objects_with_the_same_cursors(store: Store, clock: Any) -> None:
+def test_pages_of_texts_equal_those_of_objects_and_have_the_same_cursors(store: Store, clock: Any) -> None:
     for number in range(25):
         put(store, f"j{number:02}", labels={"third": str(number % 3)})
         if number % 4 == 0:  # several of one instant
@@ -88,7 +88,7 @@ def test_pages_are_those_of_the_objects_with_the_same_cursors(store: Store, cloc
                 break
 
 
-def test_what_is_missing_is_answered_with_the_nearest_name(store: Store) -> None:
+def test_a_missing_object_is_answered_with_the_nearest_name(store: Store) -> None:
     put(store, "train")
     for ask in (store.text, store.require):
         with pytest.raises(NotFound, match=r"Job 'growth/trian' is not there. Did you mean 'train'?"):
@@ -103,7 +103,7 @@ def test_bad_cursors_and_limits_are_refused(store: Store) -> None:
         store.texts("Job", "growth", limit=1001)
 
 
-def test_the_newest_jobs_of_a_cluster_are_told_the_oldest_of_them_first(store: Store, clock: Any) -> None:
+def test_the_newest_jobs_of_a_cluster_are_listed_oldest_first(store: Store, clock: Any) -> None:
     for number in range(6):
         put(store, f"j{number}")
         put(store, f"o{number}", spec={"cluster": "other"})
@@ -112,11 +112,11 @@ def test_the_newest_jobs_of_a_cluster_are_told_the_oldest_of_them_first(store: S
     put(store, "elsewhere", team="ads")
     put(store, "service", kind="Service")
     store.remove(store.get("Job", "growth", "j4").metadata.uid)
-    found = store.newest_jobs("growth", "dev", 3)
-    assert [job.name for job in found] == ["j2", "j3", "j5"]
-    assert found[0].created_at == clock.now - timedelta(seconds=4)
-    assert json.loads(found[0].spec)["entrypoint"] == ODD
-    assert json.loads(found[0].status) == {}
+    jobs = store.newest_jobs("growth", "dev", 3)
+    assert [job.name for job in jobs] == ["j2", "j3", "j5"]
+    assert jobs[0].created_at == clock.now - timedelta(seconds=4)
+    assert json.loads(jobs[0].spec)["entrypoint"] == ODD
+    assert json.loads(jobs[0].status) == {}
 
 
 def test_objects_are_listed_by_the_cluster_that_their_spec_names_now(store: Store) -> None:
@@ -139,7 +139,7 @@ def test_objects_are_counted_by_phase(store: Store) -> None:
     assert store.count("Job", "growth", phases=UNFINISHED) == 2
 
 
-def test_threads_read_lists_of_sqlite_one_after_the_other_and_none_waits_for_one_that_is_held_up(
+def test_threads_read_lists_of_sqlite_one_after_the_other_but_do_not_wait_for_a_stuck_one(
     tmp_path: Path,
 ) -> None:
     store = Store(f"sqlite:///{tmp_path / 'gateway.db'}")
@@ -151,7 +151,7 @@ def test_threads_read_lists_of_sqlite_one_after_the_other_and_none_waits_for_one
     store.newest_jobs("growth", "dev", 9)
     assert set(alone) == {True}
     assert not store._reading.locked()
-    with store._reading:  # as a thread that is held up in its read
+    with store._reading:  # like a thread that is stuck in its read
         assert len(store.texts("Job", "growth").items) == 1
     with pytest.raises(InvalidInput), store.transaction():
         store.texts("Job", "growth", cursor="bad")
@@ -194,10 +194,8 @@ def _cursor(store: Store) -> str | None:
         (lambda s: s.count_by_phase(), "COVERING INDEX ix_objects_phase"),
     ],
 )
-def test_what_is_asked_often_reads_an_index_in_its_order(
-    tmp_path: Path, ask: Callable[[Store], object], index: str
-) -> None:
-    """SQLite alone: Postgres chooses by what the table holds."""
+def test_frequent_queries_read_an_index_in_order(tmp_path: Path, ask: Callable[[Store], object], index: str) -> None:
+    """SQLite only: Postgres chooses its plan by the table's statistics."""
     store = Store(f"sqlite:///{tmp_path / 'gateway.db'}")
     store.migrate()
     for number in range(3):

@@ -17,7 +17,7 @@ from rayplane.errors import InvalidInput, NotFound, Unavailable
 from rayplane.gateway.store import Store
 
 
-def test_what_a_block_wrote_is_undone_when_it_raises(store: Store) -> None:
+def test_an_error_in_a_block_rolls_back_its_writes(store: Store) -> None:
     def write() -> None:
         with store.transaction():
             store.put("Cluster", "growth", "dev", {}, owner="ada")
@@ -31,7 +31,7 @@ def test_what_a_block_wrote_is_undone_when_it_raises(store: Store) -> None:
     assert store.audit_log("growth").items == []
 
 
-def test_blocks_nest_into_the_outermost(store: Store) -> None:
+def test_nested_blocks_join_the_outermost(store: Store) -> None:
     def write() -> None:
         with store.transaction():
             with store.transaction():
@@ -44,14 +44,14 @@ def test_blocks_nest_into_the_outermost(store: Store) -> None:
     assert store.list("Cluster").items == []
 
 
-def test_a_dry_run_answers_as_if_and_leaves_nothing(store: Store) -> None:
+def test_a_dry_run_returns_results_and_writes_nothing(store: Store) -> None:
     with store.transaction(commit=False):
         assert store.put("Cluster", "growth", "dev", {}, owner="ada")[1] == "created"
         assert store.get("Cluster", "growth", "dev").metadata.generation == 1
     assert store.list("Cluster").items == []
 
 
-def test_a_transaction_is_its_own_threads_alone(store: Store) -> None:
+def test_a_transaction_belongs_to_its_own_thread(store: Store) -> None:
     with store.transaction(), ThreadPoolExecutor(1) as pool:
         store.put("Cluster", "growth", "dev", {}, owner="ada")
         assert pool.submit(lambda: store.list("Cluster").items).result() == []
@@ -82,7 +82,7 @@ def test_concurrent_puts_lose_nothing_and_versions_only_rise(store: Store) -> No
     assert len(set(versions)) == len(versions) == 80
     objects = store.list("Cluster").items
     assert len(objects) == 10
-    # Each of the eight writers changed every object to something else: no write was lost.
+    # Each of the eight writers changed every object to a different spec: no write was lost.
     assert [o.metadata.generation for o in objects] == [8] * 10
     assert max(versions) == max(o.metadata.resource_version for o in objects)
     assert len(store.audit_log("growth", limit=1000).items) == 80
@@ -113,22 +113,20 @@ def test_transactions_that_touch_objects_in_opposite_orders_do_not_deadlock(stor
                     store.put("Cluster", "growth", name, {"n": worker * 100 + number}, owner="ada")
 
     in_threads(4, write)
-    found = [store.get("Cluster", "growth", name) for name in names]
-    assert found[0].spec == found[1].spec
-    assert [o.metadata.generation for o in found] == [21, 21]
+    objects = [store.get("Cluster", "growth", name) for name in names]
+    assert objects[0].spec == objects[1].spec
+    assert [o.metadata.generation for o in objects] == [21, 21]
 
 
 def test_a_reader_does_not_wait_for_a_writer(store: Store) -> None:
     store.put("Cluster", "growth", "dev", {"size": "old"}, owner="ada")
     with store.transaction(), ThreadPoolExecutor(1) as pool:
         store.put("Cluster", "growth", "dev", {"size": "new"}, owner="ada")
-        seen = pool.submit(lambda: store.get("Cluster", "growth", "dev")).result(timeout=5)
-    assert seen.spec == {"size": "old"}
+        cluster = pool.submit(lambda: store.get("Cluster", "growth", "dev")).result(timeout=5)
+    assert cluster.spec == {"size": "old"}
 
 
-def test_what_was_written_before_a_kill_is_there_and_what_was_not_committed_is_not(
-    store: Store, store_url: str
-) -> None:
+def test_committed_writes_survive_a_kill_and_uncommitted_ones_do_not(store: Store, store_url: str) -> None:
     program = textwrap.dedent(
         """
         import os, signal, sys
@@ -161,7 +159,7 @@ def test_two_processes_write_to_one_database(store: Store, store_url: str) -> No
     assert [o.metadata.generation for o in store.list("Cluster").items] == [2] * 20
 
 
-def test_a_database_that_is_away_is_unavailable_and_its_password_is_not_told(tmp_path: Path) -> None:
+def test_an_unreachable_database_is_unavailable_and_the_error_hides_its_password(tmp_path: Path) -> None:
     store = Store("postgresql+psycopg://ada:hunter2@127.0.0.1:1/none")
     with pytest.raises(Unavailable) as caught:
         store.list("Cluster")
@@ -169,7 +167,7 @@ def test_a_database_that_is_away_is_unavailable_and_its_password_is_not_told(tmp
     assert "hunter2" not in str(caught.value)
 
 
-def test_a_file_that_is_no_database_is_unavailable(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_unavailable(tmp_path: Path) -> None:
     path = tmp_path / "gateway.db"
     path.write_bytes(b"not a database, not at all" * 100)
     with pytest.raises(Unavailable, match="not a database"):
@@ -177,6 +175,6 @@ def test_a_file_that_is_no_database_is_unavailable(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("url", ["", "nonsense", "mongodb://x/y", "sqlite://", "sqlite:///:memory:"])
-def test_a_url_that_can_hold_no_store_is_refused(url: str) -> None:
+def test_a_url_that_is_unfit_for_a_store_is_refused(url: str) -> None:
     with pytest.raises(InvalidInput):
         Store(url)
