@@ -220,7 +220,7 @@ def test_what_is_being_written_and_what_is_no_file_is_not_in_the_list(settings: 
     os.mkfifo(folder / "pipe")
     (home.storage / TEAM / "feast").mkdir()
     (home.storage / TEAM / "feast" / "online.db").symlink_to(home.database)
-    paths = [file.path for file in inventory.listed(home.storage)]
+    paths = [file.path for file in inventory.list_files(home.storage)]
     assert len(paths) == 4
     assert not [path for path in paths if "x." in path or "link" in path or "pipe" in path or "feast" in path]
     assert list(inventory.databases(home.storage)) == [], "no team has its backup copy another's database"
