@@ -106,7 +106,7 @@ def run(
     ``documents`` replaces the folder's ``jobs/flights.yaml``, for example to use another backend for the same team.
 
     ``watching`` returns a context manager whose value is called with the run object as its steps progress. Raises
-    InvalidInput if the folder lacks the documents, Failed with the end of the log if a step fails, and the SDK's errors.
+    InvalidInput if the folder lacks the documents, Failed with the end of the log if a step fails, or an SDK error.
     """
     began = clock()
     source = documents or folder / DOCUMENTS

@@ -65,8 +65,8 @@ class Change:
 class Client:
     """A connection to one gateway.
 
-    ``url`` defaults to RAYPLANE_URL and ``token_path`` to RAYPLANE_TOKEN_PATH; without these, both come from the home, to
-    which `rayplane up` writes them. Nothing is read or sent before the first call. All errors are of
+    ``url`` defaults to RAYPLANE_URL and ``token_path`` to RAYPLANE_TOKEN_PATH; without these, both come from the home,
+    to which `rayplane up` writes them. Nothing is read or sent before the first call. All errors are of
     ``rayplane.errors``: Unavailable if the gateway can't be reached.
     """
 
@@ -619,7 +619,7 @@ def _not_json(item: Any) -> str | None:
 
 
 def patient(get: Callable[[], Object], deadline: float) -> Callable[[], Object]:
-    """Wrap ``get`` so that, once it has succeeded, it waits for an unreachable gateway: PATIENCE, or until ``deadline``.
+    """Wrap ``get`` so that, after one success, it waits for an unreachable gateway: PATIENCE or until ``deadline``.
 
     The first call does not wait, so that a user learns at once if no gateway runs.
     """

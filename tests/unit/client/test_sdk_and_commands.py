@@ -643,7 +643,7 @@ def test_following_the_audit_log_shows_each_entry_once_the_oldest_first(
 
     monkeypatch.setattr(command, "EVERY", 0.01)
     first = list(growth.audit())[::-1]
-    followed = command._followed(first, growth.audit)
+    followed = command._follow(first, growth.audit)
     assert [next(followed)["id"] for _ in first] == [entry["id"] for entry in first]
     for number in range(3):
         platform.store.audit("ada", "apply", kind="Job", team="growth", name=f"j{number}")

@@ -147,11 +147,11 @@ def test_plan_prints_what_changes_and_what_it_costs_and_changes_nothing(
     assert code == 0
     assert out.splitlines()[0] == "+ cluster growth/new"
     assert "    spec.size: medium" in out
-    assert "    costs at most: 16 cores, 16 GiB for as long as nobody ends it" in out
+    assert "    costs at most: 16 cores, 16 GiB until a user ends it" in out
     assert "~ cluster growth/dev" in out
     assert "    spec.suspended: False -> True" in out
     assert "    mind: Its compute is given back" in out
-    assert "1 to make, 1 to change, 0 as it is. At most 16 cores, 16 GiB for as long as nobody ends it." in out
+    assert "1 to make, 1 to change, 0 as it is. At most 16 cores, 16 GiB until a user ends it." in out
     assert [c.metadata.name for c in growth.clusters.list("growth")] == ["dev"]
 
 

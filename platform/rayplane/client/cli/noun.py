@@ -24,7 +24,7 @@ NameArgument = Annotated[str, typer.Argument(help="Its name.", show_default=Fals
 
 
 def group(plural: str, help_: str, *, delete: bool = True) -> typer.Typer:
-    """A group with the common verbs of the noun that has this plural; without ``delete`` it adds its own."""
+    """A command group with the noun's common verbs. With ``delete=False`` the caller adds its own ``delete``."""
     app = typer.Typer(help=help_, no_args_is_help=True)
     _add_list(app, plural)
     _add_get(app, plural)
@@ -46,8 +46,8 @@ def _add_list(app: typer.Typer, plural: str) -> None:
         with client() as api:
             noun = getattr(api, plural)
             of = team_of(api, team) if noun.type.team_scoped else ""
-            found = noun.list(of, labels=pairs(label or [], "--label"))
-            print_objects(noun.type, found, output or Format.TABLE)
+            objects = noun.list(of, labels=pairs(label or [], "--label"))
+            print_objects(noun.type, objects, output or Format.TABLE)
 
 
 def _add_get(app: typer.Typer, plural: str) -> None:
@@ -69,7 +69,7 @@ def _add_why(app: typer.Typer, plural: str) -> None:
 
 
 def _add_delete(app: typer.Typer, plural: str) -> None:
-    @app.command("delete", help="Delete it, and wait until all that was made for it is gone.")
+    @app.command("delete", help="Delete it, and wait until everything created for it is gone.")
     def delete(
         name: NameArgument,
         team: TeamOption = None,
