@@ -23,7 +23,7 @@ def audit(
     team: Annotated[
         str | None, typer.Option("--team", help="Only this team's log; default: all logs, for admins.")
     ] = None,
-    since: Annotated[str | None, typer.Option(help="Only entries of the last such time: 1h or 14d.")] = None,
+    since: Annotated[str | None, typer.Option(help="Only entries newer than this: 1h or 14d.")] = None,
     action: Annotated[
         str | None, typer.Option(help="Only this action, such as apply, submit, suspend, rotate or refuse.")
     ] = None,
