@@ -50,7 +50,7 @@ def test_the_supervisor_starts_a_killed_child_again_on_its_port(platform: LocalP
     assert after["restarts"] == before["restarts"] + 1
 
 
-def test_what_was_recorded_is_there_after_the_gateway_was_killed(platform: LocalPlatform) -> None:
+def test_recorded_objects_are_still_there_after_the_gateway_was_killed(platform: LocalPlatform) -> None:
     with platform.client as api:
         api.teams.apply("lasting", spec={})
         uid = api.teams.get("lasting").metadata.uid
@@ -58,7 +58,7 @@ def test_what_was_recorded_is_there_after_the_gateway_was_killed(platform: Local
         assert api.teams.get("lasting").metadata.uid == uid
 
 
-def test_a_killed_supervisor_leaves_its_children_at_work_and_up_takes_them_over(platform: LocalPlatform) -> None:
+def test_children_of_a_killed_supervisor_keep_running_and_up_adopts_them(platform: LocalPlatform) -> None:
     children = {p["name"]: p["pid"] for p in platform.status()["processes"] if p["name"] != "supervisor"}
     killed = kill(platform, "supervisor")
     assert httpx.get(f"{platform.state.gateway_url}/healthz", timeout=30).status_code == 200

@@ -216,7 +216,7 @@ def test_a_job_runs_from_its_package_and_its_log_and_end_are_kept(platform: Plat
     assert processes.read_json(record)["status"]["phase"] == "Succeeded"  # type: ignore[index]
 
 
-def test_a_failing_job_is_tried_again_and_says_its_exit_code(platform: Platform) -> None:
+def test_a_failing_job_is_retried_and_reports_its_exit_code(platform: Platform) -> None:
     job = platform.submit(entrypoint="echo no; exit 3", retries=1, tracked=False)
     status = platform.phase(f"/jobs/{job}", "Succeeded", "Failed")
     assert (status["phase"], status["exit_code"]) == ("Failed", 3)
@@ -275,7 +275,7 @@ def test_a_job_goes_on_while_the_gateway_is_killed(platform: Platform, package: 
     noisy.assert_kept(platform.kept(prints).read_bytes())
 
 
-def test_a_job_whose_head_is_killed_runs_again_and_says_why(platform: Platform, package: str) -> None:
+def test_a_job_whose_head_is_killed_runs_again_and_reports_why(platform: Platform, package: str) -> None:
     job = platform.submit(entrypoint="python -m jobs.talk", package=package, env={"SECONDS": "8"}, tracked=False)
     until(lambda: "second 1\n" in platform.log(job), "the job talks")
     before = platform.get(f"/clusters/{CLUSTER}")["status"]["incarnation"]

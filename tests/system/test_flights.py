@@ -142,7 +142,7 @@ def test_lineage_leads_from_the_model_to_the_sources_and_back(run: RunStatus, ap
     assert model in {edge.target for edge in api.lineage(TEAM, weather, "down")}
 
 
-def test_a_missing_column_fails_the_ingest_with_what_to_do(flights: Flights, tmp_path: Path) -> None:
+def test_a_missing_column_fails_the_ingest_with_a_remedy(flights: Flights, tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
     folder = tmp_path / "raw"

@@ -244,7 +244,7 @@ def test_a_service_answers_from_a_process_of_its_teams_user(platform: LocalPlatf
         api.services.wait_deleted("alpha", "whose")
 
 
-def test_files_of_a_time_before_belong_to_their_team_now(platform: LocalPlatform) -> None:
+def test_files_made_before_the_setting_was_on_belong_to_their_team_now(platform: LocalPlatform) -> None:
     number = user(platform.home, "alpha")
     old = platform.home.storage / "alpha" / "datasets" / "old"
     assert [(path.stat().st_uid, stat.S_IMODE(path.stat().st_mode)) for path in (old, old / "kept")] == [
@@ -253,7 +253,7 @@ def test_files_of_a_time_before_belong_to_their_team_now(platform: LocalPlatform
     ]
 
 
-def test_a_hostile_job_gets_at_nothing_of_the_platform_or_of_another_team(platform: LocalPlatform, code: Path) -> None:
+def test_a_hostile_job_reaches_nothing_of_the_platform_or_of_another_team(platform: LocalPlatform, code: Path) -> None:
     home, theirs = platform.home, head_of(platform, "beta")
     secret = Path(theirs["temp_dir"]).parent / "s"
     (home.storage / "beta" / "datasets").mkdir(exist_ok=True)
@@ -284,7 +284,9 @@ def test_a_hostile_job_gets_at_nothing_of_the_platform_or_of_another_team(platfo
     assert {what: how for what, how in came.items() if how not in ("PermissionError", "Refused")} == {}
 
 
-def test_links_that_a_job_plants_lead_the_platform_nowhere(platform: LocalPlatform, code: Path, folder: Path) -> None:
+def test_the_platform_does_not_follow_links_that_a_job_plants(
+    platform: LocalPlatform, code: Path, folder: Path
+) -> None:
     secret = folder / "secret"
     secret.write_text('{"id": "stolen"}')
     secret.chmod(0o600)
@@ -305,7 +307,7 @@ def test_links_that_a_job_plants_lead_the_platform_nowhere(platform: LocalPlatfo
     assert "goes over a symbolic link" in str(job.status["conditions"])
 
 
-def test_a_process_that_hides_from_its_clusters_end_ends_with_its_teams_last_cluster(
+def test_a_process_that_escapes_its_clusters_end_ends_with_its_teams_last_cluster(
     platform: LocalPlatform, folder: Path
 ) -> None:
     hidden = "setsid env -i sleep 1000 >/dev/null 2>&1 </dev/null &"

@@ -43,9 +43,7 @@ def is_accepted(served: Platform, user: str, password: str) -> bool:
     return True
 
 
-def test_the_admin_and_a_teams_user_are_others_and_the_former_ones_are_refused(
-    served: Platform, tmp_path: Path
-) -> None:
+def test_the_admin_and_a_teams_user_are_replaced_and_the_former_ones_refused(served: Platform, tmp_path: Path) -> None:
     world = World(tmp_path, mlflow_url=served.mlflow_url)
     world.team()
     path = tmp_path / "secrets" / "mlflow-admin"

@@ -63,7 +63,7 @@ def test_the_gateway_asks_for_the_token_and_takes_it(platform_up: LocalPlatform)
     assert info["prometheus_url"] == platform_up.state.prometheus_url
 
 
-def test_mlflow_lets_in_its_admin_and_nobody_without_a_password(platform_up: LocalPlatform) -> None:
+def test_mlflow_accepts_its_admin_and_refuses_requests_without_a_password(platform_up: LocalPlatform) -> None:
     url = f"{platform_up.state.mlflow_url}/api/3.0/mlflow/workspaces"
     user, password = (platform_up.home.secrets / "mlflow-admin").read_text().splitlines()
     assert httpx.get(url).status_code == 401
@@ -71,7 +71,7 @@ def test_mlflow_lets_in_its_admin_and_nobody_without_a_password(platform_up: Loc
     assert httpx.get(url, auth=(user, password)).status_code == 200
 
 
-def test_mlflow_answers_to_the_hosts_that_it_is_known_by_and_to_no_other(platform_up: LocalPlatform) -> None:
+def test_mlflow_accepts_its_known_host_names_and_no_others(platform_up: LocalPlatform) -> None:
     url = f"{platform_up.state.mlflow_url}/api/3.0/mlflow/workspaces"
     port = platform_up.state.ports["mlflow"]
     admin = tuple((platform_up.home.secrets / "mlflow-admin").read_text().splitlines())
@@ -79,7 +79,7 @@ def test_mlflow_answers_to_the_hosts_that_it_is_known_by_and_to_no_other(platfor
         assert httpx.get(url, auth=admin, headers={"Host": host}).status_code == status, host
 
 
-def test_mlflow_refuses_a_password_that_was_changed_or_taken_away_at_once(platform_up: LocalPlatform) -> None:
+def test_mlflow_refuses_a_changed_or_deleted_password_at_once(platform_up: LocalPlatform) -> None:
     url = platform_up.state.mlflow_url
     admin = MlflowRest(url, *(platform_up.home.secrets / "mlflow-admin").read_text().split())
 

@@ -37,11 +37,11 @@ def cached(flights: Flights, run: RunStatus, tmp_path_factory: pytest.TempPathFa
     return made
 
 
-def test_an_unchanged_run_runs_nothing(cached: Flights) -> None:
+def test_an_unchanged_run_runs_no_step(cached: Flights) -> None:
     assert ran(cached.run()) == set()
 
 
-def test_reordered_rows_run_nothing(cached: Flights) -> None:
+def test_reordered_rows_run_no_step(cached: Flights) -> None:
     path = cached.sources / "flights.parquet"
     table = pq.read_table(path)
     pq.write_table(table.take(pa.array(range(table.num_rows - 1, -1, -1))), path)

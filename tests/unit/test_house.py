@@ -99,7 +99,7 @@ def test_the_lock_pins_every_package_by_hash_and_names_no_index() -> None:
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_module_opens_with_its_job(path: Path) -> None:
+def test_a_module_begins_with_a_docstring(path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text()))
 
 
@@ -158,7 +158,7 @@ def test_a_thin_client_imports_none_of_the_extras() -> None:
     assert modules_after("import rayplane.client.cli.main, rayplane.client.sdk") & EXTRAS == set()
 
 
-def test_what_builds_a_served_application_imports_no_mlflow() -> None:
+def test_the_module_that_builds_a_served_application_imports_no_mlflow() -> None:
     assert modules_after("import rayplane.runtime.serving.app") & {"mlflow", "xgboost"} == set()
 
 

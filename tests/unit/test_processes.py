@@ -85,7 +85,7 @@ def test_a_child_is_found_by_its_record_and_stopped(tmp_path: Path, mark: str) -
     processes.stop(record)
 
 
-def test_what_a_child_left_in_its_session_is_stopped_though_it_has_no_mark(tmp_path: Path, mark: str) -> None:
+def test_an_unmarked_process_that_a_child_left_in_its_session_is_stopped(tmp_path: Path, mark: str) -> None:
     record = start(tmp_path, mark, LEAVES)
     os.waitpid(record.pid, 0)
     left = int((tmp_path / "child.log").read_text())
@@ -94,7 +94,7 @@ def test_what_a_child_left_in_its_session_is_stopped_though_it_has_no_mark(tmp_p
     assert processes._start_time(left) is None
 
 
-def test_what_shows_no_mark_is_found_by_the_leader_of_its_session_and_stopped_after_it(
+def test_an_unmarked_process_is_found_by_its_session_leader_and_stopped_after_it(
     tmp_path: Path, mark: str, stranger: subprocess.Popen[bytes]
 ) -> None:
     record = start(tmp_path, mark, LEADS)
@@ -108,9 +108,7 @@ def test_what_shows_no_mark_is_found_by_the_leader_of_its_session_and_stopped_af
     assert stranger.poll() is None
 
 
-def test_a_child_whose_first_thread_has_ended_is_not_taken_for_gone_while_it_holds_its_port(
-    tmp_path: Path, mark: str
-) -> None:
+def test_a_child_whose_main_thread_has_ended_counts_as_alive_while_it_holds_its_port(tmp_path: Path, mark: str) -> None:
     record = start(tmp_path, mark, HALF_ENDED)
     until(lambda: (processes._stat(record.pid) or [""])[0] == "Z", seconds=30, what="its first thread has ended")
     port = int((tmp_path / "child.log").read_text())
@@ -121,7 +119,7 @@ def test_a_child_whose_first_thread_has_ended_is_not_taken_for_gone_while_it_hol
     assert processes.is_free(port)
 
 
-def test_who_was_found_once_is_waited_for_though_it_is_not_found_again(
+def test_a_process_that_was_found_once_is_waited_for_although_it_is_not_found_again(
     tmp_path: Path, mark: str, stranger: subprocess.Popen[bytes]
 ) -> None:
     found = iter([[stranger.pid]])
@@ -129,7 +127,7 @@ def test_who_was_found_once_is_waited_for_though_it_is_not_found_again(
     assert stranger.poll() is not None
 
 
-def test_a_stranger_that_has_the_session_number_now_is_left_alone(
+def test_an_unrelated_process_that_reuses_the_session_id_is_left_alone(
     tmp_path: Path, mark: str, stranger: subprocess.Popen[bytes]
 ) -> None:
     record = earlier(stranger, mark)
@@ -141,7 +139,7 @@ def test_a_stranger_that_has_the_session_number_now_is_left_alone(
 
 
 @pytest.mark.parametrize("boot", ["", "another boot"])
-def test_a_stranger_of_another_boot_is_left_alone_though_its_numbers_are_the_same(
+def test_a_process_with_the_same_ids_in_another_boot_is_left_alone(
     mark: str, stranger: subprocess.Popen[bytes], boot: str
 ) -> None:
     record = earlier(stranger, mark, boot=boot, started=processes._start_time(stranger.pid))
@@ -151,7 +149,7 @@ def test_a_stranger_of_another_boot_is_left_alone_though_its_numbers_are_the_sam
     assert stranger.poll() is None
 
 
-def test_when_a_child_was_started_is_read_off_the_process_itself(tmp_path: Path, mark: str) -> None:
+def test_the_start_time_of_a_child_is_read_from_the_process(tmp_path: Path, mark: str) -> None:
     before = datetime.now(UTC)
     record = start(tmp_path, mark, SLEEP)
     # The kernel counts in hundredths of a second.
@@ -175,9 +173,7 @@ connection.close()
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_a_child_accepts_on_the_socket_that_listened_before_it_imported_anything(
-    tmp_path: Path, mark: str, host: str
-) -> None:
+def test_a_child_accepts_on_the_socket_that_listened_before_its_imports(tmp_path: Path, mark: str, host: str) -> None:
     port = processes.free_port()
     record = processes.start(
         "child",
@@ -197,9 +193,7 @@ def test_a_child_accepts_on_the_socket_that_listened_before_it_imported_anything
     assert processes.is_free(port, host)
 
 
-def test_two_children_can_not_be_started_on_one_port_within_the_seconds_that_they_import(
-    tmp_path: Path, mark: str
-) -> None:
+def test_two_children_can_not_be_started_on_one_port_while_they_import(tmp_path: Path, mark: str) -> None:
     port = processes.free_port()
 
     def start_on_the_port(name: str) -> processes.ProcessRecord:
@@ -220,7 +214,7 @@ def test_two_children_can_not_be_started_on_one_port_within_the_seconds_that_the
     assert processes.load("second", tmp_path) is None
 
 
-def test_who_listens_where_is_seen_by_its_user() -> None:
+def test_the_user_of_a_listening_process_is_found() -> None:
     mine = {os.geteuid()}
     with (
         socket.create_server(("127.0.0.2", 0)) as one,
@@ -240,7 +234,7 @@ def test_the_processes_of_users_are_found() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives processes another user")
-def test_a_process_that_took_another_users_rights_for_a_while_is_found_by_the_one_it_began_as() -> None:
+def test_a_process_is_found_by_its_real_and_its_effective_user() -> None:
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:

@@ -184,7 +184,7 @@ def _piped(*argv: str, code: str = "from rayplane.client.cli.main import main; m
 
 
 @pytest.mark.parametrize("flush", ["True", "False"])
-def test_a_reader_that_has_seen_enough_is_no_error(flush: str) -> None:
+def test_a_reader_that_closes_the_pipe_is_no_error(flush: str) -> None:
     code = (
         "from rayplane.client.cli import main, why\n"
         f"why.parts = lambda target: print('x', flush={flush}) or exit(0)\n"
@@ -203,7 +203,7 @@ def test_an_interrupted_command_says_so(capsys: pytest.CaptureFixture[str], monk
     assert run(capsys, "why", "a") == (130, "", "Interrupted.\n")
 
 
-def test_following_a_log_where_no_gateway_runs_is_said_at_once(
+def test_following_a_log_fails_at_once_if_no_gateway_runs(
     capsys: pytest.CaptureFixture[str], tmp_home: Path, monkeypatch: pytest.MonkeyPatch, free_port: int
 ) -> None:
     monkeypatch.setenv("RAYPLANE_URL", f"http://127.0.0.1:{free_port}")

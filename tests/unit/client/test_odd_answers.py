@@ -111,7 +111,7 @@ def test_answers_without_the_gateways_headers_are_odd_too(server: str, monkeypat
         ("\n", "holds no token"),
     ],
 )
-def test_a_damaged_token_is_refused_and_not_told(
+def test_a_damaged_token_is_refused_without_showing_it(
     server: str, tmp_home: Path, capsys: pytest.CaptureFixture[str], text: str | bytes, said: str
 ) -> None:
     token(tmp_home, text)
@@ -130,7 +130,7 @@ def test_a_secret_of_two_lines_is_read(tmp_home: Path) -> None:
 @pytest.mark.parametrize(
     "url", ["http://x:abc", "http://x:99999", "x:8470", "ftp://x", "http://", "http://x/?a=b", "http://x\n"]
 )
-def test_what_is_no_url_is_refused(
+def test_a_gateway_url_that_is_none_is_refused(
     tmp_home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], url: str
 ) -> None:
     token(tmp_home, SECRET)
@@ -192,7 +192,7 @@ def test_an_odd_prediction_is_quoted(
 
 
 @pytest.mark.parametrize("data", ["NaN", '{"a": [Infinity]}', '"\\ud800"', "[" * 100_000, "@binary", "1" * 5000])
-def test_what_is_no_json_is_not_sent(
+def test_data_that_is_no_json_is_not_sent(
     predicting: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], data: str
 ) -> None:
     monkeypatch.chdir(tmp_path)

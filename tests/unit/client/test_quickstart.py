@@ -51,7 +51,7 @@ def test_every_step_runs_a_module_that_exists() -> None:
         assert importlib.util.find_spec(module) is not None, f"{name}: {module}"
 
 
-def test_the_join_and_the_materialization_read_what_feeds_the_views() -> None:
+def test_the_join_and_the_materialization_read_the_datasets_that_feed_the_views() -> None:
     steps, needed = pipeline().steps, set(flights_data.FEATURE_SOURCES.values())
     assert needed <= set(steps["training-set"].inputs)
     assert needed == set(steps["materialize"].inputs)
@@ -63,7 +63,7 @@ def test_a_slice_sets_only_parameters_that_the_pipeline_has_and_not_the_planes()
     assert found.steps["ingest-planes"].parameters == {}
 
 
-def test_the_flights_asked_for_are_known_to_the_reference_team() -> None:
+def test_the_requested_flights_are_known_to_the_reference_team() -> None:
     requests = quickstart.read_requests(CLONE)
     assert len(requests) == 3
     for request in requests:
@@ -140,7 +140,7 @@ def test_a_service_that_refuses_is_quoted(url: str) -> None:
         quickstart.ask(url, {})
 
 
-def test_a_service_that_is_not_there_is_unavailable(free_port: int) -> None:
+def test_a_service_without_a_listener_is_unavailable(free_port: int) -> None:
     with pytest.raises(Unavailable):
         quickstart.ask(f"http://127.0.0.1:{free_port}/", {}, patience=0)
 
@@ -153,7 +153,7 @@ def test_a_service_that_an_ingress_does_not_know_yet_is_asked_again(url: str, se
         quickstart.ask(f"{url}later", {"origin": "JFK"}, patience=0)
 
 
-def test_a_gateway_that_is_away_is_waited_for_while_the_service_comes_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_wait_for_a_service_outlasts_a_restart_of_the_gateway(monkeypatch: pytest.MonkeyPatch) -> None:
     on_two: dict[str, object] = {"phase": "Ready", "revision": {"version": "2"}}
     looks: list[dict[str, object] | None] = [{"phase": "Pending"}, None, on_two]
 

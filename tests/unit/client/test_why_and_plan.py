@@ -85,7 +85,7 @@ def test_a_healthy_object_says_one_line(growth: Client, platform: Platform, caps
     assert growth.teams.why("growth").causes == []
 
 
-def test_every_noun_has_the_verb(growth: Client, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_noun_has_the_verb_why(growth: Client, capsys: pytest.CaptureFixture[str]) -> None:
     growth.datasets.apply("growth", "d", {})
     assert run(capsys, "why", "dataset/d")[1] == "Dataset 'growth/d' is as wanted.\n"
     assert run(capsys, "why", "growth/dataset/d")[1] == "Dataset 'growth/d' is as wanted.\n"
@@ -105,12 +105,12 @@ def test_every_noun_has_the_verb(growth: Client, capsys: pytest.CaptureFixture[s
         ("team/growth", (None, "team", "growth")),
     ],
 )
-def test_what_is_asked_about_is_read(target: str, meant: tuple[str | None, str, str]) -> None:
+def test_a_target_of_why_is_parsed(target: str, meant: tuple[str | None, str, str]) -> None:
     assert parts(target) == meant
 
 
 @pytest.mark.parametrize("target", ["", "/", "growth/", "a/b/c", "a/job/c/d"])
-def test_what_can_not_be_read_is_refused(target: str) -> None:
+def test_a_target_of_why_that_can_not_be_parsed_is_refused(target: str) -> None:
     with pytest.raises(errors.InvalidInput, match="names nothing"):
         parts(target)
 
@@ -155,7 +155,7 @@ def test_plan_prints_what_changes_and_what_it_costs_and_changes_nothing(
     assert [c.metadata.name for c in growth.clusters.list("growth")] == ["dev"]
 
 
-def test_plan_tells_what_forbids_and_exits_so(
+def test_plan_prints_the_reasons_that_forbid_and_exits_with_their_code(
     growth: Client, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write(tmp_path, BAD)
@@ -169,7 +169,7 @@ def test_plan_tells_what_forbids_and_exits_so(
     assert [d["name"] for d in json.loads(out)["documents"] if d["forbidden"]] == ["new"]
 
 
-def test_plan_takes_a_package_that_is_a_folder(
+def test_plan_accepts_a_package_that_is_a_folder(
     growth: Client, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "code").mkdir()
@@ -180,7 +180,7 @@ def test_plan_takes_a_package_that_is_a_folder(
     assert growth.jobs.list("growth") == []
 
 
-def test_the_reference_team_is_planned_whole_before_anything_of_it_is_there(
+def test_all_documents_of_the_reference_team_can_be_planned_on_an_empty_platform(
     growth: Client, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, out, _ = run(capsys, "plan", "-f", str(Path(__file__).parents[3] / "jobs" / "flights.yaml"))
@@ -192,7 +192,7 @@ def test_the_reference_team_is_planned_whole_before_anything_of_it_is_there(
     assert [team.metadata.name for team in growth.teams.list()] == ["growth"]
 
 
-def test_a_plan_of_what_can_not_be_understood_is_refused_whole(
+def test_a_plan_with_a_document_of_unknown_kind_is_refused_as_a_whole(
     growth: Client, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, _, said = run(capsys, "plan", "-f", write(tmp_path, "kind: Custer\nmetadata: {name: c}\n"))

@@ -41,7 +41,7 @@ def interrupted(engine: Engine) -> None:
     raise KeyboardInterrupt
 
 
-def test_a_database_whose_making_was_interrupted_is_not_there_and_is_made_anew(
+def test_a_database_whose_creation_was_interrupted_has_no_name_and_is_created_again(
     mlflow_server: Any, tmp_path: Path
 ) -> None:
     path = tmp_path / "mlflow.db"
@@ -53,7 +53,7 @@ def test_a_database_whose_making_was_interrupted_is_not_there_and_is_made_anew(
     assert os.listdir(tmp_path) == ["mlflow.db"]
 
 
-def test_a_database_that_is_there_is_left_alone(mlflow_server: Any, tmp_path: Path) -> None:
+def test_an_existing_database_is_left_alone(mlflow_server: Any, tmp_path: Path) -> None:
     path = tmp_path / "mlflow.db"
     path.write_bytes(b"a database of before")
     mlflow_server.make_database(f"sqlite:///{path}", one_table)
@@ -129,7 +129,7 @@ def test_a_database_of_a_newer_mlflow_is_left_to_mlflow_to_refuse(mlflow_server:
     assert revision(path) == "ffffffffffff"
 
 
-def test_what_mlflow_refuses_ends_the_process_with_mlflows_message_and_code(tmp_path: Path) -> None:
+def test_options_that_mlflow_refuses_end_the_process_with_mlflows_message_and_code(tmp_path: Path) -> None:
     """Run the real thing where it must refuse: the options are MLflow's own, read by MLflow."""
     auth = tmp_path / "auth.ini"
     auth.write_text(f"[mlflow]\ndatabase_uri = sqlite:///{tmp_path}/auth.db\ndefault_permission = READ\n")

@@ -31,7 +31,7 @@ def everything(home: Home) -> dict[str, str]:
     return {str(p.relative_to(home.path)): p.read_text() for p in sorted(home.path.rglob("*")) if p.is_file()}
 
 
-def test_the_users_token_is_another_one_and_the_old_one_is_remembered(home: Home) -> None:
+def test_the_users_token_is_replaced_and_the_old_one_is_remembered(home: Home) -> None:
     before = read_secret(home.token)
     done = rotate.rotate_token(home, clock=lambda: NOW)
     assert read_secret(home.token) != before
@@ -64,7 +64,7 @@ def test_one_secret_is_rotated_and_the_others_stay(home: Home) -> None:
     assert {path for path in before if after[path] != before[path]} == {"secrets/metrics.token"}
 
 
-def test_a_team_gets_another_mlflow_user_beside_the_one_that_its_jobs_are(home: Home) -> None:
+def test_a_team_gets_a_second_mlflow_user_while_its_jobs_use_the_first(home: Home) -> None:
     path = home.secrets / "teams" / "growth.mlflow"
     rotate.rotate_secrets(home, [Secret.MLFLOW_TEAMS], grace=60, clock=lambda: NOW)
     assert read_secret(path).splitlines() == ["rayplane-growth", "first-password"]
@@ -72,7 +72,7 @@ def test_a_team_gets_another_mlflow_user_beside_the_one_that_its_jobs_are(home: 
     assert read_secret(rotation.former_path(path)).splitlines()[0] == "rayplane-growth"
 
 
-def test_a_team_whose_former_user_is_still_there_is_not_rotated_again_and_nothing_changes(home: Home) -> None:
+def test_a_team_whose_former_user_is_still_accepted_can_not_be_rotated_and_nothing_changes(home: Home) -> None:
     rotate.rotate_secrets(home, [Secret.MLFLOW_TEAMS], clock=lambda: NOW)
     before = everything(home)
     with pytest.raises(Conflict, match="growth"):

@@ -66,12 +66,12 @@ def test_variables_and_package_of_a_runtime_environment_reach_a_forked_worker(wa
     assert worker["folder"] != os.getcwd()
 
 
-def test_a_worker_whose_environment_libraries_read_early_starts_plain(warm: Warm) -> None:
+def test_a_worker_with_a_variable_that_is_read_at_import_gets_a_plain_start(warm: Warm) -> None:
     worker = in_worker(look, runtime_env={"env_vars": {"OMP_NUM_THREADS": "2", "VARIABLE": "x"}})
     assert (worker["parent"] != warm.process.pid, worker["loaded"], worker["variable"]) == (True, False, "x")
 
 
-def test_what_a_worker_does_to_a_library_reaches_no_other(warm: Warm) -> None:
+def test_a_workers_patch_of_a_library_reaches_no_other_worker(warm: Warm) -> None:
     def patch() -> int:
         import json
 
@@ -102,7 +102,7 @@ def test_random_numbers_of_two_workers_differ(warm: Warm) -> None:
     assert not set(first) & set(second)
 
 
-def test_a_worker_that_dies_is_told_of_and_the_next_is_forked(warm: Warm) -> None:
+def test_a_worker_that_dies_is_reported_and_the_next_is_forked(warm: Warm) -> None:
     import ray
 
     def die() -> None:
