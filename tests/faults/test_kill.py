@@ -24,7 +24,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalPlatform
 
 
 def kill(platform: LocalPlatform, name: str) -> int:
-    """kill -9 the process of this name; its pid."""
+    """Kill the process of this name with SIGKILL; return its pid."""
     pid = int(platform.process(name)["pid"])
     os.kill(pid, signal.SIGKILL)
     return pid
@@ -64,9 +64,9 @@ def test_children_of_a_killed_supervisor_keep_running_and_up_adopts_them(platfor
     assert httpx.get(f"{platform.state.gateway_url}/healthz", timeout=30).status_code == 200
     assert platform.status()["state"] == "degraded"
     platform.rayplane("up")
-    found = {p["name"]: p["pid"] for p in platform.status()["processes"]}
-    assert found.pop("supervisor") != killed
-    assert found == children, "healthy children are adopted, not restarted"
+    pids = {p["name"]: p["pid"] for p in platform.status()["processes"]}
+    assert pids.pop("supervisor") != killed
+    assert pids == children, "healthy children are adopted, not restarted"
 
 
 def test_a_killed_supervisor_and_child_are_both_recovered(platform: LocalPlatform) -> None:

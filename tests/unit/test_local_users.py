@@ -1,4 +1,4 @@
-"""What RAYPLANE_LOCAL_USERS asks of the host and of the home, and what it says where that is not so."""
+"""Preconditions of RAYPLANE_LOCAL_USERS on the host and the home, and errors where they are not met."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rayplane.settings import GatewaySettings, write_secret
 
 @pytest.fixture
 def as_root(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
-    """This process passes for root's, and users can run Python; how they were to run it."""
+    """Pretend that this process is root's and that users can run Python; yield the options of those runs."""
     asked: list[dict[str, Any]] = []
 
     def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:

@@ -1,4 +1,4 @@
-"""Supervised processes, with real ones: found again and stopped with all they started, and no stranger with them."""
+"""Child processes, with real ones: found and stopped with their descendants, and no unrelated process with them."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from rayplane.processes import ProcessRecord
 from tests.support.local_platform import until
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
-# Leaves a process of its session without the mark, tells its pid, and ends.
+# Starts a process without the mark in its session, prints its pid, and ends.
 LEAVES = [
     sys.executable,
     "-c",
     f"import subprocess; print(subprocess.Popen({SLEEP!r}, env={{}}).pid, flush=True)",
 ]
-# Has a process in its session that shows no mark, as one whose title was written over its environment; tells its pid.
+# Starts a process in its session whose environment shows no mark, as if a title had overwritten it; prints its pid.
 LEADS = [
     sys.executable,
     "-c",
     f"import subprocess; child = subprocess.Popen({SLEEP!r}, env={{}}); print(child.pid, flush=True); child.wait()",
 ]
-# Holds a port in a thread, tells it, and ends its first thread: as a process of many threads looks while it is killed.
+# Opens a port in a thread, prints it, and ends its main thread, as happens while a multi-threaded process is killed.
 HALF_ENDED = [
     sys.executable,
     "-c",
@@ -53,7 +53,7 @@ def mark() -> Iterator[str]:
 
 @pytest.fixture
 def stranger() -> Iterator[subprocess.Popen[bytes]]:
-    """A process that leads a session of its own and has no mark."""
+    """An unrelated process: it leads its own session and has no mark."""
     with subprocess.Popen(SLEEP, start_new_session=True) as process:
         yield process
         process.kill()
@@ -66,7 +66,7 @@ def start(folder: Path, mark: str, argv: list[str]) -> ProcessRecord:
 
 
 def earlier(stranger: subprocess.Popen[bytes], mark: str, **changes: object) -> ProcessRecord:
-    """The record of a child that had the stranger's pid before it."""
+    """The record of an earlier child that had the stranger's pid."""
     started = processes._start_time(stranger.pid)
     assert started is not None
     values = {"started": started - 1, "boot": processes._boot(), **changes}
@@ -122,8 +122,8 @@ def test_a_child_whose_main_thread_has_ended_counts_as_alive_while_it_holds_its_
 def test_a_process_that_was_found_once_is_waited_for_although_it_is_not_found_again(
     tmp_path: Path, mark: str, stranger: subprocess.Popen[bytes]
 ) -> None:
-    found = iter([[stranger.pid]])
-    processes.stop_pids(lambda: next(found, []), grace=5)
+    answers = iter([[stranger.pid]])
+    processes.stop_pids(lambda: next(answers, []), grace=5)
     assert stranger.poll() is not None
 
 
@@ -152,7 +152,7 @@ def test_a_process_with_the_same_ids_in_another_boot_is_left_alone(
 def test_the_start_time_of_a_child_is_read_from_the_process(tmp_path: Path, mark: str) -> None:
     before = datetime.now(UTC)
     record = start(tmp_path, mark, SLEEP)
-    # The kernel counts in hundredths of a second.
+    # The kernel counts start times in hundredths of a second.
     assert before - timedelta(seconds=0.05) <= processes.started_at(record) <= datetime.now(UTC)
     first = processes.started_at(record)
     time.sleep(0.3)
@@ -185,10 +185,10 @@ def test_a_child_accepts_on_the_socket_that_listened_before_its_imports(tmp_path
         port=port,
         listen=host,
     )
-    with socket.create_connection((host, port), timeout=30) as connection:  # at once: nothing waits for the child
+    with socket.create_connection((host, port), timeout=30) as connection:  # at once, without waiting for the child
         assert connection.recv(100) == b"it is me"
     os.waitpid(record.pid, 0)
-    # Neither the variable nor the socket goes on to what the child starts.
+    # The child's own children inherit neither the variable nor the socket.
     assert (tmp_path / "child.log").read_text() == "False False\n"
     assert processes.is_free(port, host)
 

@@ -1,4 +1,4 @@
-"""An error that comes back is told in full once, then by its count."""
+"""A recurring error is logged in full once, then by its count."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def repeats(clock: Clock) -> Repeats:
 def raised(act: Callable[[], object]) -> Exception:
     try:
         act()
-    except Exception as exc:  # noqa: BLE001  whatever it is
+    except Exception as exc:  # noqa: BLE001  any error
         return exc
     raise AssertionError("nothing was raised")
 

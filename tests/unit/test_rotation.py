@@ -1,4 +1,4 @@
-"""The files of what rotates: the key ring, replaced tokens, notes."""
+"""Files of rotating secrets: the key ring, replaced tokens, notes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line's own part: what is printed, which code it exits with; the platform is not asked."""
+"""The command line without a platform: output and exit codes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_help_imports_neither_the_http_stack_nor_the_gateway() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "quickstart" in done.stdout
-    # Generous: what is measured on a quiet machine is in the benchmarks, this catches an import that came in.
+    # Generous: the benchmarks measure the time, this only catches an added import.
     assert time.perf_counter() - started < 5
 
 
@@ -140,8 +140,8 @@ def test_a_pair_without_a_key_is_refused() -> None:
 def test_documents_are_read_with_the_folder_of_their_file(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text("kind: Team\nmetadata: {name: growth}\n---\n---\nkind: Cluster\nmetadata: {name: dev}\nspec: {}\n")
-    found = load(str(path))
-    assert [(document.kind, base) for document, base in found] == [("Team", tmp_path), ("Cluster", tmp_path)]
+    documents = load(str(path))
+    assert [(document.kind, base) for document, base in documents] == [("Team", tmp_path), ("Cluster", tmp_path)]
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_a_missing_file_is_refused() -> None:
 
 
 def _piped(*argv: str, code: str = "from rayplane.client.cli.main import main; main()") -> tuple[int, str]:
-    """A command whose reader is gone before it says anything: its exit code and its errors."""
+    """Run a command whose output pipe is closed before it writes; return its exit code and errors."""
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(
@@ -208,7 +208,7 @@ def test_following_a_log_fails_at_once_if_no_gateway_runs(
 ) -> None:
     monkeypatch.setenv("RAYPLANE_URL", f"http://127.0.0.1:{free_port}")
     write_secret(tmp_home / "token", "t")
-    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it waits for a gateway that nobody has heard of"))
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it waits for a gateway that has never answered"))
     code, _, err = run(capsys, "job", "logs", "-f", "train", "--team", "growth")
     assert (code, "can't be reached" in err) == (8, True)
 

@@ -1,4 +1,4 @@
-"""YAML with two values for one key, aliases that grow, and faults: each is told with its file and line."""
+"""YAML with duplicate keys, aliases that expand, and other mistakes: each error names file and line."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def test_a_duplicate_key_is_refused_with_both_lines(text: str, said: str) -> Non
 
 def test_a_key_that_is_merged_in_may_be_overridden() -> None:
     text = "base: &base {x: 1, y: 2}\nwide: &wide {<<: *base, x: 3}\ndeep: {in: {<<: *wide, y: 4}}\n"
-    (found,) = documents.load(text, "a.yaml")
-    assert found["wide"] == {"x": 3, "y": 2}
-    assert found["deep"] == {"in": {"x": 3, "y": 4}}
+    (document,) = documents.load(text, "a.yaml")
+    assert document["wide"] == {"x": 3, "y": 2}
+    assert document["deep"] == {"in": {"x": 3, "y": 4}}
 
 
 def test_the_same_key_in_other_mappings_or_of_another_type_is_no_duplicate() -> None:

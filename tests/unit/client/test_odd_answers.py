@@ -1,4 +1,4 @@
-"""A server that is no gateway; URLs, tokens and state that are damaged: each is an error that teaches."""
+"""A server that is no gateway, and damaged URLs, tokens and state files: each error says what to do."""
 
 from __future__ import annotations
 

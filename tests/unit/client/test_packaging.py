@@ -104,7 +104,7 @@ def test_secrets_stay_out_wherever_they_are_kept(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("RAYPLANE_TOKEN_PATH", str(base / "my.token"))
     monkeypatch.setenv("RAYPLANE_HOME", str(base / "state"))
     assert _names(Client().packages.pack(base)[1]) == ["a.py"]
-    monkeypatch.setenv("RAYPLANE_HOME", str(tmp_path))  # the code lies in the home, not the home in the code
+    monkeypatch.setenv("RAYPLANE_HOME", str(tmp_path))  # the code is in the home, not the home in the code
     assert "a.py" in _names(Client().packages.pack(base)[1])
 
 
@@ -157,7 +157,7 @@ def test_an_unreadable_file_or_folder_is_refused_by_name(
     base = _tree(tmp_path, {"a.py": "", "pkg/b.py": ""})
     scandir, read_bytes = os.scandir, Path.read_bytes
 
-    def refuse(path: Path) -> None:  # root may read whatever its mode says
+    def refuse(path: Path) -> None:  # simulated, since root may read any file
         if path == base / what:
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
 

@@ -1,4 +1,4 @@
-"""What the quickstart rests on: the team's documents, its requests, and errors that say what to do."""
+"""Inputs of the quickstart: the team's documents and requests, and errors that say what to do."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def spec(kind: str) -> Spec:
 
 
 def pipeline() -> PipelineSpec:
-    found = spec("Pipeline")
-    assert isinstance(found, PipelineSpec)
-    return found
+    pipeline_spec = spec("Pipeline")
+    assert isinstance(pipeline_spec, PipelineSpec)
+    return pipeline_spec
 
 
 def test_every_document_of_the_team_is_right() -> None:
@@ -58,9 +58,9 @@ def test_the_join_and_the_materialization_read_the_datasets_that_feed_the_views(
 
 
 def test_a_slice_sets_only_parameters_that_the_pipeline_has_and_not_the_planes() -> None:
-    found = pipeline()
-    assert set(quickstart.SLICE) | {"days"} <= set(found.parameters)
-    assert found.steps["ingest-planes"].parameters == {}
+    spec_of_pipeline = pipeline()
+    assert set(quickstart.SLICE) | {"days"} <= set(spec_of_pipeline.parameters)
+    assert spec_of_pipeline.steps["ingest-planes"].parameters == {}
 
 
 def test_the_requested_flights_are_known_to_the_reference_team() -> None:

@@ -1,4 +1,4 @@
-"""`rayplane://<team>/<cluster>`: what stock Ray gets from the hooks, on the real API."""
+"""`rayplane://<team>/<cluster>`: the hooks for stock Ray, against the real API."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_a_cluster_without_ray_client_is_unsupported() -> None:
 def test_ray_reads_the_clusters_token_although_it_was_imported_before(tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("t" * 32)
-    # A process of its own: Ray keeps its authentication mode for the whole process.
+    # In its own process, since Ray's authentication mode is process-wide.
     code = (
         "import ray\n"
         "from ray._private.authentication import http_token_authentication as http\n"

@@ -1,4 +1,4 @@
-"""SDK and commands against the real API over HTTP: the platform is there, only compute is not."""
+"""SDK and commands against the real API over HTTP, with a fake backend."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def code(tmp_path: Path) -> Path:
 
 
 def _finish(platform: Platform, log: bytes, **status: object) -> None:
-    while not (jobs := platform.store.list("Job", "growth").items):  # on a busy host it is not submitted yet
+    while not (jobs := platform.store.list("Job", "growth").items):  # on a busy host the job may not be submitted yet
         time.sleep(0.1)
     (job,) = jobs
     platform.storage.append(layout.job_log("growth", job.metadata.uid), log)
@@ -116,14 +116,14 @@ def test_a_wait_outlasts_a_restart_of_the_gateway(
         calls += 1
         if calls in away:
             raise errors.Unavailable("The gateway can't be reached.")
-        found = get(team, name)
+        obj = get(team, name)
         platform.store.set_status(uid, ClusterStatus(phase="Ready", observed_generation=1))
-        return found
+        return obj
 
     monkeypatch.setattr(growth.clusters, "get", flaky)
     assert growth.clusters.wait("growth", "dev", timeout=30).status["phase"] == "Ready"
     assert calls == 4
-    # Away from the first look on, longer than the patience, or at the end of its time: it is said.
+    # Unreachable from the first request on, for longer than PATIENCE, or past the deadline: an error.
     for gone, patience, timeout in (([1], 120, 30), ([2, 3, 4], 0, 30), ([2, 3, 4], 120, 0.5)):
         away, calls = gone, 0
         monkeypatch.setattr(sdk, "PATIENCE", patience)
@@ -227,10 +227,10 @@ def test_waiting_for_a_deletion_ends_when_the_name_is_taken_again(
     get = growth.datasets.get
 
     def overtaken(team: str, name: str) -> Object:
-        found = get(team, name)
+        obj = get(team, name)
         growth.datasets.delete(team, name)
         growth.datasets.apply(team, name, {})
-        return found
+        return obj
 
     monkeypatch.setattr(growth.datasets, "get", overtaken)
     growth.datasets.wait_deleted("growth", "d", timeout=5)
@@ -435,9 +435,9 @@ def test_creating_an_existing_cluster_changes_only_the_given_options(
 ) -> None:
     growth.clusters.apply("growth", "dev", {"workers": "0..2", "idle_timeout": "20m"}, {"owner": "ann"})
     assert run(capsys, "cluster", "create", "dev", "--idle-timeout", "30m", "--no-wait")[0] == 0
-    found = growth.clusters.get("growth", "dev")
-    assert (found.spec["workers"], found.spec["idle_timeout"]) == ({"min": 0, "max": 2}, 1800)
-    assert found.metadata.labels == {"owner": "ann"}
+    cluster = growth.clusters.get("growth", "dev")
+    assert (cluster.spec["workers"], cluster.spec["idle_timeout"]) == ({"min": 0, "max": 2}, 1800)
+    assert cluster.metadata.labels == {"owner": "ann"}
     growth.clusters.suspend("growth", "dev")
     assert run(capsys, "cluster", "create", "dev", "--no-wait")[0] == 0
     assert growth.clusters.get("growth", "dev").spec["suspended"] is True
@@ -475,10 +475,10 @@ def test_a_cluster_is_suspended_resumed_and_extended_by_command(
 
 
 def test_reaching_a_cluster_resumes_it_if_it_was_suspended_for_idleness(growth: Client, platform: Platform) -> None:
-    found = growth.clusters.get("growth", "dev")
+    cluster = growth.clusters.get("growth", "dev")
     suspension = Suspension(reason="Idle", at=utcnow())
     status = ClusterStatus(phase="Suspended", observed_generation=1, suspension=suspension)
-    platform.store.set_status(found.metadata.uid, status)
+    platform.store.set_status(cluster.metadata.uid, status)
     with pytest.raises(errors.Timeout):
         growth.clusters.reach("growth", "dev", timeout=0.3)
     after = growth.clusters.get("growth", "dev")

@@ -1,4 +1,4 @@
-"""What commands print of what others wrote: a terminal is given text, and none of its commands."""
+"""Text from other users in commands' output: terminal control characters never reach the terminal."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_json_escapes_terminal_control_characters(capsys: pytest.CaptureFixture[
 
 @pytest.fixture
 def log(monkeypatch: pytest.MonkeyPatch, tmp_home: Path) -> str:
-    """A job's log that is in two pieces."""
+    """A job's log that arrives in two pieces."""
 
     def logs(self: sdk.Jobs, team: str, name: str, follow: bool = True) -> Iterator[str]:
         del self, team, name, follow

@@ -1,4 +1,4 @@
-"""`rayplane why` and `rayplane plan` against the real API over HTTP: the platform is there, only compute is not."""
+"""`rayplane why` and `rayplane plan` against the real API over HTTP, with a fake backend."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def growth(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> Iterator[Clie
             yield client
 
 
-def tell(platform: Platform, *facts: Evidence, phase: str = "Starting") -> None:
-    """Let the backend know facts about the cluster, which the reconciler has looked at."""
+def set_evidence(platform: Platform, *facts: Evidence, phase: str = "Starting") -> None:
+    """Give the backend evidence about the cluster, and the cluster a phase, as if it had been reconciled."""
     backend = platform.readers("local")
     assert isinstance(backend, FakeBackend)
     cluster = platform.store.get("Cluster", "growth", "dev")
@@ -57,7 +57,7 @@ def tell(platform: Platform, *facts: Evidence, phase: str = "Starting") -> None:
 def test_why_answers_in_its_first_line_then_says_what_to_do(
     growth: Client, platform: Platform, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tell(platform, QUOTA, PULL)
+    set_evidence(platform, QUOTA, PULL)
     code, out, _ = run(capsys, "why", "growth/dev")
     lines = out.splitlines()
     assert code == 0
@@ -68,7 +68,7 @@ def test_why_answers_in_its_first_line_then_says_what_to_do(
 
 
 def test_why_as_json_is_the_explanation(growth: Client, platform: Platform, capsys: pytest.CaptureFixture[str]) -> None:
-    tell(platform, PULL)
+    set_evidence(platform, PULL)
     code, out, _ = run(capsys, "why", "growth/dev", "-o", "json")
     answer = json.loads(out)
     assert code == 0
@@ -78,7 +78,7 @@ def test_why_as_json_is_the_explanation(growth: Client, platform: Platform, caps
 
 
 def test_a_healthy_object_says_one_line(growth: Client, platform: Platform, capsys: pytest.CaptureFixture[str]) -> None:
-    tell(platform, phase="Ready")
+    set_evidence(platform, phase="Ready")
     assert run(capsys, "why", "growth/dev")[:2] == (0, "Cluster 'growth/dev' is as wanted.\n")
     assert run(capsys, "cluster", "why", "dev")[1] == "Cluster 'growth/dev' is as wanted.\n"
     assert run(capsys, "why", "team/growth")[1] == "Team 'growth' is as wanted.\n"

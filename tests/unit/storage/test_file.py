@@ -1,4 +1,4 @@
-"""Files of a folder: what is written is there, and a write that found no room left nothing."""
+"""The file scheme: reads, atomic writes, full disks, and links and pipes that a team's code makes."""
 
 from __future__ import annotations
 
@@ -68,19 +68,19 @@ from rayplane.storage.file import FileStorage
 from tests.support.other_user import run_as_another
 storage = FileStorage(f"file://{folder}")
 storage.append("log", b"kept")
-told = []
+remedies = []
 for verb in (storage.append, storage.write):
     try:
         verb("log", b"x" * 1_000_000)
     except StorageFull as error:
-        told.append(error.remedy)
+        remedies.append(error.remedy)
 storage.append("log", b" and more")
-print(json.dumps({"told": told, "log": storage.read("log").decode()[:100], "size": storage.size("log")}))
+print(json.dumps({"remedies": remedies, "log": storage.read("log").decode()[:100], "size": storage.size("log")}))
 """
 
 
 def test_a_full_disk_is_an_error_and_leaves_the_file_unchanged(tmp_path: Path) -> None:
-    # A mount namespace of its own, so that no privilege is needed and no mount outlives the test.
+    # In its own mount namespace, so that no privilege is needed and the mount ends with the test.
     done = subprocess.run(
         ["unshare", "-rm", sys.executable, "-c", FULL_DISK, str(tmp_path)],
         capture_output=True,
@@ -89,10 +89,10 @@ def test_a_full_disk_is_an_error_and_leaves_the_file_unchanged(tmp_path: Path) -
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert len(found["told"]) == 2
-    assert "RAYPLANE_STORAGE_ROOT" in found["told"][0]
-    assert (found["log"], found["size"]) == ("kept and more", 13)
+    outcome = json.loads(done.stdout)
+    assert len(outcome["remedies"]) == 2
+    assert "RAYPLANE_STORAGE_ROOT" in outcome["remedies"][0]
+    assert (outcome["log"], outcome["size"]) == ("kept and more", 13)
 
 
 def test_a_link_made_by_a_teams_code_is_not_followed(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_a_pipe_made_by_a_teams_code_does_not_block(tmp_path: Path) -> None:
 
 def test_a_missing_file_is_not_found_and_can_be_deleted(tmp_path: Path) -> None:
     storage = FileStorage(f"file://{tmp_path}/root")
-    for _ in range(2):  # without a root, and with one
+    for _ in range(2):  # before and after the root exists
         for path in ("a", "a/b", "file/below"):
             assert not storage.exists(path)
             assert list(storage.list(path)) == []
@@ -243,7 +243,7 @@ def test_a_file_with_a_hard_link_elsewhere_is_not_opened(tmp_path: Path) -> None
         with pytest.raises(InvalidInput, match="another name"):
             act("growth/jobs/driver.log")
     assert (tmp_path / "secret").read_text() == "secret"
-    storage.write("growth/jobs/driver.log", b"new")  # in the other's place, which stays as it is
+    storage.write("growth/jobs/driver.log", b"new")  # replaces this name only; the other name keeps its file
     assert storage.read("growth/jobs/driver.log") == b"new"
     assert (tmp_path / "secret").read_text() == "secret"
 
@@ -315,6 +315,6 @@ def test_a_folder_that_all_users_may_read_does_not_pass_on_its_mode(tmp_path: Pa
 
 
 def _modes(folder: Path) -> dict[str, int]:
-    """The mode of a folder (its name: empty) and of all that is in it."""
-    found = [folder, *folder.rglob("*")]
-    return {str(path.relative_to(folder)).removeprefix("."): path.stat().st_mode & 0o7777 for path in found}
+    """The modes of a folder (under the empty name) and of all entries below it."""
+    paths = [folder, *folder.rglob("*")]
+    return {str(path.relative_to(folder)).removeprefix("."): path.stat().st_mode & 0o7777 for path in paths}

@@ -1,4 +1,4 @@
-"""`rayplane backup` and `restore` on a home without processes: what is kept, what is equal, what is refused."""
+"""`rayplane backup` and `restore` on a home without processes: contents, equality after a restore, refusals."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
 
 @pytest.fixture
 def gateway_process() -> None:
-    """The store's part is done by the gateway's process, as it is in truth."""
+    """Run the store's part in a process of the gateway, as in production."""
 
 
 @pytest.fixture(autouse=True)
 def _in_this_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The store's part is done in the test's own process: a second less for each."""
+    """Run the store's part in the test's own process, which saves a second per test."""
 
     def snapshot(verb: str, folder: Path, home: Path) -> StorePart:
         store = Store(GatewaySettings(home=home).store_url)
@@ -78,7 +78,7 @@ def left_beside(file: Path) -> list[str]:
 
 
 def altered(file: Path, **changes: object) -> None:
-    """Write a backup anew with other contents."""
+    """Rewrite a backup with other contents."""
     with zipfile.ZipFile(file) as old:
         members = {name: old.read(name) for name in old.namelist()}
     contents = json.loads(members[form.CONTENTS])
@@ -293,7 +293,7 @@ def test_each_damaged_byte_is_refused_before_anything_is_written(settings: Gatew
     file = backup(settings, tmp_path / "b", files=True)
     whole = file.read_bytes()
     with zipfile.ZipFile(file) as members:
-        places = {member.filename: _midst(member) for member in members.infolist()}
+        places = {member.filename: _middle(member) for member in members.infolist()}
     assert {form.CONTENTS, form.INVENTORY, "home/token", "store/objects.jsonl", "files/00000001"} <= places.keys()
     for name, place in places.items():
         file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
@@ -302,8 +302,8 @@ def test_each_damaged_byte_is_refused_before_anything_is_written(settings: Gatew
         assert not (tmp_path / "other").exists(), name
 
 
-def _midst(member: zipfile.ZipInfo) -> int:
-    """Where the midst of a member's bytes is in the file, after its header."""
+def _middle(member: zipfile.ZipInfo) -> int:
+    """Offset of the middle of a member's data in the file."""
     return member.header_offset + 30 + len(member.filename) + 20 + member.compress_size // 2
 
 
@@ -441,10 +441,10 @@ def test_the_commands_print_json_and_check_exits_by_its_result(
     monkeypatch.setenv("RAYPLANE_HOME", str(settings.home))
     code, out, _ = run(capsys, "backup", "--to", str(tmp_path / "b"), "-o", "json")
     assert code == 0
-    told = json.loads(out)
-    assert told["path"] == str(tmp_path / "b")
-    assert told["store"]["tables"]["objects"]["rows"] == 2
-    assert Contents.model_validate({**told, "members": {}}).file_count == 4
+    answer = json.loads(out)
+    assert answer["path"] == str(tmp_path / "b")
+    assert answer["store"]["tables"]["objects"]["rows"] == 2
+    assert Contents.model_validate({**answer, "members": {}}).file_count == 4
     assert run(capsys, "restore", str(tmp_path / "b"), "--check")[0] == 0
     open_root(settings.root_uri).delete(layout.package(TEAM, homes.PACKAGE))
     code, out, err = run(capsys, "restore", str(tmp_path / "b"), "--check", "-o", "json")

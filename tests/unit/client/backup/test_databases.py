@@ -1,4 +1,4 @@
-"""Copies of SQLite files: of one instant, with what is in the WAL alone; one kept locked is waited for to an end."""
+"""Copies of SQLite files: of one instant, including rows that are only in the WAL, with a limited wait for locks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Places after a move of the storage root: in JSON, in rows, in messages; all else to the byte as it was."""
+"""URIs after a move of the storage root, in JSON, rows and protobuf messages; all other bytes stay unchanged."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_only_the_json_documents_of_a_row_are_rewritten() -> None:
 def test_nested_strings_of_a_message_are_rewritten_and_all_else_is_unchanged() -> None:
     before, after = homes.view("/old/my root/growth/x"), homes.view("/new/root/growth/x")
     moved = MOVE.message(before)
-    # A description is text that has the root in its midst: it stays.
+    # A description has the root in the middle of its text: it stays unchanged.
     assert moved == homes.view("/new/root/growth/x", made_from="/old/my root/growth/x")
     assert moved != after
     assert homes.source_of(moved) == "/new/root/growth/x/part-*.parquet"

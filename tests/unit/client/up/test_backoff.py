@@ -1,4 +1,4 @@
-"""The back-off of a child that ends: grows, has an end, and is forgotten after a time of health."""
+"""The back-off of a child that ends: it grows up to a limit and is reset by a period of health."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the children read: Prometheus' configuration and rules, checked by promtool, and MLflow's authentication."""
+"""The children's configuration files: Prometheus', checked by promtool, and MLflow's authentication."""
 
 from __future__ import annotations
 

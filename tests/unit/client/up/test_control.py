@@ -1,4 +1,4 @@
-"""`down` and `status` on homes in every state of decay, with real processes; `up` where it must refuse."""
+"""`down` and `status` on homes with dead processes and damaged files, with real processes; refusals of `up`."""
 
 from __future__ import annotations
 
@@ -113,9 +113,9 @@ def test_status_without_a_supervisor_names_the_unsupervised_processes(home: Home
         log="",
     )
     state.write_report(home, state.SupervisorReport(pid=1, children={"gateway": report}))
-    found = view.look(home)
-    assert found.state == "degraded"
-    gateway = next(p for p in found.processes if p.name == "gateway")
+    platform = view.look(home)
+    assert platform.state == "degraded"
+    gateway = next(p for p in platform.processes if p.name == "gateway")
     assert gateway.state == "unhealthy"
     assert "rayplane up" in gateway.message
 
@@ -206,7 +206,7 @@ def test_a_child_that_lost_the_race_for_its_port_counts_no_restart_on_its_next_p
     ports = iter([8470, 21_000])
 
     def launch(settings: GatewaySettings, home: Home, say: object) -> tuple[state.PlatformState, ProcessRecord]:
-        """Start a stand-in for the supervisor, which reports as the real one does after the race for port 8470."""
+        """Start a stand-in for the supervisor that reports that another process took port 8470."""
         port = next(ports)
         url = f"http://127.0.0.1:{port}"
         supervisor = sleeper(home, "supervisor")

@@ -1,4 +1,4 @@
-"""What counts as an answer."""
+"""Answers that count as healthy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Following logs: whole lines, files that come later or begin anew."""
+"""Following logs: complete lines, files that are created or truncated later."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the children are started with, from settings alone."""
+"""Commands and environments of the children, computed from the settings."""
 
 from __future__ import annotations
 

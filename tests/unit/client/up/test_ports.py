@@ -1,4 +1,4 @@
-"""Ports are the home's own, stay the same, and never a stranger's."""
+"""Ports are specific to a home, are kept, and are never those of other processes."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def test_a_home_below_a_file_is_an_error_with_a_remedy(tmp_path: Path) -> None:
 
 
 def test_a_home_that_may_not_be_written_is_an_error_with_a_remedy(tmp_path: Path) -> None:
-    # /proc refuses a new folder to root too, whom permission bits do not stop.
+    # In /proc even root can't create a folder; permission bits do not stop root.
     folder = Path("/proc/self") if os.geteuid() == 0 else tmp_path
     if folder == tmp_path:
         tmp_path.chmod(0o500)
@@ -107,6 +107,6 @@ def test_of_two_ups_at_once_the_second_waits_and_says_so(tmp_path: Path) -> None
         holder.wait()
         assert holder.stdout is not None
         holder.stdout.close()
-    # A holder that was killed holds nothing.
+    # The kernel releases the lock of a killed process.
     with room.locked(home, said.append, timeout=0.5):
         pass

@@ -1,4 +1,4 @@
-"""Rotating secrets of a home whose platform is down: files alone, each replaced as a whole."""
+"""Rotating the secrets of a home whose platform is down: only files change, each atomically."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ def test_all_secrets_are_rotated_and_none_is_in_a_note_or_an_answer(home: Home) 
     assert [item.secret for item in done] == [str(secret) for secret in Secret]
     texts = [*before.values(), *everything(home).values()]
     secrets_ = {line.split(" ")[0] for text in texts for line in text.splitlines() if len(line.split(" ")[0]) > 25}
-    told = [json.dumps(note.detail) for _, note in rotation.read_notes(home)] + [
+    published = [json.dumps(note.detail) for _, note in rotation.read_notes(home)] + [
         item.model_dump_json() for item in done
     ]
-    assert len(told) == 2 * len(Secret)
-    assert not [secret for secret in secrets_ if any(secret in text for text in told)]
+    assert len(published) == 2 * len(Secret)
+    assert not [secret for secret in secrets_ if any(secret in text for text in published)]
     ring = rotation.read_ring(rotation.ring_path(home))
     assert ring.former[0].key == "the-first-signing-key-of-this-home"
     assert ring.former[0].until == NOW + rotate.GRACE

@@ -1,4 +1,4 @@
-"""Logs that others append to are bounded, and no line of them is lost or told twice."""
+"""Rotating logs that other processes append to: no line is lost or repeated."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rayplane.settings import Home
 
 
 def can_not(descriptor: int, length: int) -> bool:
-    """A file system that can't cut a file's beginning off."""
+    """Behave as a file system that can't remove a file's beginning."""
     return False
 
 
@@ -90,7 +90,7 @@ def test_a_process_that_writes_during_rotations_loses_no_line(log: Path) -> None
 
 
 def test_a_rotation_that_was_interrupted_loses_nothing(log: Path) -> None:
-    log.write_bytes(lines(500, 600))  # it was cut, and its copy had not got its name
+    log.write_bytes(lines(500, 600))  # the log was cut, but its copy not renamed yet
     partial(log).write_bytes(lines(0, 500))
     rotated(log).write_bytes(b"earlier\n")
     assert not rotate(log, most=100_000, kept=3)
@@ -115,18 +115,18 @@ def test_if_the_disk_is_full_the_log_stays_unchanged(log: Path, cut: Cut, monkey
 
 @pytest.mark.parametrize("read_before", [0, 700, 5000])
 def test_following_a_log_misses_no_line_of_a_rotation(log: Path, cut: Cut, read_before: int) -> None:
-    tail, found = Tail([log]), list[str]()
+    tail, read_lines = Tail([log]), list[str]()
     with log.open("ab", buffering=0) as writer:
         writer.write(lines(0, read_before))
-        found += tail.read()
+        read_lines += tail.read()
         writer.write(lines(read_before, 5000) + b"line 005")
         rotate(log, most=10_000, kept=3, cut=cut)
         writer.write(b"000 of a log\n" + lines(5001, 5010))
-        found += tail.read()
-        writer.write(lines(5010, 9000))  # more than was there before: by its size alone it would not show
+        read_lines += tail.read()
+        writer.write(lines(5010, 9000))  # larger than before, so that its size does not reveal the rotation
         rotate(log, most=10**9, kept=3, cut=cut)
-        found += tail.read()
-    assert found == [f"gateway: {line}" for line in lines(0, 9000).decode().splitlines()]
+        read_lines += tail.read()
+    assert read_lines == [f"gateway: {line}" for line in lines(0, 9000).decode().splitlines()]
 
 
 def test_a_log_that_outgrew_its_former_size_since_its_rotation_is_read_from_its_beginning(log: Path, cut: Cut) -> None:
@@ -155,15 +155,15 @@ def test_the_supervisor_rotates_every_log_of_the_home(tmp_path: Path, monkeypatc
     for name in ("gateway.log", "mlflow.log", "ray-abc.log", "ray-abc.previous.log"):
         (home.logs / name).write_bytes(lines(0, 5000))
     stopping = threading.Event()
-    kept = threading.Thread(
+    thread = threading.Thread(
         target=Supervisor(home, [], log_bytes=10_000, log_files=2)._bound_logs, args=(stopping,), daemon=True
     )
-    kept.start()
+    thread.start()
     deadline = time.monotonic() + 60
     while not all(rotated(home.logs / name).exists() for name in ("gateway.log", "mlflow.log", "ray-abc.log")):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     stopping.set()
-    kept.join()
+    thread.join()
     assert (home.logs / "ray-abc.previous.log").stat().st_size == len(lines(0, 5000))
     assert os.listdir(home.logs).count("ray-abc.previous.log.1") == 0

@@ -1,4 +1,4 @@
-"""The supervisor as a process: what forbids its start is one line and an exit code."""
+"""The supervisor as a process: an error at its start is one line and an exit code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One child's life, with real processes: a small HTTP server that is killed, hung, and adopted."""
+"""The lifecycle of one child, with a real process: a small HTTP server that is killed, hung, and adopted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rayplane.client.up.state import ChildReport
 from rayplane.client.up.watch import Watch
 from rayplane.settings import Home
 
-# A child that leaves a grandchild holding the port when it is killed, as MLflow's server does.
+# A child whose own child keeps the port when the child is killed, as with MLflow's server.
 SERVER = """
 import http.server, os, sys
 if len(sys.argv) > 2 and os.fork():
@@ -42,7 +42,7 @@ def home(tmp_path: Path) -> Iterator[Home]:
 
 
 class Clock:
-    """Seconds that pass when a test says so, on top of the real ones."""
+    """The real clock, which a test can advance."""
 
     def __init__(self) -> None:
         self.skipped = 0.0
@@ -107,7 +107,7 @@ def test_a_killed_child_is_restarted_although_its_own_child_still_holds_the_port
     os.kill(first.pid, signal.SIGKILL)
     second = until(watched, lambda r: healthy(r) and r.pid != first.pid)
     assert second.restarts == 1
-    assert len(processes.marked(home.id)) == 2  # the child and its own child; nothing of the first is left
+    assert len(processes.marked(home.id)) == 2  # the new child and its own child; the first two are gone
 
 
 def test_a_child_that_ends_at_once_is_restarted_after_longer_and_longer_waits(home: Home, free_port: int) -> None:

@@ -1,4 +1,4 @@
-"""Entrypoints forked from a warm interpreter: as a plain start, and each for itself alone. Real processes, no Ray."""
+"""Entrypoints forked from a warm interpreter behave as in a plain start, isolated from each other. Real processes."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ def plain(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProce
 
 
 def readable(data: bytes) -> bytes:
-    """What a file holds; of a compressed one what it says, for its header has the time."""
+    """A file's content, decompressed if it is compressed, since the compressed header has the time."""
     return gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
 
 
-# As a plain start.
+# Behaviour equal to that of a plain start.
 
 
 def test_an_entrypoint_has_the_libraries_imported_but_not_ray(warm: Warm) -> None:
@@ -168,7 +168,7 @@ def test_the_libraries_work_after_the_fork(warm: Warm) -> None:
 
 def test_a_signal_that_the_parent_ignores_stays_ignored(warm: Warm, tmp_path: Path) -> None:
     code = "import os, signal; os.kill(os.getpid(), signal.SIGHUP); print(signal.getsignal(signal.SIGHUP).name)"
-    for options in ([], ["-O"]):  # the latter is a plain start behind the shim
+    for options in ([], ["-O"]):  # with -O the shim makes a plain start
         done = run(["nohup", warm.python, *options, "-c", code], warm.environment())
         assert (done.returncode, done.stdout) == (0, "SIG_IGN\n")
 
@@ -189,7 +189,7 @@ def test_processes_that_a_job_leaves_in_its_group_end_with_the_job(warm: Warm) -
     until(lambda: not alive(int(done.stdout)))
 
 
-# A plain start where a fork would not do.
+# Commands that need a plain start.
 
 
 @pytest.mark.parametrize("prefix", [["nice", "-n", "5"], ["taskset", "-c", "0"], ["prlimit", "--nofile=512:512"]])
@@ -255,7 +255,7 @@ def test_without_a_warm_interpreter_each_start_is_plain(tmp_path: Path, warm: Wa
     assert (done.returncode, done.stdout) == (0, "False\nran\n")
 
 
-# Each for itself alone.
+# Isolation of jobs from each other.
 
 
 def test_jobs_share_no_module_state_environment_folder_or_patch(warm: Warm, tmp_path: Path) -> None:
@@ -285,7 +285,7 @@ def test_a_job_begins_with_its_standard_streams_and_one_thread(warm: Warm) -> No
         "import os; fds = os.listdir('/proc/self/fd'); print(sorted(map(int, fds))[:3], len(fds),"
         " len(os.listdir('/proc/self/task')))"
     )
-    assert printed == "[0, 1, 2] 4 1"  # the fourth lists the folder
+    assert printed == "[0, 1, 2] 4 1"  # the fourth is of the listing itself
 
 
 def test_random_state_differs_between_jobs_and_a_seed_means_what_it_means_elsewhere(warm: Warm) -> None:
@@ -322,7 +322,7 @@ def test_a_jobs_environment_never_reaches_the_warm_interpreter(warm: Warm) -> No
 
 
 def memory(pid: int) -> bytes:
-    """What a process may write to."""
+    """The content of a process' writable memory."""
     contents = bytearray()
     with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "rb") as mem:
         for line in maps:
@@ -334,7 +334,7 @@ def memory(pid: int) -> bytes:
     return bytes(contents)
 
 
-# Signals, and what is left.
+# Signals, and processes that are left.
 
 
 def test_a_signal_that_does_not_end_the_job_reaches_only_its_entrypoint(warm: Warm) -> None:
@@ -399,7 +399,7 @@ def test_a_job_that_is_asked_to_end_waits_until_its_descendants_have_ended(warm:
     )
     assert process.stdout is not None
     child = int(process.stdout.readline())
-    time.sleep(0.2)  # until the shell has set its trap
+    time.sleep(0.2)  # let the shell set its trap
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=WAIT)
     assert process.returncode == -signal.SIGTERM

@@ -1,4 +1,4 @@
-"""When a forked child may stand for a plain start: pure rules."""
+"""Rules for commands that a forked child may run in place of a plain start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ray's workers forked from a warm interpreter: with their own environment and package, each for itself. Real Ray."""
+"""Ray's workers forked from a warm interpreter: each with its own environment and package, isolated. Real Ray."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _ray(warm: Warm) -> Iterator[None]:
 
 
 def look(module: str = "pandas") -> dict[str, Any]:
-    """What a worker sees of itself."""
+    """Facts about the worker process, gathered in it."""
     import sys
 
     return {
@@ -83,7 +83,7 @@ def test_a_workers_patch_of_a_library_reaches_no_other_worker(warm: Warm) -> Non
 
         return os.getpid(), json.dumps is not None
 
-    # An environment each, so that Ray can't give both to one worker.
+    # Different environments, so that Ray can't run both in one worker.
     patched = in_worker(patch, runtime_env={"env_vars": {"VARIABLE": "1"}})
     other, whole = in_worker(is_whole, runtime_env={"env_vars": {"VARIABLE": "2"}})
     assert whole
