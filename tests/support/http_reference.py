@@ -15,7 +15,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "reference" / "http.md"
 
 
 def page() -> str:
-    """The page as it is to be."""
+    """The page's expected text."""
     with tempfile.TemporaryDirectory() as folder, platform_without_compute(Path(folder)) as platform:
         made = create_app(platform).openapi()
     return "\n".join(_lines(made)) + "\n"

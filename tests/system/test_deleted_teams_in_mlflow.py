@@ -1,4 +1,4 @@
-"""A real MLflow server: what a new team of a name reaches there of the old one, by its own password or the old one."""
+"""A real MLflow server: data of a deleted team is out of reach for a new team of its name, by new or old password."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ MARK = "written-before-the-deletion"
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
-    """A home whose MLflow server runs, as `rayplane up` runs it."""
+    """A home with a running MLflow server, started as `rayplane up` does."""
     made = Home(tmp_path_factory.mktemp("mlflow"))
     port = processes.free_port()
     storage = f"file://{made.storage}"
@@ -105,7 +105,7 @@ def admin(home: Home) -> Iterator[MlflowRest]:
 
 
 def onboard(platform: Platform, admin: MlflowRest, name: str) -> tuple[TeamStatus, tuple[str, str]]:
-    """(the status of a team that is made now, its user and password)."""
+    """Create a team; return (its status, its MLflow user and password)."""
     team, _, _ = objects.apply("Team", "", name, {}, labels={}, principal=SYSTEM, platform=platform)
     TeamReconciler(platform, admin, lambda name: FakeBackend(capabilities=frozenset())).reconcile(team)
     user, password = read_secret(credentials_path(platform.settings.home_paths, name)).split()
@@ -113,7 +113,7 @@ def onboard(platform: Platform, admin: MlflowRest, name: str) -> tuple[TeamStatu
 
 
 def work(home: Home, user: tuple[str, str], workspace: str) -> tuple[str, str]:
-    """(run, experiment): what a job of the team leaves by MLflow's API."""
+    """Write by MLflow's API what a job of the team would leave; return (run id, experiment id)."""
     with mlflow_places.client(url(home), user, workspace) as api:
         named = {"name": mlflow_places.EXPERIMENT}
         made = api.post("/api/2.0/mlflow/experiments/create", json=named).raise_for_status().json()
@@ -145,9 +145,9 @@ def test_a_new_teams_password_reaches_nothing_of_the_old_team_and_the_old_passwo
     assert first.mlflow_workspace == name
     run_id, experiment_id = work(home, old, name)
     asked = mlflow_places.places(run_id, experiment_id)
-    before = mlflow_places.found(url(home), old, name, asked)
+    before = mlflow_places.answers_to(url(home), old, name, asked)
     assert list(before) == asked, "the places are right"
-    assert mlflow_places.listed(url(home), old, name) == {
+    assert mlflow_places.list_all(url(home), old, name) == {
         "experiments": [mlflow_places.EXPERIMENT],
         "runs": [run_id],
         "models": [mlflow_places.MODEL],
@@ -160,15 +160,15 @@ def test_a_new_teams_password_reaches_nothing_of_the_old_team_and_the_old_passwo
     gone, _ = objects.delete("Team", "", name, principal=SYSTEM, platform=platform, data=data)
     TeamReconciler(platform, admin, lambda name: FakeBackend(capabilities=frozenset())).reconcile(gone)
     assert artifact.exists() == (data == "archive")
-    assert list(mlflow_places.found(url(home), ADMIN, name, asked)) == (asked if data == "archive" else [])
-    assert mlflow_places.found(url(home), old, name, asked) == {}
+    assert list(mlflow_places.answers_to(url(home), ADMIN, name, asked)) == (asked if data == "archive" else [])
+    assert mlflow_places.answers_to(url(home), old, name, asked) == {}
 
     second, new = onboard(platform, admin, name)
     assert second.mlflow_workspace not in (None, name)
     for workspace in (str(second.mlflow_workspace), name, "default"):
-        assert mlflow_places.found(url(home), new, workspace, asked) == {}, workspace
+        assert mlflow_places.answers_to(url(home), new, workspace, asked) == {}, workspace
     empty = {"experiments": [], "runs": [], "models": [], "versions": []}
-    assert mlflow_places.listed(url(home), new, str(second.mlflow_workspace)) == {
+    assert mlflow_places.list_all(url(home), new, str(second.mlflow_workspace)) == {
         **empty,
         "workspaces": [second.mlflow_workspace],
     }
@@ -176,8 +176,8 @@ def test_a_new_teams_password_reaches_nothing_of_the_old_team_and_the_old_passwo
         assert theirs.get("/api/3.0/mlflow/workspaces").status_code == 401
     _, experiment = work(home, new, str(second.mlflow_workspace))
     assert int(experiment) > int(experiment_id), "no id comes back"
-    assert mlflow_places.listed(url(home), new, str(second.mlflow_workspace))["models"] == [mlflow_places.MODEL]
-    again = mlflow_places.found(url(home), ADMIN, name, asked)
+    assert mlflow_places.list_all(url(home), new, str(second.mlflow_workspace))["models"] == [mlflow_places.MODEL]
+    again = mlflow_places.answers_to(url(home), ADMIN, name, asked)
     assert again == (before if data == "archive" else {}), "what is archived stays as it was"
 
 

@@ -18,9 +18,9 @@ pytestmark = pytest.mark.slow
 
 
 def test_every_process_is_healthy_and_has_pid_port_and_log(platform_up: LocalPlatform) -> None:
-    found = platform_up.status()
-    assert found["state"] == "up"
-    by_name = {p["name"]: p for p in found["processes"]}
+    status = platform_up.status()
+    assert status["state"] == "up"
+    by_name = {p["name"]: p for p in status["processes"]}
     assert {"supervisor", "gateway", "mlflow"} <= by_name.keys()
     for name in ("gateway", "mlflow"):
         process = by_name[name]
@@ -28,7 +28,7 @@ def test_every_process_is_healthy_and_has_pid_port_and_log(platform_up: LocalPla
         assert process["restarts"] == 0
         assert Path(process["log"]).is_file()
         assert Path(f"/proc/{process['pid']}").is_dir()
-    assert len({p["port"] for p in found["processes"] if p["port"]}) == len(by_name) - 1
+    assert len({p["port"] for p in status["processes"] if p["port"]}) == len(by_name) - 1
 
 
 def test_up_again_changes_nothing_and_is_quick(platform_up: LocalPlatform) -> None:
@@ -111,7 +111,7 @@ def test_no_command_line_holds_a_secret(platform_up: LocalPlatform) -> None:
 def test_every_listener_is_on_loopback(platform_up: LocalPlatform) -> None:
     listening = subprocess.run(["ss", "-Hltn"], capture_output=True, text=True, check=True).stdout
     ports = set(platform_up.state.ports.values())
-    found = [line.split()[3] for line in listening.splitlines()]
-    ours = [address for address in found if int(address.rsplit(":", 1)[1]) in ports]
+    addresses = [line.split()[3] for line in listening.splitlines()]
+    ours = [address for address in addresses if int(address.rsplit(":", 1)[1]) in ports]
     assert len(ours) >= len(ports)
     assert all(address.startswith("127.") for address in ours), ours

@@ -1,4 +1,4 @@
-"""`rayplane why` and `rayplane plan` on a real local platform: a real head that dies, a job that really fails."""
+"""`rayplane why` and `rayplane plan` on a real local platform, with a head that is killed and a job that fails."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ spec: {entrypoint: "true", cluster: more}
 
 @pytest.fixture(scope="module")
 def curious(platform_up: LocalPlatform, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalPlatform]:
-    """The platform with a team that has one cluster, ready."""
+    """The platform with a team that has one ready cluster."""
     team = tmp_path_factory.mktemp("curious") / "team.yaml"
     team.write_text(TEAM)
     platform_up.rayplane("apply", "-f", str(team))

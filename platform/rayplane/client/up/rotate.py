@@ -50,7 +50,7 @@ def rotate_token(home: Home, *, clock: Callable[[], float] = time.time) -> Rotat
         now = clock()
         token = secrets.token_urlsafe(32)
         rotation.replace_token(home.token, token, history=rotation.history_path(home), at=now)
-        return _recorded(
+        return _record_rotation(
             home,
             "token",
             home.token,
@@ -86,14 +86,14 @@ def _signing(home: Home, now: float, grace: float) -> list[Rotated]:
         "Clusters, and jobs and services with nodes of their own, get new tokens; what runs goes on. "
         f"Tokens of the former key are accepted until {_moment(until)}."
     )
-    return [_recorded(home, Secret.SIGNING, path, said, {"accepted_until": _moment(until)}, now)]
+    return [_record_rotation(home, Secret.SIGNING, path, said, {"accepted_until": _moment(until)}, now)]
 
 
 def _metrics(home: Home, now: float, grace: float) -> list[Rotated]:
     path = rotation.metrics_path(home)
     write_secret(path, secrets.token_urlsafe(32) + "\n")
     said = "Prometheus reads it at its next scrape; the gateway refuses the old one within a second."
-    return [_recorded(home, Secret.METRICS, path, said, {}, now)]
+    return [_record_rotation(home, Secret.METRICS, path, said, {}, now)]
 
 
 def _mlflow_admin(home: Home, now: float, grace: float) -> list[Rotated]:
@@ -101,7 +101,7 @@ def _mlflow_admin(home: Home, now: float, grace: float) -> list[Rotated]:
     user = read_secret(path).splitlines()[0]
     write_secret(rotation.next_path(path), f"{user}\n{secrets.token_urlsafe(24)}\n")
     said = "The gateway gives it to MLflow, at once where both run; until then the old one holds."
-    return [_recorded(home, Secret.MLFLOW_ADMIN, path, said, {}, now)]
+    return [_record_rotation(home, Secret.MLFLOW_ADMIN, path, said, {}, now)]
 
 
 def _mlflow_teams(home: Home, now: float, grace: float) -> list[Rotated]:
@@ -117,7 +117,7 @@ def _mlflow_teams(home: Home, now: float, grace: float) -> list[Rotated]:
             f"'{user}' goes at {_moment(now + grace)}."
         )
         detail = {"team": path.stem, "user": new_user, "accepted_until": _moment(now + grace)}
-        done.append(_recorded(home, Secret.MLFLOW_TEAMS, path, said, detail, now))
+        done.append(_record_rotation(home, Secret.MLFLOW_TEAMS, path, said, detail, now))
     return done
 
 
@@ -125,7 +125,7 @@ def _mlflow_forms(home: Home, now: float, grace: float) -> list[Rotated]:
     path = credentials.of(home).mlflow_key
     write_secret(path, secrets.token_urlsafe(32) + "\n")
     said = "MLflow takes it when it is started next: rayplane down, then rayplane up."
-    return [_recorded(home, Secret.MLFLOW_FORMS, path, said, {}, now)]
+    return [_record_rotation(home, Secret.MLFLOW_FORMS, path, said, {}, now)]
 
 
 _SECOND_USER = ".2"
@@ -164,7 +164,7 @@ def _team_files(home: Home) -> list[Path]:
     return sorted((home.secrets / "teams").glob("*.mlflow"))
 
 
-def _recorded(home: Home, secret: str, path: Path, done: str, detail: dict[str, Any], now: float) -> Rotated:
+def _record_rotation(home: Home, secret: str, path: Path, done: str, detail: dict[str, Any], now: float) -> Rotated:
     rotation.write_note(home, str(secret), detail, at=now)
     return Rotated(secret=str(secret), path=str(path), done=done)
 
