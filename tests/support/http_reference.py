@@ -81,9 +81,9 @@ def _route(route: Route) -> Iterator[str]:
 
 
 def _answer(response: dict[str, Any]) -> str:
-    said = "" if response["description"] == "Successful Response" else response["description"]
+    description = "" if response["description"] == "Successful Response" else response["description"]
     kinds = [f"{kind} {_named(part.get('schema', {}))}".strip() for kind, part in response.get("content", {}).items()]
-    return " ".join(filter(None, [said, f"{', '.join(kinds)}." if kinds else "No body."]))
+    return " ".join(filter(None, [description, f"{', '.join(kinds)}." if kinds else "No body."]))
 
 
 def _named(schema: dict[str, Any]) -> str:

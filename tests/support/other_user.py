@@ -14,7 +14,7 @@ def run_as_another(act: Callable[[], object]) -> None:
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
-        said = b""
+        error = b""
         try:
             os.close(reading)
             if os.geteuid() == 0:
@@ -23,9 +23,9 @@ def run_as_another(act: Callable[[], object]) -> None:
                 os.setresuid(NUMBER, NUMBER, NUMBER)
             act()
         except BaseException:  # noqa: BLE001  the parent reports any error
-            said = traceback.format_exc().encode()
-        os.write(writing, said[-60_000:])
-        os._exit(0 if not said else 1)
+            error = traceback.format_exc().encode()
+        os.write(writing, error[-60_000:])
+        os._exit(0 if not error else 1)
     os.close(writing)
     with os.fdopen(reading) as stream:
         said_there = stream.read()

@@ -208,7 +208,7 @@ def test_a_normal_job_works_as_its_teams_user(platform: LocalPlatform, code: Pat
         *("job", "submit", "--team", "alpha", "--cluster", "dev", "--name", "normal"),
         *("--working-dir", str(code), "--", "python", "normal.py"),
     )
-    facts = said(done.stdout, "FACTS")
+    facts = printed_json(done.stdout, "FACTS")
     number = user(platform.home, "alpha")
     assert facts["driver"] == [number] * 3
     assert facts["worker"] == {
@@ -279,7 +279,7 @@ def test_a_hostile_job_reaches_nothing_of_the_platform_or_of_another_team(platfo
         *("job", "submit", "--team", "alpha", "--cluster", "dev", "--working-dir", str(code)),
         *("--", "python", "hostile.py", json.dumps(asked)),
     )
-    came = said(done.stdout, "CAME")
+    came = printed_json(done.stdout, "CAME")
     assert len(came) == sum(map(len, asked.values())) + 4 * len(asked["pids"]) + 3
     assert {what: how for what, how in came.items() if how not in ("PermissionError", "Refused")} == {}
 
@@ -333,7 +333,7 @@ def head_of(platform: LocalPlatform, team: str) -> dict[str, Any]:
     return next(record for path in paths if (record := json.loads(path.read_text()))["team"] == team)
 
 
-def said(output: str, word: str) -> dict[str, Any]:
+def printed_json(output: str, word: str) -> dict[str, Any]:
     """The JSON that a job printed on the line that begins with ``word``."""
     line = next(line for line in output.splitlines() if line.startswith(f"{word} "))
     answer: dict[str, Any] = json.loads(line.removeprefix(f"{word} "))

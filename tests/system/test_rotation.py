@@ -75,12 +75,12 @@ def test_secrets_rotate_while_a_job_runs(platform: LocalPlatform, tmp_path: Path
     path = platform.home.secrets / "clusters" / f"{cluster.metadata.uid}.rayplane_token_path"
     old_user, old_cluster = platform.home.token.read_text().strip(), path.read_text().strip()
 
-    said = platform.rayplane("token", "rotate", "-o", "json").stdout
+    answer = platform.rayplane("token", "rotate", "-o", "json").stdout
     rotated: list[dict[str, Any]] = json.loads(
         platform.rayplane("secrets", "rotate", "--grace", f"{GRACE}s", "-o", "json").stdout
     )
     new_user = platform.home.token.read_text().strip()
-    assert new_user not in said
+    assert new_user not in answer
     assert [item["secret"] for item in rotated][:2] == ["signing", "metrics"]
 
     # The user: the new token works at once; the old one is refused with the reason.

@@ -718,8 +718,8 @@ class _Wanted:
 
     @classmethod
     def of(cls, noun: NounType, document: Document, team: str | None) -> _Wanted:
-        of = (document.metadata.team or team) if noun.team_scoped else ""
-        if of is None:
+        team_name = (document.metadata.team or team) if noun.team_scoped else ""
+        if team_name is None:
             raise errors.InvalidSpec(
                 f"{noun.kind} '{document.metadata.name}' names no team.", remedy="Set metadata.team, or say --team."
             )
@@ -728,7 +728,7 @@ class _Wanted:
         # The gateway refuses a package that is no string, along with the spec's other mistakes.
         named = package if isinstance(package, str) and not packaging.is_address(package) else ""
         folder = Path(named) if named else None
-        return cls(noun, of, document.metadata.name, document.metadata.labels, document.spec, folder)
+        return cls(noun, team_name, document.metadata.name, document.metadata.labels, document.spec, folder)
 
 
 def _path(noun: NounType, team: str, name: str | None = None) -> str:

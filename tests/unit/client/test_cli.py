@@ -145,7 +145,7 @@ def test_documents_are_read_with_the_folder_of_their_file(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("kind: Team\nmetdata: {name: a}\n", "Did you mean 'metadata'"),
         ("kind: [\n", "not YAML"),
@@ -160,10 +160,10 @@ def test_documents_are_read_with_the_folder_of_their_file(tmp_path: Path) -> Non
         ("kind: Team\nspec: &a [*a]\n", "holds itself"),
     ],
 )
-def test_a_wrong_document_is_refused_by_file_and_field(tmp_path: Path, text: str, said: str) -> None:
+def test_a_wrong_document_is_refused_by_file_and_field(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "a.yaml"
     path.write_text(text)
-    with pytest.raises(errors.InvalidSpec, match=said):
+    with pytest.raises(errors.InvalidSpec, match=message):
         load(str(path))
 
 

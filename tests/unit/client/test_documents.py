@@ -16,7 +16,7 @@ def refusal(text: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("kind: Team\nspec: {}\nkind: Job\n", "key 'kind' of line 1 is there again, in line 3"),
         ("a: 1\nspec:\n  x: {b: 1, b: 2}\n", "key 'b' of line 3 is there again, in line 3"),
@@ -24,8 +24,8 @@ def refusal(text: str) -> str:
         ("a: 1\n---\nb: 1\nc: 1\nb: 2\n", "key 'b' of line 3 is there again, in line 5"),
     ],
 )
-def test_a_duplicate_key_is_refused_with_both_lines(text: str, said: str) -> None:
-    assert refusal(text).startswith(f"a.yaml: not YAML: {said}.")
+def test_a_duplicate_key_is_refused_with_both_lines(text: str, message: str) -> None:
+    assert refusal(text).startswith(f"a.yaml: not YAML: {message}.")
 
 
 def test_a_key_that_is_merged_in_may_be_overridden() -> None:
@@ -81,9 +81,9 @@ def test_a_few_aliases_are_accepted() -> None:
     ],
 )
 def test_an_error_names_file_and_line(text: str, line: int) -> None:
-    said = refusal(text)
-    assert said.startswith("a.yaml: not YAML: ")
-    assert f", in line {line}." in said
+    message = refusal(text)
+    assert message.startswith("a.yaml: not YAML: ")
+    assert f", in line {line}." in message
 
 
 def test_a_label_with_terminal_control_characters_is_refused() -> None:

@@ -102,7 +102,7 @@ def test_answers_without_the_gateways_headers_are_odd_too(server: str, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (f"other\n{SECRET}\n", "holds no token"),
         (f"Bearer {SECRET}", "holds no token"),
@@ -112,12 +112,12 @@ def test_answers_without_the_gateways_headers_are_odd_too(server: str, monkeypat
     ],
 )
 def test_a_damaged_token_is_refused_without_showing_it(
-    server: str, tmp_home: Path, capsys: pytest.CaptureFixture[str], text: str | bytes, said: str
+    server: str, tmp_home: Path, capsys: pytest.CaptureFixture[str], text: str | bytes, message: str
 ) -> None:
     token(tmp_home, text)
     code, out, err = run(capsys, "cluster", "list", "--team", "growth")
     assert (code, out) == (2, "")
-    assert said in err
+    assert message in err
     assert SECRET not in err
     assert Server.asked == []
 
@@ -169,7 +169,7 @@ def predicting(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "code", "said"),
+    ("status", "body", "code", "message"),
     [
         (200, "fine", 1, "answered 200: fine, which is no JSON"),
         (500, '{"status": "error", "detail": "boom"}', 1, "boom"),
@@ -184,11 +184,11 @@ def test_an_odd_prediction_is_quoted(
     status: int,
     body: str,
     code: int,
-    said: str,
+    message: str,
 ) -> None:
     answering(monkeypatch, body, status)
     ended, out, err = run(capsys, "service", "predict", "delay", "--data", "{}", "--team", "growth")
-    assert (ended, out, said in err) == (code, "", True), err
+    assert (ended, out, message in err) == (code, "", True), err
 
 
 @pytest.mark.parametrize("data", ["NaN", '{"a": [Infinity]}', '"\\ud800"', "[" * 100_000, "@binary", "1" * 5000])

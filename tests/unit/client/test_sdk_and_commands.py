@@ -237,7 +237,7 @@ def test_waiting_for_a_deletion_ends_when_the_name_is_taken_again(
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         (_document("Cluster", "b", {"sise": "x"}), "Did you mean 'size'"),
         (_document("Cluster", "b", {"size": "huge"}), "no size 'huge'"),
@@ -245,8 +245,8 @@ def test_waiting_for_a_deletion_ends_when_the_name_is_taken_again(
         (_document("PipelineRun", "b", {"pipeline": "a"}), "pipeline run"),
     ],
 )
-def test_if_one_document_is_wrong_none_is_written(growth: Client, wrong: Document, said: str) -> None:
-    with pytest.raises(errors.RayplaneError, match=said):
+def test_if_one_document_is_wrong_none_is_written(growth: Client, wrong: Document, message: str) -> None:
+    with pytest.raises(errors.RayplaneError, match=message):
         growth.apply_documents([_document("Dataset", "a", {}), wrong], team="growth")
     assert growth.datasets.list("growth") == []
 
@@ -275,7 +275,7 @@ def test_job_submit_prints_the_log_and_exits_with_the_jobs_exit_code(
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ([], "Neither --cluster nor --size is given"),
         (["--cluster", "dev", "--size", "small"], "Both --cluster and --size are given"),
@@ -286,11 +286,11 @@ def test_job_submit_prints_the_log_and_exits_with_the_jobs_exit_code(
     ],
 )
 def test_job_submit_needs_either_a_cluster_or_a_size(
-    growth: Client, platform: Platform, capsys: pytest.CaptureFixture[str], given: list[str], said: str
+    growth: Client, platform: Platform, capsys: pytest.CaptureFixture[str], given: list[str], message: str
 ) -> None:
     exit_code, _, err = run(capsys, "job", "submit", *given, "--", "true")
     assert exit_code == 2
-    assert said in err
+    assert message in err
     assert platform.store.count("Job", "growth") == 0
 
 
@@ -629,9 +629,9 @@ def test_the_audit_log_of_one_or_all_teams_is_a_table_or_json(
     assert [(entry["kind"], entry["name"]) for entry in json.loads(out)] == [("Cluster", "dev"), ("Team", "growth")]
     _, out, _ = run(capsys, "audit", "--since", "1h", "--limit", "2", "-o", "json")
     assert [entry["action"] for entry in json.loads(out)] == ["refuse", "apply"]
-    exit_code, _, said = run(capsys, "audit", "--since", "yesterday")
+    exit_code, _, message = run(capsys, "audit", "--since", "yesterday")
     assert exit_code == 2
-    assert "is not a duration" in said
+    assert "is not a duration" in message
 
 
 def test_following_the_audit_log_shows_each_entry_once_the_oldest_first(

@@ -90,8 +90,8 @@ def test_every_noun_has_the_verb_why(growth: Client, capsys: pytest.CaptureFixtu
     assert run(capsys, "why", "dataset/d")[1] == "Dataset 'growth/d' is as wanted.\n"
     assert run(capsys, "why", "growth/dataset/d")[1] == "Dataset 'growth/d' is as wanted.\n"
     for noun in ("team", "cluster", "job", "pipeline", "dataset", "feature", "model", "service"):
-        code, _, said = run(capsys, noun, "why", "nothing", "--team", "growth")
-        assert code == 4, f"{noun} why: {said}"
+        code, _, stderr = run(capsys, noun, "why", "nothing", "--team", "growth")
+        assert code == 4, f"{noun} why: {stderr}"
 
 
 @pytest.mark.parametrize(
@@ -195,5 +195,5 @@ def test_all_documents_of_the_reference_team_can_be_planned_on_an_empty_platform
 def test_a_plan_with_a_document_of_unknown_kind_is_refused_as_a_whole(
     growth: Client, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, _, said = run(capsys, "plan", "-f", write(tmp_path, "kind: Custer\nmetadata: {name: c}\n"))
-    assert (code, "'Custer' is unknown" in said) == (2, True)
+    code, _, stderr = run(capsys, "plan", "-f", write(tmp_path, "kind: Custer\nmetadata: {name: c}\n"))
+    assert (code, "'Custer' is unknown" in stderr) == (2, True)

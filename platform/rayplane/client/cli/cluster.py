@@ -77,11 +77,11 @@ def create(
     spec = {field: value for field, value in options.items() if value is not None}
     parse(ClusterSpec, spec, "cluster")  # reports a mistake before anything is sent
     with client() as api:
-        of = team_of(api, team)
-        cluster = _create_or_change(api, of, name, spec)
+        team_name = team_of(api, team)
+        cluster = _create_or_change(api, team_name, name, spec)
         if wait:
-            note(f"cluster {of}/{name} is starting")
-            cluster = api.clusters.reach(of, name)
+            note(f"cluster {team_name}/{name} is starting")
+            cluster = api.clusters.reach(team_name, name)
         _print_phase(cluster, output)
 
 
@@ -111,18 +111,18 @@ def _create_or_change(api: Client, team: str, name: str, changes: Mapping[str, o
 def suspend(name: NameArgument, wait: Wait = True, team: TeamOption = None, output: Output = None) -> None:
     """Release a cluster's compute until a user resumes it. Work that runs on it ends."""
     with client() as api:
-        of = team_of(api, team)
-        cluster = api.clusters.suspend(of, name)
-        _print_phase(api.clusters.wait(of, name, phases=("Suspended",)) if wait else cluster, output)
+        team_name = team_of(api, team)
+        cluster = api.clusters.suspend(team_name, name)
+        _print_phase(api.clusters.wait(team_name, name, phases=("Suspended",)) if wait else cluster, output)
 
 
 @app.command()
 def resume(name: NameArgument, wait: Wait = True, team: TeamOption = None, output: Output = None) -> None:
     """Resume a suspended cluster, whether a user or the platform suspended it."""
     with client() as api:
-        of = team_of(api, team)
-        cluster = api.clusters.resume(of, name)
-        _print_phase(api.clusters.wait(of, name, phases=("Ready",)) if wait else cluster, output)
+        team_name = team_of(api, team)
+        cluster = api.clusters.resume(team_name, name)
+        _print_phase(api.clusters.wait(team_name, name, phases=("Ready",)) if wait else cluster, output)
 
 
 @app.command()
@@ -141,14 +141,14 @@ def extend(
     except ValueError as exc:
         raise InvalidInput(f"{exc}.", remedy="Say how long from now, such as 2h.") from exc
     with client() as api:
-        of = team_of(api, team)
-        cluster = api.clusters.extend(of, name, seconds)
+        team_name = team_of(api, team)
+        cluster = api.clusters.extend(team_name, name, seconds)
     if output is Format.JSON:
         print_object(cluster, Format.JSON)
         return
     for field, what in (("kept_until", "is not suspended for idleness"), ("lives_until", "lives")):
         if cluster.status.get(field):
-            note(f"cluster {of}/{name} {what} until {cluster.status[field]} at least")
+            note(f"cluster {team_name}/{name} {what} until {cluster.status[field]} at least")
 
 
 @app.command()
@@ -192,11 +192,11 @@ def address(
     from rayplane.nouns.cluster import ClusterStatus
 
     with client() as api:
-        of = team_of(api, team)
+        team_name = team_of(api, team)
         # For --jobs the cluster need not be ready: the gateway accepts jobs and resumes an idle cluster for them.
-        obj = api.clusters.reach(of, name) if wait and not jobs else api.clusters.get(of, name)
+        obj = api.clusters.reach(team_name, name) if wait and not jobs else api.clusters.get(team_name, name)
         jobs_values: dict[str, str | None] = {
-            "RAY_API_SERVER_ADDRESS": f"{api.url}/{of}/{name}",
+            "RAY_API_SERVER_ADDRESS": f"{api.url}/{team_name}/{name}",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(api.token_path),
         }
@@ -206,7 +206,8 @@ def address(
         endpoint = ClusterStatus.model_validate(obj.status).endpoint
         if endpoint is None:
             raise Unavailable(
-                f"Cluster '{of}/{name}' is {obj.status.get('phase', 'Pending')}: {why(obj) or 'it is not ready'}.",
+                f"Cluster '{team_name}/{name}' is {obj.status.get('phase', 'Pending')}: "
+                f"{why(obj) or 'it is not ready'}.",
                 remedy="Wait until it is Ready.",
             )
         client_values = {

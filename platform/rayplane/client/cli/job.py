@@ -74,17 +74,17 @@ def submit(
         **({"experiment": experiment} if experiment else {}),
     }
     with client() as api:
-        of = team_of(api, team)
+        team_name = team_of(api, team)
         if working_dir is not None:
-            spec["package"] = api.packages.upload(of, working_dir)
+            spec["package"] = api.packages.upload(team_name, working_dir)
             if commit := git_commit(working_dir):
                 spec["metadata"] = {"rayplane.git_commit": commit}
-        job = api.jobs.submit(of, spec, name)
-        note(f"job {of}/{job.metadata.name} submitted")
+        job = api.jobs.submit(team_name, spec, name)
+        note(f"job {team_name}/{job.metadata.name} submitted")
         if not wait:
             print_object(job, Format.JSON) if output is Format.JSON else say(job.metadata.name)
             return
-        raise typer.Exit(_follow(api, of, job.metadata.name, output or Format.TABLE))
+        raise typer.Exit(_follow(api, team_name, job.metadata.name, output or Format.TABLE))
 
 
 @app.command()
@@ -105,10 +105,10 @@ def logs(
     As JSON it is one object, printed at the end: {"job": NAME, "team": TEAM, "log": TEXT}.
     """
     with client() as api:
-        of = team_of(api, team)
-        texts = api.jobs.logs(of, name, follow=follow)
+        team_name = team_of(api, team)
+        texts = api.jobs.logs(team_name, name, follow=follow)
         if output is Format.JSON:
-            print_json({"job": name, "team": of, "log": "".join(texts)})
+            print_json({"job": name, "team": team_name, "log": "".join(texts)})
             return
         print_log(texts, raw=raw)
 
@@ -117,12 +117,12 @@ def logs(
 def stop(name: NameArgument, team: TeamOption = None, output: Output = None) -> None:
     """Ask a job to stop."""
     with client() as api:
-        of = team_of(api, team)
-        stopped = api.jobs.stop(of, name)
+        team_name = team_of(api, team)
+        stopped = api.jobs.stop(team_name, name)
         if output is Format.JSON:
             print_object(stopped, Format.JSON)
         else:
-            note(f"job {of}/{name} is asked to stop")
+            note(f"job {team_name}/{name} is asked to stop")
 
 
 def git_commit(folder: Path) -> str | None:

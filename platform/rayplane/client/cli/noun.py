@@ -45,8 +45,8 @@ def _add_list(app: typer.Typer, plural: str) -> None:
     ) -> None:
         with client() as api:
             noun = getattr(api, plural)
-            of = team_of(api, team) if noun.type.team_scoped else ""
-            objects = noun.list(of, labels=pairs(label or [], "--label"))
+            team_name = team_of(api, team) if noun.type.team_scoped else ""
+            objects = noun.list(team_name, labels=pairs(label or [], "--label"))
             print_objects(noun.type, objects, output or Format.TABLE)
 
 
@@ -55,8 +55,8 @@ def _add_get(app: typer.Typer, plural: str) -> None:
     def get(name: NameArgument, team: TeamOption = None, output: Output = None) -> None:
         with client() as api:
             noun = getattr(api, plural)
-            of = team_of(api, team) if noun.type.team_scoped else ""
-            print_object(noun.get(of, name), output or Format.TABLE)
+            team_name = team_of(api, team) if noun.type.team_scoped else ""
+            print_object(noun.get(team_name, name), output or Format.TABLE)
 
 
 def _add_why(app: typer.Typer, plural: str) -> None:
@@ -64,8 +64,8 @@ def _add_why(app: typer.Typer, plural: str) -> None:
     def why(name: NameArgument, team: TeamOption = None, output: Output = None) -> None:
         with client() as api:
             noun = getattr(api, plural)
-            of = team_of(api, team) if noun.type.team_scoped else ""
-            print_explanation(noun.why(of, name), output or Format.TABLE)
+            team_name = team_of(api, team) if noun.type.team_scoped else ""
+            print_explanation(noun.why(team_name, name), output or Format.TABLE)
 
 
 def _add_delete(app: typer.Typer, plural: str) -> None:
@@ -78,10 +78,10 @@ def _add_delete(app: typer.Typer, plural: str) -> None:
     ) -> None:
         with client() as api:
             noun = getattr(api, plural)
-            of = team_of(api, team) if noun.type.team_scoped else ""
-            gone = noun.delete(of, name)
+            team_name = team_of(api, team) if noun.type.team_scoped else ""
+            gone = noun.delete(team_name, name)
             if wait:
-                noun.wait_deleted(of, name, uid=gone.metadata.uid)
+                noun.wait_deleted(team_name, name, uid=gone.metadata.uid)
             if output is Format.JSON:
                 print_json(gone.model_dump(mode="json"))
             else:

@@ -46,23 +46,23 @@ def run(
     from rayplane.errors import Failed
 
     with client() as api:
-        of = team_of(api, team)
-        started = api.pipelines.run(of, name, pairs(param or [], "--param"), force)
-        note(f"run {of}/{started.metadata.name} started")
+        team_name = team_of(api, team)
+        started = api.pipelines.run(team_name, name, pairs(param or [], "--param"), force)
+        note(f"run {team_name}/{started.metadata.name} started")
         if not wait:
             print_object(started, Format.JSON) if output is Format.JSON else say(started.metadata.name)
             return
         with progress() as show_progress:
-            ended = api.pipelines.wait_run(of, name, started.metadata.name, progress=show_progress)
+            ended = api.pipelines.wait_run(team_name, name, started.metadata.name, progress=show_progress)
         if output is Format.JSON:
             print_object(ended, Format.JSON)
         phase = str(ended.status.get("phase"))
         if phase != "Succeeded":
             raise Failed(
-                f"Run '{of}/{ended.metadata.name}' {phase.lower()}: {why(ended) or 'no reason was given'}.",
+                f"Run '{team_name}/{ended.metadata.name}' {phase.lower()}: {why(ended) or 'no reason was given'}.",
                 remedy="Read the failed step's log with 'rayplane job logs <job>'.",
             )
-        note(f"run {of}/{ended.metadata.name} succeeded")
+        note(f"run {team_name}/{ended.metadata.name} succeeded")
 
 
 @app.command()

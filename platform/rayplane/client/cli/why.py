@@ -22,11 +22,11 @@ def why(
     """
     from rayplane.nouns import NOUNS
 
-    of, singular, name = parts(target)
+    explicit_team, singular, name = parts(target)
     with client() as api:
         noun = api.noun(next(n for n in NOUNS if n.singular == singular))
-        named = (of or team_of(api, team)) if noun.type.team_scoped else ""
-        print_explanation(noun.why(named, name), output or Format.TABLE)
+        team_name = (explicit_team or team_of(api, team)) if noun.type.team_scoped else ""
+        print_explanation(noun.why(team_name, name), output or Format.TABLE)
 
 
 def parts(target: str) -> tuple[str | None, str, str]:

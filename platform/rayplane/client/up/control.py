@@ -213,7 +213,7 @@ def _require_same_users(settings: GatewaySettings, home: Home, running: bool) ->
 
 def _wait(home: Home, supervisor: ProcessRecord, names: Sequence[str], say: Say, deadline: float) -> None:
     """Wait until every child is healthy and the gateway is ready; say once when each becomes healthy."""
-    began, said = time.monotonic(), set[str]()
+    began, announced = time.monotonic(), set[str]()
     earlier = {name: child.restarts for name, child in read_report(home).children.items()}
     while True:
         report = read_report(home)
@@ -225,14 +225,14 @@ def _wait(home: Home, supervisor: ProcessRecord, names: Sequence[str], say: Say,
             child = children.get(name)
             if child is None:
                 continue
-            if child.state == "healthy" and name not in said:
-                said.add(name)
+            if child.state == "healthy" and name not in announced:
+                announced.add(name)
                 say(f"{name} is healthy after {time.monotonic() - began:.1f} s: {child.url}")
             _raise_if_hopeless(child, earlier.get(name, 0), home)
-        if said.issuperset(names) and _ready(children[plan.GATEWAY]):
+        if announced.issuperset(names) and _ready(children[plan.GATEWAY]):
             return
         if time.monotonic() > deadline:
-            missing = [n for n in names if n not in said] or [plan.GATEWAY]
+            missing = [n for n in names if n not in announced] or [plan.GATEWAY]
             logs = ", ".join(str(home.logs / f"{n}.log") for n in missing)
             raise Timeout(f"{', '.join(missing)} did not become healthy in time.", remedy=f"Read {logs}.")
         time.sleep(0.1)

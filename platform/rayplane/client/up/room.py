@@ -84,11 +84,11 @@ def locked(home: Home, say: Say, *, timeout: float) -> Iterator[None]:
     with explained(home.path):
         file = (home.path / "up.lock").open("a")
     with file:
-        deadline, said = time.monotonic() + timeout, False
+        deadline, announced = time.monotonic() + timeout, False
         while not _lock(file):
-            if not said:
+            if not announced:
                 say("another 'rayplane up' or 'down' is at work here; waiting for it")
-                said = True
+                announced = True
             if time.monotonic() > deadline:
                 raise Timeout(
                     f"Another 'rayplane up' or 'down' has held '{home.path}/up.lock' for {timeout:.0f} s.",

@@ -82,26 +82,26 @@ def _signing(home: Home, now: float, grace: float) -> list[Rotated]:
     until = now + grace
     ring = rotation.read_ring(path).rotated(key, until=until) if path.exists() else rotation.Ring(key)
     write_secret(path, ring.text)
-    said = (
+    effects = (
         "Clusters, and jobs and services with nodes of their own, get new tokens; what runs goes on. "
         f"Tokens of the former key are accepted until {_moment(until)}."
     )
-    return [_record_rotation(home, Secret.SIGNING, path, said, {"accepted_until": _moment(until)}, now)]
+    return [_record_rotation(home, Secret.SIGNING, path, effects, {"accepted_until": _moment(until)}, now)]
 
 
 def _metrics(home: Home, now: float, grace: float) -> list[Rotated]:
     path = rotation.metrics_path(home)
     write_secret(path, secrets.token_urlsafe(32) + "\n")
-    said = "Prometheus reads it at its next scrape; the gateway refuses the old one within a second."
-    return [_record_rotation(home, Secret.METRICS, path, said, {}, now)]
+    effects = "Prometheus reads it at its next scrape; the gateway refuses the old one within a second."
+    return [_record_rotation(home, Secret.METRICS, path, effects, {}, now)]
 
 
 def _mlflow_admin(home: Home, now: float, grace: float) -> list[Rotated]:
     path = credentials.of(home).mlflow_admin
     user = read_secret(path).splitlines()[0]
     write_secret(rotation.next_path(path), f"{user}\n{secrets.token_urlsafe(24)}\n")
-    said = "The gateway gives it to MLflow, at once where both run; until then the old one holds."
-    return [_record_rotation(home, Secret.MLFLOW_ADMIN, path, said, {}, now)]
+    effects = "The gateway gives it to MLflow, at once where both run; until then the old one holds."
+    return [_record_rotation(home, Secret.MLFLOW_ADMIN, path, effects, {}, now)]
 
 
 def _mlflow_teams(home: Home, now: float, grace: float) -> list[Rotated]:
@@ -112,20 +112,20 @@ def _mlflow_teams(home: Home, now: float, grace: float) -> list[Rotated]:
         write_secret(rotation.next_path(path), f"{new_user}\n{secrets.token_urlsafe(32)}\n")
         # MLflow has one password per user. With a second user, running jobs use the old one until they have the new.
         write_secret(rotation.former_path(path), f"{user}\n{now + grace:.0f}\n{grace:.0f}\n")
-        said = (
+        effects = (
             f"Team '{path.stem}' is MLflow's user '{new_user}' as soon as the gateway has made it; "
             f"'{user}' goes at {_moment(now + grace)}."
         )
         detail = {"team": path.stem, "user": new_user, "accepted_until": _moment(now + grace)}
-        done.append(_record_rotation(home, Secret.MLFLOW_TEAMS, path, said, detail, now))
+        done.append(_record_rotation(home, Secret.MLFLOW_TEAMS, path, effects, detail, now))
     return done
 
 
 def _mlflow_forms(home: Home, now: float, grace: float) -> list[Rotated]:
     path = credentials.of(home).mlflow_key
     write_secret(path, secrets.token_urlsafe(32) + "\n")
-    said = "MLflow takes it when it is started next: rayplane down, then rayplane up."
-    return [_record_rotation(home, Secret.MLFLOW_FORMS, path, said, {}, now)]
+    effects = "MLflow takes it when it is started next: rayplane down, then rayplane up."
+    return [_record_rotation(home, Secret.MLFLOW_FORMS, path, effects, {}, now)]
 
 
 _SECOND_USER = ".2"

@@ -280,6 +280,6 @@ def test_up_with_local_users_is_refused_for_other_users_than_root_before_any_fil
 
 def test_down_works_despite_a_damaged_list_of_users(home: Home) -> None:
     home.local_users.write_text("{")
-    said: list[str] = []
-    control.down(home, say=said.append)
-    assert "is damaged" in " ".join(said)
+    messages: list[str] = []
+    control.down(home, say=messages.append)
+    assert "is damaged" in " ".join(messages)

@@ -91,22 +91,22 @@ time.sleep(60)
 
 
 def test_of_two_ups_at_once_the_second_waits_and_says_so(tmp_path: Path) -> None:
-    home, said = Home(tmp_path), list[str]()
+    home, messages = Home(tmp_path), list[str]()
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(tmp_path / "up.lock")], stdout=subprocess.PIPE, text=True
     )
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(Timeout) as caught, room.locked(home, said.append, timeout=0.5):
+        with pytest.raises(Timeout) as caught, room.locked(home, messages.append, timeout=0.5):
             raise AssertionError("the lock was held by two")
         assert "up.lock" in caught.value.detail
-        assert len(said) == 1
+        assert len(messages) == 1
     finally:
         holder.kill()
         holder.wait()
         assert holder.stdout is not None
         holder.stdout.close()
     # The kernel releases the lock of a killed process.
-    with room.locked(home, said.append, timeout=0.5):
+    with room.locked(home, messages.append, timeout=0.5):
         pass

@@ -92,10 +92,10 @@ def test_the_commands_print_what_was_done_and_no_secret(
     home: Home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("RAYPLANE_HOME", str(home.path))
-    code, out, said = run(capsys, "token", "rotate")
+    code, out, stderr = run(capsys, "token", "rotate")
     assert code == 0
     assert out.splitlines()[0].split() == ["SECRET", "FILE", "DONE"]
-    assert read_secret(home.token) not in out + said
+    assert read_secret(home.token) not in out + stderr
     code, out, _ = run(
         capsys, "secrets", "rotate", "--only", "signing", "--only", "metrics", "--grace", "10m", "-o", "json"
     )
@@ -103,6 +103,6 @@ def test_the_commands_print_what_was_done_and_no_secret(
     assert [item["secret"] for item in json.loads(out)] == ["signing", "metrics"]
     assert rotation.read_ring(rotation.ring_path(home)).key not in out
     for wrong in (["--only", "sining"], ["--grace", "soon"]):
-        code, _, said = run(capsys, "secrets", "rotate", *wrong)
+        code, _, stderr = run(capsys, "secrets", "rotate", *wrong)
         assert code == 2
-        assert "Error" in said
+        assert "Error" in stderr
