@@ -156,7 +156,7 @@ def test_the_supervisor_rotates_every_log_of_the_home(tmp_path: Path, monkeypatc
         (home.logs / name).write_bytes(lines(0, 5000))
     stopping = threading.Event()
     thread = threading.Thread(
-        target=Supervisor(home, [], log_bytes=10_000, log_files=2)._bound_logs, args=(stopping,), daemon=True
+        target=Supervisor(home, [], log_bytes=10_000, log_files=2)._rotate_logs, args=(stopping,), daemon=True
     )
     thread.start()
     deadline = time.monotonic() + 60
