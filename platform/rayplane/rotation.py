@@ -67,7 +67,7 @@ class Ring:
 
     @property
     def text(self) -> str:
-        """Content of the ring's file."""
+        """What its file holds."""
         return "\n".join([self.key, *(f"{old.key} {old.until:.0f}" for old in self.former)]) + "\n"
 
     def rotated(self, key: str, *, until: float) -> Ring:

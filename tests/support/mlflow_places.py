@@ -31,14 +31,14 @@ def places(run_id: str, experiment_id: str) -> list[str]:
     ]
 
 
-def answers_to(url: str, user: tuple[str, str], workspace: str, paths: list[str]) -> dict[str, str]:
+def found(url: str, user: tuple[str, str], workspace: str, asked: list[str]) -> dict[str, str]:
     """Successful answers to a user in a workspace, by path."""
     with client(url, user, workspace) as api:
-        answers = {path: api.get(path) for path in paths}
+        answers = {path: api.get(path) for path in asked}
     return {path: answer.text for path, answer in answers.items() if answer.is_success}
 
 
-def list_all(url: str, user: tuple[str, str], workspace: str) -> dict[str, list[str]]:
+def listed(url: str, user: tuple[str, str], workspace: str) -> dict[str, list[str]]:
     """Names that MLflow lists in a workspace: experiments, runs, models, versions; and the workspaces that it shows."""
     with client(url, user, workspace) as api:
         experiments = api.get("/api/2.0/mlflow/experiments/search?max_results=100&view_type=ALL").json()

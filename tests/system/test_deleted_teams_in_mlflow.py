@@ -145,9 +145,9 @@ def test_a_new_teams_password_reaches_nothing_of_the_old_team_and_the_old_passwo
     assert first.mlflow_workspace == name
     run_id, experiment_id = work(home, old, name)
     asked = mlflow_places.places(run_id, experiment_id)
-    before = mlflow_places.answers_to(url(home), old, name, asked)
+    before = mlflow_places.found(url(home), old, name, asked)
     assert list(before) == asked, "the places are right"
-    assert mlflow_places.list_all(url(home), old, name) == {
+    assert mlflow_places.listed(url(home), old, name) == {
         "experiments": [mlflow_places.EXPERIMENT],
         "runs": [run_id],
         "models": [mlflow_places.MODEL],
@@ -160,15 +160,15 @@ def test_a_new_teams_password_reaches_nothing_of_the_old_team_and_the_old_passwo
     gone, _ = objects.delete("Team", "", name, principal=SYSTEM, platform=platform, data=data)
     TeamReconciler(platform, admin, lambda name: FakeBackend(capabilities=frozenset())).reconcile(gone)
     assert artifact.exists() == (data == "archive")
-    assert list(mlflow_places.answers_to(url(home), ADMIN, name, asked)) == (asked if data == "archive" else [])
-    assert mlflow_places.answers_to(url(home), old, name, asked) == {}
+    assert list(mlflow_places.found(url(home), ADMIN, name, asked)) == (asked if data == "archive" else [])
+    assert mlflow_places.found(url(home), old, name, asked) == {}
 
     second, new = onboard(platform, admin, name)
     assert second.mlflow_workspace not in (None, name)
     for workspace in (str(second.mlflow_workspace), name, "default"):
-        assert mlflow_places.answers_to(url(home), new, workspace, asked) == {}, workspace
+        assert mlflow_places.found(url(home), new, workspace, asked) == {}, workspace
     empty = {"experiments": [], "runs": [], "models": [], "versions": []}
-    assert mlflow_places.list_all(url(home), new, str(second.mlflow_workspace)) == {
+    assert mlflow_places.listed(url(home), new, str(second.mlflow_workspace)) == {
         **empty,
         "workspaces": [second.mlflow_workspace],
     }
@@ -176,8 +176,8 @@ def test_a_new_teams_password_reaches_nothing_of_the_old_team_and_the_old_passwo
         assert theirs.get("/api/3.0/mlflow/workspaces").status_code == 401
     _, experiment = work(home, new, str(second.mlflow_workspace))
     assert int(experiment) > int(experiment_id), "no id comes back"
-    assert mlflow_places.list_all(url(home), new, str(second.mlflow_workspace))["models"] == [mlflow_places.MODEL]
-    again = mlflow_places.answers_to(url(home), ADMIN, name, asked)
+    assert mlflow_places.listed(url(home), new, str(second.mlflow_workspace))["models"] == [mlflow_places.MODEL]
+    again = mlflow_places.found(url(home), ADMIN, name, asked)
     assert again == (before if data == "archive" else {}), "what is archived stays as it was"
 
 
