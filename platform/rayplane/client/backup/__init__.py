@@ -10,5 +10,5 @@ every reference in the backup leads to something that the backup has, too:
 4. MLflow and Feast. All work that the store calls done is in them. They may also have a run or a view that the store
    does not know yet: the work that made it is still under way in the store, is repeated, and finds it.
 5. The storage root. Its files never change, except for logs, which grow, and only a deletion removes them. Files that a
-   deletion removes while the backup is made are missing from it; the check after a restore reports them.
+   deletion removes while the backup is made are missing from it, which the restore's check reports.
 """

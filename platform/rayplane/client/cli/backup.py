@@ -32,7 +32,7 @@ def backup(
 ) -> None:
     """Write a backup of this home's platform, which may go on running and taking jobs.
 
-    The file has secrets, so only its owner may read it (0600). Keep copies of it as private.
+    The file has secrets, so only its owner may read it (0600). Keep copies of it private, too.
     """
     from rayplane.client.backup import make
     from rayplane.settings import load_gateway

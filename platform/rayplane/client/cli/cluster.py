@@ -49,7 +49,7 @@ def create(
     ] = None,
     delete_after_idle: Annotated[
         str | None,
-        typer.Option(metavar="TIME", help="Delete it after so long in that suspension.", show_default="the team's"),
+        typer.Option(metavar="TIME", help="Delete it after so long suspended for idleness.", show_default="the team's"),
     ] = None,
     max_lifetime: Annotated[
         str | None,

@@ -41,9 +41,10 @@ CHOICES = 3
 def up(settings: GatewaySettings, *, say: Say, timeout: float = 240.0) -> PlatformView:
     """Start the home's platform and wait until all of it is healthy; succeeds if it runs already.
 
-    Adopts healthy children of an earlier supervisor and stops other remains. If it fails, it stops all that it started.
-    Raises PortTaken, StorageFull, InvalidInput (home, settings), Unsupported (packages), Conflict (the platform runs
-    already with another port or another RAYPLANE_LOCAL_USERS), Unavailable or Timeout (a child does not come up).
+    Adopts healthy children of an earlier supervisor and stops other remains. If it fails and nothing ran before, it
+    stops all that it started. Raises PortTaken, StorageFull, InvalidInput (home, settings), Unsupported (packages),
+    Conflict (the platform runs already with another port or another RAYPLANE_LOCAL_USERS), Unavailable or Timeout (a
+    child does not come up).
     """
     home = settings.home_paths
     tools.require_packages()
@@ -74,7 +75,7 @@ def stay(home: Home) -> None:
 
 
 def down(home: Home, *, say: Say) -> list[str]:
-    """Stop every process of the home, including clusters, and remove their temporary folders; return their names.
+    """Stop all processes of the home, including clusters; return their names. Removes their temporary folders.
 
     Needs neither gateway nor database. Succeeds if nothing runs. Raises Unavailable naming pids that survive SIGKILL.
     """

@@ -18,7 +18,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class PlatformState(BaseModel):
-    """Choices of `up`, by which clients find the gateway. Kept while the platform is down, so that ports stay."""
+    """Choices of `up`, by which clients find the gateway. Kept while the platform is down, to keep the same ports."""
 
     model_config = ConfigDict(extra="ignore")
     home: str

@@ -1,8 +1,8 @@
 """Take the place of ``python`` on a node: let its warm interpreter run the command, or exec a plain interpreter.
 
 Run by ``python -I -S``, and imports only modules written in C, since it delays every start on the node, by about 15 ms.
-The forked child reads the request, never the warm interpreter itself, which so never has a command or environment in
-its memory.
+The forked child reads the request, not the warm interpreter, so that the latter never has a command or an environment
+in its memory.
 """
 
 import _signal  # type: ignore[import-not-found]  # the built-in part of signal
