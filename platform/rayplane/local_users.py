@@ -1,7 +1,7 @@
-"""Unix users for the teams of a local platform (RAYPLANE_LOCAL_USERS): what the host must allow, and a shut home.
+"""Unix users for the teams of a local platform (RAYPLANE_LOCAL_USERS): check the host, and protect the home from them.
 
-A team's user has a number and no name: nothing is written to /etc/passwd. What the platform keeps stays root's and out
-of its reach; of the home it can only pass through, on its way to its own folder of the storage root.
+A team's user has a number (uid) but no name: nothing is written to /etc/passwd. It can't access the platform's own
+files, which stay root's. In the home it may only traverse folders, on the way to its own folder of the storage root.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from rayplane.storage import layout
 from rayplane.storage.root import open_root
 
 UMASK = 0o077
-"""What the platform's own processes, and those of the teams, keep from others of all that they make."""
+"""Umask of the platform's and the teams' processes: no other user may access what they create."""
 TEAM_FOLDER = 0o3770
-"""Of a folder in which a team and the platform write: root's, with the team's group, to which all that is made in it
-belongs (setgid). What root makes there only root takes away (sticky)."""
+"""Mode of a folder in which both a team and the platform write. It is owned by root and has the team's group, which new
+entries inherit (setgid). Only root can delete entries of root (sticky)."""
 
 PROTECTED_LINKS = Path("/proc/sys/fs/protected_hardlinks")
 
@@ -33,7 +33,7 @@ _OPEN_FILES = "import sys\nfor path in sys.argv[1:]:\n    open(path, 'rb').close
 
 
 class Numbered(BaseModel):
-    """The user of one team, by the team's uid. It is never another's, not even once the team is gone."""
+    """The Unix user of one team. Its number is never given to another team, even after the team is deleted."""
 
     model_config = ConfigDict(extra="ignore")
     team: str
@@ -42,14 +42,14 @@ class Numbered(BaseModel):
 
 
 class Numbers(BaseModel):
-    """Which number the user of each team has, by the team's uid."""
+    """The teams' Unix users, by the uid of the team object."""
 
     model_config = ConfigDict(extra="ignore")
     teams: dict[str, Numbered] = {}
 
 
 def read(home: Home) -> Numbers:
-    """The numbers of a home's teams; none where the setting was never on. Raises Unavailable for a damaged file."""
+    """Read the users of a home's teams; empty if the setting was never on. Raises Unavailable for a damaged file."""
     try:
         return Numbers.model_validate_json(home.local_users.read_bytes())
     except FileNotFoundError:
@@ -62,7 +62,7 @@ def read(home: Home) -> Numbers:
 
 
 def require(settings: GatewaySettings) -> None:
-    """Do nothing where the setting is off. Raises InvalidInput where the host or another setting rules it out."""
+    """If the setting is on, check its preconditions; raises InvalidInput if the host or a setting rules it out."""
     if not settings.local_users:
         return
     if not sys.platform.startswith("linux") or os.geteuid() != 0:
@@ -90,62 +90,63 @@ def require(settings: GatewaySettings) -> None:
 
 
 def storage_folder(settings: GatewaySettings) -> Path | None:
-    """The storage root, where that is a folder."""
+    """Folder of the storage root; None if it is no folder of this host."""
     path = open_root(settings.root_uri).local_path("")
     return None if path is None else Path(path)
 
 
 def prepare(settings: GatewaySettings) -> list[str]:
-    """Shut the home to the teams' users but for the way to the storage root, and check that they can run Python.
+    """Close the home to the teams' users, except for the way to the storage root, and check that they can run Python.
 
-    The names of the teams that have files which are not their user's yet: they are shut too, until those are.
+    Returns the names of teams whose folders in the storage root do not belong to their user yet; those folders are
+    closed too, until the backend hands them over.
 
-    Every process that starts the platform's parts calls it first: it sets this process' umask too, which they inherit.
-    Does nothing where the setting is off. Raises InvalidInput, as ``require`` does and where the interpreter, a
-    package or the storage root can't be reached by other users.
+    Every process that starts parts of the platform calls this first, since it also sets the umask that they inherit.
+    Does nothing if the setting is off. Raises InvalidInput as ``require`` does, and if other users can't reach the
+    interpreter, a package or the storage root.
     """
     require(settings)
     if not settings.local_users:
         return []
     os.umask(UMASK)
     root = storage_folder(settings)
-    assert root is not None  # as required
+    assert root is not None  # checked by require
     home = settings.home.resolve()
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     root.mkdir(parents=True, exist_ok=True, mode=0o700)
     inside = root.is_relative_to(home)
     for entry in os.scandir(home):
         if not (inside and root.is_relative_to(entry.path)):
-            _shut(entry.path)
+            _close_to_others(entry.path)
     shut = [entry.name for entry in os.scandir(root) if not is_given(entry.stat(follow_symlinks=False))]
     for name in shut:
-        _shut(f"{root}/{name}")
+        _close_to_others(f"{root}/{name}")
     for folder in [root, *(part for part in root.parents if inside and part.is_relative_to(home))]:
         folder.chmod(0o711)
     _check_reach(settings.local_user_ids[0], root)
     return sorted(name for name in shut if "." not in name and name != layout.mlflow_artifacts())
 
 
-def is_given(found: os.stat_result) -> bool:
-    """Whether a folder of the storage root is given to the user of a team."""
-    return stat.S_ISDIR(found.st_mode) and found.st_gid != 0 and stat.S_IMODE(found.st_mode) == TEAM_FOLDER
+def is_given(status: os.stat_result) -> bool:
+    """True if a folder of the storage root has been handed over to the user of a team."""
+    return stat.S_ISDIR(status.st_mode) and status.st_gid != 0 and stat.S_IMODE(status.st_mode) == TEAM_FOLDER
 
 
 def _links_are_guarded() -> bool:
     try:
         return PROTECTED_LINKS.read_text().strip() != "0"
-    except FileNotFoundError:  # a sandbox without it
+    except FileNotFoundError:  # a sandbox that lacks the file
         return True
 
 
-def _shut(path: str) -> None:
+def _close_to_others(path: str) -> None:
     mode = os.stat(path, follow_symlinks=False).st_mode
     if not stat.S_ISLNK(mode) and mode & 0o077:
         os.chmod(path, stat.S_IMODE(mode) & 0o700)
 
 
 def _check_reach(number: int, root: Path) -> None:
-    """Raise InvalidInput unless a user of a number can start this interpreter, read its packages and enter the root."""
+    """Raise InvalidInput unless a user can start this interpreter, read its packages and enter the storage root."""
     files = [spec.origin for name in _PACKAGES if (spec := util.find_spec(name)) is not None and spec.origin]
     try:
         done = subprocess.run(
@@ -159,26 +160,28 @@ def _check_reach(number: int, root: Path) -> None:
             timeout=60,
             check=False,
         )
-        said = done.stderr.strip().splitlines()[-1:] if done.returncode else []
+        error = done.stderr.strip().splitlines()[-1:] if done.returncode else []
     except PermissionError as exc:
-        said = [str(exc)]
-    barred = next((bar for path in [sys.executable, sys.base_prefix, *files, str(root)] if (bar := _barrier(path))), "")
-    if barred:
+        error = [str(exc)]
+    barrier = next(
+        (bar for path in [sys.executable, sys.base_prefix, *files, str(root)] if (bar := _barrier(path))), ""
+    )
+    if barrier:
         raise InvalidInput(
-            f"The users of teams can't get past '{barred}', in which is what they need: Python, its packages or the "
+            f"The users of teams can't get past '{barrier}', in which is what they need: Python, its packages or the "
             "storage root.",
             remedy="Install rayplane where all users may enter, such as /opt, and set RAYPLANE_HOME to such a place, "
-            f"such as /var/lib/rayplane; or, where nothing in it is secret, run: chmod o+x {barred}",
+            f"such as /var/lib/rayplane; or, where nothing in it is secret, run: chmod o+x {barrier}",
         )
-    if said:
+    if error:
         raise InvalidInput(
-            f"The users of teams can't run '{sys.executable}' with its packages: {said[0]}",
+            f"The users of teams can't run '{sys.executable}' with its packages: {error[0]}",
             remedy="Install rayplane so that all users may read it, such as with umask 022 below /opt.",
         )
 
 
 def _barrier(path: str) -> str:
-    """The first folder on the way to a path, and to what it links to, that others may not enter."""
+    """The first folder that other users may not enter on the way to a path or its link's target; empty if none."""
     for target in dict.fromkeys([Path(path).absolute(), Path(path).resolve()]):
         for folder in reversed(target.parents):
             if not folder.stat().st_mode & 0o001:

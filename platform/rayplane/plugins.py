@@ -1,6 +1,6 @@
-"""All strings that name code: family -> name -> "module:attribute".
+"""Table of plug-ins: family -> name -> "module:attribute", and other strings by which libraries import our code.
 
-Third parties add theirs as entry points of the group ``rayplane.<family>``.
+Third parties add plug-ins by entry points of the group ``rayplane.<family>``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TABLE: dict[str, dict[str, str]] = {
     },
 }
 
-# Strings that Ray Train (callbacks), MLflow (plug-ins) and Ray Serve (applications) resolve.
+# Strings that Ray Train (callbacks), MLflow (plug-ins) and Ray Serve (applications) import.
 TRAIN_CALLBACK = "rayplane.runtime.training.callback.MlflowTrainCallback"
 SERVING_APP = "rayplane.runtime.serving.app:build"
 MLFLOW_AUTH_PROVIDER = "rayplane"
@@ -35,12 +35,12 @@ OBSERVE_ENTRYPOINT = "python -m rayplane.runtime.datasets.observe"
 
 
 def names(family: str) -> list[str]:
-    """All names of a family: the platform's own and those of third parties' entry points."""
+    """All names of a family: the platform's own and those of entry points."""
     return sorted({*TABLE[family], *(e.name for e in entry_points(group=f"rayplane.{family}"))})
 
 
 def load(family: str, name: str) -> Any:
-    """Import the object that a family's name stands for; raises Unsupported listing the known names."""
+    """Import the plug-in with this name in a family; raises Unsupported listing the known names."""
     target = TABLE[family].get(name)
     if target is not None:
         return resolve(target)

@@ -1,4 +1,4 @@
-"""A supervised child process: recorded pid, session, start time, port, log and marker; found and stopped by them."""
+"""Start child processes and record pid, session, start time and mark, by which they are found and stopped later."""
 
 from __future__ import annotations
 
@@ -20,37 +20,37 @@ from pydantic import BaseModel, ConfigDict
 from rayplane.errors import PortTaken, Unavailable
 
 MARK = "RAYPLANE_MARK"
-"""Environment variable that every process of a home inherits: ``<home id>`` or ``<home id>/<name>``."""
+"""Environment variable that marks every process of a home: ``<home id>`` or ``<home id>/<name>``; inherited."""
 
 LISTENER = "RAYPLANE_LISTENER"
-"""Environment variable with the number of the listening socket that a child is started with."""
+"""Environment variable with the file descriptor of the listening socket that a child inherits."""
 
-_CONFINE = """
+_NO_NEW_PRIVILEGES = """
 import ctypes, os, sys
 if ctypes.CDLL(None, use_errno=True).prctl(38, 1, 0, 0, 0):  # PR_SET_NO_NEW_PRIVS
     raise OSError(ctypes.get_errno(), "prctl(PR_SET_NO_NEW_PRIVS)")
 os.execv(sys.argv[1], sys.argv[1:])
 """
-"""What another user's process runs first, so that no program makes it root again."""
-
+"""Python code that a process of another user runs first, so that no setuid program can make it root again."""
 
 _LISTENING = "0A"
+"""State of a listening socket in /proc/net/tcp."""
 
 
 class ProcessRecord(BaseModel):
-    """What is known of a child that was started; enough to find it again after a crash."""
+    """Record of a started child, sufficient to find it again after a crash."""
 
     model_config = ConfigDict(extra="ignore")
     name: str
     user: int | None = None
-    """The user that it runs as; None: the one that started it."""
+    """Uid that the child runs as; None for that of its parent."""
     pid: int
     session: int
     started: int
-    """Start time in clock ticks since boot, from /proc: tells a reused pid from the child."""
+    """Start time in clock ticks since boot, from /proc; distinguishes the child from a later process of its pid."""
     mark: str
     boot: str = ""
-    """Which boot of the host it was started in: after another one, pids and start times tell nothing."""
+    """Id of the host's boot in which the child started; pids and start times mean nothing in another boot."""
     port: int | None = None
     log: str | None = None
     argv: list[str] = []
@@ -69,25 +69,25 @@ def start(
     cwd: Path | None = None,
     user: int | None = None,
 ) -> ProcessRecord:
-    """Start a child in its own session, its output appended to ``log``; record it before returning.
+    """Start a child in its own session, with its output appended to ``log``, and record it.
 
-    ``argv`` must hold no secret: every user of the host can read it. With ``listen``, an address, the child gets a
-    socket that listens there on ``port`` already (``take_listener``): no other process can take the port while the
-    child imports. With ``user``, a number, it runs as that user and the group of that number, in no other group, with
-    no way back, and keeps from others what it makes; ``argv`` then begins with a path. Raises PortTaken if ``port`` is
-    in use.
+    ``argv`` must have no secret, since every user of the host can read it. With the address ``listen``, the child
+    inherits a socket that already listens on ``port`` (see ``take_listener``), so that no other process can take the
+    port while the child imports. With ``user``, the child runs as that uid and the gid of the same number, in no other
+    group, can't regain privileges, and creates files that only it can access; ``argv`` must then begin with a path.
+    Raises PortTaken if ``port`` is in use.
     """
     if port is not None and listen is None:
         require_free(port)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output, _listener(port, listen) as descriptor:
-        handed = {} if descriptor is None else {LISTENER: str(descriptor)}
+        listener_env = {} if descriptor is None else {LISTENER: str(descriptor)}
         child = subprocess.Popen(
-            list(argv) if user is None else [sys.executable, "-I", "-S", "-c", _CONFINE, *argv],
+            list(argv) if user is None else [sys.executable, "-I", "-S", "-c", _NO_NEW_PRIVILEGES, *argv],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**env, **handed, MARK: mark},
+            env={**env, **listener_env, MARK: mark},
             pass_fds=() if descriptor is None else (descriptor,),
             cwd=cwd,
             start_new_session=True,
@@ -122,92 +122,94 @@ def save(record: ProcessRecord, records: Path) -> None:
 
 
 def load(name: str, records: Path) -> ProcessRecord | None:
-    """The record of a child, if one was made."""
+    """Read a child's record; None if there is none."""
     path = records / f"{name}.json"
     return ProcessRecord.model_validate_json(path.read_text()) if path.exists() else None
 
 
 def load_all(records: Path) -> list[ProcessRecord]:
-    """All records, by name."""
+    """Read all records, sorted by name."""
     if not records.is_dir():
         return []
     return [ProcessRecord.model_validate_json(p.read_text()) for p in sorted(records.glob("*.json"))]
 
 
 def forget(name: str, records: Path) -> None:
-    """Remove a record; one already gone is success."""
+    """Remove a record; succeeds if it is gone already."""
     (records / f"{name}.json").unlink(missing_ok=True)
 
 
 def alive(record: ProcessRecord) -> bool:
-    """Whether the very process that was started still runs; one that has ended and waits for its parent does not."""
+    """True if the recorded process still runs; a zombie, or a later process with the same pid, does not count."""
     return record.boot == _boot() and _start_time(record.pid) == record.started
 
 
 def started_at(record: ProcessRecord) -> datetime:
-    """When the child was started, by the host's clock; the record's start time must be of this boot."""
+    """Time at which the child started; the record must be of the present boot."""
     ticks = os.sysconf("SC_CLK_TCK")
     since = time.clock_gettime(time.CLOCK_BOOTTIME) - record.started / ticks
     return datetime.now(UTC) - timedelta(seconds=max(0.0, since))
 
 
 def marked(mark: str) -> list[int]:
-    """Pids of all processes whose environment says ``mark`` or ``mark/...``, this one excepted.
+    """Pids of all processes with the mark ``mark`` or ``mark/...`` in their environment, except this process.
 
-    With them all of a session whose leader says so: some processes, as Ray's agents, write their title over their
-    environment. The platform starts each of its children as the leader of a session.
+    Includes unmarked processes in the session of a marked leader, since some, such as Ray's agents, overwrite their
+    environment with a process title. The platform starts each of its children as a session leader.
     """
     pids = {int(entry.name) for entry in os.scandir("/proc") if entry.name.isdigit()} - {os.getpid()}
     values = {pid: _mark_of(pid) or "" for pid in pids}
-    found = {pid for pid, value in values.items() if value == mark or value.startswith(f"{mark}/")}
-    mute = {pid for pid in pids - found if not values[pid] and _session(pid) in found and _start_time(pid) is not None}
-    return sorted(found | mute)
+    named = {pid for pid, value in values.items() if value == mark or value.startswith(f"{mark}/")}
+    unmarked = {
+        pid for pid in pids - named if not values[pid] and _session(pid) in named and _start_time(pid) is not None
+    }
+    return sorted(named | unmarked)
 
 
 def of_users(users: Iterable[int]) -> list[int]:
-    """Pids of all processes that run as one of these users, by any of a process' four numbers."""
+    """Pids of all processes that run as one of these uids: real, effective, saved or file system uid."""
     wanted = set(users)
     pids = [int(entry.name) for entry in os.scandir("/proc") if entry.name.isdigit()] if wanted else []
     return sorted(pid for pid in pids if wanted & _users(pid) and _start_time(pid) is not None)
 
 
 def listening(port: int, host: str) -> set[int]:
-    """The users of the processes that listen on a port for an IPv4 address of this host, or for all addresses."""
+    """Uids of the processes that listen on a port of an IPv4 address of this host, or of all its addresses."""
     address = "".join(f"{byte:02X}" for byte in reversed(socket.inet_aton(host)))
-    wanted = {f"{place}:{port:04X}" for place in (address, "0" * 8, "0" * 32, f"{'0' * 16}FFFF0000{address}")}
-    found = set()
+    wanted = {f"{local}:{port:04X}" for local in (address, "0" * 8, "0" * 32, f"{'0' * 16}FFFF0000{address}")}
+    users = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         with contextlib.suppress(FileNotFoundError):  # a host without IPv6
             rows = [line.split() for line in Path(table).read_text().splitlines()[1:]]
-            found |= {int(row[7]) for row in rows if row[3] == _LISTENING and row[1] in wanted}
-    return found
+            users |= {int(row[7]) for row in rows if row[3] == _LISTENING and row[1] in wanted}
+    return users
 
 
 def stop(record: ProcessRecord, *, grace: float = 10.0) -> None:
-    """Stop the child and all that it started: its session and every process with its mark. Blocks until they are gone.
+    """Stop a child, its session and every process with its mark. Blocks until all are gone.
 
-    A child already gone is success. Raises Unavailable naming the pids that survive SIGKILL.
+    Succeeds if the child is gone already. Raises Unavailable naming the pids that survive SIGKILL.
     """
     stop_pids(lambda: _family(record), grace=grace)
 
 
 def stop_marked(mark: str, *, grace: float = 10.0, spare: Iterable[int] = ()) -> None:
-    """Stop every process that carries ``mark``, but for ``spare``. Blocks until they are gone."""
+    """Stop every process with the mark ``mark``, except those in ``spare``. Blocks until they are gone."""
     spared = set(spare)
     stop_pids(lambda: [pid for pid in marked(mark) if pid not in spared], grace=grace)
 
 
 def stop_pids(find: Callable[[], list[int]], *, grace: float) -> None:
-    """SIGTERM what ``find`` returns, wait ``grace`` seconds, SIGKILL what is left; ``find`` is asked each time.
+    """Send SIGTERM to the pids that ``find`` returns, after ``grace`` seconds SIGKILL; ``find`` is called repeatedly.
 
-    Returns once all of them have ended wholly, so that their ports are free.
+    Returns once all have ended completely, so that their ports are free. Raises Unavailable if some survive SIGKILL.
     """
-    seen: dict[int, int] = {}
+    known: dict[int, int] = {}
 
     def remaining() -> list[int]:
-        # Who is about to end has no environment any more, hence no mark, while it still holds its ports.
-        seen.update({pid: started for pid in find() if (started := _start_time(pid)) is not None})
-        return sorted(pid for pid, started in seen.items() if _start_time(pid) == started)
+        # An ending process loses its environment, hence its mark, before it releases its ports: remember known pids.
+        known.update({pid: started for pid in find() if (started := _start_time(pid)) is not None})
+        return sorted(pid for pid, started in known.items() if _start_time(pid) == started)
 
     deadline = time.monotonic() + grace
     _signal(remaining(), signal.SIGTERM)
@@ -225,7 +227,7 @@ def stop_pids(find: Callable[[], list[int]], *, grace: float) -> None:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A port that is free now. Another process may take it before it is used: retry then."""
+    """A port that is free now. Another process may take it before its use: retry then."""
     with socket.socket() as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
@@ -244,9 +246,9 @@ def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
 
 
 def take_listener() -> socket.socket | None:
-    """The listening socket that this process was started with, once; None where it is to listen by itself.
+    """Take the listening socket that this process inherited; None if it must open its own, or on a second call.
 
-    The processes that it starts in turn inherit neither the socket nor the variable that names it.
+    Child processes of this one inherit neither the socket nor the variable that names it.
     """
     number = os.environ.pop(LISTENER, None)
     if number is None:
@@ -257,7 +259,7 @@ def take_listener() -> socket.socket | None:
 
 
 def is_free(port: int, host: str = "127.0.0.1") -> bool:
-    """Whether a listener could bind the port now."""
+    """True if a listener could bind the port now."""
     with socket.socket(_family_of(host)) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -286,7 +288,7 @@ def _family_of(host: str) -> socket.AddressFamily:
 
 @contextlib.contextmanager
 def _listener(port: int | None, host: str | None) -> Iterator[int | None]:
-    """The descriptor of a listening socket for a child to inherit, open here until the child has its own."""
+    """Open a listening socket for a child to inherit; yield its descriptor, and close it in this process at the end."""
     if port is None or host is None:
         yield None
         return
@@ -302,9 +304,9 @@ def _listener(port: int | None, host: str | None) -> Iterator[int | None]:
 
 def _family(record: ProcessRecord) -> list[int]:
     pids = {pid for pid in marked(record.mark) if "/" in record.mark}
-    # A session's number is free again once all of it have ended, and another boot's numbers mean nothing.
-    ours = record.boot == _boot() and _start_time(record.session) in (None, record.started)
-    for entry in os.scandir("/proc") if ours else ():
+    # A session id may be reused once the whole session has ended, and means nothing in another boot.
+    session_is_ours = record.boot == _boot() and _start_time(record.session) in (None, record.started)
+    for entry in os.scandir("/proc") if session_is_ours else ():
         if entry.name.isdigit() and _session(int(entry.name)) == record.session:
             started = _start_time(int(entry.name))
             if started is not None and started >= record.started:
@@ -328,13 +330,13 @@ def _stat(pid: int) -> list[str] | None:
 
 
 def _start_time(pid: int) -> int | None:
-    """In clock ticks since boot; None for a process that is not there, or has ended and waits for its parent."""
+    """Start time in clock ticks since boot; None for a zombie or a pid without a process."""
     fields = _stat(pid)
-    return int(fields[19]) if fields is not None and not (fields[0] in "ZX" and _only_waits(pid)) else None
+    return int(fields[19]) if fields is not None and not (fields[0] in "ZX" and _has_no_other_thread(pid)) else None
 
 
-def _only_waits(pid: int) -> bool:
-    # The first thread of a process may have ended while others still hold its memory, files and ports.
+def _has_no_other_thread(pid: int) -> bool:
+    # If only the main thread has ended, the state is Z although other threads still hold memory, files and ports.
     try:
         return len(os.listdir(f"/proc/{pid}/task")) <= 1
     except OSError:
@@ -342,8 +344,8 @@ def _only_waits(pid: int) -> bool:
 
 
 def _users(pid: int) -> set[int]:
-    """The real, effective, saved and file system's user of a process; empty if it is not there."""
-    # Not by the owner of its folder: a process that may not be traced has root as that.
+    """The real, effective, saved and file system uid of a process; empty if there is no such process."""
+    # Not the owner of /proc/<pid>, which is root for a process that may not be traced.
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
@@ -381,7 +383,7 @@ def _reap(pids: Iterable[int]) -> None:
 
 
 def read_json(path: Path) -> dict[str, object]:
-    """A JSON object from a file; empty if the file is missing."""
+    """Read a JSON object from a file; empty if the file is missing."""
     if not path.exists():
         return {}
     loaded: dict[str, object] = json.loads(path.read_text())

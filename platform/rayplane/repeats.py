@@ -1,6 +1,6 @@
-"""Log an error that comes back at every look: in full the first time, then now and then one line with a count.
+"""Log an error that recurs in a loop: in full the first time, later occasionally as one line with a count.
 
-Pure but for the logger that it is handed: the clock comes as an argument.
+Pure, except for calls of the logger; the clock is an argument.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 REMIND_SECONDS = 600.0
-"""After so many seconds at most an error that still comes back is told of again."""
+"""Seconds after which a recurring error is logged again at the latest."""
 MOST = 1000
-"""Errors that are remembered at once; for one more, the one that came back longest ago is forgotten."""
+"""The most errors that are remembered; beyond that, the one that has not recurred for longest is forgotten."""
 
-# Ids, ports, addresses and times: the same error says others at each look.
+# Ids, ports, addresses and times, which may differ each time the same error occurs.
 _VARYING = re.compile(r"0x[0-9a-fA-F]+|\d+")
 
 
 @dataclass
 class _Known:
-    """An error that came back."""
+    """An error and its occurrences."""
 
     identity: tuple[str, ...]
     count: int
     since: float
     """Seconds since the epoch."""
-    told_at: float
-    told_count: int = 1
+    logged_at: float
+    logged_count: int = 1
 
 
 class Repeats:
-    """The errors of one loop, each under a key of its own (the object that was looked at). Thread-safe."""
+    """Errors of one loop, each under a key, such as the object that the loop works on. Thread-safe."""
 
     def __init__(self, log: logging.Logger, *, clock: Callable[[], float] = time.time) -> None:
         self._log = log
@@ -45,13 +45,13 @@ class Repeats:
         self._known: dict[str, _Known] = {}
 
     def failed(self, key: str, exc: Exception, message: str, *args: object, traceback: bool = True) -> None:
-        """An error was met at a look at ``key``; ``message`` and ``args`` are as for a logger.
+        """Record that work on ``key`` failed, and log it if due; ``message`` and ``args`` are as for a logger.
 
-        ``traceback``: it is unexpected, so it is an error with its traceback; else its text is a warning. One that
-        comes back is told of in one line at each doubling of its count, and after ten minutes at the latest.
+        With ``traceback``, for unexpected errors, logs an error with its traceback, else a warning with its text. A
+        recurring error is logged in one line each time its count has doubled, and after ten minutes at the latest.
         """
         level = logging.ERROR if traceback else logging.WARNING
-        known = self._note(key, exc)
+        known = self._count_occurrence(key, exc)
         if known.count == 1 and traceback:
             self._log.log(level, message, *args, exc_info=exc)
         elif known.count == 1:
@@ -64,20 +64,20 @@ class Repeats:
             )
 
     def works(self, key: str) -> None:
-        """A look at ``key`` went well: an error that comes later is a new one, and told in full."""
+        """Record that work on ``key`` succeeded: a later error counts as new and is logged in full."""
         with self._lock:
             known = self._known.pop(key, None)
         if known is not None and known.count > 1:
             self._log.info("%s works again after %d errors", key, known.count)
 
-    def _note(self, key: str, exc: Exception) -> _Known:
+    def _count_occurrence(self, key: str, exc: Exception) -> _Known:
         identity, now = _identity(exc), self._clock()
         with self._lock:
             known = self._known.pop(key, None)
             if known is None or known.identity != identity:
                 known = _Known(identity, 0, now, now)
             known.count += 1
-            self._known[key] = known  # last: the one that came back most lately
+            self._known[key] = known  # inserted last: the most recent one
             while len(self._known) > MOST:
                 del self._known[next(iter(self._known))]
             return known
@@ -85,14 +85,14 @@ class Repeats:
     def _is_due(self, known: _Known) -> bool:
         now = self._clock()
         with self._lock:
-            if known.count < 2 * known.told_count and now - known.told_at < REMIND_SECONDS:
+            if known.count < 2 * known.logged_count and now - known.logged_at < REMIND_SECONDS:
                 return False
-            known.told_at, known.told_count = now, known.count
+            known.logged_at, known.logged_count = now, known.count
             return True
 
 
 def _identity(exc: Exception) -> tuple[str, ...]:
-    """What two errors share that are the same: their kind, where they were raised, and their text without numbers."""
+    """Identity of an error: its type, the line that raised it, and its text without numbers."""
     frames = traceback.extract_tb(exc.__traceback__)
     where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
     return (type(exc).__qualname__, where, _VARYING.sub("#", str(exc))[:1000])

@@ -1,6 +1,6 @@
-"""Files of secrets that rotate: the key ring, tokens that were replaced, notes for the audit log. Knows no meaning.
+"""Files of rotating secrets: the key ring, digests of replaced tokens, notes for the audit log. Only reads and writes.
 
-All are 0600 files of the home that are replaced as a whole: every process that reads them sees the old or the new one.
+All are 0600 files of the home that are replaced atomically, so that a reader gets either the old or the new content.
 """
 
 from __future__ import annotations
@@ -21,46 +21,46 @@ from rayplane.errors import Conflict, InvalidInput
 from rayplane.settings import Home, read_secret, write_secret
 
 REMEMBERED = 8
-"""How many former keys, and replaced tokens, are remembered: to tell what became of them, not to accept them."""
+"""Number of former keys and replaced tokens that are remembered, so that a refusal can say why."""
 
 
 def ring_path(home: Home) -> Path:
-    """The key ring with which clusters' tokens are signed."""
+    """Path of the key ring, which signs clusters' tokens."""
     return home.secrets / "signing.key"
 
 
 def metrics_path(home: Home) -> Path:
-    """Prometheus' token."""
+    """Path of Prometheus' token."""
     return home.secrets / "metrics.token"
 
 
 def history_path(home: Home) -> Path:
-    """Which user's tokens were replaced."""
+    """Path of the digests of the local user's replaced tokens."""
     return home.secrets / "replaced.json"
 
 
 def next_path(path: Path) -> Path:
-    """Where a secret waits that the gateway has yet to bring to another server, before it takes ``path``'s place."""
+    """Path of a new secret that the gateway must set at another server before it replaces the file ``path``."""
     return path.with_name(f"{path.name}.next")
 
 
 def former_path(path: Path) -> Path:
-    """Which secret of another server's the one at ``path`` replaced, and until when that is still accepted there."""
+    """Path of a note on the secret that ``path`` replaced, and until when the other server still accepts it."""
     return path.with_name(f"{path.name}.former")
 
 
 @dataclass(frozen=True)
 class Former:
-    """A key that signs no more."""
+    """A key that no longer signs."""
 
     key: str
     until: float
-    """Seconds since the epoch until which what it signed is accepted."""
+    """Time (seconds since the epoch) until which tokens that it signed are accepted."""
 
 
 @dataclass(frozen=True)
 class Ring:
-    """The key that signs, and those that did before it, the newest first. Its file: a line for each."""
+    """The key that signs, and former keys, newest first. Its file has a line per key."""
 
     key: str
     former: tuple[Former, ...] = ()
@@ -71,13 +71,13 @@ class Ring:
         return "\n".join([self.key, *(f"{old.key} {int(old.until)}" for old in self.former)]) + "\n"
 
     def rotated(self, key: str, *, until: float) -> Ring:
-        """The ring with another key: what the present one signed is accepted until then, what others did no longer."""
+        """The ring with a new key; tokens of the present and former keys are accepted until ``until`` at the latest."""
         former = (Former(self.key, until), *(Former(old.key, min(old.until, until)) for old in self.former))
         return Ring(key, former[:REMEMBERED])
 
 
 def parse_ring(text: str) -> Ring:
-    """The ring of a file's text; raises ValueError. A key alone, as it was before there were rings, is one too."""
+    """Parse a ring; raises ValueError. A single key, as older versions wrote it, is a ring too."""
     first, *lines = text.strip().splitlines()
     if len(first) < 16:
         raise ValueError(f"its first line has {len(first)} characters, too few to be safe")
@@ -91,7 +91,7 @@ def parse_ring(text: str) -> Ring:
 
 
 def read_ring(path: Path) -> Ring:
-    """The ring in a file; raises InvalidInput where it is damaged, missing, or others may read it."""
+    """Read a ring; raises InvalidInput if its file is damaged, missing, or readable by other users."""
     try:
         return parse_ring(read_secret(path))
     except ValueError as exc:
@@ -103,19 +103,19 @@ def read_ring(path: Path) -> Ring:
 
 @dataclass(frozen=True)
 class Replaced:
-    """A token that was replaced, by its digest: it can't be had from it."""
+    """A replaced token, known only by its digest."""
 
     digest: str
     at: float
     """Seconds since the epoch."""
 
     def is_of(self, token: str) -> bool:
-        """Whether it is this token's."""
+        """True if the digest is that of ``token``."""
         return secrets.compare_digest(self.digest, _digest(token))
 
 
 def replace_token(path: Path, token: str, *, history: Path, at: float) -> None:
-    """Put another token into a file, and remember in ``history`` which one it replaced."""
+    """Write a new token to a file, and record the replaced token's digest in ``history``."""
     replaced = read_replaced(history)
     if path.exists():
         replaced = [Replaced(_digest(read_secret(path)), at), *replaced][:REMEMBERED]
@@ -124,16 +124,16 @@ def replace_token(path: Path, token: str, *, history: Path, at: float) -> None:
 
 
 def read_replaced(history: Path) -> list[Replaced]:
-    """The tokens that were replaced, the newest first; none where nothing is remembered, or it is damaged."""
+    """Read the replaced tokens, newest first; empty if the file is missing or damaged."""
     try:
         return [Replaced(str(digest), float(at)) for digest, at in json.loads(read_secret(history))]
     except (InvalidInput, ValueError, TypeError):
-        return []  # it only serves to say more of a token that is refused in any case
+        return []  # it only adds detail to the refusal of a token
 
 
 @dataclass(frozen=True)
 class Note:
-    """A rotation that the audit log does not have yet. It holds no secret."""
+    """A rotation that is not in the audit log yet. Has no secret."""
 
     id: str
     secret: str
@@ -142,25 +142,25 @@ class Note:
 
 
 def write_note(home: Home, secret: str, detail: dict[str, Any], *, at: float) -> None:
-    """Leave a note of a rotation: the leading gateway takes it into the audit log, now or when it is up again."""
+    """Write a note about a rotation, which the leading gateway copies to the audit log, now or once it runs again."""
     note = {"id": uuid.uuid4().hex, "secret": secret, "at": at, "detail": detail}
     write_secret(_notes(home) / f"{at:017.6f}-{note['id']}.json", json.dumps(note) + "\n")
 
 
 def read_notes(home: Home) -> list[tuple[Path, Note]]:
-    """The notes that were left, the oldest first, each with its file. One that is damaged is left out."""
-    found = []
+    """Read the notes, oldest first, each with its file; damaged ones are left out."""
+    notes = []
     for path in sorted(_notes(home).glob("*.json")):
         with contextlib.suppress(InvalidInput, ValueError, KeyError, TypeError):
             value = json.loads(read_secret(path))
             note = Note(str(value["id"]), str(value["secret"]), float(value["at"]), dict(value["detail"]))
-            found.append((path, note))
-    return found
+            notes.append((path, note))
+    return notes
 
 
 @contextlib.contextmanager
 def locked(home: Home, *, patience: float = 10.0) -> Iterator[None]:
-    """Hold off other rotations of the home; raises Conflict if one does not end."""
+    """Hold the home's rotation lock; raises Conflict if another process holds it for ``patience`` seconds."""
     home.secrets.mkdir(parents=True, exist_ok=True, mode=0o700)
     deadline = time.monotonic() + patience
     with (home.secrets / ".rotation.lock").open("a") as file:

@@ -1,4 +1,4 @@
-"""Settings from the environment (RAYPLANE_*); one class per group."""
+"""Settings from the environment (RAYPLANE_*), and the paths of the home."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from rayplane.errors import InvalidInput
 
 
 def find_home(start: Path | None = None) -> Path:
-    """The home: RAYPLANE_HOME, else the nearest ``.rayplane/`` upward from ``start``, else ``~/.rayplane``."""
+    """The home: RAYPLANE_HOME, else the nearest ``.rayplane/`` in ``start`` or above it, else ``~/.rayplane``."""
     named = os.environ.get("RAYPLANE_HOME")
     if named:
         return Path(named).expanduser().absolute()
-    here = (start or Path.cwd()).absolute()
-    for folder in (here, *here.parents):
+    start_folder = (start or Path.cwd()).absolute()
+    for folder in (start_folder, *start_folder.parents):
         if (folder / ".rayplane").is_dir():
             return folder / ".rayplane"
     return Path.home() / ".rayplane"
 
 
 class Home:
-    """Every path of one local platform's home, and the marker that its processes carry."""
+    """Paths of one local platform's home, and the mark of its processes."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.id = hashlib.sha256(str(path).encode()).hexdigest()[:10]
-        """Marks this home's processes (environment variable RAYPLANE_MARK) and its short temporary folders."""
+        """Mark of this home's processes (environment variable RAYPLANE_MARK), also in its temporary folders' names."""
 
     @property
     def token(self) -> Path:
@@ -39,7 +39,7 @@ class Home:
 
     @property
     def secrets(self) -> Path:
-        """Folder (0700) of 0600 files."""
+        """Folder (0700) of secrets, each in a 0600 file."""
         return self.path / "secrets"
 
     @property
@@ -54,7 +54,7 @@ class Home:
 
     @property
     def state(self) -> Path:
-        """What `up` chose: ports and URLs, as JSON."""
+        """Ports and URLs that `up` chose, as JSON."""
         return self.path / "platform.json"
 
     @property
@@ -69,7 +69,7 @@ class Home:
 
     @property
     def kept_root(self) -> Path:
-        """The storage root's URI, where a restore put this home beside a root that is not its default."""
+        """URI of the storage root, written by a restore of a home whose root is not the default one."""
         return self.path / "storage-root"
 
     @property
@@ -79,7 +79,7 @@ class Home:
 
     @property
     def uploads(self) -> Path:
-        """Folder (0700) of what is being uploaded, in files without names."""
+        """Folder (0700) of uploads under way, in files without names."""
         return self.path / "uploads"
 
     @property
@@ -97,12 +97,12 @@ class Home:
         return self.feast / "online" / f"{project}.db"
 
     def placed_token(self, team: str, cluster: str) -> Path:
-        """The 0600 file that an admin places for a cluster that others run: its Ray token, and for which address."""
+        """0600 file in which an admin puts the Ray token of an ``existing`` cluster, and the address it is for."""
         return self.secrets / "clusters" / f"{team}.{cluster}.ray"
 
     @property
     def local_users(self) -> Path:
-        """Which number the Unix user of each team has, as JSON."""
+        """Numbers (uids) of the teams' Unix users, as JSON."""
         return self.path / "local-users.json"
 
     @property
@@ -112,12 +112,12 @@ class Home:
 
 
 class GatewaySettings(BaseSettings):
-    """What the gateway needs to run. Every secret is named by the path of a 0600 file."""
+    """Settings of the gateway. Secrets are not among them, only paths of 0600 files that have them."""
 
     model_config = SettingsConfigDict(env_prefix="RAYPLANE_", extra="ignore")
 
     home: Path = Field(default_factory=find_home)
-    """Where state is kept."""
+    """Folder of the platform's state."""
     host: str = "127.0.0.1"
     """Address to listen on."""
     port: int = Field(default=8470, ge=1, le=65535)
@@ -129,58 +129,60 @@ class GatewaySettings(BaseSettings):
     workflow_database_url: str | None = None
     """SQLAlchemy URL of DBOS' own database; default: SQLite in the home."""
     storage_root: str | None = None
-    """Root URI of everything big; default: what a restore noted in the home's file ``storage-root``, else file:// in
-    the home."""
+    """Root URI of all large data; default: the URI in the home's file ``storage-root``, which a restore writes, else
+    file:// in the home."""
     mlflow_port: int | None = Field(default=None, ge=1, le=65535)
     """Port of the MLflow server that `rayplane up` starts; default: a free one of this home's own."""
     mlflow_public_url: str | None = None
     """URL by which clients and workers reach the MLflow server that `rayplane up` starts; default: http://host:port."""
     mlflow_url: str | None = None
-    """MLflow tracking server's URL; without it jobs are refused tracking."""
+    """MLflow tracking server's URL; without it, jobs that want tracking are refused."""
     mlflow_admin_path: Path | None = None
-    """0600 file: MLflow admin's user name and password, one a line."""
+    """0600 file with MLflow admin's user name and password, each on a line."""
     feast_registry_url: str | None = None
     """SQLAlchemy URL of Feast's SQL registry; default: SQLite in the home."""
     prometheus_url: str | None = None
-    """Prometheus' URL, published to clients."""
+    """Prometheus' URL, as the gateway tells it to clients."""
     backends: list[str] | None = None
-    """Backends that teams may use here, as JSON; by default all that are installed."""
+    """Backends that teams may use on this platform, as a JSON list; default: all that are installed."""
     existing_addresses: list[str] = ["127.0.0.0/8", "::1/128"]
-    """Places of clusters on the backend ``existing``, as JSON: networks (``10.1.0.0/16``), addresses, names
-    (``ray.example.org``, ``*.ray.example.org``), each with ``:port`` if only that one. A network counts for what a name
-    resolves to at each look; what a listed name resolves to is trusted. A cluster that an admin of the platform applies
-    need not be among them. Link-local and metadata addresses are refused always."""
+    """Allowed addresses of clusters on the backend ``existing``, as a JSON list: networks (``10.1.0.0/16``), addresses
+    and host names (``ray.example.org``, ``*.ray.example.org``), each with ``:port`` to allow only that port. A name
+    that is not listed is allowed if the address that it resolves to, at each use, is in a listed network; a listed host
+    name may resolve to any address. Clusters that an admin of the platform applies need not be listed. Link-local and
+    metadata addresses are always refused."""
     reconcile_interval: float = Field(default=1.0, gt=0)
-    """Seconds between two looks at objects that are under way."""
+    """Seconds between two reconciliations of objects that have not settled."""
     warm_processes: bool = True
-    """Whether a local cluster forks its workers and jobs from an interpreter that has imported the usual libraries."""
+    """True: a local cluster forks its workers and jobs from an interpreter that has imported common libraries."""
     local_users: bool = False
-    """Whether the backend ``local`` runs all of a team's clusters as a Unix user of that team, with files of its own.
-    Only where root runs the platform, on Linux; without it all of them run as the platform's user."""
+    """True: the backend ``local`` runs all of a team's clusters as a Unix user of that team, with files of its own.
+    Needs Linux and a platform run by root. False: all clusters run as the platform's user."""
     local_user_ids: tuple[int, int] = (61184, 65519)
-    """The first and the last number that such a user may have, as JSON. Nothing else on the host may use them; two
-    platforms on one host need ranges that do not overlap."""
+    """First and last number (uid) of the teams' Unix users, as a JSON list. Nothing else on the host may use these
+    numbers; two platforms on one host need ranges that do not overlap."""
     log_level: str = "INFO"
-    """Least level that is logged."""
+    """Lowest level of log records that are written."""
     trusted_proxies: list[IPvAnyNetwork] = []
-    """Addresses and networks of reverse proxies, as JSON: from them alone ``X-Forwarded-For`` is believed, which the
-    audit log and a refusal's address are taken from. By default none are, and it is ignored."""
+    """Addresses and networks of reverse proxies, as a JSON list. Only from these does the gateway trust
+    ``X-Forwarded-For``, for the client addresses in the audit log and in refusals. Default: none; the header is
+    ignored."""
     log_max_bytes: int = Field(default=50 * 2**20, ge=64 * 2**10)
-    """Bytes of a process' log in the home from which on the supervisor rotates it."""
+    """Size in bytes beyond which the supervisor rotates a process' log in the home."""
     log_files: int = Field(default=3, ge=1, le=100)
-    """How many rotated parts of each log are kept beside it."""
+    """Number of rotated parts that are kept of each log."""
     max_header_bytes: int = Field(default=64 * 2**10, ge=2**10, le=2**20)
     """The most bytes that a request's line and headers may have together; more is answered with 431."""
     max_package_bytes: int = Field(default=256 * 2**20, ge=1)
     """The most bytes that an uploaded code package may have; more is answered with 413."""
     header_timeout: float = Field(default=20, gt=0)
-    """Seconds in which a request's line and headers must arrive, from the connection or its first byte on."""
+    """Seconds within which a request's line and headers must arrive, counted from the connection or the first byte."""
     body_timeout: float = Field(default=60, gt=0)
-    """Seconds for which a request's body may stop arriving. Answers are not limited: a log may be followed for days."""
+    """Seconds for which a request's body may stall. Answers have no limit: a log may be followed for days."""
     keep_alive_timeout: int = Field(default=60, gt=0)
-    """Seconds for which a connection is kept open for another request."""
+    """Seconds for which an idle connection is kept open."""
     max_connections: int = Field(default=1000, ge=10)
-    """The most connections in all. For one more, the one that has waited longest for a request is closed."""
+    """The most connections in all. At one more, the connection that has been idle for longest is closed."""
     max_requests: int = Field(default=400, ge=1)
     """The most requests that one principal may have under way at once; one more is answered with 429."""
     max_followed_logs: int = Field(default=256, ge=1)
@@ -188,7 +190,7 @@ class GatewaySettings(BaseSettings):
 
     @property
     def home_paths(self) -> Home:
-        """The home's paths."""
+        """Paths of the home."""
         return Home(self.home)
 
     @property
@@ -208,11 +210,11 @@ class GatewaySettings(BaseSettings):
 
     @property
     def root_uri(self) -> str:
-        """The storage root: the one that is set, else the one that a restore noted, else the home's own."""
+        """URI of the storage root: the setting, else the one that a restore recorded, else the home's own folder."""
         if self.storage_root:
             return self.storage_root
-        kept = self.home_paths.kept_root
-        return kept.read_text().strip() if kept.is_file() else f"file://{self.home_paths.storage}"
+        recorded = self.home_paths.kept_root
+        return recorded.read_text().strip() if recorded.is_file() else f"file://{self.home_paths.storage}"
 
     @property
     def registry_url(self) -> str:
@@ -230,7 +232,7 @@ def load_gateway() -> GatewaySettings:
 
 
 def write_secret(path: Path, text: str) -> None:
-    """Write a 0600 file atomically; its folder is made 0700."""
+    """Write a 0600 file atomically, creating its folder with mode 0700."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -240,14 +242,14 @@ def write_secret(path: Path, text: str) -> None:
 
 
 def read_secret(path: Path) -> str:
-    """The text of a secret file; raises InvalidInput if it is missing or no text, or others may read it."""
+    """Read a secret file; raises InvalidInput if it is missing or not text, or if other users may read it."""
     try:
         mode = path.stat().st_mode
         text = path.read_text().strip()
     except OSError as exc:
         raise InvalidInput(f"Secret file '{path}' can't be read: {exc.strerror}.", remedy="Run 'rayplane up'.") from exc
     except UnicodeDecodeError:
-        # Not chained: the error would show what is in the file.
+        # Not chained, since the decoding error would show the file's content.
         raise InvalidInput(f"Secret file '{path}' is no text.", remedy="Write the secret alone into it.") from None
     if mode & 0o077:
         raise InvalidInput(f"Secret file '{path}' may be read by others.", remedy=f"Run: chmod 600 {path}")

@@ -1,4 +1,4 @@
-"""Structured logging, one JSON object a line, with secrets redacted."""
+"""Structured logging: one JSON object per line, with secrets redacted."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def configure(level: str = "INFO") -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # It tells of every request at INFO: clusters are asked every few seconds, and their answers would drown the rest.
+    # httpx logs every request at INFO, and the gateway polls clusters every few seconds.
     logging.getLogger("httpx").setLevel(logging.WARNING)
 
 

@@ -1,4 +1,4 @@
-"""The notebook runs as it is, as a Ray client of a real cluster, and draws a dataset version that a task read there."""
+"""The notebook runs unchanged, as a Ray client of a real cluster, and draws a dataset version that a task read."""
 
 from __future__ import annotations
 

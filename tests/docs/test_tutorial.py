@@ -1,4 +1,4 @@
-"""The tutorial does what it says: its files are written, its commands run, its output compared."""
+"""The tutorial works as written: the test writes its files, runs its commands and compares their output."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Block:
     text: str
 
     def commands(self) -> list[tuple[str, str]]:
-        found: list[tuple[str, str]] = []
+        pairs: list[tuple[str, str]] = []
         for line in self.text.splitlines():
             if line.startswith("$ "):
-                found.append((line[2:], ""))
+                pairs.append((line[2:], ""))
             else:
-                command, expected = found[-1]
-                found[-1] = (command, expected + line + "\n")
-        return found
+                command, expected = pairs[-1]
+                pairs[-1] = (command, expected + line + "\n")
+        return pairs
 
 
 def blocks() -> list[Block]:

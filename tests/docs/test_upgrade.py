@@ -1,4 +1,4 @@
-"""The upgrade page does what it says: its commands are run on a home that the first version of rayplane left."""
+"""The upgrade page works as written: the test runs its commands on a home of the first version of rayplane."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tests.support import first_schema
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "upgrade.md"
 VERSIONS = Path(first_schema.upgrade_within.__code__.co_filename).parent / "migrations" / "versions"
 INSTALLS = "pip install "
-"""What such a command installs is what is tested: it is not run."""
+"""Beginning of the commands that the test skips: they would install the version under test."""
 
 
 def blocks() -> list[list[str]]:
     """The commands of each console block."""
-    found = re.findall(r"^```console\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    return [[line.removeprefix("$ ") for line in block.splitlines()] for block in found]
+    texts = re.findall(r"^```console\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    return [[line.removeprefix("$ ") for line in block.splitlines()] for block in texts]
 
 
 def revision(database: Path) -> str | None:
@@ -75,11 +75,11 @@ def test_the_page_leads_from_the_first_schema_to_the_newest_and_back_to_its_back
 
 
 def newest() -> str:
-    """The newest revision, by the files of the migrations."""
+    """The newest revision, according to the migrations' files."""
     return max(re.findall(r"^r(\d{4})_", path.name)[0] for path in VERSIONS.glob("r0*.py"))
 
 
 def test_the_page_says_what_every_revision_changes() -> None:
-    told = re.findall(r"^\| (\d{4}) \|", PAGE.read_text(), re.MULTILINE)
+    listed = re.findall(r"^\| (\d{4}) \|", PAGE.read_text(), re.MULTILINE)
     made = sorted(re.findall(r"^r(\d{4})_", path.name)[0] for path in VERSIONS.glob("r0*.py"))
-    assert told == made
+    assert listed == made

@@ -1,4 +1,4 @@
-"""What every Ray is told keeps its children alive: Ray forks them while its other threads are within gRPC."""
+"""Environment variables that keep Ray's children from crashing: Ray forks them while other threads run gRPC."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rayplane.gateway.backends.base import RAY_ENVIRONMENT
 
 pytestmark = pytest.mark.faults
 CHILDREN = 500
-"""Without that environment 2 to 4 % of them crash."""
+"""Number of children; without those variables 2 to 4 % of them crash."""
 
 
 @pytest.mark.timeout(180)

@@ -24,7 +24,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalPlatform
 
 
 def kill(platform: LocalPlatform, name: str) -> int:
-    """kill -9 the process of this name; its pid."""
+    """Kill the process of this name with SIGKILL; return its pid."""
     pid = int(platform.process(name)["pid"])
     os.kill(pid, signal.SIGKILL)
     return pid
@@ -50,7 +50,7 @@ def test_the_supervisor_starts_a_killed_child_again_on_its_port(platform: LocalP
     assert after["restarts"] == before["restarts"] + 1
 
 
-def test_what_was_recorded_is_there_after_the_gateway_was_killed(platform: LocalPlatform) -> None:
+def test_recorded_objects_are_still_there_after_the_gateway_was_killed(platform: LocalPlatform) -> None:
     with platform.client as api:
         api.teams.apply("lasting", spec={})
         uid = api.teams.get("lasting").metadata.uid
@@ -58,15 +58,15 @@ def test_what_was_recorded_is_there_after_the_gateway_was_killed(platform: Local
         assert api.teams.get("lasting").metadata.uid == uid
 
 
-def test_a_killed_supervisor_leaves_its_children_at_work_and_up_takes_them_over(platform: LocalPlatform) -> None:
+def test_children_of_a_killed_supervisor_keep_running_and_up_adopts_them(platform: LocalPlatform) -> None:
     children = {p["name"]: p["pid"] for p in platform.status()["processes"] if p["name"] != "supervisor"}
     killed = kill(platform, "supervisor")
     assert httpx.get(f"{platform.state.gateway_url}/healthz", timeout=30).status_code == 200
     assert platform.status()["state"] == "degraded"
     platform.rayplane("up")
-    found = {p["name"]: p["pid"] for p in platform.status()["processes"]}
-    assert found.pop("supervisor") != killed
-    assert found == children, "healthy children are adopted, not restarted"
+    pids = {p["name"]: p["pid"] for p in platform.status()["processes"]}
+    assert pids.pop("supervisor") != killed
+    assert pids == children, "healthy children are adopted, not restarted"
 
 
 def test_a_killed_supervisor_and_child_are_both_recovered(platform: LocalPlatform) -> None:

@@ -1,4 +1,4 @@
-"""kill -9 of a head, and of all, in mid-pipeline: it completes, with one MLflow run, and nothing is left over."""
+"""SIGKILL of a head, or of all processes, in mid-pipeline: it completes with one MLflow run and leaves nothing over."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ PIPELINE: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalPlatform]:
-    """A platform with a team, a cluster and a pipeline; asserted at the end that nothing is left over."""
+    """A platform with a team, a cluster and a pipeline; at the end asserts that nothing is left over."""
     code = tmp_path_factory.mktemp("code")
     (code / "slow.py").write_text(SLOW)
     (code / "tracked.py").write_text(TRACKED)
@@ -54,13 +54,13 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalPlatform
 
 
 def start(platform: LocalPlatform) -> Object:
-    """Start a run and wait until its first step beats."""
+    """Start a run and wait until its first step prints."""
     with platform.client as api:
         run = api.pipelines.run(TEAM, "heart", {}, force=True)
         job = f"{run.metadata.name}-slow"
 
         def beats() -> bool:
-            names = {found.metadata.name for found in api.jobs.list(TEAM)}
+            names = {obj.metadata.name for obj in api.jobs.list(TEAM)}
             return job in names and "beat 2" in "".join(api.jobs.logs(TEAM, job, follow=False))
 
         until(beats, seconds=120, what="the first step beats")
@@ -78,7 +78,7 @@ def finish(platform: LocalPlatform, run: Object) -> RunStatus:
         tracked = api.jobs.get(TEAM, f"{run.metadata.name}-track").status
     client = mlflow_client(platform, TEAM)
     runs = client.search_runs([tracked["experiment_id"]], f"tags.`rayplane.job` = '{run.metadata.name}-track'")
-    assert [found.info.run_id for found in runs] == [tracked["run_id"]]
+    assert [mlflow_run.info.run_id for mlflow_run in runs] == [tracked["run_id"]]
     assert runs[0].info.status == "FINISHED"
     assert [m.step for m in client.get_metric_history(tracked["run_id"], "loss")] == [0, 1, 2]
     return status

@@ -1,4 +1,4 @@
-"""Start children as Ray does while other threads are within gRPC; print how many ended before their program began."""
+"""Start children as Ray does while other threads run gRPC; print how many crashed before their program began."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ TALKERS = 4
 
 
 class Echo(grpc.GenericRpcHandler):
-    """Any method: a stream that gives back what it takes."""
+    """A server that echoes the stream of any method."""
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
         return grpc.stream_stream_rpc_method_handler(lambda requests, _: (request for request in requests))
 
 
 def talk(port: int) -> None:
-    """Open and close channels, one of them to nobody, as a proxy of Ray clients does."""
+    """Open and close channels, one of them to a port without a listener, as a proxy of Ray clients does."""
     while True:
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel, grpc.insecure_channel("127.0.0.1:1") as nobody:
             grpc.channel_ready_future(nobody)
@@ -35,7 +35,7 @@ def talk(port: int) -> None:
 
 
 def before_exec() -> None:
-    """What Ray does in a child (``services.start_ray_process``): because of it the child is forked."""
+    """Do what Ray does in a child (``services.start_ray_process``); as a preexec_fn it makes subprocess fork."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     set_kill_on_parent_death_linux()
 
@@ -47,7 +47,7 @@ def children(count: int) -> Iterator[int]:
 
 
 def main(count: int) -> dict[int, int]:
-    """Start ``count`` children; how often each exit code was seen."""
+    """Start ``count`` children; count their exit codes."""
     server = grpc.server(ThreadPoolExecutor(2 * TALKERS))
     server.add_generic_rpc_handlers((Echo(),))
     port = server.add_insecure_port("127.0.0.1:0")
@@ -59,4 +59,4 @@ def main(count: int) -> dict[int, int]:
 
 if __name__ == "__main__":
     print(json.dumps(main(int(sys.argv[1]))), flush=True)
-    os._exit(0)  # The talkers talk for ever.
+    os._exit(0)  # The talking threads never end.

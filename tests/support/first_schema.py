@@ -1,4 +1,4 @@
-"""A database as the first version of rayplane left it: schema 0001, with rows of every table."""
+"""A database of the first version of rayplane: schema 0001, with rows in every table."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ AT = datetime(2026, 11, 23, 9, 30, 0, 250_000, tzinfo=UTC)
 VERSION = "0123456789abcdef"
 KINDS = ("Team", "Cluster", "Dataset", "Feature", "Model", "Pipeline", "Job", "PipelineRun")
 PHASES = {"Cluster": "Suspended", "Job": "Succeeded", "PipelineRun": "Succeeded"}
-"""All else is Ready."""
+"""Phases of the objects; those of other kinds are Ready."""
 SPECS: dict[str, dict[str, Any]] = {
     "Team": {"backend": "local", "quota": {"cpu": 8}},
     "Cluster": {"size": "small", "suspended": True},
@@ -33,7 +33,7 @@ SPECS: dict[str, dict[str, Any]] = {
 
 
 def make(url: str) -> None:
-    """Make the database at an empty place."""
+    """Create the database; there must be none at ``url``."""
     prepare_file(make_url(url))
     engine = create_engine(url)
     if engine.dialect.name == "sqlite":
@@ -46,7 +46,7 @@ def make(url: str) -> None:
 
 
 def check(store: Store) -> None:
-    """Assert that every row is read through the store as it was written, and that numbers go on after the last."""
+    """Assert that the store reads every row as it was written, and continues numbering after the last."""
     check_asked(store)
     for number, kind in enumerate(KINDS, start=1):
         [obj] = store.list(kind, _team(kind)).items
@@ -63,7 +63,7 @@ def check(store: Store) -> None:
 
 
 def check_asked(store: Store) -> None:
-    """Assert the same of all that no reconciler changes: what was asked for, what was noted."""
+    """Assert the same for rows that no reconciler changes: specs and records."""
     for number, kind in enumerate(KINDS, start=1):
         [obj] = store.list(kind, _team(kind)).items
         assert (obj.metadata.name, obj.metadata.uid) == (_name(kind), f"uid-{number}")
@@ -90,7 +90,7 @@ def check_asked(store: Store) -> None:
 
 
 def check_remembered(store: Store) -> None:
-    """Assert that the answer kept for a key is known; for a store whose clock stands within a day of the rows."""
+    """Assert that an idempotency key's stored answer is found; the store's clock must be within a day of the rows."""
     assert store.recall("ada", "k", "print") == {"status": 201}
 
 
@@ -119,14 +119,14 @@ def _rows(connection: Connection) -> None:
     connection.execute(text("UPDATE revision SET value = :value"), {"value": len(KINDS)})
     audit = {"principal": "ada", "action": "put", "kind": "Job", "team": TEAM, "name": "job"}
     add("audit", id=7, time=AT, detail={"dry_run": False}, **audit)
-    held = {"team": TEAM, "cluster_uid": "uid-2", "cluster": "dev", "cpu": 0.5, "memory": 2.0**33, "gpu": 0.0}
-    add("leases", seq=1, id="l1", started_at=AT, ended_at=AT + timedelta(hours=1), **held)
-    add("leases", seq=2, id="l2", started_at=AT, **held)
+    lease = {"team": TEAM, "cluster_uid": "uid-2", "cluster": "dev", "cpu": 0.5, "memory": 2.0**33, "gpu": 0.0}
+    add("leases", seq=1, id="l1", started_at=AT, ended_at=AT + timedelta(hours=1), **lease)
+    add("leases", seq=2, id="l2", started_at=AT, **lease)
     edge = {"source": "source:file:///data#1", "target": f"dataset:flights@{VERSION}"}
     add("lineage", id=1, team=TEAM, time=AT, **edge)
     event = {"id": "e1", "type": "run.started", "time": AT.isoformat(), "data": {"run_id": "r1", "attempt": 1}}
-    told = {"id": "e1", "type": "run.started", "job_uid": "uid-7"}
-    add("events", seq=1, team=TEAM, time=AT, recorded_at=AT, body=event, **told)
+    event_columns = {"id": "e1", "type": "run.started", "job_uid": "uid-7"}
+    add("events", seq=1, team=TEAM, time=AT, recorded_at=AT, body=event, **event_columns)
     version = {"team": TEAM, "name": "flights", "version": VERSION}
     size = {"content_hash": VERSION * 4, "uri": "file:///root/x", "rows": 336_776, "bytes": 2**33 + 1, "columns": []}
     add("dataset_versions", published_at=AT, body={**version, **size, "created_at": AT.isoformat()}, **version)
@@ -139,7 +139,7 @@ def _rows(connection: Connection) -> None:
     add("operations", id="op", team=TEAM, created_at=AT, body={**operation, "action": "apply", "state": "succeeded"})
     add("idempotency", principal="ada", key="k", fingerprint="print", answer={"status": 201}, created_at=AT)
     add("leader", id=1, holder="host:1", expires_at=AT)
-    if connection.dialect.name == "postgresql":  # there a number that was given does not move the counter
+    if connection.dialect.name == "postgresql":  # an explicit number does not advance PostgreSQL's sequence
         for table, key in (("audit", "id"), ("leases", "seq"), ("lineage", "id"), ("events", "seq")):
             last = f"(SELECT max({key}) FROM {table})"
             connection.execute(text(f"SELECT setval(pg_get_serial_sequence('{table}', '{key}'), {last})"))

@@ -1,4 +1,4 @@
-"""The flights pipeline in tests: the team's code in a folder, sources as files, runs followed to their end."""
+"""The flights pipeline in tests: the team's code in a folder, sources as files, runs awaited to their end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.local_platform import LocalPlatform
 
 ROOT = Path(__file__).parents[2]
 TEAM = "flights"
-# What 30 days of January can show: that the parts work together, not that the model is good.
+# 30 days of January show that the parts work together, not that the model is good.
 SLICE_GATE = {"min_auc": "0.5", "min_gain": "-1", "max_ece": "1", "min_slice_auc": "0", "min_slice_rows": "100"}
 
 
@@ -32,7 +32,7 @@ class Flights:
 
     @classmethod
     def slice(cls, platform: LocalPlatform, folder: Path, days: int = 30) -> Flights:
-        """Copy the code, write the sources' first days as Parquet files."""
+        """Copy the code, and write the sources' first days as Parquet files."""
         for part in ("jobs", "features", "serving"):
             shutil.copytree(ROOT / part, folder / "code" / part, ignore=shutil.ignore_patterns("__pycache__"))
         slices.write(folder / "raw", days)
@@ -44,7 +44,7 @@ class Flights:
         return self.platform.client
 
     def apply(self, *, only: list[str] | None = None) -> None:
-        """Apply the documents with the code as it is now; ``only`` these steps of the pipeline."""
+        """Apply the documents with the present code; the pipeline with ``only`` these steps, if given."""
         documents = [
             parse(Document, value, "flights")
             for value in yaml.safe_load_all((self.folder / "jobs" / "flights.yaml").read_text())
@@ -63,10 +63,10 @@ class Flights:
                 api.apply_documents([document.model_copy(update={"spec": spec})])
 
     def run(self, **parameters: str) -> RunStatus:
-        """Run the pipeline on the sources' files to its end, whatever that is."""
-        given = {"source": f"{self.sources.as_uri()}/", "suffix": ".parquet", "materialize_at": "", **parameters}
+        """Run the pipeline on the sources' files until it succeeds or fails."""
+        arguments = {"source": f"{self.sources.as_uri()}/", "suffix": ".parquet", "materialize_at": "", **parameters}
         with self.client as api:
-            run = api.pipelines.run(TEAM, self.name, given)
+            run = api.pipelines.run(TEAM, self.name, arguments)
             ended = api.pipelines.wait_run(
                 TEAM, self.name, run.metadata.name, phases={"Succeeded", "Failed", "Stopped"}, timeout=900
             )
@@ -74,7 +74,7 @@ class Flights:
 
 
 def ran(status: RunStatus) -> set[str]:
-    """The steps that were run, not taken from the cache."""
+    """Names of the steps that were run, not taken from the cache."""
     assert status.phase == "Succeeded", f"{status.phase}: {status.message}"
     return {step.name for step in status.steps if step.phase == "Succeeded"}
 
@@ -90,5 +90,5 @@ def version_of(status: RunStatus, step: str, dataset: str) -> str:
 
 
 def _output(status: RunStatus, step: str, name: str, kind: str) -> Any:
-    found = next(s for s in status.steps if s.name == step)
-    return next(o.value for o in found.outputs if o.name == name and o.kind == kind)
+    step_run = next(s for s in status.steps if s.name == step)
+    return next(o.value for o in step_run.outputs if o.name == name and o.kind == kind)

@@ -1,6 +1,6 @@
 """Fuzz the gateway by its own OpenAPI document, with schemathesis: `python -m tests.support.fuzz_api --examples 100`.
 
-The app is the real one, on a real store and storage with some of everything in it; there is no compute.
+The app is the real one, on a real store and storage with objects of every kind, but without compute.
 """
 
 from __future__ import annotations
@@ -41,43 +41,43 @@ TEAM, CLUSTER = "growth", "dev"
 RULES = re.compile(
     "|".join(
         (
-            # of two parts of a request together
+            # on two parts of a request together
             r"metadata\.(name|team) is '.*', but the URL says",
             r"min \(\d+\) is above max \(\d+\)",
             r"'since' comes after 'until'",
-            # of a duration that is written as text
+            # on durations written as text
             r"is longer than 36500 days",
             r"0s would end it at once|Input should be greater than 0|extended by a time above zero",
-            # of an opaque text, which only an earlier answer can hold
+            # on opaque texts, which only an earlier answer can give
             r"is not a cursor of this list",
-            # of what a spec names, or needs
+            # on references and requirements of a spec
             r"' names no team|parameter '.*' is unknown|' has no package ",
             r"is an output of both|which is not a step|which no step makes|need each other in a circle",
             r"cluster\.address: |: the backend '",
             r"part of MLflow's own addresses|the folder of all teams' artifacts",
-            # of a value that no spec may hold
+            # on values that no spec may have
             r"looks like a secret|by its name this is a secret",
             r"is in no year of UTC",
-            # of who asks
+            # on the principal
             r"Only a cluster has a context of its own|These events are of no team",
-            # of what is in an event, which depends on its type
+            # on an event's data, which depends on its type
             r"\d+ of \d+ events can't be taken",
-            # of the bytes of a package
+            # on the bytes of a package
             r"The package's SHA-256 is|not a zip that can be read",
             r"which the platform does not fetch|was not uploaded here",
         )
     ),
     re.DOTALL,
 )
-"""What a schema has no words for, by what the gateway says of it: a request that fits the schema may be refused so.
+"""Messages of rules that a schema can't express: the gateway may refuse a request that fits the schema by these.
 
-The document's description tells of them.
+The document's description mentions them.
 """
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A check that an answer did not meet."""
+    """A failed check of an answer."""
 
     operation: str
     phase: str
@@ -89,7 +89,7 @@ class Finding:
 
 
 def package() -> tuple[str, bytes]:
-    """A code package: its SHA-256 and its bytes, always the same."""
+    """A constant code package: its SHA-256 and its bytes."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr(zipfile.ZipInfo("train.py"), "print('hello')\n")
@@ -101,26 +101,26 @@ schemathesis.openapi.media_type("application/zip", st.sampled_from([package()[1]
 
 @schemathesis.serializer("application/zip")
 def as_it_is(_: Any, value: Any) -> Any:
-    """A package's bytes."""
+    """Serialize a package: send its bytes unchanged."""
     return value if isinstance(value, bytes) else str(value).encode()
 
 
 @schemathesis.hook("before_call")
 def impatient(_: Any, case: Any, __: Any) -> None:
-    """A request for a log may be held for 20 s; so long no test waits."""
+    """Shorten the wait of requests for logs, which the gateway may hold for 20 s."""
     with suppress(TypeError, ValueError, KeyError):
         if 0.01 < float(case.query["wait"]) <= 20:
             case.query["wait"] = 0.01
 
 
 class Signer(TokenSigner):
-    """The platform's signer, and tokens of members of the team, which a local platform does not give out."""
+    """The platform's signer, which also accepts tokens of team members; a local platform issues none."""
 
     def __init__(self, real: TokenSigner) -> None:
         self._real = real
 
     def verify(self, token: str) -> Principal | None:
-        """Whose token it is."""
+        """The principal of a token."""
         roles = {"team-admin": "admin", "member": "member", "viewer": "viewer"}
         if token in roles:
             return Principal(name=token, role=roles[token], team=TEAM)  # type: ignore[arg-type]
@@ -131,13 +131,13 @@ class Signer(TokenSigner):
         return self._real.refusal(token)
 
     def cluster_token(self, team: str, cluster_uid: str) -> str:
-        """As the real one."""
+        """Sign as the real signer does."""
         return self._real.cluster_token(team, cluster_uid)
 
 
 @contextmanager
 def seeded(folder: Path) -> Iterator[Platform]:
-    """A platform with one of everything. What is deleted is gone at once, as if a reconciler had taken it down."""
+    """A platform with an object of each kind. Deleted objects vanish at once, as if a reconciler had removed them."""
     with platform_without_compute(folder) as bare:
 
         def wake() -> None:
@@ -151,7 +151,7 @@ def seeded(folder: Path) -> Iterator[Platform]:
 
 
 def token_of(platform: Platform, principal: str) -> str | None:
-    """The token of one of ``PRINCIPALS``; None for the one who has none."""
+    """The token of one of ``PRINCIPALS``; None for ``none``."""
     home = platform.settings.home_paths
     if principal == "admin":
         return home.token.read_text().strip()
@@ -164,7 +164,7 @@ def token_of(platform: Platform, principal: str) -> str | None:
 
 
 def seed(platform: Platform) -> None:
-    """Team ``growth`` with a cluster, a job, a pipeline's run, a dataset's version, a model, features, a service."""
+    """Create team ``growth`` with a cluster, job, pipeline run, dataset version, model, feature set and service."""
     api = TestClient(create_app(platform), headers={"Authorization": f"Bearer {token_of(platform, 'admin')}"})
     base = f"/v1/teams/{TEAM}"
     sha256, data = package()
@@ -198,8 +198,8 @@ def seed(platform: Platform) -> None:
 
 
 def config(token: str | None, *, seed: int, examples: int, phases: tuple[str, ...]) -> schemathesis.Config:
-    """How schemathesis tests the gateway: all of its checks are on."""
-    # What an earlier answer held is not drawn again, since it has random ids; nor is what a hash's order decides.
+    """Configuration of schemathesis, with all of its checks on."""
+    # Generation takes no values from earlier answers, which have random ids, and does not depend on hash order.
     alike = {"extra-data-sources": {"responses": False}}
     drawn = {"max-examples": examples, "database": "none", "no-shrink": True, "unique-inputs": True}
     return schemathesis.Config.from_dict(
@@ -212,13 +212,13 @@ def config(token: str | None, *, seed: int, examples: int, phases: tuple[str, ..
             "analysis": {"constants": {"enabled": False}},
             "generation": drawn,
             "phases": {name: {"enabled": name in phases, **({} if name == "stateful" else alike)} for name in PHASES},
-            # 412 as 409: the object is at another version than a made-up If-Match names.
+            # 412, like 409: a generated If-Match does not match the object's version.
             "checks": {
                 "positive_data_acceptance": {
                     "expected-statuses": [*POSITIVE_DATA_ACCEPTANCE_EXPECTED_STATUSES, "412"],
                 }
             },
-            # Most requests are to be of what is there.
+            # Most requests should address existing objects.
             "dictionaries": {
                 "teams": {"values": [TEAM]},
                 "names": {"values": [CLUSTER, "train", "nightly", "features", "delays", "flights"]},
@@ -244,7 +244,7 @@ def config(token: str | None, *, seed: int, examples: int, phases: tuple[str, ..
 def run(
     platform: Platform, principal: str, *, seed: int, examples: int, phases: tuple[str, ...] = PHASES
 ) -> tuple[list[Finding], Counter[str]]:
-    """What one principal's requests bring to light, and how many of them each phase made."""
+    """Fuzz as one principal; return the findings, and the number of requests of each phase."""
     app = create_app(platform)
     schema = schemathesis.openapi.from_asgi(
         "/openapi.json",
@@ -255,7 +255,7 @@ def run(
 
     @schema.hook("filter_failure")
     def by_no_rule(_: Any, failure: Any, __: Any, answer: Any) -> bool:
-        """Whether the failure counts: a valid request that a rule beyond the schema refuses is none."""
+        """True if the failure counts; the refusal of a valid request by one of RULES does not."""
         return not (
             isinstance(failure, RejectedPositiveData)
             and answer.status_code in (400, 422)
@@ -281,14 +281,14 @@ def _findings(event: events.ScenarioFinished) -> Iterator[Finding]:
             if check.status is not Status.FAILURE or check.failure_info is None:
                 continue
             failure, answer = check.failure_info.failure, event.recorder.interactions[case_id].response
-            told = "no answer" if answer is None else f"{answer.status_code} {answer.content[:600]!r}"
-            message = f"{failure.message}\n{check.failure_info.code_sample}\n-> {told}"
+            answered = "no answer" if answer is None else f"{answer.status_code} {answer.content[:600]!r}"
+            message = f"{failure.message}\n{check.failure_info.code_sample}\n-> {answered}"
             label = event.recorder.cases[case_id].value.operation.label
             yield Finding(label, event.phase.value, f"{check.name}: {failure.title}", message)
 
 
 def main() -> int:
-    """Print what is wrong; the exit code is 1 if anything is."""
+    """Print the findings; return the exit code, 1 if there are any."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--examples", type=int, default=20, help="for each route, in each phase")

@@ -15,7 +15,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "reference" / "http.md"
 
 
 def page() -> str:
-    """The page as it is to be."""
+    """The page's expected text."""
     with tempfile.TemporaryDirectory() as folder, platform_without_compute(Path(folder)) as platform:
         made = create_app(platform).openapi()
     return "\n".join(_lines(made)) + "\n"
@@ -81,9 +81,9 @@ def _route(route: Route) -> Iterator[str]:
 
 
 def _answer(response: dict[str, Any]) -> str:
-    said = "" if response["description"] == "Successful Response" else response["description"]
+    description = "" if response["description"] == "Successful Response" else response["description"]
     kinds = [f"{kind} {_named(part.get('schema', {}))}".strip() for kind, part in response.get("content", {}).items()]
-    return " ".join(filter(None, [said, f"{', '.join(kinds)}." if kinds else "No body."]))
+    return " ".join(filter(None, [description, f"{', '.join(kinds)}." if kinds else "No body."]))
 
 
 def _named(schema: dict[str, Any]) -> str:

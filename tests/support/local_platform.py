@@ -1,4 +1,4 @@
-"""A real local platform for tests: `rayplane up` on a home of its own, `rayplane down` at the end, and nothing left."""
+"""A real local platform for tests: `rayplane up` on its own home, `rayplane down` at the end, and a check for leaks."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ COMMAND = str(Path(sys.executable).with_name("rayplane"))
 
 @dataclass
 class LocalPlatform:
-    """A platform that runs, and the command line that speaks to it."""
+    """A running platform, and its command line."""
 
     home: Home
     settings: Mapping[str, str] = field(default_factory=dict)
-    """Variables that it is brought up with."""
+    """Environment variables for `rayplane up`."""
     command: str = COMMAND
-    """The `rayplane` that it is brought up by."""
+    """Path of the `rayplane` command to use."""
 
     @property
     def env(self) -> dict[str, str]:
-        """The environment of a shell that uses this home, and no other platform."""
-        kept = {k: v for k, v in os.environ.items() if not k.startswith("RAYPLANE_") or k == "RAYPLANE_CACHE"}
+        """The environment of a shell that uses this home and no other platform."""
+        base = {k: v for k, v in os.environ.items() if not k.startswith("RAYPLANE_") or k == "RAYPLANE_CACHE"}
         session = {k: v for k, v in os.environ.items() if k == "RAYPLANE_TEST_SESSION"}
-        return {**kept, **session, "RAYPLANE_HOME": str(self.home.path), **self.settings}
+        return {**base, **session, "RAYPLANE_HOME": str(self.home.path), **self.settings}
 
     @property
     def state(self) -> state.PlatformState:
         """Ports and URLs."""
-        found = state.read_state(self.home)
-        assert found is not None, "the platform was never up"
-        return found
+        platform_state = state.read_state(self.home)
+        assert platform_state is not None, "the platform was never up"
+        return platform_state
 
     @property
     def client(self) -> Client:
-        """An SDK client of this platform, whatever the environment says."""
+        """An SDK client of this platform, independent of the environment."""
         return Client(self.state.gateway_url, self.home.token)
 
     def rayplane(
@@ -68,16 +68,16 @@ class LocalPlatform:
         return done
 
     def status(self) -> dict[str, Any]:
-        """What `rayplane status -o json` says."""
-        found: dict[str, Any] = json.loads(self.rayplane("status", "-o", "json", check=False).stdout)
-        return found
+        """The parsed output of `rayplane status -o json`."""
+        answer: dict[str, Any] = json.loads(self.rayplane("status", "-o", "json", check=False).stdout)
+        return answer
 
     def process(self, name: str) -> dict[str, Any]:
         """One process of the status."""
         return next(p for p in self.status()["processes"] if p["name"] == name)
 
     def left_over(self) -> list[str]:
-        """Processes and temporary folders of this home that are there now."""
+        """Processes and temporary folders of this home that exist now."""
         pids = [f"process {pid}" for pid in processes.marked(self.home.id)]
         return pids + [str(p) for p in Path(tempfile.gettempdir()).glob(f"rp-{self.home.id}-*")]
 
@@ -86,7 +86,7 @@ class LocalPlatform:
 def local_platform(
     home: Path, settings: Mapping[str, str] | None = None, *, command: str = COMMAND
 ) -> Iterator[LocalPlatform]:
-    """Bring a platform up in an empty home; at the end bring it down and assert that nothing is left."""
+    """Start a platform in an empty home; at the end stop it and assert that nothing is left."""
     made = LocalPlatform(Home(home), settings or {}, command)
     try:
         made.rayplane("up")
@@ -99,13 +99,13 @@ def local_platform(
 
 
 def running_in(sessions: Collection[int | None]) -> list[int]:
-    """The processes of sessions, whatever their environment says; not those that have ended and wait for a parent."""
+    """Pids of processes in these sessions, marked or not, except zombies."""
     pids = [int(path.name) for path in Path("/proc").glob("[0-9]*")]
     return [pid for pid in pids if processes._start_time(pid) is not None and processes._session(pid) in sessions]
 
 
 def until(true: Callable[[], object], *, seconds: float, what: str) -> None:
-    """Wait until something is so; fail saying what was waited for."""
+    """Wait until ``true`` returns a true value; fail after ``seconds``, naming ``what``."""
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, f"not so after {seconds:.0f} s: {what}"

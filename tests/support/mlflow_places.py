@@ -1,4 +1,4 @@
-"""What a job leaves in a real MLflow server, and every place of its API where that is found."""
+"""Data that a job leaves in a real MLflow server, and every path of its API that returns some of it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def client(url: str, user: tuple[str, str], workspace: str) -> httpx.Client:
 
 
 def places(run_id: str, experiment_id: str) -> list[str]:
-    """Where MLflow's API has the run, its experiment, its model and its file."""
+    """Paths of MLflow's API that return the run, its experiment, its model and its file."""
     run = f"run_id={run_id}"
     return [
         f"/api/2.0/mlflow/runs/get?{run}",
@@ -32,14 +32,14 @@ def places(run_id: str, experiment_id: str) -> list[str]:
 
 
 def found(url: str, user: tuple[str, str], workspace: str, asked: list[str]) -> dict[str, str]:
-    """What the server answers of these places to a user in a workspace, where it answers well."""
+    """Successful answers to a user in a workspace, by path."""
     with client(url, user, workspace) as api:
         answers = {path: api.get(path) for path in asked}
     return {path: answer.text for path, answer in answers.items() if answer.is_success}
 
 
 def listed(url: str, user: tuple[str, str], workspace: str) -> dict[str, list[str]]:
-    """What MLflow lists of a workspace: experiments, runs, models and versions; and the workspaces that it shows."""
+    """Names that MLflow lists in a workspace: experiments, runs, models, versions; and the workspaces that it shows."""
     with client(url, user, workspace) as api:
         experiments = api.get("/api/2.0/mlflow/experiments/search?max_results=100&view_type=ALL").json()
         ids = [experiment["experiment_id"] for experiment in experiments.get("experiments", [])]

@@ -1,4 +1,4 @@
-"""A real MLflow store for tests: SQLite and a folder, made once for a module since making its tables takes
+"""A real MLflow store for tests: SQLite and a folder, created once per module, since creating its tables takes
 seconds."""
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ VARIABLE = "MLFLOW_TRACKING_URI"
 
 @contextmanager
 def store(folder: Path) -> Iterator[str]:
-    """MLflow's store below ``folder``, for this process and those that it starts; answers the id of an
-    experiment."""
+    """Use a store below ``folder`` in this process and its children; yield the id of an experiment."""
     uri = f"sqlite:///{folder}/mlflow.db"
     named = os.environ.get(VARIABLE)
     os.environ[VARIABLE] = uri
@@ -25,7 +24,7 @@ def store(folder: Path) -> Iterator[str]:
     try:
         yield str(MlflowClient().create_experiment("tests", artifact_location=f"file://{folder}/artifacts"))
     finally:
-        # None forgets it: what get_tracking_uri() said before may be a default, which, once set, hides the variable.
+        # None resets it: setting the earlier get_tracking_uri(), maybe a default, would override the variable.
         mlflow.set_tracking_uri(named)
         if named is None:
             os.environ.pop(VARIABLE, None)

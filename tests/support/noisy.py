@@ -16,16 +16,16 @@ for _ in range(64):
     time.sleep(float(sys.argv[1]))
 out.write(b"x" * 50_000_000 + b"\nend\n")
 """
-"""Its argument: seconds of sleep after each of 64 parts."""
+"""The program's argument is the time in seconds to sleep after each of 64 parts."""
 
 
 @cache
 def printed() -> bytes:
-    """All that it prints."""
+    """The program's complete output."""
     return subprocess.run([sys.executable, "-c", PROGRAM, "0"], capture_output=True, check=True).stdout
 
 
 def assert_kept(log: bytes) -> None:
-    """Assert that the kept log of its job is what it printed, byte for byte, after a few words of Ray."""
+    """Assert that the job's stored log is the program's output, byte for byte, after a few lines of Ray."""
     assert len(log) - len(printed()) < 1000, "beside its own lines Ray says little"
     assert log.endswith(printed()), "the kept log is what the job printed, byte for byte"

@@ -1,4 +1,4 @@
-"""An interpreter that every user of the host may run, with the packages of this one: teams' own users need that."""
+"""An interpreter that every user of the host may run, with this one's packages, for the Unix users of teams."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ COMMAND = "#!{python}\nimport sys\nfrom rayplane.client.cli.main import main\nsy
 
 @dataclass(frozen=True)
 class OpenPython:
-    """The interpreter, the `rayplane` of it, and the variables that both need."""
+    """The interpreter, its `rayplane` command, and the environment variables that both need."""
 
     python: Path
     rayplane: Path
     variables: dict[str, str]
 
     def may_be_run_by_others(self) -> bool:
-        """Whether a user with no rights of its own gets at the packages."""
+        """True if an unprivileged user can read the packages."""
         done = subprocess.run(
             [str(self.python), "-c", "import rayplane, ray"],
             user=65533,
@@ -35,7 +35,7 @@ class OpenPython:
 
 
 def install(folder: Path) -> OpenPython:
-    """Copy the standard library into ``folder``, which others may enter, and have it find the packages of here."""
+    """Copy the standard library to ``folder``, which others may enter, and make it find this interpreter's packages."""
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     base, made = Path(sys.base_prefix), folder / "python"
     for part in ("bin", "lib"):

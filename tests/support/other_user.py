@@ -1,4 +1,4 @@
-"""Run a piece of a test as a user with no rights of its own, where the tests are root; as this user where not."""
+"""Run a piece of a test as an unprivileged user if the tests run as root, else as the present user."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ NUMBER = 65533
 
 
 def run_as_another(act: Callable[[], object]) -> None:
-    """Do it in a child, which has nothing to import any more; fail if it fails there, as its traceback says."""
+    """Call ``act`` in a forked child, which needs no more imports; fail with its traceback if it fails."""
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
-        said = b""
+        error = b""
         try:
             os.close(reading)
             if os.geteuid() == 0:
@@ -22,10 +22,10 @@ def run_as_another(act: Callable[[], object]) -> None:
                 os.setresgid(NUMBER, NUMBER, NUMBER)
                 os.setresuid(NUMBER, NUMBER, NUMBER)
             act()
-        except BaseException:  # noqa: BLE001  whatever it is, the parent says it
-            said = traceback.format_exc().encode()
-        os.write(writing, said[-60_000:])
-        os._exit(0 if not said else 1)
+        except BaseException:  # noqa: BLE001  the parent reports any error
+            error = traceback.format_exc().encode()
+        os.write(writing, error[-60_000:])
+        os._exit(0 if not error else 1)
     os.close(writing)
     with os.fdopen(reading) as stream:
         said_there = stream.read()

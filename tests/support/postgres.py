@@ -1,4 +1,4 @@
-"""A real Postgres for a test session, from the wheel that carries it; stopped by its own pid, its folder removed."""
+"""A real Postgres for a test session, from the wheel that contains it; stopped by its pid, its folder removed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def server() -> Iterator[str]:
     """Start Postgres on a free port of the loopback; yields the SQLAlchemy URL of its maintenance database."""
     base = Path(tempfile.mkdtemp(prefix="rp-pg-"))
     try:
-        # initdb and postgres refuse root: they run as 'nobody', who must be able to read them wherever the clone is.
+        # initdb and postgres refuse root, so they run as the user 'nobody', which must be able to read them.
         account = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
         package = _copy(_installation(), base) if account else _installation()
         data = base / "data"
@@ -44,7 +44,7 @@ def server() -> Iterator[str]:
 
 @contextmanager
 def database(server_url: str) -> Iterator[str]:
-    """A new database on a server; yields its SQLAlchemy URL and drops it at the end, whoever is still connected."""
+    """Create a database on a server; yield its SQLAlchemy URL, and drop it at the end despite open connections."""
     name = f"test_{secrets.token_hex(6)}"
     with psycopg.connect(_dsn(server_url), autocommit=True) as admin:
         admin.execute(f"create database {name}".encode())
@@ -102,7 +102,7 @@ def _wait(url: str, child: subprocess.Popen[bytes], log: Path) -> None:
 
 
 def _stop(child: subprocess.Popen[bytes]) -> None:
-    """SIGINT is Postgres' fast shutdown, SIGQUIT its immediate one; both take its own children along."""
+    """Stop the server: SIGINT is Postgres' fast shutdown, SIGQUIT its immediate one; both end its children, too."""
     for number in (signal.SIGINT, signal.SIGQUIT):
         child.send_signal(number)
         try:

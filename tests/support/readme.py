@@ -1,6 +1,6 @@
 """Ask the served model exactly as README.md shows it; for .ci/run, while the platform of RAYPLANE_HOME is up.
 
-``python -m tests.support.readme`` runs README's console block that asks the service, as it is typed, with bash.
+``python -m tests.support.readme`` runs README's console block that asks the service, exactly as printed, with bash.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.support.report import one_probability
 ROOT = Path(__file__).parents[2]
 ASKS = 'curl -s "$(rayplane service url'
 TIMEOUT = 120.0
-"""Seconds that the block may take."""
+"""Seconds that the commands may take."""
 
 
 class NotAsWritten(Exception):
@@ -25,16 +25,16 @@ class NotAsWritten(Exception):
 
 
 def block(text: str) -> str:
-    """The console block that asks the service. Raises NotAsWritten unless there is just one."""
+    """The console block that asks the service. Raises NotAsWritten unless there is exactly one."""
     blocks = re.findall(r"^```console\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    asking = [found for found in blocks if ASKS in found]
+    asking = [candidate for candidate in blocks if ASKS in candidate]
     if len(asking) != 1:
         raise NotAsWritten(f"README.md has {len(asking)} console blocks with '{ASKS}', not one.")
     return str(asking[0])
 
 
 def answer_to(typed: str) -> str:
-    """What the commands print, in a shell at the root of the clone. Raises NotAsWritten if they fail."""
+    """Run the commands in a shell at the root of the clone; return their output. Raises NotAsWritten if they fail."""
     path = f"{ROOT / '.venv' / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     try:
         done = subprocess.run(
@@ -60,7 +60,7 @@ def answer_to(typed: str) -> str:
 
 
 def main() -> int:
-    """Print the answer, or what is wrong; 1 if something is."""
+    """Print the answer or the error; return the exit code, 1 for an error."""
     try:
         answer = answer_to(block((ROOT / "README.md").read_text()))
     except NotAsWritten as exc:

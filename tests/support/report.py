@@ -1,9 +1,9 @@
-"""Check what the main job reports against what it must reach; for .ci/run, after the main job's first and second run.
+"""Check the quickstart's reports against required figures; for .ci/run, after its first and second run.
 
 python -m tests.support.report <first.json> <second.json> --second <seconds> --load <load>
 python -m tests.support.report --nothing-left <home>
 
-``first.json`` is the report of a run on an empty home, which no cache can have helped; ``second.json`` of a later one.
+``first.json`` is the report of a run on an empty home, hence without cached steps; ``second.json`` of a later run.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LEAST_GAIN = 0.11
 PREDICTIONS = 3
 ALIAS = "champion"
 MOST_SECONDS = 360.0
-"""Of all stages of the first run together, on two quiet cores: printed beside the load, never failed on."""
+"""Expected sum of the first run's stages on two idle cores: printed beside the load, but never a failure."""
 CACHED = [
     *(f"ingest-{table}" for table in ("flights", "weather", "planes", "airports", "airlines")),
     "prepare",
@@ -32,11 +32,11 @@ CACHED = [
     "training-set",
     "train",
 ]
-"""The stages that a second run has no reason to do again."""
+"""Stages that a second run should take from the cache."""
 
 
 def shortfalls(first: Mapping[str, Any], again: Mapping[str, Any], *, second: float) -> Iterator[str]:
-    """Each thing that the two reports should say and don't.
+    """Yield a sentence for each requirement that the two reports do not meet.
 
     ``second`` is the wall time of the second run, which is compared with the first's.
     """
@@ -52,7 +52,7 @@ def shortfalls(first: Mapping[str, Any], again: Mapping[str, Any], *, second: fl
 
 
 def spent_seconds(report: Mapping[str, Any]) -> float:
-    """The seconds of all stages together; they overlap where steps run at once, so this is no wall time."""
+    """Sum of all stages' seconds; not the wall time, since steps may run at the same time."""
     return float(sum(stage["seconds"] for stage in report["stages"]))
 
 
@@ -83,7 +83,7 @@ def _figures(report: Mapping[str, Any]) -> Iterator[str]:
 
 
 def one_probability(answer: Any) -> bool:
-    """Whether a service's answer holds one prediction, a number from 0 to 1."""
+    """True if a service's answer has one prediction, a number from 0 to 1."""
     predictions = answer.get("predictions") if isinstance(answer, dict) else None
     if not isinstance(predictions, list) or len(predictions) != 1:
         return False
@@ -92,7 +92,7 @@ def one_probability(answer: Any) -> bool:
 
 
 def main() -> int:
-    """Print the first run's figure and every shortfall; 1 if there is one."""
+    """Print the first run's time and every shortfall; return the exit code, 1 if there is a shortfall."""
     parser = argparse.ArgumentParser(description="Check the main job's reports.")
     parser.add_argument("reports", nargs="*", type=Path, metavar="report", help="The first run's, the second's.")
     parser.add_argument("--second", type=float, help="Wall time of the second run, in seconds.")

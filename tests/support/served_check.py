@@ -1,9 +1,9 @@
-"""A job for the tests: are online features the offline join's, and served predictions the model's own?
+"""A job for the tests: check that online features equal the offline join's, and served predictions the model's own.
 
 It is copied into the team's folder and runs on its cluster.
 
-Compares on the cluster, for more than a thousand entity rows at the materialization instant, unknown and expired ones
-among them; then asks the service for some of them over HTTP and the model itself. Reports the counts.
+Compares features on the cluster for more than a thousand entity rows at the materialization instant, including unknown
+and expired ones; then compares the service's answers over HTTP for some of them with the model's. Reports the counts.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ def main() -> None:
     offline = features.training_frame(table.append_column("event_timestamp", instants), definitions.FEATURE_SERVICE)
     served = features.online(definitions.FEATURE_SERVICE, rows, at=instant)
     different = [
-        (name, row, want, got)
+        (name, row, want, actual)
         for name, column in served.items()
-        for row, want, got in zip(rows, offline[name].to_pylist(), column, strict=True)
-        if not same(want, got)
+        for row, want, actual in zip(rows, offline[name].to_pylist(), column, strict=True)
+        if not same(want, actual)
     ]
     empty = [name for name, column in served.items() if all(value is None for value in column)]
     nulls = sum(value is None for column in served.values() for value in column)
@@ -61,11 +61,11 @@ def main() -> None:
 
 
 def entities(flights: pa.Table, *, scheduled: datetime) -> list[dict[str, Any]]:
-    """Distinct request rows of real flights, all scheduled at one instant; every tenth with a plane and every fifteenth
-    with a route that is unknown. What follows from the instant is computed here, not by the code under test."""
+    """Distinct request rows of real flights, all scheduled at one instant; every tenth has an unknown plane and every
+    fifteenth an unknown route. Fields that follow from the instant are computed here, not by the code under test."""
     connection = duckdb.connect()
     connection.register("flights", flights)
-    found = connection.execute(
+    result = connection.execute(
         f"""
         SELECT * FROM (
             SELECT origin, dest, carrier, route, tailnum, max(distance) AS distance FROM flights
@@ -81,7 +81,7 @@ def entities(flights: pa.Table, *, scheduled: datetime) -> list[dict[str, Any]]:
         "month": local.month,
     }
     names = ("origin", "dest", "carrier", "route", "tailnum", "distance")
-    rows = [{**dict(zip(names, values, strict=True)), **calendar} for values in found]
+    rows = [{**dict(zip(names, values, strict=True)), **calendar} for values in result]
     for place, row in enumerate(rows):
         if place % 10 == 3:
             row["tailnum"] = f"N{place}XX"
@@ -90,13 +90,13 @@ def entities(flights: pa.Table, *, scheduled: datetime) -> list[dict[str, Any]]:
     return rows
 
 
-def same(want: Any, got: Any) -> bool:
-    """Equal, both missing, or floats within what float32 keeps."""
-    if want is None or got is None or (isinstance(want, float) and math.isnan(want)):
-        return want is got or (want is None) == (got is None) or (isinstance(want, float) and got is None)
-    if isinstance(want, float) or isinstance(got, float):
-        return math.isclose(want, got, rel_tol=1e-6, abs_tol=1e-6)
-    return bool(want == got)
+def same(want: Any, actual: Any) -> bool:
+    """True if equal, both missing, or floats that are equal in float32's precision."""
+    if want is None or actual is None or (isinstance(want, float) and math.isnan(want)):
+        return want is actual or (want is None) == (actual is None) or (isinstance(want, float) and actual is None)
+    if isinstance(want, float) or isinstance(actual, float):
+        return math.isclose(want, actual, rel_tol=1e-6, abs_tol=1e-6)
+    return bool(want == actual)
 
 
 def ask(url: str, instances: list[dict[str, Any]]) -> dict[str, Any]:

@@ -1,10 +1,10 @@
-"""Two rules of a test session, as a pytest plugin: nothing is left running, and in CI nothing is skipped.
+"""Two rules of a test session, as a pytest plugin: no process is left running, and in CI no test is skipped.
 
-Every process that a test starts inherits RAYPLANE_TEST_SESSION, and hands it on to what it starts in turn: whatever
-still carries the session's id at its end has leaked. It is named, the session fails, and it is stopped.
+Every process that a test starts, and its children, inherit RAYPLANE_TEST_SESSION: a process that still has the
+session's id at its end has leaked. The plugin names it, fails the session, and stops it.
 
-With pytest-xdist the session is that of its controller; a worker tells it which modules it skipped whole. The tests of
-one module stay on one worker, and so do all those of the shared platform, which is the longest group and begins first.
+With pytest-xdist the session is that of the controller, to which workers report the modules that they skipped. The
+tests of one module stay on one worker, as do all tests of the shared platform, the longest group, which begins first.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ ALLOWED_SKIPS: dict[str, str] = {
     "only root gives processes another user": "who is not root can't have RAYPLANE_LOCAL_USERS; its refusal is tested",
     "other users can't enter the checkout": "teams' users could not read the packages, wherever CI has cloned to",
 }
-"""Part of a skip's reason -> why CI may go without that test."""
+"""Part of a skip's reason -> why CI may skip that test."""
 
 SHARED = "shared platform"
 _ON_THE_SHARED = ("tests/system/", "tests/docs/test_notebook.py")
 _ON_THEIR_OWN = ("tests/system/test_cluster_and_job.py", "tests/system/test_local_users.py")
-"""The tests of the fixture `platform_up`: on one worker, so that there is one platform."""
+"""Group of the tests with the fixture `platform_up`: on one worker, so that there is one platform."""
 
 KUBERNETES, NODE = "fake nodes", "a real node"
-"""The two test beds of tests/kubernetes: each is on one worker, beside the other."""
+"""Groups of the two test beds of tests/kubernetes: each on one worker, in parallel."""
 
 _SKIPPED_MODULES = "rayplane_skipped_modules"
 
 GRACE = "rayplane_leak_grace"
-"""Setting of pytest: for how many seconds what a test has stopped may still be there at the session's end."""
+"""Pytest's setting for the seconds that stopped processes may take to vanish at the session's end."""
 
 
 class Leak(NamedTuple):
@@ -51,7 +51,7 @@ class Leak(NamedTuple):
 
 
 class SessionRules:
-    """Collects what was skipped, looks for what is left, and says so below the session's summary."""
+    """Collects skips, finds leaked processes, and reports both below the session's summary."""
 
     def __init__(self, session_id: str, *, in_ci: bool, grace: float) -> None:
         self._id = session_id
@@ -62,28 +62,28 @@ class SessionRules:
         self._problems: list[str] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Remember a test that was skipped and not expected to fail."""
+        """Record a skipped test, unless it is an expected failure."""
         if report.skipped and not hasattr(report, "wasxfail"):
             self._remember(report)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """Remember a module that was skipped whole."""
+        """Record a module that was skipped as a whole."""
         if report.skipped:
             self._remember(report)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any, error: object) -> None:
-        """Remember the modules that a worker of pytest-xdist skipped: every worker collects all of them."""
-        told = getattr(node, "workeroutput", {}).get(_SKIPPED_MODULES, [])
-        self._skipped += [skip for skip in told if skip not in self._skipped]
+        """Record the modules that a pytest-xdist worker skipped, once each: every worker collects all modules."""
+        skipped = getattr(node, "workeroutput", {}).get(_SKIPPED_MODULES, [])
+        self._skipped += [skip for skip in skipped if skip not in self._skipped]
 
-    # Last, so that the fixtures of the session have been taken down even if it was interrupted.
+    # trylast, so that the session's fixtures have been torn down even if it was interrupted.
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Fail the session for what it left running and, in CI, for what it skipped."""
+        """Fail the session for leaked processes and, in CI, for skipped tests."""
         if hasattr(session.config, "workeroutput"):
             session.config.workeroutput[_SKIPPED_MODULES] = self._modules
-            return  # the controller judges, once all workers are gone
+            return  # the controller decides, once all workers are gone
         leaks = leaked(self._id, grace=self._grace)
         self._problems = [f"left running: process {leak.pid}: {leak.command}" for leak in leaks]
         for leak in leaks:
@@ -95,7 +95,7 @@ class SessionRules:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Say what failed the session, for its closing line counts tests only."""
+        """Print why the session failed, since pytest's closing line counts only tests."""
         if self._problems:
             terminalreporter.section("the session fails", red=True)
             for problem in self._problems:
@@ -110,22 +110,22 @@ class SessionRules:
 
 
 def leaked(session_id: str, *, grace: float) -> list[Leak]:
-    """The processes, but for this one, that carry the session's id once ``grace`` seconds have passed."""
+    """Other processes that still have the session's id after ``grace`` seconds."""
     deadline = time.monotonic() + grace
-    while (found := _carrying(f"{MARK}={session_id}".encode())) and time.monotonic() < deadline:
+    while (leaks := _carrying(f"{MARK}={session_id}".encode())) and time.monotonic() < deadline:
         time.sleep(0.1)
-    return found
+    return leaks
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let a session that leaks on purpose be judged soon."""
+    """Add the setting of the grace, so that a session that leaks on purpose ends soon."""
     parser.addini(GRACE, "Seconds for which what a test has stopped may still be there", default="30")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Begin a session with a clean environment: no platform of the developer's is ever touched by a test."""
+    """Clean the environment, so that tests never touch the developer's own platform."""
     if MARK in os.environ:
-        session_id = ""  # pytest inside a test: the outer session looks for what is left
+        session_id = ""  # pytest inside a test: the outer session finds leaks
     else:
         session_id = os.environ[MARK] = secrets.token_hex(8)
     for name in os.environ:
@@ -137,7 +137,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With several workers the tests of a group stay on one, in their order."""
+    """With several workers, keep the tests of a group on one of them, in order."""
     from xdist.scheduler import LoadScopeScheduling
 
     # The marker xdist_group does nothing here: pytest-xdist 3.8 sets an attribute that pytest 9.2 does not read.
@@ -159,10 +159,10 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The shared platform's tests begin, for they take longest; then modules with slow tests, then the rest.
+    """Order tests: first the shared platform's, which take longest, then modules with slow tests, then the rest.
 
-    Of the shared platform's, the notebook comes last: Ray gives a client's server half a minute to start, and at first
-    both workers start clusters.
+    Of the shared platform's tests, the notebook's come last: Ray allows a client's server half a minute to start, and
+    at first both workers start clusters.
     """
     slow = {module(item.nodeid) for item in items if item.get_closest_marker("slow")}
 
@@ -174,7 +174,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def group(nodeid: str) -> str:
-    """Which tests stay together: those of the shared platform, of a test bed of Kubernetes, else of the module."""
+    """The group of a test: the shared platform, a Kubernetes test bed, or its module."""
     path = module(nodeid)
     if path.startswith("tests/kubernetes/"):
         return NODE if path.endswith("_node.py") else KUBERNETES
@@ -187,13 +187,13 @@ def module(nodeid: str) -> str:
 
 
 def _carrying(variable: bytes) -> list[Leak]:
-    found = []
+    leaks = []
     for entry in os.scandir("/proc"):
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
-        # A process may end, or be another user's, between the listing and the look.
+        # A process may have ended since the listing, or belong to another user.
         with suppress(OSError):
             if variable in Path(entry.path, "environ").read_bytes().split(b"\0"):
                 command = Path(entry.path, "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                found.append(Leak(int(entry.name), command.strip()[:200]))
-    return found
+                leaks.append(Leak(int(entry.name), command.strip()[:200]))
+    return leaks

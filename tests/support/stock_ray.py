@@ -22,7 +22,7 @@ class StockRay:
 
     @classmethod
     def install(cls, folder: Path) -> StockRay:
-        """Make the environment, with the versions of the lock; assert that rayplane is not in it."""
+        """Create the environment with the lock's versions; assert that rayplane is not in it."""
         uv = [sys.executable, "-m", "uv"]
         python = str(folder / "bin" / "python")
         subprocess.run([*uv, "venv", "--quiet", "--python", sys.executable, str(folder)], check=True)
@@ -44,7 +44,7 @@ class StockRay:
         token: Path | None = None,
         check: bool = True,
     ) -> subprocess.CompletedProcess[str]:
-        """`ray ARGUMENTS` with what `rayplane cluster address CLUSTER --jobs` prints for the team."""
+        """Run `ray ARGUMENTS` with the variables that `rayplane cluster address CLUSTER --jobs` prints for the team."""
         printed = platform.rayplane("cluster", "address", cluster, "--jobs", "--team", team, "-o", "json")
         env = {
             "PATH": f"{self.folder / 'bin'}:/usr/bin:/bin",

@@ -1,4 +1,4 @@
-"""Stores on SQLite that need no migration: each begins as a copy of an empty database that was migrated once."""
+"""SQLite stores without the time of migrations: each is a copy of an empty database that was migrated once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rayplane.gateway.store.database import prepare_file
 
 
 def migrate(url: str) -> str:
-    """Put an empty database of this version where ``url`` (``sqlite:///<path>``) says; the same URL."""
+    """Write an empty database of the present schema to ``url`` (``sqlite:///<path>``); return the URL."""
     parsed = make_url(url)
     assert parsed.database is not None
     prepare_file(parsed)

@@ -1,4 +1,4 @@
-"""An HTTP server on loopback that answers as a test says: slowly, endlessly, elsewhere, wrongly. Remembers requests."""
+"""An HTTP server on loopback with answers of a test's choice: slow, endless, wrong, redirects. Records requests."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 
 RAY = b'{"version": "4", "ray_version": "2.60.0", "ray_commit": "c", "session_name": "session_2026-11-30_1"}'
 PATIENCE = 40.0
-"""Seconds after which a server that would go on for ever stops: a client that waits for it fails, but does not hang."""
+"""Seconds after which an endless answer stops, so that a client that waits for it fails instead of hanging."""
 
 
 class StrangeServer:
-    """Record of what it was sent, and of its clients."""
+    """Records of the requests, and the state of the clients."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -34,7 +34,7 @@ class StrangeServer:
         return int(self.url.rpartition(":")[2])
 
     def header(self, name: str) -> list[str]:
-        """The values that all requests had for a header."""
+        """Values of a header in all requests."""
         lines = [line for head in self.requests for line in head.split("\r\n")]
         return [line.partition(":")[2].strip() for line in lines if line.lower().startswith(f"{name.lower()}:")]
 
@@ -54,7 +54,7 @@ Answer = Callable[[socket.socket, StrangeServer], None]
 
 
 def plain(body: bytes, *, status: str = "200 OK", headers: str = "") -> Answer:
-    """One whole answer."""
+    """A complete answer."""
 
     def answer(client: socket.socket, server: StrangeServer) -> None:
         head = f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n{headers}\r\n"
@@ -64,12 +64,12 @@ def plain(body: bytes, *, status: str = "200 OK", headers: str = "") -> Answer:
 
 
 def redirect(url: str) -> Answer:
-    """To somewhere else."""
+    """A redirect to another URL."""
     return plain(b"", status="302 Found", headers=f"Location: {url}\r\n")
 
 
 def drip(first: bytes, then: bytes = b"x") -> Answer:
-    """Begins, then sends a byte every fifth of a second."""
+    """An answer that begins at once and continues with a byte every fifth of a second."""
 
     def answer(client: socket.socket, server: StrangeServer) -> None:
         client.sendall(first)
@@ -81,7 +81,7 @@ def drip(first: bytes, then: bytes = b"x") -> Answer:
 
 
 def endless(client: socket.socket, server: StrangeServer) -> None:
-    """64 MiB of an answer that does not say how long it is."""
+    """Send 64 MiB of an answer without a length."""
     client.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
     for _ in range(1024):
         if server.stopping.is_set():
@@ -92,7 +92,7 @@ def endless(client: socket.socket, server: StrangeServer) -> None:
 
 @contextmanager
 def strange_server(answer: Answer) -> Iterator[StrangeServer]:
-    """A server that gives every request this answer."""
+    """Run a server that gives every request this answer."""
     made = StrangeServer()
 
     class Handler(socketserver.BaseRequestHandler):
@@ -109,7 +109,7 @@ def strange_server(answer: Answer) -> Iterator[StrangeServer]:
                 made.requests.append(head.partition(b"\r\n\r\n")[0].decode("latin-1"))
                 try:
                     answer(client, made)
-                except OSError:  # it has enough
+                except OSError:  # the client has left
                     return
 
     class Server(socketserver.ThreadingTCPServer):
@@ -117,7 +117,7 @@ def strange_server(answer: Answer) -> Iterator[StrangeServer]:
         request_queue_size = 128
 
         def handle_error(self, request: Any, client_address: Any) -> None:
-            """A client that leaves is no error of the test's."""
+            """Ignore errors of clients that leave."""
 
     with Server(("127.0.0.1", 0), Handler) as server:
         made.url = f"http://127.0.0.1:{server.server_address[1]}"

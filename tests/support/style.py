@@ -1,8 +1,8 @@
-"""List, for reading, what a newcomer stumbles over in the platform's code. It gates nothing.
+"""List places in code that are hard to read for a newcomer. A report for reading; it gates nothing.
 
 python -m tests.support.style [FOLDER ...] [-o json]
 
-Four kinds, each with its share and that of a well-read library of the same size (kopf, httpx):
+There are four kinds, each with its share and that of well-written libraries of the same size (kopf, httpx):
 docstrings that open with a question word, pronouns without an actor in docstrings and messages, long functions, and
 locals whose name says nothing.
 """
@@ -23,14 +23,14 @@ Kind = Literal["docstring opens with a question word", "pronoun without an actor
 
 PLATFORM = Path(__file__).parents[2] / "platform" / "rayplane"
 LONGEST = 60
-"""Lines of a function beyond which it is long."""
+"""Lines beyond which a function counts as long."""
 OTHERS: dict[Kind, float | None] = {
     "docstring opens with a question word": 2.0,
     "pronoun without an actor": 0.3,
     "long function": None,
     "empty name": 1.2,
 }
-"""Per cent in kopf or httpx, whichever is lower; not counted there for long functions."""
+"""Shares in per cent in kopf or httpx, the lower of the two; not measured for long functions."""
 _QUESTION = re.compile(r"(what|whether|how|that)\b", re.IGNORECASE)
 _PRONOUN = re.compile(
     r"\b(somebody|nobody|anybody|whoever|someone|anyone|no one|by what|what is told)\b", re.IGNORECASE
@@ -50,7 +50,7 @@ class Place:
 
 @dataclass
 class Counts:
-    """How many there are in all: docstrings, docstrings and messages, functions, locals."""
+    """Totals: docstrings, docstrings and messages, functions, locals."""
 
     docstrings: int = 0
     texts: int = 0
@@ -58,7 +58,7 @@ class Counts:
     names: int = 0
 
     def of(self, kind: Kind) -> int:
-        """What the places of this kind are a share of."""
+        """The total of which places of this kind are a share."""
         return {
             "docstring opens with a question word": self.docstrings,
             "pronoun without an actor": self.texts,
@@ -68,7 +68,7 @@ class Counts:
 
 
 def look(files: Iterable[Path], counts: Counts) -> Iterator[Place]:
-    """The places in these files, counting all that were looked at."""
+    """Yield the places in these files, and add the totals to ``counts``."""
     for path in files:
         tree = ast.parse(path.read_text(), str(path))
         yield from _docstrings(tree, str(path), counts)
@@ -88,7 +88,7 @@ def _docstrings(tree: ast.Module, path: str, counts: Counts) -> Iterator[Place]:
 
 
 def _texts(tree: ast.Module) -> Iterator[tuple[int, str]]:
-    """(line, docstring) of modules, classes, functions, and of what is assigned with a string after it."""
+    """(line, docstring) of modules, classes and functions, and of assignments that a string follows."""
     for node in ast.walk(tree):
         for before, statement in zip([None, *_body(node)], _body(node), strict=False):
             documents = isinstance(before, ast.Assign | ast.AnnAssign) or (
@@ -105,7 +105,7 @@ def _body(node: ast.AST) -> list[ast.stmt]:
 
 
 def _messages(tree: ast.Module, path: str, counts: Counts) -> Iterator[Place]:
-    """Strings that calls are given: errors, remedies, log lines, help."""
+    """Places in string arguments of calls: errors, remedies, log lines, help."""
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call):
             continue
@@ -149,7 +149,7 @@ def _around(text: str, match: re.Match[str]) -> str:
 
 
 def main() -> None:
-    """List and count."""
+    """Print the places and the shares."""
     parser = argparse.ArgumentParser(description="List what a newcomer stumbles over.")
     parser.add_argument("folder", nargs="*", type=Path, default=[PLATFORM], help="Default: the platform.")
     parser.add_argument("-o", "--output", choices=["text", "json"], default="text")

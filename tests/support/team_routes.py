@@ -1,4 +1,4 @@
-"""Every route of the API by which a team's things are read, asked for with the names that an earlier team used."""
+"""Request every route of the API that reads a team's data, with names that an earlier team used."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ _OF_ALL = frozenset({"/v1/audit"})
 
 @dataclass(frozen=True)
 class Answer:
-    """What a route said."""
+    """Answer of a route."""
 
     route: str
-    """As OpenAPI writes it."""
+    """The path template of OpenAPI."""
     path: str
     used: tuple[str, ...]
-    """What was put in for its parameters, but for the team."""
+    """Values of the path's parameters, except the team."""
     status: int
     text: str
-    """Without what was put into the query, which an answer may repeat."""
+    """The body, without the query's values, which an answer may repeat."""
 
 
 def walk(
     api: httpx.Client, team: str, known: Mapping[str, Sequence[str]], queries: Mapping[str, Sequence[str]]
 ) -> Iterator[Answer]:
-    """What each route that reads says about a team, with each of the ``known`` values for each other parameter.
+    """Answers of all reading routes for a team, with each of the ``known`` values for each other path parameter.
 
-    ``queries`` has those of the query that a route must be given. Raises KeyError for a parameter that is not known: a
-    route that is new must be walked too.
+    ``queries`` has values for required query parameters. Raises KeyError for an unknown parameter, so that new routes
+    are covered, too.
     """
     for route, operations in api.get("/openapi.json").raise_for_status().json()["paths"].items():
         if route in _OF_ALL:
@@ -56,17 +56,17 @@ def walk(
 
 
 def leaks(answers: Iterator[Answer], old: Sequence[str]) -> list[str]:
-    """What the answers tell of an earlier team: anything ``old``, or that there is something of an old name. Pure.
+    """Answers that reveal an earlier team: by an ``old`` word, or by the existence of an object of an old name. Pure.
 
-    What only repeats the name that it was asked for, as a 404 does, tells nothing.
+    An answer that only repeats the requested name, as a 404 does, reveals nothing.
     """
-    found = []
+    leaking = []
     for answer in answers:
         by_name = any(word in value for value in answer.used for word in old)
-        told = [] if by_name else [word for word in old if word in answer.text]
-        if told or (by_name and answer.status not in (403, 404)):
-            found.append(f"{answer.path} ({answer.status}) tells {told or 'that it is there'}: {answer.text[:200]}")
-    return found
+        words = [] if by_name else [word for word in old if word in answer.text]
+        if words or (by_name and answer.status not in (403, 404)):
+            leaking.append(f"{answer.path} ({answer.status}) tells {words or 'that it is there'}: {answer.text[:200]}")
+    return leaking
 
 
 def _query(operation: Mapping[str, Any]) -> list[Mapping[str, Any]]:

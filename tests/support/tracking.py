@@ -1,4 +1,4 @@
-"""MLflow's own client in a test, with a team's identity."""
+"""MLflow's own client with a team's identity, for tests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.support.local_platform import LocalPlatform
 
 
 def mlflow_client(platform: LocalPlatform, team: str) -> Any:
-    """An MlflowClient of the team's workspace. MLflow's settings are the process's: one platform at a time."""
+    """An MlflowClient of the team's workspace. MLflow's settings are process-wide: use one platform at a time."""
     import mlflow
 
     user, password = (platform.home.secrets / "teams" / f"{team}.mlflow").read_text().split()

@@ -1,4 +1,4 @@
-"""A warm interpreter of the tests' own, from which entrypoints and the workers of a local Ray are forked."""
+"""A warm interpreter for tests, from which entrypoints and the workers of a local Ray are forked."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from rayplane.runtime.warm import head, shim
 
 WAIT = 120.0
 IS_WARM = "import sys; print('pandas' in sys.modules)"
-"""Code that says whether it runs warm."""
+"""Code that prints True if it runs in a forked child."""
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 @dataclass
 class Warm:
-    """A warm interpreter, and the shim that asks it."""
+    """A warm interpreter and its shim."""
 
     folder: Path
     process: subprocess.Popen[bytes]
     python: Path
 
     def environment(self, **more: str) -> dict[str, str]:
-        """What Ray's supervisor would give an entrypoint."""
+        """The environment that Ray's job supervisor would give an entrypoint."""
         path = os.pathsep.join([str(self.python.parent), os.environ["PATH"]])
         return {**environment(), "PATH": path, shim.ENTRYPOINT.decode(): "{}", **more}
 
     def start(
         self, *arguments: str, env: Mapping[str, str] | None = None, cwd: Path | None = None
     ) -> subprocess.Popen[str]:
-        """Begin an entrypoint."""
+        """Start an entrypoint."""
         return subprocess.Popen(
             [self.python, *arguments],
             env=self.environment(**(env or {})),
@@ -60,27 +60,27 @@ class Warm:
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
     def code(self, text: str, **env: str) -> str:
-        """What a piece of code prints; it must end well."""
+        """Run code and return its output; it must succeed."""
         done = self.run("-c", text, env=env)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
 
 def environment() -> dict[str, str]:
-    """The node's: as the tests' own, with few threads."""
+    """The node's environment: that of the tests, with few threads."""
     return {**os.environ, **dict.fromkeys(THREADS, "1")}
 
 
 @contextmanager
 def warm_interpreter(folder: Path) -> Iterator[Warm]:
-    """Start one in an empty folder; at the end it must still be there, and is stopped."""
+    """Start a warm interpreter in an empty folder; at the end assert that it still runs, and stop it."""
     python = head.make_shim(folder)
     assert python is not None, "the path of this interpreter is too long for a script"
     process = head.start_interpreter(folder, env=environment())
     made = Warm(folder, process, python)
     try:
         deadline = time.monotonic() + WAIT
-        while made.code(IS_WARM) != "True":  # on a busy machine its imports may take longer than a start waits for it
+        while made.code(IS_WARM) != "True":  # on a busy machine its imports may outlast a start's patience
             assert time.monotonic() < deadline
         yield made
         assert process.poll() is None, "a child took the warm interpreter down"
@@ -91,19 +91,19 @@ def warm_interpreter(folder: Path) -> Iterator[Warm]:
 
 @contextmanager
 def local_ray(warm: Warm, **options: Any) -> Iterator[None]:
-    """A Ray of this process' own whose workers are forked from the warm interpreter; shut down at the end."""
+    """Start Ray in this process, with workers forked from the warm interpreter; shut it down at the end."""
     import ray
 
     ray.shutdown()
     with (
         pytest.MonkeyPatch.context() as patch,
-        # Short: the path of a socket below it has at most 107 bytes.
+        # A short path, since that of a socket below it may have at most 107 bytes.
         tempfile.TemporaryDirectory(prefix="rp-t-", dir="/tmp", ignore_cleanup_errors=True) as short,
     ):
         for name in THREADS:
             patch.setenv(name, "1")
         with pytest.MonkeyPatch.context() as starting:
-            starting.setattr(sys, "executable", str(warm.python))  # by which Ray starts its workers
+            starting.setattr(sys, "executable", str(warm.python))  # Ray starts its workers by it
             ray.init("local", include_dashboard=False, log_to_driver=False, _temp_dir=short, **options)
         try:
             yield

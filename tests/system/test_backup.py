@@ -1,4 +1,4 @@
-"""A backup of a platform under load, restored elsewhere: equal table by table, and its jobs go on."""
+"""A backup of a platform under load, restored elsewhere: every table is equal, and the jobs go on."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def ended(api: Client, name: str) -> dict[str, object]:
 
 
 def backed_up_under_load(platform: LocalPlatform, file: Path) -> None:
-    """Make a backup while jobs are submitted all the time."""
+    """Make a backup while jobs are submitted continuously."""
     done = threading.Event()
 
     def load() -> None:
@@ -87,12 +87,12 @@ def test_a_backup_under_load_is_restored_elsewhere_and_the_jobs_go_on(tmp_path: 
     shutil.rmtree(volume)
 
     two = LocalPlatform(Home(tmp_path / "two" / "home"), {})
-    told = json.loads(two.rayplane("restore", str(file), "-o", "json").stdout)
-    assert told["storage"] == {"checked": told["backup"]["file_count"], "missing": [], "changed": []}
+    answer = json.loads(two.rayplane("restore", str(file), "-o", "json").stdout)
+    assert answer["storage"] == {"checked": answer["backup"]["file_count"], "missing": [], "changed": []}
     with archive.reading(file) as backup:
         wanted = backup.contents.store.tables
-    given = homes.tables(GatewaySettings(home=two.home.path)).tables
-    assert {name: count.sha256 for name, count in given.items()} == {n: c.sha256 for n, c in wanted.items()}
+    restored_tables = homes.tables(GatewaySettings(home=two.home.path)).tables
+    assert {name: count.sha256 for name, count in restored_tables.items()} == {n: c.sha256 for n, c in wanted.items()}
 
     with local_platform(two.home.path) as two, two.client as api:
         assert two.state.ports != ports

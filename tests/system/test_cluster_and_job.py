@@ -1,4 +1,4 @@
-"""A real gateway process, a real local Ray head, a real MLflow server: clusters and jobs through thick and thin."""
+"""A real gateway process, local Ray head and MLflow server: clusters and jobs, also when processes are killed."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ with mlflow.start_run() as run:
 
 
 class Platform:
-    """A gateway and an MLflow server on a temporary home, each a process of its own."""
+    """A gateway and an MLflow server on a temporary home, each in its own process."""
 
     def __init__(self, folder: Path) -> None:
         self.home = Home(folder)
@@ -152,7 +152,7 @@ class Platform:
         return self.call("GET", f"/jobs/{job}/logs").text
 
     def kept(self, job: str) -> Path:
-        """The file with the job's kept log."""
+        """The file with the job's stored log."""
         uid = self.get(f"/jobs/{job}")["metadata"]["uid"]
         return self.home.storage / layout.job_log(TEAM, uid)
 
@@ -175,9 +175,9 @@ def until(
 ) -> Any:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        found = probe()
-        if found:
-            return found
+        value = probe()
+        if value:
+            return value
         time.sleep(0.2)
     raise AssertionError(f"not after {seconds:g} s: {what}. {state()}")
 
@@ -199,7 +199,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
 
 @pytest.fixture(scope="module")
 def package(platform: Platform) -> str:
-    # All in one folder, as a team may well pack it: Ray takes such a folder off unless it is kept from it.
+    # All files in one folder, as a team may pack them: by default Ray strips a zip's only top-level folder.
     return platform.upload(
         {"jobs/__init__.py": "", "jobs/talk.py": TALK, "jobs/tracked.py": TRACKED, "jobs/bytes.py": noisy.PROGRAM}
     )
@@ -216,7 +216,7 @@ def test_a_job_runs_from_its_package_and_its_log_and_end_are_kept(platform: Plat
     assert processes.read_json(record)["status"]["phase"] == "Succeeded"  # type: ignore[index]
 
 
-def test_a_failing_job_is_tried_again_and_says_its_exit_code(platform: Platform) -> None:
+def test_a_failing_job_is_retried_and_reports_its_exit_code(platform: Platform) -> None:
     job = platform.submit(entrypoint="echo no; exit 3", retries=1, tracked=False)
     status = platform.phase(f"/jobs/{job}", "Succeeded", "Failed")
     assert (status["phase"], status["exit_code"]) == ("Failed", 3)
@@ -275,7 +275,7 @@ def test_a_job_goes_on_while_the_gateway_is_killed(platform: Platform, package: 
     noisy.assert_kept(platform.kept(prints).read_bytes())
 
 
-def test_a_job_whose_head_is_killed_runs_again_and_says_why(platform: Platform, package: str) -> None:
+def test_a_job_whose_head_is_killed_runs_again_and_reports_why(platform: Platform, package: str) -> None:
     job = platform.submit(entrypoint="python -m jobs.talk", package=package, env={"SECONDS": "8"}, tracked=False)
     until(lambda: "second 1\n" in platform.log(job), "the job talks")
     before = platform.get(f"/clusters/{CLUSTER}")["status"]["incarnation"]

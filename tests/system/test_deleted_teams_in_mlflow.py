@@ -1,4 +1,4 @@
-"""A real MLflow server: what a new team of a name reaches there of the old one, by its own password or the old one."""
+"""A real MLflow server: data of a deleted team is out of reach for a new team of its name, by new or old password."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ MARK = "written-before-the-deletion"
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
-    """A home whose MLflow server runs, as `rayplane up` runs it."""
+    """A home with a running MLflow server, started as `rayplane up` does."""
     made = Home(tmp_path_factory.mktemp("mlflow"))
     port = processes.free_port()
     storage = f"file://{made.storage}"
@@ -105,7 +105,7 @@ def admin(home: Home) -> Iterator[MlflowRest]:
 
 
 def onboard(platform: Platform, admin: MlflowRest, name: str) -> tuple[TeamStatus, tuple[str, str]]:
-    """(the status of a team that is made now, its user and password)."""
+    """Create a team; return (its status, its MLflow user and password)."""
     team, _, _ = objects.apply("Team", "", name, {}, labels={}, principal=SYSTEM, platform=platform)
     TeamReconciler(platform, admin, lambda name: FakeBackend(capabilities=frozenset())).reconcile(team)
     user, password = read_secret(credentials_path(platform.settings.home_paths, name)).split()
@@ -113,7 +113,7 @@ def onboard(platform: Platform, admin: MlflowRest, name: str) -> tuple[TeamStatu
 
 
 def work(home: Home, user: tuple[str, str], workspace: str) -> tuple[str, str]:
-    """(run, experiment): what a job of the team leaves by MLflow's API."""
+    """Write by MLflow's API what a job of the team would leave; return (run id, experiment id)."""
     with mlflow_places.client(url(home), user, workspace) as api:
         named = {"name": mlflow_places.EXPERIMENT}
         made = api.post("/api/2.0/mlflow/experiments/create", json=named).raise_for_status().json()

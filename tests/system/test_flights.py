@@ -1,4 +1,4 @@
-"""The whole path on 30 days of real flights: from the raw tables to a served model, on real parts."""
+"""The whole pipeline on 30 days of real flights, from raw tables to a served model, on a real platform."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def test_training_has_one_complete_mlflow_run(run: RunStatus, api: Client, fligh
     job = api.jobs.get(TEAM, str(next(s.job for s in run.steps if s.name == "train")))
     assert job.status["run_id"] == run_id
     client = mlflow_client(flights.platform, TEAM)
-    found = client.get_run(run_id)
-    assert found.info.status == "FINISHED"
-    assert found.data.tags["rayplane.job"].endswith("train")
+    mlflow_run = client.get_run(run_id)
+    assert mlflow_run.info.status == "FINISHED"
+    assert mlflow_run.data.tags["rayplane.job"].endswith("train")
     steps = [m.step for m in client.get_metric_history(run_id, "valid_auc")]
     assert len(steps) == len(set(steps)) >= 3
-    assert found.inputs.dataset_inputs[0].dataset.name == "training-set"
-    assert found.inputs.dataset_inputs[0].dataset.digest == version_of(run, "training-set", "training-set")
+    assert mlflow_run.inputs.dataset_inputs[0].dataset.name == "training-set"
+    assert mlflow_run.inputs.dataset_inputs[0].dataset.digest == version_of(run, "training-set", "training-set")
     files = {f.path for f in client.list_artifacts(run_id, "evaluation")}
     assert files == {"evaluation/figures.json", "evaluation/report.html"}
 
@@ -126,9 +126,9 @@ def test_stock_ray_submits_the_training_and_it_is_tracked_once(
     job = next(j for j in api.jobs.list(TEAM) if j.spec.get("submission_id") == "raysubmit_TRAIN")
     assert job.status["phase"] == "Succeeded"
     client = mlflow_client(flights.platform, TEAM)
-    found = client.search_runs([job.status["experiment_id"]], f"tags.`rayplane.job_uid` = '{job.metadata.uid}'")
-    assert [r.info.run_id for r in found] == [job.status["run_id"]]
-    assert found[0].info.status == "FINISHED"
+    runs = client.search_runs([job.status["experiment_id"]], f"tags.`rayplane.job_uid` = '{job.metadata.uid}'")
+    assert [r.info.run_id for r in runs] == [job.status["run_id"]]
+    assert runs[0].info.status == "FINISHED"
     steps = [m.step for m in client.get_metric_history(job.status["run_id"], "valid_auc")]
     assert len(steps) == len(set(steps)) >= 3
 
@@ -142,7 +142,7 @@ def test_lineage_leads_from_the_model_to_the_sources_and_back(run: RunStatus, ap
     assert model in {edge.target for edge in api.lineage(TEAM, weather, "down")}
 
 
-def test_a_missing_column_fails_the_ingest_with_what_to_do(flights: Flights, tmp_path: Path) -> None:
+def test_a_missing_column_fails_the_ingest_with_a_remedy(flights: Flights, tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
     folder = tmp_path / "raw"

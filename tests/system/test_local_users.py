@@ -1,4 +1,4 @@
-"""A local platform with RAYPLANE_LOCAL_USERS: what a team's jobs can do, and what they can't, as a Unix user."""
+"""A local platform with RAYPLANE_LOCAL_USERS: a team's jobs run as a Unix user, and can't reach other files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = [
 
 TEAMS = ("alpha", "beta")
 NORMAL = '''
-"""What a team does every day: runs, artifacts, a model, datasets, features, tasks."""
+"""A team's everyday work: runs, artifacts, a model, datasets, features, tasks."""
 import json, os, stat, sys
 import mlflow, pyarrow as pa, ray
 from feast import Entity
@@ -46,21 +46,21 @@ def whoami():
             "locked": [line.split()[1] for line in open("/proc/self/status") if line.startswith("NoNewPrivs")]}
 
 ray.init()
-told = {"driver": os.getresuid(), "worker": ray.get(whoami.remote())}
+facts = {"driver": os.getresuid(), "worker": ray.get(whoami.remote())}
 with mlflow.start_run() as run:
     mlflow.log_metric("loss", 0.5)
     mlflow.log_text("words", "words.txt")
     mlflow.pyfunc.log_model(name="model", python_model=Model(), registered_model_name="echo")
-    told["artifact"] = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/words.txt")
+    facts["artifact"] = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/words.txt")
 table = pa.table({"x": [1, 2, 3]})
-told["version"] = datasets.publish("numbers", table).version
-told["rows"] = pa.parquet.read_table(datasets.path("numbers")).num_rows
+facts["version"] = datasets.publish("numbers", table).version
+facts["rows"] = pa.parquet.read_table(datasets.path("numbers")).num_rows
 project.store().apply([Entity(name="plane")])
-told["entities"] = [entity.name for entity in project.store().list_entities()]
-print("TOLD", json.dumps(told))
+facts["entities"] = [entity.name for entity in project.store().list_entities()]
+print("FACTS", json.dumps(facts))
 '''
 SERVED = '''
-"""A Serve application that says whose process it is."""
+"""A Serve application that answers with the uid of its process."""
 import os
 from ray import serve
 
@@ -73,7 +73,7 @@ def build(args):
     return Whose.bind()
 '''
 HOSTILE = '''
-"""Try what a team must not be able to do; say of each what came of it."""
+"""Try actions that a team must not be able to do; report the outcome of each."""
 import ctypes, glob, json, os, signal, socket, subprocess, sys
 
 def tried(act):
@@ -113,7 +113,7 @@ came["su"] = "DONE" if su.returncode == 0 else "Refused"
 print("CAME", json.dumps(came))
 '''
 LINKS = '''
-"""Put links where the platform reads and writes."""
+"""Put links at paths that the platform reads and writes."""
 import os, sys
 from rayplane.runtime import context, report
 from rayplane.storage.root import relative
@@ -155,7 +155,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def platform(folder: Path) -> Iterator[LocalPlatform]:
-    """A platform that root runs, with two teams that have a cluster each."""
+    """A platform run by root, with two teams that have a cluster each."""
     own = open_python.install(folder)
     if not own.may_be_run_by_others():
         pytest.skip("other users can't enter the checkout")
@@ -177,7 +177,7 @@ def platform(folder: Path) -> Iterator[LocalPlatform]:
 
 @pytest.fixture(scope="module")
 def code(folder: Path) -> Path:
-    """The teams' code."""
+    """Folder of the teams' code."""
     made = folder / "code"
     made.mkdir()
     for name, text in (("normal", NORMAL), ("served", SERVED), ("hostile", HOSTILE), ("links", LINKS)):
@@ -208,26 +208,26 @@ def test_a_normal_job_works_as_its_teams_user(platform: LocalPlatform, code: Pat
         *("job", "submit", "--team", "alpha", "--cluster", "dev", "--name", "normal"),
         *("--working-dir", str(code), "--", "python", "normal.py"),
     )
-    told = said(done.stdout, "TOLD")
+    facts = printed_json(done.stdout, "FACTS")
     number = user(platform.home, "alpha")
-    assert told["driver"] == [number] * 3
-    assert told["worker"] == {
+    assert facts["driver"] == [number] * 3
+    assert facts["worker"] == {
         "uids": [number] * 3,
         "gids": [number] * 3,
         "groups": [],
         "mode": 0o600,
-        "home": told["worker"]["home"],
+        "home": facts["worker"]["home"],
         "locked": ["1"],
     }
-    assert told["worker"]["home"].startswith(tempfile.gettempdir())
-    assert (told["artifact"], told["rows"], told["entities"]) == ("words", 3, ["plane"])
+    assert facts["worker"]["home"].startswith(tempfile.gettempdir())
+    assert (facts["artifact"], facts["rows"], facts["entities"]) == ("words", 3, ["plane"])
     with platform.client as api:
         job = api.jobs.get("alpha", "normal")
-        assert api.datasets.version("alpha", "numbers").version == told["version"]
-    kept = platform.home.storage / "alpha" / "jobs" / job.metadata.uid
-    assert "TOLD" in (kept / "driver.log").read_text()
-    assert {(kept / name).stat().st_uid for name in ("driver.log", "record.json")} == {0}
-    assert stat.S_IMODE((kept / "driver.log").stat().st_mode) == 0o640
+        assert api.datasets.version("alpha", "numbers").version == facts["version"]
+    job_dir = platform.home.storage / "alpha" / "jobs" / job.metadata.uid
+    assert "FACTS" in (job_dir / "driver.log").read_text()
+    assert {(job_dir / name).stat().st_uid for name in ("driver.log", "record.json")} == {0}
+    assert stat.S_IMODE((job_dir / "driver.log").stat().st_mode) == 0o640
     registry = platform.home.storage / "alpha" / "feast" / "registry.db"
     assert (registry.stat().st_uid, stat.S_IMODE(registry.stat().st_mode)) == (number, 0o600)
 
@@ -244,7 +244,7 @@ def test_a_service_answers_from_a_process_of_its_teams_user(platform: LocalPlatf
         api.services.wait_deleted("alpha", "whose")
 
 
-def test_files_of_a_time_before_belong_to_their_team_now(platform: LocalPlatform) -> None:
+def test_files_made_before_the_setting_was_on_belong_to_their_team_now(platform: LocalPlatform) -> None:
     number = user(platform.home, "alpha")
     old = platform.home.storage / "alpha" / "datasets" / "old"
     assert [(path.stat().st_uid, stat.S_IMODE(path.stat().st_mode)) for path in (old, old / "kept")] == [
@@ -253,7 +253,7 @@ def test_files_of_a_time_before_belong_to_their_team_now(platform: LocalPlatform
     ]
 
 
-def test_a_hostile_job_gets_at_nothing_of_the_platform_or_of_another_team(platform: LocalPlatform, code: Path) -> None:
+def test_a_hostile_job_reaches_nothing_of_the_platform_or_of_another_team(platform: LocalPlatform, code: Path) -> None:
     home, theirs = platform.home, head_of(platform, "beta")
     secret = Path(theirs["temp_dir"]).parent / "s"
     (home.storage / "beta" / "datasets").mkdir(exist_ok=True)
@@ -279,12 +279,14 @@ def test_a_hostile_job_gets_at_nothing_of_the_platform_or_of_another_team(platfo
         *("job", "submit", "--team", "alpha", "--cluster", "dev", "--working-dir", str(code)),
         *("--", "python", "hostile.py", json.dumps(asked)),
     )
-    came = said(done.stdout, "CAME")
+    came = printed_json(done.stdout, "CAME")
     assert len(came) == sum(map(len, asked.values())) + 4 * len(asked["pids"]) + 3
     assert {what: how for what, how in came.items() if how not in ("PermissionError", "Refused")} == {}
 
 
-def test_links_that_a_job_plants_lead_the_platform_nowhere(platform: LocalPlatform, code: Path, folder: Path) -> None:
+def test_the_platform_does_not_follow_links_that_a_job_plants(
+    platform: LocalPlatform, code: Path, folder: Path
+) -> None:
     secret = folder / "secret"
     secret.write_text('{"id": "stolen"}')
     secret.chmod(0o600)
@@ -297,42 +299,42 @@ def test_links_that_a_job_plants_lead_the_platform_nowhere(platform: LocalPlatfo
     with platform.client as api:
         job = api.jobs.get("alpha", "links")
         assert "the last words" in "".join(api.jobs.logs("alpha", "links"))
-    kept = platform.home.storage / "alpha" / "jobs" / job.metadata.uid
+    job_dir = platform.home.storage / "alpha" / "jobs" / job.metadata.uid
     assert job.status["phase"] == "Succeeded"
-    until(lambda: not (kept / "record.json").is_symlink(), seconds=60, what="the record is the platform's own file")
+    until(lambda: not (job_dir / "record.json").is_symlink(), seconds=60, what="the record is the platform's own file")
     assert secret.read_text() == '{"id": "stolen"}'
-    assert json.loads((kept / "record.json").read_text())["metadata"]["name"] == "links"
+    assert json.loads((job_dir / "record.json").read_text())["metadata"]["name"] == "links"
     assert "goes over a symbolic link" in str(job.status["conditions"])
 
 
-def test_a_process_that_hides_from_its_clusters_end_ends_with_its_teams_last_cluster(
+def test_a_process_that_escapes_its_clusters_end_ends_with_its_teams_last_cluster(
     platform: LocalPlatform, folder: Path
 ) -> None:
     hidden = "setsid env -i sleep 1000 >/dev/null 2>&1 </dev/null &"
     number = user(platform.home, "beta")
-    for team in TEAMS:  # alpha's is left to 'down'
+    for team in TEAMS:  # alpha's cluster is left for 'down' to stop
         platform.rayplane("job", "submit", "--team", team, "--cluster", "dev", "--", "sh", "-c", hidden)
     platform.rayplane("cluster", "delete", "dev", "--team", "beta")
     with platform.client as api:
         api.clusters.wait_deleted("beta", "dev")
     assert processes.of_users([number]) == []
-    assert list(Path(tempfile.gettempdir()).glob(f"rp-{platform.home.id}-u/*")) != []  # alpha's, which goes on
+    assert list(Path(tempfile.gettempdir()).glob(f"rp-{platform.home.id}-u/*")) != []  # alpha's cluster goes on
 
 
 def user(home: Home, team: str) -> int:
-    """The number of a team's user."""
+    """The uid of a team's user."""
     known = json.loads(home.local_users.read_text())["teams"].values()
     return next(int(entry["number"]) for entry in known if entry["team"] == team)
 
 
 def head_of(platform: LocalPlatform, team: str) -> dict[str, Any]:
-    """The record of a team's head."""
+    """The process record of the head of a team's cluster."""
     paths = (platform.home.processes / "clusters").glob("*.json")
     return next(record for path in paths if (record := json.loads(path.read_text()))["team"] == team)
 
 
-def said(output: str, word: str) -> dict[str, Any]:
-    """What a job printed as JSON after a word."""
+def printed_json(output: str, word: str) -> dict[str, Any]:
+    """The JSON that a job printed on the line that begins with ``word``."""
     line = next(line for line in output.splitlines() if line.startswith(f"{word} "))
-    found: dict[str, Any] = json.loads(line.removeprefix(f"{word} "))
-    return found
+    answer: dict[str, Any] = json.loads(line.removeprefix(f"{word} "))
+    return answer

@@ -1,4 +1,4 @@
-"""Prometheus finds the gateway and every cluster as they come and go; rules and dashboard work on the live one."""
+"""Prometheus discovers the gateway and all clusters as they come and go; rules and dashboard work on real data."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TEAM, CLUSTER = "metered", "gauge"
 
 @pytest.fixture(scope="module")
 def prometheus(platform_up: LocalPlatform, prometheus_binary: Path) -> str:
-    """The live Prometheus' URL."""
+    """URL of the running Prometheus."""
     url = platform_up.state.prometheus_url
     assert url is not None, f"{prometheus_binary} is there, so `up` must have started it"
     return url
@@ -28,7 +28,7 @@ def prometheus(platform_up: LocalPlatform, prometheus_binary: Path) -> str:
 
 @pytest.fixture(scope="module")
 def cluster(platform_up: LocalPlatform, prometheus: str) -> Iterator[str]:
-    """A real cluster that Prometheus has read; deleted at the end, when it must vanish from the targets."""
+    """A real cluster that Prometheus has scraped; deleted at the end, when it must vanish from the targets."""
     with platform_up.client as api:
         api.teams.apply(TEAM, spec={})
         api.clusters.apply(TEAM, CLUSTER, {"size": "small"})
@@ -42,8 +42,8 @@ def cluster(platform_up: LocalPlatform, prometheus: str) -> Iterator[str]:
 
 def targets(url: str) -> list[dict[str, Any]]:
     answer = httpx.get(f"{url}/api/v1/targets", params={"state": "active"})
-    found: list[dict[str, Any]] = answer.raise_for_status().json()["data"]["activeTargets"]
-    return found
+    active: list[dict[str, Any]] = answer.raise_for_status().json()["data"]["activeTargets"]
+    return active
 
 
 def of_cluster(url: str) -> list[dict[str, Any]]:
@@ -51,8 +51,8 @@ def of_cluster(url: str) -> list[dict[str, Any]]:
 
 
 def any_up(url: str) -> bool:
-    found = of_cluster(url)
-    return bool(found) and all(t["health"] == "up" for t in found)
+    scraped = of_cluster(url)
+    return bool(scraped) and all(t["health"] == "up" for t in scraped)
 
 
 def query(url: str, expression: str) -> list[dict[str, Any]]:
@@ -68,7 +68,7 @@ def expressions() -> list[tuple[str, str]]:
 
 
 def filled_in(expression: str) -> str:
-    """The expression as Grafana sends it with every team and cluster chosen."""
+    """The expression as Grafana sends it with all teams and clusters selected."""
     return expression.replace("$team", ".*").replace("$cluster", ".*").replace("$__rate_interval", "1m")
 
 
@@ -92,10 +92,10 @@ def test_metrics_and_targets_need_the_metrics_token_which_opens_nothing_else(pla
 
 
 def test_every_node_of_a_cluster_is_found_with_its_team(prometheus: str, cluster: str) -> None:
-    found = of_cluster(prometheus)
-    assert {t["labels"]["team"] for t in found} == {TEAM}
-    assert {t["labels"]["job"] for t in found} == {"ray"}
-    assert all(t["health"] == "up" for t in found), found
+    nodes = of_cluster(prometheus)
+    assert {t["labels"]["team"] for t in nodes} == {TEAM}
+    assert {t["labels"]["job"] for t in nodes} == {"ray"}
+    assert all(t["health"] == "up" for t in nodes), nodes
 
 
 def test_every_rule_is_loaded_and_none_is_broken(prometheus: str) -> None:
@@ -128,7 +128,7 @@ NEEDS_MORE = {
     "Events from workers",
     "Reconcile errors",
 }
-"""Panels that a cluster without jobs and services leaves empty; the quickstart's own test fills those of services."""
+"""Panels that are empty without jobs and services; the quickstart's test covers those of services."""
 
 
 def test_the_dashboard_shows_gateway_and_cluster(prometheus: str, cluster: str) -> None:

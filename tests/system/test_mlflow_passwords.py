@@ -1,4 +1,4 @@
-"""A real MLflow server whose admin and whose team's user are rotated by the reconcilers."""
+"""A real MLflow server: the reconcilers rotate its admin's password and a team's user."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    """An MLflow server alone."""
+    """A running MLflow server, without a gateway."""
     made = Platform(tmp_path_factory.mktemp("mlflow"))
     made.start_mlflow()
     first = MlflowRest(made.mlflow_url, "admin", "password-of-the-admin")
@@ -43,9 +43,7 @@ def is_accepted(served: Platform, user: str, password: str) -> bool:
     return True
 
 
-def test_the_admin_and_a_teams_user_are_others_and_the_former_ones_are_refused(
-    served: Platform, tmp_path: Path
-) -> None:
+def test_the_admin_and_a_teams_user_are_replaced_and_the_former_ones_refused(served: Platform, tmp_path: Path) -> None:
     world = World(tmp_path, mlflow_url=served.mlflow_url)
     world.team()
     path = tmp_path / "secrets" / "mlflow-admin"
@@ -68,7 +66,7 @@ def test_the_admin_and_a_teams_user_are_others_and_the_former_ones_are_refused(
     assert read_secret(path).splitlines() == ["admin", "another-password-of-the-admin"]
     assert not is_accepted(served, "admin", "password-of-the-admin")
     mlflow.require_admin()
-    other_gateway.require_admin()  # it reads the file anew, once it is refused
+    other_gateway.require_admin()  # it reads the file again after a refusal
 
     write_secret(rotation.next_path(team_path), "rayplane-alpha.2\nsecond-password-of-the-team\n")
     write_secret(rotation.former_path(team_path), "rayplane-alpha\n0\n60\n")

@@ -18,9 +18,9 @@ pytestmark = pytest.mark.slow
 
 
 def test_every_process_is_healthy_and_has_pid_port_and_log(platform_up: LocalPlatform) -> None:
-    found = platform_up.status()
-    assert found["state"] == "up"
-    by_name = {p["name"]: p for p in found["processes"]}
+    status = platform_up.status()
+    assert status["state"] == "up"
+    by_name = {p["name"]: p for p in status["processes"]}
     assert {"supervisor", "gateway", "mlflow"} <= by_name.keys()
     for name in ("gateway", "mlflow"):
         process = by_name[name]
@@ -28,7 +28,7 @@ def test_every_process_is_healthy_and_has_pid_port_and_log(platform_up: LocalPla
         assert process["restarts"] == 0
         assert Path(process["log"]).is_file()
         assert Path(f"/proc/{process['pid']}").is_dir()
-    assert len({p["port"] for p in found["processes"] if p["port"]}) == len(by_name) - 1
+    assert len({p["port"] for p in status["processes"] if p["port"]}) == len(by_name) - 1
 
 
 def test_up_again_changes_nothing_and_is_quick(platform_up: LocalPlatform) -> None:
@@ -63,7 +63,7 @@ def test_the_gateway_asks_for_the_token_and_takes_it(platform_up: LocalPlatform)
     assert info["prometheus_url"] == platform_up.state.prometheus_url
 
 
-def test_mlflow_lets_in_its_admin_and_nobody_without_a_password(platform_up: LocalPlatform) -> None:
+def test_mlflow_accepts_its_admin_and_refuses_requests_without_a_password(platform_up: LocalPlatform) -> None:
     url = f"{platform_up.state.mlflow_url}/api/3.0/mlflow/workspaces"
     user, password = (platform_up.home.secrets / "mlflow-admin").read_text().splitlines()
     assert httpx.get(url).status_code == 401
@@ -71,7 +71,7 @@ def test_mlflow_lets_in_its_admin_and_nobody_without_a_password(platform_up: Loc
     assert httpx.get(url, auth=(user, password)).status_code == 200
 
 
-def test_mlflow_answers_to_the_hosts_that_it_is_known_by_and_to_no_other(platform_up: LocalPlatform) -> None:
+def test_mlflow_accepts_its_known_host_names_and_no_others(platform_up: LocalPlatform) -> None:
     url = f"{platform_up.state.mlflow_url}/api/3.0/mlflow/workspaces"
     port = platform_up.state.ports["mlflow"]
     admin = tuple((platform_up.home.secrets / "mlflow-admin").read_text().splitlines())
@@ -79,7 +79,7 @@ def test_mlflow_answers_to_the_hosts_that_it_is_known_by_and_to_no_other(platfor
         assert httpx.get(url, auth=admin, headers={"Host": host}).status_code == status, host
 
 
-def test_mlflow_refuses_a_password_that_was_changed_or_taken_away_at_once(platform_up: LocalPlatform) -> None:
+def test_mlflow_refuses_a_changed_or_deleted_password_at_once(platform_up: LocalPlatform) -> None:
     url = platform_up.state.mlflow_url
     admin = MlflowRest(url, *(platform_up.home.secrets / "mlflow-admin").read_text().split())
 
@@ -111,7 +111,7 @@ def test_no_command_line_holds_a_secret(platform_up: LocalPlatform) -> None:
 def test_every_listener_is_on_loopback(platform_up: LocalPlatform) -> None:
     listening = subprocess.run(["ss", "-Hltn"], capture_output=True, text=True, check=True).stdout
     ports = set(platform_up.state.ports.values())
-    found = [line.split()[3] for line in listening.splitlines()]
-    ours = [address for address in found if int(address.rsplit(":", 1)[1]) in ports]
+    addresses = [line.split()[3] for line in listening.splitlines()]
+    ours = [address for address in addresses if int(address.rsplit(":", 1)[1]) in ports]
     assert len(ours) >= len(ports)
     assert all(address.startswith("127.") for address in ours), ours

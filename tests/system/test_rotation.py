@@ -1,4 +1,4 @@
-"""A real local platform whose secrets are rotated while a job runs: the job goes on, the old tokens end."""
+"""Secrets of a real local platform are rotated while a job runs: the job goes on, old tokens are refused."""
 
 from __future__ import annotations
 
@@ -75,22 +75,22 @@ def test_secrets_rotate_while_a_job_runs(platform: LocalPlatform, tmp_path: Path
     path = platform.home.secrets / "clusters" / f"{cluster.metadata.uid}.rayplane_token_path"
     old_user, old_cluster = platform.home.token.read_text().strip(), path.read_text().strip()
 
-    said = platform.rayplane("token", "rotate", "-o", "json").stdout
+    answer = platform.rayplane("token", "rotate", "-o", "json").stdout
     rotated: list[dict[str, Any]] = json.loads(
         platform.rayplane("secrets", "rotate", "--grace", f"{GRACE}s", "-o", "json").stdout
     )
     new_user = platform.home.token.read_text().strip()
-    assert new_user not in said
+    assert new_user not in answer
     assert [item["secret"] for item in rotated][:2] == ["signing", "metrics"]
 
-    # The user: the new token at once, the old one no more, and it is said what became of it.
+    # The user: the new token works at once; the old one is refused with the reason.
     assert asked(platform, new_user).status_code == 200
     until(lambda: asked(platform, old_user).status_code == 401, seconds=60, what="the old token is refused")
     problem = asked(platform, old_user).json()
     assert "was replaced at" in problem["detail"]
     assert str(platform.home.token) in problem["remedy"]
 
-    # The cluster: another token in its file, and the former one for its grace.
+    # The cluster: its file has a new token, and the former one works during its grace.
     until(lambda: path.read_text().strip() != old_cluster, seconds=60, what="the cluster has a new token")
     new_cluster = path.read_text().strip()
     assert asked(platform, new_cluster, "/v1/teams/alpha/jobs").status_code == 200
@@ -106,7 +106,7 @@ def test_secrets_rotate_while_a_job_runs(platform: LocalPlatform, tmp_path: Path
     former = team_file.with_name(f"{TEAM}.mlflow.former")
     until(lambda: not former.exists(), seconds=120, what="the former MLflow user is gone")
 
-    # The job: it goes on, asks and reports by the new token, and logs as the new MLflow user.
+    # The job goes on, uses the new token for requests and events, and logs as the new MLflow user.
     go_on.touch()
     until(lambda: status().phase in TERMINAL, seconds=120, what="the job ends")
     assert status().phase == "Succeeded", log()
@@ -115,15 +115,15 @@ def test_secrets_rotate_while_a_job_runs(platform: LocalPlatform, tmp_path: Path
     assert len(status().attempts) == 1
     assert ClusterStatus.model_validate(client.clusters.get(TEAM, CLUSTER).status).incarnation == head
 
-    # The audit log: each rotation, and what was refused since; no secret.
+    # The audit log has each rotation and later refusals, but no secret.
     entries = json.loads(platform.rayplane("audit", "--action", "rotate", "-o", "json").stdout)
     expected = {"token", "signing", "metrics", "mlflow-admin", "mlflow-teams", "mlflow-forms"}
     assert {entry["name"] for entry in entries} == expected
     assert len(entries) == len(expected)
 
     def refused() -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = json.loads(platform.rayplane("audit", "--action", "refuse", "-o", "json").stdout)
-        return [entry for entry in found if entry["detail"]["reason"] == "rotated-token"]
+        shown: list[dict[str, Any]] = json.loads(platform.rayplane("audit", "--action", "refuse", "-o", "json").stdout)
+        return [entry for entry in shown if entry["detail"]["reason"] == "rotated-token"]
 
     until(refused, seconds=60, what="the refusals are in the audit log")
     assert {entry["detail"]["address"] for entry in refused()} == {"127.0.0.1"}

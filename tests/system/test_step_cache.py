@@ -1,4 +1,4 @@
-"""The step cache on 30 days of real flights: what changed is run, with all that depends on it, and nothing else."""
+"""The step cache on 30 days of real flights: only changed steps and their dependants are run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.flights import TEAM, Flights, ran, version_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-# Training and what follows it are run by the tests of the whole path; here they would only take time.
+# The tests of the whole pipeline run training and later steps; here they would only take time.
 STEPS = [
     "ingest-flights", "ingest-weather", "ingest-planes", "ingest-airports", "prepare",
     "weather-features", "delay-features", "plane-features", "training-set",
@@ -27,7 +27,7 @@ STEPS = [
 
 @pytest.fixture(scope="module")
 def cached(flights: Flights, run: RunStatus, tmp_path_factory: pytest.TempPathFactory) -> Flights:
-    """The pipeline's first steps after a run of all of them; code and sources are copies, to be changed."""
+    """The pipeline's first steps after a run of all of them, on copies of code and sources that tests may change."""
     assert ran(run) >= set(STEPS)
     copy = tmp_path_factory.mktemp("cache")
     shutil.copytree(flights.folder, copy / "code")
@@ -37,11 +37,11 @@ def cached(flights: Flights, run: RunStatus, tmp_path_factory: pytest.TempPathFa
     return made
 
 
-def test_an_unchanged_run_runs_nothing(cached: Flights) -> None:
+def test_an_unchanged_run_runs_no_step(cached: Flights) -> None:
     assert ran(cached.run()) == set()
 
 
-def test_reordered_rows_run_nothing(cached: Flights) -> None:
+def test_reordered_rows_run_no_step(cached: Flights) -> None:
     path = cached.sources / "flights.parquet"
     table = pq.read_table(path)
     pq.write_table(table.take(pa.array(range(table.num_rows - 1, -1, -1))), path)
@@ -64,7 +64,7 @@ def test_changed_code_of_one_feature_runs_exactly_its_dependants(cached: Flights
     code.write_text(code.read_text() + "\n\n# another way to say the same\n")
     cached.apply(only=STEPS)
     first = cached.run()
-    # The same rows came out of the changed code, so what reads them stays as it was.
+    # The changed code produced the same rows, so the steps that read them are cached.
     assert ran(first) == {"weather-features"}
     text = code.read_text()
     changed = text.replace("INTERVAL 5 HOURS", "INTERVAL 4 HOURS")

@@ -1,4 +1,4 @@
-"""Stock Ray, with no rayplane in its environment, is a client like any other: submitted, tracked, logs kept."""
+"""Stock Ray without rayplane in its environment as a client: its jobs are submitted and tracked, their logs kept."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 TEAM = "stock"
 
-# With nothing of rayplane. With `die`, the first attempt ends badly half-way.
+# Uses nothing of rayplane. With `die`, the first attempt fails half-way.
 SCRIPT = '''
-"""A training loop as Ray Train's documentation shows it."""
+"""A training loop as in Ray Train's documentation."""
 import os
 import sys
 import time
@@ -56,7 +56,7 @@ if __name__ == "__main__":
 
 @pytest.fixture(scope="module")
 def cluster(platform_up: LocalPlatform) -> LocalPlatform:
-    """A team with a cluster that is asked for, not waited for."""
+    """A team with a cluster that was created, but may not be ready yet."""
     with platform_up.client as api:
         api.teams.apply(TEAM, spec={})
         api.clusters.apply(TEAM, "dev", {})
@@ -65,7 +65,7 @@ def cluster(platform_up: LocalPlatform) -> LocalPlatform:
 
 @pytest.fixture(scope="module")
 def ray(stock_ray: StockRay, cluster: LocalPlatform) -> Callable[..., Any]:
-    """The stock `ray` command at the printed address of the cluster."""
+    """Run the stock `ray` command with the printed address of the cluster."""
     return partial(stock_ray.run, cluster, TEAM)
 
 
@@ -96,7 +96,7 @@ def test_ray_job_submit_uploads_runs_follows_and_is_tracked_once(
     runs = client.search_runs([status["experiment_id"]], f"tags.`rayplane.job_uid` = '{jobs[0].metadata.uid}'")
     assert [r.info.run_id for r in runs] == [status["run_id"]]
     assert runs[0].info.status == "FINISHED"
-    # The run was allocated before Ray heard of the job.
+    # The gateway allocated the run before it submitted the job to Ray.
     started = min(a["started_at"] for a in status["attempts"])
     assert runs[0].info.start_time <= _milliseconds(started)
     assert [m.step for m in client.get_metric_history(status["run_id"], "loss")] == [0, 1, 2, 3, 4, 5]

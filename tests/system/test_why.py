@@ -1,4 +1,4 @@
-"""`rayplane why` and `rayplane plan` on a real local platform: a real head that dies, a job that really fails."""
+"""`rayplane why` and `rayplane plan` on a real local platform, with a head that is killed and a job that fails."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ spec: {entrypoint: "true", cluster: more}
 
 @pytest.fixture(scope="module")
 def curious(platform_up: LocalPlatform, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalPlatform]:
-    """The platform with a team that has one cluster, ready."""
+    """The platform with a team that has one ready cluster."""
     team = tmp_path_factory.mktemp("curious") / "team.yaml"
     team.write_text(TEAM)
     platform_up.rayplane("apply", "-f", str(team))
@@ -61,7 +61,7 @@ def test_a_ready_cluster_says_one_line(curious: LocalPlatform) -> None:
     assert curious.rayplane("why", "curious/dev").stdout == "Cluster 'curious/dev' is as wanted.\n"
 
 
-def test_a_job_that_failed_tells_its_exit_code_and_its_last_words(curious: LocalPlatform) -> None:
+def test_why_of_a_failed_job_has_its_exit_code_and_the_end_of_its_log(curious: LocalPlatform) -> None:
     script = "import sys; print('There are no rows.', flush=True); sys.exit(3)"
     submit = ("job", "submit", "--cluster", "dev", "--name", "fails", "--team", "curious")
     done = curious.rayplane(*submit, "--", "python", "-c", script, timeout=300, check=False)
@@ -72,7 +72,9 @@ def test_a_job_that_failed_tells_its_exit_code_and_its_last_words(curious: Local
     assert "There are no rows." in answer["causes"][0]["evidence"][-1]["message"]
 
 
-def test_plan_tells_what_this_host_has_not_and_writes_nothing(curious: LocalPlatform, tmp_path: Path) -> None:
+def test_plan_names_the_resources_that_this_host_lacks_and_writes_nothing(
+    curious: LocalPlatform, tmp_path: Path
+) -> None:
     (tmp_path / "more.yaml").write_text(MORE)
     done = curious.rayplane("plan", "-f", str(tmp_path / "more.yaml"), check=False)
     assert done.returncode == 6
@@ -83,7 +85,7 @@ def test_plan_tells_what_this_host_has_not_and_writes_nothing(curious: LocalPlat
     assert [c.metadata.name for c in curious.client.clusters.list("curious")] == ["dev"]
 
 
-def test_a_head_that_was_killed_is_told_until_the_next_one_serves(curious: LocalPlatform) -> None:
+def test_why_names_a_killed_head_until_the_next_one_serves(curious: LocalPlatform) -> None:
     uid = curious.client.clusters.get("curious", "dev").metadata.uid
     record = curious.home.processes / "clusters" / f"{uid}.json"
     os.kill(int(read_json(record)["pid"]), signal.SIGKILL)
@@ -93,7 +95,7 @@ def test_a_head_that_was_killed_is_told_until_the_next_one_serves(curious: Local
     until(lambda: codes(why(curious, "curious/dev")) == [], seconds=300, what="the next head serves")
 
 
-def test_a_suspended_cluster_says_who_wants_it_so_and_a_job_waits_for_it(curious: LocalPlatform) -> None:
+def test_why_of_a_suspended_cluster_says_that_it_was_requested_and_that_a_job_waits(curious: LocalPlatform) -> None:
     curious.rayplane("cluster", "suspend", "dev", "--team", "curious", timeout=200)
     answer = why(curious, "curious/dev")
     assert (codes(answer), answer["sentence"]) == (["suspended"], "Cluster 'curious/dev' is suspended on request.")

@@ -1,4 +1,4 @@
-"""The house keeps its shape: what lies where, what a file may say, and that every string that names code resolves."""
+"""Rules for the repository: its layout, forbidden contents, light imports, and that strings which name code resolve."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PACKAGE = ROOT / "platform" / "rayplane"
 FOLDERS = {".ci", "benchmarks", "deploy", "docs", "features", "jobs", "platform", "serving", "tests"}
 GIT_FOLDERS = {".git", ".github"}
 
-# Put together here, so that this file does not say what it looks for.
+# Assembled from parts, so that this file itself does not match.
 REGISTRIES = [
     ".".join(host) for host in (("pypi", "org"), ("pythonhosted", "org"), ("npmjs", "org"), ("deb", "debian"))
 ]
@@ -34,7 +34,7 @@ EXTRAS = HEAVY | {"fastapi", "starlette", "uvicorn", "sqlalchemy", "alembic", "d
 
 
 def files() -> list[Path]:
-    """Every file that is or would be committed."""
+    """Every file that is committed or would be."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -47,12 +47,12 @@ def files() -> list[Path]:
 
 def texts() -> list[tuple[str, str]]:
     """Path from the root and content of every text file."""
-    found = []
+    contents = []
     for path in files():
         content = path.read_bytes()
         if b"\0" not in content:
-            found.append((str(path.relative_to(ROOT)), content.decode("utf-8")))
-    return found
+            contents.append((str(path.relative_to(ROOT)), content.decode("utf-8")))
+    return contents
 
 
 def test_platform_holds_rayplane_alone() -> None:
@@ -82,10 +82,10 @@ def test_no_file_names_a_registry(host: str) -> None:
 
 @pytest.mark.parametrize("path", MACHINE_PATHS)
 def test_no_file_names_a_path_of_a_machine(path: str) -> None:
-    """A path that begins so: what comes before it is no part of a path or a URL."""
+    """No text contains a path that begins with ``path``, unless as a part of a longer path or URL."""
     beginning = re.compile(r"(?<![\w./}~*)-])" + re.escape(path))
-    found = [f"{name}: {line}" for name, text in texts() for line in text.splitlines() if beginning.search(line)]
-    assert found == []
+    lines = [f"{name}: {line}" for name, text in texts() for line in text.splitlines() if beginning.search(line)]
+    assert lines == []
 
 
 def test_the_lock_pins_every_package_by_hash_and_names_no_index() -> None:
@@ -99,15 +99,15 @@ def test_the_lock_pins_every_package_by_hash_and_names_no_index() -> None:
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_module_opens_with_its_job(path: Path) -> None:
+def test_a_module_begins_with_a_docstring(path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text()))
 
 
 def named_code(source: Path) -> list[str]:
-    """Every string of a file that names code of rayplane: 'module:attribute' or a dotted path."""
+    """Strings in a file that name code of rayplane: 'module:attribute' or a dotted path."""
     shape = re.compile(r"(?:python -m )?(rayplane(?:\.\w+)+(?::\w+)?)")
     constants = (n.value for n in ast.walk(ast.parse(source.read_text())) if isinstance(n, ast.Constant))
-    return [found[1] for value in constants if isinstance(value, str) and (found := shape.fullmatch(value))]
+    return [match[1] for value in constants if isinstance(value, str) and (match := shape.fullmatch(value))]
 
 
 @pytest.mark.parametrize("target", [*named_code(PACKAGE / "plugins.py"), *named_code(PACKAGE / "__init__.py")])
@@ -123,7 +123,7 @@ def test_a_string_that_names_code_resolves(target: str) -> None:
 def find_spec_or_none(module: str) -> object | None:
     try:
         return find_spec(module)
-    except ModuleNotFoundError:  # a parent is missing, or is a module
+    except ModuleNotFoundError:  # a parent is missing, or is no package
         return None
 
 
@@ -140,7 +140,7 @@ def test_the_entry_points_of_the_distribution_resolve() -> None:
 
 
 def modules_after(statement: str) -> set[str]:
-    """The top-level modules that a fresh interpreter holds after a statement."""
+    """Top-level modules that a new interpreter has loaded after a statement."""
     code = f"{statement}\nimport sys\nprint(*{{name.partition('.')[0] for name in sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     return set(done.stdout.split())
@@ -158,7 +158,7 @@ def test_a_thin_client_imports_none_of_the_extras() -> None:
     assert modules_after("import rayplane.client.cli.main, rayplane.client.sdk") & EXTRAS == set()
 
 
-def test_what_builds_a_served_application_imports_no_mlflow() -> None:
+def test_the_module_that_builds_a_served_application_imports_no_mlflow() -> None:
     assert modules_after("import rayplane.runtime.serving.app") & {"mlflow", "xgboost"} == set()
 
 

@@ -1,4 +1,4 @@
-"""What RAYPLANE_LOCAL_USERS asks of the host and of the home, and what it says where that is not so."""
+"""Preconditions of RAYPLANE_LOCAL_USERS on the host and the home, and errors where they are not met."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rayplane.settings import GatewaySettings, write_secret
 
 @pytest.fixture
 def as_root(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
-    """This process passes for root's, and users can run Python; how they were to run it."""
+    """Pretend that this process is root's and that users can run Python; yield the options of those runs."""
     asked: list[dict[str, Any]] = []
 
     def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
@@ -37,7 +37,7 @@ def settings(home: Path, **more: Any) -> GatewaySettings:
     return GatewaySettings(home=home, local_users=True, **more)
 
 
-def test_only_root_may_set_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_root_may_use_local_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(InvalidInput, match="this process is user 1000 on linux") as refusal:
         local_users.require(settings(tmp_path))
@@ -47,7 +47,7 @@ def test_only_root_may_set_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert not (tmp_path / "other").exists()
 
 
-def test_only_linux_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_root: object) -> None:
+def test_local_users_need_linux(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_root: object) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     with pytest.raises(InvalidInput, match="on darwin"):
         local_users.require(settings(tmp_path))
@@ -67,13 +67,15 @@ def test_a_kernel_that_lets_users_link_to_others_files_is_refused(
 
 
 @pytest.mark.parametrize("ids", [(0, 100), (999, 2000), (2000, 1999), (61184, 2**31)])
-def test_a_range_that_is_none_is_refused(tmp_path: Path, as_root: object, ids: tuple[int, int]) -> None:
+def test_an_invalid_range_of_user_ids_is_refused(tmp_path: Path, as_root: object, ids: tuple[int, int]) -> None:
     local_users.require(settings(tmp_path, local_user_ids=(2000, 2000)))
     with pytest.raises(InvalidInput, match="RAYPLANE_LOCAL_USER_IDS"):
         local_users.require(settings(tmp_path, local_user_ids=ids))
 
 
-def test_a_home_is_shut_but_for_the_way_to_the_storage_root(tmp_path: Path, as_root: list[dict[str, Any]]) -> None:
+def test_a_home_is_closed_to_teams_except_for_the_way_to_the_storage_root(
+    tmp_path: Path, as_root: list[dict[str, Any]]
+) -> None:
     home = tmp_path / "home"
     for folder in ("storage/alpha/datasets", "storage/mlflow", "storage/beta.0123", "mlflow", "secrets"):
         (home / folder).mkdir(parents=True)
@@ -94,7 +96,7 @@ def test_a_home_is_shut_but_for_the_way_to_the_storage_root(tmp_path: Path, as_r
     assert {(run["user"], run["group"], tuple(run["extra_groups"])) for run in as_root} == {(61184, 61184, ())}
 
 
-def test_a_storage_root_beside_the_home_leaves_the_home_shut(tmp_path: Path, as_root: object) -> None:
+def test_with_a_storage_root_beside_the_home_all_of_the_home_is_closed(tmp_path: Path, as_root: object) -> None:
     home, root = tmp_path / "home", tmp_path / "root"
     local_users.prepare(settings(home, storage_root=f"file://{root}"))
     assert [path.stat().st_mode & 0o777 for path in (home, root)] == [0o700, 0o711]
@@ -119,7 +121,7 @@ def test_a_folder_that_bars_the_way_is_named(
     assert "RAYPLANE_HOME" in (refusal.value.remedy or "")
 
 
-def test_an_interpreter_that_users_cant_run_is_told_with_what_it_said(
+def test_an_interpreter_that_users_can_not_run_is_an_error_that_quotes_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_root: object
 ) -> None:
     failed = subprocess.CompletedProcess([], 1, "", "Traceback\nPermissionError: 'ray'\n")

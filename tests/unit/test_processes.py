@@ -1,4 +1,4 @@
-"""Supervised processes, with real ones: found again and stopped with all they started, and no stranger with them."""
+"""Child processes, with real ones: found and stopped with their descendants, and no unrelated process with them."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from rayplane.processes import ProcessRecord
 from tests.support.local_platform import until
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
-# Leaves a process of its session without the mark, tells its pid, and ends.
+# Starts a process without the mark in its session, prints its pid, and ends.
 LEAVES = [
     sys.executable,
     "-c",
     f"import subprocess; print(subprocess.Popen({SLEEP!r}, env={{}}).pid, flush=True)",
 ]
-# Has a process in its session that shows no mark, as one whose title was written over its environment; tells its pid.
+# Starts a process in its session whose environment shows no mark, as if a title had overwritten it; prints its pid.
 LEADS = [
     sys.executable,
     "-c",
     f"import subprocess; child = subprocess.Popen({SLEEP!r}, env={{}}); print(child.pid, flush=True); child.wait()",
 ]
-# Holds a port in a thread, tells it, and ends its first thread: as a process of many threads looks while it is killed.
+# Opens a port in a thread, prints it, and ends its main thread, as happens while a multi-threaded process is killed.
 HALF_ENDED = [
     sys.executable,
     "-c",
@@ -53,7 +53,7 @@ def mark() -> Iterator[str]:
 
 @pytest.fixture
 def stranger() -> Iterator[subprocess.Popen[bytes]]:
-    """A process that leads a session of its own and has no mark."""
+    """An unrelated process: it leads its own session and has no mark."""
     with subprocess.Popen(SLEEP, start_new_session=True) as process:
         yield process
         process.kill()
@@ -66,7 +66,7 @@ def start(folder: Path, mark: str, argv: list[str]) -> ProcessRecord:
 
 
 def earlier(stranger: subprocess.Popen[bytes], mark: str, **changes: object) -> ProcessRecord:
-    """The record of a child that had the stranger's pid before it."""
+    """The record of an earlier child that had the stranger's pid."""
     started = processes._start_time(stranger.pid)
     assert started is not None
     values = {"started": started - 1, "boot": processes._boot(), **changes}
@@ -85,7 +85,7 @@ def test_a_child_is_found_by_its_record_and_stopped(tmp_path: Path, mark: str) -
     processes.stop(record)
 
 
-def test_what_a_child_left_in_its_session_is_stopped_though_it_has_no_mark(tmp_path: Path, mark: str) -> None:
+def test_an_unmarked_process_that_a_child_left_in_its_session_is_stopped(tmp_path: Path, mark: str) -> None:
     record = start(tmp_path, mark, LEAVES)
     os.waitpid(record.pid, 0)
     left = int((tmp_path / "child.log").read_text())
@@ -94,7 +94,7 @@ def test_what_a_child_left_in_its_session_is_stopped_though_it_has_no_mark(tmp_p
     assert processes._start_time(left) is None
 
 
-def test_what_shows_no_mark_is_found_by_the_leader_of_its_session_and_stopped_after_it(
+def test_an_unmarked_process_is_found_by_its_session_leader_and_stopped_after_it(
     tmp_path: Path, mark: str, stranger: subprocess.Popen[bytes]
 ) -> None:
     record = start(tmp_path, mark, LEADS)
@@ -108,9 +108,7 @@ def test_what_shows_no_mark_is_found_by_the_leader_of_its_session_and_stopped_af
     assert stranger.poll() is None
 
 
-def test_a_child_whose_first_thread_has_ended_is_not_taken_for_gone_while_it_holds_its_port(
-    tmp_path: Path, mark: str
-) -> None:
+def test_a_child_whose_main_thread_has_ended_counts_as_alive_while_it_holds_its_port(tmp_path: Path, mark: str) -> None:
     record = start(tmp_path, mark, HALF_ENDED)
     until(lambda: (processes._stat(record.pid) or [""])[0] == "Z", seconds=30, what="its first thread has ended")
     port = int((tmp_path / "child.log").read_text())
@@ -121,15 +119,15 @@ def test_a_child_whose_first_thread_has_ended_is_not_taken_for_gone_while_it_hol
     assert processes.is_free(port)
 
 
-def test_who_was_found_once_is_waited_for_though_it_is_not_found_again(
+def test_a_process_that_was_found_once_is_waited_for_although_it_is_not_found_again(
     tmp_path: Path, mark: str, stranger: subprocess.Popen[bytes]
 ) -> None:
-    found = iter([[stranger.pid]])
-    processes.stop_pids(lambda: next(found, []), grace=5)
+    answers = iter([[stranger.pid]])
+    processes.stop_pids(lambda: next(answers, []), grace=5)
     assert stranger.poll() is not None
 
 
-def test_a_stranger_that_has_the_session_number_now_is_left_alone(
+def test_an_unrelated_process_that_reuses_the_session_id_is_left_alone(
     tmp_path: Path, mark: str, stranger: subprocess.Popen[bytes]
 ) -> None:
     record = earlier(stranger, mark)
@@ -141,7 +139,7 @@ def test_a_stranger_that_has_the_session_number_now_is_left_alone(
 
 
 @pytest.mark.parametrize("boot", ["", "another boot"])
-def test_a_stranger_of_another_boot_is_left_alone_though_its_numbers_are_the_same(
+def test_a_process_with_the_same_ids_in_another_boot_is_left_alone(
     mark: str, stranger: subprocess.Popen[bytes], boot: str
 ) -> None:
     record = earlier(stranger, mark, boot=boot, started=processes._start_time(stranger.pid))
@@ -151,10 +149,10 @@ def test_a_stranger_of_another_boot_is_left_alone_though_its_numbers_are_the_sam
     assert stranger.poll() is None
 
 
-def test_when_a_child_was_started_is_read_off_the_process_itself(tmp_path: Path, mark: str) -> None:
+def test_the_start_time_of_a_child_is_read_from_the_process(tmp_path: Path, mark: str) -> None:
     before = datetime.now(UTC)
     record = start(tmp_path, mark, SLEEP)
-    # The kernel counts in hundredths of a second.
+    # The kernel counts start times in hundredths of a second.
     assert before - timedelta(seconds=0.05) <= processes.started_at(record) <= datetime.now(UTC)
     first = processes.started_at(record)
     time.sleep(0.3)
@@ -175,9 +173,7 @@ connection.close()
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_a_child_accepts_on_the_socket_that_listened_before_it_imported_anything(
-    tmp_path: Path, mark: str, host: str
-) -> None:
+def test_a_child_accepts_on_the_socket_that_listened_before_its_imports(tmp_path: Path, mark: str, host: str) -> None:
     port = processes.free_port()
     record = processes.start(
         "child",
@@ -189,17 +185,15 @@ def test_a_child_accepts_on_the_socket_that_listened_before_it_imported_anything
         port=port,
         listen=host,
     )
-    with socket.create_connection((host, port), timeout=30) as connection:  # at once: nothing waits for the child
+    with socket.create_connection((host, port), timeout=30) as connection:  # at once, without waiting for the child
         assert connection.recv(100) == b"it is me"
     os.waitpid(record.pid, 0)
-    # Neither the variable nor the socket goes on to what the child starts.
+    # The child's own children inherit neither the variable nor the socket.
     assert (tmp_path / "child.log").read_text() == "False False\n"
     assert processes.is_free(port, host)
 
 
-def test_two_children_can_not_be_started_on_one_port_within_the_seconds_that_they_import(
-    tmp_path: Path, mark: str
-) -> None:
+def test_two_children_can_not_be_started_on_one_port_while_they_import(tmp_path: Path, mark: str) -> None:
     port = processes.free_port()
 
     def start_on_the_port(name: str) -> processes.ProcessRecord:
@@ -220,7 +214,7 @@ def test_two_children_can_not_be_started_on_one_port_within_the_seconds_that_the
     assert processes.load("second", tmp_path) is None
 
 
-def test_who_listens_where_is_seen_by_its_user() -> None:
+def test_the_user_of_a_listening_process_is_found() -> None:
     mine = {os.geteuid()}
     with (
         socket.create_server(("127.0.0.2", 0)) as one,
@@ -240,7 +234,7 @@ def test_the_processes_of_users_are_found() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives processes another user")
-def test_a_process_that_took_another_users_rights_for_a_while_is_found_by_the_one_it_began_as() -> None:
+def test_a_process_is_found_by_its_real_and_its_effective_user() -> None:
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:

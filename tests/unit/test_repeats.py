@@ -1,4 +1,4 @@
-"""An error that comes back is told in full once, then by its count."""
+"""A recurring error is logged in full once, then by its count."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def repeats(clock: Clock) -> Repeats:
 def raised(act: Callable[[], object]) -> Exception:
     try:
         act()
-    except Exception as exc:  # noqa: BLE001  whatever it is
+    except Exception as exc:  # noqa: BLE001  any error
         return exc
     raise AssertionError("nothing was raised")
 
@@ -47,7 +47,7 @@ def fail(repeats: Repeats, times: int, error: Callable[[], Exception] = broken, 
         repeats.failed(key, error(), "job %s: an unexpected error", key)
 
 
-def test_the_traceback_comes_the_first_time_alone(repeats: Repeats, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_traceback_is_logged_only_the_first_time(repeats: Repeats, caplog: pytest.LogCaptureFixture) -> None:
     fail(repeats, 100)
     assert [bool(record.exc_info) for record in caplog.records] == [True] + [False] * 6
     counts = [r.getMessage().split("the same error ")[1].split()[0] for r in caplog.records[1:]]
@@ -55,7 +55,7 @@ def test_the_traceback_comes_the_first_time_alone(repeats: Repeats, caplog: pyte
     assert "since 2023-11-14T22:13:20+00:00: KeyError: 'lost'" in caplog.records[-1].getMessage()
 
 
-def test_an_error_that_lasts_is_told_of_again_after_ten_minutes(
+def test_a_recurring_error_is_logged_again_after_ten_minutes(
     repeats: Repeats, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     fail(repeats, 64)
@@ -67,14 +67,16 @@ def test_an_error_that_lasts_is_told_of_again_after_ten_minutes(
     assert "66 times" in caplog.records[0].getMessage()
 
 
-def test_another_error_is_told_in_full(repeats: Repeats, caplog: pytest.LogCaptureFixture) -> None:
+def test_another_error_is_logged_in_full(repeats: Repeats, caplog: pytest.LogCaptureFixture) -> None:
     fail(repeats, 3)
     caplog.clear()
     fail(repeats, 1, lambda: raised(lambda: int("no number")))
     assert caplog.records[0].exc_info
 
 
-def test_one_whose_numbers_alone_differ_is_the_same(repeats: Repeats, caplog: pytest.LogCaptureFixture) -> None:
+def test_errors_that_differ_only_in_numbers_count_as_the_same(
+    repeats: Repeats, caplog: pytest.LogCaptureFixture
+) -> None:
     def refused(pid: int) -> None:
         raise OSError(f"process {pid} at 0x{pid:x} did not answer")
 
@@ -83,7 +85,7 @@ def test_one_whose_numbers_alone_differ_is_the_same(repeats: Repeats, caplog: py
     assert sum(bool(record.exc_info) for record in caplog.records) == 1
 
 
-def test_after_a_recovery_it_is_told_in_full_again(repeats: Repeats, caplog: pytest.LogCaptureFixture) -> None:
+def test_after_a_recovery_an_error_is_logged_in_full_again(repeats: Repeats, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     fail(repeats, 3)
     repeats.works("uid-1")
@@ -106,7 +108,7 @@ def test_an_expected_error_is_a_warning_without_a_traceback(repeats: Repeats, ca
     assert not any(record.exc_info for record in caplog.records)
 
 
-def test_what_is_remembered_is_bounded(repeats: Repeats) -> None:
+def test_the_number_of_remembered_errors_is_bounded(repeats: Repeats) -> None:
     for number in range(MOST + 50):
         fail(repeats, 1, key=f"uid-{number}")
     assert len(repeats._known) == MOST

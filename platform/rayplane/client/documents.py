@@ -1,4 +1,4 @@
-"""YAML as people write it: each key once, aliases that stay small, and every fault told with its file and line."""
+"""Load YAML that users wrote: refuse duplicate keys and aliases that expand hugely; every error has a file and line."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from rayplane.errors import InvalidSpec
 from rayplane.nouns.base import MOST_LEVELS
 
 MOST_VALUES = 100_000
-"""The most values that a document may hold once each alias is written out: a few lines can stand for billions."""
+"""The most values that a document may have with all aliases expanded: a few lines can expand to billions."""
 
 _MERGE = "tag:yaml.org,2002:merge"
 
 
 def load(text: str, name: str) -> list[Any]:
-    """The values of all documents of a text that are not empty.
+    """The values of all documents in a text, except empty ones.
 
-    Raises InvalidSpec naming ``name`` and the line: for what is not YAML, a key that is there twice, and a document
-    that is too large once its aliases are written out, or nested too deeply.
+    Raises InvalidSpec naming ``name`` and the line for invalid YAML, a duplicate key, and a document that is nested too
+    deeply or is too large with its aliases expanded.
     """
     try:
         loader = _Loader(text)
@@ -46,7 +46,7 @@ def load(text: str, name: str) -> list[Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, which lets a later key replace an earlier one and counts no aliases."""
+    """PyYAML's safe loader with checks that it lacks: for duplicate keys, depth, and the size of expanded aliases."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -54,7 +54,7 @@ class _Loader(yaml.SafeLoader):
         self._sizes: dict[Node, int] = {}
 
     def compose_node(self, parent: Node | None, index: Any) -> Node | None:
-        """A node of the document, which an alias gives once more."""
+        """Compose a node, counting its depth and its size; an alias yields a node that was composed before."""
         event = self.peek_event()  # type: ignore[no-untyped-call]
         self._levels += 1
         if self._levels > MOST_LEVELS:
@@ -69,7 +69,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def compose_mapping_node(self, anchor: Any) -> MappingNode:
-        """A mapping, each of whose keys is there once; what ``<<`` brings in is no key of its own."""
+        """Compose a mapping; refuse duplicate keys, except that a key may override one merged in by ``<<``."""
         node: MappingNode = super().compose_mapping_node(anchor)
         lines: dict[tuple[str, str], int] = {}
         for key, _ in node.value:
@@ -81,7 +81,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def construct_object(self, node: Node, deep: bool = False) -> Any:
-        """The value of a node. What PyYAML's conversions let out, as for 2013-02-30 or !!bool x, gets its line."""
+        """Construct a node's value; errors that PyYAML lets escape (2013-02-30, !!bool x) get their line."""
         try:
             return super().construct_object(node, deep)
         except (ValueError, ArithmeticError) as exc:

@@ -1,4 +1,4 @@
-"""A folder of code as a zip whose bytes depend on nothing but the files: equal content, equal content address."""
+"""Pack a folder of code as a zip whose bytes depend only on the files: equal content has an equal content address."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from pathlib import Path, PurePosixPath
 from rayplane.errors import InvalidInput
 
 MAX_BYTES = 256 * 2**20
-"""The gateway takes no larger package: it is for code, not for data."""
+"""Size of the largest package that the gateway accepts: packages are for code, not for data."""
 
 IGNORE_FILE = ".rayignore"
-"""Patterns of what a folder's package leaves out; Ray's own uploads honour the same file."""
+"""File in a folder with patterns of paths to leave out of its package; Ray's own uploads honour the same file."""
 
 _EXCLUDED = (
     ".git", ".hg", ".svn", ".venv", "venv", "node_modules", ".rayplane", "__pycache__", "*.pyc", "*.pyo", ".mypy_cache",
     ".ruff_cache", ".pytest_cache", ".tox", ".nox", ".idea", ".vscode", ".ipynb_checkpoints", ".DS_Store", "*.egg-info",
     ".coverage", ".hypothesis", ".cache", ".env", ".env.*",
 )  # fmt: skip
-# The first instant that a zip can hold: a file's own time must not reach the package.
+# The earliest time that a zip can store; files' real times must not change the package.
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 def is_address(value: str) -> bool:
-    """Whether ``value`` is a content address (``sha256:<64 hex digits>``) rather than a folder."""
+    """True if ``value`` is a content address (``sha256:<64 hex digits>``) rather than a folder."""
     digits = value.removeprefix("sha256:")
     return value.startswith("sha256:") and len(digits) == 64 and all(c in "0123456789abcdef" for c in digits)
 
 
 def pack(folder: Path | str, *, without: Collection[Path] = ()) -> tuple[str, bytes]:
-    """``(content address, zip)`` of a folder, but for what ``without`` names, such as a token's file.
+    """``(content address, zip)`` of a folder, leaving out the paths in ``without``, such as a token's file.
 
-    Files are stored uncompressed, in the order of their paths: a compressor's version must not change the address.
-    Raises InvalidInput if it is no folder, is empty or is too large, and for what can't be packaged, naming it: a
-    link that leaves the folder, a file that can't be read, a name that is no text.
+    Files are stored uncompressed, sorted by path, so that the version of a compressor can't change the address. Raises
+    InvalidInput if it is no folder, is empty or too large, and for an entry that can't be packaged, naming it: a link
+    that leads out of the folder, an unreadable file, a name that is not UTF-8.
     """
     base = Path(folder)
     try:
@@ -56,12 +56,12 @@ def pack(folder: Path | str, *, without: Collection[Path] = ()) -> tuple[str, by
 
 
 def files(base: Path, without: Collection[Path] = ()) -> list[PurePosixPath]:
-    """The paths, relative to ``base`` and sorted, of what belongs into its package."""
+    """The files that belong in the package of ``base``: relative paths, sorted."""
     root = base.resolve()
-    kept_out = tuple(path.resolve() for path in without)
-    # A home that the folder itself lies in keeps nothing out of it.
-    inside = tuple(path for path in kept_out if path.is_relative_to(root))
-    return sorted(_Tree(base, root, (*_EXCLUDED, *_own_patterns(base)), inside).below(PurePosixPath(), (root,)))
+    excluded = tuple(path.resolve() for path in without)
+    # An excluded folder that contains ``base`` itself, such as the home, excludes nothing.
+    inside = tuple(path for path in excluded if path.is_relative_to(root))
+    return sorted(_Tree(base, root, (*_EXCLUDED, *_ignore_patterns(base)), inside).below(PurePosixPath(), (root,)))
 
 
 def _zip(base: Path, without: Collection[Path]) -> bytes:
@@ -83,47 +83,47 @@ def _zip(base: Path, without: Collection[Path]) -> bytes:
 
 @dataclass(frozen=True)
 class _Tree:
-    """A folder as it is looked through for its package."""
+    """A folder that is searched for the files of its package."""
 
     base: Path
     root: Path
-    """``base`` without links."""
+    """``base`` with links resolved."""
     patterns: tuple[str, ...]
     without: tuple[Path, ...]
-    """Paths without links, of what is kept out."""
+    """Excluded paths, with links resolved."""
 
     def below(self, here: PurePosixPath, above: tuple[Path, ...]) -> Iterator[PurePosixPath]:
-        """What belongs into the package of a folder; ``above`` are it and all that it was reached through."""
-        for entry in sorted(os.scandir(self.base / here), key=lambda found: found.name):
+        """The package's files in folder ``here``; ``above`` are the resolved paths of ``here`` and its ancestors."""
+        for entry in sorted(os.scandir(self.base / here), key=lambda entry: entry.name):
             path = here / entry.name
             if _excluded(path, self.patterns):
                 continue
             real = self._target(path) if entry.is_symlink() else above[-1] / entry.name
-            if real is None or any(real.is_relative_to(kept_out) for kept_out in self.without):
+            if real is None or any(real.is_relative_to(excluded) for excluded in self.without):
                 continue
             if real.is_dir():
                 if real in above:
                     raise self._refusal(path, "is a link to a folder that it lies in")
                 yield from self.below(path, (*above, real))
-            elif real.is_file():  # a socket is no code
-                yield self._named(path)
+            elif real.is_file():  # not a socket, say
+                yield self._require_utf8(path)
 
     def _target(self, path: PurePosixPath) -> Path | None:
-        """Where a link leads; None if nothing of that is code."""
+        """The resolved target of a link; None if it is broken or excluded."""
         try:
             real = (self.base / path).resolve(strict=True)
         except RuntimeError:
-            return None  # to itself: Python 3.13 says ELOOP instead
+            return None  # a link to itself: Python 3.13 raises ELOOP instead
         except OSError as exc:
             if exc.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-                return None  # to nowhere, as an editor's lock
+                return None  # a broken link, such as an editor's lock
             raise
         if not real.is_relative_to(self.root):
             raise self._refusal(path, f"is a link out of the folder, to '{real}'")
         parts = PurePosixPath(real.relative_to(self.root))
         return None if any(_excluded(part, self.patterns) for part in (parts, *parts.parents)) else real
 
-    def _named(self, path: PurePosixPath) -> PurePosixPath:
+    def _require_utf8(self, path: PurePosixPath) -> PurePosixPath:
         try:
             str(path).encode()
         except UnicodeEncodeError as exc:
@@ -140,7 +140,7 @@ class _Tree:
         )
 
 
-def _own_patterns(base: Path) -> list[str]:
+def _ignore_patterns(base: Path) -> list[str]:
     ignore = base / IGNORE_FILE
     if not ignore.is_file():
         return []
@@ -160,7 +160,7 @@ def _own_patterns(base: Path) -> list[str]:
 def _excluded(path: PurePosixPath, patterns: tuple[str, ...]) -> bool:
     for pattern in patterns:
         bare = pattern.strip("/")
-        # As in .gitignore, a pattern with an inner or leading slash is a path from the root, any other one a name.
+        # As in .gitignore, a pattern with an inner or leading slash is a path from the root, any other is a name.
         if "/" in pattern.rstrip("/"):
             if fnmatch.fnmatchcase(str(path), bare):
                 return True

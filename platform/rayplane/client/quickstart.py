@@ -1,4 +1,4 @@
-"""The main job: apply the flights documents, run the pipeline, wait for the service, ask it, and report what came out.
+"""The quickstart: apply the flights documents, run the pipeline, wait for the service, ask it, report the results.
 
 Every figure of the report is read from the platform (the run's outputs, dataset versions, the registry, Prometheus).
 """
@@ -25,18 +25,18 @@ from rayplane.nouns.pipeline import StepRun
 TEAM, CLUSTER, PIPELINE, SERVICE = "flights", "dev", "flights", "flight-delay"
 DOCUMENTS = Path("jobs") / "flights.yaml"
 REQUESTS = Path("jobs") / "flights-requests.json"
-"""Real flights of the test period, asked for as an application would."""
+"""Real flights of the test period, for which predictions are requested as an application would."""
 
 SERVICE_TIMEOUT = 300.0
 SCRAPE_TIMEOUT = 60.0
-"""Seconds until Prometheus must have found and read every target: two of its scrapes, and time to spare."""
+"""Seconds within which Prometheus must have scraped every target: two scrape intervals and some spare time."""
 LOG_TAIL = 20
 
 Say = Callable[[str], None]
 
 
 class Rows(BaseModel):
-    """Flights that came in, passed, and were put aside: prepared + quarantined = ingested."""
+    """Numbers of flights read, accepted and rejected: ingested = prepared + quarantined."""
 
     ingested: int
     prepared: int
@@ -52,7 +52,7 @@ class RegisteredModel(BaseModel):
 
 
 class Prediction(BaseModel):
-    """What was asked and what the service answered."""
+    """A request to the service and its answer."""
 
     request: dict[str, Any]
     answer: Any
@@ -66,7 +66,7 @@ class Targets(BaseModel):
 
 
 class Stage(BaseModel):
-    """One stage: a step of the pipeline, or what goes before or after it. Wall time in seconds."""
+    """One stage: a step of the pipeline, or work before or after it. Wall time in seconds."""
 
     name: str
     seconds: float
@@ -74,7 +74,7 @@ class Stage(BaseModel):
 
 
 class Report(BaseModel):
-    """What the main job came to."""
+    """Results of the quickstart."""
 
     rows: Rows
     training_rows: int
@@ -101,12 +101,12 @@ def run(
     watching: Callable[[], Any],
     clock: Callable[[], float] = time.monotonic,
 ) -> Report:
-    """Do the main job with the code of ``folder``; ``days`` of January only, if given.
+    """Run the quickstart with the code in ``folder``, on the first ``days`` of January only, if given.
 
-    ``documents`` are read instead of the folder's ``jobs/flights.yaml``: the same team on another backend, say.
+    ``documents`` replaces the folder's ``jobs/flights.yaml``, for example to use another backend for the same team.
 
-    ``watching`` makes a context manager whose value is called with the run as its steps go on. Raises InvalidInput
-    where the folder lacks the documents, Failed with the end of the log where a step fails, and what the SDK raises.
+    ``watching`` returns a context manager whose value is called with the run object as its steps progress. Raises
+    InvalidInput if the folder lacks the documents, Failed with the end of the log if a step fails, or an SDK error.
     """
     began = clock()
     source = documents or folder / DOCUMENTS
@@ -159,8 +159,10 @@ def run(
 
 
 def read_documents(path: Path) -> list[Document]:
-    """The documents of a file such as ``jobs/flights.yaml``. Raises InvalidInput without it, InvalidSpec if it is
-    wrong."""
+    """Read the documents of a file such as ``jobs/flights.yaml``.
+
+    Raises InvalidInput if the file can't be read, InvalidSpec if a document is wrong.
+    """
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as exc:
@@ -172,7 +174,7 @@ def read_documents(path: Path) -> list[Document]:
 
 
 def read_requests(folder: Path) -> list[dict[str, Any]]:
-    """The flights to ask for. Raises InvalidInput if the file is missing or is no JSON list."""
+    """Read the flights to request predictions for. Raises InvalidInput if the file is missing or is no JSON list."""
     path = folder / REQUESTS
     try:
         requests = json.loads(path.read_text())
@@ -184,10 +186,10 @@ def read_requests(folder: Path) -> list[dict[str, Any]]:
 
 
 def ask(url: str, request: Mapping[str, Any], *, patience: float = 30.0) -> Any:
-    """The service's answer to one request over HTTP. Raises Unavailable or Failed with what it said.
+    """The service's answer to one request over HTTP. Raises Unavailable, or Failed with the text of the answer.
 
-    One that can't be reached is asked again for ``patience`` seconds: a service that has just become ready is known to
-    every node's proxy and to an ingress only moments later.
+    Retries for ``patience`` seconds while the service can't be reached: the Serve proxies of all nodes and an ingress
+    learn of a service only moments after it has become ready.
     """
     deadline = time.monotonic() + patience
     while True:
@@ -204,7 +206,7 @@ def ask(url: str, request: Mapping[str, Any], *, patience: float = 30.0) -> Any:
 
 
 def _post(url: str, request: Mapping[str, Any]) -> httpx.Response:
-    """What answers; raises Unavailable where it is not the service but what stands before it, or nothing."""
+    """Send the request; raises Unavailable if nothing answers, or only a proxy in front of the service does."""
     try:
         answer = httpx.post(url, json={"instances": [request]}, timeout=60, trust_env=False)
     except httpx.TransportError as exc:
@@ -214,8 +216,8 @@ def _post(url: str, request: Mapping[str, Any]) -> httpx.Response:
     return answer
 
 
-def _unreachable(url: str, said: str) -> Unavailable:
-    return Unavailable(f"The service at {url} can't be reached ({said}).", remedy="Try again.")
+def _unreachable(url: str, reason: str) -> Unavailable:
+    return Unavailable(f"The service at {url} can't be reached ({reason}).", remedy="Try again.")
 
 
 def _apply(api: Client, documents: Sequence[Document], folder: Path, say: Say) -> None:
@@ -230,9 +232,9 @@ def _apply(api: Client, documents: Sequence[Document], folder: Path, say: Say) -
 
 
 SLICE = {
-    # A slice ends before the instant of the documents' default: its features are made as of its own end.
+    # The data ends before the documents' default instant: features are materialized as of the end of the data.
     "materialize_at": "",
-    # The documents' gate is for the year. Some days of January show that the path works, not that a model is good.
+    # The documents' gate is meant for the whole year. A few days show that the steps work, not that a model is good.
     "min_auc": "0",
     "min_gain": "-1",
     "max_ece": "1",
@@ -250,30 +252,30 @@ def _run_pipeline(api: Client, parameters: Mapping[str, str], say: Say, watching
     started = api.pipelines.run(TEAM, PIPELINE, parameters)
     name = started.metadata.name
     say(f"run {TEAM}/{name} started")
-    seen: Progress
-    with watching() as seen:
-        ended = api.pipelines.wait_run(TEAM, PIPELINE, name, phases={"Succeeded", "Failed", "Stopped"}, progress=seen)
+    show: Progress
+    with watching() as show:
+        ended = api.pipelines.wait_run(TEAM, PIPELINE, name, phases={"Succeeded", "Failed", "Stopped"}, progress=show)
     if ended.status.get("phase") != "Succeeded":
         raise _failure(api, ended)
     return ended
 
 
 def _failure(api: Client, run: Object) -> Failed:
-    """The error of a run: the first failed step, the end of its log, and where the rest is."""
+    """The error for a failed run: its first failed step, the end of that step's log, and how to read the rest."""
     name = run.metadata.name
-    broken = next((step for step in _steps(run).values() if step.phase == "Failed"), None)
-    if broken is None or broken.job is None:
-        said = broken.message if broken else why(run)
-        where = f" in step '{broken.name}'" if broken else ""
+    failed = next((step for step in _steps(run).values() if step.phase == "Failed"), None)
+    if failed is None or failed.job is None:
+        reason = failed.message if failed else why(run)
+        where = f" in step '{failed.name}'" if failed else ""
         return Failed(
-            f"Run '{TEAM}/{name}' {str(run.status.get('phase')).lower()}{where}: {said or 'no reason was given'}",
+            f"Run '{TEAM}/{name}' {str(run.status.get('phase')).lower()}{where}: {reason or 'no reason was given'}",
             remedy=f"See: rayplane pipeline runs {PIPELINE} --team {TEAM} -o json",
         )
-    tail = "\n".join(f"    {line}" for line in _log_tail(api, broken.job))
+    tail = "\n".join(f"    {line}" for line in _log_tail(api, failed.job))
     return Failed(
-        f"Run '{TEAM}/{name}' failed in step '{broken.name}': {broken.message or 'no reason was given'}\n"
+        f"Run '{TEAM}/{name}' failed in step '{failed.name}': {failed.message or 'no reason was given'}\n"
         f"  Its log ends:\n{tail}\n",
-        remedy=f"Read all of it with: rayplane job logs {broken.job} --team {TEAM}",
+        remedy=f"Read all of it with: rayplane job logs {failed.job} --team {TEAM}",
     )
 
 
@@ -314,14 +316,14 @@ def _registered(api: Client, steps: Mapping[str, StepRun]) -> RegisteredModel:
 
 
 def _run_id(steps: Mapping[str, StepRun]) -> str:
-    found = next((o.value for o in steps["train"].outputs if o.kind == "run"), None)
-    if found is None:
+    run_id = next((o.value for o in steps["train"].outputs if o.kind == "run"), None)
+    if run_id is None:
         raise Failed("The step 'train' left no MLflow run.", remedy="Its document must say 'tracked: true'.")
-    return str(found)
+    return str(run_id)
 
 
 def _value(steps: Mapping[str, StepRun], step: str, name: str) -> Any:
-    """A value that a step recorded."""
+    """The value that a step recorded as output ``name``; raises Failed if there is none."""
     outputs = steps[step].outputs if step in steps else []
     for output in outputs:
         if output.kind == "value" and output.name == name:
@@ -339,15 +341,15 @@ def _dataset_rows(api: Client, outputs: Sequence[Output], name: str) -> int:
 
 
 def _wait_service(api: Client, version: str, clock: Callable[[], float]) -> Object:
-    """Until the service answers with the registered version; what it is or was with another one does not count."""
+    """Wait until the service serves the registered version; ignore its phase while it serves another version."""
     deadline = clock() + SERVICE_TIMEOUT
     remedy = f"See: rayplane service get {SERVICE} --team {TEAM}"
-    look = patient(lambda: api.services.get(TEAM, SERVICE), time.monotonic() + SERVICE_TIMEOUT)
+    get_service = patient(lambda: api.services.get(TEAM, SERVICE), time.monotonic() + SERVICE_TIMEOUT)
     while True:
-        service = look()
+        service = get_service()
         phase = service.status.get("phase")
         serves = str((service.status.get("revision") or {}).get("version"))
-        # A replica that can't start leaves its whole traceback; what was raised is its last line.
+        # A replica that can't start reports its whole traceback, whose last line names the exception.
         reason = (why(service).splitlines() or ["no reason was given"])[-1].strip()
         if serves == version and phase == "Ready":
             return service
@@ -362,7 +364,7 @@ def _wait_service(api: Client, version: str, clock: Callable[[], float]) -> Obje
 
 
 def _targets(api: Client, say: Say, clock: Callable[[], float]) -> Targets | None:
-    """Prometheus' targets once all are read, the cluster's among them; after SCRAPE_TIMEOUT, as they are."""
+    """Wait until Prometheus has scraped all targets, including the cluster's, or for SCRAPE_TIMEOUT; count them."""
     url = api.info().get("prometheus_url")
     if not url:
         say("the platform runs without Prometheus")
@@ -370,15 +372,15 @@ def _targets(api: Client, say: Say, clock: Callable[[], float]) -> Targets | Non
     deadline = clock() + SCRAPE_TIMEOUT
     while True:
         active = active_targets(str(url))
-        found = Targets(up=sum(t["health"] == "up" for t in active), total=len(active))
-        complete = found.up == found.total and any(t["labels"].get("cluster") == CLUSTER for t in active)
+        targets = Targets(up=sum(t["health"] == "up" for t in active), total=len(active))
+        complete = targets.up == targets.total and any(t["labels"].get("cluster") == CLUSTER for t in active)
         if complete or clock() > deadline:
-            return found
+            return targets
         time.sleep(1.0)
 
 
 def active_targets(url: str) -> list[dict[str, Any]]:
-    """What Prometheus scrapes now, as its API tells. Raises Unavailable."""
+    """The active targets according to Prometheus' API. Raises Unavailable."""
     try:
         answer = httpx.get(f"{url}/api/v1/targets", params={"state": "active"}, timeout=10, trust_env=False)
         answer.raise_for_status()

@@ -1,4 +1,4 @@
-"""Stock Ray at ``rayplane://<team>/<cluster>``: the hooks that `ray job submit` and `ray.init` look for in a module."""
+"""Hooks by which stock Ray's `ray job submit` and `ray.init` accept the address ``rayplane://<team>/<cluster>``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rayplane.nouns.environment import Environment
 START_TIMEOUT = 600.0
 """Seconds that `ray.init` waits for a cluster to be ready."""
 
-# What admission compares with the cluster's environment; Ray's client adds it to the metadata of every job.
+# Ray's client adds these to the metadata of every job, and admission compares them with the cluster's environment.
 _VERSIONS = {"rayplane.ray": ray.__version__, "rayplane.python": platform.python_version()}
 
 
@@ -33,9 +33,9 @@ def get_job_submission_client_cluster_info(
     headers: dict[str, Any] | None = None,
     **_: Any,
 ) -> ClusterInfo:
-    """Where Ray's Jobs client finds ``<team>/<cluster>``: the gateway, with the user's token.
+    """Tell Ray's Jobs client how to reach ``<team>/<cluster>``: at the gateway, with the user's token.
 
-    A missing cluster is made when Ray asks for that (`ray job submit` does). It need not run: jobs wait for it.
+    Creates a missing cluster if Ray asks for that, as `ray job submit` does. It need not run: jobs wait for it.
     """
     team, name = split(address)
     with Client() as client:
@@ -50,13 +50,13 @@ def get_job_submission_client_cluster_info(
 
 
 class ClientBuilder(_RayClientBuilder):
-    """What `ray.init("rayplane://<team>/<cluster>")` connects by: it makes the cluster if need be and waits for it."""
+    """Connects `ray.init("rayplane://<team>/<cluster>")`: creates the cluster if it is missing and waits for it."""
 
     def connect(self) -> ClientContext:
-        """Block until the cluster is ready, then connect; raises Refused if its Ray or Python differ from ours."""
+        """Block until the cluster is ready, then connect; raises Refused if it runs another Ray or Python."""
         team, name = split(self.address or "")
         with Client() as client:
-            # Before anything is made: a cluster that we could not talk to would be of no use.
+            # Before a cluster is created: one that this process can't connect to would be of no use.
             require_match(_environment(client), f"The platform at {client.url}")
             _ensure(client, team, name, create=True)
             cluster = client.clusters.reach(team, name, timeout=START_TIMEOUT)
@@ -65,7 +65,7 @@ class ClientBuilder(_RayClientBuilder):
 
 
 def split(address: str) -> tuple[str, str]:
-    """``team/cluster`` as its two names; raises InvalidInput for anything else."""
+    """Split ``team/cluster`` into its two names; raises InvalidInput for anything else."""
     parts = address.strip("/").split("/")
     if len(parts) != 2 or not all(parts):
         raise errors.InvalidInput(
@@ -75,7 +75,7 @@ def split(address: str) -> tuple[str, str]:
 
 
 def require_match(environment: Environment | None, where: str) -> None:
-    """Raise Refused unless Ray's version and Python's minor here are the cluster's: Ray Client needs both equal."""
+    """Raise Refused unless this process has the cluster's Ray version and Python minor, as Ray Client requires."""
     if environment is None:
         return
     minor = ".".join(platform.python_version_tuple()[:2])
@@ -97,8 +97,8 @@ def _ensure(client: Client, team: str, name: str, *, create: bool) -> Object:
 
 
 def _environment(client: Client) -> Environment | None:
-    found = client.info()["environment"]
-    return None if found is None else Environment.model_validate(found)
+    environment = client.info()["environment"]
+    return None if environment is None else Environment.model_validate(environment)
 
 
 def _client_address(cluster: Object) -> str:
@@ -113,7 +113,7 @@ def _client_address(cluster: Object) -> str:
 
 
 def _use_token(path: str) -> None:
-    # Ray read its configuration when it was imported: token mode and the token must be read anew.
+    # Ray has read its configuration at import: make it read the token mode and the token again.
     os.environ["RAY_AUTH_MODE"] = "token"
     os.environ["RAY_AUTH_TOKEN_PATH"] = path
     os.environ.pop("RAY_AUTH_TOKEN", None)

@@ -1,4 +1,4 @@
-"""The gateway's API in Python: one attribute per noun, plain objects out, errors of our own tree."""
+"""The gateway's API in Python: one attribute per noun, plain objects as results, exceptions of ``rayplane.errors``."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ from rayplane.settings import Home, find_home, read_secret
 _TIMEOUT = httpx.Timeout(30.0, connect=5.0, write=300.0)
 _RETRIES = 2
 _LOG_WAIT = 10
-"""Seconds for which the gateway may hold a question for more of a log."""
+"""Seconds that the gateway may hold a request for more of a log (long polling)."""
 PATIENCE = 120.0
-"""Seconds for which a gateway that has answered may be away, restarting say, before a wait ends."""
+"""Seconds that a gateway which has answered before may be unreachable, while it restarts, before a wait gives up."""
 _SETTLED: dict[str, frozenset[str]] = {
     "Cluster": frozenset({"Ready", "Suspended"}),
     "Job": TERMINAL,
@@ -50,7 +50,7 @@ M = TypeVar("M", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Change:
-    """What ``apply`` did, or would do, to one object."""
+    """The change that ``apply`` made, or with a dry run would make, to one object."""
 
     kind: str
     team: str
@@ -65,13 +65,13 @@ class Change:
 class Client:
     """A connection to one gateway.
 
-    ``url`` defaults to RAYPLANE_URL, ``token_path`` to RAYPLANE_TOKEN_PATH, both else to what `rayplane up` wrote into
-    the home. Nothing is read or sent before the first call. Errors are those of ``rayplane.errors``; a gateway that
-    can't be reached is Unavailable.
+    ``url`` defaults to RAYPLANE_URL and ``token_path`` to RAYPLANE_TOKEN_PATH; without these, both come from the home,
+    to which `rayplane up` writes them. Nothing is read or sent before the first call. All errors are of
+    ``rayplane.errors``: Unavailable if the gateway can't be reached.
     """
 
     def __init__(self, url: str | None = None, token_path: str | Path | None = None) -> None:
-        self._given_url, self._given_token = url, token_path
+        self._explicit_url, self._explicit_token = url, token_path
         self._http: httpx.Client | None = None
         self.teams = Teams(self, by_kind("Team"))
         self.clusters = Clusters(self, by_kind("Cluster"))
@@ -99,20 +99,20 @@ class Client:
 
     @property
     def url(self) -> str:
-        """The gateway's URL; raises Unavailable if none is known, InvalidInput for what is no URL."""
-        return _checked_url(self._given_url or os.environ.get("RAYPLANE_URL") or _started_url(Home(find_home())))
+        """The gateway's URL; raises Unavailable if none is known, InvalidInput if it is no URL."""
+        return _checked_url(self._explicit_url or os.environ.get("RAYPLANE_URL") or _url_of_home(Home(find_home())))
 
     @property
     def token_path(self) -> Path:
-        """Where the token is kept."""
-        return Path(self._given_token or os.environ.get("RAYPLANE_TOKEN_PATH") or Home(find_home()).token)
+        """Path of the token's file."""
+        return Path(self._explicit_token or os.environ.get("RAYPLANE_TOKEN_PATH") or Home(find_home()).token)
 
     @property
     def token(self) -> str:
         """The token; raises InvalidInput if its file is missing, others may read it, or it holds no token."""
         text = read_secret(self.token_path)
         if not text or not text.isascii() or not text.isprintable() or " " in text:
-            # What is in it is not said: it may be a secret all the same.
+            # The message leaves out the file's content, which may still be a secret.
             raise errors.InvalidInput(
                 f"Secret file '{self.token_path}' holds no token: a token is one line of letters, digits and signs.",
                 remedy="Write the token alone into it, or name another file by RAYPLANE_TOKEN_PATH.",
@@ -120,25 +120,26 @@ class Client:
         return text
 
     def info(self) -> dict[str, Any]:
-        """Versions, URLs and who asks."""
-        found: dict[str, Any] = self.json("GET", "/v1/info")
-        return found
+        """The platform's versions and URLs, and the principal of this client's token."""
+        info: dict[str, Any] = self.json("GET", "/v1/info")
+        return info
 
     def noun(self, noun: NounType) -> Noun:
-        """The attribute of a noun."""
-        found: Noun = getattr(self, noun.plural)
-        return found
+        """The attribute of this client for a noun."""
+        attribute: Noun = getattr(self, noun.plural)
+        return attribute
 
     def apply_documents(
         self, documents: list[Document], *, team: str | None = None, dry_run: bool = False
     ) -> list[Change]:
-        """Make the platform as the documents say, in the order of the table of nouns.
+        """Create or change objects as the documents say, in the order of the table of nouns.
 
-        ``team`` is for those that name none. A ``package`` that is a folder's path is uploaded and replaced by its
-        content address. All are checked together, here and by the gateway's plan, before any is written: a wrong one
-        raises, and nothing was made. Where a write fails all the same, the error says what was made before it.
+        ``team`` is the team of documents that name none. A ``package`` that is a folder's path is uploaded and replaced
+        by its content address. All documents are checked together, here and by the gateway's plan, before any is
+        written: if one is wrong, the call raises and writes nothing. If a later write still fails, the error lists the
+        objects that were written before it.
         """
-        wanted = [_Wanted.of(noun, document, team) for noun, document in _checked(documents)]
+        wanted = [_Wanted.of(noun, document, team) for noun, document in _checked_in_order(documents)]
         packed = self._packed(wanted)
         planned = self._plan(wanted, packed)
         _require_allowed(planned)
@@ -152,39 +153,39 @@ class Client:
                 made = [str(change) for change in done if change.change != "unchanged"]
                 if not made:
                     raise
-                raise _half_made(exc, made) from exc
+                raise _partly_applied(exc, made) from exc
         return done
 
     def plan(self, documents: list[Document], *, team: str | None = None) -> Plan:
-        """What applying the documents together would change, what forbids it, what it may cost; nothing is written.
+        """Plan the documents together: changes, reasons that forbid them, and the cost; nothing is written.
 
-        ``team`` is for those that name none. A ``package`` that is a folder's path counts as uploaded.
+        ``team`` is the team of documents that name none. A ``package`` that is a folder's path counts as uploaded.
         """
         wanted = [_Wanted.of(by_kind(document.kind), document, team) for document in documents]
         return self._plan(wanted, self._packed(wanted))
 
     def lineage(self, team: str, node: str, direction: Literal["up", "down"] = "up") -> list[Edge]:
-        """Edges reachable from a node."""
+        """Lineage edges that lead to a node (``up``) or from it (``down``), over any number of steps."""
         params = {"node": node, "direction": direction}
-        return self.read(_Items[Edge], "GET", f"/v1/teams/{_q(team)}/lineage", params=params).items
+        return self.read(_Items[Edge], "GET", f"/v1/teams/{_quoted(team)}/lineage", params=params).items
 
     def leases(self, team: str, *, open_only: bool = False) -> list[Lease]:
-        """The ledger: compute that the team held or holds."""
-        path = f"/v1/teams/{_q(team)}/leases"
+        """The team's entries in the ledger: compute that it held or holds."""
+        path = f"/v1/teams/{_quoted(team)}/leases"
         return [Lease.model_validate(item) for item in self.pages(path, {"open_only": str(open_only).lower()})]
 
     def usage(self, team: str, *, since: datetime | None = None, until: datetime | None = None) -> list[ClusterUsage]:
-        """What each cluster of the team held between two instants, in resource-seconds, also of those that are gone."""
+        """Usage of each cluster of the team between two instants, in resource-seconds, including deleted clusters."""
         span = {key: at.isoformat() for key, at in (("since", since), ("until", until)) if at is not None}
-        return self.read(_Items[ClusterUsage], "GET", f"/v1/teams/{_q(team)}/usage", params=span).items
+        return self.read(_Items[ClusterUsage], "GET", f"/v1/teams/{_quoted(team)}/usage", params=span).items
 
     def audit(
         self, team: str | None = None, *, since: datetime | None = None, action: str | None = None
     ) -> Iterator[dict[str, Any]]:
-        """The audit log, newest first, page by page: a team's, or (for admins of the platform) that of all."""
-        given = (("since", since and since.isoformat()), ("action", action))
-        path = "/v1/audit" if team is None else f"/v1/teams/{_q(team)}/audit"
-        return self.pages(path, {key: value for key, value in given if value is not None})
+        """The audit log, newest first, page by page: that of a team, or the whole log (for admins of the platform)."""
+        filters = (("since", since and since.isoformat()), ("action", action))
+        path = "/v1/audit" if team is None else f"/v1/teams/{_quoted(team)}/audit"
+        return self.pages(path, {key: value for key, value in filters if value is not None})
 
     def pages(self, path: str, params: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """Every item of a list, page by page."""
@@ -198,20 +199,20 @@ class Client:
                 return
 
     def json(self, method: str, path: str, **options: Any) -> Any:
-        """The JSON that a request answers with; raises Unavailable if it is none."""
+        """Send a request and return the answer's JSON; raises Unavailable if the answer is not JSON."""
         answer = self.request(method, path, **options)
         try:
             return answer.json()
         except ValueError as exc:
-            raise _strange(answer) from exc
+            raise _not_a_gateway(answer) from exc
 
     def read(self, model: type[M], method: str, path: str, **options: Any) -> M:
-        """A request's answer as ``model``; raises Unavailable if it is none, so that another server answered."""
+        """Send a request and parse the answer as ``model``; raises Unavailable if it does not fit that."""
         answer = self.request(method, path, **options)
         try:
             return model.model_validate_json(answer.content)
         except ValidationError as exc:
-            raise _strange(answer) from exc
+            raise _not_a_gateway(answer) from exc
 
     def request(
         self,
@@ -223,8 +224,8 @@ class Client:
         params: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:
-        """One request; a write carries an idempotency key, so that a lost answer is asked for again without harm."""
-        url = self.url + path  # before the token: where no platform was started, that is what is wrong
+        """Send a request; writes carry an idempotency key, so that a retry after a lost answer does no harm."""
+        url = self.url + path  # before the token: where no platform was started, the error should say so
         sent = {"Authorization": f"Bearer {self.token}", **(headers or {})}
         if method in ("POST", "PUT", "DELETE") and content is None:
             sent.setdefault("Idempotency-Key", uuid.uuid4().hex)
@@ -240,7 +241,7 @@ class Client:
                 raise errors.Timeout(
                     f"The gateway at {self.url} did not answer {method} {path} in time.", remedy="Try again."
                 ) from exc
-            except httpx.RequestError as exc:  # of the transport, or of an answer that is encoded wrongly
+            except httpx.RequestError as exc:  # the transport failed, or the answer is encoded wrongly
                 if attempt == _RETRIES:
                     raise self._unreachable(exc) from exc
                 time.sleep(0.2 * (attempt + 1))
@@ -249,7 +250,7 @@ class Client:
         return answer
 
     def _packed(self, wanted: list[_Wanted]) -> dict[Path, tuple[str, bytes]]:
-        """(content address, zip) of each folder that is named, once: what is planned is what is uploaded."""
+        """(content address, zip) of each named folder, packed once, so that the planned package is the uploaded one."""
         folders = {item.folder for item in wanted if item.folder is not None}
         return {folder: self.packages.pack(folder) for folder in folders}
 
@@ -268,7 +269,7 @@ class Client:
         if item.folder is None:
             return item.spec
         address, _ = packed[item.folder]
-        # A package that is not there yet would be refused: the rest of the spec is checked without it.
+        # The gateway would refuse a package that is not uploaded yet: plan the rest of the spec without it.
         known = self.packages.has(item.team, address)
         return {**item.spec, "package": address if known else None}
 
@@ -289,7 +290,7 @@ class Client:
 
     def _connection(self) -> httpx.Client:
         if self._http is None:
-            # No proxy of the environment: the token is for the gateway alone.
+            # Ignore HTTP proxies of the environment: only the gateway may get the token.
             self._http = httpx.Client(timeout=_TIMEOUT, trust_env=False)
         return self._http
 
@@ -312,7 +313,7 @@ class Noun:
         *,
         if_match: str | None = None,
     ) -> Object:
-        """Make it so; returns the object, on which there may be work to do. ``if_match``: the ETag it must have."""
+        """Create or change an object; returns it before it is reconciled. ``if_match``: the ETag it must have."""
         body = {"metadata": {"labels": dict(labels or {})}, "spec": dict(spec)}
         headers = {"If-Match": if_match} if if_match else None
         return self._client.read(Object, "PUT", self._path(team, name), json_body=body, headers=headers)
@@ -322,7 +323,7 @@ class Noun:
         return self._client.read(Object, "GET", self._path(team, name))
 
     def why(self, team: str, name: str) -> Explanation:
-        """What holds the object up, ranked; no causes if it is as wanted. Raises NotFound."""
+        """Explain why the object is not as wanted: ranked causes, or none if it is. Raises NotFound."""
         return self._client.read(Explanation, "GET", f"{self._path(team, name)}/why")
 
     def list(self, team: str, *, labels: Mapping[str, str] | None = None) -> list[Object]:
@@ -343,26 +344,26 @@ class Noun:
         timeout: float = 600.0,
         progress: Progress | None = None,
     ) -> Object:
-        """Wait until the object is in one of ``phases`` (default: where its kind settles) for its present spec.
+        """Wait until the object is in one of ``phases`` (default: the settled ones of its kind) for its present spec.
 
-        Raises Failed if it fails instead, Timeout after ``timeout`` seconds. ``progress`` gets every object seen.
+        Raises Failed if it fails instead, Timeout after ``timeout`` seconds. ``progress`` is called at each poll.
         """
         return _wait(lambda: self.get(team, name), phases, timeout, progress)
 
     def wait_deleted(self, team: str, name: str, *, uid: str | None = None, timeout: float = 300.0) -> None:
-        """Wait until the object is gone: what has its name then, made anew, is another one. Raises Timeout.
+        """Wait until the object is gone; a new object of the same name does not count as the old one. Raises Timeout.
 
-        ``uid`` is that of the object that ``delete`` answered with; by default, of the one that is there first.
+        ``uid`` is that of the object that ``delete`` returned; by default, that of the object first found.
         """
         deadline = time.monotonic() + timeout
-        look = patient(lambda: self.get(team, name), deadline)
+        get_object = patient(lambda: self.get(team, name), deadline)
         while time.monotonic() < deadline:
             try:
-                found = look().metadata.uid
+                current_uid = get_object().metadata.uid
             except errors.NotFound:
                 return
-            uid = uid or found
-            if found != uid:
+            uid = uid or current_uid
+            if current_uid != uid:
                 return
             time.sleep(0.5)
         raise errors.Timeout(f"{self.type.kind} '{team}/{name}' is still there after {timeout:g}s.", remedy="Wait on.")
@@ -372,7 +373,7 @@ class Noun:
 
 
 class Teams(Noun):
-    """Teams belong to no team: the first argument of the common verbs is ignored where it is given twice."""
+    """Teams belong to no team: of the common verbs' two names the first may be left out, and is ignored if given."""
 
     def apply(
         self,
@@ -383,7 +384,7 @@ class Teams(Noun):
         *,
         if_match: str | None = None,
     ) -> Object:
-        """Make a team: ``apply(name, spec=...)``."""
+        """Create or change a team: ``apply(name, spec=...)``."""
         return super().apply("", name or team, spec or {}, labels, if_match=if_match)
 
     def get(self, team: str, name: str | None = None) -> Object:
@@ -391,7 +392,7 @@ class Teams(Noun):
         return super().get("", name or team)
 
     def why(self, team: str, name: str | None = None) -> Explanation:
-        """What holds the team up."""
+        """Explain why the team is not as wanted."""
         return super().why("", name or team)
 
     def list(self, team: str = "", *, labels: Mapping[str, str] | None = None) -> list[Object]:
@@ -399,10 +400,10 @@ class Teams(Noun):
         return super().list("", labels=labels)
 
     def delete(self, team: str, name: str | None = None, *, data: Data | None = None) -> Object:
-        """Ask for deletion. ``data``: what becomes of what the team has; archived unless it is to be purged.
+        """Ask for deletion. ``data`` says whether the team's data is archived (the default) or purged.
 
-        The answer's status says which, and under which name the records are kept. Raises Conflict while the team has
-        clusters, services or work under way, and if it is being deleted with the other already.
+        The answer's status has that choice, and the name under which the records are kept. Raises Conflict while the
+        team has clusters, services or unfinished work, and if it is already being deleted with the other choice.
         """
         query = {"data": data} if data is not None else {}
         return self._client.read(Object, "DELETE", self._path("", name or team), params=query)
@@ -412,25 +413,25 @@ class Clusters(Noun):
     """Clusters, with their own verbs."""
 
     def suspend(self, team: str, name: str) -> Object:
-        """Take its compute back until somebody resumes it; returns at once."""
+        """Release the cluster's compute until a user resumes it; returns at once."""
         return self._post(team, name, "suspend")
 
     def resume(self, team: str, name: str) -> Object:
-        """Give it its compute again, whoever suspended it; returns at once."""
+        """Resume the cluster, whether a user or the platform suspended it; returns at once."""
         return self._post(team, name, "resume")
 
     def extend(self, team: str, name: str, duration: str | float) -> Object:
-        """Keep it for so long from now (``"2h"``, or seconds), however idle or old it is."""
+        """Keep the cluster for a duration from now (``"2h"``, or seconds), even if it is idle or old."""
         return self._post(team, name, "extend", {"duration": duration})
 
     def reach(self, team: str, name: str, *, timeout: float = 600.0, progress: Progress | None = None) -> Object:
-        """Wait until it is ready, resuming it if the platform suspended it for idleness. Its idle time begins anew.
+        """Wait until the cluster is ready, resuming it if the platform suspended it for idleness; reset its idle time.
 
-        Raises Refused for one that a person suspended, Failed if it fails, Timeout after ``timeout`` seconds.
+        Raises Refused if a user suspended it, Failed if it fails, Timeout after ``timeout`` seconds.
         """
-        found = self.get(team, name)
-        status = ClusterStatus.model_validate(found.status)
-        if found.spec.get("suspended"):
+        cluster = self.get(team, name)
+        status = ClusterStatus.model_validate(cluster.status)
+        if cluster.spec.get("suspended"):
             raise errors.Refused(
                 f"Cluster '{team}/{name}' was suspended by a person.",
                 remedy=f"Resume it: rayplane cluster resume {name} --team {team}",
@@ -438,7 +439,7 @@ class Clusters(Noun):
         if status.suspension is not None:
             self.resume(team, name)
         elif status.idle_since is not None:
-            with suppress(errors.Forbidden):  # who may only look at it can't keep it either
+            with suppress(errors.Forbidden):  # a user who may only view the cluster can't reset its idle time
                 self.resume(team, name)
         return self.wait(team, name, phases=("Ready",), timeout=timeout, progress=progress)
 
@@ -451,7 +452,7 @@ class Jobs(Noun):
     """Jobs, with their own verbs."""
 
     def submit(self, team: str, spec: Mapping[str, Any], name: str | None = None) -> Object:
-        """Ask for one run of an entrypoint; the name is made if none is given."""
+        """Submit a job: one run of an entrypoint. Without ``name``, the gateway makes one."""
         body = {"metadata": {"name": name} if name else {}, "spec": dict(spec)}
         return self._client.read(Object, "POST", self._path(team), json_body=body)
 
@@ -462,29 +463,29 @@ class Jobs(Noun):
     def logs(self, team: str, name: str, follow: bool = True, *, patience: float = PATIENCE) -> Iterator[str]:
         """The driver's log in pieces as it grows; with ``follow`` until the job has ended and its log is complete.
 
-        While following, a gateway that has answered and is away for less than ``patience`` seconds is waited for.
+        While following, waits for a gateway that has answered before and is unreachable for up to ``patience`` seconds.
         """
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        offset, seen = 0, float("-inf")
+        offset, last_answer = 0, float("-inf")
         while True:
             asked_at = time.monotonic()
             try:
-                # Held by the gateway until there is more: what it does not do, the pause below does.
+                # The gateway holds the request until there is more; the pause below is for one that does not.
                 asked = {"offset": offset, **({"wait": _LOG_WAIT} if follow else {})}
                 answer = self._client.request("GET", f"{self._path(team, name)}/logs", params=asked)
             except errors.Unavailable:
-                if not follow or time.monotonic() - seen > patience:
+                if not follow or time.monotonic() - last_answer > patience:
                     raise
                 time.sleep(1.0)
                 continue
-            seen, following = time.monotonic(), int(_header(answer, "X-Next-Offset"))
+            last_answer, following = time.monotonic(), int(_header(answer, "X-Next-Offset"))
             if text := decoder.decode(answer.content):
                 yield text
             moved, offset = following > offset, following
             if not moved:
                 if not follow or _header(answer, "X-Log-Complete") == "true":
                     return
-                if time.monotonic() - asked_at < 0.5:  # an older gateway answers at once
+                if time.monotonic() - asked_at < 0.5:  # an older gateway does not hold the request
                     time.sleep(0.5)
 
 
@@ -492,7 +493,7 @@ class Pipelines(Noun):
     """Pipelines, with their runs."""
 
     def run(self, team: str, name: str, parameters: Mapping[str, str] | None = None, force: bool = False) -> Object:
-        """Ask for a run; ``force`` runs every step anew."""
+        """Ask for a run; ``force`` runs every step, even if its result is cached."""
         body = {"parameters": dict(parameters or {}), "force": force}
         return self._client.read(Object, "POST", f"{self._path(team, name)}/runs", json_body=body)
 
@@ -502,11 +503,11 @@ class Pipelines(Noun):
 
     def get_run(self, team: str, pipeline: str, run: str) -> Object:
         """One run with its steps."""
-        return self._client.read(Object, "GET", f"{self._path(team, pipeline)}/runs/{_q(run)}")
+        return self._client.read(Object, "GET", f"{self._path(team, pipeline)}/runs/{_quoted(run)}")
 
     def stop_run(self, team: str, pipeline: str, run: str) -> Object:
         """Ask a run to stop."""
-        return self._client.read(Object, "POST", f"{self._path(team, pipeline)}/runs/{_q(run)}/stop")
+        return self._client.read(Object, "POST", f"{self._path(team, pipeline)}/runs/{_quoted(run)}/stop")
 
     def wait_run(
         self,
@@ -518,7 +519,7 @@ class Pipelines(Noun):
         timeout: float = 24 * 3600.0,
         progress: Progress | None = None,
     ) -> Object:
-        """Wait until a run has ended, however it did."""
+        """Wait until a run has ended, as ``wait`` does."""
         return _wait(lambda: self.get_run(team, pipeline, run), phases, timeout, progress)
 
 
@@ -531,7 +532,7 @@ class Datasets(Noun):
 
     def version(self, team: str, name: str, version: str = "latest") -> DatasetVersion:
         """One version."""
-        return self._client.read(DatasetVersion, "GET", f"{self._path(team, name)}/versions/{_q(version)}")
+        return self._client.read(DatasetVersion, "GET", f"{self._path(team, name)}/versions/{_quoted(version)}")
 
 
 class Packages:
@@ -541,7 +542,7 @@ class Packages:
         self._client = client
 
     def has(self, team: str, address: str) -> bool:
-        """Whether the team has a package of this content address."""
+        """True if the team has a package of this content address."""
         try:
             self._client.request("HEAD", self._path(team, address))
         except errors.NotFound:
@@ -549,58 +550,58 @@ class Packages:
         return True
 
     def pack(self, folder: Path | str) -> tuple[str, bytes]:
-        """``(content address, zip)`` of a folder; the token in use and the home are never in it."""
+        """``(content address, zip)`` of a folder, always without the token in use and the home."""
         return packaging.pack(folder, without=(self._client.token_path, find_home()))
 
     def upload(self, team: str, folder: Path | str) -> str:
-        """Package a folder and keep it unless it is there; returns its content address, ``sha256:<hex>``."""
+        """Pack a folder, upload it if the team lacks it, and return its content address, ``sha256:<hex>``."""
         address, data = self.pack(folder)
         self.keep(team, address, data)
         return address
 
     def keep(self, team: str, address: str, data: bytes) -> None:
-        """Upload what ``pack`` made, unless it is there."""
+        """Upload a package made by ``pack``, unless the team has it already."""
         if not self.has(team, address):
             headers = {"Content-Type": "application/zip"}
             self._client.request("PUT", self._path(team, address), content=data, headers=headers)
 
     def _path(self, team: str, address: str) -> str:
-        return f"/v1/teams/{_q(team)}/packages/{_q(address.removeprefix('sha256:'))}"
+        return f"/v1/teams/{_quoted(team)}/packages/{_quoted(address.removeprefix('sha256:'))}"
 
 
 def read_documents(text: str, name: str) -> list[Document]:
-    """The documents in a YAML text. Raises InvalidSpec naming ``name`` and the line, or the document and the field."""
-    from rayplane.client.documents import load  # what asks the gateway needs no YAML
+    """Parse the documents of a YAML text. Raises InvalidSpec naming ``name`` and the line, or document and field."""
+    from rayplane.client.documents import load  # imported here, since most calls need no YAML
 
-    found = load(text, name)
-    if not found:
+    values = load(text, name)
+    if not values:
         raise errors.InvalidSpec(f"{name}: there is no document in it.", remedy="Write kind, metadata and spec.")
     documents = []
-    for place, value in enumerate(found):
-        require_json(value, f"{name}[{place}]")
-        documents.append(parse(Document, value, f"{name}[{place}]"))
+    for index, value in enumerate(values):
+        require_json(value, f"{name}[{index}]")
+        documents.append(parse(Document, value, f"{name}[{index}]"))
     return documents
 
 
 def require_json(value: Any, path: str) -> None:
-    """Raise InvalidSpec naming the first field, of those below ``path``, that holds what JSON can't say."""
-    left, seen = [(path, value)], set[int]()
-    while left:
-        where, item = left.pop()
+    """Raise InvalidSpec naming the first field below ``path`` whose value JSON can't represent."""
+    queue, checked = [(path, value)], set[int]()
+    while queue:
+        where, item = queue.pop()
         parts: list[tuple[str, Any]] = []
         if isinstance(item, dict):
             parts = [(f"{where}.{key}", part) for key, part in item.items()]
-            wrong = next((said for key in item if (said := _not_json(key))), None)
+            problem = next((text for key in item if (text := _not_json(key))), None)
         elif isinstance(item, list | tuple):
-            parts = [(f"{where}[{place}]", part) for place, part in enumerate(item)]
-            wrong = None
+            parts = [(f"{where}[{index}]", part) for index, part in enumerate(item)]
+            problem = None
         else:
-            wrong = _not_json(item)
-        if wrong:
-            raise errors.InvalidSpec(f"{where}: {wrong}.", remedy="Write it in quotes, if it is meant as text.")
-        if id(item) not in seen:  # YAML's aliases say one value at many places
-            left += reversed(parts)
-        seen.add(id(item))
+            problem = _not_json(item)
+        if problem:
+            raise errors.InvalidSpec(f"{where}: {problem}.", remedy="Write it in quotes, if it is meant as text.")
+        if id(item) not in checked:  # through YAML's aliases one value may occur many times
+            queue += reversed(parts)
+        checked.add(id(item))
     try:
         check_json(value)
     except ValueError as exc:
@@ -618,27 +619,27 @@ def _not_json(item: Any) -> str | None:
 
 
 def patient(get: Callable[[], Object], deadline: float) -> Callable[[], Object]:
-    """``get``, which once it has had an answer waits for a gateway that is away: PATIENCE, or until ``deadline``.
+    """Wrap ``get`` so that, after one success, it waits for an unreachable gateway: PATIENCE or until ``deadline``.
 
-    The first call waits for nobody: where no gateway runs, that is said at once.
+    The first call does not wait, so that a user learns at once if no gateway runs.
     """
-    seen: float | None = None
+    last_answer: float | None = None
 
-    def look() -> Object:
-        nonlocal seen
+    def get_patiently() -> Object:
+        nonlocal last_answer
         while True:
             try:
                 obj = get()
             except errors.Unavailable:
                 now = time.monotonic()
-                if seen is None or now - seen > PATIENCE or now > deadline:
+                if last_answer is None or now - last_answer > PATIENCE or now > deadline:
                     raise
                 time.sleep(1.0)
                 continue
-            seen = time.monotonic()
+            last_answer = time.monotonic()
             return obj
 
-    return look
+    return get_patiently
 
 
 def _wait(
@@ -646,33 +647,33 @@ def _wait(
 ) -> Object:
     began = time.monotonic()
     deadline = began + timeout
-    look = patient(get, deadline)
+    get_object = patient(get, deadline)
     while True:
-        obj = look()
+        obj = get_object()
         if progress is not None:
             progress(obj)
         phase, wanted = _phase(obj), phases or _SETTLED.get(obj.kind, frozenset({"Ready"}))
-        current = phase in TERMINAL or _seen_generation(obj) >= obj.metadata.generation
-        if phase in wanted and current:
+        is_current = phase in TERMINAL or _observed_generation(obj) >= obj.metadata.generation
+        if phase in wanted and is_current:
             return obj
         where = (
             f"{obj.kind} '{obj.metadata.team}/{obj.metadata.name}'"
             if obj.metadata.team
             else f"{obj.kind} '{obj.metadata.name}'"
         )
-        if phase == "Failed" and current and _seen_generation(obj) >= obj.metadata.generation:
+        if phase == "Failed" and is_current and _observed_generation(obj) >= obj.metadata.generation:
             raise errors.Failed(f"{where} failed: {why(obj) or 'no reason was given'}.")
         if time.monotonic() > deadline:
             raise errors.Timeout(
                 f"{where} is {phase} after {timeout:g}s{': ' + why(obj) if why(obj) else ''}.",
                 remedy="Wait on, or delete it.",
             )
-        # A small part of what was waited already, so that knowing it late never counts for much.
+        # Poll less often the longer the wait, so that the delay stays a small part of it.
         time.sleep(min(max((time.monotonic() - began) / 40, 0.2), 2.0))
 
 
 def why(obj: Object) -> str:
-    """What the status says of the state, without a final full stop: its message, or its first false condition's."""
+    """The reason for an object's state, without a final full stop: its message, or its first false condition's."""
     text = str(obj.status.get("message") or "")
     if not text:
         false = (c for c in obj.status.get("conditions", []) if c.get("status") != "True" and c.get("message"))
@@ -684,11 +685,11 @@ def _phase(obj: Object) -> str:
     return str(obj.status.get("phase", "Pending"))
 
 
-def _seen_generation(obj: Object) -> int:
+def _observed_generation(obj: Object) -> int:
     return int(obj.status.get("observed_generation", 0))
 
 
-def _checked(documents: list[Document]) -> list[tuple[NounType, Document]]:
+def _checked_in_order(documents: list[Document]) -> list[tuple[NounType, Document]]:
     wrong, parsed = [], []
     for document in documents:
         try:
@@ -701,7 +702,7 @@ def _checked(documents: list[Document]) -> list[tuple[NounType, Document]]:
             wrong.append(f"{document.kind} '{document.metadata.name}': {exc}")
     if wrong:
         raise errors.InvalidSpec("; ".join(wrong), errors=wrong)
-    order = {noun.kind: place for place, noun in enumerate(NOUNS)}
+    order = {noun.kind: index for index, noun in enumerate(NOUNS)}
     return sorted(parsed, key=lambda pair: order[pair[0].kind])
 
 
@@ -713,30 +714,30 @@ class _Wanted:
     labels: dict[str, str]
     spec: dict[str, Any]
     folder: Path | None
-    """Folder to upload as the spec's package."""
+    """Folder to upload as the spec's package, if the document names one."""
 
     @classmethod
     def of(cls, noun: NounType, document: Document, team: str | None) -> _Wanted:
-        of = (document.metadata.team or team) if noun.team_scoped else ""
-        if of is None:
+        team_name = (document.metadata.team or team) if noun.team_scoped else ""
+        if team_name is None:
             raise errors.InvalidSpec(
                 f"{noun.kind} '{document.metadata.name}' names no team.", remedy="Set metadata.team, or say --team."
             )
         require_json(document.spec, noun.singular)
         package = document.spec.get("package")
-        # What is no text is refused by the gateway, with all else that is wrong with the spec.
+        # The gateway refuses a package that is no string, along with the spec's other mistakes.
         named = package if isinstance(package, str) and not packaging.is_address(package) else ""
         folder = Path(named) if named else None
-        return cls(noun, of, document.metadata.name, document.metadata.labels, document.spec, folder)
+        return cls(noun, team_name, document.metadata.name, document.metadata.labels, document.spec, folder)
 
 
 def _path(noun: NounType, team: str, name: str | None = None) -> str:
-    base = f"/v1/teams/{_q(team)}/{noun.plural}" if noun.team_scoped else f"/v1/{noun.plural}"
-    return base if name is None else f"{base}/{_q(name)}"
+    base = f"/v1/teams/{_quoted(team)}/{noun.plural}" if noun.team_scoped else f"/v1/{noun.plural}"
+    return base if name is None else f"{base}/{_quoted(name)}"
 
 
-def _q(part: str) -> str:
-    """One name as a part of a path. Servers take '..' for the part before it, hence for another object."""
+def _quoted(part: str) -> str:
+    """Quote a name as a part of a path; refuse '..', by which servers would resolve the path to another object."""
     if part in ("", ".", ".."):
         raise errors.InvalidInput(f"'{part}' is no name.", remedy="Write the name as 'list' shows it.")
     try:
@@ -754,17 +755,17 @@ class _Page(BaseModel):
     next_cursor: str | None
 
 
-def _started_url(home: Home) -> str:
-    """The URL that `rayplane up` wrote into the home."""
+def _url_of_home(home: Home) -> str:
+    """The gateway's URL that `rayplane up` wrote into the home."""
     try:
-        found = read_json(home.state).get("gateway_url")
+        url = read_json(home.state).get("gateway_url")
     except (OSError, ValueError, AttributeError) as exc:
         raise errors.Unavailable(
             f"'{home.state}' is damaged: no gateway's URL can be read from it.", remedy="Run 'rayplane up'."
         ) from exc
-    if not found:
+    if not url:
         raise errors.Unavailable(f"No platform was started in '{home.path}'.", remedy="Run 'rayplane up'.")
-    return str(found)
+    return str(url)
 
 
 def _checked_url(text: str) -> str:
@@ -786,7 +787,7 @@ def _change(kind: str, team: str, name: str, change: Any) -> Change:
 
 
 def _require_allowed(plan: Plan) -> None:
-    """Raise the first reason that forbids a document as the error that it is."""
+    """Raise the first reason that forbids a document, as the error of its code."""
     for document in plan.documents:
         for refusal in document.forbidden:
             raise errors.from_problem(
@@ -798,20 +799,20 @@ def _require_allowed(plan: Plan) -> None:
             )
 
 
-def _half_made(exc: errors.RayplaneError, made: list[str]) -> errors.RayplaneError:
-    """The error of a write that failed after others, which it names."""
+def _partly_applied(exc: errors.RayplaneError, made: list[str]) -> errors.RayplaneError:
+    """The error for a write that failed after others had succeeded; it lists those."""
     remedy = f"{exc.remedy or 'Mend that.'} Then apply the same again: what was made stays."
     return type(exc)(f"{exc.detail} Before it: {', '.join(made)}.", remedy=remedy, **{**exc.fields, "made": made})
 
 
 def _header(answer: httpx.Response, name: str) -> str:
     if name not in answer.headers:
-        raise _strange(answer)
+        raise _not_a_gateway(answer)
     return str(answer.headers[name])
 
 
-def _strange(answer: httpx.Response) -> errors.Unavailable:
-    """The error of an answer that no gateway gives."""
+def _not_a_gateway(answer: httpx.Response) -> errors.Unavailable:
+    """The error for an answer that can't be from a gateway."""
     where = f" and sends on to {answer.headers['Location']}" if "Location" in answer.headers else ""
     return errors.Unavailable(
         f"{answer.request.url} answered {answer.status_code}{where}: this does not speak rayplane's API.",
@@ -828,7 +829,7 @@ def _error_of(answer: httpx.Response) -> errors.RayplaneError:
     except ValueError:
         problem = None
     if not isinstance(problem, dict) or not str(problem.get("type")).startswith("urn:rayplane:problem:"):
-        return _strange(answer)
+        return _not_a_gateway(answer)
     return errors.from_problem({**problem, "status": answer.status_code})
 
 

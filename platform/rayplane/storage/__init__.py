@@ -1,1 +1,1 @@
-"""Everything big is a URI under one storage root: layout (which path is whose) and root (open, atomic publish)."""
+"""The storage root, one URI below which all large data is: its layout, its interface, an adapter per URI scheme."""

@@ -1,11 +1,11 @@
 """The `file` scheme: a folder of this host (or a shared volume), with atomic writes by rename.
 
-A team's code may write to the team's own folder, where it can make links, pipes and whatever else at any moment. So a
-path is walked a folder at a time, each opened from the one above, over no link; and only regular files with one name
-are opened: where the kernel lets users link to files of others, a second name may be all that a team made of one.
+A team's code may write to the team's own folder, and make links, pipes and the like there at any moment. So each folder
+of a path is opened relative to its parent, without following links. Only regular files with a single name are opened:
+where the kernel lets users make hard links to other users' files, a team could otherwise gain access to those.
 
-A folder that its owner shares with a group alone (setgid) is passed on: what that owner makes in it is the group's to
-read, and a folder is what it is itself.
+In a folder that its owner shares with its group only (setgid), new files are readable by the group, and new folders are
+shared in the same way.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from rayplane.errors import Conflict, InvalidInput, NotFound
 from rayplane.storage.root import room
 
 _LONGEST = 220
-"""Bytes of a file's name: a file system takes 255, and a file has a longer one while it is written."""
-# To pass through a folder takes no right to list it, where the system tells the two apart.
+"""The most bytes of a file's name: file systems allow 255, and the name is longer while the file is written."""
+# O_PATH, where it exists: traversing a folder needs no permission to list it.
 _PASS = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
 _FOLDER = _PASS | os.O_NOFOLLOW
 _LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-_FILE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # not to wait for the other end of a pipe
+_FILE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # O_NONBLOCK: opening a pipe must not block
 _PART = 2**20
-"""Bytes that are copied at a time."""
+"""Bytes copied at a time."""
 
 
 class FileStorage:
-    """Files below one folder. The folder is made on the first write, readable by its owner alone."""
+    """Files below one folder, which the first write creates, accessible only to its owner."""
 
     def __init__(self, root: str) -> None:
         parts = urlsplit(root)
@@ -55,7 +55,7 @@ class FileStorage:
 
     def read_from(self, path: str, offset: int, limit: int) -> bytes:
         with self._reader(path) as file:
-            if offset >= os.fstat(file.fileno()).st_size:  # a file system can't even look beyond what it can hold
+            if offset >= os.fstat(file.fileno()).st_size:  # seeking beyond the file system's limit would fail
                 return b""
             file.seek(offset)
             return file.read(limit)
@@ -69,14 +69,14 @@ class FileStorage:
             file = os.open(partial, _FILE | os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=folder)
             try:
                 with os.fdopen(file, "wb") as stream:
-                    _share(file, folder)
+                    _share_file(file, folder)
                     shutil.copyfileobj(source, stream, _PART)
                     stream.flush()
                     os.fsync(file)
                 os.rename(partial, name, src_dir_fd=folder, dst_dir_fd=folder)
             except IsADirectoryError as exc:
                 os.unlink(partial, dir_fd=folder)
-                raise _a_folder(path) from exc
+                raise _folder_in_the_way(path) from exc
             except BaseException:
                 with suppress(FileNotFoundError):
                     os.unlink(partial, dir_fd=folder)
@@ -86,34 +86,34 @@ class FileStorage:
         with (
             room(f"write '{self.uri(path)}'"),
             self._folder_of(path, make=True) as (folder, name),
-            self._regular(path, name, os.O_WRONLY | os.O_APPEND | os.O_CREAT, folder) as file,
+            self._open_regular(path, name, os.O_WRONLY | os.O_APPEND | os.O_CREAT, folder) as file,
         ):
             end = os.fstat(file).st_size
             if not end:
-                _share(file, folder)
+                _share_file(file, folder)
             left = memoryview(data)
             try:
                 while left:
                     left = left[os.write(file, left) :]
                 os.fsync(file)
             except OSError:
-                # The caller appends the same again: a part that stayed would be there twice.
+                # The caller will append the same data again: a remaining part would be there twice.
                 os.ftruncate(file, end)
                 raise
 
     def exists(self, path: str) -> bool:
         try:
-            self._status(path)
+            self._stat(path)
         except NotFound:
             return False
         return True
 
     def size(self, path: str) -> int:
-        return self._status(path).st_size
+        return self._stat(path).st_size
 
     def list(self, path: str) -> Iterator[str]:
         names: Sequence[str] = ()
-        with suppress(FileNotFoundError, NotADirectoryError), self._walked(path, self._parts(path)) as folder:
+        with suppress(FileNotFoundError, NotADirectoryError), self._open_folder(path, self._parts(path)) as folder:
             listed = os.open(".", _LIST, dir_fd=folder)
             try:
                 names = os.listdir(listed)
@@ -126,12 +126,12 @@ class FileStorage:
             if stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
                 shutil.rmtree(name, dir_fd=folder)
             else:
-                os.unlink(name, dir_fd=folder)  # of a link, the link
+                os.unlink(name, dir_fd=folder)  # a link itself, not its target
 
     def move(self, source: str, target: str) -> None:
         with (
             room(f"write '{self.uri(target)}'"),
-            self._found(source),
+            self._as_not_found(source),
             self._folder_of(source) as (old, name),
             self._folder_of(target, make=True) as (new, other),
         ):
@@ -144,7 +144,7 @@ class FileStorage:
         return str(self._base.resolve().joinpath(*self._parts(path)))
 
     def _parts(self, path: str) -> tuple[str, ...]:
-        """The names that a path goes through; none of them leads upwards."""
+        """Split a path into names; raises InvalidInput for '..' and invalid names."""
         normal = os.path.normpath(path.strip("/") or ".")
         parts = () if normal == "." else tuple(normal.split("/"))
         if ".." in parts:
@@ -158,29 +158,29 @@ class FileStorage:
 
     @contextmanager
     def _folder_of(self, path: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
-        """(the open folder that the path's last name is in, that name)."""
+        """Open the parent folder of a path; yield its descriptor and the path's last name."""
         parts = self._parts(path)
         if not parts:
             raise InvalidInput(f"Path '{path}' is the storage root itself.", remedy="Use a path below it.")
-        with self._walked(path, parts[:-1], make=make) as folder:
+        with self._open_folder(path, parts[:-1], make=make) as folder:
             yield folder, parts[-1]
 
     @contextmanager
-    def _walked(self, path: str, names: Sequence[str], *, make: bool = False) -> Iterator[int]:
-        """The folder that these names lead to from the root, open. Raises OSError if one is missing or no folder."""
+    def _open_folder(self, path: str, names: Sequence[str], *, make: bool = False) -> Iterator[int]:
+        """Open the folder at these names below the root. Raises OSError if one is missing or no folder."""
         if make and not self._base.exists():
             self._base.mkdir(parents=True, exist_ok=True, mode=0o700)
         folder = os.open(self._base, _PASS)  # the root itself may be a link
         try:
             for name in names:
-                made = make and _made(name, folder)
+                made = make and _make_folder(name, folder)
                 try:
                     below = os.open(name, _FOLDER, dir_fd=folder)
                 except NotADirectoryError:
-                    self._no_link(path, name, folder)
+                    self._stat_no_link(path, name, folder)
                     raise
                 if made:
-                    _pass_on(folder, below)
+                    _share_folder(folder, below)
                 os.close(folder)
                 folder = below
             yield folder
@@ -190,59 +190,59 @@ class FileStorage:
     @contextmanager
     def _reader(self, path: str) -> Iterator[BinaryIO]:
         with (
-            self._found(path),
+            self._as_not_found(path),
             self._folder_of(path) as (folder, name),
-            self._regular(path, name, os.O_RDONLY, folder) as file,
+            self._open_regular(path, name, os.O_RDONLY, folder) as file,
             os.fdopen(file, "rb", closefd=False) as stream,
         ):
             yield stream
 
     @contextmanager
-    def _regular(self, path: str, name: str, flags: int, folder: int) -> Iterator[int]:
-        """A regular file of an open folder, open. Raises IsADirectoryError for a folder, InvalidInput for all else."""
+    def _open_regular(self, path: str, name: str, flags: int, folder: int) -> Iterator[int]:
+        """Open a regular file in a folder. Raises IsADirectoryError for a folder, InvalidInput for anything else."""
         try:
             file = os.open(name, _FILE | flags, 0o666, dir_fd=folder)
         except OSError as exc:
             if exc.errno == errno.ELOOP:
-                raise _over_a_link(path) from exc
-            if exc.errno == errno.ENXIO:  # a pipe that nobody reads, or a socket
-                raise _no_file(path) from exc
+                raise _symbolic_link(path) from exc
+            if exc.errno == errno.ENXIO:  # a pipe without a reader, or a socket
+                raise _not_regular(path) from exc
             raise
         try:
-            found = os.fstat(file)
-            if stat.S_ISDIR(found.st_mode):
+            status = os.fstat(file)
+            if stat.S_ISDIR(status.st_mode):
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-            if not stat.S_ISREG(found.st_mode):
-                raise _no_file(path)
-            if found.st_nlink > 1:
-                raise _another_name(path)
+            if not stat.S_ISREG(status.st_mode):
+                raise _not_regular(path)
+            if status.st_nlink > 1:
+                raise _hard_link(path)
             yield file
         finally:
             os.close(file)
 
-    def _status(self, path: str) -> os.stat_result:
-        with self._found(path):
+    def _stat(self, path: str) -> os.stat_result:
+        with self._as_not_found(path):
             if not self._parts(path):
                 return os.stat(self._base)
             with self._folder_of(path) as (folder, name):
-                return self._no_link(path, name, folder)
+                return self._stat_no_link(path, name, folder)
 
-    def _no_link(self, path: str, name: str, folder: int) -> os.stat_result:
-        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
-        if stat.S_ISLNK(found.st_mode):
-            raise _over_a_link(path)
-        return found
+    def _stat_no_link(self, path: str, name: str, folder: int) -> os.stat_result:
+        status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        if stat.S_ISLNK(status.st_mode):
+            raise _symbolic_link(path)
+        return status
 
     @contextmanager
-    def _found(self, path: str) -> Iterator[None]:
+    def _as_not_found(self, path: str) -> Iterator[None]:
         try:
             yield
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as exc:
             raise NotFound(f"There is no file at '{self.uri(path)}'.") from exc
 
 
-def _made(name: str, folder: int) -> bool:
-    """Make a folder in an open one; whether it was not there."""
+def _make_folder(name: str, folder: int) -> bool:
+    """Create a folder in an open one; True if it did not exist."""
     try:
         os.mkdir(name, dir_fd=folder)
     except FileExistsError:
@@ -250,41 +250,41 @@ def _made(name: str, folder: int) -> bool:
     return True
 
 
-def _shared(folder: int) -> int:
-    """The mode of an open folder that this process' user shares with a group alone; 0 of any other."""
-    found = os.fstat(folder)
-    mode = stat.S_IMODE(found.st_mode)
-    return mode if mode & stat.S_ISGID and not mode & 0o007 and found.st_uid == os.geteuid() else 0
+def _group_mode(folder: int) -> int:
+    """The mode of an open folder that this process' user shares with its group only; 0 for any other folder."""
+    status = os.fstat(folder)
+    mode = stat.S_IMODE(status.st_mode)
+    return mode if mode & stat.S_ISGID and not mode & 0o007 and status.st_uid == os.geteuid() else 0
 
 
-def _pass_on(above: int, made: int) -> None:
-    """Share a folder that was just made as the one above it is. Should another be in its place, that stays as it is."""
-    mode = _shared(above)
+def _share_folder(above: int, made: int) -> None:
+    """Share a new folder as its parent is shared, unless another user has replaced it meanwhile."""
+    mode = _group_mode(above)
     if mode and os.fstat(made).st_uid == os.geteuid():
-        again = os.open(".", _LIST, dir_fd=made)  # what is open to pass through takes no other mode
+        again = os.open(".", _LIST, dir_fd=made)  # a descriptor opened by O_PATH does not support fchmod
         try:
             os.fchmod(again, mode)
         finally:
             os.close(again)
 
 
-def _share(file: int, folder: int) -> None:
-    """Let the group read a file that was just made in a folder that is shared with it."""
-    if _shared(folder):
+def _share_file(file: int, folder: int) -> None:
+    """Let the group read a new file, if its folder is shared with the group."""
+    if _group_mode(folder):
         os.fchmod(file, 0o640)
 
 
-def _over_a_link(path: str) -> InvalidInput:
+def _symbolic_link(path: str) -> InvalidInput:
     return InvalidInput(f"Path '{path}' goes over a symbolic link.", remedy="Put files in its place.")
 
 
-def _no_file(path: str) -> InvalidInput:
+def _not_regular(path: str) -> InvalidInput:
     return InvalidInput(f"'{path}' is a pipe, socket or device.", remedy="Put a file in its place.")
 
 
-def _a_folder(path: str) -> InvalidInput:
+def _folder_in_the_way(path: str) -> InvalidInput:
     return InvalidInput(f"'{path}' is a folder.", remedy="Move it away: a file goes there.")
 
 
-def _another_name(path: str) -> InvalidInput:
+def _hard_link(path: str) -> InvalidInput:
     return InvalidInput(f"'{path}' is a file with another name elsewhere (a hard link).", remedy="Put a copy there.")

@@ -1,4 +1,4 @@
-"""Which path under the storage root is whose. Pure: builds relative paths, touches nothing."""
+"""Layout of the storage root: builds relative paths for each kind of data. Pure: accesses no file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def package(team: str, sha256: str) -> str:
 
 
 def package_alias(team: str, ray_name: str) -> str:
-    """The name by which a stock Ray client uploaded a package; the file holds its sha256."""
+    """File with the sha256 of a package that a stock Ray client uploaded under another name."""
     return f"{team}/packages/by-ray-name/{ray_name}"
 
 
@@ -32,56 +32,56 @@ VERSION_FILE = "_version.json"
 
 
 def jobs(team: str) -> str:
-    """Folder of what a team's jobs leave, a folder each."""
+    """Folder of a team's jobs, with a folder for each."""
     return f"{team}/jobs"
 
 
 def job(team: str, uid: str) -> str:
-    """Folder of one job."""
+    """Folder of one job's files."""
     return f"{team}/jobs/{uid}"
 
 
 def job_log(team: str, uid: str) -> str:
-    """The driver's log of all attempts, in order."""
+    """Log of the driver, of all attempts in order."""
     return f"{team}/jobs/{uid}/driver.log"
 
 
 def job_record(team: str, uid: str) -> str:
-    """What became of the job: its object as JSON, written when it ends."""
+    """The job's object as JSON, written when it ends."""
     return f"{team}/jobs/{uid}/record.json"
 
 
 EVENTS = "events"
-"""Folder inside a job's folder that holds its events, one JSON file each, named by the event's id."""
+"""Folder inside a job's folder for its events, each a JSON file named by the event's id."""
 
 CHECKPOINTS = "checkpoints"
 """Folder inside a job's folder for Ray Train's and Tune's checkpoints."""
 
 
 def feast(team: str) -> str:
-    """Folder of a team's own Feast registry and online store, where teams see only their own folders."""
+    """Folder of a team's own Feast registry and online store, on backends where a team sees only its own folder."""
     return f"{team}/feast"
 
 
 def mlflow_artifacts() -> str:
-    """Where the MLflow server keeps artifacts, below which it makes a folder per workspace."""
+    """Folder of MLflow's artifacts, in which the server creates a folder per workspace."""
     return "mlflow"
 
 
 def mlflow_workspace(workspace: str) -> str:
-    """Folder of the artifacts of one MLflow workspace, made by the MLflow server."""
+    """Folder of one MLflow workspace's artifacts, created by the MLflow server."""
     return f"{mlflow_artifacts()}/workspaces/{workspace}"
 
 
 def team(name: str) -> str:
-    """Folder of all that a team has in the storage root, but for its runs' artifacts."""
+    """Folder of all of a team's files, except its runs' artifacts."""
     return name
 
 
 def archive(archived: str) -> str:
-    """Folder of all that a deleted team left; ``archived`` is the name of its records. No team can be called so."""
+    """Folder of a deleted team's files; ``archived`` is the name of its records, which no team can have."""
     return f"{ARCHIVE}/{archived}"
 
 
 ARCHIVE = "_archive"
-"""Folder of all that deleted teams left."""
+"""Folder of deleted teams' files."""

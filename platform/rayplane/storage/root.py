@@ -1,4 +1,4 @@
-"""The storage root: open, list and publish below one URI, whatever its scheme."""
+"""Interface of the storage root: read, write and list below one URI of any scheme."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from rayplane.errors import InvalidInput, StorageFull
 
 
 class Storage(Protocol):
-    """What a scheme's adapter does. Paths are relative to the root and use '/'.
+    """Interface of a scheme's adapter. Paths are relative to the root and use '/'.
 
-    Obligations: a write is atomic (a reader sees all of it or nothing); reading what is not there raises NotFound;
-    deleting what is not there succeeds; no room left raises StorageFull and leaves nothing behind.
+    Obligations: writes are atomic (a reader gets all of a file or nothing); reading a missing file raises NotFound;
+    deleting a missing file succeeds; a write to a full disk raises StorageFull and leaves nothing behind.
     """
 
     root: str
@@ -27,11 +27,11 @@ class Storage(Protocol):
         ...
 
     def read(self, path: str) -> bytes:
-        """All bytes of a file."""
+        """Read all bytes of a file."""
         ...
 
     def read_from(self, path: str, offset: int, limit: int) -> bytes:
-        """At most ``limit`` bytes from ``offset``."""
+        """Read at most ``limit`` bytes from ``offset``."""
         ...
 
     def write(self, path: str, data: bytes) -> None:
@@ -39,15 +39,15 @@ class Storage(Protocol):
         ...
 
     def write_from(self, path: str, source: BinaryIO) -> None:
-        """Replace a file atomically by the rest of ``source``, a part at a time."""
+        """Replace a file atomically by the rest of ``source``, copied in parts."""
         ...
 
     def append(self, path: str, data: bytes) -> None:
-        """Add to the end of a file (made if missing), durably before returning."""
+        """Append to a file, creating it if missing; durable on return."""
         ...
 
     def exists(self, path: str) -> bool:
-        """Whether there is a file or folder."""
+        """True if there is a file or folder."""
         ...
 
     def size(self, path: str) -> int:
@@ -59,12 +59,14 @@ class Storage(Protocol):
         ...
 
     def delete(self, path: str) -> None:
-        """Delete a file, or a folder with all in it."""
+        """Delete a file, or a folder with its content."""
         ...
 
     def move(self, source: str, target: str) -> None:
-        """Give a file or folder, with all in it, another path, at once. Raises NotFound without ``source``, Conflict if
-        there is something at ``target``."""
+        """Move a file, or a folder with its content, atomically.
+
+        Raises NotFound if ``source`` is missing, Conflict if ``target`` exists.
+        """
         ...
 
     def local_path(self, path: str) -> str | None:
@@ -73,7 +75,7 @@ class Storage(Protocol):
 
 
 def open_root(uri: str) -> Storage:
-    """The adapter for a root URI (``file:///...``); InvalidInput without a scheme, Unsupported for a new one."""
+    """The adapter for a root URI (``file:///...``). Raises InvalidInput without a scheme, Unsupported for a new one."""
     scheme = urlsplit(uri).scheme
     if not scheme:
         raise InvalidInput(f"Storage root '{uri}' has no scheme.", remedy="Write it as file:///path.")
@@ -82,7 +84,7 @@ def open_root(uri: str) -> Storage:
 
 
 def relative(root: str, uri: str) -> str:
-    """The path of a URI below a root; raises InvalidInput if it is not below it."""
+    """Path of a URI relative to the root; raises InvalidInput if it is not below the root."""
     prefix = root.rstrip("/") + "/"
     path = posixpath.normpath(uri[len(prefix) :]) if uri.startswith(prefix) else ".."
     if path.startswith(".."):
@@ -92,7 +94,7 @@ def relative(root: str, uri: str) -> str:
 
 @contextmanager
 def room(what: str) -> Iterator[None]:
-    """Raise StorageFull, saying what there was no room to do, in place of the operating system's error for it."""
+    """Turn the OSError of a full disk into StorageFull, whose message says what was being done (``what``)."""
     try:
         yield
     except OSError as exc:

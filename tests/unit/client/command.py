@@ -10,7 +10,7 @@ from rayplane.client.cli import main as cli
 
 
 def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
-    """(exit code, what it printed, what it said beside); what was printed before it is forgotten."""
+    """Run a command; return (exit code, standard output, standard error), without earlier output."""
     capsys.readouterr()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["rayplane", *argv])

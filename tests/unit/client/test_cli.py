@@ -1,4 +1,4 @@
-"""The command line's own part: what is printed, which code it exits with; the platform is not asked."""
+"""The command line without a platform: output and exit codes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_help_imports_neither_the_http_stack_nor_the_gateway() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "quickstart" in done.stdout
-    # Generous: what is measured on a quiet machine is in the benchmarks, this catches an import that came in.
+    # Generous: the benchmarks measure the time, this only catches an added import.
     assert time.perf_counter() - started < 5
 
 
@@ -140,12 +140,12 @@ def test_a_pair_without_a_key_is_refused() -> None:
 def test_documents_are_read_with_the_folder_of_their_file(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text("kind: Team\nmetadata: {name: growth}\n---\n---\nkind: Cluster\nmetadata: {name: dev}\nspec: {}\n")
-    found = load(str(path))
-    assert [(document.kind, base) for document, base in found] == [("Team", tmp_path), ("Cluster", tmp_path)]
+    documents = load(str(path))
+    assert [(document.kind, base) for document, base in documents] == [("Team", tmp_path), ("Cluster", tmp_path)]
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("kind: Team\nmetdata: {name: a}\n", "Did you mean 'metadata'"),
         ("kind: [\n", "not YAML"),
@@ -160,10 +160,10 @@ def test_documents_are_read_with_the_folder_of_their_file(tmp_path: Path) -> Non
         ("kind: Team\nspec: &a [*a]\n", "holds itself"),
     ],
 )
-def test_a_wrong_document_is_refused_by_file_and_field(tmp_path: Path, text: str, said: str) -> None:
+def test_a_wrong_document_is_refused_by_file_and_field(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "a.yaml"
     path.write_text(text)
-    with pytest.raises(errors.InvalidSpec, match=said):
+    with pytest.raises(errors.InvalidSpec, match=message):
         load(str(path))
 
 
@@ -173,7 +173,7 @@ def test_a_missing_file_is_refused() -> None:
 
 
 def _piped(*argv: str, code: str = "from rayplane.client.cli.main import main; main()") -> tuple[int, str]:
-    """A command whose reader is gone before it says anything: its exit code and its errors."""
+    """Run a command whose output pipe is closed before it writes; return its exit code and errors."""
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(
@@ -184,7 +184,7 @@ def _piped(*argv: str, code: str = "from rayplane.client.cli.main import main; m
 
 
 @pytest.mark.parametrize("flush", ["True", "False"])
-def test_a_reader_that_has_seen_enough_is_no_error(flush: str) -> None:
+def test_a_reader_that_closes_the_pipe_is_no_error(flush: str) -> None:
     code = (
         "from rayplane.client.cli import main, why\n"
         f"why.parts = lambda target: print('x', flush={flush}) or exit(0)\n"
@@ -203,12 +203,12 @@ def test_an_interrupted_command_says_so(capsys: pytest.CaptureFixture[str], monk
     assert run(capsys, "why", "a") == (130, "", "Interrupted.\n")
 
 
-def test_following_a_log_where_no_gateway_runs_is_said_at_once(
+def test_following_a_log_fails_at_once_if_no_gateway_runs(
     capsys: pytest.CaptureFixture[str], tmp_home: Path, monkeypatch: pytest.MonkeyPatch, free_port: int
 ) -> None:
     monkeypatch.setenv("RAYPLANE_URL", f"http://127.0.0.1:{free_port}")
     write_secret(tmp_home / "token", "t")
-    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it waits for a gateway that nobody has heard of"))
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it waits for a gateway that has never answered"))
     code, _, err = run(capsys, "job", "logs", "-f", "train", "--team", "growth")
     assert (code, "can't be reached" in err) == (8, True)
 

@@ -1,4 +1,4 @@
-"""YAML with two values for one key, aliases that grow, and faults: each is told with its file and line."""
+"""YAML with duplicate keys, aliases that expand, and other mistakes: each error names file and line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def refusal(text: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("kind: Team\nspec: {}\nkind: Job\n", "key 'kind' of line 1 is there again, in line 3"),
         ("a: 1\nspec:\n  x: {b: 1, b: 2}\n", "key 'b' of line 3 is there again, in line 3"),
@@ -24,18 +24,18 @@ def refusal(text: str) -> str:
         ("a: 1\n---\nb: 1\nc: 1\nb: 2\n", "key 'b' of line 3 is there again, in line 5"),
     ],
 )
-def test_a_key_that_is_there_twice_is_refused_with_both_lines(text: str, said: str) -> None:
-    assert refusal(text).startswith(f"a.yaml: not YAML: {said}.")
+def test_a_duplicate_key_is_refused_with_both_lines(text: str, message: str) -> None:
+    assert refusal(text).startswith(f"a.yaml: not YAML: {message}.")
 
 
-def test_what_is_merged_in_may_be_overridden() -> None:
+def test_a_key_that_is_merged_in_may_be_overridden() -> None:
     text = "base: &base {x: 1, y: 2}\nwide: &wide {<<: *base, x: 3}\ndeep: {in: {<<: *wide, y: 4}}\n"
-    (found,) = documents.load(text, "a.yaml")
-    assert found["wide"] == {"x": 3, "y": 2}
-    assert found["deep"] == {"in": {"x": 3, "y": 4}}
+    (document,) = documents.load(text, "a.yaml")
+    assert document["wide"] == {"x": 3, "y": 2}
+    assert document["deep"] == {"in": {"x": 3, "y": 4}}
 
 
-def test_the_same_key_in_other_mappings_or_of_another_type_is_no_twin() -> None:
+def test_the_same_key_in_other_mappings_or_of_another_type_is_no_duplicate() -> None:
     assert documents.load("a: {b: 1}\nb: {a: 1}\n---\n'1': text\n1: number\n", "a.yaml") == [
         {"a": {"b": 1}, "b": {"a": 1}},
         {"1": "text", 1: "number"},
@@ -49,7 +49,7 @@ def bomb(inner: str) -> str:
 
 
 @pytest.mark.parametrize("text", [bomb("x"), bomb("{k: v}"), f"all: &all [*all, {{{bomb('[]')}}}]".replace("\n", ", ")])
-def test_aliases_that_stand_for_billions_of_values_are_refused_before_any_is_made(text: str) -> None:
+def test_aliases_that_expand_to_billions_of_values_are_refused_before_they_are_expanded(text: str) -> None:
     assert "it holds more than 100000 values once its aliases are written out, in line" in refusal(text)
 
 
@@ -59,7 +59,7 @@ def test_merged_mappings_that_grow_are_refused() -> None:
     assert "it holds more than 100000 values" in refusal("\n".join(lines))
 
 
-def test_a_few_aliases_are_welcome() -> None:
+def test_a_few_aliases_are_accepted() -> None:
     text = "env: &env {A: '1'}\nsteps: [{env: *env}, {env: *env}]\n"
     assert documents.load(text, "a.yaml") == [{"env": {"A": "1"}, "steps": [{"env": {"A": "1"}}] * 2}]
 
@@ -80,13 +80,13 @@ def test_a_few_aliases_are_welcome() -> None:
         ("a: 1\nb: {[1]: 2}\n", 2),
     ],
 )
-def test_a_fault_is_told_with_its_file_and_line(text: str, line: int) -> None:
-    said = refusal(text)
-    assert said.startswith("a.yaml: not YAML: ")
-    assert f", in line {line}." in said
+def test_an_error_names_file_and_line(text: str, line: int) -> None:
+    message = refusal(text)
+    assert message.startswith("a.yaml: not YAML: ")
+    assert f", in line {line}." in message
 
 
-def test_a_label_that_a_terminal_obeys_is_refused() -> None:
+def test_a_label_with_terminal_control_characters_is_refused() -> None:
     text = 'kind: Team\nmetadata: {name: growth, labels: {"a": "\\e]0;x\\a"}}\n'
     with pytest.raises(InvalidSpec, match=r"a\.yaml\[0\]\.metadata: label .* holds U\+001B") as refused:
         read_documents(text, "a.yaml")

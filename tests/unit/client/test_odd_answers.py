@@ -1,4 +1,4 @@
-"""A server that is no gateway; URLs, tokens and state that are damaged: each is an error that teaches."""
+"""A server that is no gateway, and damaged URLs, tokens and state files: each error says what to do."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_answers_without_the_gateways_headers_are_odd_too(server: str, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (f"other\n{SECRET}\n", "holds no token"),
         (f"Bearer {SECRET}", "holds no token"),
@@ -111,13 +111,13 @@ def test_answers_without_the_gateways_headers_are_odd_too(server: str, monkeypat
         ("\n", "holds no token"),
     ],
 )
-def test_a_damaged_token_is_refused_and_not_told(
-    server: str, tmp_home: Path, capsys: pytest.CaptureFixture[str], text: str | bytes, said: str
+def test_a_damaged_token_is_refused_without_showing_it(
+    server: str, tmp_home: Path, capsys: pytest.CaptureFixture[str], text: str | bytes, message: str
 ) -> None:
     token(tmp_home, text)
     code, out, err = run(capsys, "cluster", "list", "--team", "growth")
     assert (code, out) == (2, "")
-    assert said in err
+    assert message in err
     assert SECRET not in err
     assert Server.asked == []
 
@@ -130,7 +130,7 @@ def test_a_secret_of_two_lines_is_read(tmp_home: Path) -> None:
 @pytest.mark.parametrize(
     "url", ["http://x:abc", "http://x:99999", "x:8470", "ftp://x", "http://", "http://x/?a=b", "http://x\n"]
 )
-def test_what_is_no_url_is_refused(
+def test_a_gateway_url_that_is_none_is_refused(
     tmp_home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], url: str
 ) -> None:
     token(tmp_home, SECRET)
@@ -169,7 +169,7 @@ def predicting(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "code", "said"),
+    ("status", "body", "code", "message"),
     [
         (200, "fine", 1, "answered 200: fine, which is no JSON"),
         (500, '{"status": "error", "detail": "boom"}', 1, "boom"),
@@ -184,15 +184,15 @@ def test_an_odd_prediction_is_quoted(
     status: int,
     body: str,
     code: int,
-    said: str,
+    message: str,
 ) -> None:
     answering(monkeypatch, body, status)
     ended, out, err = run(capsys, "service", "predict", "delay", "--data", "{}", "--team", "growth")
-    assert (ended, out, said in err) == (code, "", True), err
+    assert (ended, out, message in err) == (code, "", True), err
 
 
 @pytest.mark.parametrize("data", ["NaN", '{"a": [Infinity]}', '"\\ud800"', "[" * 100_000, "@binary", "1" * 5000])
-def test_what_is_no_json_is_not_sent(
+def test_data_that_is_no_json_is_not_sent(
     predicting: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], data: str
 ) -> None:
     monkeypatch.chdir(tmp_path)

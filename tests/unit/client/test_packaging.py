@@ -89,7 +89,7 @@ def test_an_executable_file_stays_executable(tmp_path: Path) -> None:
     assert info.external_attr >> 16 == 0o755
 
 
-def test_a_dangling_link_is_no_code(tmp_path: Path) -> None:
+def test_a_dangling_link_is_left_out(tmp_path: Path) -> None:
     base = _tree(tmp_path, {"a.py": ""})
     (base / ".#a.py").symlink_to("nowhere")
     assert _names(packaging.pack(base)[1]) == ["a.py"]
@@ -104,7 +104,7 @@ def test_secrets_stay_out_wherever_they_are_kept(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("RAYPLANE_TOKEN_PATH", str(base / "my.token"))
     monkeypatch.setenv("RAYPLANE_HOME", str(base / "state"))
     assert _names(Client().packages.pack(base)[1]) == ["a.py"]
-    monkeypatch.setenv("RAYPLANE_HOME", str(tmp_path))  # the code lies in the home, not the home in the code
+    monkeypatch.setenv("RAYPLANE_HOME", str(tmp_path))  # the code is in the home, not the home in the code
     assert "a.py" in _names(Client().packages.pack(base)[1])
 
 
@@ -120,7 +120,7 @@ def test_a_link_that_leaves_the_folder_is_refused_by_name(tmp_path: Path, target
     assert _names(packaging.pack(base)[1]) == [".rayignore", "a.py", "pkg/b.py"]
 
 
-def test_links_inside_the_folder_are_followed_but_not_to_what_is_left_out(tmp_path: Path) -> None:
+def test_links_inside_the_folder_are_followed_except_to_excluded_paths(tmp_path: Path) -> None:
     base = _tree(tmp_path / "work", {"a.py": "1", "common/c.py": "", ".git/config": "", ".env": ""})
     for name, target in (("b.py", "a.py"), ("shared", "common"), ("repo", ".git"), ("env", ".env"), ("loop", "loop")):
         (base / name).symlink_to(target)
@@ -151,11 +151,13 @@ def test_a_rayignore_that_is_not_utf_8_is_refused_by_name(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("what", ["a.py", "pkg"])
-def test_what_can_not_be_read_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+def test_an_unreadable_file_or_folder_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
     base = _tree(tmp_path, {"a.py": "", "pkg/b.py": ""})
     scandir, read_bytes = os.scandir, Path.read_bytes
 
-    def refuse(path: Path) -> None:  # root may read whatever its mode says
+    def refuse(path: Path) -> None:  # simulated, since root may read any file
         if path == base / what:
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
@@ -166,7 +168,7 @@ def test_what_can_not_be_read_is_refused_by_name(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("make", ["missing", "file", "empty"])
-def test_what_holds_no_code_is_refused(tmp_path: Path, make: str) -> None:
+def test_a_folder_without_code_is_refused(tmp_path: Path, make: str) -> None:
     target = tmp_path / make
     if make == "file":
         target.write_text("x")
@@ -176,7 +178,7 @@ def test_what_holds_no_code_is_refused(tmp_path: Path, make: str) -> None:
         packaging.pack(target)
 
 
-def test_a_package_that_is_too_large_names_what_takes_the_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_that_is_too_large_names_its_largest_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packaging, "MAX_BYTES", 10)
     base = _tree(tmp_path, {"a.py": "1", "data/big.bin": "x" * 50})
     with pytest.raises(InvalidInput, match=r"'data' takes most.*\.rayignore"):
@@ -184,5 +186,5 @@ def test_a_package_that_is_too_large_names_what_takes_the_room(tmp_path: Path, m
 
 
 @pytest.mark.parametrize("text", ["sha256:", ".", "jobs", "sha256:" + "g" * 64, "sha256:" + "a" * 63])
-def test_what_is_no_address_is_taken_for_a_folder(text: str) -> None:
+def test_a_text_that_is_no_content_address_is_taken_for_a_folder(text: str) -> None:
     assert not packaging.is_address(text)

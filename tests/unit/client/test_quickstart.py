@@ -1,4 +1,4 @@
-"""What the quickstart rests on: the team's documents, its requests, and errors that say what to do."""
+"""Inputs of the quickstart: the team's documents and requests, and errors that say what to do."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def spec(kind: str) -> Spec:
 
 
 def pipeline() -> PipelineSpec:
-    found = spec("Pipeline")
-    assert isinstance(found, PipelineSpec)
-    return found
+    pipeline_spec = spec("Pipeline")
+    assert isinstance(pipeline_spec, PipelineSpec)
+    return pipeline_spec
 
 
 def test_every_document_of_the_team_is_right() -> None:
@@ -51,19 +51,19 @@ def test_every_step_runs_a_module_that_exists() -> None:
         assert importlib.util.find_spec(module) is not None, f"{name}: {module}"
 
 
-def test_the_join_and_the_materialization_read_what_feeds_the_views() -> None:
+def test_the_join_and_the_materialization_read_the_datasets_that_feed_the_views() -> None:
     steps, needed = pipeline().steps, set(flights_data.FEATURE_SOURCES.values())
     assert needed <= set(steps["training-set"].inputs)
     assert needed == set(steps["materialize"].inputs)
 
 
 def test_a_slice_sets_only_parameters_that_the_pipeline_has_and_not_the_planes() -> None:
-    found = pipeline()
-    assert set(quickstart.SLICE) | {"days"} <= set(found.parameters)
-    assert found.steps["ingest-planes"].parameters == {}
+    spec_of_pipeline = pipeline()
+    assert set(quickstart.SLICE) | {"days"} <= set(spec_of_pipeline.parameters)
+    assert spec_of_pipeline.steps["ingest-planes"].parameters == {}
 
 
-def test_the_flights_asked_for_are_known_to_the_reference_team() -> None:
+def test_the_requested_flights_are_known_to_the_reference_team() -> None:
     requests = quickstart.read_requests(CLONE)
     assert len(requests) == 3
     for request in requests:
@@ -140,7 +140,7 @@ def test_a_service_that_refuses_is_quoted(url: str) -> None:
         quickstart.ask(url, {})
 
 
-def test_a_service_that_is_not_there_is_unavailable(free_port: int) -> None:
+def test_a_service_without_a_listener_is_unavailable(free_port: int) -> None:
     with pytest.raises(Unavailable):
         quickstart.ask(f"http://127.0.0.1:{free_port}/", {}, patience=0)
 
@@ -153,7 +153,7 @@ def test_a_service_that_an_ingress_does_not_know_yet_is_asked_again(url: str, se
         quickstart.ask(f"{url}later", {"origin": "JFK"}, patience=0)
 
 
-def test_a_gateway_that_is_away_is_waited_for_while_the_service_comes_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_wait_for_a_service_outlasts_a_restart_of_the_gateway(monkeypatch: pytest.MonkeyPatch) -> None:
     on_two: dict[str, object] = {"phase": "Ready", "revision": {"version": "2"}}
     looks: list[dict[str, object] | None] = [{"phase": "Pending"}, None, on_two]
 

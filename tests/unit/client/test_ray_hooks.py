@@ -1,4 +1,4 @@
-"""`rayplane://<team>/<cluster>`: what stock Ray gets from the hooks, on the real API."""
+"""`rayplane://<team>/<cluster>`: the hooks for stock Ray, against the real API."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_jobs_go_through_the_gateway_with_the_users_token(url: str, platform: Pl
     assert metadata == {"rayplane.ray": ray.__version__, "rayplane.python": host.python_version()}
 
 
-def test_a_cluster_is_made_only_if_ray_asks_for_it(url: str, platform: Platform) -> None:
+def test_a_cluster_is_created_only_if_ray_asks_for_it(url: str, platform: Platform) -> None:
     with pytest.raises(errors.NotFound, match="dev"):
         ray_hooks.get_job_submission_client_cluster_info("growth/dev")
     assert platform.store.list("Cluster", "growth").items == []
@@ -83,7 +83,7 @@ def test_an_address_that_names_no_cluster_is_refused(address: str) -> None:
 
 
 @pytest.mark.parametrize(("ray_", "python"), [("2.59.0", None), (None, "3.9")])
-def test_another_ray_or_python_is_refused_before_anything_is_made(ray_: str | None, python: str | None) -> None:
+def test_another_ray_or_python_is_refused_before_a_cluster_is_created(ray_: str | None, python: str | None) -> None:
     minor = ".".join(host.python_version_tuple()[:2])
     other = Environment(
         interpreter="local", ray=ray_ or ray.__version__, python=python or minor, lock_hash="", rayplane="0.1.0"
@@ -103,10 +103,10 @@ def test_a_cluster_without_ray_client_is_unsupported() -> None:
         ray_hooks._client_address(cluster)
 
 
-def test_ray_takes_the_clusters_token_after_it_was_imported(tmp_path: Path) -> None:
+def test_ray_reads_the_clusters_token_although_it_was_imported_before(tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("t" * 32)
-    # A process of its own: Ray keeps its authentication mode for the whole process.
+    # In its own process, since Ray's authentication mode is process-wide.
     code = (
         "import ray\n"
         "from ray._private.authentication import http_token_authentication as http\n"

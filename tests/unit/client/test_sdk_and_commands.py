@@ -1,4 +1,4 @@
-"""SDK and commands against the real API over HTTP: the platform is there, only compute is not."""
+"""SDK and commands against the real API over HTTP, with a fake backend."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def code(tmp_path: Path) -> Path:
 
 
 def _finish(platform: Platform, log: bytes, **status: object) -> None:
-    while not (jobs := platform.store.list("Job", "growth").items):  # on a busy host it is not submitted yet
+    while not (jobs := platform.store.list("Job", "growth").items):  # on a busy host the job may not be submitted yet
         time.sleep(0.1)
     (job,) = jobs
     platform.storage.append(layout.job_log("growth", job.metadata.uid), log)
@@ -80,7 +80,7 @@ def test_the_common_verbs_work_for_a_noun(growth: Client) -> None:
         growth.datasets.get("growth", "flights")
 
 
-def test_an_error_of_the_gateway_is_the_same_error_here(growth: Client) -> None:
+def test_an_error_of_the_gateway_raises_the_same_error_in_the_client(growth: Client) -> None:
     with pytest.raises(errors.InvalidSpec, match="Did you mean 'size'"):
         growth.clusters.apply("growth", "dev", {"sise": "small"})
     with pytest.raises(errors.Refused) as refused:
@@ -88,7 +88,7 @@ def test_an_error_of_the_gateway_is_the_same_error_here(growth: Client) -> None:
     assert "small" in (refused.value.remedy or "")
 
 
-def test_waiting_ends_with_the_object_its_failure_or_a_timeout(growth: Client, platform: Platform) -> None:
+def test_waiting_returns_the_object_or_raises_its_failure_or_a_timeout(growth: Client, platform: Platform) -> None:
     uid = growth.clusters.get("growth", "dev").metadata.uid
     with pytest.raises(errors.Timeout, match="growth/dev"):
         growth.clusters.wait("growth", "dev", timeout=0.3)
@@ -104,7 +104,7 @@ def test_waiting_ends_with_the_object_its_failure_or_a_timeout(growth: Client, p
         growth.clusters.wait("growth", "dev", timeout=0.3)
 
 
-def test_a_gateway_that_is_away_during_a_wait_is_waited_for(
+def test_a_wait_outlasts_a_restart_of_the_gateway(
     growth: Client, platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uid = growth.clusters.get("growth", "dev").metadata.uid
@@ -116,14 +116,14 @@ def test_a_gateway_that_is_away_during_a_wait_is_waited_for(
         calls += 1
         if calls in away:
             raise errors.Unavailable("The gateway can't be reached.")
-        found = get(team, name)
+        obj = get(team, name)
         platform.store.set_status(uid, ClusterStatus(phase="Ready", observed_generation=1))
-        return found
+        return obj
 
     monkeypatch.setattr(growth.clusters, "get", flaky)
     assert growth.clusters.wait("growth", "dev", timeout=30).status["phase"] == "Ready"
     assert calls == 4
-    # Away from the first look on, longer than the patience, or at the end of its time: it is said.
+    # Unreachable from the first request on, for longer than PATIENCE, or past the deadline: an error.
     for gone, patience, timeout in (([1], 120, 30), ([2, 3, 4], 0, 30), ([2, 3, 4], 120, 0.5)):
         away, calls = gone, 0
         monkeypatch.setattr(sdk, "PATIENCE", patience)
@@ -138,7 +138,7 @@ def test_a_folder_is_uploaded_once(growth: Client, platform: Platform, code: Pat
     assert platform.storage.exists(layout.package("growth", address.removeprefix("sha256:")))
 
 
-def test_documents_are_applied_in_order_and_again_change_nothing(client: Client, code: Path) -> None:
+def test_documents_are_applied_in_order_and_applying_them_again_changes_nothing(client: Client, code: Path) -> None:
     documents = [
         _document("Pipeline", "daily", {"cluster": "dev", "package": str(code), "steps": STEPS}),
         _document("Cluster", "dev", {}),
@@ -157,7 +157,7 @@ def test_documents_are_applied_in_order_and_again_change_nothing(client: Client,
     assert [c.change for c in changed] == ["unchanged", "unchanged", "changed"]
 
 
-def test_what_the_documents_forbid_together_is_found_before_any_is_written(client: Client) -> None:
+def test_a_refusal_that_arises_from_the_documents_together_comes_before_any_is_written(client: Client) -> None:
     documents = [
         _document("Team", "growth", {"quota": {"clusters": 1}}),
         _document("Cluster", "a", {}, team="growth"),
@@ -177,7 +177,7 @@ def test_the_same_object_twice_in_one_call_is_refused(growth: Client) -> None:
     assert growth.datasets.list("growth") == []
 
 
-def test_a_write_that_fails_after_others_says_what_was_made(growth: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_that_fails_after_others_lists_those(growth: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     put, puts = growth._put, 0
 
     def broken(item: sdk._Wanted, spec: dict[str, object]) -> sdk.Change:
@@ -196,7 +196,7 @@ def test_a_write_that_fails_after_others_says_what_was_made(growth: Client, monk
 
 
 @pytest.mark.parametrize("name", ["..", ".", "", "\udcff"])
-def test_a_name_that_leads_elsewhere_is_refused_and_nothing_is_sent(growth: Client, name: str) -> None:
+def test_a_name_that_would_change_the_url_path_is_refused_and_nothing_is_sent(growth: Client, name: str) -> None:
     growth.teams.apply("empty", spec={})
     for act in (
         lambda: growth.clusters.delete("empty", name),
@@ -227,17 +227,17 @@ def test_waiting_for_a_deletion_ends_when_the_name_is_taken_again(
     get = growth.datasets.get
 
     def overtaken(team: str, name: str) -> Object:
-        found = get(team, name)
+        obj = get(team, name)
         growth.datasets.delete(team, name)
         growth.datasets.apply(team, name, {})
-        return found
+        return obj
 
     monkeypatch.setattr(growth.datasets, "get", overtaken)
     growth.datasets.wait_deleted("growth", "d", timeout=5)
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         (_document("Cluster", "b", {"sise": "x"}), "Did you mean 'size'"),
         (_document("Cluster", "b", {"size": "huge"}), "no size 'huge'"),
@@ -245,8 +245,8 @@ def test_waiting_for_a_deletion_ends_when_the_name_is_taken_again(
         (_document("PipelineRun", "b", {"pipeline": "a"}), "pipeline run"),
     ],
 )
-def test_one_wrong_document_and_none_is_written(growth: Client, wrong: Document, said: str) -> None:
-    with pytest.raises(errors.RayplaneError, match=said):
+def test_if_one_document_is_wrong_none_is_written(growth: Client, wrong: Document, message: str) -> None:
+    with pytest.raises(errors.RayplaneError, match=message):
         growth.apply_documents([_document("Dataset", "a", {}), wrong], team="growth")
     assert growth.datasets.list("growth") == []
 
@@ -259,7 +259,7 @@ def test_following_a_log_ends_with_the_job(growth: Client, platform: Platform) -
     assert "".join(growth.jobs.logs("growth", "train")) == "grüße\n"
 
 
-def test_job_submit_prints_the_log_and_ends_as_the_job_does(
+def test_job_submit_prints_the_log_and_exits_with_the_jobs_exit_code(
     growth: Client, platform: Platform, code: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     outcome = {"phase": "Failed", "exit_code": 3, "message": "boom"}
@@ -275,7 +275,7 @@ def test_job_submit_prints_the_log_and_ends_as_the_job_does(
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ([], "Neither --cluster nor --size is given"),
         (["--cluster", "dev", "--size", "small"], "Both --cluster and --size are given"),
@@ -285,17 +285,17 @@ def test_job_submit_prints_the_log_and_ends_as_the_job_does(
         (["--cluster", "dev", "--retires", "2"], "--retires"),
     ],
 )
-def test_job_submit_wants_one_place(
-    growth: Client, platform: Platform, capsys: pytest.CaptureFixture[str], given: list[str], said: str
+def test_job_submit_needs_either_a_cluster_or_a_size(
+    growth: Client, platform: Platform, capsys: pytest.CaptureFixture[str], given: list[str], message: str
 ) -> None:
     exit_code, _, err = run(capsys, "job", "submit", *given, "--", "true")
     assert exit_code == 2
-    assert said in err
+    assert message in err
     assert platform.store.count("Job", "growth") == 0
 
 
 @pytest.mark.parametrize("separator", [[], ["--"]])
-def test_job_submit_leaves_the_entrypoints_options_to_it(
+def test_job_submit_does_not_parse_the_entrypoints_options(
     growth: Client, platform: Platform, capsys: pytest.CaptureFixture[str], separator: list[str]
 ) -> None:
     entrypoint = ["python", "-m", "jobs.train", "--timeout", "5", "--name", "x", "--unknown"]
@@ -375,7 +375,7 @@ def test_an_unknown_key_exits_2_and_names_the_right_one(
     assert "cluster.sise: unknown field. Did you mean 'size'?" in err
 
 
-def test_a_run_is_watched_step_by_step(growth: Client, platform: Platform, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_is_shown_step_by_step(growth: Client, platform: Platform, capsys: pytest.CaptureFixture[str]) -> None:
     growth.pipelines.apply("growth", "daily", {"cluster": "dev", "steps": STEPS})
 
     def end() -> None:
@@ -410,7 +410,7 @@ def test_a_clusters_address_is_printed_as_exports(
     assert "export RAY_AUTH_TOKEN_PATH='/a b/token'\n" in out
 
 
-def test_a_cluster_is_made_with_friendly_parameters_and_errors_that_teach(
+def test_cluster_create_takes_simple_options_and_its_errors_say_what_to_do(
     growth: Client, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--size", "medium", "--workers", "0..4", "--idle-timeout", "30m", "--max-lifetime", "8h", "--no-wait"]
@@ -430,14 +430,14 @@ def test_a_cluster_is_made_with_friendly_parameters_and_errors_that_teach(
         assert taught in err
 
 
-def test_creating_a_cluster_that_is_there_changes_only_what_is_asked(
+def test_creating_an_existing_cluster_changes_only_the_given_options(
     growth: Client, platform: Platform, capsys: pytest.CaptureFixture[str]
 ) -> None:
     growth.clusters.apply("growth", "dev", {"workers": "0..2", "idle_timeout": "20m"}, {"owner": "ann"})
     assert run(capsys, "cluster", "create", "dev", "--idle-timeout", "30m", "--no-wait")[0] == 0
-    found = growth.clusters.get("growth", "dev")
-    assert (found.spec["workers"], found.spec["idle_timeout"]) == ({"min": 0, "max": 2}, 1800)
-    assert found.metadata.labels == {"owner": "ann"}
+    cluster = growth.clusters.get("growth", "dev")
+    assert (cluster.spec["workers"], cluster.spec["idle_timeout"]) == ({"min": 0, "max": 2}, 1800)
+    assert cluster.metadata.labels == {"owner": "ann"}
     growth.clusters.suspend("growth", "dev")
     assert run(capsys, "cluster", "create", "dev", "--no-wait")[0] == 0
     assert growth.clusters.get("growth", "dev").spec["suspended"] is True
@@ -445,7 +445,7 @@ def test_creating_a_cluster_that_is_there_changes_only_what_is_asked(
     assert (exit_code, "was suspended by a person" in err) == (6, True)
 
 
-def test_creating_a_cluster_that_was_idle_resumes_it(
+def test_creating_a_cluster_that_is_suspended_for_idleness_resumes_it(
     growth: Client, platform: Platform, capsys: pytest.CaptureFixture[str]
 ) -> None:
     uid = growth.clusters.get("growth", "dev").metadata.uid
@@ -474,11 +474,11 @@ def test_a_cluster_is_suspended_resumed_and_extended_by_command(
     assert (exit_code, out.split()[:3]) == (0, ["CLUSTER", "UID", "NODE-HOURS"])
 
 
-def test_reaching_a_cluster_resumes_what_idleness_suspended(growth: Client, platform: Platform) -> None:
-    found = growth.clusters.get("growth", "dev")
+def test_reaching_a_cluster_resumes_it_if_it_was_suspended_for_idleness(growth: Client, platform: Platform) -> None:
+    cluster = growth.clusters.get("growth", "dev")
     suspension = Suspension(reason="Idle", at=utcnow())
     status = ClusterStatus(phase="Suspended", observed_generation=1, suspension=suspension)
-    platform.store.set_status(found.metadata.uid, status)
+    platform.store.set_status(cluster.metadata.uid, status)
     with pytest.raises(errors.Timeout):
         growth.clusters.reach("growth", "dev", timeout=0.3)
     after = growth.clusters.get("growth", "dev")
@@ -517,7 +517,7 @@ def test_with_two_teams_one_must_be_named(growth: Client, capsys: pytest.Capture
         ("{cluster: 0x" + "f" * 5000 + "}", "spec.cluster: it is a number of more than 300 digits"),
     ],
 )
-def test_what_json_can_not_say_is_refused_by_file_and_field(
+def test_a_value_that_json_can_not_represent_is_refused_by_file_and_field(
     growth: Client, tmp_path: Path, capsys: pytest.CaptureFixture[str], spec: str, field: str
 ) -> None:
     (tmp_path / "a.yaml").write_text(f"kind: Pipeline\nmetadata: {{name: p}}\nspec: {spec}\n")
@@ -535,7 +535,7 @@ def test_a_document_made_in_python_is_refused_by_field(growth: Client) -> None:
         growth.plan([_document("Pipeline", "p", {"steps": itself})], team="growth")
 
 
-def test_a_package_that_is_no_text_is_forbidden_by_field(
+def test_a_package_that_is_no_string_is_forbidden_by_field(
     growth: Client, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "a.yaml").write_text("kind: Pipeline\nmetadata: {name: p}\nspec: {package: 12, steps: {}}\n")
@@ -567,7 +567,7 @@ def test_a_wrong_token_exits_3(
 
 
 @pytest.mark.parametrize("data", [None, "archive", "purge"])
-def test_deleting_a_team_says_what_becomes_of_its_data_before_it_waits(
+def test_deleting_a_team_says_before_it_waits_whether_its_data_is_archived(
     client: Client, platform: Platform, capsys: pytest.CaptureFixture[str], data: str | None
 ) -> None:
     uid = client.teams.apply("growth", spec={}).metadata.uid
@@ -585,16 +585,14 @@ def test_deleting_a_team_says_what_becomes_of_its_data_before_it_waits(
     assert TeamStatus.model_validate(client.teams.get("growth").status).data == (data or "archive")
 
 
-def test_deleting_a_team_prints_it_as_json_and_nothing_beside(
-    client: Client, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_deleting_a_team_as_json_prints_only_the_team(client: Client, capsys: pytest.CaptureFixture[str]) -> None:
     client.teams.apply("growth", spec={})
     exit_code, out, err = run(capsys, "team", "delete", "growth", "--data", "purge", "--no-wait", "-o", "json")
     assert (exit_code, err) == (0, "")
     assert json.loads(out)["status"]["data"] == "purge"
 
 
-def test_a_word_that_says_neither_is_refused_and_deletes_no_team(
+def test_a_data_option_other_than_archive_or_purge_is_refused_and_deletes_no_team(
     client: Client, capsys: pytest.CaptureFixture[str]
 ) -> None:
     client.teams.apply("growth", spec={})
@@ -611,7 +609,7 @@ def test_a_team_that_is_being_archived_is_not_purged(client: Client) -> None:
         client.teams.delete("growth", data="purge")
 
 
-def test_the_audit_log_is_a_table_or_json_of_all_teams_or_one(
+def test_the_audit_log_of_one_or_all_teams_is_a_table_or_json(
     growth: Client, platform: Platform, capsys: pytest.CaptureFixture[str]
 ) -> None:
     client = growth
@@ -631,9 +629,9 @@ def test_the_audit_log_is_a_table_or_json_of_all_teams_or_one(
     assert [(entry["kind"], entry["name"]) for entry in json.loads(out)] == [("Cluster", "dev"), ("Team", "growth")]
     _, out, _ = run(capsys, "audit", "--since", "1h", "--limit", "2", "-o", "json")
     assert [entry["action"] for entry in json.loads(out)] == ["refuse", "apply"]
-    exit_code, _, said = run(capsys, "audit", "--since", "yesterday")
+    exit_code, _, message = run(capsys, "audit", "--since", "yesterday")
     assert exit_code == 2
-    assert "is not a duration" in said
+    assert "is not a duration" in message
 
 
 def test_following_the_audit_log_shows_each_entry_once_the_oldest_first(
@@ -643,7 +641,7 @@ def test_following_the_audit_log_shows_each_entry_once_the_oldest_first(
 
     monkeypatch.setattr(command, "EVERY", 0.01)
     first = list(growth.audit())[::-1]
-    followed = command._followed(first, growth.audit)
+    followed = command._follow(first, growth.audit)
     assert [next(followed)["id"] for _ in first] == [entry["id"] for entry in first]
     for number in range(3):
         platform.store.audit("ada", "apply", kind="Job", team="growth", name=f"j{number}")

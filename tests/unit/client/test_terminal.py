@@ -1,4 +1,4 @@
-"""What commands print of what others wrote: a terminal is given text, and none of its commands."""
+"""Text from other users in commands' output: terminal control characters never reach the terminal."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def job(**spec: object) -> Object:
     return Object(kind="Job", metadata=Metadata(name="train", team="growth"), spec=dict(spec))
 
 
-def test_a_table_shows_what_a_terminal_would_obey(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_table_escapes_terminal_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
     output.print_objects(JOB, [job(entrypoint=f"echo {TITLE}\n{TURNED}"), job(entrypoint="true")], Format.TABLE)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
@@ -39,7 +39,7 @@ def test_a_table_shows_what_a_terminal_would_obey(capsys: pytest.CaptureFixture[
     assert lines[1].index("echo") == lines[2].index("true") == lines[0].index("ENTRYPOINT")
 
 
-def test_messages_and_errors_show_it_too(capsys: pytest.CaptureFixture[str]) -> None:
+def test_messages_and_errors_escape_terminal_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
     output.say(f"made {TITLE}")
     output.note(f"note {TURNED}\nsecond line")
 
@@ -52,7 +52,7 @@ def test_messages_and_errors_show_it_too(capsys: pytest.CaptureFixture[str]) -> 
     assert printed.err == ("note a\\u202egpj.exe\nsecond line\nError: No \\x1b]0;gone\\x07.\n  Not a\\u202egpj.exe.\n")
 
 
-def test_an_explanation_shows_it_too(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_explanation_escapes_terminal_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
     cause = Cause(code="x", sentence=TITLE, remedy=TITLE, certainty="certain", evidence=[])
     output.print_explanation(
         Explanation(kind="Job", team="growth", name="train", phase="Failed", sentence=TITLE, causes=[cause]),
@@ -61,7 +61,7 @@ def test_an_explanation_shows_it_too(capsys: pytest.CaptureFixture[str]) -> None
     assert "\x1b" not in capsys.readouterr().out
 
 
-def test_an_object_as_yaml_is_read_again_as_it_was(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_object_printed_as_yaml_parses_to_the_same_object(capsys: pytest.CaptureFixture[str]) -> None:
     for entrypoint in ("echo grüße", TITLE, TURNED, "a\u2028b\x85c\x7f", "two\nlines"):
         output.print_object(job(entrypoint=entrypoint), Format.TABLE)
         out = capsys.readouterr().out
@@ -69,7 +69,7 @@ def test_an_object_as_yaml_is_read_again_as_it_was(capsys: pytest.CaptureFixture
         assert yaml.safe_load(out)["spec"]["entrypoint"] == entrypoint
 
 
-def test_json_escapes_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_escapes_terminal_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
     output.print_object(job(entrypoint=TITLE + TURNED + "\x7f"), Format.JSON)
     out = capsys.readouterr().out
     assert out.replace("\n", "").isprintable()
@@ -79,7 +79,7 @@ def test_json_escapes_it(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.fixture
 def log(monkeypatch: pytest.MonkeyPatch, tmp_home: Path) -> str:
-    """A job's log that is in two pieces."""
+    """A job's log that arrives in two pieces."""
 
     def logs(self: sdk.Jobs, team: str, name: str, follow: bool = True) -> Iterator[str]:
         del self, team, name, follow
@@ -90,9 +90,7 @@ def log(monkeypatch: pytest.MonkeyPatch, tmp_home: Path) -> str:
     return f"\x1b[36m(pid=7)\x1b[0m 1%\r2%\n{TITLE}\x1b[2J{TURNED}\n"
 
 
-def test_a_log_has_no_command_for_a_terminal_but_when_it_is_asked_for_raw(
-    capsys: pytest.CaptureFixture[str], log: str
-) -> None:
+def test_a_log_has_terminal_control_characters_only_with_raw(capsys: pytest.CaptureFixture[str], log: str) -> None:
     _, out, _ = run(capsys, "job", "logs", "train", "--team", "growth")
     assert out == "(pid=7) 1%\n2%\n\\x1b]0;gone\\x07\\x1b[2Ja\\u202egpj.exe\n"
     assert run(capsys, "job", "logs", "train", "--team", "growth", "--raw")[1] == log
@@ -101,13 +99,13 @@ def test_a_log_has_no_command_for_a_terminal_but_when_it_is_asked_for_raw(
     assert json.loads(out)["log"] == log
 
 
-def test_the_help_says_what_raw_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_help_explains_raw(capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = run(capsys, "job", "logs", "--help")
     assert "--raw" in out
     assert "a terminal obeys" in " ".join(out.replace("│", " ").split())
 
 
-def test_what_the_platforms_processes_log_is_shown_line_by_line(tmp_path: Path) -> None:
+def test_logs_of_the_platforms_processes_are_shown_line_by_line(tmp_path: Path) -> None:
     file, shown = tmp_path / "gateway.log", io.StringIO()
     file.touch()
     with printed([file], to=shown, every=0.01):
@@ -116,7 +114,7 @@ def test_what_the_platforms_processes_log_is_shown_line_by_line(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("path", sorted(CODE.glob("*.py")), ids=lambda path: path.stem)
-def test_a_command_prints_through_its_output_alone(path: Path) -> None:
+def test_commands_print_only_through_the_output_module(path: Path) -> None:
     calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
     names = {ast.unparse(function) for function in calls}
     if path.stem != "output":

@@ -1,4 +1,4 @@
-"""`rayplane why` and `rayplane plan` against the real API over HTTP: the platform is there, only compute is not."""
+"""`rayplane why` and `rayplane plan` against the real API over HTTP, with a fake backend."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def growth(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> Iterator[Clie
             yield client
 
 
-def tell(platform: Platform, *facts: Evidence, phase: str = "Starting") -> None:
-    """Let the backend know facts about the cluster, which the reconciler has looked at."""
+def set_evidence(platform: Platform, *facts: Evidence, phase: str = "Starting") -> None:
+    """Give the backend evidence about the cluster, and the cluster a phase, as if it had been reconciled."""
     backend = platform.readers("local")
     assert isinstance(backend, FakeBackend)
     cluster = platform.store.get("Cluster", "growth", "dev")
@@ -57,7 +57,7 @@ def tell(platform: Platform, *facts: Evidence, phase: str = "Starting") -> None:
 def test_why_answers_in_its_first_line_then_says_what_to_do(
     growth: Client, platform: Platform, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tell(platform, QUOTA, PULL)
+    set_evidence(platform, QUOTA, PULL)
     code, out, _ = run(capsys, "why", "growth/dev")
     lines = out.splitlines()
     assert code == 0
@@ -68,7 +68,7 @@ def test_why_answers_in_its_first_line_then_says_what_to_do(
 
 
 def test_why_as_json_is_the_explanation(growth: Client, platform: Platform, capsys: pytest.CaptureFixture[str]) -> None:
-    tell(platform, PULL)
+    set_evidence(platform, PULL)
     code, out, _ = run(capsys, "why", "growth/dev", "-o", "json")
     answer = json.loads(out)
     assert code == 0
@@ -78,20 +78,20 @@ def test_why_as_json_is_the_explanation(growth: Client, platform: Platform, caps
 
 
 def test_a_healthy_object_says_one_line(growth: Client, platform: Platform, capsys: pytest.CaptureFixture[str]) -> None:
-    tell(platform, phase="Ready")
+    set_evidence(platform, phase="Ready")
     assert run(capsys, "why", "growth/dev")[:2] == (0, "Cluster 'growth/dev' is as wanted.\n")
     assert run(capsys, "cluster", "why", "dev")[1] == "Cluster 'growth/dev' is as wanted.\n"
     assert run(capsys, "why", "team/growth")[1] == "Team 'growth' is as wanted.\n"
     assert growth.teams.why("growth").causes == []
 
 
-def test_every_noun_has_the_verb(growth: Client, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_noun_has_the_verb_why(growth: Client, capsys: pytest.CaptureFixture[str]) -> None:
     growth.datasets.apply("growth", "d", {})
     assert run(capsys, "why", "dataset/d")[1] == "Dataset 'growth/d' is as wanted.\n"
     assert run(capsys, "why", "growth/dataset/d")[1] == "Dataset 'growth/d' is as wanted.\n"
     for noun in ("team", "cluster", "job", "pipeline", "dataset", "feature", "model", "service"):
-        code, _, said = run(capsys, noun, "why", "nothing", "--team", "growth")
-        assert code == 4, f"{noun} why: {said}"
+        code, _, stderr = run(capsys, noun, "why", "nothing", "--team", "growth")
+        assert code == 4, f"{noun} why: {stderr}"
 
 
 @pytest.mark.parametrize(
@@ -105,12 +105,12 @@ def test_every_noun_has_the_verb(growth: Client, capsys: pytest.CaptureFixture[s
         ("team/growth", (None, "team", "growth")),
     ],
 )
-def test_what_is_asked_about_is_read(target: str, meant: tuple[str | None, str, str]) -> None:
+def test_a_target_of_why_is_parsed(target: str, meant: tuple[str | None, str, str]) -> None:
     assert parts(target) == meant
 
 
 @pytest.mark.parametrize("target", ["", "/", "growth/", "a/b/c", "a/job/c/d"])
-def test_what_can_not_be_read_is_refused(target: str) -> None:
+def test_a_target_of_why_that_can_not_be_parsed_is_refused(target: str) -> None:
     with pytest.raises(errors.InvalidInput, match="names nothing"):
         parts(target)
 
@@ -147,15 +147,15 @@ def test_plan_prints_what_changes_and_what_it_costs_and_changes_nothing(
     assert code == 0
     assert out.splitlines()[0] == "+ cluster growth/new"
     assert "    spec.size: medium" in out
-    assert "    costs at most: 16 cores, 16 GiB for as long as nobody ends it" in out
+    assert "    costs at most: 16 cores, 16 GiB until a user ends it" in out
     assert "~ cluster growth/dev" in out
     assert "    spec.suspended: False -> True" in out
     assert "    mind: Its compute is given back" in out
-    assert "1 to make, 1 to change, 0 as it is. At most 16 cores, 16 GiB for as long as nobody ends it." in out
+    assert "1 to make, 1 to change, 0 as it is. At most 16 cores, 16 GiB until a user ends it." in out
     assert [c.metadata.name for c in growth.clusters.list("growth")] == ["dev"]
 
 
-def test_plan_tells_what_forbids_and_exits_so(
+def test_plan_prints_the_reasons_that_forbid_and_exits_with_their_code(
     growth: Client, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write(tmp_path, BAD)
@@ -169,7 +169,7 @@ def test_plan_tells_what_forbids_and_exits_so(
     assert [d["name"] for d in json.loads(out)["documents"] if d["forbidden"]] == ["new"]
 
 
-def test_plan_takes_a_package_that_is_a_folder(
+def test_plan_accepts_a_package_that_is_a_folder(
     growth: Client, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "code").mkdir()
@@ -180,7 +180,7 @@ def test_plan_takes_a_package_that_is_a_folder(
     assert growth.jobs.list("growth") == []
 
 
-def test_the_reference_team_is_planned_whole_before_anything_of_it_is_there(
+def test_all_documents_of_the_reference_team_can_be_planned_on_an_empty_platform(
     growth: Client, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, out, _ = run(capsys, "plan", "-f", str(Path(__file__).parents[3] / "jobs" / "flights.yaml"))
@@ -192,8 +192,8 @@ def test_the_reference_team_is_planned_whole_before_anything_of_it_is_there(
     assert [team.metadata.name for team in growth.teams.list()] == ["growth"]
 
 
-def test_a_plan_of_what_can_not_be_understood_is_refused_whole(
+def test_a_plan_with_a_document_of_unknown_kind_is_refused_as_a_whole(
     growth: Client, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, _, said = run(capsys, "plan", "-f", write(tmp_path, "kind: Custer\nmetadata: {name: c}\n"))
-    assert (code, "'Custer' is unknown" in said) == (2, True)
+    code, _, stderr = run(capsys, "plan", "-f", write(tmp_path, "kind: Custer\nmetadata: {name: c}\n"))
+    assert (code, "'Custer' is unknown" in stderr) == (2, True)

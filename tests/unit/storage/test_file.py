@@ -1,4 +1,4 @@
-"""Files of a folder: what is written is there, and a write that found no room left nothing."""
+"""The file scheme: reads, atomic writes, full disks, and links and pipes that a team's code makes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rayplane.storage.file import FileStorage
 from tests.support.other_user import run_as_another
 
 
-def test_what_is_appended_is_at_the_end(tmp_path: Path) -> None:
+def test_appended_bytes_are_at_the_end(tmp_path: Path) -> None:
     storage = FileStorage(f"file://{tmp_path}/root")
     for piece in (b"one\n", b"", b"two\n"):
         storage.append("growth/jobs/log", piece)
@@ -31,7 +31,7 @@ def test_what_is_appended_is_at_the_end(tmp_path: Path) -> None:
     assert storage.size("growth/jobs/log") == 8
 
 
-def test_a_file_is_replaced_by_the_rest_of_another(tmp_path: Path) -> None:
+def test_a_file_is_replaced_by_the_rest_of_a_stream(tmp_path: Path) -> None:
     storage = FileStorage(f"file://{tmp_path}/root")
     source = io.BytesIO(b"head" + b"x" * 3_000_000)
     source.seek(4)
@@ -42,7 +42,7 @@ def test_a_file_is_replaced_by_the_rest_of_another(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "root/growth") == ["big"]
 
 
-def test_a_place_that_no_file_has_is_behind_its_end(tmp_path: Path) -> None:
+def test_an_offset_beyond_any_file_reads_nothing(tmp_path: Path) -> None:
     storage = FileStorage(f"file://{tmp_path}/root")
     storage.append("log", b"line\n")
     for offset in (5, 2**44, 2**60, 2**63, 2**80):
@@ -68,19 +68,19 @@ from rayplane.storage.file import FileStorage
 from tests.support.other_user import run_as_another
 storage = FileStorage(f"file://{folder}")
 storage.append("log", b"kept")
-told = []
+remedies = []
 for verb in (storage.append, storage.write):
     try:
         verb("log", b"x" * 1_000_000)
     except StorageFull as error:
-        told.append(error.remedy)
+        remedies.append(error.remedy)
 storage.append("log", b" and more")
-print(json.dumps({"told": told, "log": storage.read("log").decode()[:100], "size": storage.size("log")}))
+print(json.dumps({"remedies": remedies, "log": storage.read("log").decode()[:100], "size": storage.size("log")}))
 """
 
 
-def test_a_full_disk_is_told_and_leaves_the_file_as_it_was(tmp_path: Path) -> None:
-    # A mount namespace of its own, so that no privilege is needed and no mount outlives the test.
+def test_a_full_disk_is_an_error_and_leaves_the_file_unchanged(tmp_path: Path) -> None:
+    # In its own mount namespace, so that no privilege is needed and the mount ends with the test.
     done = subprocess.run(
         ["unshare", "-rm", sys.executable, "-c", FULL_DISK, str(tmp_path)],
         capture_output=True,
@@ -89,13 +89,13 @@ def test_a_full_disk_is_told_and_leaves_the_file_as_it_was(tmp_path: Path) -> No
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert len(found["told"]) == 2
-    assert "RAYPLANE_STORAGE_ROOT" in found["told"][0]
-    assert (found["log"], found["size"]) == ("kept and more", 13)
+    outcome = json.loads(done.stdout)
+    assert len(outcome["remedies"]) == 2
+    assert "RAYPLANE_STORAGE_ROOT" in outcome["remedies"][0]
+    assert (outcome["log"], outcome["size"]) == ("kept and more", 13)
 
 
-def test_a_link_that_a_teams_code_made_leads_nowhere(tmp_path: Path) -> None:
+def test_a_link_made_by_a_teams_code_is_not_followed(tmp_path: Path) -> None:
     storage = FileStorage(f"file://{tmp_path}/root")
     storage.write("b/datasets/gold/part", b"another team's")
     (tmp_path / "root/a/jobs").mkdir(parents=True)
@@ -120,7 +120,7 @@ def test_a_link_that_a_teams_code_made_leads_nowhere(tmp_path: Path) -> None:
     assert storage.read("b/datasets/gold/part") == b"another team's", "what goes is the link"
 
 
-def test_a_link_that_is_put_there_between_two_looks_leads_nowhere(tmp_path: Path) -> None:
+def test_a_link_that_replaces_a_folder_during_an_access_is_not_followed(tmp_path: Path) -> None:
     storage = FileStorage(f"file://{tmp_path}/root")
     storage.write("b/jobs/log", b"another team's")
     place = tmp_path / "root" / "a" / "jobs"
@@ -148,7 +148,7 @@ def test_a_link_that_is_put_there_between_two_looks_leads_nowhere(tmp_path: Path
     assert storage.read("b/jobs/log") == b"another team's"
 
 
-def test_a_pipe_that_a_teams_code_made_keeps_nobody_waiting(tmp_path: Path) -> None:
+def test_a_pipe_made_by_a_teams_code_does_not_block(tmp_path: Path) -> None:
     storage = FileStorage(f"file://{tmp_path}/root")
     storage.write("a/file", b"x")
     os.mkfifo(tmp_path / "root" / "a" / "pipe")
@@ -164,9 +164,9 @@ def test_a_pipe_that_a_teams_code_made_keeps_nobody_waiting(tmp_path: Path) -> N
     assert storage.read("a/pipe") == b"y"
 
 
-def test_what_is_not_there_is_not_found_and_can_be_deleted(tmp_path: Path) -> None:
+def test_a_missing_file_is_not_found_and_can_be_deleted(tmp_path: Path) -> None:
     storage = FileStorage(f"file://{tmp_path}/root")
-    for _ in range(2):  # without a root, and with one
+    for _ in range(2):  # before and after the root exists
         for path in ("a", "a/b", "file/below"):
             assert not storage.exists(path)
             assert list(storage.list(path)) == []
@@ -192,7 +192,7 @@ def test_a_root_that_is_a_link_itself_is_a_root(tmp_path: Path) -> None:
         storage.read("a/../../etc/passwd")
 
 
-def test_a_folder_is_moved_with_all_in_it_and_its_old_path_is_free(tmp_path: Path) -> None:
+def test_a_folder_is_moved_with_its_content_and_its_old_path_is_free(tmp_path: Path) -> None:
     storage = FileStorage(f"file://{tmp_path}/root")
     storage.write("growth/jobs/1/driver.log", b"line\n")
     storage.move("growth", "_archive/growth~1")
@@ -202,7 +202,7 @@ def test_a_folder_is_moved_with_all_in_it_and_its_old_path_is_free(tmp_path: Pat
     assert list(storage.list("growth/jobs")) == ["2"]
 
 
-def test_nothing_is_moved_onto_what_is_there(tmp_path: Path) -> None:
+def test_a_move_to_an_existing_path_is_refused(tmp_path: Path) -> None:
     storage = FileStorage(f"file://{tmp_path}/root")
     storage.write("a/file", b"a")
     storage.write("b/file", b"b")
@@ -214,7 +214,7 @@ def test_nothing_is_moved_onto_what_is_there(tmp_path: Path) -> None:
     assert (storage.read("a/file"), storage.read("b/file")) == (b"a", b"b")
 
 
-def test_moving_what_is_not_there_says_so(tmp_path: Path) -> None:
+def test_moving_a_missing_path_is_an_error(tmp_path: Path) -> None:
     storage = FileStorage(f"file://{tmp_path}/root")
     for source in ("growth", "growth/deeper"):
         with pytest.raises(NotFound, match="growth"):
@@ -234,7 +234,7 @@ def test_a_link_in_the_place_of_a_folder_is_moved_and_not_followed(tmp_path: Pat
     assert storage.read("other/file") == b"other's"
 
 
-def test_a_file_with_another_name_elsewhere_is_not_opened(tmp_path: Path) -> None:
+def test_a_file_with_a_hard_link_elsewhere_is_not_opened(tmp_path: Path) -> None:
     storage = FileStorage(f"file://{tmp_path}/root")
     storage.write("growth/jobs/kept", b"")
     (tmp_path / "secret").write_text("secret")
@@ -243,12 +243,12 @@ def test_a_file_with_another_name_elsewhere_is_not_opened(tmp_path: Path) -> Non
         with pytest.raises(InvalidInput, match="another name"):
             act("growth/jobs/driver.log")
     assert (tmp_path / "secret").read_text() == "secret"
-    storage.write("growth/jobs/driver.log", b"new")  # in the other's place, which stays as it is
+    storage.write("growth/jobs/driver.log", b"new")  # replaces this name only; the other name keeps its file
     assert storage.read("growth/jobs/driver.log") == b"new"
     assert (tmp_path / "secret").read_text() == "secret"
 
 
-def test_a_folder_in_a_files_place_is_told_and_stays(tmp_path: Path) -> None:
+def test_a_folder_in_a_files_place_is_an_error_and_stays(tmp_path: Path) -> None:
     storage = FileStorage(f"file://{tmp_path}/root")
     storage.write("job/record.json/inside", b"")
     with pytest.raises(InvalidInput, match="is a folder"):
@@ -256,7 +256,7 @@ def test_a_folder_in_a_files_place_is_told_and_stays(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "root/job") == ["record.json"]
 
 
-def test_a_root_that_may_be_passed_but_not_listed_is_enough_for_a_teams_own_folder() -> None:
+def test_a_root_that_can_be_traversed_but_not_listed_suffices_for_a_teams_own_folder() -> None:
     with tempfile.TemporaryDirectory(prefix="rp-test-", dir="/tmp") as name:
         root = Path(name)
         (root / "growth").mkdir()
@@ -281,7 +281,7 @@ def test_a_root_that_may_be_passed_but_not_listed_is_enough_for_a_teams_own_fold
         assert os.listdir(root / "growth") == []
 
 
-def test_what_is_made_in_a_folder_that_is_shared_with_a_group_is_the_groups_to_read(tmp_path: Path) -> None:
+def test_files_made_in_a_folder_shared_with_a_group_are_readable_by_the_group(tmp_path: Path) -> None:
     storage = FileStorage(f"file://{tmp_path}/root")
     storage.write("growth/kept", b"")
     storage.write("other/kept", b"")
@@ -302,7 +302,7 @@ def test_what_is_made_in_a_folder_that_is_shared_with_a_group_is_the_groups_to_r
     assert _modes(tmp_path / "root/other/jobs") == {"": 0o700, "one": 0o700, "one/record.json": 0o600}
 
 
-def test_a_folder_that_all_may_read_is_passed_on_to_none(tmp_path: Path) -> None:
+def test_a_folder_that_all_users_may_read_does_not_pass_on_its_mode(tmp_path: Path) -> None:
     storage = FileStorage(f"file://{tmp_path}/root")
     storage.write("growth/kept", b"")
     (tmp_path / "root/growth").chmod(0o2775)
@@ -315,6 +315,6 @@ def test_a_folder_that_all_may_read_is_passed_on_to_none(tmp_path: Path) -> None
 
 
 def _modes(folder: Path) -> dict[str, int]:
-    """The mode of a folder (its name: empty) and of all that is in it."""
-    found = [folder, *folder.rglob("*")]
-    return {str(path.relative_to(folder)).removeprefix("."): path.stat().st_mode & 0o7777 for path in found}
+    """The modes of a folder (under the empty name) and of all entries below it."""
+    paths = [folder, *folder.rglob("*")]
+    return {str(path.relative_to(folder)).removeprefix("."): path.stat().st_mode & 0o7777 for path in paths}

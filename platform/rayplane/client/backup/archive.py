@@ -1,4 +1,4 @@
-"""The backup's file: a zip that its owner alone may read, whole under its name or not there; each member hashed."""
+"""The backup's file: a zip that only its owner may read, with a hash of each member; it gets its name once complete."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from rayplane.client.backup.form import CONTENTS, Contents, Member
 from rayplane.errors import Conflict, InvalidData, InvalidInput, NotFound
 from rayplane.storage.root import room
 
-_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
-"""What a file system answers that has no second names of a file."""
+_LINK_UNSUPPORTED = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+"""Errors of ``link`` on a file system that has no hard links."""
 PART = 2**20
-"""Bytes that are copied at a time."""
+"""Bytes copied at a time."""
 
 
 class Writer:
-    """A backup that is being written. Leaving the block without ``finish`` removes it."""
+    """A backup being written. Leaving the ``with`` block without ``finish`` removes it."""
 
     def __init__(self, target: Path) -> None:
         self._target = target
@@ -34,7 +34,7 @@ class Writer:
         self.members: dict[str, Member] = {}
 
     def __enter__(self) -> Writer:
-        """Raises Conflict if the target is there, InvalidInput if it can't be written."""
+        """Open the archive; raises Conflict if the target exists, InvalidInput if it can't be written."""
         if os.path.lexists(self._target):
             raise Conflict(f"'{self._target}' is there already.", remedy="Name another file: no backup is overwritten.")
         try:
@@ -49,9 +49,9 @@ class Writer:
         return self
 
     def add(self, name: str, source: BinaryIO, *, length: int | None = None, packed: bool = False) -> Member:
-        """Write a file of the archive from ``source``: all of it, or at most ``length`` bytes; its size and hash.
+        """Write ``source``, or its first ``length`` bytes, as a file of the archive; return its size and hash.
 
-        ``packed`` says that it can't be made smaller. Raises StorageFull.
+        ``packed`` data is stored without compression. Raises StorageFull.
         """
         info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
         info.compress_type = zipfile.ZIP_STORED if packed else zipfile.ZIP_DEFLATED
@@ -65,12 +65,12 @@ class Writer:
         return Member(size=size, sha256=digest.hexdigest())
 
     def keep(self, name: str, source: BinaryIO) -> Member:
-        """``add``, and remember it as a member of the contents."""
+        """Add a file and list it as a member in the contents."""
         self.members[name] = self.add(name, source)
         return self.members[name]
 
     def finish(self, contents: Contents) -> int:
-        """Write the contents, make it durable and give it its name; its size. Raises Conflict if that was taken."""
+        """Write the contents, sync the file, give it its name; return its size. Raises Conflict if that is taken."""
         text = contents.model_copy(update={"members": self.members}).model_dump_json(indent=1).encode()
         with room(f"write '{self._target}'"):
             self._zip.writestr(CONTENTS, text)
@@ -82,18 +82,18 @@ class Writer:
 
     def _name(self) -> None:
         try:
-            os.link(self._partial, self._target)  # unlike a rename it never takes another's place
+            os.link(self._partial, self._target)  # unlike a rename, a link never replaces an existing file
         except FileExistsError as exc:
             raise Conflict(f"'{self._target}' was made meanwhile.", remedy="Name another file.") from exc
         except OSError as exc:
-            if exc.errno not in _NO_LINKS:
+            if exc.errno not in _LINK_UNSUPPORTED:
                 raise
             self._partial.rename(self._target)
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._zip.fp = None  # closing it would write a directory, and an archive that looks whole
+        self._zip.fp = None  # closing it would write the zip's directory, and the archive would look complete
         try:
             self._stream.close()
         except OSError:
@@ -104,21 +104,21 @@ class Writer:
 
 
 class Reader:
-    """A backup's file, open; every read is checked against its hash."""
+    """An open backup file. Each read is checked against the recorded hash."""
 
     def __init__(self, path: Path, zip_: zipfile.ZipFile, contents: Contents) -> None:
         self._path, self._zip, self.contents = path, zip_, contents
 
     def names(self, prefix: str) -> list[str]:
-        """The members below a prefix, sorted."""
+        """Names of the members that begin with ``prefix``, sorted."""
         return sorted(name for name in self.contents.members if name.startswith(prefix))
 
     def verify(self, name: str, known: Member) -> None:
-        """Raise InvalidData unless a file of the archive is as it is known."""
+        """Raise InvalidData unless a file of the archive has the size and hash of ``known``."""
         self.copy(name, known, lambda part: None)
 
     def copy(self, name: str, known: Member, write: Callable[[bytes], object]) -> None:
-        """Hand over a file of the archive, a part at a time. Raises InvalidData if it is not as it is known."""
+        """Pass a file of the archive to ``write`` in parts. Raises InvalidData if size or hash are not ``known``."""
         digest, size = hashlib.sha256(), 0
         try:
             with self._zip.open(name) as member:
@@ -134,7 +134,7 @@ class Reader:
             raise damaged(self._path, f"'{name}' is not what was written")
 
     def extract(self, name: str, known: Member, target: Path) -> None:
-        """Write a file of the archive to ``target``, 0600, its folders 0700."""
+        """Write a file of the archive to ``target`` with mode 0600, in folders of mode 0700."""
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         file = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with room(f"write '{target}'"), os.fdopen(file, "wb") as stream:
@@ -142,14 +142,14 @@ class Reader:
 
     @contextmanager
     def stream(self, name: str) -> Iterator[BinaryIO]:
-        """A file of the archive that was verified, to be read."""
+        """Open a file of the archive that was verified before."""
         with self._zip.open(name) as member:
             yield member  # type: ignore[misc]
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[Reader]:
-    """Open a backup. Raises NotFound, or InvalidData for a file that is none or is damaged."""
+    """Open a backup. Raises NotFound, or InvalidData for a damaged file or one that is no backup."""
     try:
         zip_ = zipfile.ZipFile(path)
     except FileNotFoundError as exc:
@@ -165,14 +165,14 @@ def reading(path: Path) -> Iterator[Reader]:
 
 
 def damaged(path: Path, how: str) -> InvalidData:
-    """The error of a backup that is not as it was written."""
+    """The error for a file that is damaged or is no backup; ``how`` says in which way."""
     return InvalidData(
         f"'{path}' is no backup, or a damaged one: {how}.", remedy="Nothing was written. Use another backup."
     )
 
 
 def parts(source: BinaryIO, length: int | None = None) -> Iterator[bytes]:
-    """The bytes of a file, at most ``length`` of them, a part at a time."""
+    """Read a file in parts of at most PART bytes, up to ``length`` bytes in all."""
     left = length
     while left is None or left > 0:
         part = source.read(PART if left is None else min(PART, left))

@@ -1,4 +1,4 @@
-"""The store's part of a backup, done by a process of the gateway: no client imports its database."""
+"""Back up or restore the store in a subprocess of the gateway's code, since no client imports its database."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from rayplane.errors import Failed, Unsupported, from_problem
 
 
 def snapshot(verb: str, folder: Path, home: Path) -> StorePart:
-    """``write`` the store of a home into a folder, or ``read`` it from there. Raises what that process does, and
-    Unsupported where the gateway is not installed.
+    """Run the gateway's backup of a home's store; ``verb``: ``write`` (store to folder) or ``read`` (folder to store).
+
+    Raises the error that the subprocess reports, or Unsupported where the gateway is not installed.
     """
     if importlib.util.find_spec("sqlalchemy") is None:
         raise Unsupported(

@@ -1,4 +1,4 @@
-"""Copies of SQLite files that others write to meanwhile: by SQLite's own backup, of one instant, its WAL included."""
+"""Copy SQLite files that other processes write to: SQLite's own backup takes one instant, including the WAL."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from pathlib import Path
 from rayplane.errors import InvalidData, StorageFull, Unavailable
 
 PATIENCE = 60.0
-"""Seconds for which a copy waits for a writer that keeps the database locked."""
+"""Seconds that a copy waits for a writer that keeps the database locked."""
 _FULL = ("disk is full", "disk I/O error")
 
 
 def copy(source: Path, target: Path) -> str | None:
-    """Copy a database as of one instant to a new 0600 file; the revision of its schema, if Alembic keeps one.
+    """Copy a database as of one instant to a new 0600 file; return the revision of its schema, if Alembic records one.
 
-    Raises Unavailable if it stays locked, InvalidData if it is no database, StorageFull.
+    Raises Unavailable if the database stays locked, InvalidData if it is none, StorageFull.
     """
     os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     deadline = time.monotonic() + PATIENCE
 
-    def waited(status: int, remaining: int, total: int) -> None:
+    def on_progress(status: int, remaining: int, total: int) -> None:
         if status in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) and time.monotonic() > deadline:
             raise TimeoutError
 
     try:
-        # Reading, but for SQLite's own files beside it: without them the last writes in its WAL could not be read.
+        # Mode rw although nothing is changed: SQLite must make its -shm file to read the last writes from the WAL.
         with (
             closing(sqlite3.connect(f"file:{_quoted(source)}?mode=rw", uri=True, timeout=PATIENCE)) as origin,
-            closing(sqlite3.connect(target)) as made,
+            closing(sqlite3.connect(target)) as backup,
         ):
-            origin.backup(made, pages=-1, progress=waited, sleep=0.05)
-            # The copy is one file: no reader of it needs another beside it.
-            made.execute("PRAGMA journal_mode=DELETE").fetchone()
-            return _revision(made)
+            origin.backup(backup, pages=-1, progress=on_progress, sleep=0.05)
+            # Without a WAL the copy is one file.
+            backup.execute("PRAGMA journal_mode=DELETE").fetchone()
+            return _revision(backup)
     except TimeoutError as exc:
         raise Unavailable(
             f"The database '{source}' was kept locked for {PATIENCE:.0f} s.", remedy="Try again; see what holds it."
@@ -52,10 +52,10 @@ def copy(source: Path, target: Path) -> str | None:
 
 
 def _revision(connection: sqlite3.Connection) -> str | None:
-    found = connection.execute("SELECT name FROM sqlite_master WHERE name LIKE 'alembic_version%'").fetchone()
-    if found is None:
+    table = connection.execute("SELECT name FROM sqlite_master WHERE name LIKE 'alembic_version%'").fetchone()
+    if table is None:
         return None
-    row = connection.execute(f"SELECT version_num FROM {found[0]}").fetchone()  # a name from the line above
+    row = connection.execute(f"SELECT version_num FROM {table[0]}").fetchone()  # a name from the line above
     return None if row is None else str(row[0])
 
 

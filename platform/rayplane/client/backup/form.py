@@ -1,4 +1,4 @@
-"""What a backup holds and whether this rayplane can read it. Pure."""
+"""The format of a backup: its contents, and a check that this rayplane can read it. Pure."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from rayplane.errors import Unsupported
 from rayplane.nouns.base import Instant
 
 FORM = 1
-"""Of the archive. One that is written otherwise has a higher number."""
+"""Version of the archive's format; each change of the format raises it."""
 CONTENTS = "backup.json"
 INVENTORY = "storage.jsonl"
 STORE = "store/"
 SNAPSHOT = "snapshot.json"
-"""Among the store's files: what the others hold (``gateway/store/snapshot.py``)."""
+"""File that describes the store's other files (``gateway/store/snapshot.py``)."""
 HOME = "home/"
 ROOT = "root/"
-"""Databases of the storage root: Feast's, which are written to at any moment."""
+"""Prefix of databases in the storage root: Feast's, which may change at any moment and so are copied by SQLite."""
 FILES = "files/"
-"""The storage root's files, by their number in the inventory."""
+"""Prefix of the storage root's files, each named by its number in the inventory."""
 
 
 class Model(BaseModel):
-    """Part of a backup; members that a later version adds are passed over."""
+    """Part of a backup; ignores fields that a later version adds."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -37,15 +37,15 @@ class Member(Model):
 
 
 class StoredFile(Model):
-    """One file of the storage root, as it was."""
+    """One file of the storage root, as of the backup."""
 
     path: str
     size: int
     sha256: str
     grows: bool = False
-    """A log: it may be longer now, and begins with what it had."""
+    """True for a log: today's file may be longer, but begins with the recorded bytes."""
     member: str | None = None
-    """The archive's file with its content."""
+    """Name of the archive's file that has the content, if the backup copied it."""
 
 
 class TableCount(Model):
@@ -69,29 +69,29 @@ class Contents(Model):
     form: int = FORM
     made_at: Instant
     rayplane: str
-    """The version that made it."""
+    """Version of rayplane that made the backup."""
     mlflow: str | None = None
-    """MLflow's version, which its databases are of; None without them."""
+    """Version of MLflow whose databases the backup has; None without them."""
     home: str
     storage_root: str
     own_root: bool
-    """Whether the root was the home's own folder ``storage``."""
+    """True if the root was the home's own folder ``storage``."""
     store: StorePart
     databases: dict[str, str | None] = Field(default_factory=dict)
     """Member -> revision of the schema, of each SQLite file."""
     secrets: bool
     files: bool
-    """Whether it holds the storage root's files, not their list alone."""
+    """True if the backup has the storage root's files, not only a list of them."""
     file_count: int = 0
     file_bytes: int = 0
     outside: list[str] = Field(default_factory=list)
-    """What belongs to the platform and is not in here, each with what to do about it."""
+    """Parts of the platform that are not in the backup, each with how to back it up."""
     members: dict[str, Member] = Field(default_factory=dict)
-    """Every other file of the archive but those of the storage root, which the inventory has."""
+    """All other files of the archive, except those of the storage root, which the inventory lists."""
 
 
 def require_readable(contents: Contents, *, mlflow: str | None) -> None:
-    """Raise Unsupported for a backup of a newer form, or of a newer MLflow than is installed."""
+    """Raise Unsupported for a backup in a newer format, or with databases of a newer MLflow than the installed one."""
     if contents.form > FORM:
         raise Unsupported(
             f"The backup has form {contents.form}, of rayplane {contents.rayplane}; this one reads {FORM} at most.",
@@ -105,5 +105,5 @@ def require_readable(contents: Contents, *, mlflow: str | None) -> None:
 
 
 def numbers(version: str) -> tuple[int, ...]:
-    """A version's leading numbers, to be compared: ``3.17.2rc1`` is (3, 17, 2)."""
-    return tuple(int(found) for found in re.findall(r"\d+", re.match(r"[\d.]*", version)[0]))  # type: ignore[index]
+    """The leading numbers of a version, for comparison: ``3.17.2rc1`` gives (3, 17, 2)."""
+    return tuple(int(number) for number in re.findall(r"\d+", re.match(r"[\d.]*", version)[0]))  # type: ignore[index]

@@ -1,7 +1,7 @@
-"""The files of a storage root: listed with size and hash, and compared with such a list.
+"""List the files of a storage root with size and hash, and compare a root with such a list.
 
-A team's code may put links, pipes and whatever else into its own folder at any moment. So folders are opened one from
-the other, over no link, and only regular files are read.
+A team's code may put links, pipes and the like into its own folder at any moment. So each folder is opened relative to
+its parent without following links, and only regular files are read.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from rayplane.client.backup.form import Member, StoredFile
 from rayplane.errors import InvalidInput
 
 _PARTIAL = re.compile(r"\..*\.[0-9a-f]{32}")
-"""A file's name while it is written (``storage/file.py``)."""
+"""Name of a file that is still being written (``storage/file.py``)."""
 _PACKAGE = re.compile(r"[^/]+/packages/([0-9a-f]{64})\.zip")
 _DATABASE = re.compile(r"[^/]+/feast/[^/]+\.db")
 _BESIDE = re.compile(r"[^/]+/feast/[^/]+\.db-(wal|shm|journal)")
 _LOG = re.compile(r"[^/]+/jobs/[^/]+/driver\.log")
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
-_NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO}
-"""It is gone, or a link, or a socket: nothing that the platform wrote."""
+_ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO}
+"""Errors for a path that is gone, a link or a socket: the platform wrote no file there, or it was deleted."""
 
 Take = Callable[[int, BinaryIO, int], Member]
-"""Number of the file, the file, its length now -> what was taken of it."""
+"""Called with a file's number, the file and its present length; returns size and hash of the part that it took."""
 
 
 class Difference(BaseModel):
-    """How a storage root differs from a backup's list of it."""
+    """Files in which a storage root differs from a backup's list of it."""
 
     checked: int = 0
     missing: list[str] = Field(default_factory=list)
@@ -46,21 +46,21 @@ class Difference(BaseModel):
 
     @property
     def is_none(self) -> bool:
-        """Whether every file is there as it was."""
+        """True if every file is there, unchanged."""
         return not self.missing and not self.changed
 
 
-def listed(root: Path, take: Take | None = None) -> Iterator[StoredFile]:
-    """Each file of a root, folder by folder. ``take`` gets every file's content and says its size and hash.
+def list_files(root: Path, take: Take | None = None) -> Iterator[StoredFile]:
+    """Each file of a root, folder by folder, with its size and hash, which ``take``, if given, reads from the content.
 
-    A package's name is its hash, so without ``take`` it is not read. Databases are left out: they are copied by SQLite.
-    A file that goes away meanwhile is left out too.
+    Without ``take`` packages are not read, since a package's name is its hash. Databases are left out: SQLite copies
+    them. So are files that are deleted meanwhile.
     """
     number = 0
     for path, folder, name in _walk(root):
         if _DATABASE.fullmatch(path) or _BESIDE.fullmatch(path):
             continue
-        with _opened(folder, name) as file:
+        with _open_regular(folder, name) as file:
             if file is None:
                 continue
             number += 1
@@ -72,30 +72,30 @@ def listed(root: Path, take: Take | None = None) -> Iterator[StoredFile]:
             elif package:
                 taken = Member(size=size, sha256=package[1])
             else:
-                taken = measured(file, size)
+                taken = measure(file, size)
             grows = _LOG.fullmatch(path) is not None
         yield StoredFile(path=path, size=taken.size, sha256=taken.sha256, grows=grows, member=member)
 
 
 def databases(root: Path) -> Iterator[str]:
-    """Paths of the databases in a root: Feast's, where teams see only their own folders."""
+    """Paths of the databases in a root: Feast's, on backends where a team sees only its own folder."""
     for path, folder, name in _walk(root):
         if _DATABASE.fullmatch(path) and stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
             yield path
 
 
-def compared(root: Path, file: StoredFile) -> str | None:
-    """``missing`` or ``changed``; None if the file is there as it was, or is a log that went on from there."""
-    with _found(root, file.path) as stream:
+def compare(root: Path, file: StoredFile) -> str | None:
+    """Compare a file with its entry: ``missing``, ``changed``, or None if it is unchanged or a log that has grown."""
+    with _open_below(root, file.path) as stream:
         if stream is None:
             return "missing"
         size = os.fstat(stream.fileno()).st_size
         if size < file.size or (size > file.size and not file.grows):
             return "changed"
-        return None if measured(stream, file.size).sha256 == file.sha256 else "changed"
+        return None if measure(stream, file.size).sha256 == file.sha256 else "changed"
 
 
-def measured(file: BinaryIO, length: int) -> Member:
+def measure(file: BinaryIO, length: int) -> Member:
     """Size and hash of the first ``length`` bytes."""
     digest, size = hashlib.sha256(), 0
     for part in parts(file, length):
@@ -105,10 +105,10 @@ def measured(file: BinaryIO, length: int) -> Member:
 
 
 def _walk(root: Path) -> Iterator[tuple[str, int, str]]:
-    """(path, the open folder that it is in, name) of all but folders and what is being written."""
+    """(path, descriptor of its folder, name) of everything except folders and files that are still being written."""
     if not root.is_dir():
         return
-    # The root itself may be a link; nothing below it is followed.
+    # The root itself may be a link; links below it are not followed.
     for base, folders, names, folder in os.fwalk(root.resolve(), onerror=_unless_gone):
         folders.sort()
         below = PurePosixPath(base).relative_to(root.resolve())
@@ -118,11 +118,11 @@ def _walk(root: Path) -> Iterator[tuple[str, int, str]]:
 
 
 @contextmanager
-def _opened(folder: int, name: str) -> Iterator[BinaryIO | None]:
+def _open_regular(folder: int, name: str) -> Iterator[BinaryIO | None]:
     try:
         descriptor = os.open(name, _FILE, dir_fd=folder)
     except OSError as exc:
-        if exc.errno not in _NO_FILE:
+        if exc.errno not in _ABSENT:
             raise _unreadable(name, exc) from exc
         yield None
         return
@@ -131,7 +131,7 @@ def _opened(folder: int, name: str) -> Iterator[BinaryIO | None]:
 
 
 @contextmanager
-def _found(root: Path, path: str) -> Iterator[BinaryIO | None]:
+def _open_below(root: Path, path: str) -> Iterator[BinaryIO | None]:
     *above, name = PurePosixPath(path).parts
     folder = -1
     try:
@@ -142,11 +142,11 @@ def _found(root: Path, path: str) -> Iterator[BinaryIO | None]:
                 os.close(folder)
                 folder = below
         except OSError as exc:
-            if exc.errno not in _NO_FILE:
+            if exc.errno not in _ABSENT:
                 raise _unreadable(path, exc) from exc
             yield None
             return
-        with _opened(folder, name) as file:
+        with _open_regular(folder, name) as file:
             yield file
     finally:
         if folder >= 0:
@@ -154,7 +154,7 @@ def _found(root: Path, path: str) -> Iterator[BinaryIO | None]:
 
 
 def _unless_gone(exc: OSError) -> None:
-    if exc.errno not in _NO_FILE:
+    if exc.errno not in _ABSENT:
         raise _unreadable(str(exc.filename), exc) from exc
 
 

@@ -1,4 +1,4 @@
-"""`rayplane backup`: write one file from a platform that runs, or one that is down. Changes nothing of it."""
+"""`rayplane backup`: write a platform, running or stopped, to one file. Changes nothing in the platform."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from rayplane.storage.root import open_root, room
 
 Say = Callable[[str], None]
 
-SAID_EVERY = 5.0
-"""Seconds between two lines about the storage root."""
+PROGRESS_INTERVAL = 5.0
+"""Seconds between two progress lines about the storage root."""
 
 
 @dataclass(frozen=True)
 class Made:
-    """A backup that was written."""
+    """A finished backup."""
 
     path: Path
     size: int
@@ -34,10 +34,10 @@ class Made:
 
 
 def backup(settings: GatewaySettings, to: Path, *, files: bool, secrets: bool, say: Say) -> Made:
-    """Write a backup of the home to a file, or into a folder under a name of its own; the package says in which order.
+    """Write a backup of the home to a file, or into a folder under a generated name; ``backup/__init__`` has the order.
 
-    Raises NotFound without a platform, Conflict if the file is there, InvalidInput for a place that can't be written or
-    lies in the storage root, StorageFull, Unavailable if a database does not answer. Then nothing is left.
+    Raises NotFound without a platform, Conflict if the file exists, InvalidInput for a target that can't be written or
+    is in the storage root, StorageFull, Unavailable if a database stays locked; then no file is left behind.
     """
     home = settings.home_paths
     target = _target(to)
@@ -58,7 +58,7 @@ def _fill(
 ) -> Contents:
     home, revisions = settings.home_paths, dict[str, str | None]()
 
-    def keep(paths: Iterable[Path], base: Path, prefix: str) -> None:
+    def copy_all(paths: Iterable[Path], base: Path, prefix: str) -> None:
         for path in paths:
             member = f"{prefix}{path.relative_to(base)}"
             copied = staging / "database"
@@ -68,7 +68,7 @@ def _fill(
             copied.unlink()
 
     if settings.workflow_database_url is None:
-        keep(_present(home.workflows), home.path, HOME)
+        copy_all(_present(home.workflows), home.path, HOME)
     store = staging / "store"
     store.mkdir()
     part = child.snapshot("write", store, home.path)
@@ -76,12 +76,12 @@ def _fill(
     say(f"the store: {len(part.tables)} tables, {sum(table.rows for table in part.tables.values())} rows")
     if secrets:
         _keep_plain(writer, _secrets(home), home.path, HOME)
-    # Without the secrets MLflow's users are left out, too: their passwords are among them.
-    keep(_present(home.mlflow / "mlflow.db", *([home.mlflow / "auth.db"] if secrets else [])), home.path, HOME)
-    keep(sorted(home.feast.rglob("*.db")) if settings.feast_registry_url is None else [], home.path, HOME)
+    # A backup without secrets also leaves out MLflow's users, whose passwords are in auth.db.
+    copy_all(_present(home.mlflow / "mlflow.db", *([home.mlflow / "auth.db"] if secrets else [])), home.path, HOME)
+    copy_all(sorted(home.feast.rglob("*.db")) if settings.feast_registry_url is None else [], home.path, HOME)
     count = total = 0
     if root is not None:
-        keep([root / path for path in sorted(inventory.databases(root))], root, ROOT)
+        copy_all([root / path for path in sorted(inventory.databases(root))], root, ROOT)
         count, total = _keep_root(writer, staging / "inventory", root, files=files, say=say)
     return Contents(
         made_at=utcnow(),
@@ -96,7 +96,7 @@ def _fill(
         files=files and root is not None,
         file_count=count,
         file_bytes=total,
-        outside=_outside(settings, root),
+        outside=_list_outside(settings, root),
     )
 
 
@@ -108,10 +108,10 @@ def _keep_root(writer: Writer, lines: Path, root: Path, *, files: bool, say: Say
         return writer.add(f"{FILES}{number:08d}", file, length=length, packed=True)
 
     with lines.open("wb") as out:
-        for file in inventory.listed(root, take if files else None):
+        for file in inventory.list_files(root, take if files else None):
             out.write(file.model_dump_json(exclude_defaults=True).encode() + b"\n")
             count, total = count + 1, total + file.size
-            if time.monotonic() - began > SAID_EVERY:
+            if time.monotonic() - began > PROGRESS_INTERVAL:
                 say(f"the storage root: {count} files, {total / 2**20:.0f} MiB so far")
                 began = time.monotonic()
     with lines.open("rb") as read:
@@ -131,11 +131,11 @@ def _present(*paths: Path) -> list[Path]:
 
 
 def _secrets(home: Home) -> list[Path]:
-    """The token and all of the secrets' folder but what is being written: that has another name for a moment."""
+    """The token and the files of the secrets' folder, except those still being written, named with a dot."""
     return _present(home.token, *(path for path in sorted(home.secrets.rglob("*")) if not path.name.startswith(".")))
 
 
-def _outside(settings: GatewaySettings, root: Path | None) -> list[str]:
+def _list_outside(settings: GatewaySettings, root: Path | None) -> list[str]:
     notes = []
     for what, url in (("Workflows", settings.workflow_database_url), ("Feast's registry", settings.feast_registry_url)):
         if url is not None:
@@ -157,13 +157,13 @@ def _require_outside(target: Path, root: Path | None) -> None:
 
 
 def root_path(settings: GatewaySettings) -> Path | None:
-    """The storage root's folder on this host, if it has one."""
+    """Folder of the storage root on this host; None if it has none."""
     local = open_root(settings.root_uri).local_path("")
     return None if local is None else Path(local)
 
 
 def installed(name: str) -> str | None:
-    """The version of an installed distribution; None if it is not."""
+    """Version of a distribution; None if it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:

@@ -1,6 +1,6 @@
-"""Places of a storage root as they are at its new URI, in what was kept by the old one. Pure.
+"""Rewrite URIs and paths of a storage root that a restore puts elsewhere, in stored JSON and protobuf. Pure.
 
-Dataset versions, events and logs name their place by URI in JSON; Feast's registry does in protobuf messages.
+Dataset versions, events and logs have such URIs in JSON documents; Feast's registry has them in protobuf messages.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-_LENGTHS = 2
-"""Protobuf's wire type of strings, bytes and messages."""
+_DELIMITED = 2
+"""Protobuf's wire type for length-delimited fields: strings, bytes and messages."""
 
 
 @dataclass(frozen=True)
 class Move:
-    """From one storage root to another: its URI and, where it has one, its path on the host."""
+    """A move of a storage root: pairs of (old, new) for its URI and, if it has one, its path on the host."""
 
     pairs: tuple[tuple[str, str], ...]
 
@@ -31,30 +31,30 @@ class Move:
         return cls(tuple(pairs))
 
     def text(self, value: str) -> str:
-        """A string as it is after the move: one that is the old root or begins with it."""
+        """The string with the old root at its start replaced by the new one; any other string unchanged."""
         for old, new in self.pairs:
             if value == old or value.startswith(f"{old}/"):
                 return new + value[len(old) :]
         return value
 
     def json_text(self, text: str) -> str:
-        """A JSON document's text, every string in it moved; unchanged to the byte where none is."""
+        """A JSON document with ``text`` applied to every string; the same bytes if no string refers to the root."""
         if not any(json.dumps(old)[1:-1] in text or old in text for old, _ in self.pairs):
             return text
         return json.dumps(self._value(json.loads(text)))
 
-    def line(self, line: bytes, places: list[int]) -> bytes:
-        """A row of a table's file, the documents at these places moved."""
+    def line(self, line: bytes, columns: list[int]) -> bytes:
+        """A row of a table's file with the JSON documents in these columns rewritten."""
         values = json.loads(line)
-        for place in places:
-            if values[place] is not None:
-                values[place] = self.json_text(values[place])
+        for column in columns:
+            if values[column] is not None:
+                values[column] = self.json_text(values[column])
         return json.dumps(values, separators=(",", ":")).encode() + b"\n"
 
     def message(self, data: bytes) -> bytes:
-        """A protobuf message of any type, every string in it moved.
+        """A protobuf message of any type with ``text`` applied to every string.
 
-        No text that begins as a root does is also a message: neither 'f' nor '/' begins a field.
+        A string that begins with a root can't be mistaken for a nested message: no field's key begins with 'f' or '/'.
         """
         if not any(old.encode() in data for old, _ in self.pairs):
             return data
@@ -64,8 +64,8 @@ class Move:
         try:
             fields = list(_fields(data))
         except ValueError:
-            return data  # text with the root in its midst
-        return b"".join(_field(key, self.message(value) if key & 7 == _LENGTHS else value) for key, value in fields)
+            return data  # a string that has the root in its middle
+        return b"".join(_field(key, self.message(value) if key & 7 == _DELIMITED else value) for key, value in fields)
 
     def _value(self, value: Any) -> Any:
         if isinstance(value, str):
@@ -78,18 +78,18 @@ class Move:
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """(key, value as it is on the wire, without its length) of each field; ValueError for what is no message."""
+    """(key, encoded value without its length prefix) of each field; raises ValueError if ``data`` is no message."""
     at = 0
     while at < len(data):
-        key, at = _varint(data, at)
+        key, at = _decode_varint(data, at)
         wire = key & 7
         if not key >> 3:
             raise ValueError("no field has the number 0")
-        if wire == _LENGTHS:
-            length, at = _varint(data, at)
+        if wire == _DELIMITED:
+            length, at = _decode_varint(data, at)
             end = at + length
         elif wire == 0:
-            _, end = _varint(data, at)
+            _, end = _decode_varint(data, at)
         elif wire in (1, 5):
             end = at + (8 if wire == 1 else 4)
         else:
@@ -101,10 +101,10 @@ def _fields(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _field(key: int, value: bytes) -> bytes:
-    return _number(key) + (_number(len(value)) if key & 7 == _LENGTHS else b"") + value
+    return _encode_varint(key) + (_encode_varint(len(value)) if key & 7 == _DELIMITED else b"") + value
 
 
-def _varint(data: bytes, at: int) -> tuple[int, int]:
+def _decode_varint(data: bytes, at: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         if at >= len(data) or shift > 63:
@@ -116,10 +116,10 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
             return value, at
 
 
-def _number(value: int) -> bytes:
-    made = bytearray()
+def _encode_varint(value: int) -> bytes:
+    encoded = bytearray()
     while value > 127:
-        made.append(value & 127 | 128)
+        encoded.append(value & 127 | 128)
         value >>= 7
-    made.append(value)
-    return bytes(made)
+    encoded.append(value)
+    return bytes(encoded)

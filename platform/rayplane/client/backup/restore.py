@@ -1,4 +1,4 @@
-"""`rayplane restore`: put a backup into an empty home, all or nothing; or compare it with what is there."""
+"""`rayplane restore`: restore a backup into an empty home, all or nothing; or only verify and compare it."""
 
 from __future__ import annotations
 
@@ -37,25 +37,25 @@ from rayplane.storage.root import open_root, room
 Say = Callable[[str], None]
 
 _SPARE = 64 * 2**20
-"""Bytes beyond the backup's own that a restore leaves free."""
+"""Bytes that must stay free on the disk after a restore."""
 
 
 @dataclass(frozen=True)
 class Restored:
-    """What a restore, or a check, came to."""
+    """Result of a restore or a check."""
 
     contents: Contents
     home: Path
     storage_root: str
     difference: Difference
     notes: list[str]
-    """What the person must know or do."""
+    """Sentences that tell the user what else to know or do."""
 
 
 def check(path: Path, settings: GatewaySettings, *, say: Say) -> Restored:
-    """Verify every file of a backup and compare its list with the storage root; changes nothing.
+    """Verify every file of a backup and compare its inventory with the storage root; change nothing.
 
-    Raises NotFound, InvalidData if the backup is damaged, Unsupported if it is of something newer.
+    Raises NotFound, InvalidData if the backup is damaged, Unsupported if a newer rayplane or MLflow wrote it.
     """
     with reading(path) as reader:
         contents = reader.contents
@@ -66,11 +66,12 @@ def check(path: Path, settings: GatewaySettings, *, say: Say) -> Restored:
 
 
 def restore(path: Path, settings: GatewaySettings, *, incomplete: bool, say: Say) -> Restored:
-    """Make the home of a backup. Its storage root is the one of the settings, if they name one; else the home's own, if
-    the backup has the files of one; else the one that it was.
+    """Restore a backup into an empty home.
 
-    Raises NotFound, InvalidData (damaged), Unsupported (newer), Conflict (the home or the database is not empty, the
-    platform of the backup still runs here, the root has other files), StorageFull. Then the home is not made.
+    The storage root is that of the settings, if they name one; else the home's own, if the backup has the files of a
+    home's own root; else the root of the platform that was backed up. Raises NotFound, InvalidData (damaged),
+    Unsupported (newer), Conflict (the home or the database is not empty, the backed-up platform still runs on this
+    host, the root has other files) or StorageFull; then the home is not made.
     """
     home = Home(settings.home.absolute())
     with reading(path) as reader:
@@ -88,11 +89,11 @@ def restore(path: Path, settings: GatewaySettings, *, incomplete: bool, say: Say
         try:
             with room(f"restore to '{home.path}'"):
                 staging.mkdir(parents=True, mode=0o700)
-                notes = _place(reader, files, Home(staging), uri, own=own)
+                notes = _write_files(reader, files, Home(staging), uri, own=own)
                 _fill_store(reader, Home(staging), uri)
                 staging.rename(home.path)
         finally:
-            shutil.rmtree(staging, ignore_errors=True)  # there only if it failed
+            shutil.rmtree(staging, ignore_errors=True)  # exists only if the restore failed
     if contents.files and not own:
         difference = _difference(files, uri, say)
     return Restored(contents, home.path, uri, difference, [*notes, *contents.outside])
@@ -116,7 +117,7 @@ def _require_stopped(contents: Contents) -> None:
 
 
 def _verified(reader: Reader, path: Path, say: Say) -> list[StoredFile]:
-    """The inventory, after every file of the archive was found to be as it was written."""
+    """Verify every file of the archive; return the inventory."""
     contents = reader.contents
     for name, member in contents.members.items():
         _require_safe(name, path)
@@ -153,14 +154,14 @@ def _difference(files: list[StoredFile], uri: str, say: Say) -> Difference:
     root = open_root(uri).local_path("")
     if root is None:
         return Difference()
-    found = Difference(checked=len(files))
+    difference = Difference(checked=len(files))
     for file in files:
-        how = inventory.compared(Path(root), file)
+        how = inventory.compare(Path(root), file)
         if how is not None:
-            (found.missing if how == "missing" else found.changed).append(file.path)
-    same = len(files) - len(found.missing) - len(found.changed)
+            (difference.missing if how == "missing" else difference.changed).append(file.path)
+    same = len(files) - len(difference.missing) - len(difference.changed)
     say(f"the storage root {uri}: {same} of {len(files)} files are there as they were")
-    return found
+    return difference
 
 
 def _require_usable(difference: Difference, contents: Contents, uri: str, *, incomplete: bool) -> None:
@@ -179,7 +180,7 @@ def _require_usable(difference: Difference, contents: Contents, uri: str, *, inc
 
 
 def _require_room(reader: Reader, home: Home, files: list[StoredFile]) -> None:
-    # Twice: a table is a file first and then rows.
+    # Twice the size: each table is extracted to a file before its rows are inserted.
     need = 2 * sum(member.size for member in reader.contents.members.values()) + _SPARE
     need += sum(file.size for file in files if file.member is not None)
     above = next(folder for folder in home.path.parents if folder.is_dir())
@@ -191,21 +192,21 @@ def _require_room(reader: Reader, home: Home, files: list[StoredFile]) -> None:
         )
 
 
-def _place(reader: Reader, files: list[StoredFile], staging: Home, uri: str, *, own: bool) -> list[str]:
-    """Write all but the store: databases and secrets into the new home, what is of the root into the root."""
+def _write_files(reader: Reader, files: list[StoredFile], staging: Home, uri: str, *, own: bool) -> list[str]:
+    """Write everything except the store: databases and secrets to the new home, the root's files to the root; notes."""
     notes, contents = [], reader.contents
     for name in reader.names(HOME):
         reader.extract(name, contents.members[name], staging.path / name.removeprefix(HOME))
     root = open_root(f"file://{staging.storage}" if own else uri)
-    placed = [(file.path, file.member) for file in files if file.member is not None]
-    for path, member in [*placed, *((name.removeprefix(ROOT), name) for name in reader.names(ROOT))]:
+    stored = [(file.path, file.member) for file in files if file.member is not None]
+    for path, member in [*stored, *((name.removeprefix(ROOT), name) for name in reader.names(ROOT))]:
         if root.exists(path):
             if member.startswith(ROOT):
                 notes.append(f"'{root.uri(path)}' was there and was left as it is.")
             continue
         with reader.stream(member) as stream:
             root.write_from(path, stream)
-    _move(
+    _move_registries(
         staging, Move.between(contents.storage_root, uri), Path(root.local_path("") or os.devnull), reader.names(ROOT)
     )
     if not own:
@@ -218,8 +219,8 @@ def _place(reader: Reader, files: list[StoredFile], staging: Home, uri: str, *, 
     return notes
 
 
-def _move(staging: Home, move: Move, root: Path, databases: list[str]) -> None:
-    """Feast's registries name the data of each view by its place."""
+def _move_registries(staging: Home, move: Move, root: Path, databases: list[str]) -> None:
+    """Rewrite the URIs of views' data in Feast's registries."""
     if move.pairs[0][0] == move.pairs[0][1]:
         return
     registries = [staging.feast / "registry.db", *(root / name.removeprefix(ROOT) for name in databases)]
@@ -237,9 +238,9 @@ def _move_registry(path: Path, move: Move) -> None:
             for column in columns:
                 query = f'SELECT rowid, "{column}" FROM "{table}" WHERE "{column}" IS NOT NULL'
                 for row, data in connection.execute(query).fetchall():
-                    now = move.message(data)
-                    if now != data:
-                        connection.execute(f'UPDATE "{table}" SET "{column}" = ? WHERE rowid = ?', (now, row))
+                    moved = move.message(data)
+                    if moved != data:
+                        connection.execute(f'UPDATE "{table}" SET "{column}" = ? WHERE rowid = ?', (moved, row))
 
 
 def _fill_store(reader: Reader, staging: Home, uri: str) -> None:
@@ -260,7 +261,7 @@ def _move_tables(folder: Path, move: Move) -> None:
         digest = hashlib.sha256()
         with before.open("rb") as rows, after.open("wb") as out:
             head = rows.readline()
-            documents = [place for place, (_, kind) in enumerate(json.loads(head)["columns"]) if kind == "json"]
+            documents = [column for column, (_, kind) in enumerate(json.loads(head)["columns"]) if kind == "json"]
             for line in chain([head], (move.line(row, documents) for row in rows)):
                 digest.update(line)
                 out.write(line)

@@ -1,4 +1,4 @@
-"""`rayplane apply`: any number of YAML documents, checked whole, then made so."""
+"""`rayplane apply`: check any number of YAML documents together, then create or change their objects."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def apply(
     team: TeamOption = None,
     output: Output = None,
 ) -> None:
-    """Make the platform as documents say. All are checked before any is written; applying again changes nothing.
+    """Create or change objects as documents say. All are checked before any is written; applying again changes nothing.
 
     In pipelines, jobs and services, `package: <folder>` (relative to the file) is uploaded and replaced by its address.
     """
@@ -37,9 +37,9 @@ def apply(
 
 
 def load(name: str) -> list[tuple[Document, Path]]:
-    """The documents of a file (``-``: standard input) with the folder that their paths are relative to.
+    """The documents of a file (``-``: standard input), each with the folder that its paths are relative to.
 
-    Raises InvalidSpec naming the file, and the document's place in it.
+    Raises InvalidInput if the file can't be read, InvalidSpec naming the file and the document's index in it.
     """
     from rayplane.client.sdk import read_documents
     from rayplane.errors import InvalidInput
@@ -55,14 +55,14 @@ def load(name: str) -> list[tuple[Document, Path]]:
 
 
 def only_team(api: Client, documents: list[Document]) -> str | None:
-    """The team that documents without one mean: the only one that there is, or that these documents make."""
+    """Default team for documents that name none: the only one that exists or is among the documents, else None."""
     names = {team.metadata.name for team in api.teams.list()}
     names |= {document.metadata.name for document in documents if document.kind == "Team"}
     return names.pop() if len(names) == 1 else None
 
 
 def from_its_file(document: Document, base: Path) -> Document:
-    """The document with its package's folder, which is relative to its file, as an absolute path."""
+    """The document with its package's folder, given relative to the file's folder ``base``, as an absolute path."""
     from rayplane.client import packaging
 
     package: Any = document.spec.get("package")

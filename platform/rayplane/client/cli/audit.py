@@ -14,53 +14,53 @@ from rayplane.client.cli.output import Format, Output, client, print_json, print
 from rayplane.text import printable
 
 EVERY = 2.0
-"""Seconds between two looks for new entries."""
+"""Seconds between two polls for new entries."""
 
 Entry = dict[str, Any]
 
 
 def audit(
     team: Annotated[
-        str | None, typer.Option("--team", help="This team's log alone; without it all of them, for admins.")
+        str | None, typer.Option("--team", help="Only this team's log; default: all logs, for admins.")
     ] = None,
-    since: Annotated[str | None, typer.Option(help="Only what is not older, such as 1h or 14d.")] = None,
+    since: Annotated[str | None, typer.Option(help="Only entries newer than this: 1h or 14d.")] = None,
     action: Annotated[
-        str | None, typer.Option(help="Only this, such as apply, submit, suspend, rotate or refuse.")
+        str | None, typer.Option(help="Only this action, such as apply, submit, suspend, rotate or refuse.")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="The most entries to show: the newest ones.")] = 100,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes, until interrupted.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new entries until interrupted.")] = False,
     output: Output = None,
 ) -> None:
-    """Show the audit log: who did what, and who was refused what. The newest comes first; with --follow last."""
+    """Show the audit log: who did what, and who was refused what. Newest entries first; with --follow, last."""
     begin = _instant(since)
     with client() as api:
 
         def newest() -> Iterator[Entry]:
             return api.audit(team, since=begin, action=action)
 
-        found = list(islice(newest(), limit))
+        entries = list(islice(newest(), limit))
         if follow:
-            _print_each(_followed(found[::-1], newest), output)
+            _print_each(_follow(entries[::-1], newest), output)
         elif output is Format.JSON:
-            print_json(found)
+            print_json(entries)
         else:
-            print_table(["TIME", "WHO", "ACTION", "TEAM", "WHAT", "DETAIL"], [_row(entry) for entry in found])
+            print_table(["TIME", "WHO", "ACTION", "TEAM", "WHAT", "DETAIL"], [_row(entry) for entry in entries])
 
 
-def _followed(first: list[Entry], newest: Callable[[], Iterator[Entry]]) -> Iterator[Entry]:
-    """Each entry once, the oldest first, without an end."""
+def _follow(first: list[Entry], newest: Callable[[], Iterator[Entry]]) -> Iterator[Entry]:
+    """Yield each entry once, oldest first, polling for new ones forever."""
     last = 0
     for entry in first:
         last = max(last, int(entry["id"]))
         yield entry
     while True:
         time.sleep(EVERY)
-        come = []
+        new = []
         for entry in newest():
             if int(entry["id"]) <= last:
                 break
-            come.append(entry)
-        for entry in reversed(come):
+            new.append(entry)
+        for entry in reversed(new):
             last = max(last, int(entry["id"]))
             yield entry
 
@@ -92,7 +92,7 @@ def _detail(entry: Entry) -> str:
 
 
 def _instant(since: str | None) -> datetime | None:
-    """How long ago, as the instant that it was. Raises InvalidInput for what is no duration."""
+    """The instant that lies duration ``since`` in the past. Raises InvalidInput if that is no duration."""
     from rayplane.errors import InvalidInput
     from rayplane.nouns.base import parse_duration, utcnow
 

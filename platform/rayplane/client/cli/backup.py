@@ -1,4 +1,4 @@
-"""`rayplane backup` and `restore`: the platform of this home in one file, and a home of such a file."""
+"""`rayplane backup` and `restore`: write this home's platform to one file, and restore a home from such a file."""
 
 from __future__ import annotations
 
@@ -16,20 +16,23 @@ if TYPE_CHECKING:
 
 def backup(
     to: Annotated[
-        Path, typer.Option("--to", help="The file to write, or a folder to write it into under a name of its own.")
+        Path, typer.Option("--to", help="The file to write, or a folder for it; its name is then generated.")
     ],
-    files: Annotated[bool, typer.Option("--files", help="With the storage root's files, not only their list.")] = False,
+    files: Annotated[
+        bool, typer.Option("--files", help="Include the storage root's files, not only their list.")
+    ] = False,
     secrets: Annotated[
         bool,
         typer.Option(
-            "--secrets/--no-secrets", help="With tokens and passwords, without which jobs and clusters do not go on."
+            "--secrets/--no-secrets",
+            help="Include tokens and passwords, which running jobs and clusters need to go on.",
         ),
     ] = True,
     output: Output = None,
 ) -> None:
-    """Write a backup of this home's platform, which may run and take jobs meanwhile.
+    """Write a backup of this home's platform, which may go on running and taking jobs.
 
-    The file holds secrets: only its owner may read it (0600). Keep it so wherever it is copied to.
+    The file has secrets, so only its owner may read it (0600). Keep copies of it private, too.
     """
     from rayplane.client.backup import make
     from rayplane.settings import load_gateway
@@ -40,8 +43,8 @@ def backup(
     for line in contents.outside:
         note(f"not in the backup: {line}")
     if output is Format.JSON:
-        told = contents.model_dump(mode="json", exclude={"members"})
-        print_json({"path": str(made.path), "size": made.size, **told})
+        described = contents.model_dump(mode="json", exclude={"members"})
+        print_json({"path": str(made.path), "size": made.size, **described})
         return
     print_table(
         ["WHAT", "IS"],
@@ -56,39 +59,39 @@ def backup(
 
 
 def restore(
-    file: Annotated[Path, typer.Argument(help="What 'rayplane backup' wrote.")],
+    file: Annotated[Path, typer.Argument(help="File that 'rayplane backup' wrote.")],
     home: Annotated[
-        Path | None, typer.Option(help="The home to make; default: as for every command.", show_default=False)
+        Path | None, typer.Option(help="The home to restore into; default: as for every command.", show_default=False)
     ] = None,
     storage_root: Annotated[
         str | None,
-        typer.Option(help="URI of the storage root, if it is another than it was.", show_default=False),
+        typer.Option(help="URI of the storage root, if it has changed.", show_default=False),
     ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Change nothing: verify the file, compare it with this home's storage root.")
+        bool, typer.Option("--check", help="Only verify the file and compare it with this home's storage root.")
     ] = False,
     incomplete: Annotated[
-        bool, typer.Option("--incomplete", help="Go on though files of the storage root are missing or changed.")
+        bool, typer.Option("--incomplete", help="Restore even if files of the storage root are missing or changed.")
     ] = False,
     output: Output = None,
 ) -> None:
-    """Make an empty home into the platform of a backup; `rayplane up` then takes up its jobs. Nothing is overwritten.
+    """Restore a backup into an empty home; `rayplane up` then resumes its jobs. Overwrites nothing.
 
-    With --check it ends with 5 if files are missing or changed.
+    With --check, exits with 5 if files are missing or changed.
     """
     from rayplane.client.backup import restore as restoring
     from rayplane.errors import Conflict
     from rayplane.settings import load_gateway
 
     _end_as_if_interrupted()
-    given: dict[str, Any] = {"home": home.expanduser().absolute()} if home is not None else {}
+    changes: dict[str, Any] = {"home": home.expanduser().absolute()} if home is not None else {}
     if storage_root is not None:
-        given["storage_root"] = storage_root
-    settings = load_gateway().model_copy(update=given)
+        changes["storage_root"] = storage_root
+    settings = load_gateway().model_copy(update=changes)
     if check:
-        found = restoring.check(file, settings, say=note)
-        _print(found, output)
-        if not found.difference.is_none:
+        result = restoring.check(file, settings, say=note)
+        _print(result, output)
+        if not result.difference.is_none:
             raise typer.Exit(Conflict.exit_code)
         return
     _print(restoring.restore(file, settings, incomplete=incomplete, say=note), output)
@@ -96,28 +99,28 @@ def restore(
 
 
 def _end_as_if_interrupted() -> None:
-    """Have SIGTERM end the command as Ctrl-C does: what is half-made is removed."""
+    """Make SIGTERM end the command as Ctrl-C does, so that unfinished files are removed."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
-def _print(found: Restored, output: Format | None) -> None:
-    contents, difference = found.contents, found.difference
-    for line in found.notes:
+def _print(result: Restored, output: Format | None) -> None:
+    contents, difference = result.contents, result.difference
+    for line in result.notes:
         note(line)
     if output is Format.JSON:
-        told = contents.model_dump(mode="json", exclude={"members"})
-        place = {"home": str(found.home), "storage_root": found.storage_root, "notes": found.notes}
-        print_json({**place, "storage": difference.model_dump(), "backup": told})
+        described = contents.model_dump(mode="json", exclude={"members"})
+        where = {"home": str(result.home), "storage_root": result.storage_root, "notes": result.notes}
+        print_json({**where, "storage": difference.model_dump(), "backup": described})
         return
-    for how, paths in (("missing", difference.missing), ("changed", difference.changed)):
+    for change, paths in (("missing", difference.missing), ("changed", difference.changed)):
         for path in paths:
-            note(f"{how}: {path}")
+            note(f"{change}: {path}")
     print_table(
         ["WHAT", "IS"],
         [
             ["made at", f"{contents.made_at:%Y-%m-%d %H:%M:%S} UTC by rayplane {contents.rayplane}"],
-            ["home", str(found.home)],
-            ["storage root", found.storage_root],
+            ["home", str(result.home)],
+            ["storage root", result.storage_root],
             ["rows", str(sum(table.rows for table in contents.store.tables.values()))],
             ["files", f"{difference.checked}, {len(difference.missing)} missing, {len(difference.changed)} changed"],
         ],

@@ -1,4 +1,4 @@
-"""`rayplane cluster`: create, suspend, resume, extend, what was used, and where a cluster is reached."""
+"""`rayplane cluster`: create, suspend, resume and extend clusters, show their usage and addresses."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 app = group("clusters", "Ray clusters of a team.")
 
 
-Wait = Annotated[bool, typer.Option(help="Wait until it is so.")]
+Wait = Annotated[bool, typer.Option(help="Wait until it is done.")]
 
 
 @app.command("apply", hidden=True)
@@ -45,18 +45,16 @@ def create(
     ] = None,
     idle_timeout: Annotated[
         str | None,
-        typer.Option(
-            metavar="TIME", help="Suspend it when nobody used it for so long: 30m.", show_default="the team's"
-        ),
+        typer.Option(metavar="TIME", help="Suspend it after so long without use: 30m.", show_default="the team's"),
     ] = None,
     delete_after_idle: Annotated[
         str | None,
-        typer.Option(metavar="TIME", help="Delete it when it was suspended so for so long.", show_default="the team's"),
+        typer.Option(metavar="TIME", help="Delete it after so long suspended for idleness.", show_default="the team's"),
     ] = None,
     max_lifetime: Annotated[
         str | None,
         typer.Option(
-            metavar="TIME", help="Delete it, whatever it does, when it is so old: 8h.", show_default="the team's"
+            metavar="TIME", help="Delete it at this age, even if it is in use: 8h.", show_default="the team's"
         ),
     ] = None,
     backend: Annotated[str | None, typer.Option(help="Where it runs.", show_default="the team's")] = None,
@@ -64,11 +62,11 @@ def create(
     team: TeamOption = None,
     output: Output = None,
 ) -> None:
-    """Make a cluster; one that is there is changed in what is asked alone, and resumed if it was idle."""
+    """Create a cluster. If it exists, change only the given options, and resume it if it was suspended for idleness."""
     from rayplane.nouns.base import parse
     from rayplane.nouns.cluster import ClusterSpec
 
-    given = {
+    options = {
         "size": size,
         "workers": workers,
         "idle_timeout": idle_timeout,
@@ -76,55 +74,55 @@ def create(
         "max_lifetime": max_lifetime,
         "backend": backend,
     }
-    spec = {field: value for field, value in given.items() if value is not None}
-    parse(ClusterSpec, spec, "cluster")  # a slip is told here, before anything is sent
+    spec = {field: value for field, value in options.items() if value is not None}
+    parse(ClusterSpec, spec, "cluster")  # reports a mistake before anything is sent
     with client() as api:
-        of = team_of(api, team)
-        made = _lay_over(api, of, name, spec)
+        team_name = team_of(api, team)
+        cluster = _create_or_change(api, team_name, name, spec)
         if wait:
-            note(f"cluster {of}/{name} is starting")
-            made = api.clusters.reach(of, name)
-        _tell(made, output)
+            note(f"cluster {team_name}/{name} is starting")
+            cluster = api.clusters.reach(team_name, name)
+        _print_phase(cluster, output)
 
 
-def _lay_over(api: Client, team: str, name: str, given: Mapping[str, object]) -> Object:
-    """Make the cluster; of one that is there, change only what is given, and resume it if the platform suspended it.
+def _create_or_change(api: Client, team: str, name: str, changes: Mapping[str, object]) -> Object:
+    """Create the cluster; if it exists, change only the given fields, and resume it if the platform suspended it.
 
-    What a person suspended stays suspended.
+    A cluster that a user suspended stays suspended.
     """
     from rayplane.errors import NotFound, PreconditionFailed
     from rayplane.nouns.cluster import ClusterStatus
 
     while True:
         try:
-            found = api.clusters.get(team, name)
+            existing = api.clusters.get(team, name)
         except NotFound:
-            return api.clusters.apply(team, name, given)
-        spec, labels = {**found.spec, **given}, found.metadata.labels
+            return api.clusters.apply(team, name, changes)
+        spec, labels = {**existing.spec, **changes}, existing.metadata.labels
         try:
-            made = api.clusters.apply(team, name, spec, labels, if_match=found.etag)
+            changed = api.clusters.apply(team, name, spec, labels, if_match=existing.etag)
         except PreconditionFailed:
-            continue  # it, or its status alone, was written since: look at it again
-        idle = ClusterStatus.model_validate(made.status).suspension is not None
-        return api.clusters.resume(team, name) if idle and not made.spec.get("suspended") else made
+            continue  # the spec or status changed since the read: read again
+        is_idle = ClusterStatus.model_validate(changed.status).suspension is not None
+        return api.clusters.resume(team, name) if is_idle and not changed.spec.get("suspended") else changed
 
 
 @app.command()
 def suspend(name: NameArgument, wait: Wait = True, team: TeamOption = None, output: Output = None) -> None:
-    """Take a cluster's compute back until somebody resumes it. What runs on it ends."""
+    """Release a cluster's compute until a user resumes it. Work that runs on it ends."""
     with client() as api:
-        of = team_of(api, team)
-        found = api.clusters.suspend(of, name)
-        _tell(api.clusters.wait(of, name, phases=("Suspended",)) if wait else found, output)
+        team_name = team_of(api, team)
+        cluster = api.clusters.suspend(team_name, name)
+        _print_phase(api.clusters.wait(team_name, name, phases=("Suspended",)) if wait else cluster, output)
 
 
 @app.command()
 def resume(name: NameArgument, wait: Wait = True, team: TeamOption = None, output: Output = None) -> None:
-    """Give a suspended cluster its compute again, whoever suspended it."""
+    """Resume a suspended cluster, whether a user or the platform suspended it."""
     with client() as api:
-        of = team_of(api, team)
-        found = api.clusters.resume(of, name)
-        _tell(api.clusters.wait(of, name, phases=("Ready",)) if wait else found, output)
+        team_name = team_of(api, team)
+        cluster = api.clusters.resume(team_name, name)
+        _print_phase(api.clusters.wait(team_name, name, phases=("Ready",)) if wait else cluster, output)
 
 
 @app.command()
@@ -134,7 +132,7 @@ def extend(
     team: TeamOption = None,
     output: Output = None,
 ) -> None:
-    """Keep a cluster for so long from now, however idle or old it is."""
+    """Keep a cluster for a time from now, even if it is idle or old."""
     from rayplane.errors import InvalidInput
     from rayplane.nouns.base import parse_duration
 
@@ -143,23 +141,23 @@ def extend(
     except ValueError as exc:
         raise InvalidInput(f"{exc}.", remedy="Say how long from now, such as 2h.") from exc
     with client() as api:
-        of = team_of(api, team)
-        found = api.clusters.extend(of, name, seconds)
+        team_name = team_of(api, team)
+        cluster = api.clusters.extend(team_name, name, seconds)
     if output is Format.JSON:
-        print_object(found, Format.JSON)
+        print_object(cluster, Format.JSON)
         return
     for field, what in (("kept_until", "is not suspended for idleness"), ("lives_until", "lives")):
-        if found.status.get(field):
-            note(f"cluster {of}/{name} {what} until {found.status[field]} at least")
+        if cluster.status.get(field):
+            note(f"cluster {team_name}/{name} {what} until {cluster.status[field]} at least")
 
 
 @app.command()
 def usage(team: TeamOption = None, output: Output = None) -> None:
     """Show what each cluster of the team has held, from the ledger: hours of nodes, cores, memory, GPUs."""
     with client() as api:
-        found = api.usage(team_of(api, team))
+        used_clusters = api.usage(team_of(api, team))
     if output is Format.JSON:
-        print_json([used.model_dump(mode="json") for used in found])
+        print_json([used.model_dump(mode="json") for used in used_clusters])
         return
     rows = [
         [
@@ -171,7 +169,7 @@ def usage(team: TeamOption = None, output: Output = None) -> None:
             f"{used.gpu_seconds / 3600:.2f}",
             str(used.open),
         ]
-        for used in found
+        for used in used_clusters
     ]
     print_table(["CLUSTER", "UID", "NODE-HOURS", "CORE-HOURS", "GIB-HOURS", "GPU-HOURS", "NODES NOW"], rows)
 
@@ -194,21 +192,22 @@ def address(
     from rayplane.nouns.cluster import ClusterStatus
 
     with client() as api:
-        of = team_of(api, team)
-        # The gateway takes jobs for a cluster that is not ready yet, and resumes one that was idle for them.
-        found = api.clusters.reach(of, name) if wait and not jobs else api.clusters.get(of, name)
+        team_name = team_of(api, team)
+        # For --jobs the cluster need not be ready: the gateway accepts jobs and resumes an idle cluster for them.
+        obj = api.clusters.reach(team_name, name) if wait and not jobs else api.clusters.get(team_name, name)
         jobs_values: dict[str, str | None] = {
-            "RAY_API_SERVER_ADDRESS": f"{api.url}/{of}/{name}",
+            "RAY_API_SERVER_ADDRESS": f"{api.url}/{team_name}/{name}",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(api.token_path),
         }
         if jobs:
             _print({"jobs": jobs_values}, output)
             return
-        endpoint = ClusterStatus.model_validate(found.status).endpoint
+        endpoint = ClusterStatus.model_validate(obj.status).endpoint
         if endpoint is None:
             raise Unavailable(
-                f"Cluster '{of}/{name}' is {found.status.get('phase', 'Pending')}: {why(found) or 'it is not ready'}.",
+                f"Cluster '{team_name}/{name}' is {obj.status.get('phase', 'Pending')}: "
+                f"{why(obj) or 'it is not ready'}.",
                 remedy="Wait until it is Ready.",
             )
         client_values = {
@@ -219,16 +218,16 @@ def address(
     _print({"client": client_values, "jobs": jobs_values}, output)
 
 
-def _tell(found: Object, output: Format | None) -> None:
+def _print_phase(cluster: Object, output: Format | None) -> None:
     if output is Format.JSON:
-        print_object(found, Format.JSON)
+        print_object(cluster, Format.JSON)
         return
-    where = f"{found.metadata.team}/{found.metadata.name}"
-    note(f"cluster {where} is {found.status.get('phase', 'Pending')}")
+    where = f"{cluster.metadata.team}/{cluster.metadata.name}"
+    note(f"cluster {where} is {cluster.status.get('phase', 'Pending')}")
 
 
 def _print(ways: Mapping[str, Mapping[str, str | None]], output: Format | None) -> None:
-    """All ways as JSON, or the first as exports."""
+    """Print all ways to connect as JSON, or the first as shell exports."""
     if output is Format.JSON:
         print_json(ways)
         return

@@ -12,9 +12,9 @@ app = group("datasets", "Named data with immutable versions.")
 def versions(name: NameArgument, team: TeamOption = None, output: Output = None) -> None:
     """List a dataset's versions, newest first."""
     with client() as api:
-        found = api.datasets.versions(team_of(api, team), name)
+        listed = api.datasets.versions(team_of(api, team), name)
     if output is Format.JSON:
-        print_json([version.model_dump(mode="json") for version in found])
+        print_json([version.model_dump(mode="json") for version in listed])
         return
     rows = [
         [
@@ -25,6 +25,6 @@ def versions(name: NameArgument, team: TeamOption = None, output: Output = None)
             v.job or "-",
             v.created_at.isoformat(timespec="seconds"),
         ]
-        for v in found
+        for v in listed
     ]
     print_table(["VERSION", "ROWS", "BYTES", "COLUMNS", "JOB", "CREATED"], rows)

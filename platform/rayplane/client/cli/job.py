@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 app = group("jobs", "Runs of an entrypoint.")
 
 
-# The entrypoint's own options are not ours: what follows its first word is not looked at.
+# Options after the entrypoint's first word are the entrypoint's own: do not parse them.
 @app.command(context_settings={"allow_interspersed_args": False})
 def submit(
     entrypoint: Annotated[list[str], typer.Argument(help="The command, after all options.", show_default=False)],
@@ -39,7 +39,8 @@ def submit(
     workers: Annotated[
         str | None,
         typer.Option(
-            help="Of nodes of its own, how many beside the head: 2, or 0..4 as the work needs.", show_default="0"
+            help="With --size, the number of worker nodes beside the head: 2, or 0..4 as the work needs.",
+            show_default="0",
         ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="The job's name; default: one is made.")] = None,
@@ -59,11 +60,11 @@ def submit(
 ) -> None:
     """Run an entrypoint on a cluster: rayplane job submit --cluster dev --working-dir . -- python -m jobs.train
 
-    With --size it gets nodes of its own, which go when it has ended. Ends with the job's own exit code.
+    With --size it gets nodes of its own, which are removed when it has ended. Exits with the job's own exit code.
     """
     spec: dict[str, Any] = {
         "entrypoint": shlex.join(entrypoint),
-        **_place(cluster, size, workers),
+        **_placement(cluster, size, workers),
         "env": pairs(env or [], "--env"),
         "parameters": pairs(param or [], "--param"),
         "pip": pip or [],
@@ -73,17 +74,17 @@ def submit(
         **({"experiment": experiment} if experiment else {}),
     }
     with client() as api:
-        of = team_of(api, team)
+        team_name = team_of(api, team)
         if working_dir is not None:
-            spec["package"] = api.packages.upload(of, working_dir)
+            spec["package"] = api.packages.upload(team_name, working_dir)
             if commit := git_commit(working_dir):
                 spec["metadata"] = {"rayplane.git_commit": commit}
-        made = api.jobs.submit(of, spec, name)
-        note(f"job {of}/{made.metadata.name} submitted")
+        job = api.jobs.submit(team_name, spec, name)
+        note(f"job {team_name}/{job.metadata.name} submitted")
         if not wait:
-            print_object(made, Format.JSON) if output is Format.JSON else say(made.metadata.name)
+            print_object(job, Format.JSON) if output is Format.JSON else say(job.metadata.name)
             return
-        raise typer.Exit(_follow(api, of, made.metadata.name, output or Format.TABLE))
+        raise typer.Exit(_follow(api, team_name, job.metadata.name, output or Format.TABLE))
 
 
 @app.command()
@@ -104,10 +105,10 @@ def logs(
     As JSON it is one object, printed at the end: {"job": NAME, "team": TEAM, "log": TEXT}.
     """
     with client() as api:
-        of = team_of(api, team)
-        texts = api.jobs.logs(of, name, follow=follow)
+        team_name = team_of(api, team)
+        texts = api.jobs.logs(team_name, name, follow=follow)
         if output is Format.JSON:
-            print_json({"job": name, "team": of, "log": "".join(texts)})
+            print_json({"job": name, "team": team_name, "log": "".join(texts)})
             return
         print_log(texts, raw=raw)
 
@@ -116,16 +117,16 @@ def logs(
 def stop(name: NameArgument, team: TeamOption = None, output: Output = None) -> None:
     """Ask a job to stop."""
     with client() as api:
-        of = team_of(api, team)
-        stopped = api.jobs.stop(of, name)
+        team_name = team_of(api, team)
+        stopped = api.jobs.stop(team_name, name)
         if output is Format.JSON:
             print_object(stopped, Format.JSON)
         else:
-            note(f"job {of}/{name} is asked to stop")
+            note(f"job {team_name}/{name} is asked to stop")
 
 
 def git_commit(folder: Path) -> str | None:
-    """The commit of a folder's code, ``-dirty`` if it was or may have been changed since; None outside a repository."""
+    """Git commit of a folder, with ``-dirty`` if the folder has or may have changes; None outside a repository."""
 
     def git(*arguments: str) -> str | None:
         try:
@@ -142,14 +143,14 @@ def git_commit(folder: Path) -> str | None:
     return commit if git("status", "--porcelain", "--", ".") == "" else f"{commit}-dirty"
 
 
-def _place(cluster: str | None, size: str | None, workers: str | None) -> dict[str, Any]:
-    """Where the job is to run; raises InvalidInput unless exactly one place is named."""
+def _placement(cluster: str | None, size: str | None, workers: str | None) -> dict[str, Any]:
+    """The spec's fields for where the job runs; raises InvalidInput unless exactly one of cluster and size is given."""
     from rayplane.errors import InvalidInput
 
     if (cluster is None) == (size is None):
-        what = "Both --cluster and --size are given" if cluster else "Neither --cluster nor --size is given"
+        mistake = "Both --cluster and --size are given" if cluster else "Neither --cluster nor --size is given"
         raise InvalidInput(
-            f"{what}: a job runs on a cluster, or on nodes of its own.",
+            f"{mistake}: a job runs on a cluster, or on nodes of its own.",
             remedy="Say --cluster NAME, or --size SIZE and --workers.",
         )
     if cluster is not None and workers is not None:
@@ -159,17 +160,17 @@ def _place(cluster: str | None, size: str | None, workers: str | None) -> dict[s
         )
     if cluster is not None:
         return {"cluster": cluster}
-    least, _, most = ("0" if workers is None else workers).partition("..")
-    if not least.isdecimal() or not (most or least).isdecimal():
+    minimum, _, maximum = ("0" if workers is None else workers).partition("..")
+    if not minimum.isdecimal() or not (maximum or minimum).isdecimal():
         raise InvalidInput(f"--workers: '{workers}' is no number.", remedy="Write 2, or 0..4 for as many as needed.")
-    return {"nodes": {"size": size, "workers": {"min": int(least), "max": int(most or least)}}}
+    return {"nodes": {"size": size, "workers": {"min": int(minimum), "max": int(maximum or minimum)}}}
 
 
 def _follow(api: Client, team: str, name: str, output: Format) -> int:
     from rayplane.client.sdk import why
 
     try:
-        # With -o json standard output is the object alone.
+        # With -o json only the object goes to standard output.
         print_log(api.jobs.logs(team, name, follow=True), aside=output is Format.JSON)
         ended = api.jobs.wait(team, name)
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""`rayplane`: the commands by name, loaded when they are called; one handler for every error."""
+"""`rayplane`: the table of commands, each imported only when it is called, and one handler for all errors."""
 
 from __future__ import annotations
 
@@ -14,44 +14,44 @@ from rayplane import plugins
 from rayplane.client.cli import output as shown
 from rayplane.client.cli.output import Format, TeamOption
 
-_HERE = "rayplane.client.cli"
+_PACKAGE = "rayplane.client.cli"
 COMMANDS: dict[str, tuple[str, str]] = {
-    "up": (f"{_HERE}.up:up", "Start the local platform, or mend it."),
-    "status": (f"{_HERE}.up:status", "Show the local platform's processes and URLs."),
-    "down": (f"{_HERE}.up:down", "Stop the local platform; leave no process behind."),
-    "backup": (f"{_HERE}.backup:backup", "Write a backup of the platform, which may run meanwhile."),
-    "restore": (f"{_HERE}.backup:restore", "Make a home of a backup, or compare the two."),
-    "quickstart": (f"{_HERE}.quickstart:quickstart", "Go from raw data to a served model on the flights example."),
-    "apply": (f"{_HERE}.apply:apply", "Make the platform as YAML documents say."),
-    "plan": (f"{_HERE}.plan:plan", "Say what applying YAML documents would change, forbid and cost."),
-    "why": (f"{_HERE}.why:why", "Say why something is not as wanted, and what to do."),
-    "team": (f"{_HERE}.team:app", "Who owns and pays."),
-    "cluster": (f"{_HERE}.cluster:app", "Ray clusters of a team."),
-    "job": (f"{_HERE}.job:app", "Runs of an entrypoint."),
-    "pipeline": (f"{_HERE}.pipeline:app", "DAGs of jobs."),
-    "dataset": (f"{_HERE}.dataset:app", "Named data with immutable versions."),
-    "feature": (f"{_HERE}.feature:app", "Feature sets."),
-    "model": (f"{_HERE}.model:app", "Registered models."),
-    "service": (f"{_HERE}.service:app", "Deployed models."),
-    "lineage": (f"{_HERE}.records:lineage", "What a node came from, or what came from it."),
-    "leases": (f"{_HERE}.records:leases", "The ledger of compute."),
-    "token": (f"{_HERE}.rotation:token", "The local user's token: rotate it."),
-    "secrets": (f"{_HERE}.rotation:secrets", "The platform's own secrets: rotate them."),
-    "audit": (f"{_HERE}.audit:audit", "Who did what, and who was refused what."),
-    "gateway": (f"{_HERE}.main:gateway", "Run the gateway in the foreground."),
+    "up": (f"{_PACKAGE}.up:up", "Start the local platform, or repair it."),
+    "status": (f"{_PACKAGE}.up:status", "Show the local platform's processes and URLs."),
+    "down": (f"{_PACKAGE}.up:down", "Stop the local platform; leave no process behind."),
+    "backup": (f"{_PACKAGE}.backup:backup", "Write a backup of the platform, which may be running."),
+    "restore": (f"{_PACKAGE}.backup:restore", "Restore a home from a backup, or compare the two."),
+    "quickstart": (f"{_PACKAGE}.quickstart:quickstart", "Go from raw data to a served model on the flights example."),
+    "apply": (f"{_PACKAGE}.apply:apply", "Create or change objects as YAML documents say."),
+    "plan": (f"{_PACKAGE}.plan:plan", "Say what applying YAML documents would change, forbid and cost."),
+    "why": (f"{_PACKAGE}.why:why", "Say why something is not as wanted, and what to do."),
+    "team": (f"{_PACKAGE}.team:app", "Who owns and pays."),
+    "cluster": (f"{_PACKAGE}.cluster:app", "Ray clusters of a team."),
+    "job": (f"{_PACKAGE}.job:app", "Runs of an entrypoint."),
+    "pipeline": (f"{_PACKAGE}.pipeline:app", "DAGs of jobs."),
+    "dataset": (f"{_PACKAGE}.dataset:app", "Named data with immutable versions."),
+    "feature": (f"{_PACKAGE}.feature:app", "Feature sets."),
+    "model": (f"{_PACKAGE}.model:app", "Registered models."),
+    "service": (f"{_PACKAGE}.service:app", "Deployed models."),
+    "lineage": (f"{_PACKAGE}.records:lineage", "What a node came from, or what came from it."),
+    "leases": (f"{_PACKAGE}.records:leases", "The ledger of compute."),
+    "token": (f"{_PACKAGE}.rotation:token", "The local user's token: rotate it."),
+    "secrets": (f"{_PACKAGE}.rotation:secrets", "The platform's own secrets: rotate them."),
+    "audit": (f"{_PACKAGE}.audit:audit", "Who did what, and who was refused what."),
+    "gateway": (f"{_PACKAGE}.main:gateway", "Run the gateway in the foreground."),
 }
-"""Command -> where it is, and its line in the help: only the command that is called is imported."""
+"""Command -> its function and its line in the help. Only the called command is imported."""
 
 
 class Lazy(TyperGroup):
-    """Shows every command from the table alone, and imports one when it is called or completed."""
+    """Lists all commands from the table, and imports a command only when it is called or completed."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         """The commands in the table's order."""
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """A stand-in that knows its help line."""
+        """A placeholder with the command's help line; None for an unknown command."""
         if cmd_name not in COMMANDS:
             return None
         return TyperCommand(cmd_name, help=COMMANDS[cmd_name][1])
@@ -62,7 +62,7 @@ class Lazy(TyperGroup):
             return super().invoke(ctx)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """The real command; an unknown one ends in typer's own error, which suggests the nearest."""
+        """Import the command; for an unknown one typer raises its own error, which suggests the nearest."""
         name, command, rest = super().resolve_command(ctx, args)
         return name, _load(name) if name in COMMANDS else command, rest
 
@@ -97,13 +97,13 @@ def root(
 
 def main() -> None:
     """The console script: exits with the code of the error, 0 if there was none."""
-    # typer says what it does not understand and exits 2 by itself.
+    # For invalid options typer itself prints an error and exits with 2.
     sys.exit(shown.run(app, sys.argv[1:]))
 
 
 def gateway() -> None:
     """Run the gateway in the foreground; its settings are RAYPLANE_* variables."""
-    # Another process: the control plane's packages are not the client's.
+    # exec, since the client does not import the control plane's packages.
     os.execv(sys.executable, [sys.executable, "-m", "rayplane.gateway"])  # noqa: S606
 
 

@@ -24,7 +24,7 @@ NameArgument = Annotated[str, typer.Argument(help="Its name.", show_default=Fals
 
 
 def group(plural: str, help_: str, *, delete: bool = True) -> typer.Typer:
-    """A group with the common verbs of the noun that has this plural; without ``delete`` it adds its own."""
+    """A command group with the noun's common verbs. With ``delete=False`` the caller adds its own ``delete``."""
     app = typer.Typer(help=help_, no_args_is_help=True)
     _add_list(app, plural)
     _add_get(app, plural)
@@ -45,9 +45,9 @@ def _add_list(app: typer.Typer, plural: str) -> None:
     ) -> None:
         with client() as api:
             noun = getattr(api, plural)
-            of = team_of(api, team) if noun.type.team_scoped else ""
-            found = noun.list(of, labels=pairs(label or [], "--label"))
-            print_objects(noun.type, found, output or Format.TABLE)
+            team_name = team_of(api, team) if noun.type.team_scoped else ""
+            objects = noun.list(team_name, labels=pairs(label or [], "--label"))
+            print_objects(noun.type, objects, output or Format.TABLE)
 
 
 def _add_get(app: typer.Typer, plural: str) -> None:
@@ -55,8 +55,8 @@ def _add_get(app: typer.Typer, plural: str) -> None:
     def get(name: NameArgument, team: TeamOption = None, output: Output = None) -> None:
         with client() as api:
             noun = getattr(api, plural)
-            of = team_of(api, team) if noun.type.team_scoped else ""
-            print_object(noun.get(of, name), output or Format.TABLE)
+            team_name = team_of(api, team) if noun.type.team_scoped else ""
+            print_object(noun.get(team_name, name), output or Format.TABLE)
 
 
 def _add_why(app: typer.Typer, plural: str) -> None:
@@ -64,12 +64,12 @@ def _add_why(app: typer.Typer, plural: str) -> None:
     def why(name: NameArgument, team: TeamOption = None, output: Output = None) -> None:
         with client() as api:
             noun = getattr(api, plural)
-            of = team_of(api, team) if noun.type.team_scoped else ""
-            print_explanation(noun.why(of, name), output or Format.TABLE)
+            team_name = team_of(api, team) if noun.type.team_scoped else ""
+            print_explanation(noun.why(team_name, name), output or Format.TABLE)
 
 
 def _add_delete(app: typer.Typer, plural: str) -> None:
-    @app.command("delete", help="Delete it, and wait until all that was made for it is gone.")
+    @app.command("delete", help="Delete it, and wait until everything created for it is gone.")
     def delete(
         name: NameArgument,
         team: TeamOption = None,
@@ -78,10 +78,10 @@ def _add_delete(app: typer.Typer, plural: str) -> None:
     ) -> None:
         with client() as api:
             noun = getattr(api, plural)
-            of = team_of(api, team) if noun.type.team_scoped else ""
-            gone = noun.delete(of, name)
+            team_name = team_of(api, team) if noun.type.team_scoped else ""
+            gone = noun.delete(team_name, name)
             if wait:
-                noun.wait_deleted(of, name, uid=gone.metadata.uid)
+                noun.wait_deleted(team_name, name, uid=gone.metadata.uid)
             if output is Format.JSON:
                 print_json(gone.model_dump(mode="json"))
             else:

@@ -1,6 +1,7 @@
-"""What commands print: aligned tables for people, JSON for programs; problems on standard error.
+"""Print commands' output: aligned tables for people, JSON for programs, errors on standard error.
 
-Whatever is printed came from others: a terminal gets none of its commands (ANSI, OSC) but by ``job logs --raw``.
+Printed text may come from other users, so terminal control sequences (ANSI, OSC) are removed, except by
+``job logs --raw``.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ if TYPE_CHECKING:
 
 
 class Format(StrEnum):
-    """How a command prints."""
+    """Output format of a command."""
 
     TABLE = "table"
     JSON = "json"
 
 
 class _Defaults:
-    """What the options before the command's name say."""
+    """Values of the options that precede the command's name."""
 
     output = Format.TABLE
     team: str | None = None
@@ -57,18 +58,18 @@ TeamOption = Annotated[
 
 
 def client() -> Client:
-    """A client of the gateway that the environment names."""
-    # Imported here, so that help and completion answer without loading the HTTP stack.
+    """A client for the gateway named by the environment or the home."""
+    # Imported here, so that help and completion need not load the HTTP stack.
     from rayplane.client.sdk import Client
 
     return Client()
 
 
-def team_of(api: Client, given: str | None) -> str:
-    """The team that is meant; raises InvalidInput if none is named and there is not exactly one."""
+def team_of(api: Client, option: str | None) -> str:
+    """The team to use: the named one, else the only one; raises InvalidInput if there is not exactly one."""
     from rayplane.errors import InvalidInput
 
-    named = given or defaults.team or os.environ.get("RAYPLANE_TEAM")
+    named = option or defaults.team or os.environ.get("RAYPLANE_TEAM")
     if named:
         return named
     names = [team.metadata.name for team in api.teams.list()]
@@ -79,22 +80,22 @@ def team_of(api: Client, given: str | None) -> str:
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on standard output."""
+    """Print one JSON document on standard output."""
     print(json.dumps(value, indent=2, default=str))
 
 
 def print_json_line(value: Any) -> None:
-    """One JSON document on a line of its own, at once: of an answer that goes on."""
+    """Print one JSON document on a line of its own and flush: for output that continues later."""
     print(json.dumps(value, default=str), flush=True)
 
 
 def say(text: str, *, end: str = "\n", at_once: bool = False) -> None:
-    """A line of the answer, or several; ``at_once`` where more may come much later."""
+    """Print one or more lines of output; ``at_once`` flushes, for output that continues later."""
     print(printable(text, lines=True), end=end, flush=at_once)
 
 
 def print_log(pieces: Iterable[str], *, raw: bool = False, aside: bool = False) -> None:
-    """A job's log as it comes; ``raw`` with all that it tells a terminal, ``aside`` on standard error."""
+    """Print a job's log as it arrives: ``raw`` keeps terminal control sequences, ``aside`` uses standard error."""
     out, stream = sys.stderr if aside else sys.stdout, PrintableStream()
     for piece in pieces:
         print(piece if raw else stream.add(piece), end="", file=out, flush=True)
@@ -103,7 +104,7 @@ def print_log(pieces: Iterable[str], *, raw: bool = False, aside: bool = False) 
 
 
 def print_objects(noun: NounType, objects: Sequence[Object], output: Format) -> None:
-    """Objects with the columns of their noun, or as a JSON array."""
+    """Print objects as a table with the columns of their noun, or as a JSON array."""
     if output is Format.JSON:
         print_json([obj.model_dump(mode="json") for obj in objects])
         return
@@ -112,7 +113,7 @@ def print_objects(noun: NounType, objects: Sequence[Object], output: Format) -> 
 
 
 def print_object(obj: Object, output: Format) -> None:
-    """One object: JSON, or YAML, which reads more easily."""
+    """Print one object as JSON, or as YAML, which is easier to read."""
     if output is Format.JSON:
         print_json(obj.model_dump(mode="json"))
         return
@@ -120,19 +121,19 @@ def print_object(obj: Object, output: Format) -> None:
 
     value = obj.model_dump(mode="json")
     text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
-    if printable(text, lines=True) != text:  # YAML's own escapes: what is printed can be read again
+    if printable(text, lines=True) != text:  # use YAML's own escapes, so that the output stays valid YAML
         text = yaml.safe_dump(value, sort_keys=False)
     print(text, end="")
 
 
 def print_explanation(explanation: Explanation, output: Format) -> None:
-    """Why an object is not as wanted: the answer first, then what to do, what it was concluded from, and what else."""
+    """Print an explanation: its sentence, then for each cause the remedy and the evidence."""
     if output is Format.JSON:
         print_json(explanation.model_dump(mode="json"))
         return
     say(explanation.sentence)
-    for place, cause in enumerate(explanation.causes):
-        if place:
+    for index, cause in enumerate(explanation.causes):
+        if index:
             say(f"Also: {cause.sentence}")
         say(f"  do:   {cause.remedy}")
         if cause.certainty == "likely":
@@ -142,20 +143,20 @@ def print_explanation(explanation: Explanation, output: Format) -> None:
 
 
 def clues(cause: Cause) -> list[str]:
-    """The facts behind a cause, one a line, each cut to what a line holds."""
+    """The evidence for a cause: at most four lines, each cut to 200 characters of its message."""
     from rayplane.nouns.base import utcnow
 
     lines = []
     for clue in cause.evidence[:4]:
-        often = f", {clue.count} times" if clue.count > 1 else ""
+        times = f", {clue.count} times" if clue.count > 1 else ""
         ago = f", {seconds((utcnow() - clue.at).total_seconds())} ago" if clue.at is not None else ""
         text = " ".join(clue.message.split())
-        lines.append(f"{clue.about} {clue.reason}{often}{ago}: {text[:200]}{'...' if len(text) > 200 else ''}")
+        lines.append(f"{clue.about} {clue.reason}{times}{ago}: {text[:200]}{'...' if len(text) > 200 else ''}")
     return lines
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Columns as wide as they must be, never cut: another program may read them."""
+    """Print an aligned table. Cells are never cut, since another program may read them."""
     lines = [list(headings), *([printable(text) for text in row] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
     for line in lines:
@@ -163,7 +164,7 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def cell(obj: Object, path: str) -> str:
-    """The value at a dotted path of an object, as a table shows it."""
+    """The value at a dotted path of an object, formatted for a table cell."""
     value: Any = obj.model_dump(mode="json")
     for part in path.split("."):
         value = value.get(part) if isinstance(value, dict) else None
@@ -177,7 +178,7 @@ def cell(obj: Object, path: str) -> str:
 
 
 def age(obj: Object) -> str:
-    """Time since the object was made, in its largest unit."""
+    """Time since the object was created, in its largest unit."""
     from rayplane.nouns.base import utcnow
 
     if obj.metadata.created_at is None:
@@ -186,7 +187,7 @@ def age(obj: Object) -> str:
 
 
 def seconds(value: float) -> str:
-    """A duration, short."""
+    """Format a duration in one unit: ``90`` seconds as ``90s``, two hours as ``2h``."""
     for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
         if value >= 2 * size:
             return f"{value / size:.0f}{unit}"
@@ -194,25 +195,25 @@ def seconds(value: float) -> str:
 
 
 def note(text: str) -> None:
-    """A line for the person at the terminal: standard error, so that standard output stays the answer."""
+    """Print a message to the user on standard error, which keeps standard output to the command's result."""
     print(printable(text, lines=True), file=sys.stderr, flush=True)
 
 
 def pairs(values: Sequence[str], option: str) -> dict[str, str]:
-    """``["k=v", ...]`` of a repeated option as a mapping; raises InvalidInput."""
+    """Parse the values ``["k=v", ...]`` of a repeated option as a mapping; raises InvalidInput."""
     from rayplane.errors import InvalidInput
 
-    found = {}
+    mapping = {}
     for value in values:
         key, equals, text = value.partition("=")
         if not (key and equals):
             raise InvalidInput(f"{option} '{value}' is not KEY=VALUE.", remedy=f"Write it as {option} key=value.")
-        found[key] = text
-    return found
+        mapping[key] = text
+    return mapping
 
 
 def run(main: Callable[[], object], argv: Sequence[str]) -> int:
-    """``main``'s exit code; an error of our tree goes to standard error, as a problem if JSON was asked for."""
+    """Run ``main`` and return the exit code; print a RayplaneError on standard error, as JSON if ``argv`` says so."""
     from rayplane.errors import RayplaneError
 
     try:
@@ -225,9 +226,9 @@ def run(main: Callable[[], object], argv: Sequence[str]) -> int:
 
 @contextmanager
 def quiet_ends() -> Iterator[None]:
-    """End a command as a shell expects: 130 when it is interrupted, 0 when its reader has seen enough (`| head`).
+    """End a command as a shell expects: with 130 if it is interrupted, with 0 if its reader closes the pipe (`| head`).
 
-    Inside of typer's own handling, which says nothing of the former and takes the latter for an error.
+    Used inside typer's own handling, which prints nothing for the former and reports the latter as an error.
     """
     try:
         try:
@@ -240,13 +241,13 @@ def quiet_ends() -> Iterator[None]:
         note("Interrupted.")
         raise typer.Exit(130) from None
     except BrokenPipeError:
-        # The interpreter must not complain when it flushes.
+        # Otherwise the interpreter reports an error when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit from None
 
 
 def wants_json(argv: Sequence[str]) -> bool:
-    """Whether these arguments ask for JSON; needed when they were too wrong to be parsed."""
+    """True if these arguments ask for JSON; used when they could not be parsed."""
     before = list(argv[: argv.index("--")] if "--" in argv else argv)
     joined = {"-ojson", "-o=json", "--output=json"}
     separate = (a in ("-o", "--output") and b == "json" for a, b in pairwise(before))

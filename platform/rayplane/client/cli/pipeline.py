@@ -35,8 +35,8 @@ app = group("pipelines", "DAGs of jobs.")
 @app.command()
 def run(
     name: NameArgument,
-    param: Annotated[list[str] | None, typer.Option(help="key=value over the pipeline's default.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Run every step anew, whatever is cached.")] = False,
+    param: Annotated[list[str] | None, typer.Option(help="key=value, overriding the pipeline's default.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Run every step, even if its result is cached.")] = False,
     wait: Annotated[bool, typer.Option(help="Watch the steps; exit 0 only if the run succeeds.")] = True,
     team: TeamOption = None,
     output: Output = None,
@@ -46,23 +46,23 @@ def run(
     from rayplane.errors import Failed
 
     with client() as api:
-        of = team_of(api, team)
-        started = api.pipelines.run(of, name, pairs(param or [], "--param"), force)
-        note(f"run {of}/{started.metadata.name} started")
+        team_name = team_of(api, team)
+        started = api.pipelines.run(team_name, name, pairs(param or [], "--param"), force)
+        note(f"run {team_name}/{started.metadata.name} started")
         if not wait:
             print_object(started, Format.JSON) if output is Format.JSON else say(started.metadata.name)
             return
-        with progress() as seen:
-            ended = api.pipelines.wait_run(of, name, started.metadata.name, progress=seen)
+        with progress() as show_progress:
+            ended = api.pipelines.wait_run(team_name, name, started.metadata.name, progress=show_progress)
         if output is Format.JSON:
             print_object(ended, Format.JSON)
         phase = str(ended.status.get("phase"))
         if phase != "Succeeded":
             raise Failed(
-                f"Run '{of}/{ended.metadata.name}' {phase.lower()}: {why(ended) or 'no reason was given'}.",
+                f"Run '{team_name}/{ended.metadata.name}' {phase.lower()}: {why(ended) or 'no reason was given'}.",
                 remedy="Read the failed step's log with 'rayplane job logs <job>'.",
             )
-        note(f"run {of}/{ended.metadata.name} succeeded")
+        note(f"run {team_name}/{ended.metadata.name} succeeded")
 
 
 @app.command()
@@ -92,9 +92,9 @@ def stop(
 
 @contextmanager
 def progress() -> Iterator[Progress]:
-    """A callback that shows a run's steps on standard error: redrawn on a terminal, else a line for each change."""
+    """Yield a callback that shows a run's steps on standard error: redrawn on a terminal, else a line per change."""
     if not sys.stderr.isatty():
-        yield _Lines().seen
+        yield _Lines().show
         return
     from rich.console import Console
     from rich.live import Live
@@ -107,7 +107,7 @@ class _Lines:
     def __init__(self) -> None:
         self._known: dict[str, str] = {}
 
-    def seen(self, obj: Object) -> None:
+    def show(self, obj: Object) -> None:
         for step in steps(obj):
             if step.phase != self._known.get(step.name, "Pending"):
                 note(f"  {step.name:<24} {describe(step)}")
@@ -115,14 +115,14 @@ class _Lines:
 
 
 def steps(obj: Object) -> list[StepRun]:
-    """The steps of a run, in its own order."""
+    """The steps of a run, in the order of its status."""
     from rayplane.nouns.pipeline import StepRun
 
     return [StepRun.model_validate(step) for step in obj.status.get("steps", [])]
 
 
 def describe(step: StepRun) -> str:
-    """A step's phase, its time and what it says, in a line."""
+    """A step's phase, duration, job and message on one line."""
     from rayplane.nouns.base import utcnow
 
     took = step.seconds

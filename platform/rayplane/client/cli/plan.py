@@ -1,4 +1,4 @@
-"""`rayplane plan`: what applying YAML documents would change, what forbids it, what it may cost."""
+"""`rayplane plan`: say what applying YAML documents would change, what forbids it, and what it may cost."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ def plan(
 ) -> None:
     """Say what 'rayplane apply' of the same documents would do; change nothing.
 
-    For each: what is made or changed, field by field; every reason that forbids it; what it may cost at most; what to
-    mind. The documents are weighed together. Exits 6 if anything is forbidden.
+    For each document: the fields that are created or changed; every reason that forbids it; its highest cost; warnings.
+    The documents are planned together. Exits with 6 if any is forbidden.
     """
     from rayplane.errors import Refused
 
     documents = [from_its_file(document, base) for name in file for document, base in load(name)]
     with client() as api:
         default = team or defaults.team or only_team(api, documents)
-        found = api.plan(documents, team=default)
+        planned = api.plan(documents, team=default)
     if output is Format.JSON:
-        print_json(found.model_dump(mode="json"))
+        print_json(planned.model_dump(mode="json"))
     else:
-        _print(found)
-    if not found.allowed:
+        _print(planned)
+    if not planned.allowed:
         raise typer.Exit(Refused.exit_code)
 
 
@@ -72,10 +72,10 @@ def _lines(document: PlannedDocument) -> list[str]:
 
 def _cost(cost: Cost) -> str:
     cores, gib, gpus = cost.cpu, cost.memory / 2**30, cost.gpu
-    held, hours = _amounts(cores, gib, gpus, ""), cost.hours
+    amounts, hours = _amounts(cores, gib, gpus, ""), cost.hours
     if hours is None:
-        return f"{held} for as long as nobody ends it"
-    return f"{_amounts(cores * hours, gib * hours, gpus * hours, '-hours')} ({held} for {hours:g} h)"
+        return f"{amounts} until a user ends it"
+    return f"{_amounts(cores * hours, gib * hours, gpus * hours, '-hours')} ({amounts} for {hours:g} h)"
 
 
 def _total(cost: TotalCost) -> str:
@@ -83,8 +83,8 @@ def _total(cost: TotalCost) -> str:
     if cost.core_hours or cost.gib_hours or cost.gpu_hours:
         parts.append(_amounts(cost.core_hours, cost.gib_hours, cost.gpu_hours, "-hours"))
     if cost.endless is not None:
-        held = _amounts(cost.endless.cpu, cost.endless.memory / 2**30, cost.endless.gpu, "")
-        parts.append(f"{held} for as long as nobody ends it")
+        amounts = _amounts(cost.endless.cpu, cost.endless.memory / 2**30, cost.endless.gpu, "")
+        parts.append(f"{amounts} until a user ends it")
     return ", and ".join(parts)
 
 

@@ -1,4 +1,4 @@
-"""`rayplane quickstart`: the main job on the flights example, with its report."""
+"""`rayplane quickstart`: run the flights example from raw data to predictions, and print a report."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ if TYPE_CHECKING:
 def quickstart(
     days: Annotated[
         int | None,
-        typer.Option(min=1, max=31, help="Only the first so many days of January.", show_default="the whole year"),
+        typer.Option(
+            min=1, max=31, help="Use only this many days from the start of January.", show_default="the whole year"
+        ),
     ] = None,
     folder: Annotated[Path, typer.Option(help="The folder with jobs/flights.yaml.")] = Path(),
     documents: Annotated[
         Path | None,
         typer.Option(
-            help="Other documents of the same team, on another backend say.", show_default="jobs/flights.yaml"
+            help="Other documents for the same team, for example on another backend.", show_default="jobs/flights.yaml"
         ),
     ] = None,
     output: Output = None,
@@ -41,8 +43,8 @@ def quickstart(
 
 def _print(report: Report) -> None:
     rows, model = report.rows, report.model
-    found = report.prometheus
-    targets = f"{found.up} of {found.total} targets up" if found else "not installed"
+    prometheus = report.prometheus
+    targets = f"{prometheus.up} of {prometheus.total} targets up" if prometheus else "not installed"
     print_table(
         ["WHAT", "FIGURE"],
         [

@@ -11,7 +11,7 @@ from rayplane.client.cli.output import Format, Output, TeamOption, client, print
 
 
 class Direction(StrEnum):
-    """Which way to go."""
+    """Direction in which lineage is followed."""
 
     UP = "up"
     DOWN = "down"
@@ -43,9 +43,9 @@ def leases(
     from rayplane.nouns.base import utcnow
 
     with client() as api:
-        found = api.leases(team_of(api, team), open_only=open_only)
+        listed = api.leases(team_of(api, team), open_only=open_only)
     if output is Format.JSON:
-        print_json([lease.model_dump(mode="json") for lease in found])
+        print_json([lease.model_dump(mode="json") for lease in listed])
         return
     rows = [
         [
@@ -57,6 +57,6 @@ def leases(
             seconds(((lease.ended_at or utcnow()) - lease.started_at).total_seconds()),
             "open" if lease.ended_at is None else "closed",
         ]
-        for lease in found
+        for lease in listed
     ]
     print_table(["CLUSTER", "CPU", "MEMORY", "GPU", "STARTED", "HELD", "STATE"], rows)

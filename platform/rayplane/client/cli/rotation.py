@@ -1,4 +1,4 @@
-"""`rayplane token rotate` and `rayplane secrets rotate`: other secrets in the place of those that the home has."""
+"""`rayplane token rotate` and `rayplane secrets rotate`: replace the home's secrets by new ones."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _secrets() -> None:
 
 @token.command("rotate")
 def rotate_token(output: Output = None) -> None:
-    """Make another token for the local user; the old one is refused within a second. It is not printed."""
+    """Replace the local user's token; the old one is refused within a second. The new one is not printed."""
     from rayplane.client.up import rotate
     from rayplane.settings import Home, find_home
 
@@ -40,14 +40,14 @@ def rotate_token(output: Output = None) -> None:
 @secrets.command("rotate")
 def rotate_secrets(
     only: Annotated[
-        list[str] | None, typer.Option("--only", help=f"Of {', '.join(_NAMES)}; may be repeated. Default: all.")
+        list[str] | None, typer.Option("--only", help=f"One of {', '.join(_NAMES)}; may be repeated. Default: all.")
     ] = None,
     grace: Annotated[
-        str, typer.Option(help="How long what the former ones are good for is still accepted, such as 1h; 0s: no more.")
+        str, typer.Option(help="How long the former secrets are still accepted, such as 1h; 0s: not at all.")
     ] = "1h",
     output: Output = None,
 ) -> None:
-    """Make others in the place of the platform's secrets. Jobs go on; works while the platform is down as well."""
+    """Replace the platform's secrets by new ones. Jobs go on running; the platform may be down."""
     from rayplane.client.up import rotate
     from rayplane.errors import InvalidInput
     from rayplane.nouns.base import parse_duration

@@ -1,4 +1,4 @@
-"""`rayplane service`: a service's URL, and a prediction from it."""
+"""`rayplane service`: print a service's URL, and request a prediction."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def url(
     team: TeamOption = None,
     output: Output = None,
 ) -> None:
-    """Print where predictions are asked: POST JSON there."""
+    """Print the URL to which prediction requests are posted as JSON."""
     with client() as api:
-        found = _url(api, team_of(api, team), name, wait)
-    print_json({"url": found}) if output is Format.JSON else say(found)
+        address = _url(api, team_of(api, team), name, wait)
+    print_json({"url": address}) if output is Format.JSON else say(address)
 
 
 @app.command()
@@ -38,7 +38,7 @@ def predict(
     team: TeamOption = None,
     output: Output = None,
 ) -> None:
-    """Ask a service for a prediction and print its answer, which is JSON with or without -o json."""
+    """Request a prediction from a service and print its answer, which is JSON with or without -o json."""
     import httpx
 
     from rayplane.errors import Failed, Unavailable, from_problem
@@ -52,29 +52,29 @@ def predict(
     except httpx.TransportError as exc:
         raise Unavailable(f"Service '{name}' at {target} can't be reached ({exc}).", remedy="Try again.") from exc
     try:
-        said = answer.json()
+        content = answer.json()
     except ValueError:
-        said = None
-    if not answer.is_success and isinstance(said, dict):
-        raise from_problem({**said, "status": answer.status_code})
-    if not answer.is_success or (said is None and answer.text.strip() != "null"):
+        content = None
+    if not answer.is_success and isinstance(content, dict):
+        raise from_problem({**content, "status": answer.status_code})
+    if not answer.is_success or (content is None and answer.text.strip() != "null"):
         what = "" if not answer.is_success else ", which is no JSON"
         raise Failed(f"Service '{name}' answered {answer.status_code}: {answer.text[:500]}{what}")
-    print_json(said)
+    print_json(content)
 
 
 def _url(api: Client, team: str, name: str, wait: bool) -> str:
     from rayplane.client.sdk import why
     from rayplane.errors import Unavailable
 
-    found = api.services.wait(team, name) if wait else api.services.get(team, name)
-    published = found.status.get("url")
-    if not published:
+    obj = api.services.wait(team, name) if wait else api.services.get(team, name)
+    address = obj.status.get("url")
+    if not address:
         raise Unavailable(
-            f"Service '{team}/{name}' is {found.status.get('phase', 'Pending')}: {why(found) or 'it has no URL yet'}.",
+            f"Service '{team}/{name}' is {obj.status.get('phase', 'Pending')}: {why(obj) or 'it has no URL yet'}.",
             remedy="Wait until it is Ready.",
         )
-    return str(published)
+    return str(address)
 
 
 def _read(data: str) -> Any:

@@ -1,4 +1,4 @@
-"""`rayplane team`: the common verbs; its deletion says what becomes of what the team has."""
+"""`rayplane team`: the common verbs, and a deletion that says whether the team's data is archived or purged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rayplane.storage import layout
 
 
 class DataOption(StrEnum):
-    """What becomes of a deleted team's data."""
+    """Choice for a deleted team's data."""
 
     ARCHIVE = "archive"
     PURGE = "purge"
@@ -24,22 +24,26 @@ class DataOption(StrEnum):
 app = group("teams", "Who owns and pays.", delete=False)
 
 
-@app.command("delete", help="Delete it and its place, archive or purge what it has, and wait until it is gone.")
+@app.command(
+    "delete", help="Delete it and its resources on the backends, archive or purge its data, and wait until it is gone."
+)
 def delete(
     name: NameArgument,
     data: Annotated[
         DataOption | None,
-        typer.Option(help="Keep its data where no team of its name finds it (the default), or delete it for good."),
+        typer.Option(
+            help="Keep its data where a new team of this name can't reach it (the default), or delete it for good."
+        ),
     ] = None,
     wait: Annotated[bool, typer.Option(help="Wait until it is gone.")] = True,
     output: Output = None,
 ) -> None:
-    """Delete a team. Says before the wait what becomes of its data."""
+    """Delete a team. Before waiting, say whether its data is archived or purged."""
     with client() as api:
         gone = api.teams.delete(name, data=None if data is None else data.value)
-        told = fate(gone)
+        outcome = fate(gone)
         if output is not Format.JSON:
-            note(told)
+            note(outcome)
         if wait:
             api.teams.wait_deleted("", name, uid=gone.metadata.uid)
         if output is Format.JSON:
@@ -49,7 +53,7 @@ def delete(
 
 
 def fate(team: Object) -> str:
-    """What becomes of the data of a team that is being deleted, in one sentence. Pure."""
+    """Sentences that say how the data of a team that is being deleted is archived or purged. Pure."""
     status = TeamStatus.model_validate(team.status)
     if status.data == "purge":
         return (

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rayplane.settings import Home
 
 
-_USERS = {False: "the platform's own user", True: "a Unix user of each team"}
+_CLUSTER_USERS = {False: "the platform's own user", True: "a Unix user of each team"}
 
 
 def up(
@@ -31,11 +31,13 @@ def up(
     timeout: Annotated[float, typer.Option(min=1, help="Seconds to wait until all is healthy.")] = 240,
     foreground: Annotated[
         bool,
-        typer.Option("--foreground", help="Stay, print what it logs, and take it down on SIGTERM or Ctrl-C."),
+        typer.Option(
+            "--foreground", help="Stay in the foreground, print the logs, and stop the platform on SIGTERM or Ctrl-C."
+        ),
     ] = False,
     output: Output = None,
 ) -> None:
-    """Start the local platform and wait until it is healthy; after a crash, recover what is left of it."""
+    """Start the local platform and wait until it is healthy; after a crash, adopt or clean up what is left of it."""
     from rayplane.client.up import control
     from rayplane.settings import load_gateway
 
@@ -43,51 +45,51 @@ def up(
     if port is not None:
         settings = settings.model_copy(update={"port": port})
     if not foreground:
-        _print_where(control.up(settings, say=note, timeout=timeout), output)
+        _print_urls(control.up(settings, say=note, timeout=timeout), output)
         return
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    # With -o json standard output is the answer alone.
+    # With -o json only the answer goes to standard output.
     with control.followed(settings.home_paths, sys.stderr if output is Format.JSON else sys.stdout):
-        _print_where(control.up(settings, say=note, timeout=timeout), output)
+        _print_urls(control.up(settings, say=note, timeout=timeout), output)
         try:
             control.stay(settings.home_paths)
         except KeyboardInterrupt:
             control.down(settings.home_paths, say=note)
 
 
-def _print_where(found: PlatformView, output: Format | None) -> None:
+def _print_urls(platform: PlatformView, output: Format | None) -> None:
     if output is Format.JSON:
-        print_json(found.model_dump(mode="json"))
+        print_json(platform.model_dump(mode="json"))
         return
     print_table(
         ["WHAT", "WHERE"],
         [
-            ["gateway", found.gateway_url or "-"],
-            ["MLflow", found.mlflow_url or "-"],
-            ["Prometheus", found.prometheus_url or "not installed"],
-            ["token", found.token_path],
-            ["home", found.home],
-            ["clusters run as", _USERS[found.local_users]],
+            ["gateway", platform.gateway_url or "-"],
+            ["MLflow", platform.mlflow_url or "-"],
+            ["Prometheus", platform.prometheus_url or "not installed"],
+            ["token", platform.token_path],
+            ["home", platform.home],
+            ["clusters run as", _CLUSTER_USERS[platform.local_users]],
         ],
     )
 
 
 def status(output: Output = None) -> None:
-    """Show the local platform's processes. Ends with 0 when all are healthy, with 8 when the platform is not up."""
+    """Show the local platform's processes. Exits with 0 if all are healthy, with 8 if the platform is not up."""
     from rayplane.client.up import view
     from rayplane.errors import Unavailable
 
-    found = view.look(_home())
+    platform = view.look(_home())
     if output is Format.JSON:
-        print_json(found.model_dump(mode="json"))
+        print_json(platform.model_dump(mode="json"))
     else:
-        _print(found)
-    if found.state != "up":
+        _print(platform)
+    if platform.state != "up":
         raise typer.Exit(Unavailable.exit_code)
 
 
 def down(output: Output = None) -> None:
-    """Stop the local platform and its clusters. Data, logs and runs stay; `rayplane up` takes them up again."""
+    """Stop the local platform and its clusters. Data, logs and runs are kept for the next `rayplane up`."""
     from rayplane.client.up import control
 
     home = _home()
@@ -104,12 +106,12 @@ def _home() -> Home:
     return Home(find_home())
 
 
-def _print(found: PlatformView) -> None:
+def _print(shown: PlatformView) -> None:
     print_table(
         ["PROCESS", "STATE", "PID", "URL", "RESTARTS", "LOG"],
-        [[p.name, p.state, str(p.pid or "-"), p.url or "-", str(p.restarts), p.log or "-"] for p in found.processes],
+        [[p.name, p.state, str(p.pid or "-"), p.url or "-", str(p.restarts), p.log or "-"] for p in shown.processes],
     )
-    for process in found.processes:
+    for process in shown.processes:
         if process.message:
             note(f"{process.name}: {process.message}")
-    note(f"the platform in {found.home} is {found.state}; its clusters run as {_USERS[found.local_users]}")
+    note(f"the platform in {shown.home} is {shown.state}; its clusters run as {_CLUSTER_USERS[shown.local_users]}")

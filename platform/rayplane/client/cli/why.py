@@ -1,4 +1,4 @@
-"""`rayplane why`: why a cluster, a job, a service is not as wanted, and what to do about it."""
+"""`rayplane why`: explain why a cluster, a job or a service is not as wanted, and what to do about it."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ def why(
 ) -> None:
     """Say why something is not as wanted, and what to do: rayplane why growth/dev, rayplane why job/train
 
-    The first line is the answer. Something that is as wanted has no cause. Exits 0 whenever there is an answer.
+    The first line is the answer. An object that is as wanted has no cause. Exits with 0 whenever there is an answer.
     """
     from rayplane.nouns import NOUNS
 
-    of, singular, name = parts(target)
+    explicit_team, singular, name = parts(target)
     with client() as api:
         noun = api.noun(next(n for n in NOUNS if n.singular == singular))
-        named = (of or team_of(api, team)) if noun.type.team_scoped else ""
-        print_explanation(noun.why(named, name), output or Format.TABLE)
+        team_name = (explicit_team or team_of(api, team)) if noun.type.team_scoped else ""
+        print_explanation(noun.why(team_name, name), output or Format.TABLE)
 
 
 def parts(target: str) -> tuple[str | None, str, str]:
-    """(team, noun, name) of what is asked about; a noun's word goes before a team's name. Raises InvalidInput."""
+    """Parse a target as (team, noun, name); a first part that is a noun does not name a team. Raises InvalidInput."""
     from rayplane.errors import InvalidInput
     from rayplane.nouns import NOUNS
 
     words = {word: noun.singular for noun in NOUNS for word in (noun.singular, noun.plural)}
-    given = target.split("/")
-    if all(given) and len(given) <= 3:
-        if len(given) == 1:
-            return None, "cluster", given[0]
-        if len(given) == 2:
-            noun = words.get(given[0])
-            return (None, noun, given[1]) if noun else (given[0], "cluster", given[1])
-        if given[1] in words:
-            return given[0], words[given[1]], given[2]
+    split = target.split("/")
+    if all(split) and len(split) <= 3:
+        if len(split) == 1:
+            return None, "cluster", split[0]
+        if len(split) == 2:
+            noun = words.get(split[0])
+            return (None, noun, split[1]) if noun else (split[0], "cluster", split[1])
+        if split[1] in words:
+            return split[0], words[split[1]], split[2]
     raise InvalidInput(
         f"'{target}' names nothing.",
         remedy="Write growth/dev for a cluster, job/train or growth/job/train for anything else; nouns are: "

@@ -1,1 +1,1 @@
-"""The local platform: a detached supervisor of gateway, MLflow and Prometheus, and what starts and stops it."""
+"""The local platform: a detached supervisor of gateway, MLflow and Prometheus, and code to start and stop it."""

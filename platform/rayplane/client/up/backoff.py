@@ -1,4 +1,4 @@
-"""How long to wait before a child that ended is started again. Pure: the caller brings the clock."""
+"""Compute the pause before an ended child is restarted: exponential back-off. Pure: the caller passes the time."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 FIRST = 0.5
 LONGEST = 30.0
 STEADY = 60.0
-"""Seconds of health after which a child's past is forgotten."""
+"""Seconds of health after which the pause is reset to FIRST."""
 
 
 @dataclass
 class Backoff:
-    """Doubles from FIRST to LONGEST seconds with each end; a child that was healthy for STEADY seconds begins anew."""
+    """A pause that doubles from FIRST to LONGEST seconds with each end, and is reset by STEADY seconds of health."""
 
     restarts: int = 0
-    """How often the child was started again, ever: what `status` shows."""
+    """Number of restarts, including those under an earlier supervisor, as `status` shows it."""
     _delay: float = field(default=0.0, repr=False)
     _healthy_since: float | None = field(default=None, repr=False)
 
@@ -27,11 +27,11 @@ class Backoff:
             self._delay = 0.0
 
     def unhealthy(self) -> None:
-        """Note that a check failed: the time of health begins anew."""
+        """Note that a check failed: the period of health starts over."""
         self._healthy_since = None
 
     def ended(self, now: float) -> float:
-        """Note that the child ended at ``now``; the instant at which it may be started again."""
+        """Note that the child ended at ``now``; return the time at which it may be restarted."""
         self.restarts += 1
         self._healthy_since = None
         self._delay = min(LONGEST, self._delay * 2 or FIRST)

@@ -1,4 +1,4 @@
-"""Write what the children read at their start: Prometheus' scrape configuration and rules, MLflow's authentication."""
+"""Write the children's configuration files: Prometheus' scrape configuration and rules, MLflow's authentication."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def prometheus_sources() -> Traversable:
 
 
 def write_prometheus(home: Home, *, gateway_url: str, token: Path) -> Path:
-    """Fill in the template and put it, with the rules, into the home; the configuration's path."""
+    """Write the filled-in template and the rules to the home; return the configuration's path."""
     source = prometheus_sources()
     target = home.prometheus / TEMPLATE
     text = render_prometheus(source.joinpath(TEMPLATE).read_text(), gateway_url=gateway_url, token=token)
@@ -46,15 +46,16 @@ def write_prometheus(home: Home, *, gateway_url: str, token: Path) -> Path:
 
 def render_prometheus(template: str, *, gateway_url: str, token: Path) -> str:
     """The template with its placeholders filled in. Pure."""
-    # A path may hold anything; as JSON it is a string of YAML too.
+    # A path may contain any character; a JSON string is also a valid YAML string.
     return Template(template).substitute(gateway_url=gateway_url, token_file=json.dumps(str(token)))
 
 
 def write_mlflow(home: Home) -> Path:
-    """MLflow's authentication: own user table, nothing allowed but by a role. Holds no secret.
+    """Write MLflow's authentication settings: a user table of its own, and only roles grant access. Has no secret.
 
-    MLflow asks for a user's password up to five times a request and derives its scrypt hash each time, 0.07 s of CPU: a
-    password that was right is remembered. What changes over MLflow's API counts at once, since there is one worker.
+    MLflow checks a user's password up to five times per request and computes its scrypt hash each time, 0.07 s of CPU,
+    so the settings make it cache a correct password. Changes over MLflow's API take effect at once, since there is only
+    one worker.
     """
     target = home.mlflow / "auth.ini"
     database = str(home.mlflow / "auth.db").replace("%", "%%")  # '%' starts an interpolation in an ini file
@@ -71,7 +72,7 @@ def write_mlflow(home: Home) -> Path:
 
 
 def digest(*paths: Path) -> str:
-    """A hash of the contents of files, so that a child whose configuration changed is not taken for the same."""
+    """A hash of files' contents, by which the supervisor notices that a child runs with an older configuration."""
     return hashlib.sha256(b"\0".join(p.read_bytes() for p in paths)).hexdigest()[:16]
 
 

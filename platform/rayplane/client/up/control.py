@@ -1,4 +1,4 @@
-"""`up` and `down`: bring the local platform into being, or to its end, from whatever state a crash left it in."""
+"""`up` and `down`: start or stop the local platform, from whatever state a crash left it in."""
 
 from __future__ import annotations
 
@@ -33,17 +33,18 @@ NOT_FOUND = (
     "Get it with 'make tools', then: rayplane down; rayplane up"
 )
 ENDS_ALLOWED = 3
-"""How often a child may end while `up` waits for it, before `up` gives up."""
+"""Number of times that a child may end while `up` waits for it, before `up` gives up."""
 CHOICES = 3
-"""How often other ports are chosen when strangers take those that were."""
+"""Number of times that `up` chooses ports, since other processes may take the chosen ones."""
 
 
 def up(settings: GatewaySettings, *, say: Say, timeout: float = 240.0) -> PlatformView:
-    """Make the platform of the home run and wait until all of it is healthy; one that runs already is success.
+    """Start the home's platform and wait until all of it is healthy; succeeds if it runs already.
 
-    Adopts what an earlier supervisor left healthy, cleans the rest. Where it fails, nothing stays that was not there
-    before. Raises PortTaken, StorageFull, InvalidInput (home, settings), Unsupported (packages), Conflict (it runs on
-    another port or with other users than it should), Unavailable or Timeout (a child does not come up).
+    Adopts healthy children of an earlier supervisor and stops other remains. If it fails and nothing ran before, it
+    stops all that it started. Raises PortTaken, StorageFull, InvalidInput (home, settings), Unsupported (packages),
+    Conflict (the platform runs already with another port or another RAYPLANE_LOCAL_USERS), Unavailable or Timeout (a
+    child does not come up).
     """
     home = settings.home_paths
     tools.require_packages()
@@ -55,36 +56,33 @@ def up(settings: GatewaySettings, *, say: Say, timeout: float = 240.0) -> Platfo
             _up(settings, home, say, time.monotonic() + timeout)
         except (RayplaneError, OSError, KeyboardInterrupt):
             if nothing_before:
-                _end(home, say)
+                _stop_all(home, say)
             raise
     return look(home)
 
 
 def followed(home: Home, to: TextIO) -> AbstractContextManager[None]:
-    """Print what the platform's processes log, for the time of the block."""
+    """Print the logs of the platform's processes while the ``with`` block runs."""
     return logs.printed([home.logs / f"{name}.log" for name in (plan.SUPERVISOR, plan.GATEWAY, plan.MLFLOW)], to=to)
 
 
 def stay(home: Home) -> None:
-    """Wait until this process is interrupted, which is raised as KeyboardInterrupt.
-
-    Raises Failed when the supervisor ends by itself.
-    """
+    """Block until this process is interrupted; raises KeyboardInterrupt then, or Failed if the supervisor ends."""
     supervisor = known_records(home).get(plan.SUPERVISOR)
     while supervisor is not None and processes.alive(supervisor):
         time.sleep(0.5)
-    raise Failed("The supervisor ended.", remedy=_look_at(supervisor.log if supervisor else None, home))
+    raise Failed("The supervisor ended.", remedy=_log_excerpt(supervisor.log if supervisor else None, home))
 
 
 def down(home: Home, *, say: Say) -> list[str]:
-    """Stop every process of the home, clusters too, and remove their temporary folders; what was stopped.
+    """Stop all processes of the home, including clusters; return their names. Removes their temporary folders.
 
-    Needs neither gateway nor database. Nothing there is success. Raises Unavailable naming pids that survive SIGKILL.
+    Needs neither gateway nor database. Succeeds if nothing runs. Raises Unavailable naming pids that survive SIGKILL.
     """
     if not home.path.is_dir():
         return []
     with room.locked(home, say, timeout=120):
-        return _end(home, say)
+        return _stop_all(home, say)
 
 
 def _up(settings: GatewaySettings, home: Home, say: Say, deadline: float) -> None:
@@ -99,8 +97,8 @@ def _up(settings: GatewaySettings, home: Home, say: Say, deadline: float) -> Non
         try:
             _wait(home, supervisor, _names(state), say, deadline)
         except PortTaken as exc:
-            # Another process was faster between the choice and the listener; ports that the user left open are chosen
-            # again. The children that it kept from starting begin anew, so their report, with its restarts, goes.
+            # Another process took the port after it was chosen. Unless the user fixed the ports, choose again. The
+            # children that could not start are new ones then, so delete the report, which counts their restarts.
             if state.pinned or choice == CHOICES:
                 raise
             say(f"{exc.detail} Other ports are chosen.")
@@ -111,16 +109,16 @@ def _up(settings: GatewaySettings, home: Home, say: Say, deadline: float) -> Non
 
 
 def _launch(settings: GatewaySettings, home: Home, say: Say) -> tuple[PlatformState, ProcessRecord]:
-    """Choose ports, write secrets and configuration, start the supervisor."""
+    """Choose ports, write secrets and configuration, and start the supervisor."""
     _require_same_users(settings, home, settings.local_users)
     _clean_remains(home)
-    given = local_users.prepare(settings)
-    if given:
-        say(f"the files of {', '.join(given)} in the storage root become those of each team's own user")
+    shut_teams = local_users.prepare(settings)
+    if shut_teams:
+        say(f"the files of {', '.join(shut_teams)} in the storage root become those of each team's own user")
     binary = tools.find("prometheus")
     if binary is None:
         say(NOT_FOUND)
-    state = _choose(settings, home, with_prometheus=binary is not None)
+    state = _choose_ports(settings, home, with_prometheus=binary is not None)
     known = credentials.ensure(home)
     configuration.write_mlflow(home)
     if binary is not None:
@@ -142,7 +140,7 @@ def _launch(settings: GatewaySettings, home: Home, say: Say) -> tuple[PlatformSt
 
 
 def _clean_remains(home: Home) -> None:
-    """End what a dead supervisor or a child killed halfway left; living children stay, for they may be adopted."""
+    """Stop what a dead supervisor or a killed child left running; keep living children, which may be adopted."""
     processes.stop_marked(f"{home.id}/{plan.SUPERVISOR}")
     records = known_records(home)
     for name in (plan.GATEWAY, plan.MLFLOW, plan.PROMETHEUS):
@@ -151,7 +149,7 @@ def _clean_remains(home: Home) -> None:
             processes.stop_marked(f"{home.id}/{name}")
 
 
-def _choose(settings: GatewaySettings, home: Home, *, with_prometheus: bool) -> PlatformState:
+def _choose_ports(settings: GatewaySettings, home: Home, *, with_prometheus: bool) -> PlatformState:
     known = read_state(home)
     records = known_records(home)
     required = {plan.GATEWAY: settings.port} if "port" in settings.model_fields_set else {}
@@ -200,42 +198,42 @@ def _require_same_port(settings: GatewaySettings, state: PlatformState) -> None:
 
 
 def _require_same_users(settings: GatewaySettings, home: Home, running: bool) -> None:
-    """Raise Conflict if the platform that runs, or a cluster of it, was started with the other setting of users."""
+    """Raise Conflict if the running platform, or one of its clusters, was started with another RAYPLANE_LOCAL_USERS."""
     wanted = settings.local_users
     heads = [head for head in cluster_records(home) if processes.alive(head)]
-    others = [f"{head.team}/{head.cluster}" for head in heads if (head.user is not None) != wanted]
-    if running == wanted and not others:
+    differing = [f"{head.team}/{head.cluster}" for head in heads if (head.user is not None) != wanted]
+    if running == wanted and not differing:
         return
-    which = f"cluster {', '.join(others)} runs" if others else "it runs"
+    subject = f"cluster {', '.join(differing)} runs" if differing else "it runs"
     how = "as the platform's user" if wanted else "as a user of its team"
     raise Conflict(
-        f"RAYPLANE_LOCAL_USERS is {str(wanted).lower()} now, and {which} {how}.",
+        f"RAYPLANE_LOCAL_USERS is {str(wanted).lower()} now, and {subject} {how}.",
         remedy="Run 'rayplane down' first, which ends what runs on the clusters; 'rayplane up' starts them anew.",
     )
 
 
 def _wait(home: Home, supervisor: ProcessRecord, names: Sequence[str], say: Say, deadline: float) -> None:
-    """Until every child is healthy and the gateway ready. Says each child's progress once."""
-    began, said = time.monotonic(), set[str]()
+    """Wait until every child is healthy and the gateway is ready; say once when each becomes healthy."""
+    began, announced = time.monotonic(), set[str]()
     earlier = {name: child.restarts for name, child in read_report(home).children.items()}
     while True:
         report = read_report(home)
-        # A report of an earlier supervisor may call healthy what died with it.
+        # An earlier supervisor's report may call children healthy that have died since.
         children = report.children if report.pid == supervisor.pid else {}
         if not processes.alive(supervisor):
-            raise Failed("The supervisor ended.", remedy=_look_at(supervisor.log, home))
+            raise Failed("The supervisor ended.", remedy=_log_excerpt(supervisor.log, home))
         for name in names:
             child = children.get(name)
             if child is None:
                 continue
-            if child.state == "healthy" and name not in said:
-                said.add(name)
+            if child.state == "healthy" and name not in announced:
+                announced.add(name)
                 say(f"{name} is healthy after {time.monotonic() - began:.1f} s: {child.url}")
-            _give_up(child, earlier.get(name, 0), home)
-        if said.issuperset(names) and _ready(children[plan.GATEWAY]):
+            _raise_if_hopeless(child, earlier.get(name, 0), home)
+        if announced.issuperset(names) and _ready(children[plan.GATEWAY]):
             return
         if time.monotonic() > deadline:
-            missing = [n for n in names if n not in said] or [plan.GATEWAY]
+            missing = [n for n in names if n not in announced] or [plan.GATEWAY]
             logs = ", ".join(str(home.logs / f"{n}.log") for n in missing)
             raise Timeout(f"{', '.join(missing)} did not become healthy in time.", remedy=f"Read {logs}.")
         time.sleep(0.1)
@@ -245,21 +243,21 @@ def _ready(gateway: ChildReport) -> bool:
     return health.answers(gateway.health.removesuffix("/healthz") + "/readyz")
 
 
-def _give_up(child: ChildReport, earlier: int, home: Home) -> None:
+def _raise_if_hopeless(child: ChildReport, earlier: int, home: Home) -> None:
     if child.state == "port-taken":
         raise PortTaken(
             f"Port {child.port} for {child.name} was taken by another process.",
             remedy="Stop that process, or ask for another port.",
         )
     if child.restarts - earlier >= ENDS_ALLOWED and child.state == "waiting":
-        room.require_room(home)  # the likeliest reason why nothing starts, and clearer than any child's log
+        room.require_room(home)  # the likeliest reason, and clearer than the child's log
         raise Unavailable(
             f"{child.name} does not stay up: it ended {child.restarts - earlier} times.\n{_tail(Path(child.log))}\n",
             remedy=f"Read {child.log}, then run 'rayplane up' again.",
         )
 
 
-def _look_at(log: str | None, home: Home) -> str:
+def _log_excerpt(log: str | None, home: Home) -> str:
     path = Path(log) if log else home.logs / "supervisor.log"
     return f"Its log '{path}' ends:\n{_tail(path)}"
 
@@ -270,8 +268,8 @@ def _tail(path: Path, lines: int = 12) -> str:
     return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
 
 
-def _end(home: Home, say: Say) -> list[str]:
-    """Stop all; the supervisor first, lest it restart what is stopped; the gateway next, lest it make clusters anew."""
+def _stop_all(home: Home, say: Say) -> list[str]:
+    """Stop all: first the supervisor, which would restart children, then the gateway, which would restart clusters."""
     stopped = [p.name for p in look(home).processes if p.pid]
     if stopped:
         say(f"stopping {', '.join(stopped)}")
@@ -282,22 +280,22 @@ def _end(home: Home, say: Say) -> list[str]:
     processes.stop_marked(f"{home.id}/{plan.GATEWAY}", grace=15)
     processes.stop_marked(home.id, grace=10)
     for head in cluster_records(home):
-        processes.stop(head, grace=10)  # what a head that had died before left in its session
-    _end_users(home, say)
+        processes.stop(head, grace=10)  # processes that a head which died earlier left in its session
+    _kill_team_users(home, say)
     for folder in (home.processes / "clusters", home.processes):
         for record in folder.glob("*.json"):
             record.unlink(missing_ok=True)
     report_path(home).unlink(missing_ok=True)
     for path in _temporary_folders(home):
-        shutil.rmtree(path, ignore_errors=True)  # what another user made in it is not ours to remove
+        shutil.rmtree(path, ignore_errors=True)  # it may have files of other users, which can't be removed
     return stopped
 
 
-def _end_users(home: Home, say: Say) -> None:
-    """End what still runs as the user of a team: it hid from its cluster's end."""
+def _kill_team_users(home: Home, say: Say) -> None:
+    """Kill processes that still run as a team's user: they escaped when their cluster was stopped."""
     try:
         users = [known.number for known in local_users.read(home).teams.values()]
-    except Unavailable as exc:  # 'down' gets past whatever is damaged
+    except Unavailable as exc:  # 'down' goes on despite damaged files
         say(str(exc))
         return
     if os.geteuid() == 0:
@@ -305,6 +303,6 @@ def _end_users(home: Home, say: Say) -> None:
 
 
 def _temporary_folders(home: Home) -> list[Path]:
-    """Ray's temporary folders of this home: its clusters' heads name them by it."""
-    roots = {Path(tempfile.gettempdir()), Path("/tmp")}  # noqa: S108  where a head goes if the former's path is too long
+    """Ray's temporary folders of this home's clusters, which have the home's id in their names."""
+    roots = {Path(tempfile.gettempdir()), Path("/tmp")}  # noqa: S108  used by a head if gettempdir()'s path is too long
     return sorted(path for root in roots for path in root.glob(f"rp-{home.id}-*"))

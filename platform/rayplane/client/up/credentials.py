@@ -1,4 +1,4 @@
-"""The local platform's secrets: made once, each in a 0600 file of the home, never in a command line."""
+"""The local platform's secrets: created once, each in a 0600 file of the home, never on a command line."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ MLFLOW_ADMIN = "admin"
 
 @dataclass(frozen=True)
 class Credentials:
-    """Where each secret is. The values that MLflow takes from its environment alone are read on demand."""
+    """Paths of the secrets. Values that MLflow accepts only by environment variable are read on demand."""
 
     token: Path
     """The local user's token."""
     metrics: Path
-    """Prometheus' token: it may read metrics and discover targets, no more."""
+    """Prometheus' token, which may only read metrics and discover targets."""
     mlflow_admin: Path
     """Two lines: user name, password."""
     mlflow_key: Path
-    """Signs MLflow's forms."""
+    """MLflow's key for signing its web forms (Flask's secret key)."""
 
     def mlflow_password(self) -> str:
         """The MLflow admin's password."""
         return read_secret(self.mlflow_admin).splitlines()[1]
 
     def mlflow_signing_key(self) -> str:
-        """What MLflow signs its forms with."""
+        """MLflow's key for signing its web forms."""
         return read_secret(self.mlflow_key)
 
 
 def of(home: Home) -> Credentials:
-    """Where the secrets of a home are."""
+    """Paths of a home's secrets."""
     return Credentials(
         token=home.token,
         metrics=home.secrets / "metrics.token",
@@ -44,7 +44,7 @@ def of(home: Home) -> Credentials:
 
 
 def ensure(home: Home) -> Credentials:
-    """Make what is missing; what is there stays. Raises InvalidInput where others may read a secret."""
+    """Create missing secrets, keep existing ones. Raises InvalidInput if other users may read a secret."""
     known = of(home)
     values = {
         known.token: secrets.token_urlsafe(32),

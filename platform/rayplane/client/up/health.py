@@ -1,4 +1,4 @@
-"""Whether a child answers its health check."""
+"""Check a child's health over HTTP."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ TIMEOUT = 3.0
 
 
 def answers(url: str, *, timeout: float = TIMEOUT) -> bool:
-    """Whether ``url`` (plain HTTP, of this host) answers 200 within ``timeout`` seconds of each read."""
-    # Asked twice a second while children start: the standard library's client takes a tenth of httpx' time, and asks
-    # no proxy of the environment.
+    """True if ``url`` (plain HTTP, on this host) answers 200; each read may take ``timeout`` seconds."""
+    # Called twice a second while children start: the standard library's client takes a tenth of httpx' time, and
+    # ignores HTTP proxies of the environment.
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout)
     try:

@@ -1,4 +1,4 @@
-"""Follow log files that others write: what was added to each since the last look."""
+"""Follow log files that other processes write, across rotations."""
 
 from __future__ import annotations
 
@@ -16,51 +16,54 @@ _Identity = tuple[int, int] | None
 
 
 @dataclass
-class _Place:
-    """How far a file was read."""
+class _Position:
+    """Position up to which a file was read."""
 
     offset: int
     cut_off: _Identity
-    """Which part of it was cut off last."""
-    begun: bytes = b""
-    """The beginning of a line whose end is not there yet."""
+    """Identity of the part that the last rotation cut off."""
+    unfinished: bytes = b""
+    """The beginning of a line that is not complete yet."""
 
 
 class Tail:
-    """The lines that are added to some files from now on, each with its file's name; a file may come, begin anew, or be
-    rotated, of which no line is missed or told twice as long as that is not twice between two looks."""
+    """Lines that are added to some files from now on, each with its file's name.
+
+    A file may be created, truncated or rotated meanwhile. No line is missed or repeated as long as a file is rotated
+    at most once between two reads.
+    """
 
     def __init__(self, files: Sequence[Path]) -> None:
-        self._places = {
-            file: _Place(file.stat().st_size if file.exists() else 0, _identity(rotated(file))) for file in files
+        self._positions = {
+            file: _Position(file.stat().st_size if file.exists() else 0, _identity(rotated(file))) for file in files
         }
 
     def read(self) -> Iterator[str]:
-        """What is new, by whole lines: ``<name>: <line>``."""
-        for file, place in self._places.items():
-            *whole, place.begun = (place.begun + _added(file, place)).split(b"\n")
+        """Complete lines added since the last call, as ``<name>: <line>``."""
+        for file, position in self._positions.items():
+            *whole, position.unfinished = (position.unfinished + _read_added(file, position)).split(b"\n")
             for line in whole:
                 yield f"{file.stem}: {line.decode(errors='replace')}"
 
 
-def _added(file: Path, place: _Place) -> bytes:
-    """What was added to a file, of which the place is then told; nothing while it is being rotated."""
+def _read_added(file: Path, position: _Position) -> bytes:
+    """Bytes added to a file; moves the position forward. Empty while the file is being rotated."""
     if partial(file).exists() or not file.exists():
         return b""
-    cut_off, offset, before = _identity(rotated(file)), place.offset, b""
-    if cut_off is not None and cut_off != place.cut_off:
-        before = _from(rotated(file), offset)
+    cut_off, offset, before = _identity(rotated(file)), position.offset, b""
+    if cut_off is not None and cut_off != position.cut_off:
+        before = _read_from(rotated(file), offset)
         offset = max(0, offset - rotated(file).stat().st_size)
     elif file.stat().st_size < offset:
-        offset, place.begun = 0, b""
-    added = _from(file, offset)
+        offset, position.unfinished = 0, b""
+    added = _read_from(file, offset)
     if partial(file).exists() or _identity(rotated(file)) != cut_off:
-        return b""  # it was rotated meanwhile: what was read may be from anywhere
-    place.offset, place.cut_off = offset + len(added), cut_off
+        return b""  # it was rotated meanwhile, so the bytes read may be from any part
+    position.offset, position.cut_off = offset + len(added), cut_off
     return before + added
 
 
-def _from(file: Path, offset: int) -> bytes:
+def _read_from(file: Path, offset: int) -> bytes:
     with file.open("rb") as stream:
         stream.seek(offset)
         return stream.read()
@@ -76,7 +79,7 @@ def _identity(file: Path) -> _Identity:
 
 @contextmanager
 def printed(files: Sequence[Path], *, to: TextIO, every: float = 0.5) -> Iterator[None]:
-    """Print what is added to some files, for the time of the block."""
+    """Print lines that are added to some files while the ``with`` block runs."""
     tail, stopping = Tail(files), threading.Event()
 
     def run() -> None:

@@ -1,10 +1,10 @@
 """Run `mlflow server` in one process, `python -m rayplane.client.up.mlflow_server <options of mlflow server>`.
 
-The command itself imports all of MLflow, looks after the databases, and then starts a second Python for uvicorn, which
-imports the same again: 2.5 s and 280 MiB more. Here the command runs as it is, and uvicorn runs where it would have
-been started, on the socket that the supervisor opened. New databases appear only once they are whole: MLflow can
-neither use nor mend one whose making was interrupted. One that an older MLflow made, with which the command would
-refuse to start, is brought to its schema in a copy, which then takes its place.
+The command itself imports all of MLflow, prepares the databases, and then starts a second Python for uvicorn, which
+imports the same again: 2.5 s and 280 MiB more. Here the command runs unchanged, but uvicorn runs in the same process,
+on the socket that the supervisor opened. A new database gets its name only once it is complete: MLflow can neither use
+nor repair one whose creation was interrupted. A database of an older MLflow, with which the command would refuse to
+start, is upgraded in a copy that then replaces it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-# First: MLflow tells by uvicorn's presence, when it is imported, that it runs as a server, and then checks hosts.
+# Imported first: at import MLflow takes a loaded uvicorn as a sign that it runs as a server, and then checks hosts.
 import uvicorn
 
 # isort: split
@@ -36,24 +36,24 @@ from rayplane import processes
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Make the databases that are missing, upgrade older ones, and serve until a signal ends it.
+    """Create missing databases, upgrade older ones, and serve until a signal ends the process.
 
-    The options are those of `mlflow server`. Ends as the command does: with its exit code and its messages.
+    The options are those of `mlflow server`. Exits as the command does, with its exit code and messages.
     """
     listener = processes.take_listener()
     tracking = arguments[arguments.index("--backend-store-uri") + 1]
     make_database(tracking, _initialize_tables)
     upgrade_database(tracking)
     make_database(read_auth_config().database_uri, lambda engine: migrate_if_needed(engine, "head"))
-    # The type checker covers no private name of another package.
+    # setattr, since the type checker refuses a private name of another package.
     setattr(mlflow.server, "_exec_cmd", partial(serve, listener))  # noqa: B010
     cli(["server", *arguments], prog_name="mlflow")
 
 
 def make_database(uri: str, fill: Callable[[Engine], None]) -> None:
-    """Make the SQLite file of ``uri`` (``sqlite:///<path>``) with ``fill``, under another name until it is whole.
+    """Create the SQLite file of ``uri`` (``sqlite:///<path>``) with ``fill``, under a temporary name until complete.
 
-    A file that is there stays as it is: MLflow checks it.
+    Leaves an existing file to MLflow, which checks it.
     """
     path = Path(make_url(uri).database or "")
     if path.exists():
@@ -64,10 +64,10 @@ def make_database(uri: str, fill: Callable[[Engine], None]) -> None:
 
 
 def upgrade_database(uri: str) -> None:
-    """Bring MLflow's tracking database to this version's schema: all of it, or it stays as it is.
+    """Upgrade MLflow's tracking database to this version's schema, completely or not at all.
 
-    One of a newer schema is left to MLflow, which refuses it and says so. MLflow's own way is not one transaction: an
-    upgrade that was interrupted would leave what no version can use. Users' databases MLflow upgrades by itself.
+    Leaves a newer schema to MLflow, which refuses it with a message. MLflow's own upgrade is not one transaction: if
+    interrupted, it leaves a database that no version can use. MLflow upgrades the users' database by itself.
     """
     path = Path(make_url(uri).database or "")
     engine = create_engine(f"sqlite:///{path}")
@@ -85,9 +85,9 @@ def upgrade_database(uri: str) -> None:
 
 
 def _unready(path: Path) -> Path:
-    """The name of a database until it is whole; what an interrupted start left under it is removed."""
+    """The temporary path of an incomplete database; deletes what an interrupted start left there."""
     unready = path.with_name(f"{path.name}.partial")
-    for interrupted in path.parent.glob(f"{unready.name}*"):  # with its journal
+    for interrupted in path.parent.glob(f"{unready.name}*"):  # including its journal
         interrupted.unlink()
     return unready
 
@@ -99,7 +99,7 @@ def _fill(unready: Path, fill: Callable[[Engine], None]) -> None:
 
 
 def _replace(path: Path, unready: Path) -> None:
-    for stale in ("-journal", "-wal", "-shm"):  # of a file that was taken away: SQLite would play them into this one
+    for stale in ("-journal", "-wal", "-shm"):  # of a deleted database: SQLite would apply them to the new one
         path.with_name(path.name + stale).unlink(missing_ok=True)
     unready.replace(path)
 
@@ -107,7 +107,7 @@ def _replace(path: Path, unready: Path) -> None:
 def serve(
     listener: socket.socket | None, command: Sequence[str], *, extra_env: Mapping[str, str], **_: Any
 ) -> NoReturn:
-    """Stand in for MLflow's start of ``command`` (`python -m uvicorn ...`): do what it would do, in this process."""
+    """Run MLflow's server command (`python -m uvicorn ...`) in this process instead of a new one."""
     os.environ.update(extra_env)
     options = uvicorn.main.make_context("uvicorn", list(command[3:])).params
     config = uvicorn.Config(**{name: options[name] for name in ("app", "host", "port", "factory", "log_config")})

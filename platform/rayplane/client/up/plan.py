@@ -1,4 +1,4 @@
-"""What the local platform's children are: command, environment, port, health check. Starts nothing."""
+"""Describe the local platform's children: command, environment, port, health check. Starts nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SUPERVISOR = "supervisor"
 
 PREFERRED_PORTS = {GATEWAY: 8470}
 
-# What a shell inside a job, or a user of another MLflow, may carry: none of it is meant for these servers.
+# Variables that a shell inside a job, or a user of another MLflow, may have set; not meant for these servers.
 _FOREIGN = (
     *("MLFLOW_", "RAY_ADDRESS", "RAY_AUTH_", "RAY_JOB_", "RAY_TRAIN_CALLBACKS", "RAYPLANE_TOKEN_PATH"),
     *("RAYPLANE_GATEWAY_URL", "RAYPLANE_TEAM", "RAYPLANE_CLUSTER", "RAYPLANE_SUBMISSION_ID", "RAYPLANE_URL"),
@@ -30,12 +30,12 @@ _FOREIGN = (
 
 @dataclass(frozen=True)
 class Child:
-    """One process that the supervisor keeps up."""
+    """One process that the supervisor keeps running."""
 
     name: str
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(repr=False)
-    """What it gets beside the inherited environment; may hold secrets."""
+    """Variables set in addition to the inherited environment; may have secrets."""
     port: int
     url: str
     health: str
@@ -43,19 +43,19 @@ class Child:
     log: Path
     cwd: Path
     listen: str | None = None
-    """Address at which the supervisor opens the port for it; None where the child does so by itself."""
+    """Address at which the supervisor opens the child's port; None if the child opens it by itself."""
     configuration: str = ""
-    """Hash of the files that it reads at its start."""
+    """Hash of the configuration files that the child reads at its start."""
 
     @property
     def fingerprint(self) -> str:
-        """Tells whether a process that runs already is the one that would be started."""
+        """Hash that is equal for a running process and this child if nothing would change by a restart."""
         parts = (self.argv, sorted(self.env.items()), self.configuration, str(self.cwd))
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 def children(settings: GatewaySettings, state: PlatformState, *, prometheus: Path | None) -> list[Child]:
-    """The children of a home. Their secrets and configuration files must have been written."""
+    """The children of a home, whose secrets and configuration files must exist already."""
     home = settings.home_paths
     made = [_gateway(settings, home, state), _mlflow(settings, home, state)]
     if prometheus is not None:
@@ -64,15 +64,15 @@ def children(settings: GatewaySettings, state: PlatformState, *, prometheus: Pat
 
 
 def inherited(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment that every child starts from: the caller's, this interpreter first on PATH, nothing foreign."""
-    kept = {k: v for k, v in environ.items() if not k.startswith(_FOREIGN)}
-    kept["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environ.get("PATH", os.defpath)])
-    kept["PYTHONUNBUFFERED"] = "1"
-    return kept
+    """Every child's base environment: the caller's without foreign variables, with this interpreter first on PATH."""
+    env = {k: v for k, v in environ.items() if not k.startswith(_FOREIGN)}
+    env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environ.get("PATH", os.defpath)])
+    env["PYTHONUNBUFFERED"] = "1"
+    return env
 
 
 def local_url(host: str, port: int) -> str:
-    """The URL by which this host reaches a listener; one on all interfaces is reached on loopback."""
+    """The URL by which this host reaches a listener; loopback if it listens on all interfaces."""
     return f"http://{'127.0.0.1' if host in ('0.0.0.0', '::', '') else host}:{port}"  # noqa: S104  compared, not bound
 
 
@@ -109,9 +109,9 @@ def _mlflow(settings: GatewaySettings, home: Home, state: PlatformState) -> Chil
         name=MLFLOW,
         argv=(
             *(sys.executable, "-m", "rayplane.client.up.mlflow_server"),
-            # Where the gateway listens: whoever runs jobs reaches both. It asks for a name and a password.
+            # The gateway's address, since jobs must reach both servers. MLflow asks for a user name and password.
             *("--host", settings.host, "--port", str(port)),
-            # Without this the API answers 403 to a Host that it does not know, while /health says 200.
+            # Without this the API answers 403 to an unknown Host header, while /health says 200.
             *("--allowed-hosts", hosts),
             # One worker, and no job execution (by environment): one process instead of ten.
             *("--workers", "1"),
@@ -126,7 +126,7 @@ def _mlflow(settings: GatewaySettings, home: Home, state: PlatformState) -> Chil
             "MLFLOW_AUTH_ADMIN_PASSWORD": secrets.mlflow_password(),
             "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.mlflow_signing_key(),
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-            # As the option above, for the part of MLflow that reads it when it is imported.
+            # The same hosts again, for a part of MLflow that reads the variable at import.
             "MLFLOW_SERVER_ALLOWED_HOSTS": hosts,
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "DO_NOT_TRACK": "true",
@@ -142,7 +142,7 @@ def _mlflow(settings: GatewaySettings, home: Home, state: PlatformState) -> Chil
 
 
 def _hosts(settings: GatewaySettings, port: int) -> list[str]:
-    """What a request to the MLflow server may name as its host."""
+    """Host headers that the MLflow server accepts."""
     names = ["127.0.0.1", "localhost", settings.host, urlsplit(settings.public_url or "").hostname]
     known = [f"{name}:{port}" for name in names if name] + [urlsplit(settings.mlflow_public_url or "").netloc]
     return list(dict.fromkeys(host for host in known if host))

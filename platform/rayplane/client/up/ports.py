@@ -1,4 +1,4 @@
-"""Choose the children's ports: each home has its own, and they stay the same unless a stranger takes one."""
+"""Choose the children's ports: each home has its own, and keeps them unless another process takes one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rayplane import processes
 from rayplane.errors import PortTaken
 
 # Below the kernel's ephemeral range (32768-60999) and Kubernetes' node ports (30000-32767), so that no outgoing
-# connection takes a port between the choice and the listener.
+# connection takes a port after it is chosen and before the child listens.
 FIRST, LAST = 20_000, 29_999
 TRIES = 200
 
@@ -24,13 +24,13 @@ def choose(
     ours: Callable[[str, int], bool],
     is_free: Callable[[int], bool] = processes.is_free,
 ) -> dict[str, int]:
-    """A port for each name: the one required, else the known one, else the preferred one, else one of this home's own.
+    """A port for each name: the required one, else the known, else the preferred, else one that depends on the home.
 
-    ``ours(name, port)`` says whether the child itself holds the port now, so that it may be adopted. Raises PortTaken
-    where a required port belongs to another process, or where no port is free.
+    ``ours(name, port)`` is true if the child itself has the port now, so that it may be adopted. Raises PortTaken if a
+    required port belongs to another process, or if no port is free.
     """
     chosen: dict[str, int] = {}
-    shuffled = random.Random(seed).sample(range(FIRST, LAST + 1), TRIES)  # noqa: S311  a spread, not a secret
+    shuffled = random.Random(seed).sample(range(FIRST, LAST + 1), TRIES)  # noqa: S311  not a secret
     for name in names:
         usable = _usable(name, ours, is_free)
         if name in required:

@@ -1,4 +1,4 @@
-"""The home's folder: made, writable, with room in it; and the lock that lets one `up` or `down` work at a time."""
+"""Create the home's folder and check that it has free space; lock it, so that one `up` or `down` runs at a time."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from rayplane.errors import InvalidInput, RayplaneError, StorageFull, Timeout
 from rayplane.settings import Home
 
 LEAST_FREE = 256 * 2**20
-"""Bytes: databases, logs and Prometheus' first blocks of an empty platform need about half of it."""
+"""Bytes that must be free: an empty platform's databases, logs and first Prometheus blocks need about half of it."""
 
 Say = Callable[[str], None]
 
 
 def prepare(home: Home) -> None:
-    """Make the home's folders. Raises StorageFull without room, InvalidInput where it can't be written."""
+    """Create the home's folders. Raises StorageFull if the disk is full, InvalidInput if they can't be written."""
     with explained(home.path):
         for folder in (home.path, home.secrets):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             _make_private(folder)
         for folder in (home.logs, home.processes, home.mlflow, home.feast, home.prometheus):
             folder.mkdir(exist_ok=True)
-        # A quota refuses a write where the file system still counts free blocks, so a write is tried.
+        # A quota may refuse writes although the file system has free blocks, so try a write.
         probe = home.path / f".room.{os.getpid()}"
         try:
             probe.write_bytes(b"\0" * 2**20)
@@ -46,7 +46,7 @@ def require_room(home: Home) -> None:
 
 
 def full(path: Path, how: str) -> StorageFull:
-    """The error of a full disk."""
+    """The error for a full disk."""
     return StorageFull(
         f"The home '{path}' has no room: {how}; the platform needs {LEAST_FREE / 2**20:.0f} MiB to start.",
         remedy="Free some space there, or set RAYPLANE_HOME to a folder on a larger disk.",
@@ -55,7 +55,7 @@ def full(path: Path, how: str) -> StorageFull:
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn what the operating system says of a folder into an error with a remedy."""
+    """Turn an OSError about a folder into an error with a remedy."""
     try:
         yield
     except OSError as exc:
@@ -72,23 +72,23 @@ def _explain(path: Path, exc: OSError) -> RayplaneError:
 
 
 def _make_private(folder: Path) -> None:
-    """Shut others out of a folder of ours, however it was made: not every database in it is 0600."""
-    found = folder.stat()
-    if found.st_uid == os.geteuid() and found.st_mode & 0o077:
+    """Remove other users' access to a folder that this user owns: not every database in it is 0600."""
+    status = folder.stat()
+    if status.st_uid == os.geteuid() and status.st_mode & 0o077:
         folder.chmod(0o700)
 
 
 @contextmanager
 def locked(home: Home, say: Say, *, timeout: float) -> Iterator[None]:
-    """Hold the home's lock. Raises Timeout if another `up` or `down` holds it for ``timeout`` seconds."""
+    """Hold the home's lock; raises Timeout if another `up` or `down` holds it for ``timeout`` seconds."""
     with explained(home.path):
         file = (home.path / "up.lock").open("a")
     with file:
-        deadline, said = time.monotonic() + timeout, False
+        deadline, announced = time.monotonic() + timeout, False
         while not _lock(file):
-            if not said:
+            if not announced:
                 say("another 'rayplane up' or 'down' is at work here; waiting for it")
-                said = True
+                announced = True
             if time.monotonic() > deadline:
                 raise Timeout(
                     f"Another 'rayplane up' or 'down' has held '{home.path}/up.lock' for {timeout:.0f} s.",

@@ -1,4 +1,4 @@
-"""Rotate the secrets of a home, whether the platform is up or not: files alone, which the gateway notices by itself."""
+"""Rotate a home's secrets by rewriting their files, which a running gateway notices; the platform may be down."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from rayplane.errors import Conflict, InvalidInput
 from rayplane.settings import Home, read_secret, write_secret
 
 GRACE = 3600.0
-"""Seconds for which what the former signing key signed, and a team's former MLflow user, are still accepted."""
+"""Seconds for which tokens of the former signing key, and a team's former MLflow user, are still accepted."""
 
 
 class Secret(StrEnum):
-    """What can be rotated beside the user's token."""
+    """Secrets that can be rotated, except the user's token."""
 
     SIGNING = "signing"
     METRICS = "metrics"
@@ -32,23 +32,25 @@ class Secret(StrEnum):
 
 
 class Rotated(BaseModel):
-    """A secret that was rotated; it is not in here."""
+    """Report on a rotated secret, without the secret itself."""
 
     secret: str
     path: str
     done: str
-    """What became of it, and what is yet to come."""
+    """Sentence for the user about the effects, now and later."""
 
 
 def rotate_token(home: Home, *, clock: Callable[[], float] = time.time) -> Rotated:
-    """Make another token for the local user. Raises InvalidInput where there is no platform, Conflict while others do
-    so."""
-    _require(home)
+    """Replace the local user's token.
+
+    Raises InvalidInput if the home has no platform, Conflict while another process rotates secrets.
+    """
+    _require_platform(home)
     with rotation.locked(home):
         now = clock()
         token = secrets.token_urlsafe(32)
         rotation.replace_token(home.token, token, history=rotation.history_path(home), at=now)
-        return _noted(
+        return _record_rotation(
             home,
             "token",
             home.token,
@@ -61,17 +63,17 @@ def rotate_token(home: Home, *, clock: Callable[[], float] = time.time) -> Rotat
 def rotate_secrets(
     home: Home, only: Sequence[Secret] = (), *, grace: float = GRACE, clock: Callable[[], float] = time.time
 ) -> list[Rotated]:
-    """Make others in the place of these secrets, of all if none is named. Checks before it changes any.
+    """Replace these secrets, or all if none is named. Checks all before it changes any.
 
-    Raises InvalidInput where there is no platform, Conflict while others rotate, or where a former one of the same is
-    still in its grace.
+    Raises InvalidInput if the home has no platform, Conflict while another process rotates secrets, or if a team's
+    former MLflow user is still accepted.
     """
-    _require(home)
+    _require_platform(home)
     wanted = list(dict.fromkeys(only)) or list(Secret)
     with rotation.locked(home):
         now = clock()
         if Secret.MLFLOW_TEAMS in wanted:
-            _require_settled(home)
+            _require_no_former_user(home)
         return [done for secret in wanted for done in _ROTATE[secret](home, now, grace)]
 
 
@@ -80,54 +82,54 @@ def _signing(home: Home, now: float, grace: float) -> list[Rotated]:
     until = now + grace
     ring = rotation.read_ring(path).rotated(key, until=until) if path.exists() else rotation.Ring(key)
     write_secret(path, ring.text)
-    said = (
+    effects = (
         "Clusters, and jobs and services with nodes of their own, get new tokens; what runs goes on. "
         f"Tokens of the former key are accepted until {_moment(until)}."
     )
-    return [_noted(home, Secret.SIGNING, path, said, {"accepted_until": _moment(until)}, now)]
+    return [_record_rotation(home, Secret.SIGNING, path, effects, {"accepted_until": _moment(until)}, now)]
 
 
 def _metrics(home: Home, now: float, grace: float) -> list[Rotated]:
     path = rotation.metrics_path(home)
     write_secret(path, secrets.token_urlsafe(32) + "\n")
-    said = "Prometheus reads it at its next scrape; the gateway refuses the old one within a second."
-    return [_noted(home, Secret.METRICS, path, said, {}, now)]
+    effects = "Prometheus reads it at its next scrape; the gateway refuses the old one within a second."
+    return [_record_rotation(home, Secret.METRICS, path, effects, {}, now)]
 
 
 def _mlflow_admin(home: Home, now: float, grace: float) -> list[Rotated]:
     path = credentials.of(home).mlflow_admin
     user = read_secret(path).splitlines()[0]
     write_secret(rotation.next_path(path), f"{user}\n{secrets.token_urlsafe(24)}\n")
-    said = "The gateway gives it to MLflow, at once where both run; until then the old one holds."
-    return [_noted(home, Secret.MLFLOW_ADMIN, path, said, {}, now)]
+    effects = "The gateway gives it to MLflow, at once where both run; until then the old one holds."
+    return [_record_rotation(home, Secret.MLFLOW_ADMIN, path, effects, {}, now)]
 
 
 def _mlflow_teams(home: Home, now: float, grace: float) -> list[Rotated]:
     done = []
     for path in _team_files(home):
         user = read_secret(path).splitlines()[0]
-        other = user.removesuffix(_SECOND) if user.endswith(_SECOND) else f"{user}{_SECOND}"
-        write_secret(rotation.next_path(path), f"{other}\n{secrets.token_urlsafe(32)}\n")
-        # MLflow knows one password of a user: another user lets what runs go on with the old one until it has the new.
+        new_user = user.removesuffix(_SECOND_USER) if user.endswith(_SECOND_USER) else f"{user}{_SECOND_USER}"
+        write_secret(rotation.next_path(path), f"{new_user}\n{secrets.token_urlsafe(32)}\n")
+        # MLflow has one password per user. With a second user, running jobs use the old one until they have the new.
         write_secret(rotation.former_path(path), f"{user}\n{now + grace:.0f}\n{grace:.0f}\n")
-        said = (
-            f"Team '{path.stem}' is MLflow's user '{other}' as soon as the gateway has made it; "
+        effects = (
+            f"Team '{path.stem}' is MLflow's user '{new_user}' as soon as the gateway has made it; "
             f"'{user}' goes at {_moment(now + grace)}."
         )
-        detail = {"team": path.stem, "user": other, "accepted_until": _moment(now + grace)}
-        done.append(_noted(home, Secret.MLFLOW_TEAMS, path, said, detail, now))
+        detail = {"team": path.stem, "user": new_user, "accepted_until": _moment(now + grace)}
+        done.append(_record_rotation(home, Secret.MLFLOW_TEAMS, path, effects, detail, now))
     return done
 
 
 def _mlflow_forms(home: Home, now: float, grace: float) -> list[Rotated]:
     path = credentials.of(home).mlflow_key
     write_secret(path, secrets.token_urlsafe(32) + "\n")
-    said = "MLflow takes it when it is started next: rayplane down, then rayplane up."
-    return [_noted(home, Secret.MLFLOW_FORMS, path, said, {}, now)]
+    effects = "MLflow takes it when it is started next: rayplane down, then rayplane up."
+    return [_record_rotation(home, Secret.MLFLOW_FORMS, path, effects, {}, now)]
 
 
-_SECOND = ".2"
-"""Ends the name of the second of a team's two users. No workspace's name has a dot."""
+_SECOND_USER = ".2"
+"""Suffix of the second of a team's two alternating users. No workspace's name has a dot."""
 _ROTATE: dict[Secret, Callable[[Home, float, float], list[Rotated]]] = {
     Secret.SIGNING: _signing,
     Secret.METRICS: _metrics,
@@ -137,7 +139,7 @@ _ROTATE: dict[Secret, Callable[[Home, float, float], list[Rotated]]] = {
 }
 
 
-def _require(home: Home) -> None:
+def _require_platform(home: Home) -> None:
     if not home.token.exists():
         raise InvalidInput(
             f"'{home.path}' is the home of no platform: it has no token.",
@@ -146,7 +148,7 @@ def _require(home: Home) -> None:
     credentials.ensure(home)
 
 
-def _require_settled(home: Home) -> None:
+def _require_no_former_user(home: Home) -> None:
     for path in _team_files(home):
         former = rotation.former_path(path)
         if former.exists():
@@ -162,7 +164,7 @@ def _team_files(home: Home) -> list[Path]:
     return sorted((home.secrets / "teams").glob("*.mlflow"))
 
 
-def _noted(home: Home, secret: str, path: Path, done: str, detail: dict[str, Any], now: float) -> Rotated:
+def _record_rotation(home: Home, secret: str, path: Path, done: str, detail: dict[str, Any], now: float) -> Rotated:
     rotation.write_note(home, str(secret), detail, at=now)
     return Rotated(secret=str(secret), path=str(path), done=done)
 

@@ -1,8 +1,8 @@
-"""Bound logs that other processes append to through descriptors of their own, which nobody can turn to another file.
+"""Rotate logs that other processes keep open for appending, and that therefore can't simply be renamed.
 
-What a log holds is copied to ``<log>.1`` (what was there becomes ``.2``, and so on), then its beginning is cut off
-under the writers, who go on at its end. Where the file system cuts (ext4, xfs) no byte is lost or told twice. Elsewhere
-the log is truncated: what is written between the last copied byte and that call, some microseconds, is lost.
+The log's content is copied to ``<log>.1`` (the former ``.1`` becomes ``.2``, and so on), then removed from the log's
+beginning while the writers go on appending. On file systems that can do so (ext4, xfs) no byte is lost or repeated. On
+others the log is truncated: bytes written between the last copy and that call, within microseconds, are lost.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from collections.abc import Callable
 from pathlib import Path
 
 _COLLAPSE_RANGE = 0x08
-"""Linux' FALLOC_FL_COLLAPSE_RANGE: takes whole blocks out of a file, at once for all who have it open."""
-_CANNOT = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.EPERM)
-_PIECE = 2**20
+"""Linux' FALLOC_FL_COLLAPSE_RANGE: removes whole blocks from a file, at once for all processes that have it open."""
+_UNSUPPORTED = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.EPERM)
+_COPY_BYTES = 2**20
 
 Cut = Callable[[int, int], bool]
 
 
 def rotated(log: Path, number: int = 1) -> Path:
-    """Where the part of a log is that was cut off so many rotations ago."""
+    """Path of the part that was cut off ``number`` rotations ago."""
     return log.with_name(f"{log.name}.{number}")
 
 
 def partial(log: Path) -> Path:
-    """The copy under way; it is there while a rotation is."""
+    """Path of the copy under way, which exists only during a rotation."""
     return log.with_name(f"{log.name}.partial")
 
 
 def collapse(descriptor: int, length: int) -> bool:
-    """Cut so many bytes, whole blocks, off the beginning of a file; False where its file system can't."""
+    """Remove ``length`` bytes (whole blocks) from a file's beginning; False if its file system can't."""
     libc = ctypes.CDLL(None, use_errno=True)
     call = getattr(libc, "fallocate64", None) or getattr(libc, "fallocate", None)
     if call is None:
@@ -41,17 +41,17 @@ def collapse(descriptor: int, length: int) -> bool:
     if call(descriptor, _COLLAPSE_RANGE, 0, length) == 0:
         return True
     number = ctypes.get_errno()
-    if number in _CANNOT:
+    if number in _UNSUPPORTED:
         return False
     raise OSError(number, os.strerror(number))
 
 
 def rotate(log: Path, *, most: int, kept: int, cut: Cut = collapse) -> bool:
-    """Cut a log down if it has more than ``most`` bytes, and keep ``kept`` parts of it; whether that was done.
+    """Rotate a log that has more than ``most`` bytes, keeping ``kept`` parts; True if it was rotated.
 
-    Raises OSError, such as for a full disk: the log then is as it was, and what had been copied is taken away.
+    Raises OSError, such as for a full disk; then the log is unchanged and the copy is deleted.
     """
-    _finish(log, kept)
+    _finish_interrupted(log, kept)
     try:
         descriptor = os.open(log, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -66,8 +66,8 @@ def rotate(log: Path, *, most: int, kept: int, cut: Cut = collapse) -> bool:
     return True
 
 
-def _finish(log: Path, kept: int) -> None:
-    """End a rotation that was interrupted: by what it had copied, the log may have been cut already."""
+def _finish_interrupted(log: Path, kept: int) -> None:
+    """Finish an interrupted rotation: keep its copy as a part, since the log may have been cut already."""
     left = partial(log)
     if left.exists():
         _shift(log, kept)
@@ -83,20 +83,20 @@ def _cut_off(descriptor: int, copy: Path, cut: Cut) -> None:
             at = _copy(descriptor, 0, target, whole)
             if whole and cut(descriptor, whole):
                 return
-            while (size := os.fstat(descriptor).st_size) > at:  # until nobody has written while it was copied
+            while (size := os.fstat(descriptor).st_size) > at:  # until no process has written during the copy
                 at = _copy(descriptor, at, target, size)
             os.ftruncate(descriptor, 0)
         finally:
             os.close(target)
     except OSError:
-        copy.unlink(missing_ok=True)  # the log was not cut: that is the last thing done
+        copy.unlink(missing_ok=True)  # the log was not cut, since the cut comes last
         raise
 
 
 def _copy(source: int, begin: int, target: int, end: int) -> int:
     at = begin
     while at < end:
-        piece = os.pread(source, min(_PIECE, end - at), at)
+        piece = os.pread(source, min(_COPY_BYTES, end - at), at)
         if not piece:
             break
         left = memoryview(piece)

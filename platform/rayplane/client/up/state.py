@@ -1,4 +1,4 @@
-"""The files by which the local platform's parts know each other: platform.json (ports, URLs), supervisor.json."""
+"""State files that the local platform's parts share: platform.json (ports, URLs) and supervisor.json (health)."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rayplane.settings import Home
 
 ChildState = Literal["starting", "healthy", "unhealthy", "waiting", "port-taken", "stopped"]
-"""waiting: it ended and is started again after its back-off. stopped: nobody looks after it."""
+"""waiting: it ended and is restarted after its back-off. stopped: no supervisor restarts it."""
 
 
 M = TypeVar("M", bound=BaseModel)
 
 
 class PlatformState(BaseModel):
-    """What `up` chose; clients find the gateway by it. Kept when the platform is down, so that ports stay the same."""
+    """Choices of `up`, by which clients find the gateway. Kept while the platform is down, to keep the same ports."""
 
     model_config = ConfigDict(extra="ignore")
     home: str
@@ -27,13 +27,13 @@ class PlatformState(BaseModel):
     prometheus_url: str | None = None
     ports: dict[str, int] = Field(default_factory=dict)
     pinned: list[str] = Field(default_factory=list)
-    """Names of the ports that the user asked for."""
+    """Names of the children whose ports the user set."""
     local_users: bool = False
-    """Whether each team's clusters run as a Unix user of that team."""
+    """True if each team's clusters run as a Unix user of that team."""
 
 
 class ChildReport(BaseModel):
-    """What the supervisor last saw of one child."""
+    """One child's state, as the supervisor last observed it."""
 
     model_config = ConfigDict(extra="ignore")
     name: str
@@ -50,21 +50,21 @@ class ChildReport(BaseModel):
 
 
 class SupervisorReport(BaseModel):
-    """What the supervisor last saw of all its children."""
+    """States of all children, as the supervisor last observed them."""
 
     model_config = ConfigDict(extra="ignore")
     pid: int = 0
-    """The supervisor's: a report of an earlier one is old news."""
+    """The supervisor's pid, by which a report of an earlier supervisor is recognized."""
     children: dict[str, ChildReport] = Field(default_factory=dict)
 
 
 def report_path(home: Home) -> Path:
-    """Where the supervisor writes what it sees."""
+    """Path of the supervisor's report."""
     return home.path / "supervisor.json"
 
 
 def read_state(home: Home) -> PlatformState | None:
-    """What the last `up` chose; None if there was none, or if the file is damaged (then ports are chosen anew)."""
+    """Choices of the last `up`; None if there was none, or if the file is damaged (`up` then chooses ports again)."""
     return _read(home.state, PlatformState)
 
 
@@ -74,7 +74,7 @@ def write_state(home: Home, state: PlatformState) -> None:
 
 
 def read_report(home: Home) -> SupervisorReport:
-    """What the supervisor last saw; empty if it never wrote, or if the file is damaged."""
+    """The supervisor's last report; empty if there is none, or if the file is damaged."""
     return _read(report_path(home), SupervisorReport) or SupervisorReport()
 
 

@@ -1,4 +1,4 @@
-"""The detached supervisor, `python -m rayplane.client.up.supervisor`: keeps the children up until told to stop."""
+"""The detached supervisor, `python -m rayplane.client.up.supervisor`: keeps the children running until SIGTERM."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from rayplane.settings import Home, load_gateway
 log = logging.getLogger(__name__)
 
 INTERVAL = 0.5
-"""Seconds between two looks at a child."""
+"""Seconds between two checks of a child."""
 LOGS_INTERVAL = 5.0
-"""Seconds between two looks at how large the logs are."""
+"""Seconds between two checks of the logs' sizes."""
 
 
 def main() -> int:
-    """Run until SIGTERM, then stop the children. The exit code: 0, or that of what forbade the start."""
+    """Run until SIGTERM, then stop the children; return 0, or the exit code of the error that prevented the start."""
     try:
         _run()
     except RayplaneError as exc:
@@ -49,19 +49,19 @@ def _run() -> None:
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     signal.signal(signal.SIGINT, lambda *_: stopping.set())
-    with _only_one(home):
+    with _SupervisorLock(home):
         binary = tools.find("prometheus") if state.prometheus_url else None
         children = plan.children(settings, state, prometheus=binary)
         Supervisor(home, children, log_bytes=settings.log_max_bytes, log_files=settings.log_files).run(stopping)
 
 
 class Supervisor:
-    """The children of one home, each looked after by a thread of its own, so that a slow one holds up no other."""
+    """The children of one home, each supervised by its own thread, so that a slow one delays no other."""
 
     def __init__(
         self, home: Home, children: list[plan.Child], *, log_bytes: int = 50 * 2**20, log_files: int = 3
     ) -> None:
-        """A log of the home that has more than ``log_bytes`` is rotated, and ``log_files`` parts of it are kept."""
+        """Rotate each log of the home that exceeds ``log_bytes``, keeping ``log_files`` parts."""
         self._home = home
         self._log_bytes, self._log_files = log_bytes, log_files
         self._lock = threading.Lock()
@@ -74,33 +74,33 @@ class Supervisor:
         ]
 
     def run(self, stopping: threading.Event) -> None:
-        """Look after the children until ``stopping`` is set; then stop them, the gateway first."""
+        """Supervise the children until ``stopping`` is set; then stop them, the gateway first."""
         for watch in self._watches:
             watch.adopt()
         self._write()
         with ThreadPoolExecutor(len(self._watches) + 1, thread_name_prefix="watch") as threads:
-            kept = [threads.submit(self._keep, watch, stopping) for watch in self._watches]
-            for done in [*kept, threads.submit(self._bound_logs, stopping)]:
+            loops = [threads.submit(self._supervise, watch, stopping) for watch in self._watches]
+            for done in [*loops, threads.submit(self._rotate_logs, stopping)]:
                 done.result()
         log.info("stopping the children")
         gateway, *others = self._watches
-        gateway.stop()  # first, so that its reconcilers see nothing vanish that they would make again
+        gateway.stop()  # first, since its reconcilers would recreate what else is stopped
         with ThreadPoolExecutor(max(1, len(others))) as threads:
             for done in [threads.submit(watch.stop) for watch in others]:
                 done.result()
 
-    def _keep(self, watch: Watch, stopping: threading.Event) -> None:
+    def _supervise(self, watch: Watch, stopping: threading.Event) -> None:
         while not stopping.is_set():
             guarded(watch.report.name, watch.tick, self._errors)
             stopping.wait(INTERVAL)
 
-    def _bound_logs(self, stopping: threading.Event) -> None:
+    def _rotate_logs(self, stopping: threading.Event) -> None:
         while not stopping.wait(LOGS_INTERVAL):
             for path in sorted(self._home.logs.glob("*.log")):
-                if not path.name.endswith(".previous.log"):  # nothing writes into it any more
-                    guarded(path.name, partial(self._bound, path), self._errors, what="rotating %s")
+                if not path.name.endswith(".previous.log"):  # no process writes to it any more
+                    guarded(path.name, partial(self._rotate, path), self._errors, what="rotating %s")
 
-    def _bound(self, path: Path) -> None:
+    def _rotate(self, path: Path) -> None:
         if rotated_logs.rotate(path, most=self._log_bytes, kept=self._log_files):
             log.info("rotated a log", extra={"log": str(path)})
 
@@ -111,12 +111,12 @@ class Supervisor:
                 write_report(self._home, report)
                 self._errors.works("the report")
             except OSError as exc:
-                # A full disk must not end the supervision; `status` then shows older news.
+                # A full disk must not end the supervision; `status` then shows an older state.
                 self._errors.failed("the report", exc, "the report can't be written", traceback=False)
 
 
 def guarded(name: str, tick: Callable[[], None], errors: Repeats, *, what: str = "looking after %s") -> None:
-    """Run one look at a child, or a log; an error is logged, and the next look is made all the same."""
+    """Run one check of a child or a log; log an error instead of raising it, so that checks go on."""
     try:
         tick()
         errors.works(name)
@@ -124,8 +124,8 @@ def guarded(name: str, tick: Callable[[], None], errors: Repeats, *, what: str =
         errors.failed(name, exc, f"{what} failed", name)
 
 
-class _only_one:  # noqa: N801  reads as the sentence that it is
-    """Holds the home's supervisor lock; raises Conflict if another supervisor has it."""
+class _SupervisorLock:
+    """The home's supervisor lock; entering raises Conflict if another supervisor has it."""
 
     def __init__(self, home: Home) -> None:
         self._path = home.path / "supervisor.lock"

@@ -1,4 +1,4 @@
-"""Find what the local platform runs: Python packages of this environment, binaries on PATH or in the tools cache."""
+"""Find the local platform's programs: Python packages of this environment, binaries on PATH or in the tools cache."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 from rayplane.errors import Unsupported
 
 NEEDED = {"fastapi": "the gateway", "dbos": "the gateway", "mlflow": "MLflow", "ray": "team clusters"}
-"""Module -> what of the local platform needs it."""
+"""Module -> part of the local platform that needs it."""
 
 
 def cache() -> Path:
-    """The folder of fetched tools: RAYPLANE_CACHE, else XDG_CACHE_HOME or ~/.cache, there ``rayplane``."""
+    """Folder of downloaded tools: below RAYPLANE_CACHE, else below ``rayplane`` in XDG_CACHE_HOME or ~/.cache."""
     named = os.environ.get("RAYPLANE_CACHE")
     if named:
         return Path(named).expanduser() / "tools"
@@ -28,16 +28,16 @@ def find(name: str) -> Path | None:
     if on_path:
         return Path(on_path).absolute()
     # A Debian package unpacks an executable init script of the same name under etc/: only a bin folder counts.
-    found = (p for p in sorted(cache().glob(f"*/**/bin/{name}")) if p.is_file() and os.access(p, os.X_OK))
-    return next(found, None)
+    executables = (p for p in sorted(cache().glob(f"*/**/bin/{name}")) if p.is_file() and os.access(p, os.X_OK))
+    return next(executables, None)
 
 
 def require_packages() -> None:
-    """Raise Unsupported, naming the packages, where this environment is only that of a thin client."""
+    """Raise Unsupported, naming missing packages, if this environment has only the thin client."""
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        what = ", ".join(f"'{name}' ({NEEDED[name]})" for name in missing)
+        described = ", ".join(f"'{name}' ({NEEDED[name]})" for name in missing)
         raise Unsupported(
-            f"The local platform needs {what}, which this Python environment lacks.",
+            f"The local platform needs {described}, which this Python environment lacks.",
             remedy="Install it with: pip install 'rayplane[local]'",
         )

@@ -1,4 +1,4 @@
-"""What there is of a local platform now: for `status`, and for `up` to print."""
+"""Inspect the local platform's processes, for the output of `status` and `up`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ProcessView(BaseModel):
 
 
 class PlatformView(BaseModel):
-    """The platform of one home. up: all is healthy. degraded: something is not. down: nothing runs."""
+    """The platform of one home. up: every part is healthy. degraded: some part is not. down: nothing runs."""
 
     state: Literal["up", "degraded", "down"]
     home: str
@@ -36,20 +36,20 @@ class PlatformView(BaseModel):
     prometheus_url: str | None = None
     token_path: str
     local_users: bool = False
-    """Whether each team's clusters run as a Unix user of that team, as of the last `up`."""
+    """True if each team's clusters run as a Unix user of that team, as of the last `up`."""
     processes: list[ProcessView] = Field(default_factory=list)
 
 
 def look(home: Home) -> PlatformView:
-    """Look at every process of the home; needs neither gateway nor supervisor."""
+    """Inspect every process of the home; needs neither gateway nor supervisor."""
     state = read_state(home)
     records = known_records(home)
     supervisor = records.get(plan.SUPERVISOR)
     supervised = supervisor is not None and processes.alive(supervisor)
     own = [_supervisor(supervisor, supervised), *_children(home, records, supervised)]
     clusters = [_cluster(record) for record in cluster_records(home)]
-    found = own + clusters
-    if not any(p.pid for p in found):
+    views = own + clusters
+    if not any(p.pid for p in views):
         overall: Literal["up", "degraded", "down"] = "down"
     else:
         overall = "up" if all(p.state in ("healthy", "running") for p in own) else "degraded"
@@ -61,37 +61,37 @@ def look(home: Home) -> PlatformView:
         prometheus_url=state.prometheus_url if state else None,
         token_path=str(home.token),
         local_users=state.local_users if state else False,
-        processes=found,
+        processes=views,
     )
 
 
 def known_records(home: Home) -> dict[str, ProcessRecord]:
-    """The records of supervisor and children; a damaged one is left out, for the marks find its process too."""
-    found = {}
+    """Records of the supervisor and children, without damaged ones: their processes are also found by mark."""
+    records = {}
     for path in sorted(home.processes.glob("*.json")):
         record = _record(path.stem, home)
         if record is not None:
-            found[record.name] = record
-    return found
+            records[record.name] = record
+    return records
 
 
 class ClusterRecord(ProcessRecord):
-    """The record of a cluster's head: a process that the gateway started, and that outlives it."""
+    """Record of a cluster's head, a process that the gateway started and that outlives the gateway."""
 
     team: str = ""
     cluster: str = ""
 
 
 def cluster_records(home: Home) -> list[ClusterRecord]:
-    """The records of the team clusters' heads."""
+    """Records of the heads of all teams' clusters."""
     folder = home.processes / "clusters"
-    found = []
+    records = []
     for path in sorted(folder.glob("*.json")):
         try:
-            found.append(ClusterRecord.model_validate_json(path.read_bytes()))
+            records.append(ClusterRecord.model_validate_json(path.read_bytes()))
         except (FileNotFoundError, ValidationError):
             continue  # being written, being removed, or not a process record
-    return found
+    return records
 
 
 def _record(name: str, home: Home) -> ProcessRecord | None:

@@ -1,4 +1,4 @@
-"""Keep one child up: adopt it or start it, check its health, start it again after its back-off."""
+"""Keep one child running: adopt or start it, check its health, restart it after its back-off."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ log = logging.getLogger(__name__)
 START_GRACE = 180.0
 """Seconds that a child may take to become healthy: MLflow needs 20 on two busy cores, more on one."""
 HANG_GRACE = 60.0
-"""Seconds for which a child that was healthy may fail its check before it is taken for hung and restarted."""
+"""Seconds for which a child that was healthy may fail its check before it counts as hung and is restarted."""
 CHECK_INTERVAL = 5.0
-"""Seconds between two checks of a healthy child. Whether its process lives is looked at on every tick."""
+"""Seconds between two health checks of a healthy child. Each tick also checks that its process is alive."""
 
 
 class Watch:
-    """One child's life. One thread calls ``tick``; anyone may read ``report``."""
+    """Lifecycle of one child. One thread calls ``tick``; any thread may read ``report``."""
 
     def __init__(
         self,
@@ -52,16 +52,16 @@ class Watch:
         self._record: ProcessRecord | None = None
         self._next_start = self._next_check = float("-inf")
         self._since = clock()
-        """When the child was started, or last healthy."""
+        """Time at which the child was started or last healthy."""
         self._was_healthy = False
-        self.report = self._reported("starting")
+        self.report = self._make_report("starting")
 
     def adopt(self) -> bool:
-        """Take over the process that an earlier supervisor started, if it is the very one that would be started now."""
+        """Take over the process of an earlier supervisor, if it is what would be started now; True if so."""
         try:
             record = processes.load(self._child.name, self._home.processes)
         except ValidationError:
-            record = None  # damaged: its mark finds the process, which is started anew
+            record = None  # damaged: a new start finds the process by its mark and stops it
         same = self._earlier is not None and self._earlier.fingerprint == self._child.fingerprint
         if record is None or not same or not processes.alive(record):
             return False
@@ -71,14 +71,14 @@ class Watch:
         return True
 
     def tick(self) -> None:
-        """Look once, and do what is to be done. Blocks for one health check, or for as long as a start takes."""
+        """Check the child once and start or restart it if due. Blocks for one health check or one start."""
         now = self._clock()
         if self._record is None:
             if now >= self._next_start:
                 self._start()
             return
         if not processes.alive(self._record):
-            self._lost(now, f"It ended; see {self._child.log}.")
+            self._note_end(now, f"It ended; see {self._child.log}.")
             return
         if now < self._next_check:
             return
@@ -86,31 +86,31 @@ class Watch:
             self._since, self._was_healthy = now, True
             self._next_check = now + CHECK_INTERVAL
             self._backoff.healthy(now)
-            self._tell("healthy")
+            self._update_report("healthy")
             return
         self._backoff.unhealthy()
         grace = HANG_GRACE if self._was_healthy else START_GRACE
         if now - self._since > grace:
             processes.stop(self._record)
-            self._lost(now, f"It ran, but did not answer {self._child.health} for {grace:.0f} s; it was stopped.")
+            self._note_end(now, f"It ran, but did not answer {self._child.health} for {grace:.0f} s; it was stopped.")
             return
-        self._tell("unhealthy" if self._was_healthy else "starting")
+        self._update_report("unhealthy" if self._was_healthy else "starting")
 
     def stop(self) -> None:
-        """Stop the child and all that it started. Blocks until they are gone."""
+        """Stop the child and all its descendants. Blocks until they are gone."""
         if self._record is not None:
             processes.stop(self._record)
         processes.stop_marked(self._mark)
         processes.forget(self._child.name, self._home.processes)
         self._record = None
-        self._tell("stopped")
+        self._update_report("stopped")
 
     @property
     def _mark(self) -> str:
         return f"{self._home.id}/{self._child.name}"
 
     def _start(self) -> None:
-        # What a killed child left (a worker of its own, say) holds the port: it goes first.
+        # Descendants of a killed child, such as a worker, may still hold the port: stop them first.
         processes.stop_marked(self._mark)
         try:
             self._record = processes.start(
@@ -125,29 +125,29 @@ class Watch:
                 cwd=self._child.cwd,
             )
         except (RayplaneError, OSError) as exc:
-            # A full disk may refuse the record of a process that was started: no process stays that is not recorded.
+            # The process may have started although its record could not be written: stop it, since nothing else would.
             processes.stop_marked(self._mark)
-            self._lost(self._clock(), str(exc), "port-taken" if isinstance(exc, PortTaken) else "waiting")
+            self._note_end(self._clock(), str(exc), "port-taken" if isinstance(exc, PortTaken) else "waiting")
             return
         self._since, self._was_healthy = self._clock(), False
         log.info("started a child", extra={"child": self._child.name, "pid": self._record.pid})
-        self._tell("starting")
+        self._update_report("starting")
 
-    def _lost(self, now: float, message: str, state: ChildState = "waiting") -> None:
+    def _note_end(self, now: float, message: str, state: ChildState = "waiting") -> None:
         self._record = None
         self._was_healthy, self._next_check = False, float("-inf")
         self._next_start = self._backoff.ended(now)
         wait = self._next_start - now
         log.warning("a child is not up", extra={"child": self._child.name, "why": message, "wait_seconds": wait})
-        self._tell(state, f"{message} It is started again in {wait:.1f} s.")
+        self._update_report(state, f"{message} It is started again in {wait:.1f} s.")
 
-    def _tell(self, state: ChildState, message: str = "") -> None:
-        report = self._reported(state, message)
+    def _update_report(self, state: ChildState, message: str = "") -> None:
+        report = self._make_report(state, message)
         if report != self.report:
             self.report = report
             self._changed()
 
-    def _reported(self, state: ChildState, message: str = "") -> ChildReport:
+    def _make_report(self, state: ChildState, message: str = "") -> ChildReport:
         return ChildReport(
             name=self._child.name,
             state=state,

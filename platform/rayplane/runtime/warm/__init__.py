@@ -1,7 +1,8 @@
-"""Warm processes of one node: an interpreter that has imported the usual libraries forks what the node starts.
+"""Warm processes of one node: its Python processes are forked from an interpreter that has imported common libraries.
 
 Ray starts a Python process for each worker, each job's supervisor and each entrypoint, and each imports the same
-libraries anew. Here ``head`` starts Ray with ``shim`` as its Python; the shim asks ``zygote``, which forks a child, and
-``child`` makes that child what the command wanted (``rules`` say when it must not). Whatever a fork can't do as a plain
-start would, the shim does as a plain start. Linux only; imports nothing else of rayplane.
+libraries again. Here ``head`` starts Ray with ``shim`` as its Python. The shim asks ``zygote``, the warm interpreter,
+to fork a child; ``child`` makes that child run the command. ``rules`` tell which commands a fork can't run exactly as a
+new interpreter would; for these the shim starts a new interpreter, here called a plain start. Linux only; imports
+nothing else of rayplane.
 """

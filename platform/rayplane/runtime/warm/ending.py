@@ -1,4 +1,4 @@
-"""Tell the gateway that an attempt's entrypoint has ended, so that it asks Ray at once rather than at its next look."""
+"""Tell the gateway that an attempt's entrypoint has ended, so that it asks Ray at once, not at its next poll."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 TIMEOUT = 2.0
 
 
-def tell(environment: Mapping[str, str]) -> None:
-    """Post an event for the attempt of this environment. A gateway that is away learns of the end by looking."""
+def report_end(environment: Mapping[str, str]) -> None:
+    """Post an event for the attempt that this environment names. If the gateway is down, it polls Ray later anyway."""
     submission = environment.get("RAYPLANE_SUBMISSION_ID")
     gateway, token_path = environment.get("RAYPLANE_GATEWAY_URL"), environment.get("RAYPLANE_TOKEN_PATH")
     if not (submission and gateway and token_path):

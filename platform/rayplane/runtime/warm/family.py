@@ -1,7 +1,7 @@
-"""A guardian between the warm interpreter and one entrypoint: passes signals on, and tells how it ended.
+"""A guardian process between the warm interpreter and one entrypoint: forwards signals, reports the exit status.
 
-The shim is in the entrypoint's place in the tree of processes, so what is done to it is done to the entrypoint: a
-signal goes on to the entrypoint and all that it started, and if the shim is killed all of them are.
+The shim has the entrypoint's place in the process tree, so signals to the shim must reach the entrypoint: the guardian
+forwards them to the entrypoint and its descendants, and kills all of these if the shim is killed.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from typing import NoReturn
 from rayplane.runtime.warm import ending
 
 KILL_PATIENCE = 30.0
-"""Seconds for which what was killed may take to end; what the kernel holds for longer is left to it."""
+"""Seconds that killed processes may take to end; after that the guardian leaves them to the kernel."""
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def die_with_parent(number: int) -> None:
-    """Have the kernel send this process a signal when the thread that forked it ends."""
+    """Make the kernel send this process a signal when the thread that forked it ends."""
     if _libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
 
@@ -40,27 +40,27 @@ def fork() -> int:
 
 
 def guard(connection: socket.socket, group: int) -> None:
-    """Fork the entrypoint, and follow it in this process to its end and exit. Returns in the child alone.
+    """Fork the entrypoint's process; become its guardian until it ends, then exit. Returns only in the fork.
 
-    ``group`` is the shim's. Raises OSError, and lets nothing run, where the shim is gone, or the kernel refuses: the
-    shim makes a plain start then.
+    ``group`` is the shim's process group. Raises OSError, without running the entrypoint, if the shim is gone or the
+    kernel refuses; the shim then makes a plain start.
     """
-    if _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):  # whatever the entrypoint starts stays ours to end
+    if _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):  # orphans of the entrypoint become this process' children
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
     guardian = os.getpid()
-    held_back, release = os.pipe()
+    gate, release = os.pipe()
     pid = fork()
     if pid == 0:
         die_with_parent(signal.SIGKILL)
         os.close(release)
-        if os.getppid() != guardian or not os.read(held_back, 1):
+        if os.getppid() != guardian or not os.read(gate, 1):
             os._exit(1)
-        os.close(held_back)
+        os.close(gate)
         os.setsid()
         connection.close()
         return
     try:
-        ended = os.pidfd_open(pid)
+        pidfd = os.pidfd_open(pid)
         connection.sendall(b"E" + pid.to_bytes(4, "big"))
         if connection.recv(1) != b"\0":
             raise ConnectionError("the shim has made a plain start")
@@ -68,31 +68,31 @@ def guard(connection: socket.socket, group: int) -> None:
     except OSError:
         os.kill(pid, signal.SIGKILL)
         raise
-    os.close(held_back)
+    os.close(gate)
     os.close(release)
     os.setpgid(0, 0)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    _follow(connection, pid, ended, group)
+    _follow(connection, pid, pidfd, group)
 
 
-def _follow(connection: socket.socket, pid: int, ended: int, group: int) -> NoReturn:
+def _follow(connection: socket.socket, pid: int, pidfd: int, group: int) -> NoReturn:
     nothing = os.open(os.devnull, os.O_RDWR)
-    for stream in (0, 1, 2):  # the reader of its output waits for the entrypoint alone
+    for stream in (0, 1, 2):  # so that readers of the entrypoint's output do not wait for this process
         os.dup2(nothing, stream)
     connection.settimeout(None)
     stopping, status, wait = False, None, 5.0
     while True:
-        watched: list[int | socket.socket] = [connection] if status is not None else [connection, ended]
+        watched: list[int | socket.socket] = [connection] if status is not None else [connection, pidfd]
         ready, _, _ = select.select(watched, [], [], wait)
-        if ended in ready and status is None:
+        if pidfd in ready and status is None:
             status = os.waitpid(pid, 0)[1]
         if connection in ready:
-            numbers = _received(connection)
+            numbers = _receive_signals(connection)
             if not numbers:
-                _end_all()
+                _kill_descendants()
                 os._exit(0)
-            stopping = _pass_on(numbers, pid if status is None else None) or stopping
+            stopping = _forward(numbers, pid if status is None else None) or stopping
         _reap(pid if status is None else 0)
         if status is not None and not (stopping and _descendants(os.getpid())):
             break
@@ -100,20 +100,20 @@ def _follow(connection: socket.socket, pid: int, ended: int, group: int) -> NoRe
     with contextlib.suppress(OSError):
         connection.sendall(status.to_bytes(4, "big"))
     connection.close()
-    ending.tell(os.environ)
-    _end_group(pid, group)
+    ending.report_end(os.environ)
+    _kill_group(pid, group)
     os._exit(0)
 
 
-def _end_group(pid: int, group: int) -> None:
-    """Kill what the entrypoint left in its group once the shim's is empty, as Ray kills the group of an ended job."""
-    while _is_there(pid) and _is_there(group):
+def _kill_group(pid: int, group: int) -> None:
+    """Kill the rest of the entrypoint's group once the shim's group is empty, as Ray kills an ended job's group."""
+    while _group_exists(pid) and _group_exists(group):
         time.sleep(1.0)
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
 
 
-def _is_there(group: int) -> bool:
+def _group_exists(group: int) -> bool:
     try:
         os.killpg(group, 0)
     except ProcessLookupError:
@@ -123,16 +123,16 @@ def _is_there(group: int) -> bool:
     return True
 
 
-def _received(connection: socket.socket) -> bytes:
-    """The numbers of signals that the shim got; empty once it is gone."""
+def _receive_signals(connection: socket.socket) -> bytes:
+    """Numbers of signals that the shim received; empty once the shim is gone."""
     try:
         return connection.recv(64)
     except OSError:
         return b""
 
 
-def _pass_on(numbers: bytes, pid: int | None) -> bool:
-    """Send the signals on; whether one asks the job to end. Ray sends those to all that a job started."""
+def _forward(numbers: bytes, pid: int | None) -> bool:
+    """Forward signals; True if one ends the job. Those go to all descendants, as Ray sends them to all of a job."""
     stopping = False
     for number in numbers:
         ends = number in (signal.SIGTERM, signal.SIGINT)
@@ -144,7 +144,7 @@ def _pass_on(numbers: bytes, pid: int | None) -> bool:
     return stopping
 
 
-def _end_all() -> None:
+def _kill_descendants() -> None:
     deadline = time.monotonic() + KILL_PATIENCE
     while (left := _descendants(os.getpid())) and time.monotonic() < deadline:
         _send(signal.SIGKILL, left)
@@ -153,7 +153,7 @@ def _end_all() -> None:
 
 
 def _reap(spared: int) -> None:
-    """Take up the ended among what the entrypoint left behind; never the entrypoint itself, which is ``spared``."""
+    """Reap ended children, which are orphans of the entrypoint, but never the entrypoint itself (``spared``)."""
     for pid in _children(os.getpid()):
         if pid != spared:
             with contextlib.suppress(ChildProcessError):
@@ -162,12 +162,12 @@ def _reap(spared: int) -> None:
 
 def _send(number: int, pids: Iterable[int]) -> None:
     for pid in pids:
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # it has ended, or is another user's
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # it has ended or is another user's
             os.kill(pid, number)
 
 
 def _descendants(root: int) -> list[int]:
-    """All processes below ``root`` that have not ended."""
+    """Pids of all living descendants of ``root``."""
     processes = _parents()
     living, queue = [], [root]
     while queue:
@@ -183,7 +183,7 @@ def _children(parent: int) -> list[int]:
 
 
 def _parents() -> dict[int, tuple[int, str]]:
-    """Pid -> (its parent, its state), of all processes."""
+    """Map each process' pid to its parent's pid and its state."""
     parents = {}
     for entry in os.scandir("/proc"):
         if entry.name.isdigit():

@@ -1,7 +1,7 @@
-"""The libraries that a warm interpreter has imported before it forks: what the node's processes would import anew.
+"""Import the libraries that a warm interpreter needs before it forks: those that most of the node's processes import.
 
-Ray is not among them, nor anything that imports it: its C++ part reads the worker's job and raylet, and every RAY_*
-setting, when it is loaded (2.60), so each child loads its own. With all that Ray stands on imported that takes 0.1 s.
+Ray is not among them, nor anything that imports it. Its C++ part reads the worker's job, the raylet and all RAY_*
+settings when it is loaded (2.60), so each child must load its own; with Ray's dependencies imported that takes 0.1 s.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ log = logging.getLogger(__name__)
 
 NAMES = (
     *("numpy", "pyarrow", "pyarrow.parquet", "pyarrow.dataset", "pyarrow.fs", "pandas", "duckdb", "fsspec", "scipy"),
-    "prometheus_client",  # before Feast, whose metrics would switch it to files that all children share
+    "prometheus_client",  # before Feast, whose metrics would make it use files that all children share
     *("mlflow", "sklearn", "xgboost", "feast"),
-    # What Ray, its job supervisor, its Data, Train and Serve stand on.
+    # Dependencies of Ray, its job supervisor, Data, Train and Serve.
     *(
         "aiohttp",
         "aiosignal",
@@ -38,16 +38,16 @@ NAMES = (
 
 
 _FEAST_METRICS = ("PROMETHEUS_MULTIPROCESS_DIR", "PROMETHEUS_MULTIPROC_DIR")
-"""Feast's metrics make a folder in the temporary one unless these name it (0.67); nothing is ever written there."""
+"""Unless these variables name a folder, Feast's metrics make a temporary one (0.67); nothing is written there."""
 
 
 def load(folder: str) -> None:
-    """Import each that is installed; one that can't be imported is left to the process that wants it.
+    """Import each library that is installed; a failing one is left to the processes that use it.
 
-    ``folder`` is one that stays for as long as this process lives.
+    ``folder`` must exist for as long as this process lives.
     """
     filters = list(warnings.filters)
-    for name in _FEAST_METRICS:  # by them prometheus_client would keep its figures in files that all children share
+    for name in _FEAST_METRICS:  # they would make prometheus_client keep metrics in files that all children share
         os.environ.pop(name, None)
     for name in NAMES:
         try:
@@ -55,9 +55,9 @@ def load(folder: str) -> None:
                 importlib.import_module("rayplane.runtime.feast_import").without_type_checks()
                 os.environ.update(dict.fromkeys(_FEAST_METRICS, folder))
             importlib.import_module(name)
-        except Exception as exc:  # noqa: BLE001  a broken library too: its user hears of it
+        except Exception as exc:  # noqa: BLE001  also for a broken library: its user will get the error
             log.info("%s is not preloaded: %s", name, exc)
-    for name in (*_FEAST_METRICS, "_MLFLOW_TELEMETRY_SESSION_ID"):  # the latter would be one for all children
+    for name in (*_FEAST_METRICS, "_MLFLOW_TELEMETRY_SESSION_ID"):  # the latter would be the same for all children
         os.environ.pop(name, None)
     _drop_sweeping_filters(filters)
     if "ray" in sys.modules:
@@ -65,11 +65,11 @@ def load(folder: str) -> None:
 
 
 def _drop_sweeping_filters(before: Sequence[object]) -> None:
-    """Take out the filters by which a library (Feast 0.67) has all warnings of a built-in kind shown."""
-    builtin = [
+    """Remove warning filters by which a library (Feast 0.67) shows all warnings of a built-in category."""
+    sweeping = [
         item
         for item in warnings.filters
         if item not in before and item[1] is None and item[3] is None and item[2].__module__ == "builtins"
     ]
-    kept = [item for item in warnings.filters if item not in builtin]
-    cast(list[object], warnings.filters)[:] = kept
+    remaining = [item for item in warnings.filters if item not in sweeping]
+    cast(list[object], warnings.filters)[:] = remaining

@@ -1,4 +1,4 @@
-"""Decide whether a forked child can do what a command wants as a plain interpreter would. Pure."""
+"""Decide if a forked child can run a command exactly as a new interpreter would. Pure."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any, Literal
 
 
 class NotWarm(Exception):
-    """Why this command needs a plain start."""
+    """This command needs a plain start; the message says why."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a Python process runs, as its command line says."""
+    """Code that a Python process runs, parsed from its command line."""
 
     how: Literal["module", "code", "script"]
     target: str
@@ -25,21 +25,21 @@ class Run:
 
 @dataclass(frozen=True)
 class Worker:
-    """What Ray's ``setup_worker.py`` is told of a worker to start."""
+    """A worker to start, parsed from the arguments of Ray's ``setup_worker.py``."""
 
     script: str
     arguments: tuple[str, ...]
     folder: str | None = None
-    """Where it is to run; None: where it is."""
+    """Working directory; None for the present one."""
     variables: Mapping[str, str] = field(default_factory=dict)
 
 
-# Libraries read these when they are imported or loaded, and they are imported already: another value comes too late.
+# Libraries read these variables at import or load, which has happened already: another value comes too late.
 _READ_EARLY = re.compile(
     r"PYTHON|OMP_|GOMP_|KMP_|MKL_|OPENBLAS_|BLIS_|NUMEXPR_|VECLIB_|NPY_|NUMPY_|ARROW_|POLARS_|PANDAS_|XGBOOST_|FEAST_"
     r"|MLFLOW_|GRPC_|MALLOC_|JEMALLOC_|_RJEM_|LD_|GLIBC_|LANG|LC_|MPL|CUDA_|NVIDIA_|OTEL_|PROMETHEUS_|FSSPEC_|TQDM_|SKLEARN_|SCIPY_|PROTOCOL_BUFFERS_|JOBLIB_|DASK_|IBIS_|TZ$"
 )
-# But these are read when they are used, and differ from one process of a node to another.
+# Exceptions: these are read at use, and differ between the processes of a node.
 _READ_LATE = re.compile(
     r"PYTHONPATH|PYTHONBREAKPOINT|CUDA_VISIBLE_DEVICES"
     r"|MLFLOW_(RUN_ID|EXPERIMENT_ID|EXPERIMENT_NAME|TRACKING_.*|REGISTRY_URI|WORKSPACE)"
@@ -48,9 +48,9 @@ _WORKER_OPTION = re.compile(r"--(serialized-runtime-env-context|language)=(.*)",
 
 
 def parse(arguments: Sequence[str]) -> Run:
-    """What ``python <arguments>`` runs; raises NotWarm for any form but a module, code or a script after ``-u``."""
+    """Parse the arguments of ``python``; raises NotWarm for any form but ``-u`` and a module, code or script."""
     left = list(arguments)
-    while left and left[0] == "-u":  # the node's processes are all unbuffered
+    while left and left[0] == "-u":  # all processes of the node are unbuffered
         del left[0]
     if not left:
         raise NotWarm("it reads its code from standard input")
@@ -66,7 +66,7 @@ def parse(arguments: Sequence[str]) -> Run:
 
 
 def parse_worker(arguments: Sequence[str], *, python: Collection[str], default_worker: str) -> Worker:
-    """What Ray starts a worker with; raises NotWarm where that is no Python worker of the Ray that is here."""
+    """Parse a worker's arguments; raises NotWarm if it is no Python worker of the installed Ray."""
     if arguments[0] == default_worker:  # a worker without a runtime environment
         return Worker(script=default_worker, arguments=tuple(arguments[1:]))
     options: dict[str, str] = {}
@@ -98,7 +98,7 @@ def parse_worker(arguments: Sequence[str], *, python: Collection[str], default_w
 
 
 def check_environment(wanted: Mapping[str, str], here: Mapping[str, str]) -> None:
-    """Raise NotWarm naming the variables that libraries read at their import and that have changed since."""
+    """Raise NotWarm naming variables that libraries read at import and that have another value now."""
     names = wanted.keys() | here.keys()
     early = [name for name in sorted(names) if _READ_EARLY.match(name) and not _READ_LATE.fullmatch(name)]
     differ = [name for name in early if wanted.get(name) != here.get(name)]
@@ -107,17 +107,17 @@ def check_environment(wanted: Mapping[str, str], here: Mapping[str, str]) -> Non
 
 
 def python_path(text: str, folder: str) -> list[str]:
-    """The folders that PYTHONPATH lists, as Python makes them: absolute, against ``folder``; an empty entry is that."""
+    """Folders in PYTHONPATH, made absolute against ``folder`` as Python does; an empty entry is ``folder`` itself."""
     return [os.path.normpath(os.path.join(folder, part)) for part in text.split(os.pathsep)] if text else []
 
 
 def search_path(first: str, text: str, base: Sequence[str], folder: str) -> list[str]:
-    """``sys.path`` of a plain start: the entrypoint's own place, what PYTHONPATH (``text``) lists, then ``base``."""
+    """``sys.path`` of a plain start: the entrypoint's folder, the folders in PYTHONPATH (``text``), then ``base``."""
     return [first, *dict.fromkeys([*python_path(text, folder), *base])]
 
 
 def check_shadows(folder: str, loaded: Collection[str], scan: Callable[[str], list[str]]) -> None:
-    """Raise NotWarm if ``folder``, searched before the interpreter's own, has a module whose name is loaded already.
+    """Raise NotWarm if ``folder``, searched before the interpreter's own, has a module with the name of a loaded one.
 
     ``scan`` lists a folder; ``loaded`` are top-level names.
     """

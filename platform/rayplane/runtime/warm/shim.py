@@ -1,7 +1,8 @@
-"""Stand for ``python`` on a node: have its warm interpreter run the command, or become a plain interpreter.
+"""Take the place of ``python`` on a node: let its warm interpreter run the command, or exec a plain interpreter.
 
-Run by ``python -I -S`` and made of modules in C alone, since each start on the node pays for it: about 15 ms. The
-forked child reads what is sent, never the process that forks: no command or environment passes through that one.
+Run by ``python -I -S``, and imports only modules written in C, since it delays every start on the node, by about 15 ms.
+The forked child reads the request, not the warm interpreter, so that the latter never has a command or an environment
+in its memory.
 """
 
 import _signal  # type: ignore[import-not-found]  # the built-in part of signal
@@ -11,37 +12,37 @@ import posix
 import sys
 
 WORKERS = ("/ray/_private/workers/setup_worker.py", "/ray/_private/workers/default_worker.py")
-"""How the scripts end that Ray starts workers with: the former where they have a runtime environment."""
+"""Ends of the paths of Ray's worker scripts; the first is used with a runtime environment."""
 ENTRYPOINT = b"RAY_JOB_CONFIG_JSON_ENV_VAR"
-"""Ray's job supervisor gives it to an entrypoint, and to nothing else."""
+"""Environment variable that Ray's job supervisor sets only for an entrypoint."""
 PATIENCE = 30.0
-"""Seconds that a forked child may take to say whether it takes the command, a new interpreter's imports included."""
+"""Seconds within which a forked child must accept or refuse, including the imports of a new warm interpreter."""
 
 _FORWARDED = ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2")
 
 
 def main(python: str, socket_path: str, shim_folder: str) -> None:
-    """Run ``sys.argv[1:]`` warm, else plain by the interpreter ``python``. Never returns."""
+    """Run ``sys.argv[1:]`` in a warm child, else by the interpreter ``python``. Never returns."""
     arguments = sys.argv[1:]
     worker = bool(arguments) and arguments[0].endswith(WORKERS)
     entrypoint = not worker and ENTRYPOINT in posix.environ
-    if entrypoint:  # what the entrypoint starts itself is as plain as anywhere else
-        _leave_path(shim_folder)
-    if (worker or entrypoint) and not (entrypoint and _hands_on_files()):
+    if entrypoint:  # processes that the entrypoint starts get a plain Python
+        _remove_from_path(shim_folder)
+    if (worker or entrypoint) and not (entrypoint and _inherits_files()):
         signals = _Signals() if entrypoint else None
         connection = _ask(socket_path, "worker" if worker else "entrypoint", arguments, signals)
         answer = b"" if connection is None else _receive(connection, 1)
-        # What the child does it does after this: it never runs beside the plain interpreter of a shim that gave up.
-        if answer == b"W" and connection is not None and _go(connection):
+        # The child runs nothing before this confirmation, hence never beside the plain start of a shim that gave up.
+        if answer == b"W" and connection is not None and _confirm(connection):
             posix._exit(0)
         if answer == b"E" and connection is not None and signals is not None:
             _wait(connection, signals)
         if signals is not None:
-            signals.be_hit()
+            signals.deliver_here()
     posix.execve(python, [python, *arguments], posix.environ)
 
 
-def _go(connection: "_socket.socket") -> bool:
+def _confirm(connection: "_socket.socket") -> bool:
     try:
         connection.sendall(b"\0")
     except OSError:
@@ -49,59 +50,59 @@ def _go(connection: "_socket.socket") -> bool:
     return True
 
 
-def _hands_on_files() -> bool:
-    """Whether the command was given open files beside its standard streams: a forked child would lack them."""
+def _inherits_files() -> bool:
+    """True if the command inherited open files besides its standard streams: a forked child would lack them."""
     for name in posix.listdir("/proc/self/fd"):
         try:
             if int(name) > 2 and posix.get_inheritable(int(name)):
                 return True
-        except OSError:  # that of the listing itself
+        except OSError:  # the listing's own descriptor is closed by now
             continue
     return False
 
 
 class _Signals:
-    """What arrives from now on: kept until it is known who is to have it. What is ignored stays so."""
+    """Signals that arrive from now on: held until it is clear which process gets them. Ignored signals stay ignored."""
 
     def __init__(self) -> None:
-        self._kept: list[int] = []
+        self._held: list[int] = []
         self._connection: _socket.socket | None = None
         numbers = [getattr(_signal, name) for name in _FORWARDED]
         self.ignored = [int(number) for number in numbers if _signal.getsignal(number) == _signal.SIG_IGN]
-        self._taken = [number for number in numbers if int(number) not in self.ignored]
-        for number in self._taken:
+        self._caught = [number for number in numbers if int(number) not in self.ignored]
+        for number in self._caught:
             _signal.signal(number, self._take)
 
-    def pass_on(self, connection: "_socket.socket") -> None:
-        """Give them to the guardian at the connection's other end, those to come too."""
+    def forward(self, connection: "_socket.socket") -> None:
+        """Forward held and later signals to the guardian at the connection's other end."""
         self._connection = connection
-        while self._kept:
-            self._take(self._kept.pop(0), None)
+        while self._held:
+            self._take(self._held.pop(0), None)
 
-    def be_hit(self) -> None:
-        """Have those that came end this process, as they would have; the plain interpreter gets those to come."""
-        for number in self._taken:
+    def deliver_here(self) -> None:
+        """Deliver held signals to this process, with their default action; the plain interpreter gets later ones."""
+        for number in self._caught:
             _signal.signal(number, _signal.SIG_DFL)
-        for number in self._kept:
+        for number in self._held:
             posix.kill(posix.getpid(), number)
 
     def _take(self, number: int, frame: object) -> None:
         if self._connection is None:
-            self._kept.append(number)
+            self._held.append(number)
             return
         try:
             self._connection.send(bytes([number]))
         except OSError:
-            return  # it has ended: the answer is under way
+            return  # the guardian has ended: its answer is under way
 
 
-def _leave_path(folder: str) -> None:
+def _remove_from_path(folder: str) -> None:
     parts = posix.environ.get(b"PATH", b"").split(b":")
     posix.environ[b"PATH"] = b":".join(part for part in parts if part != folder.encode())
 
 
 def _ask(path: str, kind: str, arguments: list[str], signals: "_Signals | None") -> "_socket.socket | None":
-    """Send the command to the warm interpreter; None where there is none, or it is stuck."""
+    """Send the command to the warm interpreter; None if there is none, or it does not react."""
     connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     try:
         connection.settimeout(PATIENCE)
@@ -131,7 +132,7 @@ def _ask(path: str, kind: str, arguments: list[str], signals: "_Signals | None")
 
 
 def _streams() -> list[int]:
-    """Standard input, output and error, each open: a closed one would shift the others."""
+    """Descriptors of standard input, output and error; opens /dev/null in place of a closed one."""
     for number in (0, 1, 2):
         try:
             posix.fstat(number)
@@ -158,18 +159,18 @@ def _kill_group(group: int) -> None:
     try:
         posix.killpg(group, _signal.SIGKILL)
     except OSError:
-        return  # it has ended
+        return  # the group has ended
 
 
 def _wait(connection: "_socket.socket", signals: _Signals) -> None:
-    """Pass signals on until the entrypoint has ended, then end as it did. Returns only if it never began."""
+    """Forward signals until the entrypoint ends, then end as it did. Returns only if it was never started."""
     group = int.from_bytes(_receive(connection, 4), "big")
-    if not group or not _go(connection):
+    if not group or not _confirm(connection):
         return
     connection.settimeout(None)
-    signals.pass_on(connection)
+    signals.forward(connection)
     answer = _receive(connection, 4)
-    if not answer:  # its guardian was killed
+    if not answer:  # the guardian was killed
         _kill_group(group)
         posix.kill(posix.getpid(), _signal.SIGKILL)
     status = int.from_bytes(answer, "big")

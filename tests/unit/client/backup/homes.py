@@ -1,4 +1,4 @@
-"""A home as a platform leaves it, made without one: store, workflows, MLflow, Feast, secrets, storage root."""
+"""Homes for tests, made without running a platform: store, workflows, MLflow, Feast, secrets, storage root."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PACKAGE = hashlib.sha256(CODE).hexdigest()
 
 
 def furnish(home: Home) -> GatewaySettings:
-    """Put into a home what a platform would have; its settings."""
+    """Write a platform's files to a home; return its settings."""
     settings = GatewaySettings(home=home.path)
     write_secret(home.token, "a-token-of-the-user\n")
     write_secret(home.secrets / "signing.key", "a-key-that-signs\n")
@@ -48,7 +48,7 @@ def furnish(home: Home) -> GatewaySettings:
 
 
 def sqlite(path: Path, table: str, values: list[str]) -> None:
-    """A database in WAL with one table of one column, its last write not in the file proper."""
+    """Write a database with one table of one column, whose last row is only in the WAL."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("PRAGMA journal_mode=WAL")
@@ -57,7 +57,7 @@ def sqlite(path: Path, table: str, values: list[str]) -> None:
 
 
 def registry(path: Path, source: str) -> None:
-    """A registry like Feast's, with one view over a file."""
+    """Write a registry like Feast's, with one feature view of a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("CREATE TABLE feature_views (feature_view_name TEXT, feature_view_proto BLOB)")
@@ -65,7 +65,7 @@ def registry(path: Path, source: str) -> None:
 
 
 def view(source: str, *, made_from: str | None = None) -> bytes:
-    """A feature view's message over a file."""
+    """The protobuf message of a feature view of a file."""
     from feast.protos.feast.core.FeatureView_pb2 import FeatureView
 
     message = FeatureView()
@@ -79,7 +79,7 @@ def view(source: str, *, made_from: str | None = None) -> bytes:
 
 
 def source_of(message: object) -> str:
-    """The file that a feature view's message names."""
+    """The file named in a feature view's message."""
     from feast.protos.feast.core.FeatureView_pb2 import FeatureView
 
     return str(FeatureView.FromString(message).spec.batch_source.file_options.uri)
@@ -92,7 +92,7 @@ def rows(path: Path, table: str) -> list[tuple[object, ...]]:
 
 
 def tables(settings: GatewaySettings) -> SnapshotSummary:
-    """Each table of a home's store as a hash of its rows."""
+    """A hash of the rows of each table in a home's store."""
     store = Store(settings.store_url)
     try:
         with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""`rayplane backup` and `restore` on a home without processes: what is kept, what is equal, what is refused."""
+"""`rayplane backup` and `restore` on a home without processes: contents, equality after a restore, refusals."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
 
 @pytest.fixture
 def gateway_process() -> None:
-    """The store's part is done by the gateway's process, as it is in truth."""
+    """Run the store's part in a process of the gateway, as in production."""
 
 
 @pytest.fixture(autouse=True)
 def _in_this_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The store's part is done in the test's own process: a second less for each."""
+    """Run the store's part in the test's own process, which saves a second per test."""
 
     def snapshot(verb: str, folder: Path, home: Path) -> StorePart:
         store = Store(GatewaySettings(home=home).store_url)
@@ -78,7 +78,7 @@ def left_beside(file: Path) -> list[str]:
 
 
 def altered(file: Path, **changes: object) -> None:
-    """Write a backup anew with other contents."""
+    """Rewrite a backup with other contents."""
     with zipfile.ZipFile(file) as old:
         members = {name: old.read(name) for name in old.namelist()}
     contents = json.loads(members[form.CONTENTS])
@@ -109,7 +109,7 @@ def test_a_restored_home_is_equal_and_knows_its_storage_root(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "other", "source"], "nothing half-made is left"
 
 
-def test_what_refers_is_taken_before_what_it_refers_to(settings: GatewaySettings, tmp_path: Path) -> None:
+def test_each_part_is_copied_before_the_parts_that_it_refers_to(settings: GatewaySettings, tmp_path: Path) -> None:
     with zipfile.ZipFile(backup(settings, tmp_path / "b", files=True)) as members:
         order = members.namelist()
     parts = ("home/workflows.db", "store/objects.jsonl", "home/secrets/signing.key", "home/mlflow/mlflow.db")
@@ -117,7 +117,7 @@ def test_what_refers_is_taken_before_what_it_refers_to(settings: GatewaySettings
     assert places == sorted(places)
 
 
-def test_a_platform_goes_to_postgres_by_a_backup_and_comes_back_by_another(
+def test_a_backup_moves_a_platform_to_postgres_and_another_moves_it_back(
     settings: GatewaySettings, tmp_path: Path, postgres_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = backup(settings, tmp_path / "1"), tmp_path / "2"
@@ -133,7 +133,9 @@ def test_a_platform_goes_to_postgres_by_a_backup_and_comes_back_by_another(
     assert homes.tables(GatewaySettings(home=tmp_path / "on-sqlite")).tables == homes.tables(settings).tables
 
 
-def test_a_backup_is_for_its_owner_alone_and_never_overwrites(settings: GatewaySettings, tmp_path: Path) -> None:
+def test_only_its_owner_may_read_a_backup_and_it_never_overwrites_a_file(
+    settings: GatewaySettings, tmp_path: Path
+) -> None:
     file = backup(settings, tmp_path / "b")
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     before = file.read_bytes()
@@ -145,7 +147,7 @@ def test_a_backup_is_for_its_owner_alone_and_never_overwrites(settings: GatewayS
     assert named.name.startswith("rayplane-")
 
 
-def test_with_its_files_a_backup_is_restored_where_nothing_of_the_old_place_is(
+def test_a_backup_with_files_is_restored_without_the_old_home_and_storage_root(
     settings: GatewaySettings, home: Home, tmp_path: Path
 ) -> None:
     file = backup(settings, tmp_path / "b", files=True)
@@ -169,7 +171,7 @@ def test_with_its_files_a_backup_is_restored_where_nothing_of_the_old_place_is(
     assert done.difference.is_none
 
 
-def test_a_root_elsewhere_is_filled_and_one_with_other_files_is_refused(
+def test_an_empty_storage_root_elsewhere_is_filled_and_one_with_other_files_is_refused(
     settings: GatewaySettings, tmp_path: Path
 ) -> None:
     file = backup(settings, tmp_path / "b", files=True)
@@ -184,7 +186,7 @@ def test_a_root_elsewhere_is_filled_and_one_with_other_files_is_refused(
     assert GatewaySettings(home=tmp_path / "two").root_uri == place
 
 
-def test_a_storage_root_that_lost_files_is_refused_naming_them_unless_told_to_go_on(
+def test_a_storage_root_that_lost_files_is_refused_naming_them_unless_incomplete_is_set(
     settings: GatewaySettings, home: Home, tmp_path: Path
 ) -> None:
     file = backup(settings, tmp_path / "b")
@@ -200,7 +202,7 @@ def test_a_storage_root_that_lost_files_is_refused_naming_them_unless_told_to_go
     assert (tmp_path / "other" / "token").is_file()
 
 
-def test_a_log_that_grew_is_as_it_was_and_one_that_begins_otherwise_is_not(
+def test_a_log_that_grew_counts_as_unchanged_and_one_with_another_beginning_as_changed(
     settings: GatewaySettings, tmp_path: Path
 ) -> None:
     file = backup(settings, tmp_path / "b")
@@ -213,20 +215,22 @@ def test_a_log_that_grew_is_as_it_was_and_one_that_begins_otherwise_is_not(
     assert restore.check(file, settings, say=quiet).difference.changed == [log]
 
 
-def test_what_is_being_written_and_what_is_no_file_is_not_in_the_list(settings: GatewaySettings, home: Home) -> None:
+def test_the_inventory_leaves_out_unfinished_files_and_entries_that_are_no_regular_files(
+    settings: GatewaySettings, home: Home
+) -> None:
     folder = home.storage / TEAM / "jobs" / "j1"
     (folder / f".x.{'0' * 32}").write_bytes(b"half")
     (folder / "link").symlink_to(home.token)
     os.mkfifo(folder / "pipe")
     (home.storage / TEAM / "feast").mkdir()
     (home.storage / TEAM / "feast" / "online.db").symlink_to(home.database)
-    paths = [file.path for file in inventory.listed(home.storage)]
+    paths = [file.path for file in inventory.list_files(home.storage)]
     assert len(paths) == 4
     assert not [path for path in paths if "x." in path or "link" in path or "pipe" in path or "feast" in path]
     assert list(inventory.databases(home.storage)) == [], "no team has its backup copy another's database"
 
 
-def test_a_database_in_a_teams_folder_is_copied_by_sqlite_and_put_back(
+def test_a_database_in_a_teams_folder_is_copied_by_sqlite_and_restored(
     settings: GatewaySettings, home: Home, tmp_path: Path
 ) -> None:
     homes.sqlite(home.storage / TEAM / "feast" / "online.db", "delays", ["1"])
@@ -235,7 +239,7 @@ def test_a_database_in_a_teams_folder_is_copied_by_sqlite_and_put_back(
     assert homes.rows(tmp_path / "other" / "storage" / TEAM / "feast" / "online.db", "delays") == [("1",)]
 
 
-def test_a_database_under_change_is_copied_as_of_one_instant(
+def test_a_database_that_changes_meanwhile_is_copied_as_of_one_instant(
     settings: GatewaySettings, home: Home, tmp_path: Path
 ) -> None:
     done = threading.Event()
@@ -261,7 +265,7 @@ def test_a_database_under_change_is_copied_as_of_one_instant(
     assert count % 2 == 0
 
 
-def test_without_secrets_none_is_in_the_file_and_the_restore_says_what_follows(
+def test_a_backup_without_secrets_has_none_and_its_restore_tells_the_consequences(
     settings: GatewaySettings, home: Home, tmp_path: Path
 ) -> None:
     file = backup(settings, tmp_path / "b", secrets=False)
@@ -273,7 +277,9 @@ def test_without_secrets_none_is_in_the_file_and_the_restore_says_what_follows(
     assert not (tmp_path / "other" / "token").exists()
 
 
-def test_a_home_that_is_not_empty_is_left_as_it_is(settings: GatewaySettings, home: Home, tmp_path: Path) -> None:
+def test_a_restore_refuses_a_home_that_is_not_empty_and_leaves_it_unchanged(
+    settings: GatewaySettings, home: Home, tmp_path: Path
+) -> None:
     file = backup(settings, tmp_path / "b")
     before = sorted(home.path.rglob("*"))
     with pytest.raises(Conflict, match="is not empty"):
@@ -287,7 +293,7 @@ def test_each_damaged_byte_is_refused_before_anything_is_written(settings: Gatew
     file = backup(settings, tmp_path / "b", files=True)
     whole = file.read_bytes()
     with zipfile.ZipFile(file) as members:
-        places = {member.filename: _midst(member) for member in members.infolist()}
+        places = {member.filename: _middle(member) for member in members.infolist()}
     assert {form.CONTENTS, form.INVENTORY, "home/token", "store/objects.jsonl", "files/00000001"} <= places.keys()
     for name, place in places.items():
         file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
@@ -296,20 +302,20 @@ def test_each_damaged_byte_is_refused_before_anything_is_written(settings: Gatew
         assert not (tmp_path / "other").exists(), name
 
 
-def _midst(member: zipfile.ZipInfo) -> int:
-    """Where the midst of a member's bytes is in the file, after its header."""
+def _middle(member: zipfile.ZipInfo) -> int:
+    """Offset of the middle of a member's data in the file."""
     return member.header_offset + 30 + len(member.filename) + 20 + member.compress_size // 2
 
 
 @pytest.mark.parametrize("cut", [0, 10, 1000, -1])
-def test_a_file_that_was_cut_off_is_refused(settings: GatewaySettings, tmp_path: Path, cut: int) -> None:
+def test_a_truncated_backup_is_refused(settings: GatewaySettings, tmp_path: Path, cut: int) -> None:
     file = backup(settings, tmp_path / "b")
     file.write_bytes(file.read_bytes()[:cut])
     with pytest.raises(InvalidData, match="is no backup, or a damaged one"):
         restored(file, tmp_path / "other")
 
 
-def test_a_file_with_a_path_that_leads_out_is_refused(settings: GatewaySettings, tmp_path: Path) -> None:
+def test_a_backup_with_a_path_that_leads_out_of_the_home_is_refused(settings: GatewaySettings, tmp_path: Path) -> None:
     file = backup(settings, tmp_path / "b")
     evil = {"home/../../evil": {"size": 0, "sha256": "0"}}
     altered(file, members=evil)
@@ -330,7 +336,7 @@ def test_a_newer_form_or_schema_or_mlflow_is_refused_with_what_to_install(
     assert not (tmp_path / "other").exists()
 
 
-def test_a_missing_backup_and_a_missing_platform_are_told(home: Home, tmp_path: Path, gateway_process: None) -> None:
+def test_a_missing_backup_and_a_missing_platform_are_errors(home: Home, tmp_path: Path, gateway_process: None) -> None:
     with pytest.raises(NotFound, match="There is no backup"):
         restored(tmp_path / "b", tmp_path / "other")
     settings = GatewaySettings(home=home.path)
@@ -343,7 +349,7 @@ def test_a_missing_backup_and_a_missing_platform_are_told(home: Home, tmp_path: 
     assert not home.database.exists(), "looking at a home makes nothing in it"
 
 
-def test_a_place_that_cannot_be_written_or_lies_in_the_root_is_refused(
+def test_a_target_that_can_not_be_written_or_is_in_the_storage_root_is_refused(
     settings: GatewaySettings, home: Home, tmp_path: Path
 ) -> None:
     with pytest.raises(InvalidInput, match="can't be written"):
@@ -362,7 +368,7 @@ def test_a_full_disk_leaves_no_file(settings: GatewaySettings, tmp_path: Path, m
     assert left_beside(tmp_path / "b") == ["source"]
 
 
-def test_where_a_file_has_but_one_name_a_backup_is_written_all_the_same(
+def test_a_backup_is_written_on_a_file_system_without_hard_links(
     settings: GatewaySettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(*_: object) -> None:
@@ -373,7 +379,7 @@ def test_where_a_file_has_but_one_name_a_backup_is_written_all_the_same(
     assert left_beside(tmp_path / "b") == ["b", "source"]
 
 
-def test_a_command_that_is_told_to_end_leaves_nothing_half_made(
+def test_a_backup_ended_by_sigterm_leaves_no_file(
     settings: GatewaySettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("RAYPLANE_HOME", str(settings.home))
@@ -407,7 +413,7 @@ def test_a_restore_that_fails_midway_leaves_no_home(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "source"]
 
 
-def test_the_platform_of_the_backup_must_be_down(
+def test_a_restore_is_refused_while_the_platform_of_the_backup_runs(
     settings: GatewaySettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = backup(settings, tmp_path / "b")
@@ -416,7 +422,7 @@ def test_the_platform_of_the_backup_must_be_down(
         restored(file, tmp_path / "other")
 
 
-def test_what_lies_in_databases_of_its_own_is_named(settings: GatewaySettings, tmp_path: Path) -> None:
+def test_parts_in_separate_databases_are_listed_as_not_in_the_backup(settings: GatewaySettings, tmp_path: Path) -> None:
     elsewhere = settings.model_copy(update={"workflow_database_url": "postgresql://u:secret@db/workflows"})
     made = make.backup(elsewhere, tmp_path / "b", files=False, secrets=True, say=quiet)
     assert len(made.contents.outside) == 1
@@ -425,7 +431,7 @@ def test_what_lies_in_databases_of_its_own_is_named(settings: GatewaySettings, t
     assert "home/workflows.db" not in made.contents.databases
 
 
-def test_the_commands_answer_in_json_and_check_ends_with_what_it_finds(
+def test_the_commands_print_json_and_check_exits_by_its_result(
     settings: GatewaySettings,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -435,10 +441,10 @@ def test_the_commands_answer_in_json_and_check_ends_with_what_it_finds(
     monkeypatch.setenv("RAYPLANE_HOME", str(settings.home))
     code, out, _ = run(capsys, "backup", "--to", str(tmp_path / "b"), "-o", "json")
     assert code == 0
-    told = json.loads(out)
-    assert told["path"] == str(tmp_path / "b")
-    assert told["store"]["tables"]["objects"]["rows"] == 2
-    assert Contents.model_validate({**told, "members": {}}).file_count == 4
+    answer = json.loads(out)
+    assert answer["path"] == str(tmp_path / "b")
+    assert answer["store"]["tables"]["objects"]["rows"] == 2
+    assert Contents.model_validate({**answer, "members": {}}).file_count == 4
     assert run(capsys, "restore", str(tmp_path / "b"), "--check")[0] == 0
     open_root(settings.root_uri).delete(layout.package(TEAM, homes.PACKAGE))
     code, out, err = run(capsys, "restore", str(tmp_path / "b"), "--check", "-o", "json")

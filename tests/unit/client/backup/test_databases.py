@@ -1,4 +1,4 @@
-"""Copies of SQLite files: of one instant, with what is in the WAL alone; one kept locked is waited for to an end."""
+"""Copies of SQLite files: of one instant, including rows that are only in the WAL, with a limited wait for locks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rayplane.errors import InvalidData, Unavailable
 from tests.unit.client.backup import homes
 
 
-def test_what_is_in_the_wal_alone_is_copied_and_the_copy_is_one_private_file(tmp_path: Path) -> None:
+def test_rows_that_are_only_in_the_wal_are_copied_to_one_private_file(tmp_path: Path) -> None:
     source, target = tmp_path / "a?b#100%.db", tmp_path / "copy" / "x.db"
     target.parent.mkdir()
     with closing(sqlite3.connect(source)) as writer:
@@ -34,7 +34,7 @@ def test_a_database_without_a_schema_of_alembic_has_no_revision(tmp_path: Path) 
     assert databases.copy(tmp_path / "a.db", tmp_path / "b.db") is None
 
 
-def test_a_database_that_stays_locked_is_waited_for_no_longer_than_is_bearable(
+def test_a_copy_of_a_database_that_stays_locked_fails_after_its_patience(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(databases, "PATIENCE", 0.3)
@@ -49,7 +49,7 @@ def test_a_database_that_stays_locked_is_waited_for_no_longer_than_is_bearable(
     databases.copy(source, tmp_path / "b.db")
 
 
-def test_a_file_that_is_no_database_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_no_database_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.db").write_bytes(b"no database" * 1000)
     with pytest.raises(InvalidData, match=r"a\.db' can't be read as a SQLite database"):
         databases.copy(tmp_path / "a.db", tmp_path / "b.db")

@@ -1,4 +1,4 @@
-"""Places after a move of the storage root: in JSON, in rows, in messages; all else to the byte as it was."""
+"""URIs after a move of the storage root, in JSON, rows and protobuf messages; all other bytes stay unchanged."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ def test_a_document_keeps_its_order_and_its_numbers() -> None:
     assert MOVE.json_text(text) == text.replace("old/my%20root", "new/root")
 
 
-def test_a_document_that_names_no_place_of_the_root_is_not_even_written_anew() -> None:
+def test_a_document_without_a_uri_of_the_root_keeps_every_byte() -> None:
     text = '{"a":1.0e0,  "b": "file:///elsewhere"}'
     assert MOVE.json_text(text) == text
 
 
-def test_a_row_is_moved_in_its_documents_alone() -> None:
+def test_only_the_json_documents_of_a_row_are_rewritten() -> None:
     row = ["file:///old/my%20root/x", json.dumps({"uri": "file:///old/my%20root/x"}), None, 3]
     moved = json.loads(MOVE.line(json.dumps(row).encode(), [1, 2]))
     assert moved == ["file:///old/my%20root/x", '{"uri": "file:///new/root/x"}', None, 3]
 
 
-def test_a_message_is_moved_in_its_depths_and_else_as_it_was() -> None:
+def test_nested_strings_of_a_message_are_rewritten_and_all_else_is_unchanged() -> None:
     before, after = homes.view("/old/my root/growth/x"), homes.view("/new/root/growth/x")
     moved = MOVE.message(before)
-    # A description is text that has the root in its midst: it stays.
+    # A description has the root in the middle of its text: it stays unchanged.
     assert moved == homes.view("/new/root/growth/x", made_from="/old/my root/growth/x")
     assert moved != after
     assert homes.source_of(moved) == "/new/root/growth/x/part-*.parquet"

@@ -1,4 +1,4 @@
-"""The back-off of a child that ends: grows, has an end, and is forgotten after a time of health."""
+"""The back-off of a child that ends: it grows up to a limit and is reset by a period of health."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def test_each_end_doubles_the_wait_up_to_the_longest() -> None:
     assert backoff.restarts == 9
 
 
-def test_steady_health_makes_the_next_wait_the_first_again() -> None:
+def test_steady_health_resets_the_next_wait_to_the_first() -> None:
     backoff = Backoff()
     for _ in range(6):
         backoff.ended(0.0)
@@ -30,7 +30,7 @@ def test_health_that_does_not_last_changes_nothing() -> None:
     assert backoff.ended(100.0) == 101.0
 
 
-def test_restarts_are_counted_on_from_an_earlier_supervisor() -> None:
+def test_the_count_of_restarts_continues_that_of_an_earlier_supervisor() -> None:
     backoff = Backoff(restarts=3)
     backoff.ended(0.0)
     assert backoff.restarts == 4

@@ -1,4 +1,4 @@
-"""What the children read: Prometheus' configuration and rules, checked by promtool, and MLflow's authentication."""
+"""The children's configuration files: Prometheus', checked by promtool, and MLflow's authentication."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def promtool(binary: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def test_promtool_takes_the_filled_in_configuration(home: Home, promtool_binary: Path) -> None:
+def test_promtool_accepts_the_filled_in_configuration(home: Home, promtool_binary: Path) -> None:
     known = credentials.ensure(home)
     path = configuration.write_prometheus(home, gateway_url="http://127.0.0.1:8470", token=known.metrics)
     promtool(promtool_binary, "check", "config", str(path))
@@ -88,12 +88,12 @@ def test_no_secret_is_in_a_command_line_and_every_secret_file_is_private(home: H
     assert all(path.stat().st_mode & 0o077 == 0 for path in files)
 
 
-def test_secrets_are_made_once(home: Home) -> None:
+def test_secrets_are_created_once(home: Home) -> None:
     first = credentials.ensure(home).mlflow_password()
     assert credentials.ensure(home).mlflow_password() == first
 
 
-def test_a_changed_configuration_is_another_child(home: Home) -> None:
+def test_a_changed_configuration_changes_the_fingerprint_of_a_child(home: Home) -> None:
     known = credentials.ensure(home)
     configuration.write_mlflow(home)
     state = PlatformState(

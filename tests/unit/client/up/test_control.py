@@ -1,4 +1,4 @@
-"""`down` and `status` on homes in every state of decay, with real processes; `up` where it must refuse."""
+"""`down` and `status` on homes with dead processes and damaged files, with real processes; refusals of `up`."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def quiet(text: str) -> None:
     del text
 
 
-def test_down_where_nothing_ever_was_succeeds(tmp_path: Path) -> None:
+def test_down_succeeds_where_no_platform_ever_was(tmp_path: Path) -> None:
     assert control.down(Home(tmp_path / "nothing"), say=quiet) == []
     assert not (tmp_path / "nothing").exists()
 
@@ -60,7 +60,7 @@ def test_down_stops_supervisor_children_and_clusters_and_is_idempotent(home: Hom
     assert control.down(home, say=quiet) == []
 
 
-def test_down_stops_what_no_record_names_and_what_ignores_sigterm(home: Home) -> None:
+def test_down_stops_processes_without_a_record_and_those_that_ignore_sigterm(home: Home) -> None:
     stubborn = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {SLEEPER}"
     record = sleeper(home, "gateway", argv=[sys.executable, "-c", stubborn])
     (home.processes / "gateway.json").unlink()
@@ -69,7 +69,7 @@ def test_down_stops_what_no_record_names_and_what_ignores_sigterm(home: Home) ->
     assert not processes.alive(record)
 
 
-def test_down_gets_past_damaged_records(home: Home) -> None:
+def test_down_works_despite_damaged_records(home: Home) -> None:
     record = sleeper(home, "ray-1234", records=home.processes / "clusters")
     (home.processes / "clusters" / "ray-5678.json").write_text('{"name": "ray-5678"')
     (home.processes / "mlflow.json").write_bytes(b"\xff")
@@ -101,7 +101,7 @@ def test_down_removes_the_homes_temporary_folders_and_no_others(home: Home) -> N
         foreign.rmdir()
 
 
-def test_status_of_a_home_without_supervisor_says_who_is_not_looked_after(home: Home) -> None:
+def test_status_without_a_supervisor_names_the_unsupervised_processes(home: Home) -> None:
     record = sleeper(home, "gateway")
     report = state.ChildReport(
         name="gateway",
@@ -113,14 +113,14 @@ def test_status_of_a_home_without_supervisor_says_who_is_not_looked_after(home: 
         log="",
     )
     state.write_report(home, state.SupervisorReport(pid=1, children={"gateway": report}))
-    found = view.look(home)
-    assert found.state == "degraded"
-    gateway = next(p for p in found.processes if p.name == "gateway")
+    platform = view.look(home)
+    assert platform.state == "degraded"
+    gateway = next(p for p in platform.processes if p.name == "gateway")
     assert gateway.state == "unhealthy"
     assert "rayplane up" in gateway.message
 
 
-def test_status_does_not_believe_a_report_of_a_child_that_died(home: Home) -> None:
+def test_status_corrects_a_report_of_a_child_that_has_died_since(home: Home) -> None:
     sleeper(home, "supervisor")
     record = sleeper(home, "gateway")
     report = state.ChildReport(
@@ -139,7 +139,7 @@ def test_status_does_not_believe_a_report_of_a_child_that_died(home: Home) -> No
     assert view.look(home).state == "degraded"
 
 
-def test_a_damaged_state_file_is_as_none(home: Home) -> None:
+def test_a_damaged_state_file_counts_as_missing(home: Home) -> None:
     home.state.write_text("{")
     assert state.read_state(home) is None
     assert view.look(home).state == "down"
@@ -156,7 +156,9 @@ def test_up_on_a_taken_port_says_so_and_starts_nothing(home: Home) -> None:
     assert not home.state.exists()
 
 
-def test_up_in_a_thin_clients_environment_names_what_to_install(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_up_in_a_thin_clients_environment_names_the_packages_to_install(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tools, "NEEDED", {"no_such_module": "the gateway"})
     with pytest.raises(Unsupported, match="no_such_module") as caught:
         control.up(GatewaySettings(home=home.path), say=quiet)
@@ -181,7 +183,7 @@ def test_the_command_ends_with_the_exit_code_of_its_error(home: Home) -> None:
     assert "is down" in status.stderr
 
 
-def test_staying_prints_what_is_logged_and_ends_with_the_supervisor(
+def test_staying_in_the_foreground_prints_logs_and_ends_with_the_supervisor(
     home: Home, capsys: pytest.CaptureFixture[str]
 ) -> None:
     script = "import sys, time; time.sleep(0.5); print('all is well', flush=True); time.sleep(1); print('I die')"
@@ -193,18 +195,18 @@ def test_staying_prints_what_is_logged_and_ends_with_the_supervisor(
     assert "I die" in str(raised.value)
 
 
-def test_staying_with_no_supervisor_fails_at_once(home: Home) -> None:
+def test_staying_in_the_foreground_without_a_supervisor_fails_at_once(home: Home) -> None:
     with pytest.raises(Failed, match="supervisor"):
         control.stay(home)
 
 
-def test_a_child_whose_port_another_process_took_first_counts_no_restart_on_its_next_port(
+def test_a_child_that_lost_the_race_for_its_port_counts_no_restart_on_its_next_port(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ports = iter([8470, 21_000])
 
     def launch(settings: GatewaySettings, home: Home, say: object) -> tuple[state.PlatformState, ProcessRecord]:
-        """Start a stand-in for the supervisor, which reports as the real one does after the race for port 8470."""
+        """Start a stand-in for the supervisor that reports that another process took port 8470."""
         port = next(ports)
         url = f"http://127.0.0.1:{port}"
         supervisor = sleeper(home, "supervisor")
@@ -242,7 +244,7 @@ def test_a_child_whose_port_another_process_took_first_counts_no_restart_on_its_
 
 
 @pytest.mark.parametrize("wanted", [True, False])
-def test_up_with_the_other_setting_of_users_names_the_clusters_that_run_and_starts_nothing(
+def test_up_with_another_local_users_setting_names_the_running_clusters_and_starts_nothing(
     home: Home, monkeypatch: pytest.MonkeyPatch, wanted: bool
 ) -> None:
     monkeypatch.setattr(local_users, "require", lambda _: None)
@@ -258,7 +260,7 @@ def test_up_with_the_other_setting_of_users_names_the_clusters_that_run_and_star
     assert len(processes.marked(home.id)) == 2
 
 
-def test_a_platform_that_runs_keeps_its_setting_of_users(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_running_platform_keeps_its_local_users_setting(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local_users, "require", lambda _: None)
     sleeper(home, "supervisor")
     state.write_state(home, state.PlatformState(home=str(home.path), gateway_url="http://x", mlflow_url="http://y"))
@@ -267,7 +269,7 @@ def test_a_platform_that_runs_keeps_its_setting_of_users(home: Home, monkeypatch
     assert view.look(home).local_users is False
 
 
-def test_up_with_users_that_is_not_roots_is_refused_before_anything_is_made(
+def test_up_with_local_users_is_refused_for_other_users_than_root_before_any_file_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
@@ -276,8 +278,8 @@ def test_up_with_users_that_is_not_roots_is_refused_before_anything_is_made(
     assert not (tmp_path / "new").exists()
 
 
-def test_down_gets_past_a_damaged_list_of_users(home: Home) -> None:
+def test_down_works_despite_a_damaged_list_of_users(home: Home) -> None:
     home.local_users.write_text("{")
-    said: list[str] = []
-    control.down(home, say=said.append)
-    assert "is damaged" in " ".join(said)
+    messages: list[str] = []
+    control.down(home, say=messages.append)
+    assert "is damaged" in " ".join(messages)

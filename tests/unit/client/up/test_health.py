@@ -1,4 +1,4 @@
-"""What counts as an answer."""
+"""Answers that count as healthy."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ def url() -> Iterator[str]:
     thread.join()
 
 
-def test_only_200_is_health(url: str) -> None:
+def test_only_status_200_counts_as_healthy(url: str) -> None:
     assert health.answers(f"{url}/ok")
     assert not health.answers(f"{url}/broken")
 
 
-def test_nobody_there_is_no_health(free_port: int) -> None:
+def test_a_port_without_a_listener_is_unhealthy(free_port: int) -> None:
     assert not health.answers(f"http://127.0.0.1:{free_port}/ok")
 
 
-def test_a_proxy_of_the_environment_is_not_asked(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_health_check_ignores_http_proxies_of_the_environment(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     assert health.answers(f"{url}/ok")

@@ -1,4 +1,4 @@
-"""Following logs: whole lines, files that come later or begin anew."""
+"""Following logs: complete lines, files that are created or truncated later."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from rayplane.client.up.logs import Tail, printed
 
 
-def test_only_what_is_added_from_now_on_is_told_by_whole_lines(tmp_path: Path) -> None:
+def test_only_complete_lines_added_from_now_on_are_read(tmp_path: Path) -> None:
     log = tmp_path / "gateway.log"
     log.write_text("earlier\n")
     tail = Tail([log])
@@ -22,7 +22,7 @@ def test_only_what_is_added_from_now_on_is_told_by_whole_lines(tmp_path: Path) -
     assert list(tail.read()) == []
 
 
-def test_a_log_may_come_later_and_begin_anew(tmp_path: Path) -> None:
+def test_a_log_may_be_created_or_truncated_later(tmp_path: Path) -> None:
     log = tmp_path / "mlflow.log"
     tail = Tail([log])
     assert list(tail.read()) == []
@@ -32,7 +32,7 @@ def test_a_log_may_come_later_and_begin_anew(tmp_path: Path) -> None:
     assert list(tail.read()) == ["mlflow: anew"]
 
 
-def test_lines_are_printed_where_they_are_wanted(tmp_path: Path) -> None:
+def test_lines_are_printed_to_the_given_stream(tmp_path: Path) -> None:
     log, to = tmp_path / "gateway.log", io.StringIO()
     with printed([log], to=to, every=60):
         log.write_text("one\n")

@@ -1,4 +1,4 @@
-"""MLflow's server in one process: databases appear whole or not at all, and its own command still does the rest."""
+"""MLflow's server in one process: databases are created completely or not at all; MLflow's command does the rest."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sqlalchemy.engine import Engine
 
 @pytest.fixture(scope="module")
 def mlflow_server() -> Any:
-    """The module under test, imported where it is needed alone: it imports all of MLflow's server."""
+    """The module under test, imported lazily since it imports all of MLflow's server."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return importlib.import_module("rayplane.client.up.mlflow_server")
@@ -41,7 +41,7 @@ def interrupted(engine: Engine) -> None:
     raise KeyboardInterrupt
 
 
-def test_a_database_whose_making_was_interrupted_is_not_there_and_is_made_anew(
+def test_a_database_whose_creation_was_interrupted_has_no_name_and_is_created_again(
     mlflow_server: Any, tmp_path: Path
 ) -> None:
     path = tmp_path / "mlflow.db"
@@ -53,7 +53,7 @@ def test_a_database_whose_making_was_interrupted_is_not_there_and_is_made_anew(
     assert os.listdir(tmp_path) == ["mlflow.db"]
 
 
-def test_a_database_that_is_there_is_left_alone(mlflow_server: Any, tmp_path: Path) -> None:
+def test_an_existing_database_is_left_alone(mlflow_server: Any, tmp_path: Path) -> None:
     path = tmp_path / "mlflow.db"
     path.write_bytes(b"a database of before")
     mlflow_server.make_database(f"sqlite:///{path}", one_table)
@@ -61,11 +61,11 @@ def test_a_database_that_is_there_is_left_alone(mlflow_server: Any, tmp_path: Pa
 
 
 OLDER = "6f8d9c3b2a1e"
-"""A schema of MLflow before the one that is installed."""
+"""A schema of MLflow older than the installed one."""
 
 
 def older_database(path: Path) -> None:
-    """A tracking database as an older MLflow made it, with an experiment in it."""
+    """Write a tracking database with an older schema and an experiment."""
     from alembic import command
     from mlflow.store.db.utils import InitialBase, _get_alembic_config
     from sqlalchemy import create_engine
@@ -85,8 +85,8 @@ def older_database(path: Path) -> None:
 
 def revision(path: Path) -> str:
     with closing(sqlite3.connect(path)) as connection:
-        [(found,)] = connection.execute("SELECT version_num FROM alembic_version")
-        return str(found)
+        [(number,)] = connection.execute("SELECT version_num FROM alembic_version")
+        return str(number)
 
 
 def test_a_database_of_an_older_mlflow_is_upgraded_and_keeps_its_rows(mlflow_server: Any, tmp_path: Path) -> None:
@@ -129,8 +129,8 @@ def test_a_database_of_a_newer_mlflow_is_left_to_mlflow_to_refuse(mlflow_server:
     assert revision(path) == "ffffffffffff"
 
 
-def test_what_mlflow_refuses_ends_the_process_with_mlflows_message_and_code(tmp_path: Path) -> None:
-    """Run the real thing where it must refuse: the options are MLflow's own, read by MLflow."""
+def test_options_that_mlflow_refuses_end_the_process_with_mlflows_message_and_code(tmp_path: Path) -> None:
+    """Run the real server with options that MLflow itself parses and refuses."""
     auth = tmp_path / "auth.ini"
     auth.write_text(f"[mlflow]\ndatabase_uri = sqlite:///{tmp_path}/auth.db\ndefault_permission = READ\n")
     done = subprocess.run(

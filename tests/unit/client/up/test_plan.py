@@ -1,4 +1,4 @@
-"""What the children are started with, from settings alone."""
+"""Commands and environments of the children, computed from the settings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rayplane.client.up.state import PlatformState
 from rayplane.settings import GatewaySettings
 
 
-def test_mlflow_answers_to_each_name_by_which_it_is_asked_for(tmp_path: Path) -> None:
+def test_mlflow_accepts_each_host_name_by_which_clients_reach_it(tmp_path: Path) -> None:
     settings = GatewaySettings(
         home=tmp_path, host="0.0.0.0", public_url="http://plane.test:8470", mlflow_public_url="https://mlflow.test"
     )

@@ -1,4 +1,4 @@
-"""Ports are the home's own, stay the same, and never a stranger's."""
+"""Ports are specific to a home, are kept, and are never those of other processes."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def test_chosen_ports_are_distinct_and_outside_the_ephemeral_range() -> None:
     assert all(ports.FIRST <= port <= ports.LAST for port in chosen.values())
 
 
-def test_known_ports_stay() -> None:
+def test_known_ports_are_kept() -> None:
     known = {"gateway": 21000, "mlflow": 21001, "prometheus": 21002}
     assert choose(known=known) == known
 
 
-def test_a_known_port_that_a_stranger_took_is_replaced_and_the_others_stay() -> None:
+def test_a_known_port_that_another_process_took_is_replaced_and_the_others_are_kept() -> None:
     known = {"gateway": 21000, "mlflow": 21001, "prometheus": 21002}
     chosen = choose(known=known, is_free=lambda port: port != 21001)
     assert chosen["mlflow"] not in known.values()
@@ -76,7 +76,7 @@ def test_a_required_port_in_use_is_an_error_that_names_port_and_remedy() -> None
     assert caught.value.exit_code == 8
 
 
-def test_a_required_port_is_taken_by_no_other_child() -> None:
+def test_a_required_port_is_chosen_for_no_other_child() -> None:
     chosen = choose(known={"mlflow": 21000}, required={"gateway": 21000})
     assert chosen["gateway"] == 21000
     assert chosen["mlflow"] != 21000

@@ -29,7 +29,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", folder], check=True)
 
 
-def test_a_home_is_made_private_with_its_folders(tmp_path: Path) -> None:
+def test_the_home_and_its_folders_are_created_private(tmp_path: Path) -> None:
     home = Home(tmp_path / "deep" / "home")
     room.prepare(home)
     assert home.path.stat().st_mode & 0o077 == 0
@@ -38,7 +38,7 @@ def test_a_home_is_made_private_with_its_folders(tmp_path: Path) -> None:
     room.prepare(home)
 
 
-def test_a_home_that_was_made_beforehand_becomes_private(tmp_path: Path) -> None:
+def test_a_home_that_existed_before_becomes_private(tmp_path: Path) -> None:
     home = Home(tmp_path / "home")
     home.path.mkdir()
     home.path.chmod(0o755)
@@ -46,7 +46,7 @@ def test_a_home_that_was_made_beforehand_becomes_private(tmp_path: Path) -> None
     assert home.path.stat().st_mode & 0o777 == 0o700
 
 
-def test_too_small_a_disk_is_said_before_anything_is_started(small_disk: Path) -> None:
+def test_a_disk_that_is_too_small_is_an_error_before_any_process_is_started(small_disk: Path) -> None:
     home = Home(small_disk / "home")
     with pytest.raises(StorageFull) as caught:
         room.prepare(home)
@@ -56,7 +56,7 @@ def test_too_small_a_disk_is_said_before_anything_is_started(small_disk: Path) -
     assert caught.value.exit_code == 9
 
 
-def test_a_full_disk_is_said_and_leaves_no_probe(small_disk: Path) -> None:
+def test_a_full_disk_is_an_error_and_leaves_no_probe_file(small_disk: Path) -> None:
     home = Home(small_disk / "home")
     home.path.mkdir()
     (small_disk / "ballast").write_bytes(b"\0" * (4 * 2**20 - 300_000))
@@ -73,7 +73,7 @@ def test_a_home_below_a_file_is_an_error_with_a_remedy(tmp_path: Path) -> None:
 
 
 def test_a_home_that_may_not_be_written_is_an_error_with_a_remedy(tmp_path: Path) -> None:
-    # /proc refuses a new folder to root too, whom permission bits do not stop.
+    # In /proc even root can't create a folder; permission bits do not stop root.
     folder = Path("/proc/self") if os.geteuid() == 0 else tmp_path
     if folder == tmp_path:
         tmp_path.chmod(0o500)
@@ -90,23 +90,23 @@ time.sleep(60)
 """
 
 
-def test_two_at_once_do_not_race_the_second_waits_and_says_so(tmp_path: Path) -> None:
-    home, said = Home(tmp_path), list[str]()
+def test_of_two_ups_at_once_the_second_waits_and_says_so(tmp_path: Path) -> None:
+    home, messages = Home(tmp_path), list[str]()
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(tmp_path / "up.lock")], stdout=subprocess.PIPE, text=True
     )
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(Timeout) as caught, room.locked(home, said.append, timeout=0.5):
+        with pytest.raises(Timeout) as caught, room.locked(home, messages.append, timeout=0.5):
             raise AssertionError("the lock was held by two")
         assert "up.lock" in caught.value.detail
-        assert len(said) == 1
+        assert len(messages) == 1
     finally:
         holder.kill()
         holder.wait()
         assert holder.stdout is not None
         holder.stdout.close()
-    # A holder that was killed holds nothing.
-    with room.locked(home, said.append, timeout=0.5):
+    # The kernel releases the lock of a killed process.
+    with room.locked(home, messages.append, timeout=0.5):
         pass

@@ -1,4 +1,4 @@
-"""Rotating secrets of a home whose platform is down: files alone, each replaced as a whole."""
+"""Rotating the secrets of a home whose platform is down: only files change, each atomically."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def everything(home: Home) -> dict[str, str]:
     return {str(p.relative_to(home.path)): p.read_text() for p in sorted(home.path.rglob("*")) if p.is_file()}
 
 
-def test_the_users_token_is_another_one_and_the_old_one_is_remembered(home: Home) -> None:
+def test_the_users_token_is_replaced_and_the_old_one_is_remembered(home: Home) -> None:
     before = read_secret(home.token)
     done = rotate.rotate_token(home, clock=lambda: NOW)
     assert read_secret(home.token) != before
@@ -47,11 +47,11 @@ def test_all_secrets_are_rotated_and_none_is_in_a_note_or_an_answer(home: Home) 
     assert [item.secret for item in done] == [str(secret) for secret in Secret]
     texts = [*before.values(), *everything(home).values()]
     secrets_ = {line.split(" ")[0] for text in texts for line in text.splitlines() if len(line.split(" ")[0]) > 25}
-    told = [json.dumps(note.detail) for _, note in rotation.read_notes(home)] + [
+    published = [json.dumps(note.detail) for _, note in rotation.read_notes(home)] + [
         item.model_dump_json() for item in done
     ]
-    assert len(told) == 2 * len(Secret)
-    assert not [secret for secret in secrets_ if any(secret in text for text in told)]
+    assert len(published) == 2 * len(Secret)
+    assert not [secret for secret in secrets_ if any(secret in text for text in published)]
     ring = rotation.read_ring(rotation.ring_path(home))
     assert ring.former[0].key == "the-first-signing-key-of-this-home"
     assert ring.former[0].until == NOW + rotate.GRACE
@@ -64,7 +64,7 @@ def test_one_secret_is_rotated_and_the_others_stay(home: Home) -> None:
     assert {path for path in before if after[path] != before[path]} == {"secrets/metrics.token"}
 
 
-def test_a_team_gets_another_mlflow_user_beside_the_one_that_its_jobs_are(home: Home) -> None:
+def test_a_team_gets_a_second_mlflow_user_while_its_jobs_use_the_first(home: Home) -> None:
     path = home.secrets / "teams" / "growth.mlflow"
     rotate.rotate_secrets(home, [Secret.MLFLOW_TEAMS], grace=60, clock=lambda: NOW)
     assert read_secret(path).splitlines() == ["rayplane-growth", "first-password"]
@@ -72,7 +72,7 @@ def test_a_team_gets_another_mlflow_user_beside_the_one_that_its_jobs_are(home: 
     assert read_secret(rotation.former_path(path)).splitlines()[0] == "rayplane-growth"
 
 
-def test_a_team_whose_former_user_is_still_there_is_not_rotated_again_and_nothing_changes(home: Home) -> None:
+def test_a_team_whose_former_user_is_still_accepted_can_not_be_rotated_and_nothing_changes(home: Home) -> None:
     rotate.rotate_secrets(home, [Secret.MLFLOW_TEAMS], clock=lambda: NOW)
     before = everything(home)
     with pytest.raises(Conflict, match="growth"):
@@ -92,10 +92,10 @@ def test_the_commands_print_what_was_done_and_no_secret(
     home: Home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("RAYPLANE_HOME", str(home.path))
-    code, out, said = run(capsys, "token", "rotate")
+    code, out, stderr = run(capsys, "token", "rotate")
     assert code == 0
     assert out.splitlines()[0].split() == ["SECRET", "FILE", "DONE"]
-    assert read_secret(home.token) not in out + said
+    assert read_secret(home.token) not in out + stderr
     code, out, _ = run(
         capsys, "secrets", "rotate", "--only", "signing", "--only", "metrics", "--grace", "10m", "-o", "json"
     )
@@ -103,6 +103,6 @@ def test_the_commands_print_what_was_done_and_no_secret(
     assert [item["secret"] for item in json.loads(out)] == ["signing", "metrics"]
     assert rotation.read_ring(rotation.ring_path(home)).key not in out
     for wrong in (["--only", "sining"], ["--grace", "soon"]):
-        code, _, said = run(capsys, "secrets", "rotate", *wrong)
+        code, _, stderr = run(capsys, "secrets", "rotate", *wrong)
         assert code == 2
-        assert "Error" in said
+        assert "Error" in stderr

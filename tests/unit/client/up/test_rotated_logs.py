@@ -1,4 +1,4 @@
-"""Logs that others append to are bounded, and no line of them is lost or told twice."""
+"""Rotating logs that other processes append to: no line is lost or repeated."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rayplane.settings import Home
 
 
 def can_not(descriptor: int, length: int) -> bool:
-    """A file system that can't cut a file's beginning off."""
+    """Behave as a file system that can't remove a file's beginning."""
     return False
 
 
@@ -45,17 +45,17 @@ def whole(log: Path, kept: int = 9) -> bytes:
     return b"".join(part.read_bytes() for part in [*parts, log] if part.exists())
 
 
-def test_a_log_within_its_bound_is_left_alone(log: Path, cut: Cut) -> None:
+def test_a_log_within_its_size_limit_is_not_rotated(log: Path, cut: Cut) -> None:
     log.write_bytes(lines(0, 100))
     assert not rotate(log, most=100_000, kept=3, cut=cut)
     assert [path.name for path in log.parent.iterdir()] == ["gateway.log"]
 
 
-def test_a_log_that_is_not_there_is_none_to_rotate(log: Path, cut: Cut) -> None:
+def test_a_missing_log_is_not_rotated(log: Path, cut: Cut) -> None:
     assert not rotate(log, most=1, kept=3, cut=cut)
 
 
-def test_its_writer_goes_on_behind_what_was_cut_off(log: Path, cut: Cut) -> None:
+def test_the_writer_of_a_rotated_log_goes_on_at_its_end(log: Path, cut: Cut) -> None:
     with log.open("ab", buffering=0) as writer:
         writer.write(lines(0, 5000))
         assert rotate(log, most=10_000, kept=3, cut=cut)
@@ -65,7 +65,7 @@ def test_its_writer_goes_on_behind_what_was_cut_off(log: Path, cut: Cut) -> None
     assert stat.S_IMODE(rotated(log).stat().st_mode) == 0o600
 
 
-def test_so_many_parts_are_kept_and_the_oldest_goes(log: Path, cut: Cut) -> None:
+def test_the_given_number_of_parts_is_kept_and_the_oldest_is_deleted(log: Path, cut: Cut) -> None:
     for number in range(6):
         with log.open("ab") as writer:
             writer.write(lines(1000 * number, 1000 * (number + 1)))
@@ -78,7 +78,7 @@ def test_so_many_parts_are_kept_and_the_oldest_goes(log: Path, cut: Cut) -> None
     assert b"line 000000" not in whole(log)
 
 
-def test_a_process_that_writes_all_the_while_loses_no_line(log: Path) -> None:
+def test_a_process_that_writes_during_rotations_loses_no_line(log: Path) -> None:
     program = "import os,sys\nfor n in range(60000):\n os.write(1, b'line %06d of a log\\n' % n)"
     with log.open("ab") as output:
         child = subprocess.Popen([sys.executable, "-c", program], stdout=output)
@@ -90,7 +90,7 @@ def test_a_process_that_writes_all_the_while_loses_no_line(log: Path) -> None:
 
 
 def test_a_rotation_that_was_interrupted_loses_nothing(log: Path) -> None:
-    log.write_bytes(lines(500, 600))  # it was cut, and its copy had not got its name
+    log.write_bytes(lines(500, 600))  # the log was cut, but its copy not renamed yet
     partial(log).write_bytes(lines(0, 500))
     rotated(log).write_bytes(b"earlier\n")
     assert not rotate(log, most=100_000, kept=3)
@@ -98,9 +98,7 @@ def test_a_rotation_that_was_interrupted_loses_nothing(log: Path) -> None:
     assert not partial(log).exists()
 
 
-def test_without_room_for_the_copy_the_log_stays_as_it_was(
-    log: Path, cut: Cut, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_if_the_disk_is_full_the_log_stays_unchanged(log: Path, cut: Cut, monkeypatch: pytest.MonkeyPatch) -> None:
     log.write_bytes(lines(0, 5000))
     rotated(log).write_bytes(b"earlier\n")
 
@@ -116,22 +114,22 @@ def test_without_room_for_the_copy_the_log_stays_as_it_was(
 
 
 @pytest.mark.parametrize("read_before", [0, 700, 5000])
-def test_who_follows_a_log_misses_no_line_of_a_rotation(log: Path, cut: Cut, read_before: int) -> None:
-    tail, found = Tail([log]), list[str]()
+def test_following_a_log_misses_no_line_of_a_rotation(log: Path, cut: Cut, read_before: int) -> None:
+    tail, read_lines = Tail([log]), list[str]()
     with log.open("ab", buffering=0) as writer:
         writer.write(lines(0, read_before))
-        found += tail.read()
+        read_lines += tail.read()
         writer.write(lines(read_before, 5000) + b"line 005")
         rotate(log, most=10_000, kept=3, cut=cut)
         writer.write(b"000 of a log\n" + lines(5001, 5010))
-        found += tail.read()
-        writer.write(lines(5010, 9000))  # more than was there before: by its size alone it would not show
+        read_lines += tail.read()
+        writer.write(lines(5010, 9000))  # larger than before, so that its size does not reveal the rotation
         rotate(log, most=10**9, kept=3, cut=cut)
-        found += tail.read()
-    assert found == [f"gateway: {line}" for line in lines(0, 9000).decode().splitlines()]
+        read_lines += tail.read()
+    assert read_lines == [f"gateway: {line}" for line in lines(0, 9000).decode().splitlines()]
 
 
-def test_a_log_that_grew_past_where_it_was_before_its_rotation_is_read_from_its_beginning(log: Path, cut: Cut) -> None:
+def test_a_log_that_outgrew_its_former_size_since_its_rotation_is_read_from_its_beginning(log: Path, cut: Cut) -> None:
     tail = Tail([log])
     with log.open("ab", buffering=0) as writer:
         writer.write(lines(0, 1000))
@@ -141,7 +139,7 @@ def test_a_log_that_grew_past_where_it_was_before_its_rotation_is_read_from_its_
     assert list(tail.read()) == [f"gateway: {line}" for line in lines(1000, 9000).decode().splitlines()]
 
 
-def test_nothing_is_told_while_a_rotation_is_under_way(log: Path) -> None:
+def test_following_a_log_reads_nothing_during_a_rotation(log: Path) -> None:
     tail = Tail([log])
     log.write_bytes(lines(0, 10))
     partial(log).touch()
@@ -150,22 +148,22 @@ def test_nothing_is_told_while_a_rotation_is_under_way(log: Path) -> None:
     assert len(list(tail.read())) == 10
 
 
-def test_the_supervisor_bounds_every_log_of_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_supervisor_rotates_every_log_of_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LOGS_INTERVAL", 0.01)
     home = Home(tmp_path)
     home.logs.mkdir()
     for name in ("gateway.log", "mlflow.log", "ray-abc.log", "ray-abc.previous.log"):
         (home.logs / name).write_bytes(lines(0, 5000))
     stopping = threading.Event()
-    kept = threading.Thread(
-        target=Supervisor(home, [], log_bytes=10_000, log_files=2)._bound_logs, args=(stopping,), daemon=True
+    thread = threading.Thread(
+        target=Supervisor(home, [], log_bytes=10_000, log_files=2)._rotate_logs, args=(stopping,), daemon=True
     )
-    kept.start()
+    thread.start()
     deadline = time.monotonic() + 60
     while not all(rotated(home.logs / name).exists() for name in ("gateway.log", "mlflow.log", "ray-abc.log")):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     stopping.set()
-    kept.join()
+    thread.join()
     assert (home.logs / "ray-abc.previous.log").stat().st_size == len(lines(0, 5000))
     assert os.listdir(home.logs).count("ray-abc.previous.log.1") == 0

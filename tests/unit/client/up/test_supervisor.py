@@ -1,4 +1,4 @@
-"""The supervisor as a process: what forbids its start is one line and an exit code."""
+"""The supervisor as a process: an error at its start is one line and an exit code."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def supervise(home: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_home_without_its_state_is_said_in_one_line(tmp_home: Path) -> None:
+def test_a_home_without_its_state_file_is_a_one_line_error(tmp_home: Path) -> None:
     ended = supervise(tmp_home)
     assert ended.returncode == InvalidInput.exit_code
     assert "Traceback" not in ended.stderr

@@ -1,4 +1,4 @@
-"""Where binaries are looked for."""
+"""Places in which binaries are searched."""
 
 from __future__ import annotations
 

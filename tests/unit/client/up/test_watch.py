@@ -1,4 +1,4 @@
-"""One child's life, with real processes: a small HTTP server that is killed, hung, and adopted."""
+"""The lifecycle of one child, with a real process: a small HTTP server that is killed, hung, and adopted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rayplane.client.up.state import ChildReport
 from rayplane.client.up.watch import Watch
 from rayplane.settings import Home
 
-# A child that leaves a grandchild holding the port when it is killed, as MLflow's server does.
+# A child whose own child keeps the port when the child is killed, as with MLflow's server.
 SERVER = """
 import http.server, os, sys
 if len(sys.argv) > 2 and os.fork():
@@ -42,7 +42,7 @@ def home(tmp_path: Path) -> Iterator[Home]:
 
 
 class Clock:
-    """Seconds that pass when a test says so, on top of the real ones."""
+    """The real clock, which a test can advance."""
 
     def __init__(self) -> None:
         self.skipped = 0.0
@@ -100,17 +100,17 @@ def test_a_child_is_started_and_reported_healthy(home: Home, free_port: int) -> 
     assert processes.is_free(free_port)
 
 
-def test_a_killed_child_is_started_again_though_its_own_child_still_holds_the_port(home: Home, free_port: int) -> None:
+def test_a_killed_child_is_restarted_although_its_own_child_still_holds_the_port(home: Home, free_port: int) -> None:
     watched = watch(home, server(home, free_port, "fork"))
     first = until(watched, healthy)
     assert first.pid is not None
     os.kill(first.pid, signal.SIGKILL)
     second = until(watched, lambda r: healthy(r) and r.pid != first.pid)
     assert second.restarts == 1
-    assert len(processes.marked(home.id)) == 2  # the child and its own child; nothing of the first is left
+    assert len(processes.marked(home.id)) == 2  # the new child and its own child; the first two are gone
 
 
-def test_a_child_that_ends_at_once_is_started_after_longer_and_longer_waits(home: Home, free_port: int) -> None:
+def test_a_child_that_ends_at_once_is_restarted_after_longer_and_longer_waits(home: Home, free_port: int) -> None:
     child = server(home, free_port)
     broken = Child(**{**vars(child), "argv": (sys.executable, "-c", "raise SystemExit('no')")})
     clock = Clock()
@@ -124,7 +124,7 @@ def test_a_child_that_ends_at_once_is_started_after_longer_and_longer_waits(home
         clock.skipped += 40
 
 
-def test_a_child_that_hangs_is_stopped_and_started_again(home: Home, free_port: int) -> None:
+def test_a_child_that_hangs_is_stopped_and_restarted(home: Home, free_port: int) -> None:
     clock = Clock()
     watched = watch(home, server(home, free_port), clock=clock)
     first = until(watched, healthy)
@@ -141,7 +141,7 @@ def test_a_child_that_hangs_is_stopped_and_started_again(home: Home, free_port: 
     assert until(watched, healthy).pid != first.pid
 
 
-def test_a_port_of_a_stranger_is_said_and_the_stranger_left_alone(home: Home) -> None:
+def test_a_port_held_by_an_unrelated_process_is_reported_and_that_process_left_alone(home: Home) -> None:
     with socket.socket() as stranger:
         stranger.bind(("127.0.0.1", 0))
         stranger.listen()
@@ -153,7 +153,7 @@ def test_a_port_of_a_stranger_is_said_and_the_stranger_left_alone(home: Home) ->
         assert not processes.is_free(port)
 
 
-def test_the_next_supervisor_adopts_a_child_that_is_the_same(home: Home, free_port: int) -> None:
+def test_the_next_supervisor_adopts_an_unchanged_child(home: Home, free_port: int) -> None:
     child = server(home, free_port)
     first = until(watch(home, child), healthy)
     successor = watch(home, child, earlier=first)
@@ -162,7 +162,7 @@ def test_the_next_supervisor_adopts_a_child_that_is_the_same(home: Home, free_po
     assert successor.report.restarts == 0
 
 
-def test_a_child_of_other_settings_is_replaced(home: Home, free_port: int) -> None:
+def test_a_child_with_other_settings_is_replaced(home: Home, free_port: int) -> None:
     child = server(home, free_port)
     first = until(watch(home, child), healthy)
     changed = Child(**{**vars(child), "env": {"WHAT": "else"}})
@@ -173,7 +173,7 @@ def test_a_child_of_other_settings_is_replaced(home: Home, free_port: int) -> No
     assert len(processes.marked(home.id)) == 1
 
 
-def test_a_child_that_cannot_be_recorded_does_not_run(home: Home, free_port: int) -> None:
+def test_a_child_whose_record_can_not_be_written_is_stopped(home: Home, free_port: int) -> None:
     home.processes.write_text("a file where the folder of records should be")
     watched = watch(home, server(home, free_port))
     watched.tick()

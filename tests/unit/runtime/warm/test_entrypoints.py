@@ -1,4 +1,4 @@
-"""Entrypoints forked from a warm interpreter: as a plain start, and each for itself alone. Real processes, no Ray."""
+"""Entrypoints forked from a warm interpreter behave as in a plain start, isolated from each other. Real processes."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ def plain(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProce
 
 
 def readable(data: bytes) -> bytes:
-    """What a file holds; of a compressed one what it says, for its header has the time."""
+    """A file's content, decompressed if it is compressed, since the compressed header has the time."""
     return gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
 
 
-# As a plain start.
+# Behaviour equal to that of a plain start.
 
 
-def test_an_entrypoint_finds_its_libraries_imported_and_ray_not(warm: Warm) -> None:
+def test_an_entrypoint_has_the_libraries_imported_but_not_ray(warm: Warm) -> None:
     printed = warm.code(
         "import sys; print([m in sys.modules for m in ('pandas', 'mlflow', 'xgboost', 'feast', 'ray')])"
     )
@@ -109,7 +109,7 @@ def test_argv_path_and_main_are_those_of_a_plain_start(warm: Warm, tmp_path: Pat
         "out = open('left', 'w'); out.write('data')",
     ],
 )
-def test_it_ends_and_prints_as_a_plain_start_does(warm: Warm, tmp_path: Path, code: str) -> None:
+def test_an_entrypoint_prints_and_exits_as_in_a_plain_start(warm: Warm, tmp_path: Path, code: str) -> None:
     (tmp_path / "job.py").write_text(code)
     ends = []
     for start in (warm.run, plain):
@@ -123,7 +123,7 @@ def test_it_ends_and_prints_as_a_plain_start_does(warm: Warm, tmp_path: Path, co
         assert mine.stderr == other.stderr
 
 
-def test_a_module_that_is_missing_is_told_as_python_tells_it(warm: Warm, tmp_path: Path) -> None:
+def test_a_missing_module_gives_pythons_own_error(warm: Warm, tmp_path: Path) -> None:
     mine = warm.run("-m", "nowhere", cwd=tmp_path)
     assert mine.returncode == 1
     assert "No module named nowhere" in mine.stderr
@@ -137,12 +137,12 @@ def test_warnings_are_shown_as_a_plain_start_shows_them(warm: Warm, tmp_path: Pa
     assert mine.stderr == other.stderr
 
 
-def test_what_it_starts_itself_is_a_plain_python(warm: Warm) -> None:
+def test_processes_started_by_an_entrypoint_use_a_plain_python(warm: Warm) -> None:
     inner = f"subprocess.run(['python', '-c', {IS_WARM!r}], capture_output=True, text=True)"
     assert warm.code(f"import subprocess; print({inner}.stdout)") == "False"
 
 
-def test_multiprocessing_by_spawn_and_fork_works_in_it(warm: Warm, tmp_path: Path) -> None:
+def test_multiprocessing_by_spawn_and_fork_works_in_an_entrypoint(warm: Warm, tmp_path: Path) -> None:
     (tmp_path / "job.py").write_text(
         "import multiprocessing as m\n"
         "def twice(x): return 2 * x\n"
@@ -166,9 +166,9 @@ def test_the_libraries_work_after_the_fork(warm: Warm) -> None:
     assert printed == "499500 2"
 
 
-def test_a_signal_that_is_ignored_where_it_starts_stays_ignored(warm: Warm, tmp_path: Path) -> None:
+def test_a_signal_that_the_parent_ignores_stays_ignored(warm: Warm, tmp_path: Path) -> None:
     code = "import os, signal; os.kill(os.getpid(), signal.SIGHUP); print(signal.getsignal(signal.SIGHUP).name)"
-    for options in ([], ["-O"]):  # the latter is a plain start behind the shim
+    for options in ([], ["-O"]):  # with -O the shim makes a plain start
         done = run(["nohup", warm.python, *options, "-c", code], warm.environment())
         assert (done.returncode, done.stdout) == (0, "SIG_IGN\n")
 
@@ -182,14 +182,14 @@ def test_folders_of_pythonpath_are_searched_as_a_plain_start_searches_them(warm:
     assert json.loads(mine.stdout) == json.loads(other.stdout)
 
 
-def test_what_a_job_leaves_running_in_its_group_ends_with_the_job(warm: Warm) -> None:
+def test_processes_that_a_job_leaves_in_its_group_end_with_the_job(warm: Warm) -> None:
     code = "import subprocess; print(subprocess.Popen(['sleep', '600'], stdout=-3, stderr=-3).pid)"
     done = warm.run("-c", code)
     assert done.returncode == 0
     until(lambda: not alive(int(done.stdout)))
 
 
-# A plain start where a fork would not do.
+# Commands that need a plain start.
 
 
 @pytest.mark.parametrize("prefix", [["nice", "-n", "5"], ["taskset", "-c", "0"], ["prlimit", "--nofile=512:512"]])
@@ -200,7 +200,7 @@ def test_a_start_with_limits_or_a_priority_of_its_own_is_plain_and_has_them(warm
     assert mine.stdout == f"False\n{other.stdout}"
 
 
-def test_open_files_that_are_handed_on_get_a_plain_start(warm: Warm) -> None:
+def test_inherited_open_files_get_a_plain_start(warm: Warm) -> None:
     code = f"{warm.python} -c 'import sys; print(open(sys.argv[1]).read())' <(echo handed)"
     done = run(["bash", "-c", code], warm.environment())
     assert (done.returncode, done.stdout) == (0, "handed\n\n")
@@ -212,7 +212,7 @@ def test_a_zip_application_gets_a_plain_start(warm: Warm, tmp_path: Path) -> Non
     assert warm.run("app.pex", cwd=tmp_path).stdout == "from a zip\n"
 
 
-def test_a_warm_interpreter_that_can_fork_no_child_leaves_the_start_to_be_plain(tmp_path: Path, warm: Warm) -> None:
+def test_if_the_warm_interpreter_can_not_fork_the_start_is_plain(tmp_path: Path, warm: Warm) -> None:
     python = head.make_shim(tmp_path)
     assert python is not None
     with socket.socket(socket.AF_UNIX) as listener:
@@ -231,7 +231,7 @@ def test_another_environment_gets_a_plain_start(warm: Warm, variable: str) -> No
     assert warm.code(f"{IS_WARM}; import os; print(os.environ['{variable}'])", **{variable: value}) == f"False\n{value}"
 
 
-def test_a_job_whose_own_file_is_named_as_a_library_gets_its_own(warm: Warm, tmp_path: Path) -> None:
+def test_a_job_with_a_file_named_as_a_library_imports_its_own_file(warm: Warm, tmp_path: Path) -> None:
     (tmp_path / "yaml.py").write_text("mine = True")
     (tmp_path / "job.py").write_text("import yaml; print(yaml.mine)")
     done = warm.run("job.py", cwd=tmp_path)
@@ -255,7 +255,7 @@ def test_without_a_warm_interpreter_each_start_is_plain(tmp_path: Path, warm: Wa
     assert (done.returncode, done.stdout) == (0, "False\nran\n")
 
 
-# Each for itself alone.
+# Isolation of jobs from each other.
 
 
 def test_jobs_share_no_module_state_environment_folder_or_patch(warm: Warm, tmp_path: Path) -> None:
@@ -285,7 +285,7 @@ def test_a_job_begins_with_its_standard_streams_and_one_thread(warm: Warm) -> No
         "import os; fds = os.listdir('/proc/self/fd'); print(sorted(map(int, fds))[:3], len(fds),"
         " len(os.listdir('/proc/self/task')))"
     )
-    assert printed == "[0, 1, 2] 4 1"  # the fourth lists the folder
+    assert printed == "[0, 1, 2] 4 1"  # the fourth is of the listing itself
 
 
 def test_random_state_differs_between_jobs_and_a_seed_means_what_it_means_elsewhere(warm: Warm) -> None:
@@ -301,7 +301,7 @@ def test_random_state_differs_between_jobs_and_a_seed_means_what_it_means_elsewh
     assert warm.code(seeded) == plain("-c", seeded).stdout.strip()
 
 
-def test_a_job_that_kills_its_parent_ends_itself_alone(warm: Warm) -> None:
+def test_a_job_that_kills_its_parent_ends_only_itself(warm: Warm) -> None:
     other = warm.start("-c", "import time; print('on', flush=True); time.sleep(60)")
     assert other.stdout is not None
     assert other.stdout.readline() == "on\n"
@@ -322,7 +322,7 @@ def test_a_jobs_environment_never_reaches_the_warm_interpreter(warm: Warm) -> No
 
 
 def memory(pid: int) -> bytes:
-    """What a process may write to."""
+    """The content of a process' writable memory."""
     contents = bytearray()
     with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "rb") as mem:
         for line in maps:
@@ -334,10 +334,10 @@ def memory(pid: int) -> bytes:
     return bytes(contents)
 
 
-# Signals, and what is left.
+# Signals, and processes that are left.
 
 
-def test_a_signal_that_asks_for_no_end_reaches_the_job_alone(warm: Warm) -> None:
+def test_a_signal_that_does_not_end_the_job_reaches_only_its_entrypoint(warm: Warm) -> None:
     process = warm.start(
         "-c",
         "import signal, subprocess, time\n"
@@ -355,7 +355,7 @@ def test_a_signal_that_asks_for_no_end_reaches_the_job_alone(warm: Warm) -> None
     assert (process.returncode, out) == (0, "saved None\n")
 
 
-def test_a_signal_reaches_the_job_and_what_it_started(warm: Warm, tmp_path: Path) -> None:
+def test_a_signal_that_ends_the_job_reaches_its_descendants_too(warm: Warm, tmp_path: Path) -> None:
     (tmp_path / "job.py").write_text(
         "import signal, subprocess, sys, time\n"
         "child = subprocess.Popen(['sleep', '60'], start_new_session=True)\n"
@@ -374,7 +374,7 @@ def test_a_signal_reaches_the_job_and_what_it_started(warm: Warm, tmp_path: Path
     assert not alive(child)
 
 
-def test_a_job_whose_place_is_killed_is_killed_with_all_that_it_started(warm: Warm) -> None:
+def test_a_job_whose_shim_is_killed_is_killed_with_its_descendants(warm: Warm) -> None:
     process = warm.start(
         "-c",
         "import os, signal, subprocess, time\n"
@@ -389,7 +389,7 @@ def test_a_job_whose_place_is_killed_is_killed_with_all_that_it_started(warm: Wa
     until(lambda: not any(alive(pid) for pid in pids))
 
 
-def test_a_job_that_is_asked_to_end_stays_until_what_it_started_has_ended(warm: Warm) -> None:
+def test_a_job_that_is_asked_to_end_waits_until_its_descendants_have_ended(warm: Warm) -> None:
     process = warm.start(
         "-c",
         "import subprocess, time\n"
@@ -399,21 +399,21 @@ def test_a_job_that_is_asked_to_end_stays_until_what_it_started_has_ended(warm: 
     )
     assert process.stdout is not None
     child = int(process.stdout.readline())
-    time.sleep(0.2)  # until the shell has set its trap
+    time.sleep(0.2)  # let the shell set its trap
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=WAIT)
     assert process.returncode == -signal.SIGTERM
     assert not alive(child)
 
 
-def test_the_interpreter_is_its_users_alone_and_no_larger_than_its_libraries(warm: Warm) -> None:
+def test_only_its_user_reaches_the_interpreter_and_it_is_no_larger_than_its_libraries(warm: Warm) -> None:
     status = Path(f"/proc/{warm.process.pid}/status").read_text()
     assert int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0]) < 600 * 1024
     assert (warm.folder / head.SOCKET).stat().st_uid == os.geteuid()
     assert warm.folder.stat().st_mode & 0o077 == 0
 
 
-def test_the_end_of_an_attempt_is_told_to_the_gateway_once_with_its_id(warm: Warm, gateway: WorkerGateway) -> None:
+def test_the_gateway_gets_one_event_with_its_id_for_the_end_of_an_attempt(warm: Warm, gateway: WorkerGateway) -> None:
     environment = {
         "RAYPLANE_GATEWAY_URL": gateway.url,
         "RAYPLANE_TOKEN_PATH": os.environ["RAYPLANE_TOKEN_PATH"],
@@ -425,7 +425,7 @@ def test_the_end_of_an_attempt_is_told_to_the_gateway_once_with_its_id(warm: War
     assert (event["type"], event["submission_id"], event["data"]) == ("attempt.ended", "uid1-1", {})
 
 
-def test_a_gateway_that_is_away_changes_nothing_of_the_end(warm: Warm, gateway: WorkerGateway) -> None:
+def test_an_attempt_ends_normally_if_the_gateway_is_down(warm: Warm, gateway: WorkerGateway) -> None:
     environment = {
         "RAYPLANE_GATEWAY_URL": "http://127.0.0.1:1",
         "RAYPLANE_TOKEN_PATH": os.environ["RAYPLANE_TOKEN_PATH"],

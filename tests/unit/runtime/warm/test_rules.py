@@ -1,4 +1,4 @@
-"""When a forked child may stand for a plain start: pure rules."""
+"""Rules for commands that a forked child may run in place of a plain start."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_any_other_option_of_python_needs_a_plain_start(arguments: list[str]) ->
         rules.parse(arguments)
 
 
-def test_a_worker_is_told_its_folder_and_variables() -> None:
+def test_a_worker_gets_its_folder_and_variables() -> None:
     context = {"command_prefix": ["cd", "/pkg", "&&"], "env_vars": {"A": "1"}, "py_executable": PYTHON}
     assert worker(context) == Worker(WORKER, ("--node-id=1",), "/pkg", {"A": "1"})
     assert worker() == worker({}) == Worker(WORKER, ("--node-id=1",), None, {})
@@ -70,7 +70,7 @@ def test_the_server_of_ray_clients_needs_a_plain_start() -> None:
 
 
 @pytest.mark.parametrize("name", ["PYTHONHASHSEED", "OMP_NUM_THREADS", "ARROW_IO_THREADS", "LC_ALL", "TZ", "MLFLOW_X"])
-def test_a_variable_that_was_read_at_an_import_must_be_the_same(name: str) -> None:
+def test_a_variable_that_is_read_at_import_must_have_the_same_value(name: str) -> None:
     rules.check_environment({name: "1", "A": "2"}, {name: "1"})
     for wanted, here in (({name: "1"}, {}), ({}, {name: "1"}), ({name: "1"}, {name: "2"})):
         with pytest.raises(NotWarm, match=name):
@@ -89,7 +89,7 @@ def test_the_search_path_is_that_of_a_plain_start() -> None:
 
 
 @pytest.mark.parametrize("entry", ["yaml.py", "yaml.so", "yaml.cpython-311-x86_64-linux-gnu.so", "yaml"])
-def test_a_file_of_the_job_that_stands_for_a_loaded_library_needs_a_plain_start(entry: str) -> None:
+def test_a_file_of_the_job_with_the_name_of_a_loaded_library_needs_a_plain_start(entry: str) -> None:
     folders = {"/job": [entry, "train.py"], "/job/yaml": ["__init__.py"]}
     with pytest.raises(NotWarm, match="yaml"):
         rules.check_shadows("/job", {"yaml", "ray"}, lambda folder: folders.get(folder, []))

@@ -1,4 +1,4 @@
-"""Ray's workers forked from a warm interpreter: with their own environment and package, each for itself. Real Ray."""
+"""Ray's workers forked from a warm interpreter: each with its own environment and package, isolated. Real Ray."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _ray(warm: Warm) -> Iterator[None]:
 
 
 def look(module: str = "pandas") -> dict[str, Any]:
-    """What a worker sees of itself."""
+    """Facts about the worker process, gathered in it."""
     import sys
 
     return {
@@ -66,12 +66,12 @@ def test_variables_and_package_of_a_runtime_environment_reach_a_forked_worker(wa
     assert worker["folder"] != os.getcwd()
 
 
-def test_a_worker_whose_environment_libraries_read_early_starts_plain(warm: Warm) -> None:
+def test_a_worker_with_a_variable_that_is_read_at_import_gets_a_plain_start(warm: Warm) -> None:
     worker = in_worker(look, runtime_env={"env_vars": {"OMP_NUM_THREADS": "2", "VARIABLE": "x"}})
     assert (worker["parent"] != warm.process.pid, worker["loaded"], worker["variable"]) == (True, False, "x")
 
 
-def test_what_a_worker_does_to_a_library_reaches_no_other(warm: Warm) -> None:
+def test_a_workers_patch_of_a_library_reaches_no_other_worker(warm: Warm) -> None:
     def patch() -> int:
         import json
 
@@ -83,7 +83,7 @@ def test_what_a_worker_does_to_a_library_reaches_no_other(warm: Warm) -> None:
 
         return os.getpid(), json.dumps is not None
 
-    # An environment each, so that Ray can't give both to one worker.
+    # Different environments, so that Ray can't run both in one worker.
     patched = in_worker(patch, runtime_env={"env_vars": {"VARIABLE": "1"}})
     other, whole = in_worker(is_whole, runtime_env={"env_vars": {"VARIABLE": "2"}})
     assert whole
@@ -102,7 +102,7 @@ def test_random_numbers_of_two_workers_differ(warm: Warm) -> None:
     assert not set(first) & set(second)
 
 
-def test_a_worker_that_dies_is_told_of_and_the_next_is_forked(warm: Warm) -> None:
+def test_a_worker_that_dies_is_reported_and_the_next_is_forked(warm: Warm) -> None:
     import ray
 
     def die() -> None:
