@@ -14,7 +14,7 @@ import pytest
 from rayplane.gateway import metrics
 from rayplane.gateway.admission.roles import SYSTEM
 from rayplane.gateway.backends.base import ClusterRef
-from rayplane.gateway.reconcile import places
+from rayplane.gateway.reconcile import placements
 from rayplane.gateway.reconcile.job import JobReconciler
 from rayplane.gateway.reconcile.leader import Leader
 from rayplane.gateway.reconcile.loop import Loop
@@ -162,7 +162,7 @@ def test_a_waiting_job_that_has_reported_it_takes_no_write_lock(
     monkeypatch.setattr(Database, "transaction", refuse)
     again = watched.reconcile(world.get(job))
     assert isinstance(again, Until)
-    assert again.within == places.AT_REST
+    assert again.within == placements.AT_REST
 
 
 def test_the_condition_of_a_waiting_job_follows_its_cluster(world: World, watched: Watched, loop: Loop) -> None:
