@@ -25,9 +25,8 @@ TABLE: dict[str, dict[str, str]] = {
     },
 }
 
-# Strings that Ray Train (callbacks), MLflow (plug-ins) and Ray Serve (applications) import.
+# Strings that Ray Train (callbacks) and MLflow (plug-ins) import.
 TRAIN_CALLBACK = "rayplane.runtime.training.callback.MlflowTrainCallback"
-SERVING_APP = "rayplane.runtime.serving.app:build"
 MLFLOW_AUTH_PROVIDER = "rayplane"
 WARM_HEAD = "rayplane.runtime.warm.head"
 """Module that starts Ray with warm processes: run it with ``python -m`` in place of Ray's own command line."""

@@ -127,13 +127,6 @@ def load(name: str, records: Path) -> ProcessRecord | None:
     return ProcessRecord.model_validate_json(path.read_text()) if path.exists() else None
 
 
-def load_all(records: Path) -> list[ProcessRecord]:
-    """Read all records, sorted by name."""
-    if not records.is_dir():
-        return []
-    return [ProcessRecord.model_validate_json(p.read_text()) for p in sorted(records.glob("*.json"))]
-
-
 def forget(name: str, records: Path) -> None:
     """Remove a record; succeeds if it is gone already."""
     (records / f"{name}.json").unlink(missing_ok=True)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -457,5 +457,3 @@ class NounType(BaseModel):
     team_scoped: bool = True
     columns: tuple[tuple[str, str], ...] = ()
     """(heading, dotted path in the object) of each column that a list shows after NAME."""
-
-    CORE: ClassVar[tuple[str, ...]] = ("kind", "metadata", "spec", "status")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field, model_validator
 
@@ -140,6 +140,3 @@ class StepResult(Record):
     run: str
     job: str | None
     outputs: list[Output]
-
-
-Overlap = Literal["skip", "queue"]

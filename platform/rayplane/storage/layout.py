@@ -54,9 +54,6 @@ def job_record(team: str, uid: str) -> str:
 EVENTS = "events"
 """Folder inside a job's folder for its events, each a JSON file named by the event's id."""
 
-CHECKPOINTS = "checkpoints"
-"""Folder inside a job's folder for Ray Train's and Tune's checkpoints."""
-
 
 def feast(team: str) -> str:
     """Folder of a team's own Feast registry and online store, on backends where a team sees only its own folder."""
