@@ -35,7 +35,7 @@ AT_ONCE = 10
 _LINES = (
     "exec 9<> <(:); "
     'until [[ -e {stop} ]]; do echo "line $((++n)) $EPOCHREALTIME"; read -rt {every} -u 9; done; '
-    "echo end"
+    "echo end $n"
 )
 
 
@@ -51,8 +51,8 @@ class Log:
 
     def add(self, line: str, now: float) -> None:
         """Take the next line."""
-        if line == "end":
-            self.ended = True
+        if line.startswith("end "):
+            self.ended = line == f"end {self.lines}" and self.lines > 0
             return
         if not line.startswith("line "):
             return  # a line of Ray's own

@@ -150,6 +150,23 @@ Quantity = Annotated[
 ]
 """An amount in base units (bytes, cores, devices), written as in Kubernetes."""
 
+_EXPONENT = re.compile(r"^[+-]?[0-9]{1,30}(\.[0-9]{1,30})?[eE][+-]?[0-9]{1,4}$")
+
+
+def _as_number(value: Any) -> Any:
+    # YAML 1.1 takes 1e-3, without a point or a sign, for a text.
+    return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
+
+
+Number = Annotated[
+    float,
+    BeforeValidator(_as_number),
+    WithJsonSchema(
+        {"anyOf": [{"type": "number"}, {"type": "string", "pattern": _EXPONENT.pattern}]}, mode="validation"
+    ),
+]
+"""A number; also one that YAML reads as a text, such as 1e-3."""
+
 _PART = r"([0-9]{1,60}(?:\.[0-9]{1,60})?)(ms|s|m|h|d)"
 _DURATION = re.compile(rf"^{BLANK}(?:{_PART})+{BLANK}$")
 _LONGEST = 36_500 * 86_400.0

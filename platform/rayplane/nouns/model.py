@@ -6,14 +6,14 @@ from typing import Any
 
 from pydantic import Field
 
-from rayplane.nouns.base import Instant, Record, Spec, Status, utcnow
+from rayplane.nouns.base import Instant, Number, Record, Spec, Status, utcnow
 
 
 class Threshold(Spec):
     """A metric's least or greatest allowed value."""
 
-    min: float | None = None
-    max: float | None = None
+    min: Number | None = None
+    max: Number | None = None
 
 
 class Gate(Spec):

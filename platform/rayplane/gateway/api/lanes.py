@@ -6,8 +6,9 @@ have the rest. Logs, packages and probes have threads beside these.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -46,8 +47,19 @@ class Lanes:
 
 
 async def run(lane: CapacityLimiter, act: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call ``act`` in a thread of the lane, and return its result."""
-    return await to_thread.run_sync(lambda: act(*args, **kwargs), limiter=lane)
+    """Call ``act`` in a thread of the lane, and return its result.
+
+    A caller that is cancelled leaves at once. The thread ends its work, and keeps its place in the lane until then.
+    """
+    work = asyncio.ensure_future(to_thread.run_sync(lambda: act(*args, **kwargs), limiter=lane))
+    work.add_done_callback(_retrieve)
+    return await asyncio.shield(work)
+
+
+def _retrieve(work: asyncio.Future[Any]) -> None:
+    """Take the outcome, so that asyncio does not log the error of a caller that has left."""
+    if not work.cancelled():
+        work.exception()
 
 
 class Turns:

@@ -241,7 +241,10 @@ class Reader(Protocol):
         ...
 
     def environment(self, spec: ClusterSpec) -> Environment | None:
-        """The environment that the cluster has or would have; None if it is unknown before the cluster runs."""
+        """The environment that the cluster has or would have; None if it is unknown before the cluster runs.
+
+        It must not wait for anything: it is asked while others wait to write.
+        """
         ...
 
     def real_cores(self) -> int | None:

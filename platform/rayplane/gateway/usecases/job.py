@@ -97,7 +97,8 @@ def prepare(
     spec = tracking(spec, platform)
     options = SubmitOptions(labels, if_match, if_absent)
     draft = Draft(JOB, name or _stem(spec.entrypoint), spec, owner, None, principal, platform)
-    if find_existing(spec, team, name, platform) is None:
+    existing = find_existing(spec, team, name, platform)
+    if existing is None:
         enforce(RULES["Job"].before(draft))
 
     def write() -> tuple[Object, Change]:
@@ -105,7 +106,12 @@ def prepare(
             # Look again inside the transaction: the same request may have arrived twice at the same time.
             if (job := find_existing(spec, team, name, platform)) is not None:
                 return relabel(job, options, principal, platform)
-            named = replace(draft, name=name or _new_name(spec, team, platform))
+            if existing is not None:
+                title = f"Job '{team}/{existing.metadata.name}'"
+                raise Conflict(f"{title} was deleted meanwhile.", remedy="Submit it again to run it anew.")
+            # The team as it is now: an admin may have lowered its quota, or deleted it, since.
+            owner = platform.team(team)
+            named = replace(draft, owner=owner, name=name or _new_name(spec, team, platform))
             enforce(RULES["Job"].reserve(named))
             return put(named, options), "created"
 

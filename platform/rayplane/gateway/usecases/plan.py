@@ -174,8 +174,9 @@ def _check_before(
         if owner is None:
             return
     if isinstance(item.spec, JobSpec):
-        spec = item.spec
-        item.spec = item.check(lambda: jobs.tracking(spec, platform)) or spec.model_copy(update={"tracked": False})
+        asked = item.spec
+        spec = item.check(lambda: jobs.tracking(asked, platform)) or asked.model_copy(update={"tracked": False})
+        item.spec = spec
         if item.check(lambda: jobs.find_existing(spec, item.team, item.name, platform)) is not None:
             return  # an existing job is not checked again
     draft = item.draft(owner, stored(noun, item.team, item.name, platform), principal, platform, until=until)

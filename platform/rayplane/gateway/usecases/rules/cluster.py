@@ -28,7 +28,7 @@ class ClusterRules(Rules):
         ref = clusters.ref_of(draft.team, draft.name, spec, draft.before, draft.principal)
         yield Check("size", lambda: size_of(team, spec.size, team_name=draft.team))
         backend = clusters.backend_of(spec, team)
-        yield Check("backend", lambda: check_backend(backend, "cluster.backend", platform))
+        yield Check("backend", lambda: _open(backend, platform))
         reader = reader_of(draft)
         if reader is None:
             return
@@ -70,10 +70,14 @@ class ClusterRules(Rules):
 
 
 def reader_of(draft: Draft) -> Reader | None:
-    """The backend of a cluster; None if it is unknown or not offered here, which the check ``backend`` reports."""
-    backend = clusters.backend_of(draft.spec, draft.of_team)
+    """The backend of a cluster; None if it is unknown, not offered here or can't be opened, as the check ``backend``
+    reports."""
     try:
-        check_backend(backend, "cluster.backend", draft.platform)
+        return _open(clusters.backend_of(draft.spec, draft.of_team), draft.platform)
     except RayplaneError:
         return None
-    return draft.platform.readers(backend)
+
+
+def _open(backend: str, platform: Platform) -> Reader:
+    check_backend(backend, "cluster.backend", platform)
+    return platform.readers(backend)
