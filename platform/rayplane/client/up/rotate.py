@@ -65,15 +65,16 @@ def rotate_secrets(
 ) -> list[Rotated]:
     """Replace these secrets, or all if none is named. Checks all before it changes any.
 
-    Raises InvalidInput if the home has no platform, Conflict while another process rotates secrets, or if a team's
-    former MLflow user is still accepted.
+    A team whose former MLflow user is still accepted is not rotated again: the former one ends after ``grace`` if that
+    is sooner. Raises InvalidInput if the home has no platform, Conflict while another process rotates secrets, or if a
+    team's former user is accepted and would not end sooner.
     """
     _require_platform(home)
     wanted = list(dict.fromkeys(only)) or list(Secret)
     with rotation.locked(home):
         now = clock()
         if Secret.MLFLOW_TEAMS in wanted:
-            _require_no_former_user(home)
+            _require_sooner_end(home, now + grace)
         return [done for secret in wanted for done in _ROTATE[secret](home, now, grace)]
 
 
@@ -99,7 +100,10 @@ def _metrics(home: Home, now: float, grace: float) -> list[Rotated]:
 def _mlflow_admin(home: Home, now: float, grace: float) -> list[Rotated]:
     path = credentials.of(home).mlflow_admin
     user = read_secret(path).splitlines()[0]
-    write_secret(rotation.next_path(path), f"{user}\n{secrets.token_urlsafe(24)}\n")
+    coming = rotation.next_path(path)
+    # MLflow may have the one that waits already: a gateway that ended before it noted so still needs it.
+    if not coming.exists():
+        write_secret(coming, f"{user}\n{secrets.token_urlsafe(24)}\n")
     effects = "The gateway gives it to MLflow, at once where both run; until then the old one holds."
     return [_record_rotation(home, Secret.MLFLOW_ADMIN, path, effects, {}, now)]
 
@@ -109,9 +113,13 @@ def _mlflow_teams(home: Home, now: float, grace: float) -> list[Rotated]:
     for path in _team_files(home):
         user = read_secret(path).splitlines()[0]
         new_user = user.removesuffix(_SECOND_USER) if user.endswith(_SECOND_USER) else f"{user}{_SECOND_USER}"
-        write_secret(rotation.next_path(path), f"{new_user}\n{secrets.token_urlsafe(32)}\n")
+        if rotation.former_path(path).exists():
+            done.append(_end_sooner(home, path, now, grace))
+            continue
+        # The former first: a rotation that is killed in between leaves no next user without it.
         # MLflow has one password per user. With a second user, running jobs use the old one until they have the new.
         write_secret(rotation.former_path(path), f"{user}\n{now + grace:.0f}\n{grace:.0f}\n")
+        write_secret(rotation.next_path(path), f"{new_user}\n{secrets.token_urlsafe(32)}\n")
         effects = (
             f"Team '{path.stem}' is MLflow's user '{new_user}' as soon as the gateway has made it; "
             f"'{user}' goes at {_moment(now + grace)}."
@@ -119,6 +127,17 @@ def _mlflow_teams(home: Home, now: float, grace: float) -> list[Rotated]:
         detail = {"team": path.stem, "user": new_user, "accepted_until": _moment(now + grace)}
         done.append(_record_rotation(home, Secret.MLFLOW_TEAMS, path, effects, detail, now))
     return done
+
+
+def _end_sooner(home: Home, path: Path, now: float, grace: float) -> Rotated:
+    """Bring the end of a team's former user forward: it was rotated before, and the other user is the one in use."""
+    former = rotation.former_path(path)
+    user, until = read_secret(former).splitlines()[:2]
+    end = min(float(until), now + grace)
+    write_secret(former, f"{user}\n{end:.0f}\n{grace:.0f}\n")
+    effects = f"Team '{path.stem}' was rotated before; its former MLflow user '{user}' goes at {_moment(end)}."
+    detail = {"team": path.stem, "user": user, "accepted_until": _moment(end)}
+    return _record_rotation(home, Secret.MLFLOW_TEAMS, path, effects, detail, now)
 
 
 def _mlflow_forms(home: Home, now: float, grace: float) -> list[Rotated]:
@@ -148,16 +167,17 @@ def _require_platform(home: Home) -> None:
     credentials.ensure(home)
 
 
-def _require_no_former_user(home: Home) -> None:
+def _require_sooner_end(home: Home, end: float) -> None:
     for path in _team_files(home):
         former = rotation.former_path(path)
         if former.exists():
             until = float(read_secret(former).splitlines()[1])
-            raise Conflict(
-                f"The MLflow user of team '{path.stem}' was rotated already, and its former one is there until "
-                f"{_moment(until)}.",
-                remedy="Wait until then, or leave it out: --only names the others.",
-            )
+            if until <= end:
+                raise Conflict(
+                    f"The MLflow user of team '{path.stem}' was rotated already, and its former one is there until "
+                    f"{_moment(until)}.",
+                    remedy="Wait until then, end it sooner by a shorter --grace, or name the others by --only.",
+                )
 
 
 def _team_files(home: Home) -> list[Path]:

@@ -10,7 +10,7 @@ from rayplane import rotation
 from rayplane.gateway.backends.base import Backend, Capability, TeamRef
 from rayplane.gateway.mlflow_rest import MlflowRest
 from rayplane.gateway.reconcile.status import editing
-from rayplane.gateway.reconcile.team_credentials import credentials, credentials_path
+from rayplane.gateway.reconcile.team_credentials import credentials, credentials_path, user_in
 from rayplane.gateway.reconcile.team_deletion import UNDER_WAY, TeamDeletion, take_away
 from rayplane.gateway.store.objects import NO_CLUSTER
 from rayplane.gateway.usecases.platform import Platform, project_of, team_spec, workspace_of
@@ -132,6 +132,9 @@ class TeamReconciler:
         if not former.exists():
             return AT_REST
         old, until_text, _ = read_secret(former).splitlines()[:3]
+        if old == user_in(path):  # a rotation that was killed before it named the next user
+            former.unlink()
+            return AT_REST
         left = float(until_text) - self._clock().timestamp()
         if left > 0:
             return min(left + 1, AT_REST - 1)

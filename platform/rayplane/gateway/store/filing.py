@@ -72,11 +72,12 @@ class Filing(Database):
                     resource_version=version,
                 )
             )
+            # An operation's body names its team too, which decides who may read it.
+            of_team = select(operations.c.id, operations.c.body).where(operations.c.team == team)
+            bodies = connection.execute(of_team).all()
             for table in (objects, *_RECORDS, *_EVIDENCE):
                 connection.execute(update(table).where(table.c.team == team).values(team=archived))
-            # An operation's body names its team too, which decides who may read it.
-            archived_operations = select(operations.c.id, operations.c.body).where(operations.c.team == archived)
-            for id, body in connection.execute(archived_operations).all():
+            for id, body in bodies:
                 renamed = {**body, "team": archived}
                 connection.execute(update(operations).where(operations.c.id == id).values(body=renamed))
 

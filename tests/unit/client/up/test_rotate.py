@@ -80,6 +80,25 @@ def test_a_team_whose_former_user_is_still_accepted_can_not_be_rotated_and_nothi
     assert everything(home) == before
 
 
+def test_a_former_user_of_a_team_ends_sooner_by_a_shorter_grace_and_the_one_in_use_stays(home: Home) -> None:
+    path = home.secrets / "teams" / "growth.mlflow"
+    rotate.rotate_secrets(home, [Secret.MLFLOW_TEAMS], grace=3600, clock=lambda: NOW)
+    coming = read_secret(rotation.next_path(path))
+    (done,) = rotate.rotate_secrets(home, [Secret.MLFLOW_TEAMS], grace=0, clock=lambda: NOW + 60)
+    assert "was rotated before" in done.done
+    user, until, grace = read_secret(rotation.former_path(path)).splitlines()
+    assert (user, float(until), float(grace)) == ("rayplane-growth", NOW + 60, 0)
+    assert read_secret(rotation.next_path(path)) == coming
+
+
+def test_a_second_rotation_keeps_the_admins_password_that_mlflow_may_have_already(home: Home) -> None:
+    path = home.secrets / "mlflow-admin"
+    rotate.rotate_secrets(home, [Secret.MLFLOW_ADMIN], clock=lambda: NOW)
+    coming = read_secret(rotation.next_path(path))
+    rotate.rotate_secrets(home, [Secret.MLFLOW_ADMIN], clock=lambda: NOW + 60)
+    assert read_secret(rotation.next_path(path)) == coming
+
+
 def test_a_home_without_a_platform_is_refused_and_stays_empty(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="home of no platform"):
         rotate.rotate_token(Home(tmp_path / "empty"))

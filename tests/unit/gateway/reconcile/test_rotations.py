@@ -260,6 +260,18 @@ def test_a_team_switches_to_its_next_mlflow_user_and_the_former_is_deleted_after
     assert not rotation.former_path(path).exists()
 
 
+def test_a_rotation_that_was_killed_before_it_named_the_next_user_deletes_none(world: World) -> None:
+    mlflow = Mlflow()
+    teams = TeamReconciler(world.platform, mlflow, lambda name: world.backend, clock=world.clock)  # type: ignore[arg-type]
+    team = world.store.get("Team", "", TEAM)
+    path = credentials_path(world.settings.home_paths, TEAM)
+    teams.reconcile(team)
+    write_secret(rotation.former_path(path), "rayplane-alpha\n5\n600\n")
+    teams.reconcile(team)
+    assert "rayplane-alpha" in mlflow.users
+    assert not rotation.former_path(path).exists()
+
+
 def test_deleting_a_team_deletes_both_of_its_mlflow_users(world: World) -> None:
     mlflow = Mlflow()
     teams = TeamReconciler(world.platform, mlflow, lambda name: world.backend, clock=world.clock)  # type: ignore[arg-type]

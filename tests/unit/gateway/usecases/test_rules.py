@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from rayplane.errors import RayplaneError
+from rayplane.errors import Conflict, InvalidInput, RayplaneError, Refused
 from rayplane.gateway.admission.roles import Principal
+from rayplane.gateway.usecases import job
 from rayplane.gateway.usecases.plan import plan
 from rayplane.gateway.usecases.rules import RULES
 from rayplane.gateway.usecases.rules.base import Rules
 from rayplane.gateway.usecases.rules.draft import Check, Draft
 from rayplane.gateway.usecases.why import explain
 from rayplane.nouns import NOUNS, by_kind
-from rayplane.nouns.base import Document, Metadata, NounType
-from rayplane.nouns.job import JobStatus
+from rayplane.nouns.base import Document, Metadata, NounType, parse
+from rayplane.nouns.job import JobSpec, JobStatus
 from tests.unit.gateway.usecases.conftest import ADA, Bench
 
 TEAM_ADMIN = Principal(name="tess", role="admin", team="growth")
@@ -208,3 +210,54 @@ def test_other_requests_write_and_read_while_many_submissions_wait_for_a_slow_ba
     assert {type(error).__name__ for error in ended if error is not None} <= {"Unavailable"}
     assert bench.store.count("Job", "growth") == made + 20
     assert JobStatus.model_validate(bench.store.get("Job", "growth", "quick0").status).phase == "Pending"
+
+
+def prepared(bench: Bench, **spec: Any) -> Callable[[], Any]:
+    """A submission whose slow checks are made, and which is not written yet."""
+    asked = parse(JobSpec, {"entrypoint": "true", "tracked": False, **spec}, "job")
+    return job.prepare(asked, team="growth", name="late", labels=None, principal=ADA, platform=bench.platform)
+
+
+def test_a_job_is_not_written_into_a_team_that_is_deleted_while_its_backend_is_asked(bench: Bench) -> None:
+    write = prepared(bench, nodes=OWN)
+    bench.delete("Cluster", "dev")
+    bench.store.remove(bench.store.get("Cluster", "growth", "dev").metadata.uid)
+    bench.delete("Team", "growth", team="")
+    with pytest.raises(Conflict, match="is being deleted"):
+        write()
+    assert bench.store.count("Job", "growth") == 0
+
+
+def test_a_job_is_checked_against_the_quota_that_holds_when_it_is_written(bench: Bench) -> None:
+    write = prepared(bench, nodes=OWN)
+    bench.apply("Team", "growth", {"quota": {"cpu": 1}}, team="")
+    with pytest.raises(Refused, match="quota 'cpu' is exceeded"):
+        write()
+
+
+def test_a_job_that_is_deleted_while_it_is_submitted_again_is_not_made_anew_unchecked(bench: Bench) -> None:
+    bench.apply("Job", "late", {"entrypoint": "true", "tracked": False, "cluster": "dev"})
+    write = prepared(bench, cluster="dev")
+    bench.store.remove(bench.store.get("Job", "growth", "late").metadata.uid)
+    with pytest.raises(Conflict, match="was deleted meanwhile"):
+        write()
+
+
+def test_a_job_that_is_there_is_no_obstacle_to_a_plan_where_there_is_no_mlflow(bench: Bench) -> None:
+    settings = bench.platform.settings.model_copy(update={"mlflow_url": None})
+    bench.platform = replace(bench.platform, settings=settings)
+    bench.apply("Job", "train", GOOD["Job"])
+    assert planned(bench, "Job", GOOD["Job"], "train") == []
+
+
+def test_a_backend_that_can_not_be_opened_is_told_on_the_document_that_names_it(bench: Bench) -> None:
+    known = bench.backend
+
+    def readers(name: str) -> Any:
+        if name == "kubernetes":
+            raise InvalidInput("Its settings are wrong.")
+        return known
+
+    bench.platform = replace(bench.platform, readers=readers)
+    assert planned(bench, "Cluster", {"backend": "kubernetes"}) == ["Its settings are wrong."]
+    assert planned(bench, "Dataset", {}) == []

@@ -99,6 +99,16 @@ def _of(row: str, columns: Sequence[str], cast: str = "") -> str:
     return ", ".join(f"{row}.{column}{cast}" for column in columns)
 
 
+_OPERATIONS = sa.table(
+    "operations", sa.column("id", sa.Text()), sa.column("team", sa.Text()), sa.column("body", sa.JSON())
+)
+
+
+def _operations_of(team: str) -> list[tuple[str, dict[str, Any]]]:
+    query = sa.select(_OPERATIONS.c.id, _OPERATIONS.c.body).where(_OPERATIONS.c.team == team)
+    return [(row.id, row.body) for row in op.get_bind().execute(query)]
+
+
 def _file_away() -> None:
     """Put what deleted teams left under the name of each: a new team of that name would have found it."""
     bind = op.get_bind()
@@ -120,5 +130,11 @@ def _file_away() -> None:
             ),
             names,
         )
+        bodies = _operations_of(name)
         for table in ("objects", *COLUMNS, *OTHERS):
             bind.execute(sa.text(f"UPDATE {table} SET team = :archived WHERE team = :team"), names)
+        for id, body in bodies:
+            # An operation's body names its team too, which decides who may read it.
+            bind.execute(
+                _OPERATIONS.update().where(_OPERATIONS.c.id == id).values(body={**body, "team": names["archived"]})
+            )
