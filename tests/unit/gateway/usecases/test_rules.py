@@ -12,6 +12,7 @@ import pytest
 
 from rayplane.errors import Conflict, InvalidInput, RayplaneError, Refused
 from rayplane.gateway.admission.roles import Principal
+from rayplane.gateway.backends.base import Capability
 from rayplane.gateway.usecases import job
 from rayplane.gateway.usecases.plan import plan
 from rayplane.gateway.usecases.rules import RULES
@@ -40,11 +41,20 @@ OWN = {"size": "small"}
 REFUSED: list[tuple[str, str, dict[str, Any]]] = [
     ("Team", "members", {"members": {"\u202e": "member"}}),
     ("Team", "backend", {"backend": "nowhere"}),
+    ("Team", "grant", {"quota": {"cpu": 999}}),
+    ("Cluster", "backend", {"backend": "nowhere"}),
+    ("Cluster", "acted-on", {"suspended": True}),
+    ("Cluster", "address", {"address": "http://127.0.0.1:8265"}),
+    ("Cluster", "change", {"size": "medium"}),
     ("Cluster", "size", {"size": "huge"}),
     ("Cluster", "lifetime", {"max_lifetime": "900d"}),
     ("Cluster", "preflight", {}),
     ("Cluster", "quota", {"size": "small", "workers": {"min": 0, "max": 99}}),
     ("Job", "preflight", {"entrypoint": "true", "nodes": OWN}),
+    ("Job", "backend", {"entrypoint": "true", "nodes": {**OWN, "backend": "nowhere"}}),
+    ("Job", "size", {"entrypoint": "true", "nodes": {"size": "huge"}}),
+    ("Job", "values", {**GOOD["Job"], "parameters": {"key": "AKIAABCDEFGHIJKLMNOP"}}),
+    ("Job", "jobs", GOOD["Job"]),
     ("Job", "package", {**GOOD["Job"], "package": f"sha256:{'0' * 64}"}),
     ("Job", "env", {**GOOD["Job"], "env": {"RAYPLANE_TEAM": "x"}}),
     ("Job", "cluster", {"entrypoint": "true", "cluster": "gone"}),
@@ -52,10 +62,18 @@ REFUSED: list[tuple[str, str, dict[str, Any]]] = [
     ("Job", "quota", {"entrypoint": "true", "nodes": {**OWN, "workers": {"min": 0, "max": 99}}}),
     ("Pipeline", "content", {**PIPELINE, "package": f"sha256:{'0' * 64}"}),
     ("Service", "preflight", {"model": "models:/m@champion", "nodes": OWN}),
+    ("Service", "backend", {"model": "models:/m@champion", "nodes": {**OWN, "backend": "nowhere"}}),
+    ("Service", "size", {"model": "models:/m@champion", "nodes": {"size": "huge"}}),
+    ("Service", "quota", {"model": "models:/m@champion", "nodes": {**OWN, "workers": {"min": 0, "max": 99}}}),
+    ("Service", "change", {"model": "models:/m@champion", "cluster": "other"}),
     ("Service", "package", {**GOOD["Service"], "package": f"sha256:{'0' * 64}"}),
     ("Service", "cluster", {"model": "models:/m@champion", "cluster": "gone"}),
 ]
 """Kind, the name of a check in its rules, and a spec that this check refuses."""
+EXISTING = {("Team", "grant"): "growth", ("Cluster", "change"): "dev", ("Service", "change"): "on-dev"}
+"""Names of the objects whose change is refused; all others are new."""
+UNREACHED = {"names"}
+"""Checks of values that the types of a spec refuse before."""
 
 
 class Without(Rules):
@@ -106,37 +124,65 @@ def narrow(bench: Bench) -> Bench:
     return bench
 
 
-def refusal(bench: Bench, kind: str, spec: dict[str, Any], name: str = "new") -> str | None:
+def refusal(bench: Bench, kind: str, spec: dict[str, Any], name: str = "new", principal: Principal = ADA) -> str | None:
     """The message with which apply refuses the spec; None if it would write it."""
     try:
-        bench.apply(kind, name, spec, team="" if kind == "Team" else "growth", dry_run=True)
+        bench.apply(kind, name, spec, team="" if kind == "Team" else "growth", dry_run=True, principal=principal)
     except RayplaneError as exc:
         return str(exc.fields.get("reasons") or exc.detail)
     return None
 
 
-def planned(bench: Bench, kind: str, spec: dict[str, Any], name: str = "new") -> list[str]:
+def planned(bench: Bench, kind: str, spec: dict[str, Any], name: str = "new", principal: Principal = ADA) -> list[str]:
     """All messages with which plan forbids the spec."""
     team = None if kind == "Team" else "growth"
     document = Document(kind=kind, metadata=Metadata(name=name, team=team), spec=spec)
-    (answer,) = plan([document], team=None, principal=ADA, platform=bench.platform).documents
+    (answer,) = plan([document], team=None, principal=principal, platform=bench.platform).documents
     return [refusal.message for refusal in answer.forbidden]
+
+
+def arrange(bench: Bench, kind: str, name: str) -> tuple[str, Principal]:
+    """Bring about what the check refuses; return the name of the object and the principal to ask as."""
+    if name != "preflight":
+        bench.backend.reasons = []
+    bench.backend.capabilities = frozenset(Capability)
+    if name == "acted-on":
+        bench.backend.capabilities -= {Capability.SUSPEND}
+    if name == "jobs":
+        bench.apply("Team", "growth", {"quota": {"jobs": 0}}, team="")
+    if (kind, name) == ("Service", "change"):
+        bench.apply("Service", "on-dev", GOOD["Service"])
+        bench.apply("Cluster", "other", {})
+    return EXISTING.get((kind, name), "new"), TEAM_ADMIN if name == "grant" else ADA
 
 
 @pytest.mark.parametrize(("kind", "name", "spec"), REFUSED, ids=[f"{kind}-{name}" for kind, name, _ in REFUSED])
 def test_apply_and_plan_lose_a_check_that_is_removed_from_the_rules(
     narrow: Bench, monkeypatch: pytest.MonkeyPatch, kind: str, name: str, spec: dict[str, Any]
 ) -> None:
-    if name != "preflight":
-        narrow.backend.reasons = []
-    refused = refusal(narrow, kind, spec)
+    target, principal = arrange(narrow, kind, name)
+    refused = refusal(narrow, kind, spec, target, principal)
     assert refused is not None
-    messages = planned(narrow, kind, spec)
+    messages = planned(narrow, kind, spec, target, principal)
     assert any(message in refused for message in messages), (refused, messages)
     monkeypatch.setitem(RULES, kind, Without(RULES[kind], name))  # type: ignore[arg-type]
-    again = refusal(narrow, kind, spec)
+    again = refusal(narrow, kind, spec, target, principal)
     assert again != refused
-    assert [message for message in planned(narrow, kind, spec) if message in refused] == []
+    assert [message for message in planned(narrow, kind, spec, target, principal) if message in refused] == []
+
+
+def test_each_check_of_the_rules_is_among_those_that_are_removed(bench: Bench) -> None:
+    names: set[tuple[str, str]] = set()
+    for kind, name, spec in REFUSED:
+        target, principal = arrange(bench, kind, name)
+        noun, team = by_kind(kind), "" if kind == "Team" else "growth"
+        owner = bench.store.get("Team", "", "growth") if team else None
+        before = bench.store.get(kind, team, target) if target != "new" else None
+        parsed = parse(noun.spec, spec, noun.singular)
+        draft = Draft(noun, target, parsed, owner, before, principal, bench.platform)
+        checks = [*RULES[kind].before(draft), *RULES[kind].reserve(draft)]
+        names |= {(kind, check.name) for check in checks if check.name not in UNREACHED}
+    assert names == {(kind, name) for kind, name, _ in REFUSED}
 
 
 @pytest.mark.parametrize("stage", ["before", "reserve"])
