@@ -244,7 +244,7 @@ def config(token: str | None, *, seed: int, examples: int, phases: tuple[str, ..
 def run(
     platform: Platform, principal: str, *, seed: int, examples: int, phases: tuple[str, ...] = PHASES
 ) -> tuple[list[Finding], Counter[str]]:
-    """Fuzz as one principal; return the findings, and the number of requests of each phase."""
+    """Fuzz as one principal; return findings, the number of requests by phase, and that of ``routes`` with a 2xx."""
     app = create_app(platform)
     schema = schemathesis.openapi.from_asgi(
         "/openapi.json",
@@ -264,6 +264,7 @@ def run(
 
     findings: list[Finding] = []
     asked: Counter[str] = Counter()
+    succeeded: set[str] = set()
     for event in from_schema(schema).execute():
         if isinstance(event, events.FatalError):
             raise event.exception
@@ -272,7 +273,16 @@ def run(
         if isinstance(event, events.ScenarioFinished):
             asked[event.phase.value] += len(event.recorder.interactions)
             findings += _findings(event)
+            succeeded |= set(_succeeded(event))
+    asked["routes"] = len(succeeded)
     return findings, asked
+
+
+def _succeeded(event: events.ScenarioFinished) -> Iterator[str]:
+    """The routes that answered a request with a 2xx."""
+    for case_id, interaction in event.recorder.interactions.items():
+        if interaction.response is not None and interaction.response.status_code // 100 == 2:
+            yield event.recorder.cases[case_id].value.operation.label
 
 
 def _findings(event: events.ScenarioFinished) -> Iterator[Finding]:

@@ -12,6 +12,8 @@ import pytest
 from tests.support.fuzz_api import PRINCIPALS, Finding, run, seeded
 
 SEED = 19
+SUCCEEDING = {"team-admin": 15, "member": 15, "viewer": 10, "cluster": 10, "metrics": 3, "none": 2}
+"""Routes that at least answer a request of the principal with a 2xx."""
 
 
 def listed(findings: list[Finding]) -> str:
@@ -27,6 +29,7 @@ def test_each_response_to_an_admin_matches_the_document_in_all_phases(tmp_path: 
     assert asked["coverage"] >= 3000
     assert asked["fuzzing"] >= 200
     assert asked["stateful"] >= 10
+    assert asked["routes"] >= 40, "so many routes answered a request with a 2xx"
 
 
 @pytest.mark.parametrize("principal", [name for name in PRINCIPALS if name != "admin"])
@@ -35,3 +38,4 @@ def test_each_response_to_any_other_principal_matches_the_document(tmp_path: Pat
         findings, asked = run(platform, principal, seed=SEED, examples=2, phases=("examples", "fuzzing", "stateful"))
     assert not findings, listed(findings)
     assert asked["fuzzing"] >= 100
+    assert asked["routes"] >= SUCCEEDING[principal]

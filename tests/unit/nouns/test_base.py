@@ -11,6 +11,7 @@ from rayplane.errors import InvalidSpec
 from rayplane.nouns.base import MOST_LEVELS, Condition, Document, Object, check_json, check_name, parse, parse_duration
 from rayplane.nouns.cluster import ClusterSpec
 from rayplane.nouns.job import JobSpec, Resources
+from rayplane.nouns.model import Threshold
 from rayplane.nouns.team import TeamSpec, check_team_name
 
 
@@ -118,3 +119,14 @@ def test_a_count_above_the_maximum_is_read_from_the_store_but_refused_in_a_reque
     assert TeamSpec.model_validate(stored).quota.clusters == 5_000_000_000
     with pytest.raises(InvalidSpec, match=r"quota\.clusters: Input should be less than or equal to 2147483647"):
         parse(TeamSpec, stored, "team.spec")
+
+
+@pytest.mark.parametrize(("asked", "bound"), [(0.5, 0.5), (1, 1.0), ("1e-3", 0.001), ("5E4", 50_000.0)])
+def test_a_bound_is_a_number_also_as_yaml_reads_it(asked: object, bound: float) -> None:
+    assert parse(Threshold, {"max": asked}, "threshold").max == bound
+
+
+@pytest.mark.parametrize("asked", ["0.5", "five", True, "1e-3 "])
+def test_a_bound_that_is_another_text_or_a_truth_value_is_refused(asked: object) -> None:
+    with pytest.raises(InvalidSpec, match="max"):
+        parse(Threshold, {"max": asked}, "threshold")

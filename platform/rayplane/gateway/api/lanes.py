@@ -51,9 +51,18 @@ async def run(lane: CapacityLimiter, act: Callable[P, T], *args: P.args, **kwarg
 
     A caller that is cancelled leaves at once. The thread ends its work, and keeps its place in the lane until then.
     """
-    work = asyncio.ensure_future(to_thread.run_sync(lambda: act(*args, **kwargs), limiter=lane))
-    work.add_done_callback(_retrieve)
-    return await asyncio.shield(work)
+    place = object()
+    await lane.acquire_on_behalf_of(place)
+
+    async def work() -> T:
+        try:
+            return await to_thread.run_sync(lambda: act(*args, **kwargs), limiter=CapacityLimiter(1))
+        finally:
+            lane.release_on_behalf_of(place)
+
+    working = asyncio.ensure_future(work())
+    working.add_done_callback(_retrieve)
+    return await asyncio.shield(working)
 
 
 def _retrieve(work: asyncio.Future[Any]) -> None:
