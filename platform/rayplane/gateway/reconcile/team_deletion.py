@@ -112,6 +112,8 @@ class TeamDeletion:
             "mlflow_workspace": workspace_of(team),
             "feast_project": project_of(team),
         }
+        if purge and self._mlflow is None:
+            detail["left"] = "MLflow's workspace: this gateway has no MLflow server to ask."
         with store.transaction():
             store.file_away(name, archived)
             action = "purge" if purge else "archive"
