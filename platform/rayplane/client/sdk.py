@@ -34,6 +34,8 @@ from rayplane.processes import read_json
 from rayplane.settings import Home, find_home, read_secret
 
 _TIMEOUT = httpx.Timeout(30.0, connect=5.0, write=300.0)
+BUSY_PATIENCE = 30.0
+"""Seconds for which a request is sent again while the gateway is busy."""
 _RETRIES = 2
 _LOG_WAIT = 10
 """Seconds that the gateway may hold a request for more of a log (long polling)."""
@@ -224,17 +226,29 @@ class Client:
         params: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:
-        """Send a request; writes carry an idempotency key, so that a retry after a lost answer does no harm."""
+        """Send a request; writes carry an idempotency key, so that a retry after a lost answer does no harm.
+
+        Where the gateway is busy (429 or 503 with ``Retry-After``) it is sent again, for half a minute in all.
+        """
         url = self.url + path  # before the token: where no platform was started, the error should say so
         sent = {"Authorization": f"Bearer {self.token}", **(headers or {})}
         if method in ("POST", "PUT", "DELETE") and content is None:
             sent.setdefault("Idempotency-Key", uuid.uuid4().hex)
+        gives_up = time.monotonic() + BUSY_PATIENCE
+        while True:
+            answer = self._exchange(method, path, url, json=json_body, content=content, params=params, headers=sent)
+            if answer.is_success:
+                return answer
+            pause = _pause_of(answer)
+            if pause is None or content is not None or time.monotonic() + pause > gives_up:
+                raise _error_of(answer)
+            time.sleep(pause)
+
+    def _exchange(self, method: str, path: str, url: str, **options: Any) -> httpx.Response:
+        """Send a request until any answer comes back, a few times."""
         for attempt in range(_RETRIES + 1):
             try:
-                answer = self._connection().request(
-                    method, url, json=json_body, content=content, params=params, headers=sent
-                )
-                break
+                return self._connection().request(method, url, **options)
             except httpx.ConnectError as exc:
                 raise self._unreachable(exc) from exc
             except httpx.TimeoutException as exc:
@@ -245,9 +259,7 @@ class Client:
                 if attempt == _RETRIES:
                     raise self._unreachable(exc) from exc
                 time.sleep(0.2 * (attempt + 1))
-        if not answer.is_success:
-            raise _error_of(answer)
-        return answer
+        raise AssertionError("the last attempt returns or raises")
 
     def _packed(self, wanted: list[_Wanted]) -> dict[Path, tuple[str, bytes]]:
         """(content address, zip) of each named folder, packed once, so that the planned package is the uploaded one."""
@@ -616,6 +628,14 @@ def _not_json(item: Any) -> str | None:
     if isinstance(item, float):
         return None if math.isfinite(item) else f"{item} is no number"
     return f"'{item}' is a {type(item).__name__}, not a text or number"
+
+
+def _pause_of(answer: httpx.Response) -> float | None:
+    """Seconds after which the gateway wants to be asked again; None if it does not say so, or is not merely busy."""
+    after = answer.headers.get("Retry-After", "")
+    if answer.status_code not in (429, 503) or not after.isdecimal():
+        return None
+    return max(0.1, float(after))
 
 
 def patient(get: Callable[[], Object], deadline: float) -> Callable[[], Object]:
