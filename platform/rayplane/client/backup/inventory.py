@@ -77,11 +77,20 @@ def list_files(root: Path, take: Take | None = None) -> Iterator[StoredFile]:
         yield StoredFile(path=path, size=taken.size, sha256=taken.sha256, grows=grows, member=member)
 
 
-def databases(root: Path) -> Iterator[str]:
-    """Paths of the databases in a root: Feast's, on backends where a team sees only its own folder."""
+def databases(root: Path) -> Iterator[tuple[str, int, str]]:
+    """Databases in a root: Feast's, on backends where a team sees only its own folder.
+
+    Yields each one's path, the descriptor of its folder and its name, and looks at the next one only when asked for it.
+    """
     for path, folder, name in _walk(root):
-        if _DATABASE.fullmatch(path) and stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
-            yield path
+        if not _DATABASE.fullmatch(path):
+            continue
+        try:
+            regular = stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+        except FileNotFoundError:
+            continue
+        if regular:
+            yield path, folder, name
 
 
 def compare(root: Path, file: StoredFile) -> str | None:

@@ -12,8 +12,8 @@ from typing import BinaryIO
 
 from rayplane.client.backup import child, databases, inventory
 from rayplane.client.backup.archive import Writer
-from rayplane.client.backup.form import FILES, HOME, INVENTORY, ROOT, STORE, Contents, Member
-from rayplane.errors import InvalidInput, NotFound
+from rayplane.client.backup.form import FILES, HOME, INVENTORY, ROOT, STORE, Contents, LeftOut, Member
+from rayplane.errors import InvalidData, InvalidInput, NotFound, Unavailable
 from rayplane.nouns.base import utcnow
 from rayplane.settings import GatewaySettings, Home
 from rayplane.storage.root import open_root, room
@@ -56,7 +56,7 @@ def backup(settings: GatewaySettings, to: Path, *, files: bool, secrets: bool, s
 def _fill(
     writer: Writer, staging: Path, settings: GatewaySettings, root: Path | None, *, files: bool, secrets: bool, say: Say
 ) -> Contents:
-    home, revisions = settings.home_paths, dict[str, str | None]()
+    home, revisions, left_out = settings.home_paths, dict[str, str | None](), list[LeftOut]()
 
     def copy_all(paths: Iterable[Path], base: Path, prefix: str) -> None:
         for path in paths:
@@ -81,7 +81,7 @@ def _fill(
     copy_all(sorted(home.feast.rglob("*.db")) if settings.feast_registry_url is None else [], home.path, HOME)
     count = total = 0
     if root is not None:
-        copy_all([root / path for path in sorted(inventory.databases(root))], root, ROOT)
+        _keep_databases(writer, staging / "database", root, revisions, left_out, say)
         count, total = _keep_root(writer, staging / "inventory", root, files=files, say=say)
     return Contents(
         made_at=utcnow(),
@@ -96,8 +96,28 @@ def _fill(
         files=files and root is not None,
         file_count=count,
         file_bytes=total,
+        left_out=left_out,
         outside=_list_outside(settings, root),
     )
+
+
+def _keep_databases(
+    writer: Writer, copied: Path, root: Path, revisions: dict[str, str | None], left_out: list[LeftOut], say: Say
+) -> None:
+    """Copy the databases of teams; what can't be copied is left out, and all together wait PATIENCE for locks."""
+    root = root.resolve()
+    deadline = time.monotonic() + databases.PATIENCE
+    for path, folder, name in inventory.databases(root):
+        try:
+            databases.copy_of_a_team(folder, name, root / path, copied, deadline=deadline)
+            with copied.open("rb") as file:
+                size = writer.keep(f"{ROOT}{path}", file).size
+            revisions[f"{ROOT}{path}"] = None
+            say(f"{path}: {size} bytes")
+        except (InvalidData, Unavailable) as exc:
+            left_out.append(LeftOut(path=path, reason=exc.detail))
+        finally:
+            copied.unlink(missing_ok=True)
 
 
 def _keep_root(writer: Writer, lines: Path, root: Path, *, files: bool, say: Say) -> tuple[int, int]:

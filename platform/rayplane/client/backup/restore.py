@@ -198,17 +198,27 @@ def _write_files(reader: Reader, files: list[StoredFile], staging: Home, uri: st
     for name in reader.names(HOME):
         reader.extract(name, contents.members[name], staging.path / name.removeprefix(HOME))
     root = open_root(f"file://{staging.storage}" if own else uri)
-    stored = [(file.path, file.member) for file in files if file.member is not None]
-    for path, member in [*stored, *((name.removeprefix(ROOT), name) for name in reader.names(ROOT))]:
+    move = Move.between(contents.storage_root, uri)
+    for file in files:
+        if file.member is not None and not root.exists(file.path):
+            with reader.stream(file.member) as stream:
+                root.write_from(file.path, stream)
+    for name in reader.names(ROOT):
+        path = name.removeprefix(ROOT)
         if root.exists(path):
-            if member.startswith(ROOT):
-                notes.append(f"'{root.uri(path)}' was there and was left as it is.")
+            notes.append(f"'{root.uri(path)}' was there and was left as it is.")
             continue
-        with reader.stream(member) as stream:
+        # A team may write the root's folders, so SQLite opens the database before it is there.
+        extracted = staging.path / ".database"
+        reader.extract(name, contents.members[name], extracted)
+        try:
+            _move_registry(extracted, move)
+        except sqlite3.Error as exc:
+            notes.append(f"'{root.uri(path)}' names the storage root's former place: it can't be rewritten: {exc}.")
+        with extracted.open("rb") as stream:
             root.write_from(path, stream)
-    _move_registries(
-        staging, Move.between(contents.storage_root, uri), Path(root.local_path("") or os.devnull), reader.names(ROOT)
-    )
+        extracted.unlink()
+    _move_registry(staging.feast / "registry.db", move)
     if not own:
         write_secret(staging.kept_root, uri + "\n")
     if not contents.secrets:
@@ -219,28 +229,25 @@ def _write_files(reader: Reader, files: list[StoredFile], staging: Home, uri: st
     return notes
 
 
-def _move_registries(staging: Home, move: Move, root: Path, databases: list[str]) -> None:
-    """Rewrite the URIs of views' data in Feast's registries."""
-    if move.pairs[0][0] == move.pairs[0][1]:
-        return
-    registries = [staging.feast / "registry.db", *(root / name.removeprefix(ROOT) for name in databases)]
-    for path in registries:
-        if path.is_file():
-            _move_registry(path, move)
-
-
 def _move_registry(path: Path, move: Move) -> None:
+    """Rewrite the URIs of views' data in a registry of Feast, if there is one; other databases stay as they are."""
+    if move.pairs[0][0] == move.pairs[0][1] or not path.is_file():
+        return
     with closing(sqlite3.connect(path)) as connection, connection:
-        for (table,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
-            columns = [
-                row[1] for row in connection.execute(f'PRAGMA table_info("{table}")') if row[1].endswith("_proto")
-            ]
-            for column in columns:
-                query = f'SELECT rowid, "{column}" FROM "{table}" WHERE "{column}" IS NOT NULL'
+        connection.execute("PRAGMA trusted_schema=OFF")
+        tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+        for table in [_quoted(name) for (name,) in tables]:
+            names = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
+            for column in [_quoted(name) for name in names if name.endswith("_proto")]:
+                query = f"SELECT rowid, {column} FROM {table} WHERE {column} IS NOT NULL"
                 for row, data in connection.execute(query).fetchall():
-                    moved = move.message(data)
+                    moved = move.message(data) if isinstance(data, bytes) else data
                     if moved != data:
-                        connection.execute(f'UPDATE "{table}" SET "{column}" = ? WHERE rowid = ?', (moved, row))
+                        connection.execute(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", (moved, row))
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
 
 
 def _fill_store(reader: Reader, staging: Home, uri: str) -> None:

@@ -239,6 +239,52 @@ def test_a_database_in_a_teams_folder_is_copied_by_sqlite_and_restored(
     assert homes.rows(tmp_path / "other" / "storage" / TEAM / "feast" / "online.db", "delays") == [("1",)]
 
 
+def test_a_teams_database_that_can_not_be_copied_safely_is_left_out_with_the_reason(
+    settings: GatewaySettings, home: Home, tmp_path: Path
+) -> None:
+    folder = home.storage / TEAM / "feast"
+    homes.sqlite(folder / "good.db", "delays", ["1"])
+    victim = tmp_path / "source" / "victim"
+    homes.plant_super_journal(folder / "crafted.db", victim)
+    made = make.backup(settings, tmp_path / "b", files=True, secrets=True, say=quiet)
+    assert victim.exists()
+    [left] = made.contents.left_out
+    assert left.path == f"{TEAM}/feast/crafted.db"
+    assert "can't be read as a SQLite database" in left.reason
+    assert f"root/{TEAM}/feast/good.db" in made.contents.members
+
+
+def test_each_database_of_a_team_is_looked_at_just_before_it_is_copied(home: Home) -> None:
+    folder = home.storage / TEAM / "feast"
+    for name in ("a.db", "b.db"):
+        homes.sqlite(folder / name, "delays", ["1"])
+    looked_at = inventory.databases(home.storage)
+    assert next(looked_at)[0] == f"{TEAM}/feast/a.db"
+    (folder / "b.db").unlink()
+    (folder / "b.db").symlink_to(home.database)
+    assert list(looked_at) == []
+
+
+def test_a_teams_registry_is_rewritten_before_it_is_in_the_storage_root(
+    settings: GatewaySettings, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    homes.registry(home.storage / TEAM / "feast" / "registry.db", f"{home.storage}/data")
+    homes.sqlite(home.storage / TEAM / "feast" / "odd.db", '"a""b"', ["1"])
+    file = backup(settings, tmp_path / "b", files=True)
+    volume, connect = tmp_path / "volume", restore.sqlite3.connect
+
+    def connect_outside(path: Path) -> homes.sqlite3.Connection:
+        assert not path.is_relative_to(volume), "a team may write there"
+        return connect(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(restore.sqlite3, "connect", connect_outside)
+        restored(file, tmp_path / "other", root=f"file://{volume}")
+    [(_, message)] = homes.rows(volume / TEAM / "feast" / "registry.db", "feature_views")
+    assert homes.source_of(message) == f"{volume}/data/part-*.parquet"
+    assert not (tmp_path / "other" / ".database").exists()
+
+
 def test_a_database_that_changes_meanwhile_is_copied_as_of_one_instant(
     settings: GatewaySettings, home: Home, tmp_path: Path
 ) -> None:
