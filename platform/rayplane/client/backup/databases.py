@@ -15,6 +15,7 @@ from rayplane.errors import InvalidData, StorageFull, Unavailable
 PATIENCE = 60.0
 """Seconds that a copy waits for a writer that keeps the database locked."""
 _FULL = ("disk is full", "disk I/O error")
+_FULL_CODES = ("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_FSYNC")
 
 
 def copy(source: Path, target: Path) -> str | None:
@@ -75,7 +76,9 @@ def _copy(
             f"The database '{source}' was kept locked for {patience:.0f} s.", remedy="Try again; see what holds it."
         ) from exc
     except sqlite3.Error as exc:
-        if any(words in str(exc) for words in _FULL):
+        code = getattr(exc, "sqlite_errorname", "")
+        # A team can cause errors of reading, such as by truncating the file meanwhile.
+        if any(words in str(exc) for words in _FULL) and (check is None or code in _FULL_CODES):
             raise StorageFull(
                 f"No room left to copy '{source}' to '{target.parent}'.", remedy="Free some space there, or use --to."
             ) from exc
@@ -122,6 +125,8 @@ def _identity(folder: int, name: str) -> tuple[int, int]:
         status = os.stat(name, dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:
         return (-1, -1)
+    except OSError as exc:
+        raise _moved(Path(name)) from exc
     return (status.st_dev, status.st_ino)
 
 

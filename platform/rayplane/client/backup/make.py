@@ -13,6 +13,7 @@ from typing import BinaryIO
 from rayplane.client.backup import child, databases, inventory
 from rayplane.client.backup.archive import Writer
 from rayplane.client.backup.form import FILES, HOME, INVENTORY, ROOT, STORE, Contents, LeftOut, Member
+from rayplane.client.backup.inventory import Leave
 from rayplane.errors import InvalidData, InvalidInput, NotFound, Unavailable
 from rayplane.nouns.base import utcnow
 from rayplane.settings import GatewaySettings, Home
@@ -62,7 +63,13 @@ def _fill(
         for path in paths:
             member = f"{prefix}{path.relative_to(base)}"
             copied = staging / "database"
-            revisions[member] = databases.copy(path, copied)
+            try:
+                revisions[member] = databases.copy(path, copied)
+            except InvalidData:
+                copied.unlink()
+                if path.exists():
+                    raise
+                continue  # deleted since it was listed, as a team's online store is
             with copied.open("rb") as file:
                 say(f"{path.relative_to(base)}: {writer.keep(member, file).size} bytes")
             copied.unlink()
@@ -75,14 +82,18 @@ def _fill(
     _keep_plain(writer, sorted(store.iterdir()), store, STORE)
     say(f"the store: {len(part.tables)} tables, {sum(table.rows for table in part.tables.values())} rows")
     if secrets:
-        _keep_plain(writer, _secrets(home), home.path, HOME)
+        _keep_plain(writer, _secrets(home), home.path, HOME, may_go=True)
     # A backup without secrets also leaves out MLflow's users, whose passwords are in auth.db.
     copy_all(_present(home.mlflow / "mlflow.db", *([home.mlflow / "auth.db"] if secrets else [])), home.path, HOME)
     copy_all(sorted(home.feast.rglob("*.db")) if settings.feast_registry_url is None else [], home.path, HOME)
     count = total = 0
     if root is not None:
-        _keep_databases(writer, staging / "database", root, revisions, left_out, say)
-        count, total = _keep_root(writer, staging / "inventory", root, files=files, say=say)
+
+        def leave(path: str, reason: str) -> None:
+            left_out.append(LeftOut(path=path, reason=reason))
+
+        _keep_databases(writer, staging / "database", root, revisions, leave=leave, say=say)
+        count, total = _keep_root(writer, staging / "inventory", root, files=files, leave=leave, say=say)
     return Contents(
         made_at=utcnow(),
         rayplane=version("rayplane"),
@@ -102,12 +113,12 @@ def _fill(
 
 
 def _keep_databases(
-    writer: Writer, copied: Path, root: Path, revisions: dict[str, str | None], left_out: list[LeftOut], say: Say
+    writer: Writer, copied: Path, root: Path, revisions: dict[str, str | None], *, leave: Leave, say: Say
 ) -> None:
     """Copy the databases of teams; what can't be copied is left out, and all together wait PATIENCE for locks."""
     root = root.resolve()
     deadline = time.monotonic() + databases.PATIENCE
-    for path, folder, name in inventory.databases(root):
+    for path, folder, name in inventory.databases(root, leave=leave):
         try:
             databases.copy_of_a_team(folder, name, root / path, copied, deadline=deadline)
             with copied.open("rb") as file:
@@ -115,12 +126,12 @@ def _keep_databases(
             revisions[f"{ROOT}{path}"] = None
             say(f"{path}: {size} bytes")
         except (InvalidData, Unavailable) as exc:
-            left_out.append(LeftOut(path=path, reason=exc.detail))
+            leave(path, exc.detail)
         finally:
             copied.unlink(missing_ok=True)
 
 
-def _keep_root(writer: Writer, lines: Path, root: Path, *, files: bool, say: Say) -> tuple[int, int]:
+def _keep_root(writer: Writer, lines: Path, root: Path, *, files: bool, leave: Leave, say: Say) -> tuple[int, int]:
     count = total = 0
     began = time.monotonic()
 
@@ -128,7 +139,7 @@ def _keep_root(writer: Writer, lines: Path, root: Path, *, files: bool, say: Say
         return writer.add(f"{FILES}{number:08d}", file, length=length, packed=True)
 
     with lines.open("wb") as out:
-        for file in inventory.list_files(root, take if files else None):
+        for file in inventory.list_files(root, take if files else None, leave=leave):
             out.write(file.model_dump_json(exclude_defaults=True).encode() + b"\n")
             count, total = count + 1, total + file.size
             if time.monotonic() - began > PROGRESS_INTERVAL:
@@ -140,9 +151,16 @@ def _keep_root(writer: Writer, lines: Path, root: Path, *, files: bool, say: Say
     return count, total
 
 
-def _keep_plain(writer: Writer, paths: Iterable[Path], base: Path, prefix: str) -> None:
+def _keep_plain(writer: Writer, paths: Iterable[Path], base: Path, prefix: str, *, may_go: bool = False) -> None:
+    """Copy files as they are. With ``may_go`` one that was deleted since it was listed counts as absent."""
     for path in paths:
-        with path.open("rb") as file:
+        try:
+            file = path.open("rb")
+        except FileNotFoundError:
+            if not may_go:
+                raise
+            continue
+        with file:
             writer.keep(f"{prefix}{path.relative_to(base)}", file)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import shutil
@@ -29,6 +30,10 @@ from tests.unit.client.command import run
 
 def quiet(text: str) -> None:
     assert text
+
+
+def unexpected(path: str, reason: str) -> None:
+    raise AssertionError(f"{path}: {reason}")
 
 
 @pytest.fixture
@@ -224,10 +229,12 @@ def test_the_inventory_leaves_out_unfinished_files_and_entries_that_are_no_regul
     os.mkfifo(folder / "pipe")
     (home.storage / TEAM / "feast").mkdir()
     (home.storage / TEAM / "feast" / "online.db").symlink_to(home.database)
-    paths = [file.path for file in inventory.list_files(home.storage)]
+    paths = [file.path for file in inventory.list_files(home.storage, leave=unexpected)]
     assert len(paths) == 4
     assert not [path for path in paths if "x." in path or "link" in path or "pipe" in path or "feast" in path]
-    assert list(inventory.databases(home.storage)) == [], "no team has its backup copy another's database"
+    assert list(inventory.databases(home.storage, leave=unexpected)) == [], (
+        "no team has its backup copy another's database"
+    )
 
 
 def test_a_database_in_a_teams_folder_is_copied_by_sqlite_and_restored(
@@ -254,11 +261,135 @@ def test_a_teams_database_that_can_not_be_copied_safely_is_left_out_with_the_rea
     assert f"root/{TEAM}/feast/good.db" in made.contents.members
 
 
+def test_a_teams_file_that_can_not_be_kept_is_left_out_with_the_reason_and_the_rest_is_kept(
+    settings: GatewaySettings,
+    home: Home,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    gateway_process: None,
+) -> None:
+    folder = home.storage / TEAM / "jobs" / "j1"
+    (home.storage / TEAM / "feast").mkdir()
+    (home.storage / TEAM / "feast" / "garbage.db").write_bytes(b"no database" * 1000)
+    with (folder / "sparse").open("wb") as file:
+        file.truncate(inventory.HOLES + 2**20)
+    (folder / ("n" * 221)).write_bytes(b"1")
+    Path(os.fsdecode(os.fsencode(folder) + b"/\xff")).write_bytes(b"1")
+    make_nested(folder, 1500)
+    monkeypatch.setenv("RAYPLANE_HOME", str(home.path))
+    try:
+        code, out, err = run(capsys, "backup", "--to", str(tmp_path / "b"), "--files", "-o", "json")
+    finally:
+        remove_nested(folder, 1500)
+    assert code == 0
+    left = {entry["path"]: entry["reason"] for entry in json.loads(out)["left_out"]}
+    jobs = f"{TEAM}/jobs/j1"
+    assert "can't be read as a SQLite database" in left.pop(f"{TEAM}/feast/garbage.db")
+    assert "sparse" in left.pop(f"{jobs}/sparse")
+    assert "longer than 220 bytes" in left.pop(f"{jobs}/{'n' * 221}")
+    assert "no UTF-8" in left.pop(f"{jobs}/\\xff")
+    [(deep, reason)] = left.items()
+    assert deep == f"{jobs}/" + "d/" * (inventory.DEEPEST - 2)
+    assert "100 folders deep" in reason
+    assert f"left out: {jobs}/sparse: it is sparse" in err
+    assert restored(tmp_path / "b", tmp_path / "other").difference.is_none
+
+
+def make_nested(folder: Path, depth: int) -> None:
+    """Make folders 'd' in each other, deeper than one path can name."""
+    at = os.open(folder, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir("d", dir_fd=at)
+        below = os.open("d", os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = below
+    os.close(at)
+
+
+def remove_nested(folder: Path, depth: int) -> None:
+    """Remove what ``make_nested`` made: pytest's own removal is recursive."""
+    at = os.open(folder, os.O_RDONLY)
+    for _ in range(depth):
+        below = os.open("d", os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = below
+    for _ in range(depth):
+        above = os.open("..", os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        os.rmdir("d", dir_fd=above)
+        at = above
+    os.close(at)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"), [(errno.ENOENT, "it went meanwhile"), (errno.EACCES, "can't be read: Permission denied")]
+)
+def test_a_file_that_can_not_be_opened_is_left_out(
+    settings: GatewaySettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int, reason: str
+) -> None:
+    opening = os.open
+
+    def refuse(path: str, *arguments: int, **options: int) -> int:
+        if path == "driver.log":
+            raise OSError(error, os.strerror(error))
+        return opening(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", refuse)
+    made = make.backup(settings, tmp_path / "b", files=True, secrets=True, say=quiet)
+    [left] = made.contents.left_out
+    assert left.path == layout.job_log(TEAM, "j1")
+    assert reason in left.reason
+    assert made.contents.file_count == 3
+
+
+def test_a_file_whose_reading_fails_midway_is_left_out(
+    settings: GatewaySettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    source = inventory._Source
+    monkeypatch.setattr(inventory, "_Source", lambda file: source(Broken()))
+    made = make.backup(settings, tmp_path / "b", files=True, secrets=True, say=quiet)
+    assert len(made.contents.left_out) == 4
+    assert all("can't be read" in left.reason for left in made.contents.left_out)
+    assert restore.check(made.path, settings, say=quiet).difference.checked == 0
+
+
+def test_a_secret_and_a_database_that_are_deleted_once_listed_count_as_absent(
+    settings: GatewaySettings, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret, online = home.secrets / "teams" / f"{TEAM}.mlflow", home.feast / "online" / "growth.db"
+    homes.sqlite(online, "delays", ["1"])
+    listing, copying = make._secrets, make.databases.copy
+
+    def list_then_delete(home: Home) -> list[Path]:
+        listed = listing(home)
+        secret.unlink()
+        return listed
+
+    def delete_then_copy(source: Path, target: Path) -> str | None:
+        if source == online:
+            online.unlink()
+        return copying(source, target)
+
+    monkeypatch.setattr(make, "_secrets", list_then_delete)
+    monkeypatch.setattr(make.databases, "copy", delete_then_copy)
+    made = make.backup(settings, tmp_path / "b", files=False, secrets=True, say=quiet)
+    names = made.contents.members
+    assert "home/secrets/signing.key" in names
+    assert f"home/secrets/teams/{TEAM}.mlflow" not in names
+    assert "home/feast/online/growth.db" not in names
+    assert restore.check(made.path, settings, say=quiet).difference.is_none
+
+
 def test_each_database_of_a_team_is_looked_at_just_before_it_is_copied(home: Home) -> None:
     folder = home.storage / TEAM / "feast"
     for name in ("a.db", "b.db"):
         homes.sqlite(folder / name, "delays", ["1"])
-    looked_at = inventory.databases(home.storage)
+    looked_at = inventory.databases(home.storage, leave=unexpected)
     assert next(looked_at)[0] == f"{TEAM}/feast/a.db"
     (folder / "b.db").unlink()
     (folder / "b.db").symlink_to(home.database)

@@ -133,3 +133,12 @@ def test_rows_of_a_teams_database_that_are_only_in_the_wal_are_copied(tmp_path: 
         writer.commit()
         copy_of_a_team(source, tmp_path / "copy.db")
     assert homes.rows(tmp_path / "copy.db", "rows") == [("1",)]
+
+
+def test_a_teams_database_that_stays_locked_is_given_up_at_the_deadline(tmp_path: Path) -> None:
+    source = tmp_path / "online.db"
+    with closing(sqlite3.connect(source)) as holder:
+        holder.execute("CREATE TABLE rows (version_num TEXT)")
+        holder.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(Unavailable, match="kept locked"):
+            copy_of_a_team(source, tmp_path / "copy.db", patience=0.3)
