@@ -81,6 +81,8 @@ def _fill(
     part = child.snapshot("write", store, home.path)
     _keep_plain(writer, sorted(store.iterdir()), store, STORE)
     say(f"the store: {len(part.tables)} tables, {sum(table.rows for table in part.tables.values())} rows")
+    # After the store, so that each team of the store that has a number of its own has it in the backup.
+    _keep_plain(writer, _present(home.local_users), home.path, HOME)
     if secrets:
         _keep_plain(writer, _secrets(home), home.path, HOME, may_go=True)
     # A backup without secrets also leaves out MLflow's users, whose passwords are in auth.db.

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from rayplane import local_users
 from rayplane.client.backup import archive, child, form, inventory, make, restore
 from rayplane.client.backup.form import Contents, StorePart
 from rayplane.errors import Conflict, InvalidData, InvalidInput, NotFound, StorageFull, Unsupported
@@ -452,6 +453,20 @@ def test_a_backup_without_secrets_has_none_and_its_restore_tells_the_consequence
     done = restored(file, tmp_path / "other")
     assert "hand out the new token" in done.notes[0]
     assert not (tmp_path / "other" / "token").exists()
+
+
+@pytest.mark.parametrize("secrets", [True, False])
+def test_the_numbers_of_the_teams_users_are_restored_with_and_without_secrets(
+    settings: GatewaySettings, home: Home, tmp_path: Path, secrets: bool
+) -> None:
+    numbers = local_users.Numbers(teams={"u1": local_users.Numbered(team=TEAM, number=61184)})
+    home.local_users.write_text(numbers.model_dump_json())
+    file = backup(settings, tmp_path / "b", secrets=secrets)
+    with zipfile.ZipFile(file) as members:
+        order = members.namelist()
+    assert order.index("store/objects.jsonl") < order.index("home/local-users.json")
+    restored(file, tmp_path / "other")
+    assert local_users.read(Home(tmp_path / "other")) == numbers
 
 
 def test_a_restore_refuses_a_home_that_is_not_empty_and_leaves_it_unchanged(
