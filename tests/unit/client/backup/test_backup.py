@@ -481,6 +481,46 @@ def test_a_restore_refuses_a_home_that_is_not_empty_and_leaves_it_unchanged(
     restored(file, tmp_path / "empty")
 
 
+def test_a_restore_refuses_a_home_that_is_a_link_or_a_mount_point(
+    settings: GatewaySettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = backup(settings, tmp_path / "b")
+    volume, link = tmp_path / "volume", tmp_path / "link"
+    volume.mkdir()
+    link.symlink_to(volume)
+    with pytest.raises(InvalidInput, match="is a symbolic link"):
+        restored(file, link)
+    mounted = os.path.ismount
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == volume or mounted(path))
+    with pytest.raises(InvalidInput, match="is a mount point"):
+        restored(file, volume)
+    assert left_beside(file) == ["b", "link", "source", "volume"]
+    assert list(volume.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["data", "storage/data", ""])
+def test_a_restore_refuses_a_storage_root_in_the_home_that_is_not_the_default_one(
+    settings: GatewaySettings, tmp_path: Path, place: str
+) -> None:
+    file, other = backup(settings, tmp_path / "b", files=True), tmp_path / "other"
+    with pytest.raises(InvalidInput, match="lies in the home") as refused:
+        restored(file, other, root=f"file://{other / place}")
+    assert f"file://{other}/storage" in str(refused.value.remedy)
+    assert left_beside(file) == ["b", "source"]
+    restored(file, other, root=f"file://{other}/storage")
+
+
+@pytest.mark.parametrize("name", ["database_url", "workflow_database_url", "feast_registry_url"])
+def test_a_restore_refuses_a_sqlite_database_in_the_home_that_is_not_at_its_default_place(
+    settings: GatewaySettings, tmp_path: Path, name: str
+) -> None:
+    file, other = backup(settings, tmp_path / "b"), tmp_path / "other"
+    changed = GatewaySettings(home=other).model_copy(update={name: f"sqlite:///{other}/mine.db"})
+    with pytest.raises(InvalidInput, match=f"RAYPLANE_{name.upper()}"):
+        restore.restore(file, changed, incomplete=False, say=quiet)
+    assert left_beside(file) == ["b", "source"]
+
+
 def test_each_damaged_byte_is_refused_before_anything_is_written(settings: GatewaySettings, tmp_path: Path) -> None:
     file = backup(settings, tmp_path / "b", files=True)
     whole = file.read_bytes()
