@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -20,6 +22,11 @@ from rayplane.settings import GatewaySettings, Home
 from rayplane.storage.root import open_root, room
 
 Say = Callable[[str], None]
+
+_ADMIN = "mlflow-admin*"
+"""Files of the secrets' folder with the password of MLflow's admin."""
+_ATTEMPTS = 5
+"""Copies of MLflow's users until a backup gives up because the password changes each time."""
 
 PROGRESS_INTERVAL = 5.0
 """Seconds between two progress lines about the storage root."""
@@ -85,8 +92,9 @@ def _fill(
     _keep_plain(writer, _present(home.local_users), home.path, HOME)
     if secrets:
         _keep_plain(writer, _secrets(home), home.path, HOME, may_go=True)
-    # A backup without secrets also leaves out MLflow's users, whose passwords are in auth.db.
-    copy_all(_present(home.mlflow / "mlflow.db", *([home.mlflow / "auth.db"] if secrets else [])), home.path, HOME)
+    copy_all(_present(home.mlflow / "mlflow.db"), home.path, HOME)
+    if secrets:  # a backup without them also leaves out MLflow's users, whose passwords are in auth.db
+        _keep_users(writer, home, staging / "database", revisions, say)
     copy_all(sorted(home.feast.rglob("*.db")) if settings.feast_registry_url is None else [], home.path, HOME)
     count = total = 0
     if root is not None:
@@ -166,13 +174,53 @@ def _keep_plain(writer: Writer, paths: Iterable[Path], base: Path, prefix: str, 
             writer.keep(f"{prefix}{path.relative_to(base)}", file)
 
 
+def _keep_users(writer: Writer, home: Home, copied: Path, revisions: dict[str, str | None], say: Say) -> None:
+    """Copy MLflow's users and the password of MLflow's admin, both as of before or both as of after a rotation.
+
+    Copies again while the password's files change. Raises Unavailable if they change each time.
+    """
+    path, member = home.mlflow / "auth.db", f"{HOME}mlflow/auth.db"
+    for _ in range(_ATTEMPTS):
+        admin = _admin(home)
+        revision = databases.copy(path, copied) if path.is_file() else None
+        if _admin(home) == admin:
+            break
+        copied.unlink(missing_ok=True)
+    else:
+        raise Unavailable(
+            f"The password of MLflow's admin changed during each of {_ATTEMPTS} copies of MLflow's users.",
+            remedy="Make the backup again when the rotation has ended.",
+        )
+    for name, data in admin.items():
+        writer.keep(f"{HOME}secrets/{name}", io.BytesIO(data))
+    if copied.exists():
+        revisions[member] = revision
+        with copied.open("rb") as file:
+            say(f"mlflow/auth.db: {writer.keep(member, file).size} bytes")
+        copied.unlink()
+
+
+def _admin(home: Home) -> dict[str, bytes]:
+    """The password of MLflow's admin, and the next one during a rotation: content of each file by its name."""
+    files = {}
+    for path in sorted(home.secrets.glob(_ADMIN)):
+        with contextlib.suppress(FileNotFoundError):  # a rotation has ended since it was listed
+            files[path.name] = path.read_bytes()
+    return files
+
+
 def _present(*paths: Path) -> list[Path]:
     return [path for path in paths if path.is_file()]
 
 
 def _secrets(home: Home) -> list[Path]:
-    """The token and the files of the secrets' folder, except those still being written, named with a dot."""
-    return _present(home.token, *(path for path in sorted(home.secrets.rglob("*")) if not path.name.startswith(".")))
+    """The token and the files of the secrets' folder, except those of MLflow's admin, which go with MLflow's users.
+
+    Files whose names begin with a dot are still being written.
+    """
+    apart = set(home.secrets.glob(_ADMIN))
+    files = [path for path in sorted(home.secrets.rglob("*")) if not path.name.startswith(".") and path not in apart]
+    return _present(home.token, *files)
 
 
 def _list_outside(settings: GatewaySettings, root: Path | None) -> list[str]:

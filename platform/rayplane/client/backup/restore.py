@@ -262,7 +262,11 @@ def _write_files(reader: Reader, files: list[StoredFile], staging: Home, uri: st
     _move_registry(staging.feast / "registry.db", move)
     if not own:
         write_secret(staging.kept_root, uri + "\n")
-    if not contents.secrets:
+    if contents.secrets:
+        notes.append(
+            f"The secrets are those of {contents.made_at:%Y-%m-%d %H:%M:%S} UTC: rotate again what was rotated since."
+        )
+    else:
         notes.append(
             "The backup has no secrets. New ones are made: hand out the new token; the tokens of clusters that run on "
             "are no longer good, so make them anew."

@@ -28,6 +28,7 @@ def furnish(home: Home) -> GatewaySettings:
     write_secret(home.token, "a-token-of-the-user\n")
     write_secret(home.secrets / "signing.key", "a-key-that-signs\n")
     write_secret(home.secrets / "teams" / f"{TEAM}.mlflow", f"rayplane-{TEAM}\na-password\n")
+    write_secret(home.secrets / "mlflow-admin", "rayplane-admin\nold\n")
     sqlite(home.workflows, "workflow_status", ["run-1"])
     for name in ("mlflow", "auth"):
         sqlite(home.mlflow / f"{name}.db", "alembic_version", ["4ae0a8f"])

@@ -19,9 +19,9 @@ import pytest
 from rayplane import local_users
 from rayplane.client.backup import archive, child, form, inventory, make, restore
 from rayplane.client.backup.form import Contents, StorePart
-from rayplane.errors import Conflict, InvalidData, InvalidInput, NotFound, StorageFull, Unsupported
+from rayplane.errors import Conflict, InvalidData, InvalidInput, NotFound, StorageFull, Unavailable, Unsupported
 from rayplane.gateway.store import Store
-from rayplane.settings import GatewaySettings, Home
+from rayplane.settings import GatewaySettings, Home, write_secret
 from rayplane.storage import layout
 from rayplane.storage.root import open_root
 from tests.unit.client.backup import homes
@@ -467,6 +467,47 @@ def test_the_numbers_of_the_teams_users_are_restored_with_and_without_secrets(
     assert order.index("store/objects.jsonl") < order.index("home/local-users.json")
     restored(file, tmp_path / "other")
     assert local_users.read(Home(tmp_path / "other")) == numbers
+
+
+def rotate_during_copies(home: Home, monkeypatch: pytest.MonkeyPatch, *, times: int) -> None:
+    """Change the password of MLflow's admin, in its file and in MLflow's users, before the next copies of the users."""
+    users, copying, left = home.mlflow / "auth.db", make.databases.copy, iter(range(times))
+
+    def rotate_then_copy(source: Path, target: Path) -> str | None:
+        if source == users and (number := next(left, None)) is not None:
+            write_secret(home.secrets / "mlflow-admin", f"rayplane-admin\nnew-{number}\n")
+            users.unlink()
+            homes.sqlite(users, "users", [f"new-{number}"])
+        return copying(source, target)
+
+    monkeypatch.setattr(make.databases, "copy", rotate_then_copy)
+
+
+def test_the_password_and_the_users_of_mlflow_fit_when_it_is_rotated_during_a_backup(
+    settings: GatewaySettings, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rotate_during_copies(home, monkeypatch, times=2)
+    file = backup(settings, tmp_path / "b")
+    other = Home(tmp_path / "other")
+    restored(file, other.path)
+    assert (other.secrets / "mlflow-admin").read_text() == "rayplane-admin\nnew-1\n"
+    assert homes.rows(other.mlflow / "auth.db", "users") == [("new-1",)]
+
+
+def test_a_backup_gives_up_when_the_password_of_mlflow_changes_each_time(
+    settings: GatewaySettings, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rotate_during_copies(home, monkeypatch, times=100)
+    with pytest.raises(Unavailable, match="changed during each of 5 copies"):
+        backup(settings, tmp_path / "b")
+    assert left_beside(tmp_path / "b") == ["source"]
+
+
+def test_a_restore_says_of_which_instant_its_secrets_are(settings: GatewaySettings, tmp_path: Path) -> None:
+    done = restored(backup(settings, tmp_path / "b"), tmp_path / "other")
+    assert done.notes == [
+        f"The secrets are those of {done.contents.made_at:%Y-%m-%d %H:%M:%S} UTC: rotate again what was rotated since."
+    ]
 
 
 def test_a_restore_refuses_a_home_that_is_not_empty_and_leaves_it_unchanged(
