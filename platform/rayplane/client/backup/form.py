@@ -48,6 +48,13 @@ class StoredFile(Model):
     """Name of the archive's file that has the content, if the backup copied it."""
 
 
+class LeftOut(Model):
+    """A file of the storage root that a backup does not have."""
+
+    path: str
+    reason: str
+
+
 class TableCount(Model):
     """One table of the store."""
 
@@ -84,6 +91,8 @@ class Contents(Model):
     """True if the backup has the storage root's files, not only a list of them."""
     file_count: int = 0
     file_bytes: int = 0
+    left_out: list[LeftOut] = Field(default_factory=list)
+    """Files of the storage root that could not be read, each with the reason."""
     outside: list[str] = Field(default_factory=list)
     """Parts of the platform that are not in the backup, each with how to back it up."""
     members: dict[str, Member] = Field(default_factory=dict)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -12,13 +14,19 @@ from typing import BinaryIO
 
 from rayplane.client.backup import child, databases, inventory
 from rayplane.client.backup.archive import Writer
-from rayplane.client.backup.form import FILES, HOME, INVENTORY, ROOT, STORE, Contents, Member
-from rayplane.errors import InvalidInput, NotFound
+from rayplane.client.backup.form import FILES, HOME, INVENTORY, ROOT, STORE, Contents, LeftOut, Member
+from rayplane.client.backup.inventory import Leave
+from rayplane.errors import InvalidData, InvalidInput, NotFound, Unavailable
 from rayplane.nouns.base import utcnow
 from rayplane.settings import GatewaySettings, Home
 from rayplane.storage.root import open_root, room
 
 Say = Callable[[str], None]
+
+_ADMIN = "mlflow-admin*"
+"""Files of the secrets' folder with the password of MLflow's admin."""
+_ATTEMPTS = 5
+"""Copies of MLflow's users until a backup gives up because the password changes each time."""
 
 PROGRESS_INTERVAL = 5.0
 """Seconds between two progress lines about the storage root."""
@@ -56,13 +64,19 @@ def backup(settings: GatewaySettings, to: Path, *, files: bool, secrets: bool, s
 def _fill(
     writer: Writer, staging: Path, settings: GatewaySettings, root: Path | None, *, files: bool, secrets: bool, say: Say
 ) -> Contents:
-    home, revisions = settings.home_paths, dict[str, str | None]()
+    home, revisions, left_out = settings.home_paths, dict[str, str | None](), list[LeftOut]()
 
     def copy_all(paths: Iterable[Path], base: Path, prefix: str) -> None:
         for path in paths:
             member = f"{prefix}{path.relative_to(base)}"
             copied = staging / "database"
-            revisions[member] = databases.copy(path, copied)
+            try:
+                revisions[member] = databases.copy(path, copied)
+            except InvalidData:
+                copied.unlink()
+                if path.exists():
+                    raise
+                continue  # deleted since it was listed, as a team's online store is
             with copied.open("rb") as file:
                 say(f"{path.relative_to(base)}: {writer.keep(member, file).size} bytes")
             copied.unlink()
@@ -74,15 +88,22 @@ def _fill(
     part = child.snapshot("write", store, home.path)
     _keep_plain(writer, sorted(store.iterdir()), store, STORE)
     say(f"the store: {len(part.tables)} tables, {sum(table.rows for table in part.tables.values())} rows")
+    # After the store, so that each team of the store that has a number of its own has it in the backup.
+    _keep_plain(writer, _present(home.local_users), home.path, HOME)
     if secrets:
-        _keep_plain(writer, _secrets(home), home.path, HOME)
-    # A backup without secrets also leaves out MLflow's users, whose passwords are in auth.db.
-    copy_all(_present(home.mlflow / "mlflow.db", *([home.mlflow / "auth.db"] if secrets else [])), home.path, HOME)
+        _keep_plain(writer, _secrets(home), home.path, HOME, may_go=True)
+    copy_all(_present(home.mlflow / "mlflow.db"), home.path, HOME)
+    if secrets:  # a backup without them also leaves out MLflow's users, whose passwords are in auth.db
+        _keep_users(writer, home, staging / "database", revisions, say)
     copy_all(sorted(home.feast.rglob("*.db")) if settings.feast_registry_url is None else [], home.path, HOME)
     count = total = 0
     if root is not None:
-        copy_all([root / path for path in sorted(inventory.databases(root))], root, ROOT)
-        count, total = _keep_root(writer, staging / "inventory", root, files=files, say=say)
+
+        def leave(path: str, reason: str) -> None:
+            left_out.append(LeftOut(path=path, reason=reason))
+
+        _keep_databases(writer, staging / "database", root, revisions, leave=leave, say=say)
+        count, total = _keep_root(writer, staging / "inventory", root, files=files, leave=leave, say=say)
     return Contents(
         made_at=utcnow(),
         rayplane=version("rayplane"),
@@ -96,11 +117,31 @@ def _fill(
         files=files and root is not None,
         file_count=count,
         file_bytes=total,
+        left_out=left_out,
         outside=_list_outside(settings, root),
     )
 
 
-def _keep_root(writer: Writer, lines: Path, root: Path, *, files: bool, say: Say) -> tuple[int, int]:
+def _keep_databases(
+    writer: Writer, copied: Path, root: Path, revisions: dict[str, str | None], *, leave: Leave, say: Say
+) -> None:
+    """Copy the databases of teams; what can't be copied is left out, and all together wait PATIENCE for locks."""
+    root = root.resolve()
+    deadline = time.monotonic() + databases.PATIENCE
+    for path, folder, name in inventory.databases(root, leave=leave):
+        try:
+            databases.copy_of_a_team(folder, name, root / path, copied, deadline=deadline)
+            with copied.open("rb") as file:
+                size = writer.keep(f"{ROOT}{path}", file).size
+            revisions[f"{ROOT}{path}"] = None
+            say(f"{path}: {size} bytes")
+        except (InvalidData, Unavailable) as exc:
+            leave(path, exc.detail)
+        finally:
+            copied.unlink(missing_ok=True)
+
+
+def _keep_root(writer: Writer, lines: Path, root: Path, *, files: bool, leave: Leave, say: Say) -> tuple[int, int]:
     count = total = 0
     began = time.monotonic()
 
@@ -108,7 +149,7 @@ def _keep_root(writer: Writer, lines: Path, root: Path, *, files: bool, say: Say
         return writer.add(f"{FILES}{number:08d}", file, length=length, packed=True)
 
     with lines.open("wb") as out:
-        for file in inventory.list_files(root, take if files else None):
+        for file in inventory.list_files(root, take if files else None, leave=leave):
             out.write(file.model_dump_json(exclude_defaults=True).encode() + b"\n")
             count, total = count + 1, total + file.size
             if time.monotonic() - began > PROGRESS_INTERVAL:
@@ -120,10 +161,52 @@ def _keep_root(writer: Writer, lines: Path, root: Path, *, files: bool, say: Say
     return count, total
 
 
-def _keep_plain(writer: Writer, paths: Iterable[Path], base: Path, prefix: str) -> None:
+def _keep_plain(writer: Writer, paths: Iterable[Path], base: Path, prefix: str, *, may_go: bool = False) -> None:
+    """Copy files as they are. With ``may_go`` one that was deleted since it was listed counts as absent."""
     for path in paths:
-        with path.open("rb") as file:
+        try:
+            file = path.open("rb")
+        except FileNotFoundError:
+            if not may_go:
+                raise
+            continue
+        with file:
             writer.keep(f"{prefix}{path.relative_to(base)}", file)
+
+
+def _keep_users(writer: Writer, home: Home, copied: Path, revisions: dict[str, str | None], say: Say) -> None:
+    """Copy MLflow's users and the password of MLflow's admin, both as of before or both as of after a rotation.
+
+    Copies again while the password's files change. Raises Unavailable if they change each time.
+    """
+    path, member = home.mlflow / "auth.db", f"{HOME}mlflow/auth.db"
+    for _ in range(_ATTEMPTS):
+        admin = _admin(home)
+        revision = databases.copy(path, copied) if path.is_file() else None
+        if _admin(home) == admin:
+            break
+        copied.unlink(missing_ok=True)
+    else:
+        raise Unavailable(
+            f"The password of MLflow's admin changed during each of {_ATTEMPTS} copies of MLflow's users.",
+            remedy="Make the backup again when the rotation has ended.",
+        )
+    for name, data in admin.items():
+        writer.keep(f"{HOME}secrets/{name}", io.BytesIO(data))
+    if copied.exists():
+        revisions[member] = revision
+        with copied.open("rb") as file:
+            say(f"mlflow/auth.db: {writer.keep(member, file).size} bytes")
+        copied.unlink()
+
+
+def _admin(home: Home) -> dict[str, bytes]:
+    """The password of MLflow's admin, and the next one during a rotation: content of each file by its name."""
+    files = {}
+    for path in sorted(home.secrets.glob(_ADMIN)):
+        with contextlib.suppress(FileNotFoundError):  # a rotation has ended since it was listed
+            files[path.name] = path.read_bytes()
+    return files
 
 
 def _present(*paths: Path) -> list[Path]:
@@ -131,8 +214,13 @@ def _present(*paths: Path) -> list[Path]:
 
 
 def _secrets(home: Home) -> list[Path]:
-    """The token and the files of the secrets' folder, except those still being written, named with a dot."""
-    return _present(home.token, *(path for path in sorted(home.secrets.rglob("*")) if not path.name.startswith(".")))
+    """The token and the files of the secrets' folder, except those of MLflow's admin, which go with MLflow's users.
+
+    Files whose names begin with a dot are still being written.
+    """
+    apart = set(home.secrets.glob(_ADMIN))
+    files = [path for path in sorted(home.secrets.rglob("*")) if not path.name.startswith(".") and path not in apart]
+    return _present(home.token, *files)
 
 
 def _list_outside(settings: GatewaySettings, root: Path | None) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -30,12 +31,14 @@ from rayplane.client.backup.form import (
 from rayplane.client.backup.inventory import Difference
 from rayplane.client.backup.make import installed
 from rayplane.client.backup.moved import Move
-from rayplane.errors import Conflict, StorageFull
+from rayplane.errors import Conflict, InvalidInput, StorageFull
 from rayplane.settings import GatewaySettings, Home, write_secret
 from rayplane.storage.root import open_root, room
 
 Say = Callable[[str], None]
 
+_SQLITE = re.compile(r"sqlite(?:\+\w+)?:///(?:file:)?([^?]+)")
+"""SQLAlchemy's URL of a SQLite file."""
 _SPARE = 64 * 2**20
 """Bytes that must stay free on the disk after a restore."""
 
@@ -71,7 +74,8 @@ def restore(path: Path, settings: GatewaySettings, *, incomplete: bool, say: Say
     The storage root is that of the settings, if they name one; else the home's own, if the backup has the files of a
     home's own root; else the root of the platform that was backed up. Raises NotFound, InvalidData (damaged),
     Unsupported (newer), Conflict (the home or the database is not empty, the backed-up platform still runs on this
-    host, the root has other files) or StorageFull; then the home is not made.
+    host, the root has other files), InvalidInput (the home is a link or a mount point, or another part of the platform
+    lies in it) or StorageFull; then the home is not made.
     """
     home = Home(settings.home.absolute())
     with reading(path) as reader:
@@ -81,6 +85,7 @@ def restore(path: Path, settings: GatewaySettings, *, incomplete: bool, say: Say
         _require_stopped(contents)
         files = _verified(reader, path, say)
         uri = _root_of(contents, settings, home)
+        _require_no_part_inside(home, settings, uri)
         own = uri == f"file://{home.storage}"
         difference = Difference(checked=len(files)) if own and contents.files else _difference(files, uri, say)
         _require_usable(difference, contents, uri, incomplete=incomplete)
@@ -100,11 +105,47 @@ def restore(path: Path, settings: GatewaySettings, *, incomplete: bool, say: Say
 
 
 def _require_empty(home: Home) -> None:
+    what = "a symbolic link" if home.path.is_symlink() else "a mount point" if os.path.ismount(home.path) else None
+    if what is not None:
+        raise InvalidInput(
+            f"The home '{home.path}' is {what}, which a restored home can't replace.",
+            remedy="Name by --home the folder that it leads to."
+            if home.path.is_symlink()
+            else "Name by --home a folder in it that is not there yet.",
+        )
     if os.path.lexists(home.path) and (not home.path.is_dir() or any(home.path.iterdir())):
         raise Conflict(
             f"The home '{home.path}' is not empty.",
             remedy="Name another by --home: a restore never writes over anything. To compare with it, say --check.",
         )
+
+
+def _require_no_part_inside(home: Home, settings: GatewaySettings, uri: str) -> None:
+    """Raise InvalidInput if a part of the platform that is not at its default place lies in the home.
+
+    The home gets its name once it is complete, and what is written to its place before that would make it not empty.
+    """
+    root = open_root(uri).local_path("")
+    if root is not None and uri != f"file://{home.storage}" and _inside(Path(root), home):
+        raise InvalidInput(
+            f"The storage root '{uri}' lies in the home '{home.path}', which is yet to be made.",
+            remedy=f"Name by --storage-root a place outside of it, or the default one: file://{home.storage}",
+        )
+    for name, url, default in (
+        ("RAYPLANE_DATABASE_URL", settings.database_url, None),
+        ("RAYPLANE_WORKFLOW_DATABASE_URL", settings.workflow_database_url, home.workflows),
+        ("RAYPLANE_FEAST_REGISTRY_URL", settings.feast_registry_url, home.feast / "registry.db"),
+    ):
+        file = _SQLITE.match(url or "")
+        if file is not None and Path(file[1]) != default and _inside(Path(file[1]), home):
+            raise InvalidInput(
+                f"The database of {name}, '{url}', lies in the home '{home.path}', which is yet to be made.",
+                remedy=f"Unset {name}, which puts it at its default place in the home, or name a place outside of it.",
+            )
+
+
+def _inside(path: Path, home: Home) -> bool:
+    return path.resolve().is_relative_to(home.path.resolve())
 
 
 def _require_stopped(contents: Contents) -> None:
@@ -198,20 +239,34 @@ def _write_files(reader: Reader, files: list[StoredFile], staging: Home, uri: st
     for name in reader.names(HOME):
         reader.extract(name, contents.members[name], staging.path / name.removeprefix(HOME))
     root = open_root(f"file://{staging.storage}" if own else uri)
-    stored = [(file.path, file.member) for file in files if file.member is not None]
-    for path, member in [*stored, *((name.removeprefix(ROOT), name) for name in reader.names(ROOT))]:
+    move = Move.between(contents.storage_root, uri)
+    for file in files:
+        if file.member is not None and not root.exists(file.path):
+            with reader.stream(file.member) as stream:
+                root.write_from(file.path, stream)
+    for name in reader.names(ROOT):
+        path = name.removeprefix(ROOT)
         if root.exists(path):
-            if member.startswith(ROOT):
-                notes.append(f"'{root.uri(path)}' was there and was left as it is.")
+            notes.append(f"'{root.uri(path)}' was there and was left as it is.")
             continue
-        with reader.stream(member) as stream:
+        # A team may write the root's folders, so SQLite opens the database before it is there.
+        extracted = staging.path / ".database"
+        reader.extract(name, contents.members[name], extracted)
+        try:
+            _move_registry(extracted, move)
+        except sqlite3.Error as exc:
+            notes.append(f"'{root.uri(path)}' names the storage root's former place: it can't be rewritten: {exc}.")
+        with extracted.open("rb") as stream:
             root.write_from(path, stream)
-    _move_registries(
-        staging, Move.between(contents.storage_root, uri), Path(root.local_path("") or os.devnull), reader.names(ROOT)
-    )
+        extracted.unlink()
+    _move_registry(staging.feast / "registry.db", move)
     if not own:
         write_secret(staging.kept_root, uri + "\n")
-    if not contents.secrets:
+    if contents.secrets:
+        notes.append(
+            f"The secrets are those of {contents.made_at:%Y-%m-%d %H:%M:%S} UTC: rotate again what was rotated since."
+        )
+    else:
         notes.append(
             "The backup has no secrets. New ones are made: hand out the new token; the tokens of clusters that run on "
             "are no longer good, so make them anew."
@@ -219,28 +274,25 @@ def _write_files(reader: Reader, files: list[StoredFile], staging: Home, uri: st
     return notes
 
 
-def _move_registries(staging: Home, move: Move, root: Path, databases: list[str]) -> None:
-    """Rewrite the URIs of views' data in Feast's registries."""
-    if move.pairs[0][0] == move.pairs[0][1]:
-        return
-    registries = [staging.feast / "registry.db", *(root / name.removeprefix(ROOT) for name in databases)]
-    for path in registries:
-        if path.is_file():
-            _move_registry(path, move)
-
-
 def _move_registry(path: Path, move: Move) -> None:
+    """Rewrite the URIs of views' data in a registry of Feast, if there is one; other databases stay as they are."""
+    if move.pairs[0][0] == move.pairs[0][1] or not path.is_file():
+        return
     with closing(sqlite3.connect(path)) as connection, connection:
-        for (table,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
-            columns = [
-                row[1] for row in connection.execute(f'PRAGMA table_info("{table}")') if row[1].endswith("_proto")
-            ]
-            for column in columns:
-                query = f'SELECT rowid, "{column}" FROM "{table}" WHERE "{column}" IS NOT NULL'
+        connection.execute("PRAGMA trusted_schema=OFF")
+        tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+        for table in [_quoted(name) for (name,) in tables]:
+            names = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
+            for column in [_quoted(name) for name in names if name.endswith("_proto")]:
+                query = f"SELECT rowid, {column} FROM {table} WHERE {column} IS NOT NULL"
                 for row, data in connection.execute(query).fetchall():
-                    moved = move.message(data)
+                    moved = move.message(data) if isinstance(data, bytes) else data
                     if moved != data:
-                        connection.execute(f'UPDATE "{table}" SET "{column}" = ? WHERE rowid = ?', (moved, row))
+                        connection.execute(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", (moved, row))
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
 
 
 def _fill_store(reader: Reader, staging: Home, uri: str) -> None:

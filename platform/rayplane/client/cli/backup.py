@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from rayplane.client.backup.restore import Restored
 
 
+_SHOWN = 50
+"""Files left out that are named on the terminal."""
+
+
 def backup(
     to: Annotated[
         Path, typer.Option("--to", help="The file to write, or a folder for it; its name is then generated.")
@@ -42,6 +46,10 @@ def backup(
     contents = made.contents
     for line in contents.outside:
         note(f"not in the backup: {line}")
+    for left in contents.left_out[:_SHOWN]:
+        note(f"left out: {left.path}: {left.reason}")
+    if contents.left_out[_SHOWN:]:
+        note(f"left out: {len(contents.left_out) - _SHOWN} more; -o json has all")
     if output is Format.JSON:
         described = contents.model_dump(mode="json", exclude={"members"})
         print_json({"path": str(made.path), "size": made.size, **described})
@@ -53,6 +61,7 @@ def backup(
             ["size", f"{made.size / 2**20:.1f} MiB"],
             ["rows", str(sum(table.rows for table in contents.store.tables.values()))],
             ["files", f"{contents.file_count} {'copied' if contents.files else 'listed'}"],
+            ["left out", str(len(contents.left_out))],
             ["secrets", "yes: keep it where only you can read it" if contents.secrets else "no"],
         ],
     )

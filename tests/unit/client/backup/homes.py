@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
+import struct
 import tempfile
 from contextlib import closing
 from pathlib import Path
@@ -27,6 +28,7 @@ def furnish(home: Home) -> GatewaySettings:
     write_secret(home.token, "a-token-of-the-user\n")
     write_secret(home.secrets / "signing.key", "a-key-that-signs\n")
     write_secret(home.secrets / "teams" / f"{TEAM}.mlflow", f"rayplane-{TEAM}\na-password\n")
+    write_secret(home.secrets / "mlflow-admin", "rayplane-admin\nold\n")
     sqlite(home.workflows, "workflow_status", ["run-1"])
     for name in ("mlflow", "auth"):
         sqlite(home.mlflow / f"{name}.db", "alembic_version", ["4ae0a8f"])
@@ -54,6 +56,18 @@ def sqlite(path: Path, table: str, values: list[str]) -> None:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute(f"CREATE TABLE {table} (version_num TEXT)")
         connection.executemany(f"INSERT INTO {table} VALUES (?)", [(value,) for value in values])
+
+
+def plant_super_journal(source: Path, victim: Path) -> None:
+    """Write a hot journal that names ``victim`` as its super-journal, as a team may beside its own database."""
+    with closing(sqlite3.connect(source)) as connection, connection:
+        connection.execute("CREATE TABLE rows (version_num TEXT)")
+    journal, name = source.with_name(f"{source.name}-journal"), str(victim).encode()
+    magic = bytes.fromhex("d9d505f920a163d7")
+    header = magic + struct.pack(">IIIII", 0, 0, source.stat().st_size // 4096, 512, 4096)
+    tail = struct.pack(">I", (2**30 // 4096) + 1) + name + struct.pack(">II", len(name), sum(name)) + magic
+    journal.write_bytes(header.ljust(512, b"\0") + tail)
+    victim.write_bytes(magic.ljust(512, b"\0") + str(journal).encode() + b"\0")
 
 
 def registry(path: Path, source: str) -> None:

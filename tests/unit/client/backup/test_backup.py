@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import shutil
@@ -15,11 +16,12 @@ from pathlib import Path
 
 import pytest
 
+from rayplane import local_users
 from rayplane.client.backup import archive, child, form, inventory, make, restore
 from rayplane.client.backup.form import Contents, StorePart
-from rayplane.errors import Conflict, InvalidData, InvalidInput, NotFound, StorageFull, Unsupported
+from rayplane.errors import Conflict, InvalidData, InvalidInput, NotFound, StorageFull, Unavailable, Unsupported
 from rayplane.gateway.store import Store
-from rayplane.settings import GatewaySettings, Home
+from rayplane.settings import GatewaySettings, Home, write_secret
 from rayplane.storage import layout
 from rayplane.storage.root import open_root
 from tests.unit.client.backup import homes
@@ -29,6 +31,10 @@ from tests.unit.client.command import run
 
 def quiet(text: str) -> None:
     assert text
+
+
+def unexpected(path: str, reason: str) -> None:
+    raise AssertionError(f"{path}: {reason}")
 
 
 @pytest.fixture
@@ -224,10 +230,12 @@ def test_the_inventory_leaves_out_unfinished_files_and_entries_that_are_no_regul
     os.mkfifo(folder / "pipe")
     (home.storage / TEAM / "feast").mkdir()
     (home.storage / TEAM / "feast" / "online.db").symlink_to(home.database)
-    paths = [file.path for file in inventory.list_files(home.storage)]
+    paths = [file.path for file in inventory.list_files(home.storage, leave=unexpected)]
     assert len(paths) == 4
     assert not [path for path in paths if "x." in path or "link" in path or "pipe" in path or "feast" in path]
-    assert list(inventory.databases(home.storage)) == [], "no team has its backup copy another's database"
+    assert list(inventory.databases(home.storage, leave=unexpected)) == [], (
+        "no team has its backup copy another's database"
+    )
 
 
 def test_a_database_in_a_teams_folder_is_copied_by_sqlite_and_restored(
@@ -237,6 +245,176 @@ def test_a_database_in_a_teams_folder_is_copied_by_sqlite_and_restored(
     file = backup(settings, tmp_path / "b", files=True)
     restored(file, tmp_path / "other")
     assert homes.rows(tmp_path / "other" / "storage" / TEAM / "feast" / "online.db", "delays") == [("1",)]
+
+
+def test_a_teams_database_that_can_not_be_copied_safely_is_left_out_with_the_reason(
+    settings: GatewaySettings, home: Home, tmp_path: Path
+) -> None:
+    folder = home.storage / TEAM / "feast"
+    homes.sqlite(folder / "good.db", "delays", ["1"])
+    victim = tmp_path / "source" / "victim"
+    homes.plant_super_journal(folder / "crafted.db", victim)
+    made = make.backup(settings, tmp_path / "b", files=True, secrets=True, say=quiet)
+    assert victim.exists()
+    [left] = made.contents.left_out
+    assert left.path == f"{TEAM}/feast/crafted.db"
+    assert "can't be read as a SQLite database" in left.reason
+    assert f"root/{TEAM}/feast/good.db" in made.contents.members
+
+
+def test_a_teams_file_that_can_not_be_kept_is_left_out_with_the_reason_and_the_rest_is_kept(
+    settings: GatewaySettings,
+    home: Home,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    gateway_process: None,
+) -> None:
+    folder = home.storage / TEAM / "jobs" / "j1"
+    (home.storage / TEAM / "feast").mkdir()
+    (home.storage / TEAM / "feast" / "garbage.db").write_bytes(b"no database" * 1000)
+    with (folder / "sparse").open("wb") as file:
+        file.truncate(inventory.HOLES + 2**20)
+    (folder / ("n" * 221)).write_bytes(b"1")
+    Path(os.fsdecode(os.fsencode(folder) + b"/\xff")).write_bytes(b"1")
+    make_nested(folder, 1500)
+    monkeypatch.setenv("RAYPLANE_HOME", str(home.path))
+    try:
+        code, out, err = run(capsys, "backup", "--to", str(tmp_path / "b"), "--files", "-o", "json")
+    finally:
+        remove_nested(folder, 1500)
+    assert code == 0
+    left = {entry["path"]: entry["reason"] for entry in json.loads(out)["left_out"]}
+    jobs = f"{TEAM}/jobs/j1"
+    assert "can't be read as a SQLite database" in left.pop(f"{TEAM}/feast/garbage.db")
+    assert "sparse" in left.pop(f"{jobs}/sparse")
+    assert "longer than 220 bytes" in left.pop(f"{jobs}/{'n' * 221}")
+    assert "no UTF-8" in left.pop(f"{jobs}/\\xff")
+    [(deep, reason)] = left.items()
+    assert deep == f"{jobs}/" + "d/" * (inventory.DEEPEST - 2)
+    assert "100 folders deep" in reason
+    assert f"left out: {jobs}/sparse: it is sparse" in err
+    assert restored(tmp_path / "b", tmp_path / "other").difference.is_none
+
+
+def make_nested(folder: Path, depth: int) -> None:
+    """Make folders 'd' in each other, deeper than one path can name."""
+    at = os.open(folder, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir("d", dir_fd=at)
+        below = os.open("d", os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = below
+    os.close(at)
+
+
+def remove_nested(folder: Path, depth: int) -> None:
+    """Remove what ``make_nested`` made: pytest's own removal is recursive."""
+    at = os.open(folder, os.O_RDONLY)
+    for _ in range(depth):
+        below = os.open("d", os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = below
+    for _ in range(depth):
+        above = os.open("..", os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        os.rmdir("d", dir_fd=above)
+        at = above
+    os.close(at)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"), [(errno.ENOENT, "it went meanwhile"), (errno.EACCES, "can't be read: Permission denied")]
+)
+def test_a_file_that_can_not_be_opened_is_left_out(
+    settings: GatewaySettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int, reason: str
+) -> None:
+    opening = os.open
+
+    def refuse(path: str, *arguments: int, **options: int) -> int:
+        if path == "driver.log":
+            raise OSError(error, os.strerror(error))
+        return opening(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", refuse)
+    made = make.backup(settings, tmp_path / "b", files=True, secrets=True, say=quiet)
+    [left] = made.contents.left_out
+    assert left.path == layout.job_log(TEAM, "j1")
+    assert reason in left.reason
+    assert made.contents.file_count == 3
+
+
+def test_a_file_whose_reading_fails_midway_is_left_out(
+    settings: GatewaySettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    source = inventory._Source
+    monkeypatch.setattr(inventory, "_Source", lambda file: source(Broken()))
+    made = make.backup(settings, tmp_path / "b", files=True, secrets=True, say=quiet)
+    assert len(made.contents.left_out) == 4
+    assert all("can't be read" in left.reason for left in made.contents.left_out)
+    assert restore.check(made.path, settings, say=quiet).difference.checked == 0
+
+
+def test_a_secret_and_a_database_that_are_deleted_once_listed_count_as_absent(
+    settings: GatewaySettings, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret, online = home.secrets / "teams" / f"{TEAM}.mlflow", home.feast / "online" / "growth.db"
+    homes.sqlite(online, "delays", ["1"])
+    listing, copying = make._secrets, make.databases.copy
+
+    def list_then_delete(home: Home) -> list[Path]:
+        listed = listing(home)
+        secret.unlink()
+        return listed
+
+    def delete_then_copy(source: Path, target: Path) -> str | None:
+        if source == online:
+            online.unlink()
+        return copying(source, target)
+
+    monkeypatch.setattr(make, "_secrets", list_then_delete)
+    monkeypatch.setattr(make.databases, "copy", delete_then_copy)
+    made = make.backup(settings, tmp_path / "b", files=False, secrets=True, say=quiet)
+    names = made.contents.members
+    assert "home/secrets/signing.key" in names
+    assert f"home/secrets/teams/{TEAM}.mlflow" not in names
+    assert "home/feast/online/growth.db" not in names
+    assert restore.check(made.path, settings, say=quiet).difference.is_none
+
+
+def test_each_database_of_a_team_is_looked_at_just_before_it_is_copied(home: Home) -> None:
+    folder = home.storage / TEAM / "feast"
+    for name in ("a.db", "b.db"):
+        homes.sqlite(folder / name, "delays", ["1"])
+    looked_at = inventory.databases(home.storage, leave=unexpected)
+    assert next(looked_at)[0] == f"{TEAM}/feast/a.db"
+    (folder / "b.db").unlink()
+    (folder / "b.db").symlink_to(home.database)
+    assert list(looked_at) == []
+
+
+def test_a_teams_registry_is_rewritten_before_it_is_in_the_storage_root(
+    settings: GatewaySettings, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    homes.registry(home.storage / TEAM / "feast" / "registry.db", f"{home.storage}/data")
+    homes.sqlite(home.storage / TEAM / "feast" / "odd.db", '"a""b"', ["1"])
+    file = backup(settings, tmp_path / "b", files=True)
+    volume, connect = tmp_path / "volume", restore.sqlite3.connect
+
+    def connect_outside(path: Path) -> homes.sqlite3.Connection:
+        assert not path.is_relative_to(volume), "a team may write there"
+        return connect(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(restore.sqlite3, "connect", connect_outside)
+        restored(file, tmp_path / "other", root=f"file://{volume}")
+    [(_, message)] = homes.rows(volume / TEAM / "feast" / "registry.db", "feature_views")
+    assert homes.source_of(message) == f"{volume}/data/part-*.parquet"
+    assert not (tmp_path / "other" / ".database").exists()
 
 
 def test_a_database_that_changes_meanwhile_is_copied_as_of_one_instant(
@@ -277,6 +455,61 @@ def test_a_backup_without_secrets_has_none_and_its_restore_tells_the_consequence
     assert not (tmp_path / "other" / "token").exists()
 
 
+@pytest.mark.parametrize("secrets", [True, False])
+def test_the_numbers_of_the_teams_users_are_restored_with_and_without_secrets(
+    settings: GatewaySettings, home: Home, tmp_path: Path, secrets: bool
+) -> None:
+    numbers = local_users.Numbers(teams={"u1": local_users.Numbered(team=TEAM, number=61184)})
+    home.local_users.write_text(numbers.model_dump_json())
+    file = backup(settings, tmp_path / "b", secrets=secrets)
+    with zipfile.ZipFile(file) as members:
+        order = members.namelist()
+    assert order.index("store/objects.jsonl") < order.index("home/local-users.json")
+    restored(file, tmp_path / "other")
+    assert local_users.read(Home(tmp_path / "other")) == numbers
+
+
+def rotate_during_copies(home: Home, monkeypatch: pytest.MonkeyPatch, *, times: int) -> None:
+    """Change the password of MLflow's admin, in its file and in MLflow's users, before the next copies of the users."""
+    users, copying, left = home.mlflow / "auth.db", make.databases.copy, iter(range(times))
+
+    def rotate_then_copy(source: Path, target: Path) -> str | None:
+        if source == users and (number := next(left, None)) is not None:
+            write_secret(home.secrets / "mlflow-admin", f"rayplane-admin\nnew-{number}\n")
+            users.unlink()
+            homes.sqlite(users, "users", [f"new-{number}"])
+        return copying(source, target)
+
+    monkeypatch.setattr(make.databases, "copy", rotate_then_copy)
+
+
+def test_the_password_and_the_users_of_mlflow_fit_when_it_is_rotated_during_a_backup(
+    settings: GatewaySettings, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rotate_during_copies(home, monkeypatch, times=2)
+    file = backup(settings, tmp_path / "b")
+    other = Home(tmp_path / "other")
+    restored(file, other.path)
+    assert (other.secrets / "mlflow-admin").read_text() == "rayplane-admin\nnew-1\n"
+    assert homes.rows(other.mlflow / "auth.db", "users") == [("new-1",)]
+
+
+def test_a_backup_gives_up_when_the_password_of_mlflow_changes_each_time(
+    settings: GatewaySettings, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rotate_during_copies(home, monkeypatch, times=100)
+    with pytest.raises(Unavailable, match="changed during each of 5 copies"):
+        backup(settings, tmp_path / "b")
+    assert left_beside(tmp_path / "b") == ["source"]
+
+
+def test_a_restore_says_of_which_instant_its_secrets_are(settings: GatewaySettings, tmp_path: Path) -> None:
+    done = restored(backup(settings, tmp_path / "b"), tmp_path / "other")
+    assert done.notes == [
+        f"The secrets are those of {done.contents.made_at:%Y-%m-%d %H:%M:%S} UTC: rotate again what was rotated since."
+    ]
+
+
 def test_a_restore_refuses_a_home_that_is_not_empty_and_leaves_it_unchanged(
     settings: GatewaySettings, home: Home, tmp_path: Path
 ) -> None:
@@ -287,6 +520,46 @@ def test_a_restore_refuses_a_home_that_is_not_empty_and_leaves_it_unchanged(
     assert sorted(home.path.rglob("*")) == before
     (tmp_path / "empty").mkdir()
     restored(file, tmp_path / "empty")
+
+
+def test_a_restore_refuses_a_home_that_is_a_link_or_a_mount_point(
+    settings: GatewaySettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = backup(settings, tmp_path / "b")
+    volume, link = tmp_path / "volume", tmp_path / "link"
+    volume.mkdir()
+    link.symlink_to(volume)
+    with pytest.raises(InvalidInput, match="is a symbolic link"):
+        restored(file, link)
+    mounted = os.path.ismount
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == volume or mounted(path))
+    with pytest.raises(InvalidInput, match="is a mount point"):
+        restored(file, volume)
+    assert left_beside(file) == ["b", "link", "source", "volume"]
+    assert list(volume.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["data", "storage/data", ""])
+def test_a_restore_refuses_a_storage_root_in_the_home_that_is_not_the_default_one(
+    settings: GatewaySettings, tmp_path: Path, place: str
+) -> None:
+    file, other = backup(settings, tmp_path / "b", files=True), tmp_path / "other"
+    with pytest.raises(InvalidInput, match="lies in the home") as refused:
+        restored(file, other, root=f"file://{other / place}")
+    assert f"file://{other}/storage" in str(refused.value.remedy)
+    assert left_beside(file) == ["b", "source"]
+    restored(file, other, root=f"file://{other}/storage")
+
+
+@pytest.mark.parametrize("name", ["database_url", "workflow_database_url", "feast_registry_url"])
+def test_a_restore_refuses_a_sqlite_database_in_the_home_that_is_not_at_its_default_place(
+    settings: GatewaySettings, tmp_path: Path, name: str
+) -> None:
+    file, other = backup(settings, tmp_path / "b"), tmp_path / "other"
+    changed = GatewaySettings(home=other).model_copy(update={name: f"sqlite:///{other}/mine.db"})
+    with pytest.raises(InvalidInput, match=f"RAYPLANE_{name.upper()}"):
+        restore.restore(file, changed, incomplete=False, say=quiet)
+    assert left_beside(file) == ["b", "source"]
 
 
 def test_each_damaged_byte_is_refused_before_anything_is_written(settings: GatewaySettings, tmp_path: Path) -> None:
