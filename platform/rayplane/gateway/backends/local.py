@@ -52,6 +52,8 @@ Phase = Literal["absent", "starting", "ready", "failed", "stopping", "suspended"
 
 _LEAST_DISK = 2 * 2**30
 _GRACE = 5.0
+_LAST_BYTES = 8000
+"""The most bytes of the end of a head's log that are read for its last lines."""
 _MOST_ENDED_HEADS = 16
 """Number of ended heads that are reported for a cluster: each look takes the last ones into the ledger."""
 _SHM = "/dev/shm"  # noqa: S108  where Ray keeps its object store
@@ -461,7 +463,9 @@ def _last_words(record: HeadRecord, lines: int = 6) -> str:
     path = Path(record.log or "")
     if not path.is_file():
         return "It left no log."
-    text = re.sub(r"\x1b\[[0-9;]*m", "", path.read_text(errors="replace")[-8000:])
+    with path.open("rb") as file:  # its end only: a team's code writes it, and it may be huge
+        file.seek(max(0, os.fstat(file.fileno()).st_size - _LAST_BYTES))
+        text = re.sub(r"\x1b\[[0-9;]*m", "", file.read(_LAST_BYTES).decode(errors="replace"))
     lines_left = [line.strip() for line in text.splitlines() if line.strip()]
     return (
         f"Its log '{path}' ends: {' | '.join(lines_left[-lines:])[-1000:]}"

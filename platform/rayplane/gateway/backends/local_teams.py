@@ -160,8 +160,9 @@ def renew_secrets(folders: Folders, secrets: Mapping[str, str]) -> None:
     opened = None
     try:
         opened = os.open(folders.secrets, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        for name in secrets.keys() & set(os.listdir(opened)):
-            _renew(opened, name, secrets[name], folders.user)
+        for name, text in secrets.items():
+            if _is_there(name, opened):  # not by listing the folder, which its user may have filled
+                _renew(opened, name, text, folders.user)
     except OSError as exc:
         raise Unavailable(
             f"The secrets in '{folders.secrets}' can't be renewed: {exc.strerror}.",
@@ -170,6 +171,14 @@ def renew_secrets(folders: Folders, secrets: Mapping[str, str]) -> None:
     finally:
         if opened is not None:
             os.close(opened)
+
+
+def _is_there(name: str, folder: int) -> bool:
+    try:
+        os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _renew(folder: int, name: str, text: str, user: int) -> None:

@@ -392,3 +392,29 @@ def test_renewed_secrets_belong_to_the_user_and_follow_no_link(tmp_path: Path) -
     with pytest.raises(Unavailable, match="can't be renewed"):
         local_teams.renew_secrets(folders, renewed)
     assert (tmp_path / "RAYPLANE_TOKEN_PATH").read_text() == "another's"
+
+
+def test_secrets_are_renewed_without_listing_a_folder_that_the_team_may_fill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = local_head.Folders(ray=tmp_path / "c" / "r", warm=tmp_path / "c" / "w", user=os.geteuid())
+    folders.secrets.mkdir(parents=True)
+    (folders.secrets / "RAYPLANE_TOKEN_PATH").write_text("former")
+
+    def endless(folder: object) -> list[str]:
+        raise AssertionError("the folder has more names than memory has room for")
+
+    monkeypatch.setattr(os, "listdir", endless)
+    local_teams.renew_secrets(folders, {"RAYPLANE_TOKEN_PATH": "new", "OTHER": "new"})
+    monkeypatch.undo()
+    assert [(path.name, path.read_text()) for path in folders.secrets.iterdir()] == [("RAYPLANE_TOKEN_PATH", "new")]
+
+
+def test_of_a_huge_log_of_a_head_the_end_alone_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "ray.log"
+    with path.open("wb") as file:
+        file.truncate(2**40)
+        file.seek(0, os.SEEK_END)
+        file.write(b"\nit ran out of memory\n")
+    words = local._last_words(_head(user=None).model_copy(update={"log": str(path)}))
+    assert words.endswith("it ran out of memory")
