@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -351,19 +352,63 @@ def test_a_head_gets_paths_of_files_that_it_can_read(
             shared.rmdir()
 
 
-def test_folders_that_two_gateways_remove_at_once_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, remove, tries = tmp_path / "folder", shutil.rmtree, []
-    folder.mkdir()
+@pytest.fixture
+def public(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder to which all users may write, in the place of /tmp."""
+    with tempfile.TemporaryDirectory(prefix="rp", dir="/tmp") as name:
+        Path(name).chmod(0o1777)
+        monkeypatch.setattr(tempfile, "tempdir", name)
+        yield Path(name)
 
-    def rmtree(path: Path) -> None:
-        tries.append(path)
-        if len(tries) == 1:
-            raise FileNotFoundError("what the other has removed")
-        remove(path)
 
-    monkeypatch.setattr(shutil, "rmtree", rmtree)
-    local._remove_tree(folder)
-    assert (folder.exists(), len(tries)) == (False, 2)
+def test_what_another_user_planted_in_the_temporary_folder_hinders_no_deletion(
+    backend: LocalBackend, settings: GatewaySettings, tmp_path: Path, public: Path
+) -> None:
+    ref, victim = ClusterRef("alpha", "dev", "d" * 32), tmp_path / "victim"
+    (victim / "precious").mkdir(parents=True)
+    planted, link, top = local_head.remains(settings.home_paths.id, ref.uid)
+    assert {planted.parent, link.parent} == {public}
+    link.symlink_to(victim)
+    planted.mkdir()
+    if os.geteuid() == 0:
+        (victim / top.name).mkdir()
+        top.parent.symlink_to(victim)
+        for path in (planted, top.parent):
+            os.chown(path, 61201, 61201, follow_symlinks=False)
+    names = sorted(os.listdir(victim))
+    backend.delete(ref)
+    work = backend._work[ref.uid]
+    assert work.thread is not None
+    work.thread.join(60)
+    assert work.error is None
+    assert link.is_symlink()
+    assert sorted(os.listdir(victim)) == names
+    assert planted.exists() == (os.geteuid() == 0)
+
+
+@root_alone
+def test_a_clusters_folder_that_its_teams_user_owns_is_removed(
+    backend: LocalBackend, settings: GatewaySettings, public: Path
+) -> None:
+    ref = ClusterRef("alpha", "dev", "d" * 32)
+    folders = local_head.folders(settings.home_paths.id, ref.uid, 61200)
+    local_teams.make_folders(folders, {"RAYPLANE_TOKEN_PATH": "secret"})
+    backend._remove(ref)
+    assert not folders.top.exists()
+
+
+def test_any_error_of_the_work_on_a_cluster_is_reported(backend: LocalBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unforeseen(ref: ClusterRef) -> None:
+        raise RecursionError("maximum recursion depth exceeded")
+
+    monkeypatch.setattr(backend, "_remove", unforeseen)
+    ref = ClusterRef("alpha", "dev", "d" * 32)
+    backend.delete(ref)
+    thread = backend._work[ref.uid].thread
+    assert thread is not None
+    thread.join(60)
+    observation = backend.observe(ref, ClusterSpec())
+    assert (observation.phase, observation.reason) == ("stopping", "RecursionError")
 
 
 def test_renewed_secrets_belong_to_the_user_and_follow_no_link(tmp_path: Path) -> None:
