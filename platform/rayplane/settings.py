@@ -170,7 +170,7 @@ class GatewaySettings(BaseSettings):
     log_max_bytes: int = Field(default=50 * 2**20, ge=64 * 2**10)
     """Size in bytes beyond which the supervisor rotates a process' log in the home."""
     log_files: int = Field(default=3, ge=1, le=100)
-    """Number of rotated parts that are kept of each log."""
+    """Number of rotated parts that are kept of each log, each of at most twice ``log_max_bytes``."""
     max_header_bytes: int = Field(default=64 * 2**10, ge=2**10, le=2**20)
     """The most bytes that a request's line and headers may have together; more is answered with 431."""
     max_package_bytes: int = Field(default=256 * 2**20, ge=1)
