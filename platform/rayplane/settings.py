@@ -158,9 +158,10 @@ class GatewaySettings(BaseSettings):
     local_users: bool = False
     """True: the backend ``local`` runs all of a team's clusters as a Unix user of that team, with files of its own.
     Needs Linux and a platform run by root. False: all clusters run as the platform's user."""
-    local_user_ids: tuple[int, int] = (61184, 65519)
+    local_user_ids: tuple[int, int] = (1_879_048_192, 1_879_113_727)
     """First and last number (uid) of the teams' Unix users, as a JSON list. Nothing else on the host may use these
-    numbers; two platforms on one host need ranges that do not overlap."""
+    numbers; two platforms on one host need ranges that do not overlap. The default is beyond the ranges of
+    systemd (61184-65519 for services, up to 1879048191 for containers) and the usual ones of ``/etc/subuid``."""
     log_level: str = "INFO"
     """Lowest level of log records that are written."""
     trusted_proxies: list[IPvAnyNetwork] = []

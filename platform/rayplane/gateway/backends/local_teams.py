@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import grp
 import hashlib
 import logging
 import os
@@ -50,7 +51,10 @@ class LocalTeams:
                 numbers.teams[team.uid] = Numbered(team=team.name, number=number)
             mine = numbers.teams[team.uid]
             mine.gone = False
-            former = {known.number: uid for uid, known in numbers.teams.items() if uid != team.uid}
+            # Of this name alone: in a home restored beside a kept root, a number may be another team's than there.
+            former = {
+                known.number: uid for uid, known in numbers.teams.items() if uid != team.uid and known.team == team.name
+            }
         self._give_folder(team, mine.number, former)
 
     def delete(self, team: TeamRef) -> int | None:
@@ -238,8 +242,8 @@ def _give(above: int, parts: tuple[str, ...], number: int) -> None:
 
 def _is_named(number: int) -> bool:
     """True if the host has a user or a group of that number."""
-    try:
-        pwd.getpwuid(number)
-    except KeyError:
-        return False
-    return True
+    for look_up in (pwd.getpwuid, grp.getgrgid):
+        with suppress(KeyError):
+            look_up(number)
+            return True
+    return False

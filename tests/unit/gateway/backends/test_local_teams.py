@@ -46,7 +46,7 @@ def test_each_team_gets_a_number_which_it_keeps(teams: LocalTeams, settings: Gat
         teams.ensure(team)
     numbers = [teams.number(team.name) for team in (ALPHA, BETA)]
     assert len(set(numbers)) == 2
-    assert all(number is not None and 61184 <= number <= 65519 for number in numbers)
+    assert all(number is not None and 1_879_048_192 <= number <= 1_879_113_727 for number in numbers)
     again = LocalTeams(settings)
     again.ensure(ALPHA)
     assert [again.number(team.name) for team in (ALPHA, BETA)] == numbers
@@ -182,6 +182,48 @@ def test_a_recreated_team_gets_an_empty_folder(settings: GatewaySettings) -> Non
     assert (aside / "datasets" / "secret").read_text() == "of the first"
     entry = aside.stat()
     assert (entry.st_uid, entry.st_gid, entry.st_mode & 0o7777) == (0, 0, 0o700)
+
+
+@root_alone
+def test_what_root_writes_while_the_setting_is_off_belongs_to_the_team_when_it_is_on_again(
+    settings: GatewaySettings,
+) -> None:
+    teams, folder = LocalTeams(settings), settings.home_paths.storage / "alpha"
+    teams.ensure(ALPHA)
+    number = teams.number("alpha")
+    for _ in range(2):
+        local_users.prepare(settings.model_copy(update={"local_users": False}))
+        (folder / "datasets" / "one").mkdir(parents=True, exist_ok=True)
+        (folder / "datasets" / "one" / "part.parquet").write_text("")
+    teams.ensure(ALPHA)
+    for name in ("datasets", "datasets/one", "datasets/one/part.parquet"):
+        assert ((folder / name).stat().st_uid, (folder / name).stat().st_gid) == (number, number)
+    assert local_users.is_given(folder.stat())
+
+
+@root_alone
+def test_a_folder_whose_group_is_the_number_of_another_team_is_not_moved_aside(settings: GatewaySettings) -> None:
+    teams, folder = LocalTeams(settings), settings.home_paths.storage / "beta"
+    teams.ensure(ALPHA)
+    number = teams.number("alpha")
+    assert number is not None
+    folder.mkdir()
+    (folder / "kept").write_text("")
+    os.chown(folder, 0, number)
+    teams.ensure(BETA)
+    assert sorted(os.listdir(settings.home_paths.storage)) == ["alpha", "beta"]
+    assert (folder / "kept").stat().st_uid == teams.number("beta")
+
+
+def test_a_number_of_a_user_or_a_group_of_the_host_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(number: int) -> None:
+        raise KeyError(number)
+
+    assert local_teams._is_named(0)
+    monkeypatch.setattr(local_teams.pwd, "getpwuid", unknown)
+    assert local_teams._is_named(0)
+    monkeypatch.setattr(local_teams.grp, "getgrgid", unknown)
+    assert not local_teams._is_named(0)
 
 
 @root_alone
