@@ -6,7 +6,9 @@ files, which stay root's. In the home it may only traverse folders, on the way t
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rayplane.errors import InvalidInput, Unavailable
+from rayplane.nouns.base import MAX_NAME, NAME
 from rayplane.settings import GatewaySettings, Home
 from rayplane.storage import layout
 from rayplane.storage.root import open_root
@@ -80,7 +83,7 @@ def require(settings: GatewaySettings) -> None:
     if not 1000 <= first <= last < 2**31:
         raise InvalidInput(
             f"RAYPLANE_LOCAL_USER_IDS is {first} to {last}: no range of users' numbers from 1000 on.",
-            remedy="Write the first and the last as JSON, such as [61184, 65519].",
+            remedy="Write the first and the last as JSON, such as [1879048192, 1879113727].",
         )
     if storage_folder(settings) is None:
         raise InvalidInput(
@@ -102,11 +105,13 @@ def prepare(settings: GatewaySettings) -> list[str]:
     closed too, until the backend hands them over.
 
     Every process that starts parts of the platform calls this first, since it also sets the umask that they inherit.
-    Does nothing if the setting is off. Raises InvalidInput as ``require`` does, and if other users can't reach the
+    If the setting is off, it only takes back the folders of a home in which it was on, so that switching it on again
+    hands over what root writes meanwhile. Raises InvalidInput as ``require`` does, and if other users can't reach the
     interpreter, a package or the storage root.
     """
     require(settings)
     if not settings.local_users:
+        _take_back(settings)
         return []
     os.umask(UMASK)
     root = storage_folder(settings)
@@ -124,12 +129,28 @@ def prepare(settings: GatewaySettings) -> list[str]:
     for folder in [root, *(part for part in root.parents if inside and part.is_relative_to(home))]:
         folder.chmod(0o711)
     _check_reach(settings.local_user_ids[0], root)
-    return sorted(name for name in shut if "." not in name and name != layout.mlflow_artifacts())
+    return sorted(name for name in shut if _may_be_a_teams(name) and os.path.isdir(f"{root}/{name}"))
 
 
 def is_given(status: os.stat_result) -> bool:
     """True if a folder of the storage root has been handed over to the user of a team."""
     return stat.S_ISDIR(status.st_mode) and status.st_gid != 0 and stat.S_IMODE(status.st_mode) == TEAM_FOLDER
+
+
+def _take_back(settings: GatewaySettings) -> None:
+    """Take from the teams' folders the mode that shows that all in them belongs to the team's user."""
+    if os.geteuid() != 0 or not settings.home_paths.local_users.exists():
+        return
+    root = storage_folder(settings)
+    if root is not None and root.is_dir():
+        for entry in os.scandir(root):
+            if is_given(entry.stat(follow_symlinks=False)):
+                os.chmod(entry.path, 0o700)  # its group stays: it shows whose folder it was
+
+
+def _may_be_a_teams(folder: str) -> bool:
+    """True for the name of a folder of the storage root that can be a team's: neither MLflow's nor the archive's."""
+    return re.fullmatch(NAME, folder) is not None and len(folder) <= MAX_NAME and folder != layout.mlflow_artifacts()
 
 
 def _links_are_guarded() -> bool:
@@ -163,6 +184,13 @@ def _check_reach(number: int, root: Path) -> None:
         error = done.stderr.strip().splitlines()[-1:] if done.returncode else []
     except PermissionError as exc:
         error = [str(exc)]
+    except OSError as exc:
+        if exc.errno != errno.EINVAL:
+            raise
+        raise InvalidInput(
+            f"No process of this host or container can be user {number}, the first of RAYPLANE_LOCAL_USER_IDS.",
+            remedy="Write a range of numbers that are in /proc/self/uid_map and that nothing else uses.",
+        ) from exc
     barrier = next(
         (bar for path in [sys.executable, sys.base_prefix, *files, str(root)] if (bar := _barrier(path))), ""
     )

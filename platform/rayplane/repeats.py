@@ -19,8 +19,8 @@ REMIND_SECONDS = 600.0
 MOST = 1000
 """The most errors that are remembered; beyond that, the one that has not recurred for longest is forgotten."""
 
-# Ids, ports, addresses and times, which may differ each time the same error occurs.
-_VARYING = re.compile(r"0x[0-9a-fA-F]+|\d+")
+# Ids, ports, addresses and times, which may differ each time the same error occurs. The parts of a UUID are one word.
+_VARYING = re.compile(r"0x[0-9a-fA-F]+|\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b|\b[0-9a-f]{8,}\b|\d+")
 
 
 @dataclass

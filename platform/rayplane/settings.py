@@ -158,9 +158,10 @@ class GatewaySettings(BaseSettings):
     local_users: bool = False
     """True: the backend ``local`` runs all of a team's clusters as a Unix user of that team, with files of its own.
     Needs Linux and a platform run by root. False: all clusters run as the platform's user."""
-    local_user_ids: tuple[int, int] = (61184, 65519)
+    local_user_ids: tuple[int, int] = (1_879_048_192, 1_879_113_727)
     """First and last number (uid) of the teams' Unix users, as a JSON list. Nothing else on the host may use these
-    numbers; two platforms on one host need ranges that do not overlap."""
+    numbers; two platforms on one host need ranges that do not overlap. The default is beyond the ranges of
+    systemd (61184-65519 for services, up to 1879048191 for containers) and the usual ones of ``/etc/subuid``."""
     log_level: str = "INFO"
     """Lowest level of log records that are written."""
     trusted_proxies: list[IPvAnyNetwork] = []
@@ -170,7 +171,7 @@ class GatewaySettings(BaseSettings):
     log_max_bytes: int = Field(default=50 * 2**20, ge=64 * 2**10)
     """Size in bytes beyond which the supervisor rotates a process' log in the home."""
     log_files: int = Field(default=3, ge=1, le=100)
-    """Number of rotated parts that are kept of each log."""
+    """Number of rotated parts that are kept of each log, each of at most twice ``log_max_bytes``."""
     max_header_bytes: int = Field(default=64 * 2**10, ge=2**10, le=2**20)
     """The most bytes that a request's line and headers may have together; more is answered with 431."""
     max_package_bytes: int = Field(default=256 * 2**20, ge=1)

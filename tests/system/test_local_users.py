@@ -192,7 +192,7 @@ def test_the_platform_says_that_each_team_has_its_user(platform: LocalPlatform) 
     assert "a Unix user of each team" in platform.rayplane("status").stderr
     numbers = [user(platform.home, team) for team in TEAMS]
     assert len(set(numbers)) == len(TEAMS)
-    assert all(61184 <= number <= 65519 for number in numbers)
+    assert all(1_879_048_192 <= number <= 1_879_113_727 for number in numbers)
 
 
 def test_every_process_of_a_cluster_runs_as_its_teams_user_alone(platform: LocalPlatform) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -77,7 +78,14 @@ def test_a_home_is_closed_to_teams_except_for_the_way_to_the_storage_root(
     tmp_path: Path, as_root: list[dict[str, Any]]
 ) -> None:
     home = tmp_path / "home"
-    for folder in ("storage/alpha/datasets", "storage/mlflow", "storage/beta.0123", "mlflow", "secrets"):
+    for folder in (
+        "storage/alpha/datasets",
+        "storage/mlflow",
+        "storage/beta.0123",
+        "storage/_archive/old",
+        "mlflow",
+        "secrets",
+    ):
         (home / folder).mkdir(parents=True)
         (home / folder).chmod(0o755)
     for name in ("gateway.db", "mlflow/mlflow.db"):
@@ -93,7 +101,21 @@ def test_a_home_is_closed_to_teams_except_for_the_way_to_the_storage_root(
     assert [name for name in shut if (home / name).stat().st_mode & 0o077] == []
     assert Path("/etc").stat().st_mode & 0o005 == 0o005
     assert os.umask(0o077) == 0o077
-    assert {(run["user"], run["group"], tuple(run["extra_groups"])) for run in as_root} == {(61184, 61184, ())}
+    assert {(run["user"], run["group"], tuple(run["extra_groups"])) for run in as_root} == {
+        (1_879_048_192, 1_879_048_192, ())
+    }
+
+
+def test_a_number_that_no_process_can_have_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_root: object
+) -> None:
+    def run(command: list[str], **options: Any) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    with pytest.raises(InvalidInput, match="can be user 1879048192") as refusal:
+        local_users.prepare(settings(tmp_path))
+    assert "uid_map" in (refusal.value.remedy or "")
 
 
 def test_with_a_storage_root_beside_the_home_all_of_the_home_is_closed(tmp_path: Path, as_root: object) -> None:

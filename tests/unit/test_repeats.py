@@ -85,6 +85,21 @@ def test_errors_that_differ_only_in_numbers_count_as_the_same(
     assert sum(bool(record.exc_info) for record in caplog.records) == 1
 
 
+def test_errors_that_differ_only_in_long_hexadecimal_words_count_as_the_same(
+    repeats: Repeats, caplog: pytest.LogCaptureFixture
+) -> None:
+    def lost(word: str) -> None:
+        raise OSError(f"object {word} is lost")
+
+    for word in ("0123abcd", "fedcba98", "deadbeefdeadbeef", "1e5fa0b7d1c2430c8d9e0f1a2b3c4d5e"):
+        repeats.failed("uid-1", raised(lambda word=word: lost(word)), "a look failed")  # type: ignore[misc]
+    for word in ("a3bb189e-8bf9-3888-9912-ace4e6543002", "deadbeef-cafe-4bad-abcd-0123456789ab"):
+        repeats.failed("uid-1", raised(lambda word=word: lost(word)), "a look failed")  # type: ignore[misc]
+    assert sum(bool(record.exc_info) for record in caplog.records) == 1
+    repeats.failed("uid-1", raised(lambda: lost("facade")), "a look failed")
+    assert sum(bool(record.exc_info) for record in caplog.records) == 2
+
+
 def test_after_a_recovery_an_error_is_logged_in_full_again(repeats: Repeats, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     fail(repeats, 3)

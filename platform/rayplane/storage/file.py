@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
-from rayplane.errors import Conflict, InvalidInput, NotFound
+from rayplane import trees
+from rayplane.errors import Conflict, InvalidInput, NotFound, Unavailable
 from rayplane.storage.root import room
 
 _LONGEST = 220
@@ -124,7 +125,7 @@ class FileStorage:
     def delete(self, path: str) -> None:
         with suppress(FileNotFoundError, NotADirectoryError), self._folder_of(path) as (folder, name):
             if stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
-                shutil.rmtree(name, dir_fd=folder)
+                trees.remove(name, folder=folder, label=self.uri(path))
             else:
                 os.unlink(name, dir_fd=folder)  # a link itself, not its target
 
@@ -138,7 +139,16 @@ class FileStorage:
             with suppress(FileNotFoundError):
                 os.stat(other, dir_fd=new, follow_symlinks=False)
                 raise Conflict(f"There is something at '{self.uri(target)}'.", remedy="Choose another path.")
-            os.rename(name, other, src_dir_fd=old, dst_dir_fd=new)
+            try:
+                os.rename(name, other, src_dir_fd=old, dst_dir_fd=new)
+            except PermissionError as exc:
+                # Moving a folder takes the permission to write to it, which a team's code may have taken away.
+                if not trees.let_owner_write(name, folder=old):
+                    raise Unavailable(
+                        f"'{self.uri(source)}' can't be moved to '{self.uri(target)}': {exc.strerror}.",
+                        remedy="Give the gateway's user the permission to write to both and to their folders.",
+                    ) from exc
+                os.rename(name, other, src_dir_fd=old, dst_dir_fd=new)
 
     def local_path(self, path: str) -> str | None:
         return str(self._base.resolve().joinpath(*self._parts(path)))

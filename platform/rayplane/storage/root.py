@@ -59,13 +59,13 @@ class Storage(Protocol):
         ...
 
     def delete(self, path: str) -> None:
-        """Delete a file, or a folder with its content."""
+        """Delete a file, or a folder with its content. Raises Unavailable if something in it can't be removed."""
         ...
 
     def move(self, source: str, target: str) -> None:
         """Move a file, or a folder with its content, atomically.
 
-        Raises NotFound if ``source`` is missing, Conflict if ``target`` exists.
+        Raises NotFound if ``source`` is missing, Conflict if ``target`` exists, Unavailable without the permission.
         """
         ...
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import tempfile
 import time
@@ -12,7 +11,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TextIO
 
-from rayplane import local_users, processes
+from rayplane import local_users, processes, trees
 from rayplane.client.up import configuration, credentials, health, logs, plan, ports, room, tools
 from rayplane.client.up.room import Say
 from rayplane.client.up.state import (
@@ -287,7 +286,12 @@ def _stop_all(home: Home, say: Say) -> list[str]:
             record.unlink(missing_ok=True)
     report_path(home).unlink(missing_ok=True)
     for path in _temporary_folders(home):
-        shutil.rmtree(path, ignore_errors=True)  # it may have files of other users, which can't be removed
+        if not path.is_dir() or path.is_symlink():
+            continue
+        try:
+            trees.remove(path)
+        except Unavailable as exc:  # such as another user's
+            say(str(exc))
     return stopped
 
 

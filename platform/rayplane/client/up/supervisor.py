@@ -98,10 +98,10 @@ class Supervisor:
         while not stopping.wait(LOGS_INTERVAL):
             for path in sorted(self._home.logs.glob("*.log")):
                 if not path.name.endswith(".previous.log"):  # no process writes to it any more
-                    guarded(path.name, partial(self._rotate, path), self._errors, what="rotating %s")
+                    guarded(path.name, partial(self._rotate, path, stopping), self._errors, what="rotating %s")
 
-    def _rotate(self, path: Path) -> None:
-        if rotated_logs.rotate(path, most=self._log_bytes, kept=self._log_files):
+    def _rotate(self, path: Path, stopping: threading.Event) -> None:
+        if rotated_logs.rotate(path, most=self._log_bytes, kept=self._log_files, stopping=stopping.is_set):
             log.info("rotated a log", extra={"log": str(path)})
 
     def _write(self) -> None:

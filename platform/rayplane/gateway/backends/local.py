@@ -14,7 +14,6 @@ import shutil
 import sys
 import threading
 from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import util
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from rayplane import local_users, processes
+from rayplane import local_users, processes, trees
 from rayplane.errors import RayplaneError, Unauthenticated, Unavailable, Unsupported
 from rayplane.gateway.backends import local_environment, local_head, local_teams
 from rayplane.gateway.backends.base import (
@@ -52,6 +51,8 @@ Phase = Literal["absent", "starting", "ready", "failed", "stopping", "suspended"
 
 _LEAST_DISK = 2 * 2**30
 _GRACE = 5.0
+_LAST_BYTES = 8000
+"""The most bytes of the end of a head's log that are read for its last lines."""
 _MOST_ENDED_HEADS = 16
 """Number of ended heads that are reported for a cluster: each look takes the last ones into the ledger."""
 _SHM = "/dev/shm"  # noqa: S108  where Ray keeps its object store
@@ -224,6 +225,9 @@ class LocalBackend(SharedNodesOnly):
         except (RayplaneError, OSError) as exc:
             log.warning("%s of cluster %s failed: %s", work.kind, ref, exc)
             work.error = exc
+        except Exception as exc:  # otherwise the work would count as done
+            log.exception("%s of cluster %s failed", work.kind, ref)
+            work.error = exc
         finally:
             work.done = True
 
@@ -323,7 +327,9 @@ class LocalBackend(SharedNodesOnly):
 
     def _clear(self, ref: ClusterRef) -> None:
         for folder in local_head.remains(self._home.id, ref.uid):
-            _remove_tree(folder)
+            # Their names are no secret, and all users may write to /tmp: what others have planted there stays.
+            if trees.is_ours(folder):
+                trees.remove(folder)
 
     def _user(self, ref: ClusterRef) -> int | None:
         """The user that the cluster runs as; None: this process' own. Raises Unavailable before the team has one."""
@@ -461,7 +467,9 @@ def _last_words(record: HeadRecord, lines: int = 6) -> str:
     path = Path(record.log or "")
     if not path.is_file():
         return "It left no log."
-    text = re.sub(r"\x1b\[[0-9;]*m", "", path.read_text(errors="replace")[-8000:])
+    with path.open("rb") as file:  # its end only: a team's code writes it, and it may be huge
+        file.seek(max(0, os.fstat(file.fileno()).st_size - _LAST_BYTES))
+        text = re.sub(r"\x1b\[[0-9;]*m", "", file.read(_LAST_BYTES).decode(errors="replace"))
     lines_left = [line.strip() for line in text.splitlines() if line.strip()]
     return (
         f"Its log '{path}' ends: {' | '.join(lines_left[-lines:])[-1000:]}"
@@ -472,12 +480,6 @@ def _last_words(record: HeadRecord, lines: int = 6) -> str:
 
 def _is_free(port: int) -> bool:
     return processes.is_free(port, "0.0.0.0")  # noqa: S104  Ray listens there: any listener on any address is in its way
-
-
-def _remove_tree(folder: Path) -> None:
-    while folder.exists():
-        with suppress(FileNotFoundError):  # a gateway that is ending may remove it at the same time
-            shutil.rmtree(folder)
 
 
 def _existing(path: Path) -> Path:

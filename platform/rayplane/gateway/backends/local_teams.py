@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import grp
 import hashlib
 import logging
 import os
@@ -50,7 +51,10 @@ class LocalTeams:
                 numbers.teams[team.uid] = Numbered(team=team.name, number=number)
             mine = numbers.teams[team.uid]
             mine.gone = False
-            former = {known.number: uid for uid, known in numbers.teams.items() if uid != team.uid}
+            # Of this name alone: in a home restored beside a kept root, a number may be another team's than there.
+            former = {
+                known.number: uid for uid, known in numbers.teams.items() if uid != team.uid and known.team == team.name
+            }
         self._give_folder(team, mine.number, former)
 
     def delete(self, team: TeamRef) -> int | None:
@@ -160,8 +164,9 @@ def renew_secrets(folders: Folders, secrets: Mapping[str, str]) -> None:
     opened = None
     try:
         opened = os.open(folders.secrets, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        for name in secrets.keys() & set(os.listdir(opened)):
-            _renew(opened, name, secrets[name], folders.user)
+        for name, text in secrets.items():
+            if _is_there(name, opened):  # not by listing the folder, which its user may have filled
+                _renew(opened, name, text, folders.user)
     except OSError as exc:
         raise Unavailable(
             f"The secrets in '{folders.secrets}' can't be renewed: {exc.strerror}.",
@@ -170,6 +175,14 @@ def renew_secrets(folders: Folders, secrets: Mapping[str, str]) -> None:
     finally:
         if opened is not None:
             os.close(opened)
+
+
+def _is_there(name: str, folder: int) -> bool:
+    try:
+        os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _renew(folder: int, name: str, text: str, user: int) -> None:
@@ -229,8 +242,8 @@ def _give(above: int, parts: tuple[str, ...], number: int) -> None:
 
 def _is_named(number: int) -> bool:
     """True if the host has a user or a group of that number."""
-    try:
-        pwd.getpwuid(number)
-    except KeyError:
-        return False
-    return True
+    for look_up in (pwd.getpwuid, grp.getgrgid):
+        with suppress(KeyError):
+            look_up(number)
+            return True
+    return False

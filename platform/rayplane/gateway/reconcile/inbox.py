@@ -25,8 +25,10 @@ def read(storage: Storage, team: str, uid: str) -> tuple[list[Event], list[str]]
         return [], [str(exc)]
     for name in names:
         try:
-            data = storage.read_from(f"{folder}/{name}", 0, left + 1)
-            if len(data) > left:
+            # The size first: reading a huge file just to refuse it takes long, and a job may leave many.
+            if storage.size(f"{folder}/{name}") > left or (
+                len(data := storage.read_from(f"{folder}/{name}", 0, left + 1)) > left
+            ):
                 refused.append(f"{name}: a job's events have at most {MOST // 2**20} MiB together")
                 continue
             left -= len(data)

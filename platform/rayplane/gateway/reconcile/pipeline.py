@@ -46,6 +46,8 @@ OBSERVE = "observe"
 ROOM = 5.0
 """Seconds after which a step is submitted again if its team's quota of jobs was full."""
 # A DBOS step is retried after errors that may pass (a dependency is away). Others fail the step.
+_LARGEST_VERSION = 2**20
+"""The most bytes of a dataset version's file: a larger one counts as not whole."""
 _RETRY: Any = {
     "retries_allowed": True,
     "max_attempts": 8,
@@ -449,7 +451,11 @@ class _Engine:
         storage = self._platform.storage
         folder = layout.dataset_version(team, output.name, str(output.value))
         try:
-            version = DatasetVersion.model_validate_json(storage.read(f"{folder}/{layout.VERSION_FILE}"))
+            # A team's code may write this file: a huge one must not fill the gateway's memory.
+            data = storage.read_from(f"{folder}/{layout.VERSION_FILE}", 0, _LARGEST_VERSION + 1)
+            if len(data) > _LARGEST_VERSION:
+                return False
+            version = DatasetVersion.model_validate_json(data)
         except (NotFound, InvalidInput, ValidationError):
             return False
         parts = [name for name in storage.list(folder) if name.endswith(".parquet")]

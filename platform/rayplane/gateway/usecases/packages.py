@@ -13,6 +13,7 @@ from rayplane.gateway.usecases.platform import Platform
 from rayplane.storage import layout
 
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
+_SHA256_BYTES = 64
 _RAY_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,199}$|^_[A-Za-z0-9_.\-]{1,199}$")
 
 
@@ -64,8 +65,11 @@ def put_by_ray_name(team: str, ray_name: str, file: BinaryIO, *, principal: Prin
 def resolve_ray_name(team: str, ray_name: str, *, platform: Platform) -> str | None:
     """The SHA-256 (hex) of the package uploaded under this name; None if it was deleted or never uploaded."""
     try:
-        sha256 = platform.storage.read(layout.package_alias(team, _checked_ray_name(ray_name))).decode()
+        data = platform.storage.read_from(layout.package_alias(team, _checked_ray_name(ray_name)), 0, _SHA256_BYTES + 1)
     except NotFound:
+        return None
+    sha256 = data.decode("ascii", errors="replace")
+    if not _SHA256.fullmatch(sha256):  # no alias that this module wrote
         return None
     return sha256 if platform.storage.exists(layout.package(team, sha256)) else None
 

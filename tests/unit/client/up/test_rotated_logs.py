@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -58,7 +59,7 @@ def test_a_missing_log_is_not_rotated(log: Path, cut: Cut) -> None:
 def test_the_writer_of_a_rotated_log_goes_on_at_its_end(log: Path, cut: Cut) -> None:
     with log.open("ab", buffering=0) as writer:
         writer.write(lines(0, 5000))
-        assert rotate(log, most=10_000, kept=3, cut=cut)
+        assert rotate(log, most=70_000, kept=3, cut=cut)
         writer.write(lines(5000, 5100))
     assert log.stat().st_size < 10_000
     assert whole(log) == lines(0, 5100)
@@ -69,7 +70,7 @@ def test_the_given_number_of_parts_is_kept_and_the_oldest_is_deleted(log: Path, 
     for number in range(6):
         with log.open("ab") as writer:
             writer.write(lines(1000 * number, 1000 * (number + 1)))
-        rotate(log, most=10_000, kept=3, cut=cut)
+        rotate(log, most=15_000, kept=3, cut=cut)
     assert sorted(path.name for path in log.parent.iterdir()) == [
         "gateway.log",
         *(f"gateway.log.{n}" for n in (1, 2, 3)),
@@ -79,7 +80,11 @@ def test_the_given_number_of_parts_is_kept_and_the_oldest_is_deleted(log: Path, 
 
 
 def test_a_process_that_writes_during_rotations_loses_no_line(log: Path) -> None:
-    program = "import os,sys\nfor n in range(60000):\n os.write(1, b'line %06d of a log\\n' % n)"
+    # It waits for a rotation before the log is so large that bytes are left out.
+    program = (
+        "import os,time\nfor n in range(60000):\n os.write(1, b'line %06d of a log\\n' % n)\n"
+        " while os.fstat(1).st_size > 60_000: time.sleep(0.001)"
+    )
     with log.open("ab") as output:
         child = subprocess.Popen([sys.executable, "-c", program], stdout=output)
     rotations = 0
@@ -113,6 +118,41 @@ def test_if_the_disk_is_full_the_log_stays_unchanged(log: Path, cut: Cut, monkey
     assert not partial(log).exists()
 
 
+def test_of_a_log_with_a_huge_hole_the_end_alone_is_copied(log: Path, cut: Cut) -> None:
+    with log.open("ab", buffering=0) as writer:
+        os.truncate(log, 2**40)
+        writer.write(lines(0, 500))
+        assert rotate(log, most=20_000, kept=3, cut=cut)
+        writer.write(lines(500, 510))
+    assert whole(log).endswith(lines(0, 510))
+    assert re.match(rb"\[\d+ bytes were left out here: .*\]\n", rotated(log).read_bytes())
+    assert rotated(log).stat().st_size < 2 * 20_000 + 200
+    assert log.stat().st_blocks * 512 < 2**20
+
+
+def test_a_log_that_grows_during_every_copy_is_truncated_in_the_end(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log.write_bytes(lines(0, 1000))
+    pread, reads = os.pread, []
+
+    def pread_and_grow(descriptor: int, length: int, offset: int) -> bytes:
+        reads.append(offset)
+        assert len(reads) < 100, "the copy never ends"
+        with log.open("ab") as writer:
+            writer.write(lines(0, 100))
+        return pread(descriptor, length, offset)
+
+    monkeypatch.setattr(rotated_logs.os, "pread", pread_and_grow)
+    assert rotate(log, most=20_000, kept=3, cut=can_not)
+    assert log.stat().st_size == 0
+    assert rotated(log).stat().st_size <= 2 * 20_000
+
+
+def test_a_rotation_gives_up_when_its_process_is_stopping(log: Path, cut: Cut) -> None:
+    log.write_bytes(lines(0, 1000))
+    assert not rotate(log, most=20_000, kept=3, cut=cut, stopping=lambda: True)
+    assert [(path.name, path.read_bytes()) for path in log.parent.iterdir()] == [("gateway.log", lines(0, 1000))]
+
+
 @pytest.mark.parametrize("read_before", [0, 700, 5000])
 def test_following_a_log_misses_no_line_of_a_rotation(log: Path, cut: Cut, read_before: int) -> None:
     tail, read_lines = Tail([log]), list[str]()
@@ -120,7 +160,7 @@ def test_following_a_log_misses_no_line_of_a_rotation(log: Path, cut: Cut, read_
         writer.write(lines(0, read_before))
         read_lines += tail.read()
         writer.write(lines(read_before, 5000) + b"line 005")
-        rotate(log, most=10_000, kept=3, cut=cut)
+        rotate(log, most=70_000, kept=3, cut=cut)
         writer.write(b"000 of a log\n" + lines(5001, 5010))
         read_lines += tail.read()
         writer.write(lines(5010, 9000))  # larger than before, so that its size does not reveal the rotation
@@ -134,7 +174,7 @@ def test_a_log_that_outgrew_its_former_size_since_its_rotation_is_read_from_its_
     with log.open("ab", buffering=0) as writer:
         writer.write(lines(0, 1000))
         assert len(list(tail.read())) == 1000
-        rotate(log, most=10_000, kept=3, cut=cut)
+        rotate(log, most=20_000, kept=3, cut=cut)
         writer.write(lines(1000, 9000))
     assert list(tail.read()) == [f"gateway: {line}" for line in lines(1000, 9000).decode().splitlines()]
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def test_each_team_gets_a_number_which_it_keeps(teams: LocalTeams, settings: Gat
         teams.ensure(team)
     numbers = [teams.number(team.name) for team in (ALPHA, BETA)]
     assert len(set(numbers)) == 2
-    assert all(number is not None and 61184 <= number <= 65519 for number in numbers)
+    assert all(number is not None and 1_879_048_192 <= number <= 1_879_113_727 for number in numbers)
     again = LocalTeams(settings)
     again.ensure(ALPHA)
     assert [again.number(team.name) for team in (ALPHA, BETA)] == numbers
@@ -181,6 +182,48 @@ def test_a_recreated_team_gets_an_empty_folder(settings: GatewaySettings) -> Non
     assert (aside / "datasets" / "secret").read_text() == "of the first"
     entry = aside.stat()
     assert (entry.st_uid, entry.st_gid, entry.st_mode & 0o7777) == (0, 0, 0o700)
+
+
+@root_alone
+def test_what_root_writes_while_the_setting_is_off_belongs_to_the_team_when_it_is_on_again(
+    settings: GatewaySettings,
+) -> None:
+    teams, folder = LocalTeams(settings), settings.home_paths.storage / "alpha"
+    teams.ensure(ALPHA)
+    number = teams.number("alpha")
+    for _ in range(2):
+        local_users.prepare(settings.model_copy(update={"local_users": False}))
+        (folder / "datasets" / "one").mkdir(parents=True, exist_ok=True)
+        (folder / "datasets" / "one" / "part.parquet").write_text("")
+    teams.ensure(ALPHA)
+    for name in ("datasets", "datasets/one", "datasets/one/part.parquet"):
+        assert ((folder / name).stat().st_uid, (folder / name).stat().st_gid) == (number, number)
+    assert local_users.is_given(folder.stat())
+
+
+@root_alone
+def test_a_folder_whose_group_is_the_number_of_another_team_is_not_moved_aside(settings: GatewaySettings) -> None:
+    teams, folder = LocalTeams(settings), settings.home_paths.storage / "beta"
+    teams.ensure(ALPHA)
+    number = teams.number("alpha")
+    assert number is not None
+    folder.mkdir()
+    (folder / "kept").write_text("")
+    os.chown(folder, 0, number)
+    teams.ensure(BETA)
+    assert sorted(os.listdir(settings.home_paths.storage)) == ["alpha", "beta"]
+    assert (folder / "kept").stat().st_uid == teams.number("beta")
+
+
+def test_a_number_of_a_user_or_a_group_of_the_host_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(number: int) -> None:
+        raise KeyError(number)
+
+    assert local_teams._is_named(0)
+    monkeypatch.setattr(local_teams.pwd, "getpwuid", unknown)
+    assert local_teams._is_named(0)
+    monkeypatch.setattr(local_teams.grp, "getgrgid", unknown)
+    assert not local_teams._is_named(0)
 
 
 @root_alone
@@ -351,19 +394,63 @@ def test_a_head_gets_paths_of_files_that_it_can_read(
             shared.rmdir()
 
 
-def test_folders_that_two_gateways_remove_at_once_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, remove, tries = tmp_path / "folder", shutil.rmtree, []
-    folder.mkdir()
+@pytest.fixture
+def public(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder to which all users may write, in the place of /tmp."""
+    with tempfile.TemporaryDirectory(prefix="rp", dir="/tmp") as name:
+        Path(name).chmod(0o1777)
+        monkeypatch.setattr(tempfile, "tempdir", name)
+        yield Path(name)
 
-    def rmtree(path: Path) -> None:
-        tries.append(path)
-        if len(tries) == 1:
-            raise FileNotFoundError("what the other has removed")
-        remove(path)
 
-    monkeypatch.setattr(shutil, "rmtree", rmtree)
-    local._remove_tree(folder)
-    assert (folder.exists(), len(tries)) == (False, 2)
+def test_what_another_user_planted_in_the_temporary_folder_hinders_no_deletion(
+    backend: LocalBackend, settings: GatewaySettings, tmp_path: Path, public: Path
+) -> None:
+    ref, victim = ClusterRef("alpha", "dev", "d" * 32), tmp_path / "victim"
+    (victim / "precious").mkdir(parents=True)
+    planted, link, top = local_head.remains(settings.home_paths.id, ref.uid)
+    assert {planted.parent, link.parent} == {public}
+    link.symlink_to(victim)
+    planted.mkdir()
+    if os.geteuid() == 0:
+        (victim / top.name).mkdir()
+        top.parent.symlink_to(victim)
+        for path in (planted, top.parent):
+            os.chown(path, 61201, 61201, follow_symlinks=False)
+    names = sorted(os.listdir(victim))
+    backend.delete(ref)
+    work = backend._work[ref.uid]
+    assert work.thread is not None
+    work.thread.join(60)
+    assert work.error is None
+    assert link.is_symlink()
+    assert sorted(os.listdir(victim)) == names
+    assert planted.exists() == (os.geteuid() == 0)
+
+
+@root_alone
+def test_a_clusters_folder_that_its_teams_user_owns_is_removed(
+    backend: LocalBackend, settings: GatewaySettings, public: Path
+) -> None:
+    ref = ClusterRef("alpha", "dev", "d" * 32)
+    folders = local_head.folders(settings.home_paths.id, ref.uid, 61200)
+    local_teams.make_folders(folders, {"RAYPLANE_TOKEN_PATH": "secret"})
+    backend._remove(ref)
+    assert not folders.top.exists()
+
+
+def test_any_error_of_the_work_on_a_cluster_is_reported(backend: LocalBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unforeseen(ref: ClusterRef) -> None:
+        raise RecursionError("maximum recursion depth exceeded")
+
+    monkeypatch.setattr(backend, "_remove", unforeseen)
+    ref = ClusterRef("alpha", "dev", "d" * 32)
+    backend.delete(ref)
+    thread = backend._work[ref.uid].thread
+    assert thread is not None
+    thread.join(60)
+    observation = backend.observe(ref, ClusterSpec())
+    assert (observation.phase, observation.reason) == ("stopping", "RecursionError")
 
 
 def test_renewed_secrets_belong_to_the_user_and_follow_no_link(tmp_path: Path) -> None:
@@ -392,3 +479,29 @@ def test_renewed_secrets_belong_to_the_user_and_follow_no_link(tmp_path: Path) -
     with pytest.raises(Unavailable, match="can't be renewed"):
         local_teams.renew_secrets(folders, renewed)
     assert (tmp_path / "RAYPLANE_TOKEN_PATH").read_text() == "another's"
+
+
+def test_secrets_are_renewed_without_listing_a_folder_that_the_team_may_fill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = local_head.Folders(ray=tmp_path / "c" / "r", warm=tmp_path / "c" / "w", user=os.geteuid())
+    folders.secrets.mkdir(parents=True)
+    (folders.secrets / "RAYPLANE_TOKEN_PATH").write_text("former")
+
+    def endless(folder: object) -> list[str]:
+        raise AssertionError("the folder has more names than memory has room for")
+
+    monkeypatch.setattr(os, "listdir", endless)
+    local_teams.renew_secrets(folders, {"RAYPLANE_TOKEN_PATH": "new", "OTHER": "new"})
+    monkeypatch.undo()
+    assert [(path.name, path.read_text()) for path in folders.secrets.iterdir()] == [("RAYPLANE_TOKEN_PATH", "new")]
+
+
+def test_of_a_huge_log_of_a_head_the_end_alone_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "ray.log"
+    with path.open("wb") as file:
+        file.truncate(2**40)
+        file.seek(0, os.SEEK_END)
+        file.write(b"\nit ran out of memory\n")
+    words = local._last_words(_head(user=None).model_copy(update={"log": str(path)}))
+    assert words.endswith("it ran out of memory")

@@ -423,6 +423,20 @@ def test_events_that_are_too_large_together_are_refused(bench: Bench, monkeypatc
     assert "e1.json: a job's events have at most" in refused.message
 
 
+def test_events_that_are_too_large_are_refused_without_being_read(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, job = bench.world.platform.storage, bench.world.job()
+    folder = f"{layout.job(TEAM, job.metadata.uid)}/{layout.EVENTS}"
+    for number in range(3):
+        storage.write(f"{folder}/e{number}.json", b"")
+        os.truncate(storage.local_path(f"{folder}/e{number}.json") or "", inbox.MOST + 1)
+    read: list[str] = []
+    monkeypatch.setattr(storage, "read_from", lambda path, *_: read.append(path) or b"")
+    job_events, refused = inbox.read(storage, TEAM, job.metadata.uid)
+    assert (job_events, read, len(refused)) == ([], [], 3)
+
+
 def test_an_attempt_whose_entrypoint_ended_is_looked_at_often_until_ray_says_so(bench: Bench) -> None:
     woken: list[str] = []
     bench.jobs = JobReconciler(

@@ -251,6 +251,16 @@ def test_a_deleted_output_is_rebuilt_and_what_needs_it_stays_cached(
     assert phases(status) == {"a": "Succeeded", "b": "Cached", "c": "Cached", "d": "Cached"}
 
 
+def test_a_dataset_whose_version_file_is_huge_is_rebuilt(
+    platform: Platform, cluster: Cluster, reconciler: PipelineReconciler
+) -> None:
+    apply(platform)
+    version = step(finish(platform, start(platform, reconciler)), "a").outputs[0].value
+    platform.storage.append(f"{layout.dataset_version('growth', 'rows', version)}/{layout.VERSION_FILE}", b" " * 2**20)
+    status = finish(platform, start(platform, reconciler))
+    assert phases(status)["a"] == "Succeeded"
+
+
 def test_a_failed_step_fails_the_run_with_its_reason_and_skips_what_needs_it(
     platform: Platform, cluster: Cluster, reconciler: PipelineReconciler
 ) -> None:

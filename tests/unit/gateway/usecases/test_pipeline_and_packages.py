@@ -12,6 +12,7 @@ import pytest
 from rayplane.errors import Conflict, InvalidData, InvalidSpec, NotFound
 from rayplane.gateway.admission.roles import Principal
 from rayplane.gateway.usecases import packages, pipeline
+from rayplane.storage import layout
 
 SPEC: dict[str, Any] = {
     "cluster": "dev",
@@ -152,6 +153,8 @@ def test_a_package_is_found_by_the_name_from_a_ray_client(bench: Any, ada: Princ
     packages.put_by_ray_name("growth", name, io.BytesIO(data), principal=ada, platform=bench.platform)
     assert packages.resolve_ray_name("growth", name, platform=bench.platform) == sha256
     assert packages.resolve_ray_name("ads", name, platform=bench.platform) is None
+    bench.platform.storage.append(layout.package_alias("growth", name), b"\xff" * 100)
+    assert packages.resolve_ray_name("growth", name, platform=bench.platform) is None
     for wrong in ("../x", "a/b", "", ".hidden"):
         with pytest.raises(InvalidData):
             packages.resolve_ray_name("growth", wrong, platform=bench.platform)
