@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from pydantic import ConfigDict, Field, ValidationInfo, WithJsonSchema, field_validator, model_validator
+from pydantic import ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 
-from rayplane.nouns.base import ASKED, Count, Instant, Name, Package, Record, Seconds, Spec, Status
+from rayplane.nouns.base import Count, Instant, Name, Package, Record, Seconds, Spec, Status
 from rayplane.nouns.cluster import ONE_PLACE, Endpoint, Nodes, require_cluster_or_nodes
 from rayplane.nouns.environment import Environment
 
@@ -53,15 +53,15 @@ class ServiceSpec(Spec):
 
     @field_validator("model")
     @classmethod
-    def _is_a_model_uri(cls, value: str, info: ValidationInfo) -> str:
-        if info.context == ASKED and not _MODEL_URI.fullmatch(value):
+    def _is_a_model_uri(cls, value: str) -> str:
+        if not _MODEL_URI.fullmatch(value):
             raise ValueError(f"'{value}' is not a model: write models:/<name>@<alias> or models:/<name>/<version>")
         return value
 
     @field_validator("app")
     @classmethod
-    def _names_a_builder(cls, value: str, info: ValidationInfo) -> str:
-        if info.context == ASKED and not _APP.fullmatch(value):
+    def _names_a_builder(cls, value: str) -> str:
+        if not _APP.fullmatch(value):
             raise ValueError(f"'{value}' is not an application: write module:callable, as in my_app.serving:build")
         return value
 
