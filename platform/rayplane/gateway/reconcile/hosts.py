@@ -152,9 +152,8 @@ class OnCluster:
 
     def _find_cluster(self) -> ClusterStatus | None:
         assert self._spec.cluster is not None
-        try:
-            cluster = self._platform.store.get("Cluster", self._obj.metadata.team or "", self._spec.cluster)
-        except NotFound:
+        cluster = self._platform.store.get_or_none("Cluster", self._obj.metadata.team or "", self._spec.cluster)
+        if cluster is None:
             return None
         return ClusterStatus.model_validate(cluster.status)
 

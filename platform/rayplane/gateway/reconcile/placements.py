@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
-from rayplane.errors import NotFound, Unavailable
+from rayplane.errors import Unavailable
 from rayplane.gateway.admission.sizes import size_of
 from rayplane.gateway.backends.base import Backend, JobObservation, JobRef, Submission
 from rayplane.gateway.ray_rest import RayRest
@@ -106,9 +106,8 @@ class OnCluster:
         self._cluster: ClusterStatus | None = None
         self._is_being_deleted = False
         self._until: Until | None = None
-        try:
-            cluster = platform.store.get("Cluster", look.team, look.spec.cluster)
-        except NotFound:
+        cluster = platform.store.get_or_none("Cluster", look.team, look.spec.cluster)
+        if cluster is None:
             return
         self._until = written_after(cluster, AT_REST)
         self._cluster = ClusterStatus.model_validate(cluster.status)

@@ -107,6 +107,12 @@ class Objects(Database):
                 raise not_found(connection, kind, team, name)
             return _object(row)
 
+    def get_or_none(self, kind: str, team: str, name: str) -> Object | None:
+        """The object, also while it is being deleted; None if it does not exist. Searches for no nearest name."""
+        with self._read() as connection:
+            row = _by_name(connection, kind, team, name)
+            return None if row is None else _object(row)
+
     def find(self, kind: str, team: str, external_id: str) -> Object | None:
         """The object with this external id, if there is one."""
         where = (objects.c.kind == kind, objects.c.team == team, objects.c.external_id == external_id)

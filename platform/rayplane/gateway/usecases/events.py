@@ -306,9 +306,8 @@ def _object(kind: str, name: str, report: _Report) -> Object:
     Raises Conflict if the object is being deleted.
     """
     store, team = report.store, report.team
-    try:
-        obj = store.get(kind, team, name)
-    except NotFound:
+    obj = store.get_or_none(kind, team, name)
+    if obj is None:
         noun = by_kind(kind)
         status: Status = noun.status()
         owner = report.job.metadata.owner if report.job else report.principal.name

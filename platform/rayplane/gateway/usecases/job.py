@@ -45,33 +45,11 @@ def submit(
     Refused by admission, Unsupported for nodes of its own on a backend that has none, Conflict if the name or id
     belongs to another job.
     """
-    obj, change = submit_or_find(spec, team=team, name=name, labels=labels, principal=principal, platform=platform)
+    submit_or_find = prepare(spec, team=team, name=name, labels=labels, principal=principal, platform=platform)
+    obj, change = submit_or_find()
     if change == "created":
         platform.wake()
     return obj
-
-
-def submit_or_find(
-    spec: JobSpec,
-    *,
-    team: str,
-    name: str | None,
-    labels: dict[str, str] | None,
-    principal: Principal,
-    platform: Platform,
-    if_match: int | None = None,
-    if_absent: bool = False,
-    commit: bool = True,
-) -> tuple[Object, Change]:
-    """Check a job and write it, or find the existing one; ``commit=False`` writes nothing. Wakes no reconciler.
-
-    Only the labels of an existing job may change. Raises PreconditionFailed if it is not at version ``if_match``, or if
-    it exists although ``if_absent``; else as ``submit`` does.
-    """
-    return prepare(
-        spec, team=team, name=name, labels=labels, principal=principal, platform=platform,
-        if_match=if_match, if_absent=if_absent, commit=commit,
-    )()  # fmt: skip
 
 
 def prepare(
@@ -86,9 +64,11 @@ def prepare(
     if_absent: bool = False,
     commit: bool = True,
 ) -> Callable[[], tuple[Object, Change]]:
-    """Make the checks of a job that may be slow; return the rest of ``submit_or_find``, which may run in a transaction.
+    """Make the checks of a job that may be slow; return the rest, which may run in a transaction.
 
-    Raises as ``submit`` does; the returned function as ``submit_or_find`` does.
+    The rest writes the job, or finds the existing one, of which only the labels may change; ``commit=False`` writes
+    nothing. Neither wakes a reconciler. Both raise as ``submit`` does; the rest also PreconditionFailed if the job is
+    not at version ``if_match``, or exists although ``if_absent``.
     """
     authorize(principal, "write", team)
     owner = platform.team(team)
@@ -164,9 +144,8 @@ def find_by_submission_id(team: str, cluster: str | None, submission_id: str, *,
         match = next((j for j in store.each("Job", team) if j.spec.get("submission_id") == submission_id), None)
     if match is not None:
         return match
-    try:
-        job = store.get("Job", team, submission_id)
-    except NotFound:
+    job = store.get_or_none("Job", team, submission_id)
+    if job is None:
         return None
     named = not job.spec.get("submission_id") and cluster in (None, job.spec.get("cluster"))
     return job if named else None
@@ -292,12 +271,7 @@ def tracking(spec: JobSpec, platform: Platform) -> JobSpec:
 
 def find_existing(spec: JobSpec, team: str, name: str | None, platform: Platform) -> Object | None:
     """The job that the same submission created earlier, if any; raises Conflict if its name or id is another job's."""
-    job = None
-    if name is not None:
-        try:
-            job = platform.store.get("Job", team, name)
-        except NotFound:
-            job = None
+    job = None if name is None else platform.store.get_or_none("Job", team, name)
     if job is None and spec.submission_id is not None:
         job = platform.store.find("Job", team, _external_id(spec.cluster, spec.submission_id))
     if job is None:
@@ -327,7 +301,7 @@ class SubmitOptions:
 def relabel(job: Object, options: SubmitOptions, principal: Principal, platform: Platform) -> tuple[Object, Change]:
     """Set the labels of an existing job if the options name any. Call it in a transaction.
 
-    Raises PreconditionFailed as ``submit_or_find`` does.
+    Raises PreconditionFailed as what ``prepare`` returns does.
     """
     team, name, store = job.metadata.team or "", job.metadata.name, platform.store
     version = job.metadata.resource_version
@@ -378,9 +352,7 @@ def _new_name(spec: JobSpec, team: str, platform: Platform) -> str:
     stem = _stem(spec.entrypoint)
     while True:
         name = f"{stem}-{''.join(secrets.choice(_ALPHABET) for _ in range(6))}"
-        try:
-            platform.store.get("Job", team, name)
-        except NotFound:
+        if platform.store.get_or_none("Job", team, name) is None:
             return name
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from rayplane.errors import InvalidSpec, NotFound, PreconditionFailed
+from rayplane.errors import InvalidSpec, PreconditionFailed
 from rayplane.gateway.admission.roles import Principal, authorize
 from rayplane.gateway.store import Page
 from rayplane.gateway.store.objects import Change
@@ -47,24 +47,26 @@ def apply(
     check_name_of(noun, name)
     spec = parse(noun.spec, doc_spec, noun.singular)
     if isinstance(spec, JobSpec):
-        obj, change = job.submit_or_find(
+        submit_or_find = job.prepare(
             spec, team=team, name=name, labels=labels, principal=principal, platform=platform,
             if_match=if_match, if_absent=if_absent, commit=not dry_run,
         )  # fmt: skip
+        obj, change = submit_or_find()
         operation = None
         if change == "created" and not dry_run:
             operation = operations.begin(platform.store, obj, "apply")
             platform.wake()
         return obj, change, operation
     owner = platform.team(team) if noun.team_scoped else None
-    draft = Draft(noun, name, spec, owner, stored(noun, team, name, platform), principal, platform)
+    before = platform.store.get_or_none(kind, team, name)
+    draft = Draft(noun, name, spec, owner, before, principal, platform)
     enforce(RULES[kind].before(draft))
     with platform.store.transaction(commit=not dry_run):
         # Read them again inside the transaction, where no other writer can come between.
         draft = replace(
             draft,
             owner=platform.team(team) if noun.team_scoped else None,
-            before=stored(noun, team, name, platform),
+            before=platform.store.get_or_none(kind, team, name),
         )
         if kind == "Team" and not dry_run:
             teams.clear_records(name, platform)
@@ -186,14 +188,6 @@ def check_name_of(noun: NounType, name: str) -> None:
             check_team_name(name)
     except ValueError as exc:
         raise InvalidSpec(f"{noun.singular}.metadata.name: {exc}.") from exc
-
-
-def stored(noun: NounType, team: str, name: str, platform: Platform) -> Object | None:
-    """The object as it is stored; None if there is none."""
-    try:
-        return platform.store.get(noun.kind, team, name)
-    except NotFound:
-        return None
 
 
 def _write(

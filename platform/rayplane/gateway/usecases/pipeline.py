@@ -145,9 +145,7 @@ def _new_name(team: str, pipeline: str, platform: Platform) -> str:
         number += 1
         suffix = f"-{number}"
         name = f"{pipeline[: MAX_NAME - len(suffix)].rstrip('-')}{suffix}"
-        try:
-            platform.store.get("PipelineRun", team, name)
-        except NotFound:
+        if platform.store.get_or_none("PipelineRun", team, name) is None:
             return name
 
 

@@ -19,7 +19,7 @@ from rayplane.gateway.admission.roles import Principal, authorize
 from rayplane.gateway.usecases import cluster as clusters
 from rayplane.gateway.usecases import job as jobs
 from rayplane.gateway.usecases import plan_effects
-from rayplane.gateway.usecases.objects import authorize_write, check_name_of, stored
+from rayplane.gateway.usecases.objects import authorize_write, check_name_of
 from rayplane.gateway.usecases.platform import Platform, team_spec
 from rayplane.gateway.usecases.preflights import PLAN_PATIENCE
 from rayplane.gateway.usecases.rules import RULES
@@ -179,7 +179,8 @@ def _check_before(
         item.spec = spec
         if item.check(lambda: jobs.find_existing(spec, item.team, item.name, platform)) is not None:
             return  # an existing job is not checked again
-    draft = item.draft(owner, stored(noun, item.team, item.name, platform), principal, platform, until=until)
+    before = platform.store.get_or_none(noun.kind, item.team, item.name)
+    draft = item.draft(owner, before, principal, platform, until=until)
     rules = RULES[noun.kind]
     for check in rules.before(draft):
         item.check(check.act)
@@ -195,7 +196,7 @@ def _check_before(
 def _try(item: _Item, principal: Principal, platform: Platform) -> None:
     """Make the writes that applying the document would make, noting all refusals and the changes."""
     kind = item.noun.kind
-    before = item.before = stored(item.noun, item.team, item.name, platform)
+    before = item.before = platform.store.get_or_none(kind, item.team, item.name)
     if item.spec is None:
         item.result.change = "created" if before is None else "changed"
         if before is None and kind in ("Team", "Cluster"):

@@ -48,10 +48,8 @@ class Platform:
 
     def uid_of_team(self, name: str) -> str | None:
         """The uid of a team, also of one that is being deleted; None if it does not exist."""
-        try:
-            return self.store.get("Team", "", name).metadata.uid
-        except NotFound:
-            return None
+        team = self.store.get_or_none("Team", "", name)
+        return None if team is None else team.metadata.uid
 
     def workspace(self, team: str) -> str:
         """The name of the team's own workspace in MLflow; raises NotFound for an unknown team."""

@@ -74,9 +74,8 @@ class _Explainer:
 
     def _cluster(self, facts: Facts) -> Facts:
         spec, meta = ClusterSpec.model_validate(facts.obj.spec), facts.obj.metadata
-        try:
-            owner = self._platform.store.get("Team", "", meta.team or "")
-        except NotFound:
+        owner = self._platform.store.get_or_none("Team", "", meta.team or "")
+        if owner is None:
             return facts
         try:
             reader = self._platform.readers(clusters.backend_of(spec, team_spec(owner)))
@@ -140,9 +139,8 @@ class _Explainer:
         name, team = facts.obj.spec.get("cluster"), facts.obj.metadata.team or ""
         if not name:
             return self._own_nodes(facts)
-        try:
-            cluster = self._platform.store.get("Cluster", team, str(name))
-        except NotFound:
+        cluster = self._platform.store.get_or_none("Cluster", team, str(name))
+        if cluster is None:
             return facts  # its own status says so
         return self._depends(facts, cluster, link)
 
@@ -161,18 +159,16 @@ class _Explainer:
         name = facts.obj.status.get("last_run")
         if not name:
             return facts
-        try:
-            run = self._platform.store.get("PipelineRun", facts.obj.metadata.team or "", str(name))
-        except NotFound:
+        run = self._platform.store.get_or_none("PipelineRun", facts.obj.metadata.team or "", str(name))
+        if run is None:
             return facts
         return self._depends(facts, run, "last ran as" if run.status.get("phase") == "Failed" else "runs as")
 
     def _run(self, facts: Facts) -> Facts:
         for step in RunStatus.model_validate(facts.obj.status).steps:
             if step.phase == "Running" and step.job is not None:
-                try:
-                    job = self._platform.store.get("Job", facts.obj.metadata.team or "", step.job)
-                except NotFound:
+                job = self._platform.store.get_or_none("Job", facts.obj.metadata.team or "", step.job)
+                if job is None:
                     continue
                 with_causes = self._depends(facts, job, "waits for")
                 if with_causes.depends:

@@ -86,6 +86,22 @@ def test_if_match_never_creates_an_object(store: Store) -> None:
         store.get("Cluster", "growth", "dev")
 
 
+def test_whether_an_object_exists_is_answered_without_a_search_for_the_nearest_name(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = put(store)
+    store.mark_deleted(made.metadata.uid)
+
+    def search(*_: Any) -> Any:
+        raise AssertionError("the names were searched")
+
+    monkeypatch.setattr("rayplane.gateway.store.objects.not_found", search)
+    assert store.get_or_none("Cluster", "growth", "dve") is None
+    assert store.get_or_none("Cluster", "growth", "dev") == store.get("Cluster", "growth", "dev")
+    store.remove(made.metadata.uid)
+    assert store.get_or_none("Cluster", "growth", "dev") is None
+
+
 def test_a_missing_object_is_answered_with_the_nearest_name(store: Store) -> None:
     put(store, "train")
     put(store, "notebooks")

@@ -35,8 +35,7 @@ class ClusterRules(Rules):
         yield Check("acted-on", lambda: clusters.check_acted_on(spec, reader))
         if draft.before is None:
             yield Check("address", lambda: clusters.check_address(spec, reader))
-        old = draft.spec_before()
-        assert old is None or isinstance(old, ClusterSpec)
+        old = None if draft.before is None else ClusterSpec.model_validate(draft.before.spec)
         yield Check("lifetime", lambda: lifetime.require(spec, team, what=f"Cluster '{ref}'", before=old))
         size = team.sizes.get(spec.size)
         if size is not None and draft.ask:

@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel
-
 from rayplane.errors import Refused
 from rayplane.gateway.admission.roles import Principal
 from rayplane.gateway.usecases.platform import Platform, team_spec
@@ -44,15 +42,6 @@ class Draft:
         """The team's spec."""
         assert self.owner is not None, "a team has no team"
         return team_spec(self.owner)
-
-    @property
-    def title(self) -> str:
-        """The object's kind and name, for messages."""
-        return f"{self.noun.kind} '{self.team}/{self.name}'" if self.team else f"{self.noun.kind} '{self.name}'"
-
-    def spec_before(self) -> BaseModel | None:
-        """The stored spec; None if the draft is a new object."""
-        return None if self.before is None else self.noun.spec.model_validate(self.before.spec)
 
 
 @dataclass(frozen=True)

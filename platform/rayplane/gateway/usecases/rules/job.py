@@ -9,11 +9,10 @@ from rayplane.gateway.admission import quota
 from rayplane.gateway.admission.env import check_env, check_names, check_values
 from rayplane.gateway.admission.versions import declared_by, require_match
 from rayplane.gateway.usecases import nodes, packages
-from rayplane.gateway.usecases.cluster import backend_of, note_work
+from rayplane.gateway.usecases.cluster import backend_of
 from rayplane.gateway.usecases.platform import Platform, team_spec
-from rayplane.gateway.usecases.rules.base import Effect, Rules
 from rayplane.gateway.usecases.rules.draft import Check, Draft
-from rayplane.gateway.usecases.rules.nodes import nodes_of
+from rayplane.gateway.usecases.rules.hosted import HostedRules
 from rayplane.nouns.base import Object
 from rayplane.nouns.cluster import ClusterSpec, ClusterStatus
 from rayplane.nouns.environment import Environment
@@ -23,39 +22,26 @@ GIT_COMMIT = "rayplane.git_commit"
 """Key of a job's metadata under which a client names the git commit of the code."""
 
 
-class JobRules(Rules):
+class JobRules(HostedRules):
     """A job runs on a cluster of its team or on nodes of its own, whose environment matches the declared one."""
 
-    reconciled = True
-
     def before(self, draft: Draft) -> Iterator[Check]:
-        spec: JobSpec = draft.spec
-        if spec.nodes is not None:
-            yield from nodes_of(draft, spec.nodes)
-        yield from _content(spec, draft)
+        yield from super().before(draft)
+        yield from _content(draft.spec, draft)
 
     def reserve(self, draft: Draft) -> Iterator[Check]:
         spec: JobSpec = draft.spec
         owner, platform = draft.owner, draft.platform
         assert owner is not None
-        if spec.cluster is not None:
-            name = spec.cluster
-            yield Check("cluster", lambda: platform.cluster(draft.team, name))
+        yield from super().reserve(draft)
         yield Check("environment", lambda: _require_environment(draft))
         yield Check("jobs", lambda: _check_number(owner, draft.name, platform))
         if spec.nodes is not None:
             wanted = nodes.demand(spec.nodes.as_cluster(), draft.of_team)
             yield Check("quota", lambda: nodes.check_quota(owner, "Job", draft.name, wanted, None, platform))
 
-    def written(self, draft: Draft) -> Iterator[Effect]:
-        if draft.spec.cluster is not None:
-            yield lambda obj: _note_work(draft, obj)
-
     def first_status(self, draft: Draft) -> JobStatus:
         return JobStatus(environment=environment_of(draft), git_commit=draft.spec.metadata.get(GIT_COMMIT))
-
-    def asks(self, draft: Draft) -> bool:
-        return draft.spec.nodes is not None
 
 
 def environment_of(draft: Draft) -> Environment | None:
@@ -109,8 +95,3 @@ def _check_number(owner: Object, name: str, platform: Platform) -> None:
         return
     others = platform.store.count("Job", owner.metadata.name, phases=UNFINISHED)
     quota.require_job(limits, others, what=f"Job '{owner.metadata.name}/{name}'")
-
-
-def _note_work(draft: Draft, obj: Object) -> Object:
-    note_work(draft.platform.cluster(draft.team, draft.spec.cluster), draft.platform)
-    return obj
