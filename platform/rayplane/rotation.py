@@ -50,6 +50,28 @@ def former_path(path: Path) -> Path:
 
 
 @dataclass(frozen=True)
+class FormerUser:
+    """A replaced user of another server, which the gateway deletes there after a grace period."""
+
+    name: str
+    until: float
+    """Time (seconds since the epoch) at which it is deleted."""
+    grace: float
+    """Seconds."""
+
+
+def read_former(path: Path) -> FormerUser:
+    """Read the note on the user that the secret file ``path`` replaced; raises InvalidInput if there is none."""
+    name, until, grace = read_secret(former_path(path)).splitlines()[:3]
+    return FormerUser(name, float(until), float(grace))
+
+
+def write_former(path: Path, user: FormerUser) -> None:
+    """Write the note on the user that the secret file ``path`` replaced."""
+    write_secret(former_path(path), f"{user.name}\n{user.until:.0f}\n{user.grace:.0f}\n")
+
+
+@dataclass(frozen=True)
 class Former:
     """A key that no longer signs."""
 

@@ -68,6 +68,11 @@ class Home:
         return self.path / "storage"
 
     @property
+    def storage_uri(self) -> str:
+        """URI of the default storage root."""
+        return f"file://{self.storage}"
+
+    @property
     def kept_root(self) -> Path:
         """URI of the storage root, written by a restore of a home whose root is not the default one."""
         return self.path / "storage-root"
@@ -215,7 +220,7 @@ class GatewaySettings(BaseSettings):
         if self.storage_root:
             return self.storage_root
         recorded = self.home_paths.kept_root
-        return recorded.read_text().strip() if recorded.is_file() else f"file://{self.home_paths.storage}"
+        return recorded.read_text().strip() if recorded.is_file() else self.home_paths.storage_uri
 
     @property
     def registry_url(self) -> str:

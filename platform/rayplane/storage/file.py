@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import stat
 import uuid
@@ -26,8 +27,10 @@ from rayplane import trees
 from rayplane.errors import Conflict, InvalidInput, NotFound, Unavailable
 from rayplane.storage.root import room
 
-_LONGEST = 220
+LONGEST = 220
 """The most bytes of a file's name: file systems allow 255, and the name is longer while the file is written."""
+PARTIAL = re.compile(r"\..*\.[0-9a-f]{32}")
+"""Name of a file that is still being written."""
 # O_PATH, where it exists: traversing a folder needs no permission to list it.
 _PASS = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
 _FOLDER = _PASS | os.O_NOFOLLOW
@@ -160,9 +163,9 @@ class FileStorage:
         if ".." in parts:
             raise InvalidInput(f"Path '{path}' leaves the storage root.", remedy="Use a path below it.")
         for part in parts:
-            if "\0" in part or len(os.fsencode(part)) > _LONGEST:
+            if "\0" in part or len(os.fsencode(part)) > LONGEST:
                 raise InvalidInput(
-                    f"No file can be called '{part[:60]}'.", remedy=f"Use a name of at most {_LONGEST} bytes."
+                    f"No file can be called '{part[:60]}'.", remedy=f"Use a name of at most {LONGEST} bytes."
                 )
         return parts
 

@@ -20,11 +20,10 @@ from typing import BinaryIO, cast
 from pydantic import BaseModel, Field
 
 from rayplane.client.backup.archive import parts
-from rayplane.client.backup.form import Member, StoredFile
+from rayplane.client.backup.form import FILES, Member, StoredFile
 from rayplane.errors import InvalidInput
+from rayplane.storage.file import LONGEST, PARTIAL
 
-_PARTIAL = re.compile(r"\..*\.[0-9a-f]{32}")
-"""Name of a file that is still being written (``storage/file.py``)."""
 _PACKAGE = re.compile(r"[^/]+/packages/([0-9a-f]{64})\.zip")
 _DATABASE = re.compile(r"[^/]+/feast/[^/]+\.db")
 _BESIDE = re.compile(r"[^/]+/feast/[^/]+\.db-(wal|shm|journal)")
@@ -36,15 +35,13 @@ DEEPEST = 100
 """Levels of folders below the root that are listed: each takes an open descriptor."""
 HOLES = 2**30
 """Bytes by which a file's size may exceed what the disk has for it. A larger hole would fill the backup with zeros."""
-_LONGEST = 220
-"""Bytes of the longest name that a restore can write (``storage/file.py``)."""
 _NO_FILE = {errno.ELOOP, errno.ENXIO}
 """Errors of opening a link or a socket, which the platform never writes."""
 _ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO}
 """Errors for a path that is gone, a link or a socket: the platform wrote no file there, or it was deleted."""
 
-Take = Callable[[int, BinaryIO, int], Member]
-"""Called with a file's number, the file and its present length; returns size and hash of the part that it took."""
+Take = Callable[[str, BinaryIO, int], Member]
+"""Called with a member's name, the file and its present length; returns size and hash of the part that it took."""
 
 Leave = Callable[[str, str], None]
 """Called with the path of a file or folder that is left out, and the reason."""
@@ -108,11 +105,12 @@ def list_files(root: Path, take: Take | None = None, *, leave: Leave) -> Iterato
                     leave(path, hole)
                     continue
                 number += 1
-                member = f"files/{number:08d}" if take is not None else None
+                member = None
                 package = _PACKAGE.fullmatch(path)
                 source = cast(BinaryIO, _Source(file))
                 if take is not None:
-                    taken = take(number, source, status.st_size)
+                    member = f"{FILES}{number:08d}"
+                    taken = take(member, source, status.st_size)
                 elif package:
                     taken = Member(size=status.st_size, sha256=package[1])
                 else:
@@ -183,7 +181,7 @@ def _walk(root: Path, leave: Leave) -> Iterator[tuple[str, int, str]]:
             for name, is_folder in _entries(folder, path, leave):
                 if is_folder:
                     folders.append(name)
-                elif not _PARTIAL.fullmatch(name):
+                elif not PARTIAL.fullmatch(name):
                     yield f"{path}{name}", folder, name
             folders.reverse()
             below = _next_folder(stack, leave)
@@ -202,9 +200,9 @@ def _entries(folder: int, path: str, leave: Leave) -> Iterator[tuple[str, bool]]
         return
     for name, is_folder in entries:
         encoded = os.fsencode(name)
-        if len(encoded) > _LONGEST or encoded.decode(errors="replace") != name:
+        if len(encoded) > LONGEST or encoded.decode(errors="replace") != name:
             shown = encoded.decode(errors="backslashreplace")
-            leave(f"{path}{shown}", f"its name is no UTF-8 or longer than {_LONGEST} bytes")
+            leave(f"{path}{shown}", f"its name is no UTF-8 or longer than {LONGEST} bytes")
         else:
             yield name, is_folder
 

@@ -12,14 +12,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import BinaryIO
 
+from rayplane import local_users
 from rayplane.client.backup import child, databases, inventory
 from rayplane.client.backup.archive import Writer
-from rayplane.client.backup.form import FILES, HOME, INVENTORY, ROOT, STORE, Contents, LeftOut, Member
+from rayplane.client.backup.form import HOME, INVENTORY, ROOT, STORE, Contents, LeftOut, Member
 from rayplane.client.backup.inventory import Leave
 from rayplane.errors import InvalidData, InvalidInput, NotFound, Unavailable
 from rayplane.nouns.base import utcnow
 from rayplane.settings import GatewaySettings, Home
-from rayplane.storage.root import open_root, room
+from rayplane.storage.root import room
 
 Say = Callable[[str], None]
 
@@ -49,7 +50,7 @@ def backup(settings: GatewaySettings, to: Path, *, files: bool, secrets: bool, s
     """
     home = settings.home_paths
     target = _target(to)
-    root = root_path(settings)
+    root = local_users.storage_folder(settings)
     _require_outside(target, root)
     if not home.path.is_dir():
         raise NotFound(f"There is no home '{home.path}'.", remedy="Name the platform's home by RAYPLANE_HOME.")
@@ -66,9 +67,10 @@ def _fill(
 ) -> Contents:
     home, revisions, left_out = settings.home_paths, dict[str, str | None](), list[LeftOut]()
 
-    def copy_all(paths: Iterable[Path], base: Path, prefix: str) -> None:
+    def copy_all(paths: Iterable[Path]) -> None:
         for path in paths:
-            member = f"{prefix}{path.relative_to(base)}"
+            shown = str(path.relative_to(home.path))
+            member = f"{HOME}{shown}"
             copied = staging / "database"
             try:
                 revisions[member] = databases.copy(path, copied)
@@ -77,12 +79,10 @@ def _fill(
                 if path.exists():
                     raise
                 continue  # deleted since it was listed, as a team's online store is
-            with copied.open("rb") as file:
-                say(f"{path.relative_to(base)}: {writer.keep(member, file).size} bytes")
-            copied.unlink()
+            _keep_copied(writer, copied, member, shown, say)
 
     if settings.workflow_database_url is None:
-        copy_all(_present(home.workflows), home.path, HOME)
+        copy_all(_present(home.workflows))
     store = staging / "store"
     store.mkdir()
     part = child.snapshot("write", store, home.path)
@@ -92,10 +92,10 @@ def _fill(
     _keep_plain(writer, _present(home.local_users), home.path, HOME)
     if secrets:
         _keep_plain(writer, _secrets(home), home.path, HOME, may_go=True)
-    copy_all(_present(home.mlflow / "mlflow.db"), home.path, HOME)
+    copy_all(_present(home.mlflow / "mlflow.db"))
     if secrets:  # a backup without them also leaves out MLflow's users, whose passwords are in auth.db
         _keep_users(writer, home, staging / "database", revisions, say)
-    copy_all(sorted(home.feast.rglob("*.db")) if settings.feast_registry_url is None else [], home.path, HOME)
+    copy_all(sorted(home.feast.rglob("*.db")) if settings.feast_registry_url is None else [])
     count = total = 0
     if root is not None:
 
@@ -110,7 +110,7 @@ def _fill(
         mlflow=installed("mlflow"),
         home=str(home.path),
         storage_root=settings.root_uri,
-        own_root=settings.root_uri == f"file://{home.storage}",
+        own_root=settings.root_uri == home.storage_uri,
         store=part,
         databases=revisions,
         secrets=secrets,
@@ -122,6 +122,13 @@ def _fill(
     )
 
 
+def _keep_copied(writer: Writer, copied: Path, member: str, shown: str, say: Say) -> None:
+    """Put the copy of a database into the backup, and delete the copy."""
+    with copied.open("rb") as file:
+        say(f"{shown}: {writer.keep(member, file).size} bytes")
+    copied.unlink()
+
+
 def _keep_databases(
     writer: Writer, copied: Path, root: Path, revisions: dict[str, str | None], *, leave: Leave, say: Say
 ) -> None:
@@ -131,10 +138,8 @@ def _keep_databases(
     for path, folder, name in inventory.databases(root, leave=leave):
         try:
             databases.copy_of_a_team(folder, name, root / path, copied, deadline=deadline)
-            with copied.open("rb") as file:
-                size = writer.keep(f"{ROOT}{path}", file).size
+            _keep_copied(writer, copied, f"{ROOT}{path}", path, say)
             revisions[f"{ROOT}{path}"] = None
-            say(f"{path}: {size} bytes")
         except (InvalidData, Unavailable) as exc:
             leave(path, exc.detail)
         finally:
@@ -145,8 +150,8 @@ def _keep_root(writer: Writer, lines: Path, root: Path, *, files: bool, leave: L
     count = total = 0
     began = time.monotonic()
 
-    def take(number: int, file: BinaryIO, length: int) -> Member:
-        return writer.add(f"{FILES}{number:08d}", file, length=length, packed=True)
+    def take(member: str, file: BinaryIO, length: int) -> Member:
+        return writer.add(member, file, length=length, packed=True)
 
     with lines.open("wb") as out:
         for file in inventory.list_files(root, take if files else None, leave=leave):
@@ -195,9 +200,7 @@ def _keep_users(writer: Writer, home: Home, copied: Path, revisions: dict[str, s
         writer.keep(f"{HOME}secrets/{name}", io.BytesIO(data))
     if copied.exists():
         revisions[member] = revision
-        with copied.open("rb") as file:
-            say(f"mlflow/auth.db: {writer.keep(member, file).size} bytes")
-        copied.unlink()
+        _keep_copied(writer, copied, member, "mlflow/auth.db", say)
 
 
 def _admin(home: Home) -> dict[str, bytes]:
@@ -242,12 +245,6 @@ def _target(to: Path) -> Path:
 def _require_outside(target: Path, root: Path | None) -> None:
     if root is not None and target.parent.resolve().is_relative_to(root.resolve()):
         raise InvalidInput(f"'{target}' lies in the storage root that it is a backup of.", remedy="Write it elsewhere.")
-
-
-def root_path(settings: GatewaySettings) -> Path | None:
-    """Folder of the storage root on this host; None if it has none."""
-    local = open_root(settings.root_uri).local_path("")
-    return None if local is None else Path(local)
 
 
 def installed(name: str) -> str | None:

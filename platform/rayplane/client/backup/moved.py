@@ -30,6 +30,12 @@ class Move:
             pairs.append((unquote(parts[0].path), unquote(parts[1].path)))
         return cls(tuple(pairs))
 
+    @property
+    def is_none(self) -> bool:
+        """True if the root stays where it was."""
+        old, new = self.pairs[0]
+        return old == new
+
     def text(self, value: str) -> str:
         """The string with the old root at its start replaced by the new one; any other string unchanged."""
         for old, new in self.pairs:

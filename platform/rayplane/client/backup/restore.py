@@ -86,7 +86,7 @@ def restore(path: Path, settings: GatewaySettings, *, incomplete: bool, say: Say
         files = _verified(reader, path, say)
         uri = _root_of(contents, settings, home)
         _require_no_part_inside(home, settings, uri)
-        own = uri == f"file://{home.storage}"
+        own = uri == home.storage_uri
         difference = Difference(checked=len(files)) if own and contents.files else _difference(files, uri, say)
         _require_usable(difference, contents, uri, incomplete=incomplete)
         _require_room(reader, home, files)
@@ -126,10 +126,10 @@ def _require_no_part_inside(home: Home, settings: GatewaySettings, uri: str) -> 
     The home gets its name once it is complete, and what is written to its place before that would make it not empty.
     """
     root = open_root(uri).local_path("")
-    if root is not None and uri != f"file://{home.storage}" and _inside(Path(root), home):
+    if root is not None and uri != home.storage_uri and _inside(Path(root), home):
         raise InvalidInput(
             f"The storage root '{uri}' lies in the home '{home.path}', which is yet to be made.",
-            remedy=f"Name by --storage-root a place outside of it, or the default one: file://{home.storage}",
+            remedy=f"Name by --storage-root a place outside of it, or the default one: {home.storage_uri}",
         )
     for name, url, default in (
         ("RAYPLANE_DATABASE_URL", settings.database_url, None),
@@ -188,7 +188,7 @@ def _inventory(reader: Reader) -> list[StoredFile]:
 def _root_of(contents: Contents, settings: GatewaySettings, home: Home) -> str:
     if settings.storage_root:
         return settings.storage_root.rstrip("/")
-    return f"file://{home.storage}" if contents.files and contents.own_root else contents.storage_root
+    return home.storage_uri if contents.files and contents.own_root else contents.storage_root
 
 
 def _difference(files: list[StoredFile], uri: str, say: Say) -> Difference:
@@ -238,7 +238,7 @@ def _write_files(reader: Reader, files: list[StoredFile], staging: Home, uri: st
     notes, contents = [], reader.contents
     for name in reader.names(HOME):
         reader.extract(name, contents.members[name], staging.path / name.removeprefix(HOME))
-    root = open_root(f"file://{staging.storage}" if own else uri)
+    root = open_root(staging.storage_uri if own else uri)
     move = Move.between(contents.storage_root, uri)
     for file in files:
         if file.member is not None and not root.exists(file.path):
@@ -276,7 +276,7 @@ def _write_files(reader: Reader, files: list[StoredFile], staging: Home, uri: st
 
 def _move_registry(path: Path, move: Move) -> None:
     """Rewrite the URIs of views' data in a registry of Feast, if there is one; other databases stay as they are."""
-    if move.pairs[0][0] == move.pairs[0][1] or not path.is_file():
+    if move.is_none or not path.is_file():
         return
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("PRAGMA trusted_schema=OFF")
@@ -300,7 +300,7 @@ def _fill_store(reader: Reader, staging: Home, uri: str) -> None:
     for name in reader.names(STORE):
         reader.extract(name, reader.contents.members[name], folder / name.removeprefix(STORE))
     move = Move.between(reader.contents.storage_root, uri)
-    if move.pairs[0][0] != move.pairs[0][1]:
+    if not move.is_none:
         _move_tables(folder, move)
     child.snapshot("read", folder, staging.path)
     shutil.rmtree(folder)

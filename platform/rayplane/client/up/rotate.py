@@ -118,7 +118,7 @@ def _mlflow_teams(home: Home, now: float, grace: float) -> list[Rotated]:
             continue
         # The former first: a rotation that is killed in between leaves no next user without it.
         # MLflow has one password per user. With a second user, running jobs use the old one until they have the new.
-        write_secret(rotation.former_path(path), f"{user}\n{now + grace:.0f}\n{grace:.0f}\n")
+        rotation.write_former(path, rotation.FormerUser(user, now + grace, grace))
         write_secret(rotation.next_path(path), f"{new_user}\n{secrets.token_urlsafe(32)}\n")
         effects = (
             f"Team '{path.stem}' is MLflow's user '{new_user}' as soon as the gateway has made it; "
@@ -131,12 +131,11 @@ def _mlflow_teams(home: Home, now: float, grace: float) -> list[Rotated]:
 
 def _end_sooner(home: Home, path: Path, now: float, grace: float) -> Rotated:
     """Bring the end of a team's former user forward: it was rotated before, and the other user is the one in use."""
-    former = rotation.former_path(path)
-    user, until = read_secret(former).splitlines()[:2]
-    end = min(float(until), now + grace)
-    write_secret(former, f"{user}\n{end:.0f}\n{grace:.0f}\n")
-    effects = f"Team '{path.stem}' was rotated before; its former MLflow user '{user}' goes at {_moment(end)}."
-    detail = {"team": path.stem, "user": user, "accepted_until": _moment(end)}
+    former = rotation.read_former(path)
+    end = min(former.until, now + grace)
+    rotation.write_former(path, rotation.FormerUser(former.name, end, grace))
+    effects = f"Team '{path.stem}' was rotated before; its former MLflow user '{former.name}' goes at {_moment(end)}."
+    detail = {"team": path.stem, "user": former.name, "accepted_until": _moment(end)}
     return _record_rotation(home, Secret.MLFLOW_TEAMS, path, effects, detail, now)
 
 
@@ -169,9 +168,8 @@ def _require_platform(home: Home) -> None:
 
 def _require_sooner_end(home: Home, end: float) -> None:
     for path in _team_files(home):
-        former = rotation.former_path(path)
-        if former.exists():
-            until = float(read_secret(former).splitlines()[1])
+        if rotation.former_path(path).exists():
+            until = rotation.read_former(path).until
             if until <= end:
                 raise Conflict(
                     f"The MLflow user of team '{path.stem}' was rotated already, and its former one is there until "

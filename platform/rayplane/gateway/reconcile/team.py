@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 
 from rayplane import rotation
@@ -122,23 +123,23 @@ class TeamReconciler:
         if coming.exists():
             user, password = read_secret(coming).splitlines()[:2]
             mlflow.ensure_user(workspace, user, password)
-            old, _, grace = read_secret(former).splitlines()[:3]
+            replaced = rotation.read_former(path)
             # Counted from now: running processes could not get the new one before.
-            until = self._clock().timestamp() + float(grace)
-            write_secret(former, f"{old}\n{until:.0f}\n{grace}\n")
+            until = self._clock().timestamp() + replaced.grace
+            rotation.write_former(path, replace(replaced, until=until))
             write_secret(path, f"{user}\n{password}\n")
             coming.unlink()
             log.info("team %s is MLflow's user %s", team, user)
         if not former.exists():
             return AT_REST
-        old, until_text, _ = read_secret(former).splitlines()[:3]
-        if old == user_in(path):  # a rotation that was killed before it named the next user
+        replaced = rotation.read_former(path)
+        if replaced.name == user_in(path):  # a rotation that was killed before it named the next user
             former.unlink()
             return AT_REST
-        left = float(until_text) - self._clock().timestamp()
+        left = replaced.until - self._clock().timestamp()
         if left > 0:
             return min(left + 1, AT_REST - 1)
-        mlflow.delete_user(old)
+        mlflow.delete_user(replaced.name)
         former.unlink()
-        log.info("MLflow's user %s is gone", old)
+        log.info("MLflow's user %s is gone", replaced.name)
         return AT_REST

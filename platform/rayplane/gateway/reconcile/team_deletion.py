@@ -17,7 +17,7 @@ from rayplane.gateway.mlflow_rest import MlflowRest
 from rayplane.gateway.reconcile.status import editing
 from rayplane.gateway.reconcile.team_credentials import files_of, user_in, user_of
 from rayplane.gateway.store import feast_registry
-from rayplane.gateway.usecases.platform import Platform, project_of, workspace_of
+from rayplane.gateway.usecases.platform import Platform, feast_name, project_of, workspace_of
 from rayplane.nouns.base import Object
 from rayplane.nouns.team import TeamStatus, archived_name
 from rayplane.storage import layout
@@ -98,7 +98,7 @@ class TeamDeletion:
             self._mlflow.delete_workspace(workspace)
         self._platform.storage.delete(layout.mlflow_workspace(workspace))
         settings = self._platform.settings
-        feast_registry.forget_project(settings.registry_url, project.replace("-", "_"))
+        feast_registry.forget_project(settings.registry_url, feast_name(project))
         online = settings.home_paths.feast_online(project)
         for path in (online, *(Path(f"{online}{end}") for end in ("-wal", "-shm", "-journal"))):
             with suppress(FileNotFoundError):

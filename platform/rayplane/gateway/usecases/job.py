@@ -14,7 +14,7 @@ from rayplane.gateway.admission.roles import Principal, authorize
 from rayplane.gateway.backends.base import Capability
 from rayplane.gateway.store.objects import Change, check_precondition
 from rayplane.gateway.store.texts import JobText
-from rayplane.gateway.usecases.platform import Platform, project_of, team_spec
+from rayplane.gateway.usecases.platform import Platform, feast_name, project_of, team_spec
 from rayplane.gateway.usecases.rules import RULES
 from rayplane.gateway.usecases.rules.draft import Draft, enforce
 from rayplane.nouns import JOB
@@ -407,4 +407,4 @@ def _feast(holder: Object, team: str, platform: Platform) -> FeastAccess:
     if own is not None and Capability.TEAM in platform.readers(backend).capabilities:
         registry = settings.feast_registry_url or f"sqlite:///{own}/registry.db"
         online = Path(own, "online.db")
-    return FeastAccess(project=project.replace("-", "_"), registry_url=registry, online_path=str(online))
+    return FeastAccess(project=feast_name(project), registry_url=registry, online_path=str(online))

@@ -68,7 +68,7 @@ def apply(
             owner=platform.team(team) if noun.team_scoped else None,
             before=platform.store.get_or_none(kind, team, name),
         )
-        if kind == "Team" and not dry_run:
+        if kind == "Team" and draft.before is None and not dry_run:
             teams.clear_records(name, platform)
         obj, change, operation = _write(draft, labels, if_match, if_absent)
         if kind == "Team" and change == "created" and not dry_run:
@@ -206,7 +206,7 @@ def _write(
         owner=draft.principal.name,
         if_match=if_match,
         if_absent=if_absent,
-        status=rules.first_status(draft),
+        status=rules.first_status(draft) if draft.before is None else None,
     )
     effects = [*(rules.applied(draft) if change != "created" else ())]
     effects += [*(rules.written(draft) if change != "unchanged" else ())]

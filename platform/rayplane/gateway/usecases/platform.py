@@ -79,6 +79,11 @@ def project_of(team: Object) -> str:
     return TeamStatus.model_validate(team.status).feast_project or team.metadata.name
 
 
+def feast_name(project: str) -> str:
+    """A project's name in Feast, which allows no '-'."""
+    return project.replace("-", "_")
+
+
 def team_spec(team: Object) -> TeamSpec:
     """Parse the spec of a team's object."""
     return TeamSpec.model_validate(team.spec)

@@ -58,7 +58,7 @@ def clear_records(name: str, platform: Platform) -> None:
     this name, before it writes the team.
     """
     earlier = platform.store.predecessors(name)
-    if earlier and platform.uid_of_team(name) is None:
+    if earlier:
         platform.store.file_away(name, archived_name(name, earlier[0]))
 
 
