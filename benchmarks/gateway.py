@@ -31,7 +31,7 @@ from benchmarks.at_the_gateway import abused, calls, followed, uploads
 from benchmarks.at_the_gateway.asking import Connection, latencies, rate
 from benchmarks.at_the_gateway.jobs import CLUSTER, TEAM, fill, name_of
 from benchmarks.at_the_gateway.process import Gateway, gateway
-from benchmarks.shared.figures import check, check_least, say
+from benchmarks.shared.figures import check, check_least, p99, say
 
 PARTS = ("lists", "calls", "upload", "waiting", "abuse", "followed")
 CONNECTIONS = 4
@@ -101,7 +101,7 @@ def _lists(server: Gateway, jobs: int, seconds: float) -> dict[str, Any]:
         "ray_job_list": {
             "jobs": len(listed),
             "median_seconds": round(taken[len(taken) // 2], 4),
-            "p99_seconds": round(taken[int(len(taken) * 0.99)], 4),
+            "p99_seconds": round(p99(taken), 4),
         },
     }
 

@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.at_the_gateway.assaults import ASSAULTS, Target, under_way
 from benchmarks.at_the_gateway.jobs import CLUSTER, TEAM
 from benchmarks.at_the_gateway.process import Gateway
-from benchmarks.shared.figures import say
+from benchmarks.shared.figures import p99, say
 from rayplane.storage import layout
 
 EVERY = 0.02
@@ -67,7 +67,7 @@ def _probe(server: Gateway, during: Callable[[], Any]) -> tuple[dict[str, Any], 
     taken.sort()
     figure = {
         "probes": len(taken),
-        "p99_seconds": round(taken[int(len(taken) * 0.99)], 4),
+        "p99_seconds": round(p99(taken), 4),
         "longest_seconds": round(taken[-1], 4),
     }
     return figure, result

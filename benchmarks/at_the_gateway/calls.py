@@ -10,7 +10,7 @@ from benchmarks.at_the_gateway.asking import Connection
 from benchmarks.at_the_gateway.bare import bare
 from benchmarks.at_the_gateway.jobs import CLUSTER, TEAM, name_of
 from benchmarks.at_the_gateway.process import Gateway
-from benchmarks.shared.figures import say
+from benchmarks.shared.figures import p99, say
 
 EACH_SECOND = 100
 
@@ -46,6 +46,6 @@ def _path(number: int) -> str:
 def _percentiles(taken: Sequence[float]) -> dict[str, float]:
     return {
         "median_seconds": round(taken[len(taken) // 2], 5),
-        "p99_seconds": round(taken[int(len(taken) * 0.99)], 5),
+        "p99_seconds": round(p99(taken), 5),
         "longest_seconds": round(taken[-1], 5),
     }

@@ -21,7 +21,7 @@ from websockets.asyncio.client import connect
 
 from benchmarks.at_the_gateway.jobs import CLUSTER, TEAM
 from benchmarks.at_the_gateway.process import Gateway
-from benchmarks.shared.figures import say
+from benchmarks.shared.figures import p99, say
 from rayplane.client.sdk import Client
 from tests.support.local_platform import local_platform
 
@@ -130,7 +130,7 @@ async def _follow_all(server: Gateway, names: Sequence[str], seconds: float, sto
         "by_part": [
             {
                 "median_lag_seconds": round(statistics.median(lags[number]), 3),
-                "p99_lag_seconds": round(sorted(lags[number])[int(len(lags[number]) * 0.99)], 3),
+                "p99_lag_seconds": round(p99(lags[number]), 3),
                 "cores": round((used[number + 1] - used[number]) / part, 3),
                 "resident_mb": round(resident[number + 1], 1),
             }

@@ -48,6 +48,11 @@ def check_least(name: str, value: float, least: float, remark: str = "") -> dict
     return {"name": name, "value": value, "wanted": wanted, "ok": value >= least}
 
 
+def p99(taken: Sequence[float]) -> float:
+    """The 99th percentile."""
+    return sorted(taken)[int(len(taken) * 0.99)]
+
+
 def say(line: str) -> None:
     """Print a line of progress to stderr."""
     print(f"bench: {line}", file=sys.stderr, flush=True)

@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,11 @@ from rayplane.settings import Home, read_secret, write_secret
 
 REMEMBERED = 8
 """Number of former keys and replaced tokens that are remembered, so that a refusal can say why."""
+
+
+def moment(seconds: float) -> str:
+    """An instant, in seconds since the epoch, as ISO 8601 in UTC, to the second."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
 def ring_path(home: Home) -> Path:
@@ -37,6 +43,11 @@ def metrics_path(home: Home) -> Path:
 def history_path(home: Home) -> Path:
     """Path of the digests of the local user's replaced tokens."""
     return home.secrets / "replaced.json"
+
+
+def team_paths(home: Home) -> list[Path]:
+    """Paths of the secrets with which the teams' processes are known to MLflow; not those of next or former users."""
+    return sorted((home.secrets / "teams").glob("*.mlflow"))
 
 
 def next_path(path: Path) -> Path:

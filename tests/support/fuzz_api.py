@@ -8,14 +8,16 @@ from __future__ import annotations
 import argparse
 import hashlib
 import io
+import json
 import re
+import subprocess
 import sys
 import tempfile
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -278,6 +280,23 @@ def run(
     return findings, asked
 
 
+def run_alone(
+    principal: str, *, seed: int, examples: int, phases: tuple[str, ...] = PHASES
+) -> tuple[list[Finding], Counter[str]]:
+    """``run`` on a fresh platform in a process of its own: what it sends depends on the seed alone.
+
+    Hypothesis also draws constants that it reads in the modules which the process has imported: among other tests,
+    each order of tests would send other requests.
+    """
+    numbers = ("--seed", str(seed), "--examples", str(examples))
+    command = (sys.executable, "-m", "tests.support.fuzz_api", *numbers, "--principals", principal, "--phases", *phases)
+    done = subprocess.run((*command, "--json"), capture_output=True, text=True, timeout=1200)
+    if not done.stdout:
+        raise RuntimeError(f"fuzzing as {principal} ended with {done.returncode}: {done.stderr[-4000:]}")
+    result = json.loads(done.stdout.splitlines()[-1])
+    return [Finding(**finding) for finding in result["findings"]], Counter(result["asked"])
+
+
 def _succeeded(event: events.ScenarioFinished) -> Iterator[str]:
     """The routes that answered a request with a 2xx."""
     for case_id, interaction in event.recorder.interactions.items():
@@ -304,6 +323,7 @@ def main() -> int:
     parser.add_argument("--examples", type=int, default=20, help="for each route, in each phase")
     parser.add_argument("--phases", nargs="+", choices=PHASES, default=PHASES)
     parser.add_argument("--principals", nargs="+", choices=PRINCIPALS, default=PRINCIPALS)
+    parser.add_argument("--json", action="store_true", help="print one line of JSON for each principal")
     options = parser.parse_args()
     wrong: Counter[tuple[str, str]] = Counter()
     for principal in options.principals:
@@ -312,10 +332,15 @@ def main() -> int:
                 platform, principal, seed=options.seed, examples=options.examples, phases=tuple(options.phases)
             )
         for finding in findings:
-            print(finding)
             wrong[finding.operation, finding.title] += 1
+        if options.json:
+            print(json.dumps({"findings": [asdict(finding) for finding in findings], "asked": asked}), flush=True)
+            continue
+        for finding in findings:
+            print(finding)
         print(f"{principal}, seed {options.seed}: {len(findings)} findings in {dict(asked)}", flush=True)
-    print(f"all findings: {dict(wrong)}")
+    if not options.json:
+        print(f"all findings: {dict(wrong)}")
     return 1 if wrong else 0
 
 

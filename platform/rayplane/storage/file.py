@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import shutil
 import stat
 import uuid
@@ -25,12 +24,9 @@ from urllib.parse import unquote, urlsplit
 
 from rayplane import trees
 from rayplane.errors import Conflict, InvalidInput, NotFound, Unavailable
+from rayplane.storage.layout import LONGEST
 from rayplane.storage.root import room
 
-LONGEST = 220
-"""The most bytes of a file's name: file systems allow 255, and the name is longer while the file is written."""
-PARTIAL = re.compile(r"\..*\.[0-9a-f]{32}")
-"""Name of a file that is still being written."""
 # O_PATH, where it exists: traversing a folder needs no permission to list it.
 _PASS = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
 _FOLDER = _PASS | os.O_NOFOLLOW

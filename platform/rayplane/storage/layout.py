@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
+LONGEST = 220
+"""The most bytes of a file's name: file systems allow 255, and the name is longer while the file is written."""
+PARTIAL = re.compile(r"\..*\.[0-9a-f]{32}")
+"""Name under which a file is written before it gets its own: ``.<name>.<32 hexadecimal digits>``."""
+
 
 def packages(team: str) -> str:
     """Folder of a team's code packages."""

@@ -5,11 +5,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from tests.support.fuzz_api import PRINCIPALS, Finding, run, seeded
+from tests.support.fuzz_api import PRINCIPALS, Finding, run_alone
 
 SEED = 19
 SUCCEEDING = {"team-admin": 15, "member": 15, "viewer": 10, "cluster": 10, "metrics": 3, "none": 2}
@@ -20,9 +18,8 @@ def listed(findings: list[Finding]) -> str:
     return "\n".join(str(finding) for finding in findings[:20])
 
 
-def test_each_response_to_an_admin_matches_the_document_in_all_phases(tmp_path: Path) -> None:
-    with seeded(tmp_path) as platform:
-        findings, asked = run(platform, "admin", seed=SEED, examples=4)
+def test_each_response_to_an_admin_matches_the_document_in_all_phases() -> None:
+    findings, asked = run_alone("admin", seed=SEED, examples=4)
     assert not findings, listed(findings)
     # Each phase sent requests, and enough of them: with a document that describes nothing there would be none.
     assert asked["examples"] >= 8
@@ -33,9 +30,8 @@ def test_each_response_to_an_admin_matches_the_document_in_all_phases(tmp_path: 
 
 
 @pytest.mark.parametrize("principal", [name for name in PRINCIPALS if name != "admin"])
-def test_each_response_to_any_other_principal_matches_the_document(tmp_path: Path, principal: str) -> None:
-    with seeded(tmp_path) as platform:
-        findings, asked = run(platform, principal, seed=SEED, examples=2, phases=("examples", "fuzzing", "stateful"))
+def test_each_response_to_any_other_principal_matches_the_document(principal: str) -> None:
+    findings, asked = run_alone(principal, seed=SEED, examples=2, phases=("examples", "fuzzing", "stateful"))
     assert not findings, listed(findings)
     assert asked["fuzzing"] >= 100
     assert asked["routes"] >= SUCCEEDING[principal]

@@ -22,7 +22,7 @@ from pydantic import BaseModel, Field
 from rayplane.client.backup.archive import parts
 from rayplane.client.backup.form import FILES, Member, StoredFile
 from rayplane.errors import InvalidInput
-from rayplane.storage.file import LONGEST, PARTIAL
+from rayplane.storage.layout import LONGEST, PARTIAL
 
 _PACKAGE = re.compile(r"[^/]+/packages/([0-9a-f]{64})\.zip")
 _DATABASE = re.compile(r"[^/]+/feast/[^/]+\.db")

@@ -6,6 +6,7 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
+from rayplane import rotation
 from rayplane.settings import Home, read_secret, write_secret
 
 MLFLOW_ADMIN = "admin"
@@ -37,7 +38,7 @@ def of(home: Home) -> Credentials:
     """Paths of a home's secrets."""
     return Credentials(
         token=home.token,
-        metrics=home.secrets / "metrics.token",
+        metrics=rotation.metrics_path(home),
         mlflow_admin=home.secrets / "mlflow-admin",
         mlflow_key=home.secrets / "mlflow-key",
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from pydantic import BaseModel
 from rayplane import rotation
 from rayplane.client.up import credentials
 from rayplane.errors import Conflict, InvalidInput
+from rayplane.rotation import moment
 from rayplane.settings import Home, read_secret, write_secret
 
 GRACE = 3600.0
@@ -85,9 +85,9 @@ def _signing(home: Home, now: float, grace: float) -> list[Rotated]:
     write_secret(path, ring.text)
     effects = (
         "Clusters, and jobs and services with nodes of their own, get new tokens; what runs goes on. "
-        f"Tokens of the former key are accepted until {_moment(until)}."
+        f"Tokens of the former key are accepted until {moment(until)}."
     )
-    return [_record_rotation(home, Secret.SIGNING, path, effects, {"accepted_until": _moment(until)}, now)]
+    return [_record_rotation(home, Secret.SIGNING, path, effects, {"accepted_until": moment(until)}, now)]
 
 
 def _metrics(home: Home, now: float, grace: float) -> list[Rotated]:
@@ -110,7 +110,7 @@ def _mlflow_admin(home: Home, now: float, grace: float) -> list[Rotated]:
 
 def _mlflow_teams(home: Home, now: float, grace: float) -> list[Rotated]:
     done = []
-    for path in _team_files(home):
+    for path in rotation.team_paths(home):
         user = read_secret(path).splitlines()[0]
         new_user = user.removesuffix(_SECOND_USER) if user.endswith(_SECOND_USER) else f"{user}{_SECOND_USER}"
         if rotation.former_path(path).exists():
@@ -122,9 +122,9 @@ def _mlflow_teams(home: Home, now: float, grace: float) -> list[Rotated]:
         write_secret(rotation.next_path(path), f"{new_user}\n{secrets.token_urlsafe(32)}\n")
         effects = (
             f"Team '{path.stem}' is MLflow's user '{new_user}' as soon as the gateway has made it; "
-            f"'{user}' goes at {_moment(now + grace)}."
+            f"'{user}' goes at {moment(now + grace)}."
         )
-        detail = {"team": path.stem, "user": new_user, "accepted_until": _moment(now + grace)}
+        detail = {"team": path.stem, "user": new_user, "accepted_until": moment(now + grace)}
         done.append(_record_rotation(home, Secret.MLFLOW_TEAMS, path, effects, detail, now))
     return done
 
@@ -134,8 +134,8 @@ def _end_sooner(home: Home, path: Path, now: float, grace: float) -> Rotated:
     former = rotation.read_former(path)
     end = min(former.until, now + grace)
     rotation.write_former(path, rotation.FormerUser(former.name, end, grace))
-    effects = f"Team '{path.stem}' was rotated before; its former MLflow user '{former.name}' goes at {_moment(end)}."
-    detail = {"team": path.stem, "user": former.name, "accepted_until": _moment(end)}
+    effects = f"Team '{path.stem}' was rotated before; its former MLflow user '{former.name}' goes at {moment(end)}."
+    detail = {"team": path.stem, "user": former.name, "accepted_until": moment(end)}
     return _record_rotation(home, Secret.MLFLOW_TEAMS, path, effects, detail, now)
 
 
@@ -167,25 +167,17 @@ def _require_platform(home: Home) -> None:
 
 
 def _require_sooner_end(home: Home, end: float) -> None:
-    for path in _team_files(home):
+    for path in rotation.team_paths(home):
         if rotation.former_path(path).exists():
             until = rotation.read_former(path).until
             if until <= end:
                 raise Conflict(
                     f"The MLflow user of team '{path.stem}' was rotated already, and its former one is there until "
-                    f"{_moment(until)}.",
+                    f"{moment(until)}.",
                     remedy="Wait until then, end it sooner by a shorter --grace, or name the others by --only.",
                 )
-
-
-def _team_files(home: Home) -> list[Path]:
-    return sorted((home.secrets / "teams").glob("*.mlflow"))
 
 
 def _record_rotation(home: Home, secret: str, path: Path, done: str, detail: dict[str, Any], now: float) -> Rotated:
     rotation.write_note(home, str(secret), detail, at=now)
     return Rotated(secret=str(secret), path=str(path), done=done)
-
-
-def _moment(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

@@ -22,7 +22,7 @@ from rayplane import rotation
 from rayplane.errors import InvalidInput, RayplaneError, Unauthenticated
 from rayplane.gateway.admission.roles import Principal
 from rayplane.repeats import Repeats
-from rayplane.rotation import Former, Replaced
+from rayplane.rotation import Former, Replaced, moment
 from rayplane.settings import Home, read_secret, write_secret
 
 log = logging.getLogger(__name__)
@@ -113,14 +113,14 @@ class TokenSigner:
             if replaced.is_of(token):
                 where = f"'{self._user_path}'" if self._user_path is not None else "the home"
                 return Unauthenticated(
-                    f"This token was replaced at {_moment(replaced.at)}: 'rayplane token rotate' made another one.",
+                    f"This token was replaced at {moment(replaced.at)}: 'rayplane token rotate' made another one.",
                     remedy=f"Read the new one from {where}; rayplane's commands and SDK do so at each call.",
                     reason="rotated-token",
                 )
         for former in self._former:
             if _signed(former.key.encode(), token) is not None:
                 return Unauthenticated(
-                    f"The key that signed this token was rotated, and its time ended at {_moment(former.until)}.",
+                    f"The key that signed this token was rotated, and its time ended at {moment(former.until)}.",
                     remedy="Read RAYPLANE_TOKEN_PATH anew; if it holds this one still, suspend and resume the cluster.",
                     reason="rotated-token",
                 )
@@ -181,7 +181,11 @@ class HomeSigner:
 
     def verify(self, token: str) -> Principal | None:
         """The principal of a token; None if the token is not valid."""
-        return self._fresh().verify(token) or self._fresh(at_once=True).verify(token)
+        signer = self._fresh()
+        principal = signer.verify(token)
+        if principal is None and (newer := self._fresh(at_once=True)) is not signer:
+            principal = newer.verify(token)
+        return principal
 
     def refusal(self, token: str) -> Unauthenticated:
         """The error for a token that is not valid: the reason, and what to do."""
@@ -221,11 +225,13 @@ class HomeSigner:
         return tuple(_stamp_of(path) for path in self._paths)
 
     def _read(self) -> TokenSigner:
-        ring = rotation.read_ring(_checked(rotation.ring_path(self._home)))
+        path = rotation.ring_path(self._home)
+        _checked(path)
+        ring = rotation.read_ring(path)
         return TokenSigner(
             key=ring.key.encode(),
-            user_token=read_secret(_checked(self._home.token)),
-            metrics_token=read_secret(_checked(rotation.metrics_path(self._home))),
+            user_token=_checked(self._home.token),
+            metrics_token=_checked(rotation.metrics_path(self._home)),
             former=ring.former,
             replaced=rotation.read_replaced(rotation.history_path(self._home)),
             user_path=self._home.token,
@@ -265,19 +271,15 @@ def _stamp_of(path: Path) -> tuple[int, int, int] | None:
     return (stat.st_ino, stat.st_mtime_ns, stat.st_mode)
 
 
-def _moment(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
-
-
-def _checked(path: Path) -> Path:
-    """The path of a secret file; raises InvalidInput if the secret is too short to be safe."""
+def _checked(path: Path) -> str:
+    """The text of a secret file; raises InvalidInput if it is too short to be safe."""
     text = read_secret(path)
     if len(text) < 16:
         raise InvalidInput(
             f"Secret file '{path}' holds {len(text)} characters, too few to be safe.",
             remedy="Remove it and start the gateway: it makes a new one.",
         )
-    return path
+    return text
 
 
 def _equal(a: str, b: str) -> bool:

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from rayplane.errors import RayplaneError, Unauthenticated
 from rayplane.gateway.admission.roles import Principal
 from rayplane.gateway.admission.tokens import REMEDY
-from rayplane.gateway.api.problems import respond
+from rayplane.gateway.api.problems import ERROR, respond
 from rayplane.gateway.usecases.job import reporting_cluster
 from rayplane.gateway.usecases.platform import Platform
 
@@ -36,7 +36,7 @@ class Authenticate:
         try:
             principal = await _identify(bearer(Headers(scope=scope)), self._platform)
         except RayplaneError as error:
-            scope["rayplane.error"] = error
+            scope[ERROR] = error
             await refuse(respond(error, scope["path"]), scope, receive, send)
             return
         scope["rayplane.principal"] = principal

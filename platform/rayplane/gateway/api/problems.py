@@ -20,6 +20,8 @@ from rayplane import errors
 from rayplane.text import printable
 
 MEDIA_TYPE = "application/problem+json"
+ERROR = "rayplane.error"
+"""Key in a request's scope under which the error that it met is stored."""
 _RAY_PATH = re.compile(r"^/(?!v1/)[^/]+/[^/]+/api(/|$)")
 _HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "5"}}
 """Status -> headers of the response: how to authenticate, after how many seconds to retry."""
@@ -97,7 +99,7 @@ def as_rayplane_error(error: Exception) -> errors.RayplaneError:
 async def _handle(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException) and error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         error.headers = {**(error.headers or {}), "Allow": ", ".join(_methods(request))}
-    request.scope["rayplane.error"] = error.__cause__ if isinstance(error, HTTPException) else error
+    request.scope[ERROR] = error.__cause__ if isinstance(error, HTTPException) else error
     return respond(error, request.url.path)
 
 

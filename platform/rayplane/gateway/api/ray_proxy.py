@@ -52,6 +52,8 @@ MOST_LISTED = 1000
 TAIL_INTERVAL = 0.5
 """Seconds after which a followed log is read again even if no change was reported."""
 
+_KNOWN = tuple({template: compile_path(template)[0] for _, template in ALLOW}.values())
+"""Forms of the paths of Ray's API that the gateway answers."""
 _PREFIX = "/{team}/{cluster}"
 _ANY = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
@@ -257,19 +259,15 @@ async def _until_gone(websocket: WebSocket) -> None:
 
 
 async def _refuse(request: Request) -> Response:
-    if allowed := _methods(f"/api/{request.path_params['rest']}"):
-        raise HTTPException(HTTPStatus.METHOD_NOT_ALLOWED, headers={"Allow": ", ".join(allowed)})
+    path = f"/api/{request.path_params['rest']}"
+    if any(known.match(path) for known in _KNOWN):
+        raise HTTPException(HTTPStatus.METHOD_NOT_ALLOWED)  # the problem's handler adds the methods
     return respond(_not_allowed(request.method, request.path_params["rest"]), request.url.path)
 
 
 async def _refuse_socket(websocket: WebSocket) -> None:
     error = _not_allowed("websocket", websocket.path_params["rest"])
     await refuse(respond(error, websocket.url.path), websocket.scope, websocket.receive, websocket.send)
-
-
-def _methods(path: str) -> list[str]:
-    """The methods that the gateway answers at a path of Ray's API; empty for any other path."""
-    return sorted({method for method, template in ALLOW if compile_path(template)[0].match(path)})
 
 
 def _not_allowed(method: str, rest: str) -> Unsupported:

@@ -9,13 +9,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rayplane.errors import RayplaneError
 from rayplane.gateway.admission.roles import Principal
+from rayplane.gateway.api.problems import ERROR
 from rayplane.gateway.usecases.refusals import Kind
 from rayplane.telemetry import redact
 from rayplane.text import printable
 
 STATUSES = frozenset({401, 403})
-ERROR = "rayplane.error"
-"""Key in a request's scope under which the error that it met is stored."""
 MOST_CHARACTERS = 200
 
 # A path segment that may be a token: a user's has 43 characters, a cluster's more. A package's digest is no token.

@@ -184,9 +184,8 @@ class JobReconciler:
             return self._end_attempt(look, attempt, End(end.status, message or _default_message(end), end.exit_code))
         assert view.ray is not None
         self._keep_log(look, attempt, view.ray)
-        if renewal.is_news(look.status, view.not_renewed):
-            with editing(self._platform.store, look.uid, JobStatus) as status:
-                renewal.tell(status, view.not_renewed, look.obj.metadata.generation)
+        generation = look.obj.metadata.generation
+        renewal.record(self._platform.store, look.uid, JobStatus, look.status, view.not_renewed, generation)
         if look.stop_reason is not None:
             view.ray.stop(attempt.submission_id)
         phase = "Running" if view.running else "Starting"

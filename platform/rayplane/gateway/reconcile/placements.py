@@ -210,14 +210,13 @@ class OnOwnNodes:
             view = self._ask_own_ray(attempt, observed.phase, self._rays(observed.endpoint))
         if observed.phase in _ENDED and view.end is None:
             view = AttemptView("known", end=End(_ENDED[observed.phase], observed.message))
-        lacking = (
-            renewal.renew(self._platform, self._backend, self._ref(attempt))
-            if view.state == "known" and view.end is None
-            else ""
-        )
-        view = replace(view, not_renewed=lacking)
+        runs = view.state == "known" and view.end is None
         return replace(
-            view, incarnation=observed.incarnation, endpoint=observed.endpoint, environment=observed.environment
+            view,
+            not_renewed=renewal.renew(self._platform, self._backend, self._ref(attempt)) if runs else "",
+            incarnation=observed.incarnation,
+            endpoint=observed.endpoint,
+            environment=observed.environment,
         )
 
     def make(self, attempt: Attempt, submission: Submission) -> None:

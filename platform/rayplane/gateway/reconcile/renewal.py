@@ -5,6 +5,8 @@ from __future__ import annotations
 from rayplane.errors import RayplaneError
 from rayplane.gateway.backends.base import Backend, ClusterRef, JobRef, ServiceRef
 from rayplane.gateway.reconcile import launch
+from rayplane.gateway.reconcile.status import S, editing
+from rayplane.gateway.store import Store
 from rayplane.gateway.usecases.platform import Platform
 from rayplane.nouns.base import Status
 
@@ -24,7 +26,14 @@ def renew(platform: Platform, backend: Backend, ref: ClusterRef | JobRef | Servi
     return ""
 
 
-def is_news(status: Status, lacking: str) -> bool:
+def record(store: Store, uid: str, model: type[S], status: S, lacking: str, generation: int) -> None:
+    """Write the condition into the stored status, if it is news; else no writer waits."""
+    if _is_news(status, lacking):
+        with editing(store, uid, model) as edited:
+            tell(edited, lacking, generation)
+
+
+def _is_news(status: Status, lacking: str) -> bool:
     """True if the status does not say this yet. It has no condition as long as no renewal ever failed."""
     known = status.condition(CONDITION)
     if known is None:
@@ -34,5 +43,5 @@ def is_news(status: Status, lacking: str) -> bool:
 
 def tell(status: Status, lacking: str, generation: int) -> None:
     """Set the condition in the status, if it is news."""
-    if is_news(status, lacking):
+    if _is_news(status, lacking):
         status.set_condition(CONDITION, not lacking, "NotRenewed" if lacking else "Renewed", lacking, generation)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 from rayplane import rotation
@@ -15,7 +14,7 @@ from rayplane.gateway.admission.tokens import USER
 from rayplane.gateway.mlflow_rest import MlflowRest
 from rayplane.gateway.usecases.platform import Platform
 from rayplane.repeats import Repeats
-from rayplane.rotation import Note
+from rayplane.rotation import Note, moment
 from rayplane.settings import read_secret, write_secret
 
 log = logging.getLogger(__name__)
@@ -78,8 +77,8 @@ class Rotations:
 
     def _newest(self) -> tuple[str, ...]:
         """A version that changes with the secrets that the platform gives to running processes."""
-        teams = sorted((self._home.secrets / "teams").glob("*.mlflow"))
-        return (self._platform.signer.version, *(f"{path.name} {path.stat().st_mtime_ns}" for path in teams))
+        stamps = (f"{path.name} {path.stat().st_mtime_ns}" for path in rotation.team_paths(self._home))
+        return (self._platform.signer.version, *stamps)
 
     def _audit(self, note: Note) -> None:
         store, team = self._platform.store, str(note.detail.get("team") or "")
@@ -87,8 +86,7 @@ class Rotations:
             known = store.audit_log(None, action=ACTION, limit=_NEWEST).items
             if any(row["detail"].get("id") == note.id for row in known):
                 return
-            at = datetime.fromtimestamp(note.at, UTC).isoformat(timespec="seconds")
-            detail = {**note.detail, "id": note.id, "at": at}
+            detail = {**note.detail, "id": note.id, "at": moment(note.at)}
             # Only the local user can write into the home, so the rotation is theirs.
             store.audit(USER, ACTION, kind="Secret", team=team, name=note.secret, detail=detail)
         log.info("a secret was rotated: %s", note.secret, extra={"note": note.id})

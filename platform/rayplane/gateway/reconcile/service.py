@@ -81,9 +81,8 @@ class ServiceReconciler:
                 return POLL  # stays marked as refused, so that other rollouts leave it out on the next head
             phase, again = ("Failed", IDLE) if host_state.failed else ("Pending", POLL)
             return self._report(obj, phase, host_state.reason, host_state.message, again)
-        if renewal.is_news(status, host_state.not_renewed):
-            with editing(self._platform.store, obj.metadata.uid, ServiceStatus) as edited:
-                renewal.tell(edited, host_state.not_renewed, obj.metadata.generation)
+        meta = obj.metadata
+        renewal.record(self._platform.store, meta.uid, ServiceStatus, status, host_state.not_renewed, meta.generation)
         current = status.incarnation == host_state.incarnation and status.observed_generation == obj.metadata.generation
         if current and status.phase == "Deploying":
             return self._watch(obj, spec, host, host_state)

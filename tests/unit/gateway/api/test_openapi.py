@@ -112,13 +112,18 @@ def test_each_path_parameter_is_documented_with_its_form(made: dict[str, Any]) -
 
 
 def test_each_status_of_an_error_that_the_gateway_raises_is_documented(made: dict[str, Any]) -> None:
-    own = {cls for cls in errors._all_classes() if cls.__module__.startswith("rayplane.")}  # not those of other tests
-    classes = {cls for cls in own if cls.__name__ not in OTHERS}
+    tree = {cls for cls in errors._all_classes() if cls.__module__ == errors.__name__}
+    classes = {cls for cls in tree if cls.__name__ not in OTHERS}
     statuses = {cls.status for cls in classes}
     assert statuses == set(ERRORS)
     documented = {int(code) for route in routes_of(made) for code in route.operation["responses"]}
     assert statuses <= documented
     assert 500 not in documented
+
+
+def test_no_class_outside_the_tree_of_errors_has_a_status_of_its_own() -> None:
+    classes = {cls for cls in errors._all_classes() if cls.__module__.startswith("rayplane.")}
+    assert not {cls for cls in classes if cls.__module__ != errors.__name__ and "status" in vars(cls)}
 
 
 def test_each_error_is_a_problem_except_for_rays_clients(made: dict[str, Any]) -> None:

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from uuid import UUID
+
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rayplane.errors import InvalidInput
-from rayplane.gateway.store.paging import decode_cursor, encode_cursor
+from rayplane.gateway.store.paging import LONGEST_CURSOR, decode_cursor, encode_cursor
+
+
+@given(st.datetimes(timezones=st.just(UTC)), st.uuids())
+def test_the_cursor_of_each_object_decodes_to_its_position(created_at: datetime, uid: UUID) -> None:
+    position = [created_at.isoformat(), str(uid)]
+    assert decode_cursor(encode_cursor(position), str, 2) == position
 
 
 @given(st.lists(st.text(), min_size=2, max_size=2))
-def test_a_cursor_decodes_to_its_position(position: list[str]) -> None:
-    assert decode_cursor(encode_cursor(position), str, 2) == position
+@example(["\U0001f600" * 100, ""])
+def test_a_cursor_of_any_texts_decodes_unless_it_is_longer_than_any_of_an_object(position: list[str]) -> None:
+    cursor = encode_cursor(position)
+    if len(cursor) <= LONGEST_CURSOR:
+        assert decode_cursor(cursor, str, 2) == position
+    else:
+        with pytest.raises(InvalidInput):
+            decode_cursor(cursor, str, 2)
 
 
 @given(st.integers())
