@@ -66,7 +66,7 @@ class Gateway:
         ready = [
             cluster
             for cluster in self.store.each("Cluster")
-            if cluster.status.get("phase") == "Ready" and cluster.status["observed_generation"] >= generation
+            if cluster.status.phase == "Ready" and cluster.status.observed_generation >= generation
         ]
         return len(ready) == count
 

@@ -26,10 +26,10 @@ from rayplane.gateway.reconcile.rays import RayClients
 from rayplane.gateway.reconcile.service import ServiceReconciler
 from rayplane.gateway.reconcile.team import TeamReconciler
 from rayplane.gateway.store import Store
+from rayplane.gateway.store.typed import AnyObject
 from rayplane.gateway.usecases import job as jobs
 from rayplane.gateway.usecases import objects, why
 from rayplane.gateway.usecases.platform import Platform
-from rayplane.nouns.base import Object
 from rayplane.nouns.job import TERMINAL
 from rayplane.nouns.why import Cause
 from rayplane.settings import GatewaySettings
@@ -80,16 +80,16 @@ class Gateway:
         self.platform = platform
         self.registry = registry
 
-    def apply(self, kind: str, name: str, spec: dict[str, Any]) -> Object:
+    def apply(self, kind: str, name: str, spec: dict[str, Any]) -> AnyObject:
         team = "" if kind == "Team" else TEAM
         return objects.apply(kind, team, name, spec, labels={}, principal=SYSTEM, platform=self.platform)[0]
 
-    def phase(self, kind: str, name: str, *phases: str, seconds: float = 300) -> Object:
+    def phase(self, kind: str, name: str, *phases: str, seconds: float = 300) -> AnyObject:
         """Wait for one of these phases."""
 
-        def look() -> Object | None:
+        def look() -> AnyObject | None:
             causes = self.platform.store.get(kind, "" if kind == "Team" else TEAM, name)
-            return causes if causes.status.get("phase") in phases else None
+            return causes if causes.status.phase in phases else None
 
         try:
             return wait_for(f"{kind} {name} {phases}", look, seconds=seconds)
@@ -159,9 +159,9 @@ def test_a_job_runs_on_its_own_nodes_and_leaves_its_log_and_nothing_else(level_b
     [head] = pods(level_b)
     print(f"job {job.metadata.uid}: head {head['metadata']['uid']} runs it after {time.monotonic() - began:.1f} s")
     ended = running.phase("Job", "answer", *TERMINAL)
-    print(f"job {job.metadata.uid}: {ended.status['phase']} after {time.monotonic() - began:.1f} s, all told")
+    print(f"job {job.metadata.uid}: {ended.status.phase} after {time.monotonic() - began:.1f} s, all told")
     data, _, complete = jobs.logs(TEAM, "answer", 0, principal=SYSTEM, platform=running.platform)
-    assert (ended.status["phase"], complete) == ("Succeeded", True), ended.status
+    assert (ended.status.phase, complete) == ("Succeeded", True), ended.status
     assert "answer 42 2.60.0" in data.decode()
     for kind in ("RayJob", "RayCluster", "Pod", "Secret"):
         assert level_b.api.list(RAY if kind.startswith("Ray") else "v1", kind, NAMESPACE) == [], kind
@@ -177,7 +177,7 @@ def test_a_job_that_is_stopped_frees_its_nodes(level_b: LevelB, running: Gateway
     jobs.stop(TEAM, "sleeper", principal=SYSTEM, platform=running.platform)
     ended = running.phase("Job", "sleeper", *TERMINAL)
     print(f"stopped, with its nodes gone, after {time.monotonic() - began:.1f} s")
-    assert ended.status["phase"] == "Stopped"
+    assert ended.status.phase == "Stopped"
     assert pods(level_b) == []
 
 
@@ -209,11 +209,11 @@ def test_a_head_that_dies_under_a_job_is_a_lost_attempt_and_another_runs(level_b
     [head] = pods(level_b)
     level_b.api.delete("v1", "Pod", head["metadata"]["name"], NAMESPACE, grace=0)
     ended = running.phase("Job", "unlucky", *TERMINAL)
-    attempts = ended.status["attempts"]
-    assert (ended.status["phase"], [a["status"] for a in attempts]) == ("Succeeded", ["Lost", "Succeeded"])
-    print(f"lost: {attempts[0]['message']}")
+    attempts = ended.status.attempts
+    assert (ended.status.phase, [a.status for a in attempts]) == ("Succeeded", ["Lost", "Succeeded"])
+    print(f"lost: {attempts[0].message}")
     assert (
-        attempts[1]["submission_id"]
+        attempts[1].submission_id
         in jobs.logs(TEAM, "unlucky", 0, principal=SYSTEM, platform=running.platform)[0].decode()
     )
 
@@ -230,7 +230,7 @@ def test_a_service_answers_over_http_and_rolls_to_another_version_on_the_same_no
     }
     service = running.apply("Service", "delay", spec)
     ready = running.phase("Service", "delay", "Ready")
-    print(f"service {service.metadata.uid} is ready after {time.monotonic() - began:.1f} s at {ready.status['url']}")
+    print(f"service {service.metadata.uid} is ready after {time.monotonic() - began:.1f} s at {ready.status.url}")
     url = reachable(level_b, running.platform.store.get("Service", TEAM, "delay"))
     assert first_answer(url) == {"model": "models:/delay/1", "asked": 1}
     [head] = pods(level_b)
@@ -246,8 +246,8 @@ def test_a_service_answers_over_http_and_rolls_to_another_version_on_the_same_no
         f"version 2 answers {time.monotonic() - began:.1f} s after the alias moved, {len(answers)} answers on the way"
     )
     rolled = running.phase("Service", "delay", "Ready")
-    assert rolled.status["revision"]["number"] == 2
-    assert rolled.status["url"] == ready.status["url"]
+    assert rolled.status.revision.number == 2
+    assert rolled.status.url == ready.status.url
     assert [pod["metadata"]["uid"] for pod in pods(level_b)] == [head["metadata"]["uid"]]
 
     objects.delete("Service", TEAM, "delay", principal=SYSTEM, platform=running.platform)
@@ -259,7 +259,7 @@ def test_a_service_answers_over_http_and_rolls_to_another_version_on_the_same_no
 def unfinished(store: Store) -> list[str]:
     """Names of the team's services, and of its jobs that have not ended."""
     services = [service.metadata.name for service in store.each("Service", TEAM)]
-    return services + [j.metadata.name for j in store.each("Job", TEAM) if j.status.get("phase") not in TERMINAL]
+    return services + [j.metadata.name for j in store.each("Job", TEAM) if j.status.phase not in TERMINAL]
 
 
 def pods(level_b: LevelB) -> list[dict[str, Any]]:
@@ -277,10 +277,10 @@ def package(platform: Platform) -> str:
     return f"sha256:{sha256}"
 
 
-def reachable(level_b: LevelB, service: Object) -> str:
+def reachable(level_b: LevelB, service: AnyObject) -> str:
     """The service's URL by its Service's address: the host has no names of the bed."""
     name = rayservice.serve_service(ServiceRef(TEAM, "delay", service.metadata.uid))
-    assert service.status["url"] == f"http://{name}.{NAMESPACE}.svc:8000/delay"
+    assert service.status.url == f"http://{name}.{NAMESPACE}.svc:8000/delay"
     causes = level_b.api.get("v1", "Service", name, NAMESPACE)
     assert causes is not None
     return f"http://{causes['spec']['clusterIP']}:8000/delay"

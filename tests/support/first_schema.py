@@ -51,7 +51,7 @@ def check(store: Store) -> None:
     for number, kind in enumerate(KINDS, start=1):
         [obj] = store.list(kind, _team(kind)).items
         assert obj.metadata.resource_version == number
-        assert obj.status == {"phase": PHASES.get(kind, "Ready")}
+        assert obj.status_data == {"phase": PHASES.get(kind, "Ready")}
     [entry] = store.audit_log(TEAM).items
     assert entry["id"] == 7
     opened, closed = sorted(store.leases(TEAM), key=lambda lease: lease.ended_at is not None)
@@ -69,8 +69,8 @@ def check_asked(store: Store) -> None:
         assert (obj.metadata.name, obj.metadata.uid) == (_name(kind), f"uid-{number}")
         assert (obj.metadata.labels, obj.metadata.owner) == ({"stage": "dev"}, "ada")
         assert obj.metadata.created_at == AT + timedelta(seconds=number)
-        assert obj.spec == SPECS[kind]
-        assert list(obj.spec) == list(SPECS[kind]), "keys stay in their order"
+        assert obj.spec_data == SPECS[kind]
+        assert list(obj.spec_data) == list(SPECS[kind]), "keys stay in their order"
         assert store.get(kind, _team(kind), _name(kind)) == obj
     assert [job.metadata.name for job in store.each("Job", TEAM, cluster="dev")] == ["job"]
     entry = store.audit_log(TEAM).items[-1]

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ValidationError
 from rayplane import errors
 from rayplane.client import packaging
 from rayplane.nouns import NOUNS, RUN, by_kind
-from rayplane.nouns.base import Document, NounType, Object, check_json, parse
+from rayplane.nouns.base import AnyNoun, Document, Object, check_json, parse
 from rayplane.nouns.cluster import ClusterStatus, ClusterUsage, Lease
 from rayplane.nouns.dataset import DatasetVersion
 from rayplane.nouns.events import Edge
@@ -126,7 +126,7 @@ class Client:
         info: dict[str, Any] = self.json("GET", "/v1/info")
         return info
 
-    def noun(self, noun: NounType) -> Noun:
+    def noun(self, noun: AnyNoun) -> Noun:
         """The attribute of this client for a noun."""
         attribute: Noun = getattr(self, noun.plural)
         return attribute
@@ -313,7 +313,7 @@ class Client:
 class Noun:
     """The common verbs of one noun."""
 
-    def __init__(self, client: Client, noun: NounType) -> None:
+    def __init__(self, client: Client, noun: AnyNoun) -> None:
         self._client, self.type = client, noun
 
     def apply(
@@ -709,7 +709,7 @@ def _observed_generation(obj: Object) -> int:
     return int(obj.status.get("observed_generation", 0))
 
 
-def _checked_in_order(documents: list[Document]) -> list[tuple[NounType, Document]]:
+def _checked_in_order(documents: list[Document]) -> list[tuple[AnyNoun, Document]]:
     wrong, parsed = [], []
     for document in documents:
         try:
@@ -728,7 +728,7 @@ def _checked_in_order(documents: list[Document]) -> list[tuple[NounType, Documen
 
 @dataclass(frozen=True)
 class _Wanted:
-    noun: NounType
+    noun: AnyNoun
     team: str
     name: str
     labels: dict[str, str]
@@ -737,7 +737,7 @@ class _Wanted:
     """Folder to upload as the spec's package, if the document names one."""
 
     @classmethod
-    def of(cls, noun: NounType, document: Document, team: str | None) -> _Wanted:
+    def of(cls, noun: AnyNoun, document: Document, team: str | None) -> _Wanted:
         team_name = (document.metadata.team or team) if noun.team_scoped else ""
         if team_name is None:
             raise errors.InvalidSpec(
@@ -751,7 +751,7 @@ class _Wanted:
         return cls(noun, team_name, document.metadata.name, document.metadata.labels, document.spec, folder)
 
 
-def _path(noun: NounType, team: str, name: str | None = None) -> str:
+def _path(noun: AnyNoun, team: str, name: str | None = None) -> str:
     base = f"/v1/teams/{_quoted(team)}/{noun.plural}" if noun.team_scoped else f"/v1/{noun.plural}"
     return base if name is None else f"{base}/{_quoted(name)}"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rayplane.errors import InvalidSpec
-from rayplane.nouns.base import NounType
+from rayplane.nouns.base import AnyNoun, NounType
 from rayplane.nouns.cluster import ClusterSpec, ClusterStatus
 from rayplane.nouns.dataset import DatasetSpec, DatasetStatus
 from rayplane.nouns.feature import FeatureSpec, FeatureStatus
@@ -15,7 +15,7 @@ from rayplane.nouns.team import TeamSpec, TeamStatus
 
 _PHASE = ("PHASE", "status.phase")
 
-TEAM = NounType(
+TEAM: NounType[TeamSpec, TeamStatus] = NounType(
     kind="Team",
     singular="team",
     plural="teams",
@@ -24,7 +24,7 @@ TEAM = NounType(
     team_scoped=False,
     columns=(_PHASE, ("BACKEND", "spec.backend")),
 )
-CLUSTER = NounType(
+CLUSTER: NounType[ClusterSpec, ClusterStatus] = NounType(
     kind="Cluster",
     singular="cluster",
     plural="clusters",
@@ -32,7 +32,7 @@ CLUSTER = NounType(
     status=ClusterStatus,
     columns=(_PHASE, ("SIZE", "spec.size"), ("CLIENT", "status.endpoint.client_address")),
 )
-JOB = NounType(
+JOB: NounType[JobSpec, JobStatus] = NounType(
     kind="Job",
     singular="job",
     plural="jobs",
@@ -46,7 +46,7 @@ JOB = NounType(
         ("ENTRYPOINT", "spec.entrypoint"),
     ),
 )
-PIPELINE = NounType(
+PIPELINE: NounType[PipelineSpec, PipelineStatus] = NounType(
     kind="Pipeline",
     singular="pipeline",
     plural="pipelines",
@@ -54,7 +54,7 @@ PIPELINE = NounType(
     status=PipelineStatus,
     columns=(_PHASE, ("CLUSTER", "spec.cluster"), ("LAST RUN", "status.last_run")),
 )
-RUN = NounType(
+RUN: NounType[RunSpec, RunStatus] = NounType(
     kind="PipelineRun",
     singular="run",
     plural="runs",
@@ -62,7 +62,7 @@ RUN = NounType(
     status=RunStatus,
     columns=(_PHASE, ("PIPELINE", "spec.pipeline"), ("STARTED", "status.started_at"), ("ENDED", "status.ended_at")),
 )
-DATASET = NounType(
+DATASET: NounType[DatasetSpec, DatasetStatus] = NounType(
     kind="Dataset",
     singular="dataset",
     plural="datasets",
@@ -70,7 +70,7 @@ DATASET = NounType(
     status=DatasetStatus,
     columns=(("LATEST", "status.latest"), ("ROWS", "status.rows"), ("VERSIONS", "status.versions")),
 )
-FEATURE = NounType(
+FEATURE: NounType[FeatureSpec, FeatureStatus] = NounType(
     kind="Feature",
     singular="feature",
     plural="features",
@@ -78,7 +78,7 @@ FEATURE = NounType(
     status=FeatureStatus,
     columns=(_PHASE, ("VIEWS", "status.views"), ("MATERIALIZED", "status.materialized_at")),
 )
-MODEL = NounType(
+MODEL: NounType[ModelSpec, ModelStatus] = NounType(
     kind="Model",
     singular="model",
     plural="models",
@@ -86,7 +86,7 @@ MODEL = NounType(
     status=ModelStatus,
     columns=(("LATEST", "status.latest"), ("ALIASES", "status.aliases")),
 )
-SERVICE = NounType(
+SERVICE: NounType[ServiceSpec, ServiceStatus] = NounType(
     kind="Service",
     singular="service",
     plural="services",
@@ -102,13 +102,13 @@ SERVICE = NounType(
     ),
 )
 
-NOUNS: tuple[NounType, ...] = (TEAM, CLUSTER, JOB, PIPELINE, DATASET, FEATURE, MODEL, SERVICE)
+NOUNS: tuple[AnyNoun, ...] = (TEAM, CLUSTER, JOB, PIPELINE, DATASET, FEATURE, MODEL, SERVICE)
 """The eight nouns, in the order in which `apply` writes them."""
 
-_BY_KIND = {noun.kind: noun for noun in (*NOUNS, RUN)}
+_BY_KIND: dict[str, AnyNoun] = {noun.kind: noun for noun in (*NOUNS, RUN)}
 
 
-def by_kind(kind: str) -> NounType:
+def by_kind(kind: str) -> AnyNoun:
     """The noun of a document's ``kind``; raises InvalidSpec suggesting the nearest kind, or listing all."""
     noun = _BY_KIND.get(kind)
     if noun is None:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeAlias, TypeVar, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -20,11 +20,13 @@ from pydantic import (
     Field,
     PlainSerializer,
     Strict,
+    TypeAdapter,
     ValidationError,
     ValidationInfo,
     WithJsonSchema,
     field_validator,
 )
+from pydantic.fields import FieldInfo
 
 from rayplane.errors import InvalidSpec
 from rayplane.text import PLAIN, UNSAFE, check_plain, printable
@@ -413,6 +415,44 @@ class Object(BaseModel):
 
 
 M = TypeVar("M", bound=BaseModel)
+S = TypeVar("S", bound=Spec)
+T = TypeVar("T", bound=Status)
+
+
+def as_stored(model: type[M], data: Mapping[str, Any]) -> M:
+    """The model of stored data; never raises.
+
+    Data that today's rules refuse was written under older ones: each field that fits is parsed, each other one stays as
+    it is stored, unknown ones are left out, and rules across fields are not asked.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError:
+        return _by_fields(model, data)
+
+
+def _by_fields(model: type[M], data: Mapping[str, Any]) -> M:
+    fields = model.model_fields.items()
+    values = {name: _field_as_stored(field, data[name]) for name, field in fields if name in data}
+    missing = {name: None for name, field in fields if name not in data and field.is_required()}
+    return model.model_construct(**values, **missing)
+
+
+def _field_as_stored(field: FieldInfo, value: Any) -> Any:
+    try:
+        annotated: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+        return TypeAdapter(annotated).validate_python(value)
+    except ValidationError:
+        inner = _inner_model(field.annotation)
+        if inner is None:
+            return value
+        if isinstance(value, list):
+            return [as_stored(inner, item) if isinstance(item, dict) else item for item in value]
+        if not isinstance(value, dict):
+            return value
+        if get_origin(field.annotation) is dict:
+            return {key: as_stored(inner, item) if isinstance(item, dict) else item for key, item in value.items()}
+        return as_stored(inner, value)
 
 
 def parse(model: type[M], value: Any, path: str) -> M:
@@ -462,15 +502,18 @@ def _inner_model(annotation: Any) -> Any:
     return None
 
 
-class NounType(BaseModel):
+class NounType(BaseModel, Generic[S, T]):
     """One row of the table of nouns: a noun's names, and the types of its spec and status."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True, frozen=True)
     kind: str
     singular: str
     plural: str
-    spec: type[Spec]
-    status: type[Status]
+    spec: type[S]
+    status: type[T]
     team_scoped: bool = True
     columns: tuple[tuple[str, str], ...] = ()
     """(heading, dotted path in the object) of each column that a list shows after NAME."""
+
+
+AnyNoun: TypeAlias = NounType[Any, Any]

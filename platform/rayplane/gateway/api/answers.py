@@ -19,8 +19,9 @@ from rayplane.gateway.admission.roles import Principal
 from rayplane.gateway.api import lanes, parameters
 from rayplane.gateway.api.parameters import ETAG, MOST_LABELS
 from rayplane.gateway.store.texts import ObjectText
+from rayplane.gateway.store.typed import AnyObject
 from rayplane.gateway.usecases.platform import Platform
-from rayplane.nouns.base import Metadata, NounType, Object, check_labels, parse
+from rayplane.nouns.base import AnyNoun, Metadata, check_labels, parse
 from rayplane.nouns.events import Operation
 
 
@@ -54,7 +55,7 @@ def _literal(value: str) -> Any:
     return Literal[value]
 
 
-def document_model(noun: NounType, *, named: bool = True) -> type[BaseModel]:
+def document_model(noun: AnyNoun, *, named: bool = True) -> type[BaseModel]:
     """The request body of a noun: ``{kind?, metadata?, spec}``."""
     return create_model(
         f"{noun.kind}{'Document' if named else 'Submission'}",
@@ -69,7 +70,7 @@ def document_model(noun: NounType, *, named: bool = True) -> type[BaseModel]:
     )
 
 
-def object_model(noun: NounType) -> type[BaseModel]:
+def object_model(noun: AnyNoun) -> type[BaseModel]:
     """The response body of a noun: kind, metadata, spec, status."""
     return create_model(
         noun.kind,
@@ -81,7 +82,7 @@ def object_model(noun: NounType) -> type[BaseModel]:
     )
 
 
-def page_model(noun: NounType, item: type[BaseModel], name: str = "List") -> type[BaseModel]:
+def page_model(noun: AnyNoun, item: type[BaseModel], name: str = "List") -> type[BaseModel]:
     """A page of a noun's list."""
     return create_model(
         f"{noun.kind}{name}",
@@ -91,7 +92,7 @@ def page_model(noun: NounType, item: type[BaseModel], name: str = "List") -> typ
     )
 
 
-def summary_model(noun: NounType) -> type[BaseModel]:
+def summary_model(noun: AnyNoun) -> type[BaseModel]:
     """The model of one object in a list with view=summary."""
     return create_model(
         f"{noun.kind}Summary",
@@ -102,7 +103,7 @@ def summary_model(noun: NounType) -> type[BaseModel]:
     )
 
 
-def metadata_of(body: dict[str, Any], noun: NounType, team: str | None, name: str) -> Metadata:
+def metadata_of(body: dict[str, Any], noun: AnyNoun, team: str | None, name: str) -> Metadata:
     """The body's metadata, parsed.
 
     Raises InvalidInput if it names another object than the URL does, InvalidSpec for labels that can't be.
@@ -126,9 +127,11 @@ def metadata_of(body: dict[str, Any], noun: NounType, team: str | None, name: st
     return metadata
 
 
-def shown(obj: Object, *, status: int = 200, headers: dict[str, str] | None = None) -> JSONResponse:
+def shown(obj: AnyObject, *, status: int = 200, headers: dict[str, str] | None = None) -> JSONResponse:
     """The response that shows one object, with its ETag."""
-    return JSONResponse(obj.model_dump(mode="json"), status_code=status, headers={"ETag": obj.etag, **(headers or {})})
+    return JSONResponse(
+        obj.plain().model_dump(mode="json"), status_code=status, headers={"ETag": obj.etag, **(headers or {})}
+    )
 
 
 def shown_text(obj: ObjectText) -> Response:
@@ -142,7 +145,7 @@ def page_of(items: Sequence[str], next_cursor: str | None) -> Response:
     return Response(f'{{"items":[{",".join(items)}],"next_cursor":{cursor}}}', media_type="application/json")
 
 
-def written(obj: Object, change: str, operation: Operation | None, *, dry_run: bool = False) -> JSONResponse:
+def written(obj: AnyObject, change: str, operation: Operation | None, *, dry_run: bool = False) -> JSONResponse:
     """The response to a write: 202 and Location if a reconciler has work to do, 201 if created, else 200."""
     headers = {"X-Change": change}
     status = 201 if change == "created" else 200

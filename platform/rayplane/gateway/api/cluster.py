@@ -15,8 +15,9 @@ from rayplane.gateway.api.answers import Here, once, shown
 from rayplane.gateway.api.auth import Caller
 from rayplane.gateway.api.noun import OBJECT_MODELS
 from rayplane.gateway.api.parameters import IdempotencyKey
+from rayplane.gateway.store.typed import Cluster
 from rayplane.gateway.usecases import cluster
-from rayplane.nouns.base import Object, Seconds
+from rayplane.nouns.base import Seconds
 from rayplane.nouns.cluster import ClusterUsage
 from rayplane.nouns.events import Operation
 
@@ -52,7 +53,7 @@ def suspend(
 ) -> JSONResponse:
     """The cluster holds nothing until a user resumes it. One that is suspended already stays so."""
 
-    def act() -> tuple[Object, Operation]:
+    def act() -> tuple[Cluster, Operation]:
         return cluster.suspend(team, name, principal=caller, platform=here)
 
     return once(key, request, None, lambda: _answer(act), principal=caller, platform=here)
@@ -70,7 +71,7 @@ def resume(
 ) -> JSONResponse:
     """It may have been suspended by a user or by the platform. Of one that runs, the idle time begins anew."""
 
-    def act() -> tuple[Object, Operation]:
+    def act() -> tuple[Cluster, Operation]:
         return cluster.resume(team, name, principal=caller, platform=here)
 
     return once(key, request, None, lambda: _answer(act), principal=caller, platform=here)
@@ -88,7 +89,7 @@ def extend(
 ) -> JSONResponse:
     """It is neither suspended for idleness nor ended before ``duration`` from now; what is later stays."""
 
-    def act() -> tuple[Object, Operation]:
+    def act() -> tuple[Cluster, Operation]:
         return cluster.extend(team, name, body.duration, principal=caller, platform=here)
 
     return once(key, request, body.model_dump(), lambda: _answer(act), principal=caller, platform=here)
@@ -113,6 +114,6 @@ def usage(
     return UsageList(items=cluster.usage(team, since=since, until=until, principal=caller, platform=here))
 
 
-def _answer(act: Callable[[], tuple[Object, Operation]]) -> JSONResponse:
+def _answer(act: Callable[[], tuple[Cluster, Operation]]) -> JSONResponse:
     obj, operation = act()
     return shown(obj, status=202, headers={"Location": f"/v1/operations/{operation.id}"})

@@ -16,6 +16,7 @@ from rayplane.gateway.api.auth import Caller
 from rayplane.gateway.api.lanes import run
 from rayplane.gateway.store import Store
 from rayplane.gateway.usecases.platform import Platform
+from rayplane.nouns import TEAM
 from rayplane.nouns.cluster import ClusterSpec
 from rayplane.nouns.environment import Environment
 from rayplane.nouns.team import TeamSpec
@@ -75,7 +76,7 @@ async def readyz(request: Request, here: Here) -> Health:
 
 def _require_store(store: Store) -> None:
     """Raise Unavailable unless the store can be read and written."""
-    store.list("Team", "", limit=1)
+    store.list(TEAM, "", limit=1)
     store.check_writable()
 
 

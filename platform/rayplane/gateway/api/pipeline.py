@@ -52,7 +52,7 @@ def list_runs(
 ) -> JSONResponse:
     """The pipeline's runs."""
     page = pipeline.list_runs(team, name, limit=limit, cursor=cursor, principal=caller, platform=here)
-    items = [run.model_dump(mode="json") for run in page.items]
+    items = [run.plain().model_dump(mode="json") for run in page.items]
     return JSONResponse({"items": items[::-1] if newest_first else items, "next_cursor": page.next_cursor})
 
 

@@ -14,8 +14,8 @@ from rayplane.gateway import metrics
 from rayplane.gateway.admission.roles import authorize
 from rayplane.gateway.api.answers import Here
 from rayplane.gateway.api.auth import Caller
+from rayplane.gateway.store.typed import AnyObject
 from rayplane.gateway.usecases.platform import Platform
-from rayplane.nouns.base import Object
 from rayplane.nouns.cluster import Endpoint
 
 router = APIRouter(tags=["platform"])
@@ -58,13 +58,12 @@ def targets(
     return [group for group in groups if component in (None, group.labels["component"])]
 
 
-def _group(obj: Object) -> TargetGroup | None:
+def _group(obj: AnyObject) -> TargetGroup | None:
     """The nodes of a cluster, or of a job or service with nodes of its own; None without endpoint or targets."""
-    known = obj.status.get("endpoint")
-    endpoint = None if known is None else Endpoint.model_validate(known)
+    endpoint: Endpoint | None = obj.status.endpoint
     if endpoint is None or not endpoint.metrics_targets:
         return None
-    labels = {"team": obj.metadata.team or "", obj.kind.lower(): obj.metadata.name, "component": "ray"}
+    labels = {"team": obj.team, obj.kind.lower(): obj.metadata.name, "component": "ray"}
     return TargetGroup(targets=endpoint.metrics_targets, labels=labels)
 
 

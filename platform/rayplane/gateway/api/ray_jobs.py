@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, WithJsonSchema
 
 from rayplane.errors import InvalidInput
 from rayplane.gateway.store.texts import JobText
-from rayplane.nouns.base import Object, Plain, Quantity, parse
+from rayplane.gateway.store.typed import Job
+from rayplane.nouns.base import Plain, Quantity, parse
 from rayplane.nouns.job import NOT_BLANK, JobSpec, Variables
 
 _STATUS = {
@@ -135,18 +136,18 @@ def details(job: JobText) -> dict[str, Any]:
     }
 
 
-def public_id(job: Object) -> str:
+def public_id(job: Job) -> str:
     """The id by which Ray's clients know a job: the submission id that a client chose, or the job's name."""
-    return _public_id(job.metadata.name, job.spec)
+    return _public_id(job.metadata.name, job.spec_data)
 
 
 def _public_id(name: str, spec: Mapping[str, Any]) -> str:
     return str(spec.get("submission_id") or name)
 
 
-def ray_status(job: Object) -> str:
+def ray_status(job: Job) -> str:
     """The job's status in Ray's words: PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED."""
-    return _ray_status(job.status)
+    return _ray_status(job.status_data)
 
 
 def _ray_status(status: Mapping[str, Any]) -> str:

@@ -30,10 +30,10 @@ from rayplane.gateway.api.packages import ZIP, uploaded
 from rayplane.gateway.api.problems import respond
 from rayplane.gateway.api.ray_routes import ALLOW, REFUSED
 from rayplane.gateway.store.changes import log_of
+from rayplane.gateway.store.typed import AnyObject, Job
 from rayplane.gateway.usecases import job, objects, packages
 from rayplane.gateway.usecases.platform import Platform
-from rayplane.nouns.base import Object, check_name
-from rayplane.nouns.cluster import ClusterStatus
+from rayplane.nouns.base import check_name
 from rayplane.nouns.job import TERMINAL
 from rayplane.nouns.team import check_team_name
 
@@ -94,10 +94,8 @@ def _version(team: str, cluster: str, caller: Caller, here: Here) -> dict[str, s
     # next request says what is missing.
     _require_names(team, cluster)
     try:
-        status = ClusterStatus.model_validate(
-            objects.get("Cluster", team, cluster, principal=caller, platform=here).status
-        )
-        environment = status.environment or default_environment(here)
+        obj = objects.get("Cluster", team, cluster, principal=caller, platform=here)
+        environment = obj.status.environment or default_environment(here)
     except NotFound:
         environment = default_environment(here)
     return {
@@ -157,14 +155,14 @@ def _job(team: str, cluster: str, job_or_submission_id: str, here: Here) -> Resp
 
 def _stop(team: str, cluster: str, job_or_submission_id: str, caller: Caller, here: Here) -> dict[str, bool]:
     target = _find(team, cluster, job_or_submission_id, here)
-    running = target.status.get("phase") not in TERMINAL
+    running = target.status.phase not in TERMINAL
     job.stop(team, target.metadata.name, principal=caller, platform=here)
     return {"stopped": running}
 
 
 def _delete(team: str, cluster: str, job_or_submission_id: str, caller: Caller, here: Here) -> dict[str, bool]:
     target = _find(team, cluster, job_or_submission_id, here)
-    if target.status.get("phase") not in TERMINAL:
+    if target.status.phase not in TERMINAL:
         raise Conflict(
             f"Job '{job_or_submission_id}' is {ray_jobs.ray_status(target)}; only one that has ended can be deleted.",
             remedy=f"Stop it first: ray job stop {job_or_submission_id}",
@@ -229,13 +227,13 @@ async def _tail(websocket: WebSocket) -> None:
             following.cancel()
 
 
-async def _follow(websocket: WebSocket, followed_job: Object, caller: Principal, platform: Platform) -> None:
+async def _follow(websocket: WebSocket, followed_job: Job, caller: Principal, platform: Platform) -> None:
     """Send the log so far, and what is appended to it, until it is complete."""
     lanes: Lanes = websocket.app.state.lanes
     followed: Followed = websocket.app.state.followed
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     offset = 0
-    uid, team, name = followed_job.metadata.uid, followed_job.metadata.team or "", followed_job.metadata.name
+    uid, team, name = followed_job.metadata.uid, followed_job.team, followed_job.metadata.name
     async with waiting.listening(platform.store.changes, uid, log_of(uid), pause=followed.pause) as changed:
         while True:
             data, following, complete = await run(
@@ -278,7 +276,7 @@ def _not_allowed(method: str, rest: str) -> Unsupported:
     )
 
 
-def _find(team: str, cluster: str, submission_id: str, platform: Platform) -> Object:
+def _find(team: str, cluster: str, submission_id: str, platform: Platform) -> AnyObject:
     target = job.find_by_submission_id(team, cluster, submission_id, platform=platform)
     if target is None:
         raise _unknown(submission_id)

@@ -20,11 +20,12 @@ from rayplane.gateway.reconcile.idleness import Activity, Verdict, judge, period
 from rayplane.gateway.reconcile.leases import entries, lease_id
 from rayplane.gateway.reconcile.pace import Pace
 from rayplane.gateway.reconcile.status import editing
+from rayplane.gateway.store.typed import Cluster, Team
 from rayplane.gateway.usecases import cluster as clusters
 from rayplane.gateway.usecases import job as jobs
 from rayplane.gateway.usecases import objects
 from rayplane.gateway.usecases.platform import Platform, team_spec
-from rayplane.nouns.base import Object, utcnow
+from rayplane.nouns.base import utcnow
 from rayplane.nouns.cluster import ClusterSpec, ClusterStatus, Endpoint, Suspension
 from rayplane.nouns.job import UNFINISHED
 from rayplane.nouns.team import Size, TeamSpec
@@ -50,12 +51,12 @@ _FOR_ROOM = 15.0
 class _Look:
     """One look at a cluster: its object, its team and its backend."""
 
-    obj: Object
+    obj: Cluster
     ref: ClusterRef
     spec: ClusterSpec
     status: ClusterStatus
     """The status when the look began."""
-    team: Object
+    team: Team
     team_spec: TeamSpec
     backend_name: str
     """The backend's name in the team's specs."""
@@ -100,7 +101,7 @@ class ClusterReconciler:
         self._subscribed: set[str] = set()
         self._lock = threading.Lock()
 
-    def reconcile(self, obj: Object) -> float | None:
+    def reconcile(self, obj: Cluster) -> float | None:
         """Observe the cluster once and take the next step towards its spec."""
         look = self._begin(obj)
         self._subscribe(look)
@@ -138,9 +139,9 @@ class ClusterReconciler:
             return self._starting(look, observed)
         return self._start_head(look, observed)
 
-    def _begin(self, obj: Object) -> _Look:
-        spec = ClusterSpec.model_validate(obj.spec)
-        status = ClusterStatus.model_validate(obj.status)
+    def _begin(self, obj: Cluster) -> _Look:
+        spec = obj.spec
+        status = obj.status
         meta = obj.metadata
         ref = ClusterRef(team=meta.team or "", name=meta.name, uid=meta.uid, placed=status.placed)
         team = self._platform.store.get("Team", "", ref.team)
@@ -258,7 +259,7 @@ class ClusterReconciler:
         assert verdict.reason != ""
         with store.transaction():
             current = store.get_by_uid(uid)
-            status = ClusterStatus.model_validate(current.status)
+            status: ClusterStatus = current.status_copy()
             wanted = (
                 current.metadata.generation != look.obj.metadata.generation or current.metadata.deleted_at is not None
             )
@@ -318,7 +319,7 @@ class ClusterReconciler:
             return _FOR_ITS_WORK
         with store.transaction():
             current = store.get_by_uid(look.ref.uid)
-            changed = ClusterStatus.model_validate(current.status).suspension != suspension
+            changed = current.status.suspension != suspension
             if changed or current.metadata.generation != look.obj.metadata.generation:
                 return HURRY  # a write came in the meantime
             objects.delete("Cluster", team, name, principal=SYSTEM, platform=self._platform)
@@ -493,7 +494,7 @@ class ClusterReconciler:
         """Ask every unfinished job on the cluster to stop; their number."""
         left = list(self._platform.store.each("Job", ref.team, phases=UNFINISHED, cluster=ref.name))
         for job in left:
-            if not job.spec.get("stop_requested"):
+            if not job.spec.stop_requested:
                 jobs.stop(ref.team, job.metadata.name, principal=SYSTEM, platform=self._platform, why=why)
         return len(left)
 

@@ -21,9 +21,11 @@ from rayplane.gateway.backends.base import Backend, ServiceObservation, ServiceR
 from rayplane.gateway.ray_rest import RayRest
 from rayplane.gateway.reconcile import holdings, launch, renewal
 from rayplane.gateway.reconcile.serve_config import application_of, configuration
+from rayplane.gateway.store.typed import Service
 from rayplane.gateway.usecases import nodes as own_nodes
 from rayplane.gateway.usecases.platform import Platform, team_spec
-from rayplane.nouns.base import Object, utcnow
+from rayplane.nouns import CLUSTER, SERVICE, TEAM
+from rayplane.nouns.base import utcnow
 from rayplane.nouns.cluster import ClusterStatus, Endpoint, Nodes
 from rayplane.nouns.environment import Environment
 from rayplane.nouns.service import ServiceSpec, ServiceStatus
@@ -81,7 +83,7 @@ class OnCluster:
 
     redeploys = True
 
-    def __init__(self, obj: Object, spec: ServiceSpec, platform: Platform, rays: Rays, lock: threading.Lock) -> None:
+    def __init__(self, obj: Service, spec: ServiceSpec, platform: Platform, rays: Rays, lock: threading.Lock) -> None:
         self._obj = obj
         self._spec = spec
         self._platform = platform
@@ -113,7 +115,7 @@ class OnCluster:
 
     def take_down(self) -> bool:
         """Replace Serve's configuration by one without this application; nothing to do on another head."""
-        status = ServiceStatus.model_validate(self._obj.status)
+        status = self._obj.status
         cluster = self._cluster
         there = cluster is not None and cluster.endpoint is not None and cluster.incarnation == status.incarnation
         if not there or status.revision is None:
@@ -135,27 +137,26 @@ class OnCluster:
     def _others(self) -> list[dict[str, Any]]:
         """The cluster's other applications as they are deployed: a rollout changes only its own service."""
         applications = []
-        for other in self._platform.store.each("Service", self._obj.metadata.team):
+        for other in self._platform.store.each(SERVICE, self._obj.metadata.team):
             if other.metadata.uid == self._obj.metadata.uid or other.metadata.deleted_at is not None:
                 continue
-            status = ServiceStatus.model_validate(other.status)
+            status = other.status
             revision = status.revision
             # For one invalid application Serve would refuse the whole configuration, and so every other rollout.
-            if other.spec.get("cluster") != self._spec.cluster or revision is None or is_refused(status):
+            if other.spec.cluster != self._spec.cluster or revision is None or is_refused(status):
                 continue
             try:
-                other_spec = ServiceSpec.model_validate(other.spec)
-                applications.append(application_of(other, other_spec, revision.version, self._platform.storage))
+                applications.append(application_of(other, other.spec, revision.version, self._platform.storage))
             except (NotFound, ValidationError) as exc:
                 log.warning("service %s/%s is left out: %s", other.metadata.team, other.metadata.name, exc)
         return applications
 
     def _find_cluster(self) -> ClusterStatus | None:
         assert self._spec.cluster is not None
-        cluster = self._platform.store.get_or_none("Cluster", self._obj.metadata.team or "", self._spec.cluster)
+        cluster = self._platform.store.get_or_none(CLUSTER, self._obj.team, self._spec.cluster)
         if cluster is None:
             return None
-        return ClusterStatus.model_validate(cluster.status)
+        return cluster.status
 
 
 class OnOwnNodes:
@@ -165,7 +166,7 @@ class OnOwnNodes:
 
     def __init__(
         self,
-        obj: Object,
+        obj: Service,
         spec: ServiceSpec,
         nodes: Nodes,
         platform: Platform,
@@ -178,8 +179,8 @@ class OnOwnNodes:
         self._spec = spec
         self._nodes = nodes
         self._platform = platform
-        team = obj.metadata.team or ""
-        self._team = platform.store.get("Team", "", team)
+        team = obj.team
+        self._team = platform.store.get(TEAM, "", team)
         self._backend_name = own_nodes.backend_of(nodes, team_spec(self._team))
         self._backend = backends(self._backend_name)
         self._ref = ServiceRef(team=team, name=obj.metadata.name, uid=obj.metadata.uid)

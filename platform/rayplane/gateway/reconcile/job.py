@@ -34,10 +34,12 @@ from rayplane.gateway.reconcile.placements import (
 )
 from rayplane.gateway.reconcile.status import editing
 from rayplane.gateway.store.changes import log_of
+from rayplane.gateway.store.typed import Job
 from rayplane.gateway.usecases import events
 from rayplane.gateway.usecases.job import experiment_of
 from rayplane.gateway.usecases.platform import Platform
-from rayplane.nouns.base import Object, utcnow
+from rayplane.nouns import JOB, TEAM
+from rayplane.nouns.base import utcnow
 from rayplane.nouns.cluster import Endpoint
 from rayplane.nouns.environment import Environment
 from rayplane.nouns.events import Event
@@ -108,7 +110,7 @@ class JobReconciler:
         uid = submission_id.rpartition("-")[0]
         self._platform.store.changes.tell([log_of(uid)])
 
-    def reconcile(self, obj: Object) -> float | Until | None:
+    def reconcile(self, obj: Job) -> float | Until | None:
         """Take the job's next step."""
         look = Look(obj, self._clock())
         if look.status.phase in TERMINAL:
@@ -142,8 +144,8 @@ class JobReconciler:
                 return self._finish(look, "Failed", readiness.message)
             return self._wait(look, readiness)
         if look.spec.tracked and look.status.run_id is None:
-            team = self._platform.store.get("Team", "", look.team)
-            if team.status.get("phase") != "Ready":
+            team = self._platform.store.get(TEAM, "", look.team)
+            if team.status.phase != "Ready":
                 until = written_after(team, ONBOARDING)
                 return self._wait(look, NotNow("TeamNotReady", f"Team '{look.team}' is being onboarded.", until=until))
             self._allocate_run(look, readiness.environment)
@@ -373,7 +375,7 @@ class JobReconciler:
         return NOW
 
     def _keep_record(self, look: Look, final: JobStatus) -> None:
-        record = look.obj.model_copy(update={"status": final.model_dump(mode="json")}).model_dump_json(indent=1)
+        record = look.obj.plain().model_copy(update={"status": final.model_dump(mode="json")}).model_dump_json(indent=1)
         try:
             self._platform.storage.write(layout.job_record(look.team, look.uid), record.encode())
         except InvalidInput as exc:  # the job's code put a link in the way, which must not keep it from ending
@@ -381,7 +383,7 @@ class JobReconciler:
             final.set_condition("RecordKept", False, "Problem", str(exc), look.obj.metadata.generation)
 
     def _final(self, look: Look, phase: str, message: str, refused: list[str]) -> JobStatus:
-        status = JobStatus.model_validate(self._platform.store.get_by_uid(look.uid).status)
+        status = self._platform.store.get_by_uid(look.uid, JOB).status_copy()
         generation = look.obj.metadata.generation
         last = look.last
         status.phase, status.message = phase, message

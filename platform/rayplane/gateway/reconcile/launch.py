@@ -7,9 +7,9 @@ from collections.abc import Callable
 from rayplane import plugins
 from rayplane.gateway.backends.base import Backend, Capability, LaunchContext
 from rayplane.gateway.reconcile.team_credentials import credentials_path
+from rayplane.gateway.store.typed import Team
 from rayplane.gateway.usecases.platform import Platform
-from rayplane.nouns.base import Object
-from rayplane.nouns.team import Size, TeamStatus
+from rayplane.nouns.team import Size
 from rayplane.settings import GatewaySettings, read_secret
 
 
@@ -29,9 +29,7 @@ def environment(team: str, cluster: str | None, settings: GatewaySettings, *, wo
     return env
 
 
-def team_lacks(
-    platform: Platform, team: Object, backend_name: str, backend: Backend, wake: Callable[[str], None]
-) -> str:
+def team_lacks(platform: Platform, team: Team, backend_name: str, backend: Backend, wake: Callable[[str], None]) -> str:
     """The team's missing part without which nothing of it can start on the backend; empty if there is none.
 
     ``wake`` has the loop look at the team if it was not set up on this backend before.
@@ -42,7 +40,7 @@ def team_lacks(
         return onboarding
     if Capability.TEAM not in backend.capabilities:
         return ""
-    missing = TeamStatus.model_validate(team.status).places.get(backend_name)
+    missing = team.status.places.get(backend_name)
     if missing is None:
         wake(team.metadata.uid)
         return onboarding

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from rayplane.nouns.base import Object
-from rayplane.nouns.job import JobSpec, JobStatus
+from rayplane.gateway.store.typed import Job
 
 
 class Look:
     """A job as the reconciler looks at it."""
 
-    def __init__(self, obj: Object, now: datetime) -> None:
+    def __init__(self, obj: Job, now: datetime) -> None:
         self.obj = obj
         self.now = now
         self.uid = obj.metadata.uid
-        self.team = obj.metadata.team or ""
+        self.team = obj.team
         self.name = obj.metadata.name
-        self.spec = JobSpec.model_validate(obj.spec)
-        self.status = JobStatus.model_validate(obj.status)
+        self.spec = obj.spec
+        self.status = obj.status
         self.last = self.status.attempts[-1] if self.status.attempts else None
         self.timed_out = (left := self.seconds_left) is not None and left < 0
         self.stop_reason = self._stop_reason()

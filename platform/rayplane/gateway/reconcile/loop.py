@@ -24,9 +24,8 @@ from rayplane.gateway import metrics
 from rayplane.gateway.reconcile.leader import Leader
 from rayplane.gateway.reconcile.parking import Parking, Until
 from rayplane.gateway.store.objects import Written
+from rayplane.gateway.store.typed import AnyObject
 from rayplane.gateway.usecases.platform import Platform
-from rayplane.nouns import by_kind
-from rayplane.nouns.base import Object
 from rayplane.repeats import Repeats
 
 log = logging.getLogger(__name__)
@@ -50,7 +49,7 @@ class Reconciler(Protocol):
 
     kind: str
 
-    def reconcile(self, obj: Object) -> float | Until | None:
+    def reconcile(self, obj: AnyObject) -> float | Until | None:
         """Take at most one bounded step for the object.
 
         Returns the seconds until the next call, None if the object is settled until it is written, Until if it waits
@@ -389,7 +388,7 @@ class Loop:
             if not self._exists(uid):
                 return
             obj = store.get_by_uid(uid)
-            status = by_kind(kind).status.model_validate(obj.status)
+            status = obj.status_copy()
             reason = type(exc).__name__ if exc else "Done"
             message = "" if exc is None else str(exc) if isinstance(exc, RayplaneError) else f"{reason}: {exc}"
             status.set_condition("Reconciled", exc is None, reason, message, obj.metadata.generation)

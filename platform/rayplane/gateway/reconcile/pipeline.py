@@ -25,14 +25,15 @@ from rayplane.gateway.mlflow_rest import MlflowRest
 from rayplane.gateway.reconcile import inbox
 from rayplane.gateway.reconcile.starts import Starts, ranks
 from rayplane.gateway.reconcile.step_key import code_closure, resolve, step_key, values_of
+from rayplane.gateway.store.typed import Run
 from rayplane.gateway.usecases import job as jobs
 from rayplane.gateway.usecases.platform import Platform
-from rayplane.nouns.base import MAX_NAME, Object, utcnow
-from rayplane.nouns.cluster import ClusterSpec, ClusterStatus
+from rayplane.nouns import CLUSTER, JOB, RUN, TEAM
+from rayplane.nouns.base import MAX_NAME, utcnow
+from rayplane.nouns.cluster import ClusterSpec
 from rayplane.nouns.dataset import DatasetVersion
 from rayplane.nouns.job import TERMINAL, JobSpec, JobStatus, Output
 from rayplane.nouns.pipeline import PipelineSpec, RunSpec, RunStatus, StepResult, StepRun
-from rayplane.nouns.team import TeamSpec
 from rayplane.storage import layout
 
 log = logging.getLogger(__name__)
@@ -104,9 +105,9 @@ class PipelineReconciler:
         DBOS.destroy(destroy_registry=True)
         self._run = None
 
-    def reconcile(self, obj: Object) -> float | None:
+    def reconcile(self, obj: Run) -> float | None:
         """Start the run's workflow, unless it was started already."""
-        status = RunStatus.model_validate(obj.status)
+        status = obj.status
         if status.phase in TERMINAL:
             if obj.metadata.deleted_at is not None:
                 self._platform.store.remove(obj.metadata.uid)
@@ -369,7 +370,7 @@ class _Engine:
             record.phase, record.message, record.ended_at = phase, message, utcnow()
         return {"name": name, "phase": phase, "message": message, "outputs": []}
 
-    def _submit(self, run: Object, step: str, spec: JobSpec) -> None:
+    def _submit(self, run: Run, step: str, spec: JobSpec) -> None:
         """Submit the step's job; while the team's quota of jobs is full, wait and try again."""
         while True:
             try:
@@ -381,54 +382,54 @@ class _Engine:
             if self.leaving.wait(ROOM):
                 raise _Leaving
 
-    def _follow(self, run: Object, step: str) -> JobStatus:
+    def _follow(self, run: Run, step: str) -> JobStatus:
         store = self._platform.store
-        uid = store.get("Job", _team(run), _job_name(run, step)).metadata.uid
+        uid = store.get(JOB, _team(run), _job_name(run, step)).metadata.uid
         asked_to_stop = False
         with store.changes.watching(uid) as job_watch:
             while True:
-                job = store.get_by_uid(uid)
-                status = JobStatus.model_validate(job.status)
+                job = store.get_by_uid(uid, JOB)
+                status = job.status
                 if status.phase in TERMINAL:
                     return status
-                current = store.get_by_uid(run.metadata.uid)
-                if not asked_to_stop and RunSpec.model_validate(current.spec).stop_requested:
+                current = store.get_by_uid(run.metadata.uid, RUN)
+                if not asked_to_stop and current.spec.stop_requested:
                     jobs.stop(_team(run), job.metadata.name, principal=SYSTEM, platform=self._platform)
                     asked_to_stop = True
                 job_watch.wait(self._poll)
                 if self.leaving.is_set():
                     raise _Leaving
 
-    def _observed(self, run: Object, step: str) -> dict[str, str]:
+    def _observed(self, run: Run, step: str) -> dict[str, str]:
         """Source name -> content hash, from the events of the run's observing job."""
-        job = self._platform.store.get("Job", _team(run), _job_name(run, OBSERVE))
+        job = self._platform.store.get(JOB, _team(run), _job_name(run, OBSERVE))
         job_events, _ = inbox.read(self._platform.storage, _team(run), job.metadata.uid)
         observations = [event.data for event in job_events if event.type == "source.observed"]
         hashes = {str(data.get("name")): str(data.get("content_hash")) for data in observations}
         return {name.removeprefix(f"{step}."): hash_ for name, hash_ in hashes.items() if name.startswith(f"{step}.")}
 
-    def _package(self, run: Object, pipeline: PipelineSpec) -> bytes | None:
+    def _package(self, run: Run, pipeline: PipelineSpec) -> bytes | None:
         if pipeline.package is None:
             return None
         digest = pipeline.package.removeprefix("sha256:")
         return self._platform.storage.read(layout.package(_team(run), digest))
 
-    def _environment(self, run: Object, pipeline: PipelineSpec) -> str:
+    def _environment(self, run: Run, pipeline: PipelineSpec) -> str:
         spec = self._cluster(run, pipeline)
         environment = self._backend(run, pipeline).environment(spec)
         if environment is None:  # known only by observation, as for a cluster that others run
-            cluster = self._platform.store.get("Cluster", _team(run), pipeline.cluster)
-            environment = ClusterStatus.model_validate(cluster.status).environment
+            cluster = self._platform.store.get(CLUSTER, _team(run), pipeline.cluster)
+            environment = cluster.status.environment
         return environment.key if environment else "unknown"
 
-    def _cluster(self, run: Object, pipeline: PipelineSpec) -> ClusterSpec:
-        return ClusterSpec.model_validate(self._platform.store.get("Cluster", _team(run), pipeline.cluster).spec)
+    def _cluster(self, run: Run, pipeline: PipelineSpec) -> ClusterSpec:
+        return self._platform.store.get(CLUSTER, _team(run), pipeline.cluster).spec
 
-    def _backend(self, run: Object, pipeline: PipelineSpec) -> Reader:
-        team = TeamSpec.model_validate(self._platform.store.get("Team", "", _team(run)).spec)
+    def _backend(self, run: Run, pipeline: PipelineSpec) -> Reader:
+        team = self._platform.store.get(TEAM, "", _team(run)).spec
         return self._platform.readers(self._cluster(run, pipeline).backend or team.backend)
 
-    def _cached(self, run: Object, key: str) -> dict[str, Any] | None:
+    def _cached(self, run: Run, key: str) -> dict[str, Any] | None:
         result = self._platform.store.get_step_result(_team(run), key)
         if result is None or not all(self._is_there(_team(run), output) for output in result.outputs):
             return None
@@ -461,12 +462,12 @@ class _Engine:
         parts = [name for name in storage.list(folder) if name.endswith(".parquet")]
         return bool(parts) and sum(storage.size(f"{folder}/{part}") for part in parts) == version.bytes
 
-    def _log_hint(self, run: Object, step: str) -> str:
+    def _log_hint(self, run: Run, step: str) -> str:
         return f"Read its log with: rayplane job logs {_job_name(run, step)} --team {_team(run)}"
 
-    def _load(self, uid: str) -> tuple[Object, RunSpec, PipelineSpec]:
-        run = self._platform.store.get_by_uid(uid)
-        spec = RunSpec.model_validate(run.spec)
+    def _load(self, uid: str) -> tuple[Run, RunSpec, PipelineSpec]:
+        run = self._platform.store.get_by_uid(uid, RUN)
+        spec = run.spec
         pipeline = PipelineSpec.model_validate(spec.snapshot)
         return run, spec.model_copy(update={"parameters": {**pipeline.parameters, **spec.parameters}}), pipeline
 
@@ -474,8 +475,8 @@ class _Engine:
     def _status(self, uid: str) -> Iterator[RunStatus]:
         # The steps of a run end at the same time on several threads of the one leader, so its status is locked here.
         with self._lock:
-            run = self._platform.store.get_by_uid(uid)
-            status = RunStatus.model_validate(run.status)
+            run = self._platform.store.get_by_uid(uid, RUN)
+            status = run.status_copy()
             yield status
             status.observed_generation = run.metadata.generation
             self._platform.store.set_status(uid, status)
@@ -485,12 +486,12 @@ def _step(status: RunStatus, name: str) -> StepRun:
     return next(step for step in status.steps if step.name == name)
 
 
-def _team(run: Object) -> str:
+def _team(run: Run) -> str:
     assert run.metadata.team is not None
     return run.metadata.team
 
 
-def _job_name(run: Object, step: str) -> str:
+def _job_name(run: Run, step: str) -> str:
     """The name of a step's job, the same each time, so that a second submission finds the first."""
     name = f"{run.metadata.name}-{step}"
     if len(name) <= MAX_NAME:

@@ -18,9 +18,10 @@ from rayplane.gateway.reconcile import holdings, launch, renewal
 from rayplane.gateway.reconcile.attempts import End, end_of
 from rayplane.gateway.reconcile.look import Look
 from rayplane.gateway.reconcile.parking import Until
+from rayplane.gateway.store.typed import AnyObject
 from rayplane.gateway.usecases import nodes as own_nodes
 from rayplane.gateway.usecases.platform import Platform, team_spec
-from rayplane.nouns.base import Object
+from rayplane.nouns import CLUSTER, TEAM
 from rayplane.nouns.cluster import ClusterStatus, Endpoint, Nodes
 from rayplane.nouns.environment import Environment
 from rayplane.nouns.job import Attempt
@@ -106,11 +107,11 @@ class OnCluster:
         self._cluster: ClusterStatus | None = None
         self._is_being_deleted = False
         self._until: Until | None = None
-        cluster = platform.store.get_or_none("Cluster", look.team, look.spec.cluster)
+        cluster = platform.store.get_or_none(CLUSTER, look.team, look.spec.cluster)
         if cluster is None:
             return
         self._until = written_after(cluster, AT_REST)
-        self._cluster = ClusterStatus.model_validate(cluster.status)
+        self._cluster = cluster.status
         self._is_being_deleted = cluster.metadata.deleted_at is not None
 
     def readiness(self) -> Readiness | NotNow:
@@ -186,7 +187,7 @@ class OnOwnNodes:
         self._platform = platform
         self._rays = rays
         self._wake = wake
-        self._team = platform.store.get("Team", "", look.team)
+        self._team = platform.store.get(TEAM, "", look.team)
         self._backend_name = own_nodes.backend_of(nodes, team_spec(self._team))
         self._backend = backends(self._backend_name)
 
@@ -273,7 +274,7 @@ class OnOwnNodes:
         return JobRef(team=self._look.team, name=self._look.name, uid=self._look.uid, attempt=attempt.number)
 
 
-def written_after(other: Object, within: float) -> Until:
+def written_after(other: AnyObject, within: float) -> Until:
     """Wait for the next write of the object after this version, or for ``within`` seconds."""
     return Until(other.metadata.uid, other.metadata.resource_version, within)
 

@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from rayplane.gateway.reconcile import runtime_env
-from rayplane.nouns.base import Object
+from rayplane.gateway.store.typed import Service
 from rayplane.nouns.cluster import Endpoint
 from rayplane.nouns.service import ServiceSpec
 from rayplane.storage.root import Storage
@@ -32,9 +32,9 @@ def application(name: str, spec: ServiceSpec, version: str, environment: dict[st
     }
 
 
-def application_of(obj: Object, spec: ServiceSpec, version: str, storage: Storage) -> dict[str, Any]:
+def application_of(obj: Service, spec: ServiceSpec, version: str, storage: Storage) -> dict[str, Any]:
     """The application of a service's object; raises NotFound if its code package is gone."""
-    environment = runtime_env.build(storage, obj.metadata.team or "", spec.package, env={})
+    environment = runtime_env.build(storage, obj.team, spec.package, env={})
     return application(obj.metadata.name, spec, version, environment)
 
 

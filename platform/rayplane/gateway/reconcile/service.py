@@ -21,8 +21,9 @@ from rayplane.gateway.reconcile import renewal
 from rayplane.gateway.reconcile.hosts import Host, HostState, OnCluster, OnOwnNodes, is_refused
 from rayplane.gateway.reconcile.serve_config import model_of
 from rayplane.gateway.reconcile.status import editing
+from rayplane.gateway.store.typed import Service
 from rayplane.gateway.usecases.platform import Platform
-from rayplane.nouns.base import Object, utcnow
+from rayplane.nouns.base import utcnow
 from rayplane.nouns.cluster import Endpoint
 from rayplane.nouns.events import Edge
 from rayplane.nouns.service import Revision, ServiceSpec, ServiceStatus
@@ -69,9 +70,9 @@ class ServiceReconciler:
         self._clock = clock
         self._locks: dict[str, threading.Lock] = defaultdict(threading.Lock)
 
-    def reconcile(self, obj: Object) -> float | None:
+    def reconcile(self, obj: Service) -> float | None:
         """Roll out the wanted version, or follow the rollout under way."""
-        spec, status = ServiceSpec.model_validate(obj.spec), ServiceStatus.model_validate(obj.status)
+        spec, status = obj.spec, obj.status
         host = self._host(obj, spec)
         if obj.metadata.deleted_at is not None:
             return self._delete(obj, host)
@@ -101,28 +102,30 @@ class ServiceReconciler:
             return FOLLOW  # until the spec or the alias changes
         return self._watch(obj, spec, host, host_state)
 
-    def _host(self, obj: Object, spec: ServiceSpec) -> Host:
+    def _host(self, obj: Service, spec: ServiceSpec) -> Host:
         if spec.nodes is not None:
             return OnOwnNodes(obj, spec, spec.nodes, self._platform, self._backends, wake=self._wake)
         lock = self._locks[f"{obj.metadata.team}/{spec.cluster}"]
         return OnCluster(obj, spec, self._platform, self._rays, lock)
 
-    def _resolve(self, obj: Object, spec: ServiceSpec) -> Target | None:
+    def _resolve(self, obj: Service, spec: ServiceSpec) -> Target | None:
         if self._mlflow is None:
             raise InvalidInput("No MLflow server is set, so no model can be served.", remedy="Set RAYPLANE_MLFLOW_URL.")
-        workspace = self._platform.workspace(obj.metadata.team or "")
+        workspace = self._platform.workspace(obj.team)
         model, alias, version = model_of(spec)
         if alias is not None:
             version = self._mlflow.alias_version(workspace, model, alias)
         if version is None:
             return None
-        deployed = ServiceStatus.model_validate(obj.status).revision
+        deployed = obj.status.revision
         if deployed is not None and (deployed.model, deployed.version) == (model, version):
             return Target(model, version, deployed.run_id)
         version_info = self._mlflow.model_version(workspace, model, version)
         return Target(model, version, version_info.get("run_id") or None) if version_info is not None else None
 
-    def _roll_out(self, obj: Object, status: ServiceStatus, host: Host, host_state: HostState, target: Target) -> float:
+    def _roll_out(
+        self, obj: Service, status: ServiceStatus, host: Host, host_state: HostState, target: Target
+    ) -> float:
         old = status.revision
         same = (
             old is not None
@@ -159,9 +162,9 @@ class ServiceReconciler:
         )
         return FOLLOW if refused else HURRY
 
-    def _watch(self, obj: Object, spec: ServiceSpec, host: Host, host_state: HostState) -> float:
+    def _watch(self, obj: Service, spec: ServiceSpec, host: Host, host_state: HostState) -> float:
         """Take the application's state from Serve into the status."""
-        status = ServiceStatus.model_validate(obj.status)
+        status = obj.status
         assert status.revision is not None
         age = (self._clock() - status.revision.deployed_at).total_seconds()
         if host_state.endpoint is None:
@@ -188,7 +191,7 @@ class ServiceReconciler:
             return self._report(obj, "Failed", "StartupTimeout", message, FOLLOW)
         return self._report(obj, "Deploying", "Deploying", reason or f"Serve says {state}.", POLL)
 
-    def _await_nodes(self, obj: Object, spec: ServiceSpec, host_state: HostState, age: float) -> float:
+    def _await_nodes(self, obj: Service, spec: ServiceSpec, host_state: HostState, age: float) -> float:
         """Report that the service's own nodes are not ready; those that served before go on serving."""
         if host_state.failed:
             return self._report(obj, "Failed", host_state.reason, host_state.message, FOLLOW)
@@ -197,32 +200,32 @@ class ServiceReconciler:
             return self._report(obj, "Failed", host_state.reason, message, FOLLOW)
         return self._report(obj, "Deploying", host_state.reason, host_state.message, POLL)
 
-    def _deploy_again(self, obj: Object) -> float:
+    def _deploy_again(self, obj: Service) -> float:
         """Have the next look repeat the rollout, which Serve has lost."""
         with editing(self._platform.store, obj.metadata.uid, ServiceStatus) as new:
             new.incarnation = None
         return HURRY
 
-    def _ready(self, obj: Object, spec: ServiceSpec, endpoint: Endpoint, revision: Revision) -> float:
+    def _ready(self, obj: Service, spec: ServiceSpec, endpoint: Endpoint, revision: Revision) -> float:
         name = obj.metadata.name
         with editing(self._platform.store, obj.metadata.uid, ServiceStatus) as new:
             if new.phase != "Ready":
                 log.info("service %s/%s is ready", obj.metadata.team, name)
                 node = f"service:{name}#{revision.number}"
                 source = f"model:{revision.model}/{revision.version}"
-                self._platform.store.add_edges(obj.metadata.team or "", [Edge(source=source, target=node)])
+                self._platform.store.add_edges(obj.team, [Edge(source=source, target=node)])
             new.phase, new.url = "Ready", f"{(endpoint.serve_url or '').rstrip('/')}/{name}"
             new.endpoint = endpoint if spec.nodes is not None else None
             new.set_condition("Ready", True, "Running", "", obj.metadata.generation)
         return FOLLOW
 
-    def _delete(self, obj: Object, host: Host) -> float | None:
+    def _delete(self, obj: Service, host: Host) -> float | None:
         if not host.take_down():
             return self._report(obj, "Deleting", "Deleting", "The application is being taken down.", HURRY)
         self._platform.store.remove(obj.metadata.uid)
         return None
 
-    def _report(self, obj: Object, phase: str, reason: str, message: str, again: float) -> float:
+    def _report(self, obj: Service, phase: str, reason: str, message: str, again: float) -> float:
         with editing(self._platform.store, obj.metadata.uid, ServiceStatus) as status:
             status.phase = phase
             if phase != "Ready":

@@ -21,6 +21,7 @@ def editing(store: Store, uid: str, model: type[S]) -> Iterator[S]:
     """
     with store.transaction():
         obj = store.get_by_uid(uid)
-        status = model.model_validate(obj.status)
+        status = obj.status_copy()
+        assert isinstance(status, model)
         yield status
         store.set_status(uid, status, current=obj)

@@ -14,9 +14,12 @@ from rayplane.gateway.reconcile.status import editing
 from rayplane.gateway.reconcile.team_credentials import credentials, credentials_path, user_in
 from rayplane.gateway.reconcile.team_deletion import UNDER_WAY, TeamDeletion, take_away
 from rayplane.gateway.store.objects import NO_CLUSTER
+from rayplane.gateway.store.typed import Team
 from rayplane.gateway.usecases.platform import Platform, project_of, team_spec, workspace_of
 from rayplane.gateway.usecases.team import own_names
-from rayplane.nouns.base import Object, utcnow
+from rayplane.nouns import CLUSTER, JOB, SERVICE
+from rayplane.nouns.base import utcnow
+from rayplane.nouns.cluster import ClusterSpec, Nodes
 from rayplane.nouns.job import UNFINISHED
 from rayplane.nouns.team import TeamSpec, TeamStatus, archived_name
 from rayplane.settings import read_secret, write_secret
@@ -46,7 +49,7 @@ class TeamReconciler:
         self._backends = backends
         self._deletion = TeamDeletion(platform, mlflow, backends)
 
-    def reconcile(self, obj: Object) -> float | None:
+    def reconcile(self, obj: Team) -> float | None:
         """Make what the team needs and repair what drifted; idempotent."""
         if obj.metadata.deleted_at is not None:
             return self._deletion.go_on(obj)
@@ -82,30 +85,29 @@ class TeamReconciler:
     def _wanted(self, team: str, spec: TeamSpec) -> list[str]:
         """The backends with the TEAM capability among those that the team's objects use."""
         store = self._platform.store
-        asked = [cluster.spec for cluster in store.each("Cluster", team)]
-        asked += [service.spec.get("nodes") or {} for service in store.each("Service", team)]
-        own = store.each("Job", team, phases=UNFINISHED, cluster=NO_CLUSTER)
-        asked += [job.spec.get("nodes") or {} for job in own]
-        named = {place.get("backend") or spec.backend for place in asked}
+        nodes: list[Nodes | ClusterSpec | None] = [cluster.spec for cluster in store.each(CLUSTER, team)]
+        nodes += [service.spec.nodes for service in store.each(SERVICE, team)]
+        nodes += [job.spec.nodes for job in store.each(JOB, team, phases=UNFINISHED, cluster=NO_CLUSTER)]
+        named = {of.backend or spec.backend for of in nodes if of is not None}
         return sorted(n for n in {spec.backend, *named} if Capability.TEAM in self._backends(n).capabilities)
 
-    def _record_places(self, obj: Object, wanted: list[str]) -> dict[str, str]:
+    def _record_places(self, obj: Team, wanted: list[str]) -> dict[str, str]:
         """The team's places by backend; a new one is recorded before it is made, so that it is deleted in the end."""
-        known = TeamStatus.model_validate(obj.status).places
+        known = obj.status.places
         new = {name: f"Its place on '{name}' is being made." for name in wanted if name not in known}
         if new:
             with editing(self._platform.store, obj.metadata.uid, TeamStatus) as status:
                 status.places = {**new, **status.places}
         return {**new, **known}
 
-    def _workspace(self, obj: Object, mlflow: MlflowRest) -> str:
+    def _workspace(self, obj: Team, mlflow: MlflowRest) -> str:
         """Create the team's workspace in MLflow, before any user gets access to it.
 
         Chooses another name if MLflow has it as that of another team, of which the store knows nothing.
         """
         store, workspace = self._platform.store, workspace_of(obj)
         owner = archived_name(obj.metadata.name, obj.metadata.uid)
-        onboarded = TeamStatus.model_validate(obj.status).observed_generation > 0
+        onboarded = obj.status.observed_generation > 0
         while not mlflow.ensure_workspace(workspace, owner, adopt=onboarded):
             other = own_names(obj.metadata.name, {workspace, *store.names_elsewhere()})
             with editing(store, obj.metadata.uid, TeamStatus) as status:

@@ -17,8 +17,8 @@ from rayplane.gateway.mlflow_rest import MlflowRest
 from rayplane.gateway.reconcile.status import editing
 from rayplane.gateway.reconcile.team_credentials import files_of, user_in, user_of
 from rayplane.gateway.store import feast_registry
+from rayplane.gateway.store.typed import Team
 from rayplane.gateway.usecases.platform import Platform, feast_name, project_of, workspace_of
-from rayplane.nouns.base import Object
 from rayplane.nouns.team import TeamStatus, archived_name
 from rayplane.storage import layout
 
@@ -36,9 +36,9 @@ class TeamDeletion:
         self._mlflow = mlflow
         self._backends = backends
 
-    def go_on(self, team: Object) -> float | None:
+    def go_on(self, team: Team) -> float | None:
         """Do the next steps; the seconds until the next look, None once the team is gone."""
-        status = TeamStatus.model_validate(team.status)
+        status = team.status
         left = self._places_left(team, status)
         if left:
             return UNDER_WAY
@@ -53,7 +53,7 @@ class TeamDeletion:
         log.info("team %s is gone", team.metadata.name, extra={"data": status.data, "archived_as": archived})
         return None
 
-    def _places_left(self, team: Object, status: TeamStatus) -> dict[str, str]:
+    def _places_left(self, team: Team, status: TeamStatus) -> dict[str, str]:
         ref = TeamRef(team.metadata.name, team.metadata.uid)
         left = {name: rest for name in status.places if (rest := take_away(self._backends(name), ref))}
         if left:
@@ -63,7 +63,7 @@ class TeamDeletion:
                 now.set_condition("Ready", False, "Deleting", " ".join(left.values()), generation)
         return left
 
-    def _take_access(self, team: Object) -> None:
+    def _take_access(self, team: Team) -> None:
         name, home = team.metadata.name, self._platform.settings.home_paths
         files = files_of(home, name)
         if self._mlflow is not None:
@@ -91,7 +91,7 @@ class TeamDeletion:
             for entry in entries:
                 storage.delete(f"{layout.ARCHIVE}/{entry}")
 
-    def _purge_elsewhere(self, team: Object) -> None:
+    def _purge_elsewhere(self, team: Team) -> None:
         """Purge MLflow's workspace with the artifacts of its runs, and Feast's project."""
         workspace, project = workspace_of(team), project_of(team)
         if self._mlflow is not None:
@@ -104,7 +104,7 @@ class TeamDeletion:
             with suppress(FileNotFoundError):
                 path.unlink()
 
-    def _put_rows_away(self, team: Object, archived: str, *, purge: bool) -> None:
+    def _put_rows_away(self, team: Team, archived: str, *, purge: bool) -> None:
         store, name, uid = self._platform.store, team.metadata.name, team.metadata.uid
         detail = {
             "records": archived,

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, overload
 
 from sqlalchemy import ColumnElement, Connection, Row, bindparam, func, insert, or_, select, tuple_, update
 
@@ -16,7 +16,8 @@ from rayplane.errors import Conflict, NotFound, PreconditionFailed
 from rayplane.gateway.store.database import Database, to_json
 from rayplane.gateway.store.paging import Page, check_limit, decode_cursor, encode_cursor, no_cursor
 from rayplane.gateway.store.tables import objects, revision
-from rayplane.nouns.base import Metadata, Object, Status, check_instant
+from rayplane.gateway.store.typed import AnyObject, S, T, TypedObject
+from rayplane.nouns.base import Metadata, NounType, Status, check_instant
 
 NO_CLUSTER = ""
 """Filter value for objects whose spec names no cluster."""
@@ -58,6 +59,8 @@ class Written:
     """True if it was removed and is history."""
 
 
+Kind: TypeAlias = str | NounType[Any, Any]
+"""A noun, which types the result, or its kind."""
 Changes: TypeAlias = list[Written]  # in the class below, `list` is its method
 
 
@@ -77,7 +80,7 @@ class Objects(Database):
         if_absent: bool = False,
         status: Status | Mapping[str, Any] | None = None,
         external_id: str | None = None,
-    ) -> tuple[Object, Change]:
+    ) -> tuple[AnyObject, Change]:
         """Create the object, or change its spec and labels (None keeps them); equal ones change nothing.
 
         ``owner``, ``status`` and ``external_id`` (another unique name within kind and team) only count at its creation.
@@ -99,32 +102,62 @@ class Objects(Database):
         with self._read() as connection:
             _writable(connection, kind, team, name, if_match, if_absent)
 
-    def get(self, kind: str, team: str, name: str) -> Object:
+    @overload
+    def get(self, kind: NounType[S, T], team: str, name: str) -> TypedObject[S, T]: ...
+    @overload
+    def get(self, kind: str, team: str, name: str) -> AnyObject: ...
+    def get(self, kind: Kind, team: str, name: str) -> AnyObject:
         """The object, also while it is being deleted; raises NotFound with the nearest existing name."""
         with self._read() as connection:
-            row = _by_name(connection, kind, team, name)
+            row = _by_name(connection, _name_of(kind), team, name)
             if row is None:
-                raise not_found(connection, kind, team, name)
+                raise not_found(connection, _name_of(kind), team, name)
             return _object(row)
 
-    def get_or_none(self, kind: str, team: str, name: str) -> Object | None:
+    @overload
+    def get_or_none(self, kind: NounType[S, T], team: str, name: str) -> TypedObject[S, T] | None: ...
+    @overload
+    def get_or_none(self, kind: str, team: str, name: str) -> AnyObject | None: ...
+    def get_or_none(self, kind: Kind, team: str, name: str) -> AnyObject | None:
         """The object, also while it is being deleted; None if it does not exist. Searches for no nearest name."""
         with self._read() as connection:
-            row = _by_name(connection, kind, team, name)
+            row = _by_name(connection, _name_of(kind), team, name)
             return None if row is None else _object(row)
 
-    def find(self, kind: str, team: str, external_id: str) -> Object | None:
+    @overload
+    def find(self, kind: NounType[S, T], team: str, external_id: str) -> TypedObject[S, T] | None: ...
+    @overload
+    def find(self, kind: str, team: str, external_id: str) -> AnyObject | None: ...
+    def find(self, kind: Kind, team: str, external_id: str) -> AnyObject | None:
         """The object with this external id, if there is one."""
-        where = (objects.c.kind == kind, objects.c.team == team, objects.c.external_id == external_id)
+        where = (objects.c.kind == _name_of(kind), objects.c.team == team, objects.c.external_id == external_id)
         with self._read() as connection:
             row = connection.execute(select(objects).where(*where, objects.c.removed_at.is_(None))).one_or_none()
             return None if row is None else _object(row)
 
-    def get_by_uid(self, uid: str, *, removed: bool = False) -> Object:
-        """The object with this uid; raises NotFound. ``removed`` includes history."""
+    @overload
+    def get_by_uid(self, uid: str, kind: NounType[S, T], *, removed: bool = False) -> TypedObject[S, T]: ...
+    @overload
+    def get_by_uid(self, uid: str, kind: None = None, *, removed: bool = False) -> AnyObject: ...
+    def get_by_uid(self, uid: str, kind: NounType[Any, Any] | None = None, *, removed: bool = False) -> AnyObject:
+        """The object with this uid, which the caller knows to be of ``kind``; raises NotFound. ``removed`` includes
+        history."""
         with self._read() as connection:
             return _object(self._by_uid(connection, uid, removed=removed))
 
+    @overload
+    def list(
+        self,
+        kind: NounType[S, T],
+        team: str | None = None,
+        *,
+        labels: Mapping[str, str] | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+        phases: Collection[str] | None = None,
+        cluster: str | None = None,
+    ) -> Page[TypedObject[S, T]]: ...
+    @overload
     def list(
         self,
         kind: str,
@@ -135,11 +168,22 @@ class Objects(Database):
         cursor: str | None = None,
         phases: Collection[str] | None = None,
         cluster: str | None = None,
-    ) -> Page[Object]:
+    ) -> Page[AnyObject]: ...
+    def list(
+        self,
+        kind: Kind,
+        team: str | None = None,
+        *,
+        labels: Mapping[str, str] | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+        phases: Collection[str] | None = None,
+        cluster: str | None = None,
+    ) -> Page[Any]:
         """A page of objects, oldest first; ``team`` None means all. Raises InvalidInput on a bad cursor or limit."""
         query = (
             select(objects)
-            .where(*_filter(kind, team, labels, phases, cluster), objects.c.removed_at.is_(None))
+            .where(*_filter(_name_of(kind), team, labels, phases, cluster), objects.c.removed_at.is_(None))
             .order_by(*(_IN_ORDER if phases is None else _SORTED))
             .limit(check_limit(limit) + 1)
         )
@@ -154,6 +198,17 @@ class Objects(Database):
         )
         return Page(items, last)
 
+    @overload
+    def each(
+        self,
+        kind: NounType[S, T],
+        team: str | None = None,
+        *,
+        labels: Mapping[str, str] | None = None,
+        phases: Collection[str] | None = None,
+        cluster: str | None = None,
+    ) -> Iterator[TypedObject[S, T]]: ...
+    @overload
     def each(
         self,
         kind: str,
@@ -162,11 +217,22 @@ class Objects(Database):
         labels: Mapping[str, str] | None = None,
         phases: Collection[str] | None = None,
         cluster: str | None = None,
-    ) -> Iterator[Object]:
+    ) -> Iterator[AnyObject]: ...
+    def each(
+        self,
+        kind: Kind,
+        team: str | None = None,
+        *,
+        labels: Mapping[str, str] | None = None,
+        phases: Collection[str] | None = None,
+        cluster: str | None = None,
+    ) -> Iterator[AnyObject]:
         """All objects, oldest first, page by page. ``cluster``: only those whose spec names it (NO_CLUSTER: none)."""
         cursor: str | None = None
         while True:
-            page = self.list(kind, team, labels=labels, phases=phases, cluster=cluster, limit=500, cursor=cursor)
+            page: Page[AnyObject] = self.list(
+                _name_of(kind), team, labels=labels, phases=phases, cluster=cluster, limit=500, cursor=cursor
+            )
             yield from page.items
             cursor = page.next_cursor
             if cursor is None:
@@ -220,8 +286,8 @@ class Objects(Database):
         *,
         expect: int | None = None,
         wanted: bool = False,
-        current: Object | None = None,
-    ) -> Object:
+        current: AnyObject | None = None,
+    ) -> AnyObject:
         """Replace the status; an equal one changes nothing. Raises Conflict if the resource version is not ``expect``.
 
         To change a part of it without losing another's change, read and write in one ``transaction()``. ``wanted``: the
@@ -229,7 +295,7 @@ class Objects(Database):
         transaction read it, to save another read.
         """
         plain = _plain(status)
-        if current is not None and current.status == plain:
+        if current is not None and current.status_data == plain:
             return current
         with self._write() as connection:
             if current is not None:
@@ -246,7 +312,7 @@ class Objects(Database):
             values = {"status": plain, "phase": str(plain.get("phase", ""))}
             return self._update(connection, uid, **values, generation=row.generation + wanted)
 
-    def update_spec(self, uid: str, spec: Mapping[str, Any]) -> Object:
+    def update_spec(self, uid: str, spec: Mapping[str, Any]) -> AnyObject:
         """Replace the spec and raise the generation; an equal one changes nothing."""
         plain = _plain(spec)
         with self._write() as connection:
@@ -255,7 +321,7 @@ class Objects(Database):
                 return _object(row)
             return self._update(connection, uid, spec=plain, generation=row.generation + 1)
 
-    def mark_deleted(self, uid: str) -> Object:
+    def mark_deleted(self, uid: str) -> AnyObject:
         """Mark the object for deletion; one already marked stays as it is."""
         with self._write() as connection:
             row = self._by_uid(connection, uid)
@@ -282,7 +348,7 @@ class Objects(Database):
         owner: str,
         status: Status | Mapping[str, Any] | None,
         external_id: str | None,
-    ) -> Object:
+    ) -> AnyObject:
         taken = None if external_id is None else self.find(kind, team, external_id)
         if taken is not None:
             raise Conflict(
@@ -311,7 +377,7 @@ class Objects(Database):
 
     def _change(
         self, connection: Connection, row: Row[Any], spec: Mapping[str, Any], labels: Mapping[str, str] | None
-    ) -> tuple[Object, Change]:
+    ) -> tuple[AnyObject, Change]:
         plain = _plain(spec)
         new_labels = row.labels if labels is None else dict(labels)
         if row.spec == plain and row.labels == new_labels:
@@ -319,7 +385,7 @@ class Objects(Database):
         generation = row.generation + (row.spec != plain)
         return self._update(connection, row.uid, spec=plain, labels=new_labels, generation=generation), "changed"
 
-    def _update(self, connection: Connection, uid: str, **values: Any) -> Object:
+    def _update(self, connection: Connection, uid: str, **values: Any) -> AnyObject:
         values["resource_version"] = self._next_version(connection)
         values["updated_at"] = self._clock()
         if "spec" in values:
@@ -403,6 +469,10 @@ def position(cursor: str) -> tuple[datetime, str]:
     return instant, str(uid)
 
 
+def _name_of(kind: Kind) -> str:
+    return kind if isinstance(kind, str) else kind.kind
+
+
 def _plain(value: Status | Mapping[str, Any]) -> dict[str, Any]:
     """The value as it reads back from JSON, so that it compares equal to the stored one."""
     data = value.model_dump(mode="json") if isinstance(value, Status) else dict(value)
@@ -416,8 +486,8 @@ def _cluster(spec: Mapping[str, Any]) -> str | None:
     return named if isinstance(named, str) else None
 
 
-def _object(row: Row[Any]) -> Object:
-    return Object(
+def _object(row: Row[Any]) -> AnyObject:
+    return TypedObject(
         kind=row.kind,
         # The row was validated when it was written; a stricter rule since then must not hide the object.
         metadata=Metadata.model_construct(
@@ -432,8 +502,8 @@ def _object(row: Row[Any]) -> Object:
             updated_at=row.updated_at,
             deleted_at=row.deleted_at,
         ),
-        spec=row.spec,
-        status=row.status,
+        spec_data=row.spec,
+        status_data=row.status,
     )
 
 

@@ -9,9 +9,11 @@ from rayplane.errors import Conflict, InvalidInput, InvalidSpec, Refused, Unsupp
 from rayplane.gateway.admission import lifetime
 from rayplane.gateway.admission.roles import Principal, authorize, may
 from rayplane.gateway.backends.base import Capability, ClusterRef, Reader
+from rayplane.gateway.store.typed import Cluster, Team
 from rayplane.gateway.usecases import nodes, operations
 from rayplane.gateway.usecases.platform import Platform, team_spec
-from rayplane.nouns.base import Object, utcnow
+from rayplane.nouns import JOB, SERVICE, TEAM
+from rayplane.nouns.base import utcnow
 from rayplane.nouns.cluster import ClusterSpec, ClusterStatus, ClusterUsage, Lease
 from rayplane.nouns.events import Operation
 from rayplane.nouns.job import UNFINISHED
@@ -19,15 +21,15 @@ from rayplane.nouns.team import TeamSpec, Usage
 
 
 def ref_of(
-    team: str, name: str, spec: ClusterSpec, before: Object | None, principal: Principal | None = None
+    team: str, name: str, spec: ClusterSpec, before: Cluster | None, principal: Principal | None = None
 ) -> ClusterRef:
     """Name a cluster to its backend.
 
     ``placed`` is true if an admin of the platform chose the address: ``principal`` now, or another admin earlier.
     """
     placed = principal is not None and may(principal, "operate")
-    if before is not None and ClusterSpec.model_validate(before.spec).address == spec.address:
-        placed = placed or ClusterStatus.model_validate(before.status).placed
+    if before is not None and before.spec.address == spec.address:
+        placed = placed or before.status.placed
     return ClusterRef(team=team, name=name, uid=before.metadata.uid if before else "", placed=placed)
 
 
@@ -36,12 +38,12 @@ def first_status(spec: ClusterSpec, principal: Principal) -> ClusterStatus:
     return ClusterStatus(placed=spec.address is not None and may(principal, "operate"))
 
 
-def note_placed(cluster: Object, spec: ClusterSpec, principal: Principal, platform: Platform) -> Object:
+def note_placed(cluster: Cluster, spec: ClusterSpec, principal: Principal, platform: Platform) -> Cluster:
     """Note that an admin of the platform applied another user's cluster: the address counts as the admin's choice now.
 
     Call it in the transaction that wrote the cluster.
     """
-    status = ClusterStatus.model_validate(cluster.status)
+    status = cluster.status
     if spec.address is None or status.placed or not may(principal, "operate"):
         return cluster
     meta = cluster.metadata
@@ -51,10 +53,10 @@ def note_placed(cluster: Object, spec: ClusterSpec, principal: Principal, platfo
 
 
 def check_quota(
-    team: Object,
+    team: Team,
     name: str,
     spec: ClusterSpec,
-    before: Object | None,
+    before: Cluster | None,
     platform: Platform,
     *,
     resuming: bool = False,
@@ -65,43 +67,44 @@ def check_quota(
     ``resuming``: count the cluster's compute although the platform has suspended it.
     """
     sizes = team_spec(team)
-    granted = None if before is None else _demand(before, ClusterSpec.model_validate(before.spec), sizes)
+    granted = None if before is None else _demand(before, before.spec, sizes)
     wanted = _demand(None if resuming else before, spec, sizes)
     nodes.check_quota(team, "Cluster", name, wanted, granted, platform)
 
 
-def suspend(team: str, name: str, *, principal: Principal, platform: Platform) -> tuple[Object, Operation]:
+def suspend(team: str, name: str, *, principal: Principal, platform: Platform) -> tuple[Cluster, Operation]:
     """Record that a cluster should hold no compute until a user resumes it; a suspended one stays suspended.
 
     Raises Unsupported if its backend can't suspend clusters, Conflict while the cluster is being deleted.
     """
 
-    def change(cluster: Object, spec: ClusterSpec, status: ClusterStatus) -> Object:
+    def change(cluster: Cluster) -> Cluster:
         _require_suspend(_reader(cluster, platform), f"Cluster '{team}/{name}'")
-        store, uid = platform.store, cluster.metadata.uid
+        store, uid, status = platform.store, cluster.metadata.uid, cluster.status
         if status.suspension is not None:  # the user keeps it so now: the reconciler neither resumes nor deletes it
             cluster = store.set_status(uid, status.model_copy(update={"suspension": None, "idle_since": None}))
-        if spec.suspended:
+        if cluster.spec.suspended:
             return cluster
-        return store.update_spec(uid, {**cluster.spec, "suspended": True})
+        return store.update_spec(uid, {**cluster.spec_data, "suspended": True})
 
     return _apply_verb("suspend", team, name, change, principal=principal, platform=platform)
 
 
-def resume(team: str, name: str, *, principal: Principal, platform: Platform) -> tuple[Object, Operation]:
+def resume(team: str, name: str, *, principal: Principal, platform: Platform) -> tuple[Cluster, Operation]:
     """Record that a suspended cluster should run again, whether a user or the platform suspended it.
 
     On a running cluster it only restarts the idle time. Raises Refused if the team's quota has no room for it now,
     Conflict if its lifetime is over or it is being deleted.
     """
 
-    def change(cluster: Object, spec: ClusterSpec, status: ClusterStatus) -> Object:
+    def change(cluster: Cluster) -> Cluster:
+        spec, status = cluster.spec, cluster.status
         if status.suspension is None and not spec.suspended:
             return platform.store.set_status(cluster.metadata.uid, status.model_copy(update={"idle_since": None}))
         require_life(cluster, spec, platform)
         running = spec.model_copy(update={"suspended": False})
         check_quota(platform.team(team), name, running, cluster, platform, resuming=True)
-        return _run_again(cluster, status, platform)
+        return _run_again(cluster, platform)
 
     return _apply_verb("resume", team, name, change, principal=principal, platform=platform)
 
@@ -114,7 +117,7 @@ def extend(
     principal: Principal,
     platform: Platform,
     clock: Callable[[], datetime] = utcnow,
-) -> tuple[Object, Operation]:
+) -> tuple[Cluster, Operation]:
     """Keep a cluster for ``seconds`` from now: until then the reconciler neither suspends it for idleness nor ends it.
 
     A cluster whose lifetime is over, but whose deletion has not begun, runs again. Later deadlines stay as they are.
@@ -124,7 +127,8 @@ def extend(
     if seconds <= 0:
         raise InvalidInput("A cluster is extended by a time above zero.", remedy="Give a time from now, such as 2h.")
 
-    def change(cluster: Object, spec: ClusterSpec, status: ClusterStatus) -> Object:
+    def change(cluster: Cluster) -> Cluster:
+        spec, status = cluster.spec, cluster.status_copy()
         owner = platform.team(team)
         terms = terms_of(spec, team_spec(owner), _reader(cluster, platform))
         now, created = clock(), cluster.metadata.created_at or clock()
@@ -145,28 +149,28 @@ def extend(
     return _apply_verb("extend", team, name, change, principal=principal, platform=platform, detail=detail)
 
 
-def note_work(cluster: Object, platform: Platform) -> None:
+def note_work(cluster: Cluster, platform: Platform) -> None:
     """Note that the cluster gets a job or service: end its idle time, and resume it if it was suspended as idle.
 
     Call it in the transaction that writes the job or service. If the quota has no room for the cluster now, the
     reconciler resumes it once there is room. Raises Conflict if its lifetime is over.
     """
     current = platform.store.get_by_uid(cluster.metadata.uid)
-    status = ClusterStatus.model_validate(current.status)
-    require_life(current, ClusterSpec.model_validate(current.spec), platform)
+    status = current.status
+    require_life(current, current.spec, platform)
     if status.suspension is not None:
         resume_for_work(current, platform)
     elif status.idle_since is not None:
         platform.store.set_status(current.metadata.uid, status.model_copy(update={"idle_since": None}))
 
 
-def on_spec_changed(before: Object, cluster: Object, spec: ClusterSpec, platform: Platform) -> Object:
+def on_spec_changed(before: Cluster, cluster: Cluster, spec: ClusterSpec, platform: Platform) -> Cluster:
     """Let a user's change of the spec override the platform's own decision to suspend the cluster.
 
     Call it in the transaction that wrote ``cluster``. Raises Conflict if the user wants it running and its lifetime is
     over, Refused if the team's quota has no room for it now.
     """
-    old, status = ClusterSpec.model_validate(before.spec), ClusterStatus.model_validate(cluster.status)
+    old, status = before.spec, cluster.status_copy()
     if spec.suspended:
         overrides = not old.suspended
     elif old.suspended:
@@ -177,16 +181,16 @@ def on_spec_changed(before: Object, cluster: Object, spec: ClusterSpec, platform
     if not overrides or (status.suspension is None and status.idle_since is None):
         return cluster
     if status.suspension is not None and not spec.suspended:
-        owner = platform.store.get("Team", "", cluster.metadata.team or "")
+        owner = platform.store.get(TEAM, "", cluster.team)
         check_quota(owner, cluster.metadata.name, spec, cluster, platform, resuming=True)
     status.suspension = status.idle_since = None
     return platform.store.set_status(cluster.metadata.uid, status)
 
 
-def require_life(cluster: Object, spec: ClusterSpec, platform: Platform) -> None:
+def require_life(cluster: Cluster, spec: ClusterSpec, platform: Platform) -> None:
     """Raise Conflict if the lifetime of a cluster with this spec is over: it accepts no work and does not run again."""
     team, name = cluster.metadata.team, cluster.metadata.name
-    status, end = ClusterStatus.model_validate(cluster.status), _life_over(cluster, spec, platform)
+    status, end = cluster.status, _life_over(cluster, spec, platform)
     if status.is_over and status.suspension is not None:
         reason = status.suspension.message
     elif end is not None:
@@ -199,44 +203,43 @@ def require_life(cluster: Object, spec: ClusterSpec, platform: Platform) -> None
     )
 
 
-def _life_over(cluster: Object, spec: ClusterSpec, platform: Platform) -> datetime | None:
+def _life_over(cluster: Cluster, spec: ClusterSpec, platform: Platform) -> datetime | None:
     """The instant at which the lifetime of a cluster with this spec ended; None if it has not ended."""
-    team = team_spec(platform.store.get("Team", "", cluster.metadata.team or ""))
+    team = team_spec(platform.store.get(TEAM, "", cluster.team))
     end = end_of_life(cluster, spec, team, platform.readers(backend_of(spec, team)))
     return end if end is not None and platform.clock() >= end else None
 
 
-def end_of_life(cluster: Object, spec: ClusterSpec, team: TeamSpec, reader: Reader) -> datetime | None:
+def end_of_life(cluster: Cluster, spec: ClusterSpec, team: TeamSpec, reader: Reader) -> datetime | None:
     """The instant at which a cluster with this spec ends in such a team; None if it never ends or is not stored yet."""
     created_at = cluster.metadata.created_at
     if created_at is None:
         return None
-    lives_until = ClusterStatus.model_validate(cluster.status).lives_until
+    lives_until = cluster.status.lives_until
     return lifetime.end_of_life(terms_of(spec, team, reader), created_at, lives_until)
 
 
-def resume_for_work(cluster: Object, platform: Platform) -> str:
+def resume_for_work(cluster: Cluster, platform: Platform) -> str:
     """Resume a cluster that idleness suspended; return the reason why it can't run now, empty if it was resumed.
 
     Call it in a transaction.
     """
-    status = ClusterStatus.model_validate(cluster.status)
-    spec = ClusterSpec.model_validate(cluster.spec)
+    spec, status = cluster.spec, cluster.status
     if status.suspension is None or status.suspension.reason != "Idle" or spec.suspended:
         return "" if status.suspension is None else status.suspension.message
-    team, name = cluster.metadata.team or "", cluster.metadata.name
+    team, name = cluster.team, cluster.metadata.name
     try:
-        check_quota(platform.store.get("Team", "", team), name, spec, cluster, platform, resuming=True)
+        check_quota(platform.store.get(TEAM, "", team), name, spec, cluster, platform, resuming=True)
     except Refused as exc:
         return str(exc)
-    _run_again(cluster, status, platform)
+    _run_again(cluster, platform)
     platform.store.audit("rayplane", "resume", kind="Cluster", team=team, name=name, detail={"for": "work"})
     return ""
 
 
 def work_of(team: str, name: str, platform: Platform) -> str:
     """The title of a job on the cluster that has not ended, or else of a service on it; empty if it has neither."""
-    job = next(platform.store.each("Job", team, phases=UNFINISHED, cluster=name), None)
+    job = next(platform.store.each(JOB, team, phases=UNFINISHED, cluster=name), None)
     if job is not None:
         return f"job '{job.metadata.name}'"
     services = services_of(team, name, platform)
@@ -245,7 +248,7 @@ def work_of(team: str, name: str, platform: Platform) -> str:
 
 def services_of(team: str, name: str, platform: Platform) -> list[str]:
     """The services that the cluster hosts."""
-    return [service.metadata.name for service in platform.store.each("Service", team, cluster=name)]
+    return [service.metadata.name for service in platform.store.each(SERVICE, team, cluster=name)]
 
 
 def terms_of(spec: ClusterSpec, team: TeamSpec, reader: Reader) -> lifetime.Terms:
@@ -270,7 +273,7 @@ def usage(
     """
     authorize(principal, "read", team)
     if not platform.store.is_archive(team):
-        platform.store.get("Team", "", team)
+        platform.store.get(TEAM, "", team)
     now = clock()
     end = min(until, now) if until is not None else now
     first = since if since is not None else datetime.min.replace(tzinfo=now.tzinfo)
@@ -294,11 +297,11 @@ def sum_up(leases: Iterable[Lease], *, since: datetime, until: datetime) -> list
     return list(usages.values())
 
 
-def check_change(team: Object, before: Object, spec: ClusterSpec) -> None:
+def check_change(team: Team, before: Cluster, spec: ClusterSpec) -> None:
     """Raise Refused if the size, backend or address of a cluster changes. A suspended one may change its size."""
     spec_of_team = team_spec(team)
-    old = ClusterSpec.model_validate(before.spec)
-    status = ClusterStatus.model_validate(before.status)
+    old = before.spec
+    status = before.status
     down = (old.suspended or status.suspension is not None) and status.phase == "Suspended"
     changed = {
         "size": (old.size, spec.size) if not down else None,
@@ -314,7 +317,7 @@ def check_change(team: Object, before: Object, spec: ClusterSpec) -> None:
             )
 
 
-def check_deletion(cluster: Object, platform: Platform) -> None:
+def check_deletion(cluster: Cluster, platform: Platform) -> None:
     """Raise Conflict while a service lives on the cluster or a job on it has not ended."""
     team, name = cluster.metadata.team, cluster.metadata.name
     services = services_of(team or "", name, platform)
@@ -323,7 +326,7 @@ def check_deletion(cluster: Object, platform: Platform) -> None:
             f"Cluster '{team}/{name}' hosts {_listed('service', services)}.",
             remedy=f"Delete it first: rayplane service delete {services[0]} --team {team}",
         )
-    jobs = [job.metadata.name for job in platform.store.each("Job", team or "", phases=UNFINISHED, cluster=name)]
+    jobs = [job.metadata.name for job in platform.store.each(JOB, team or "", phases=UNFINISHED, cluster=name)]
     if jobs:
         raise Conflict(
             f"Cluster '{team}/{name}' runs {_listed('job', jobs)}.",
@@ -340,19 +343,18 @@ def _apply_verb(
     verb: operations.Verb,
     team: str,
     name: str,
-    change: Callable[[Object, ClusterSpec, ClusterStatus], Object],
+    change: Callable[[Cluster], Cluster],
     *,
     principal: Principal,
     platform: Platform,
     detail: dict[str, float] | None = None,
-) -> tuple[Object, Operation]:
+) -> tuple[Cluster, Operation]:
     """Make the change of one of a cluster's own verbs, its audit row and its operation, in one transaction."""
     authorize(principal, "write", team)
     store = platform.store
     with store.transaction():
         cluster = platform.cluster(team, name)
-        status = ClusterStatus.model_validate(cluster.status)
-        changed = change(cluster, ClusterSpec.model_validate(cluster.spec), status)
+        changed = change(cluster)
         if changed.metadata.resource_version != cluster.metadata.resource_version:
             store.audit(principal.name, verb, kind="Cluster", team=team, name=name, detail=detail)
         operation = operations.begin(store, changed, verb)
@@ -360,16 +362,16 @@ def _apply_verb(
     return changed, operation
 
 
-def _run_again(cluster: Object, status: ClusterStatus, platform: Platform) -> Object:
-    store, uid = platform.store, cluster.metadata.uid
+def _run_again(cluster: Cluster, platform: Platform) -> Cluster:
+    store, uid, status = platform.store, cluster.metadata.uid, cluster.status_copy()
     status.suspension = status.idle_since = None
     changed = store.set_status(uid, status, wanted=True)
-    return store.update_spec(uid, {**changed.spec, "suspended": False})
+    return store.update_spec(uid, {**changed.spec_data, "suspended": False})
 
 
-def _reader(cluster: Object, platform: Platform) -> Reader:
-    team = team_spec(platform.store.get("Team", "", cluster.metadata.team or ""))
-    return platform.readers(backend_of(ClusterSpec.model_validate(cluster.spec), team))
+def _reader(cluster: Cluster, platform: Platform) -> Reader:
+    team = team_spec(platform.store.get(TEAM, "", cluster.team))
+    return platform.readers(backend_of(cluster.spec, team))
 
 
 def _require_suspend(reader: Reader, what: str) -> None:
@@ -410,9 +412,9 @@ def check_address(spec: ClusterSpec, reader: Reader) -> None:
         )
 
 
-def _demand(cluster: Object | None, spec: ClusterSpec, team: TeamSpec) -> Usage:
+def _demand(cluster: Cluster | None, spec: ClusterSpec, team: TeamSpec) -> Usage:
     """The most that a cluster with this spec can hold; no compute while the platform keeps ``cluster`` suspended."""
-    suspended = cluster is not None and cluster.status.get("suspension") is not None
+    suspended = cluster is not None and cluster.status.suspension is not None
     return nodes.demand(spec, team, suspended=suspended)
 
 

@@ -12,17 +12,18 @@ from pydantic import BaseModel
 from rayplane.errors import Conflict, InvalidInput, InvalidSpec, NotFound
 from rayplane.gateway.admission.roles import Principal, authorize
 from rayplane.gateway.store import Store
+from rayplane.gateway.store.typed import AnyObject, Job, TypedObject
 from rayplane.gateway.usecases import lineage
 from rayplane.gateway.usecases.job import job_of_attempt, reporting_cluster, require_on
 from rayplane.gateway.usecases.objects import settle
 from rayplane.gateway.usecases.platform import Platform
-from rayplane.nouns import by_kind
-from rayplane.nouns.base import Object, Record, Status, check_name, parse
-from rayplane.nouns.dataset import DatasetStatus, DatasetVersion
+from rayplane.nouns import FEATURE, JOB, by_kind
+from rayplane.nouns.base import Record, Status, check_name, parse
+from rayplane.nouns.dataset import DatasetVersion
 from rayplane.nouns.events import Edge, Event
-from rayplane.nouns.feature import FeatureStatus, Materialization
-from rayplane.nouns.job import JobSpec, JobStatus, Output
-from rayplane.nouns.model import GateReport, ModelStatus, ModelVersion
+from rayplane.nouns.feature import Materialization
+from rayplane.nouns.job import JobSpec, Output
+from rayplane.nouns.model import GateReport, ModelVersion
 from rayplane.storage import layout
 
 FEATURES = "features"
@@ -66,7 +67,7 @@ class _Report:
     team: str
     event: Event
     record: BaseModel
-    job: Object | None
+    job: Job | None
     principal: Principal
     platform: Platform
 
@@ -97,7 +98,7 @@ def ingest(team: str, batch: list[Event], *, principal: Principal, platform: Pla
         except (InvalidInput, Conflict) as exc:
             # A Conflict too: a job ends only after its events are taken, so a half-deleted object must not block it.
             refused.append(f"events[{number}] ({event.type} {event.id}): {exc}")
-    for job in {j.metadata.uid: j for j in jobs.values() if isinstance(j, Object)}.values():
+    for job in {j.metadata.uid: j for j in jobs.values() if isinstance(j, TypedObject)}.values():
         _refresh(team, job.metadata.uid, platform)
     if new:
         platform.wake()
@@ -110,14 +111,14 @@ def ingest(team: str, batch: list[Event], *, principal: Principal, platform: Pla
     return new
 
 
-def _pass_on_hint(event: Event, job: Object | InvalidInput | None, platform: Platform) -> bool:
+def _pass_on_hint(event: Event, job: Job | InvalidInput | None, platform: Platform) -> bool:
     """Handle an event that is only a hint for the reconciler; True if it was one. It is not recorded.
 
     A lost hint only delays the job's end until the reconciler's next regular look.
     """
     if event.type != "attempt.ended":
         return False
-    if isinstance(job, Object):
+    if isinstance(job, TypedObject):
         platform.ended(job.metadata.uid)
     return True
 
@@ -141,7 +142,9 @@ def outputs_of(events: Iterable[Event]) -> list[Output]:
     return list(outputs.values())
 
 
-def _job(team: str, submission_id: str | None, own: Object | None, platform: Platform) -> Object | InvalidInput | None:
+def _job(
+    team: str, submission_id: str | None, own: AnyObject | None, platform: Platform
+) -> AnyObject | InvalidInput | None:
     """The job that an event came from, None if it names none; an InvalidInput, not raised, if the team has no such job.
 
     Raises Forbidden if the job does not run on ``own``.
@@ -187,7 +190,7 @@ def _dataset_published(report: _Report) -> None:
     store.put_dataset_version(version, published_at=report.event.time)
     versions = store.list_dataset_versions(team, version.name)
     dataset = _object("Dataset", version.name, report)
-    status = DatasetStatus.model_validate(dataset.status)
+    status = dataset.status_copy()
     status.latest, status.rows, status.versions = versions[0].version, versions[0].rows, len(versions)
     settle(dataset, status, report.platform)
     store.add_edges(team, lineage.of_version(version, version.job))
@@ -203,7 +206,7 @@ def _model_registered(report: _Report) -> None:
     assert isinstance(version, ModelVersion)
     _require_name(version.name)
     model = _object("Model", version.name, report)
-    status = ModelStatus.model_validate(model.status)
+    status = model.status_copy()
     status.latest = max((v for v in (status.latest, version.version) if v is not None), key=_version_order)
     status.aliases.update(dict.fromkeys(version.aliases, version.version))
     settle(model, status, report.platform)
@@ -214,9 +217,9 @@ def _model_registered(report: _Report) -> None:
 def _features_materialized(report: _Report) -> None:
     record = report.record
     assert isinstance(record, Materialization)
-    known = next(report.store.each("Feature", report.team), None)
+    known = next(report.store.each(FEATURE, report.team), None)
     feature = _object("Feature", known.metadata.name if known else FEATURES, report)
-    status = FeatureStatus.model_validate(feature.status)
+    status = feature.status_copy()
     status.views = sorted({*status.views, *(v.view for v in record.views)})
     # Events may arrive late: an older materialization must not replace a newer one.
     status.materialized_at = max(filter(None, (status.materialized_at, record.created_at)))
@@ -259,7 +262,7 @@ def _refresh(team: str, uid: str, platform: Platform) -> None:
     with store.transaction():
         job = store.get_by_uid(uid)
         events = store.events(team, [uid])
-        spec, status = JobSpec.model_validate(job.spec), JobStatus.model_validate(job.status)
+        spec, status = job.spec, job.status_copy()
         status.outputs = outputs_of(events)
         for report in (GateReport.model_validate(e.data) for e in events if e.type == "gate.judged"):
             failed = ", ".join(f"{c.metric} = {c.value} (must be {c.bound})" for c in report.checks if not c.passed)
@@ -276,7 +279,7 @@ def _link_sources(report: _Report) -> None:
     """Add edges from a job's observed sources to the datasets that it published, whichever event came first."""
     if report.job is None:
         return
-    spec = JobSpec.model_validate(report.job.spec)
+    spec = report.job.spec
     if not spec.sources:
         return
     published = report.store.events(report.team, [report.job.metadata.uid], type="dataset.published")
@@ -286,12 +289,12 @@ def _link_sources(report: _Report) -> None:
     report.store.add_edges(report.team, [Edge(source=node, target=target) for node in nodes for target in targets])
 
 
-def _observed(team: str, job: Object, spec: JobSpec, store: Store) -> dict[str, str]:
+def _observed(team: str, job: Job, spec: JobSpec, store: Store) -> dict[str, str]:
     """Source name -> content hash, observed by the job itself, else as ``<step>.<name>`` by one of its pipeline run."""
     hashes: dict[str, str] = {}
     if spec.pipeline is not None:
         pipeline, run, step = spec.pipeline.split("/", 2)
-        siblings = [j.metadata.uid for j in store.each("Job", team, labels={"pipeline": pipeline, "run": run})]
+        siblings = [j.metadata.uid for j in store.each(JOB, team, labels={"pipeline": pipeline, "run": run})]
         for event in store.events(team, siblings, type="source.observed"):
             if event.data["name"].startswith(f"{step}."):
                 hashes[event.data["name"].removeprefix(f"{step}.")] = event.data["content_hash"]
@@ -300,7 +303,7 @@ def _observed(team: str, job: Object, spec: JobSpec, store: Store) -> dict[str, 
     return hashes
 
 
-def _object(kind: str, name: str, report: _Report) -> Object:
+def _object(kind: str, name: str, report: _Report) -> AnyObject:
     """The object that an event concerns, created if the team does not have it yet.
 
     Raises Conflict if the object is being deleted.

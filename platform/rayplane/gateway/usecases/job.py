@@ -14,12 +14,12 @@ from rayplane.gateway.admission.roles import Principal, authorize
 from rayplane.gateway.backends.base import Capability
 from rayplane.gateway.store.objects import Change, check_precondition
 from rayplane.gateway.store.texts import JobText
+from rayplane.gateway.store.typed import AnyObject, Job
 from rayplane.gateway.usecases.platform import Platform, feast_name, project_of, team_spec
 from rayplane.gateway.usecases.rules import RULES
 from rayplane.gateway.usecases.rules.draft import Draft, enforce
-from rayplane.nouns import JOB
-from rayplane.nouns.base import MAX_NAME, Object, check_name
-from rayplane.nouns.environment import Environment
+from rayplane.nouns import CLUSTER, JOB, TEAM
+from rayplane.nouns.base import MAX_NAME, check_name
 from rayplane.nouns.job import TERMINAL, FeastAccess, JobSpec, JobStatus, MlflowAccess, RunContext
 from rayplane.storage import layout
 
@@ -38,7 +38,7 @@ def submit(
     labels: dict[str, str] | None = None,
     principal: Principal,
     platform: Platform,
-) -> Object:
+) -> Job:
     """Submit a job, or return the existing one with the same spec and the same name or Ray-facing id on its cluster.
 
     ``labels`` None leaves those of an existing job. Raises NotFound for an unknown team or cluster, InvalidSpec,
@@ -63,7 +63,7 @@ def prepare(
     if_match: int | None = None,
     if_absent: bool = False,
     commit: bool = True,
-) -> Callable[[], tuple[Object, Change]]:
+) -> Callable[[], tuple[Job, Change]]:
     """Make the checks of a job that may be slow; return the rest, which may run in a transaction.
 
     The rest writes the job, or finds the existing one, of which only the labels may change; ``commit=False`` writes
@@ -81,7 +81,7 @@ def prepare(
     if existing is None:
         enforce(RULES["Job"].before(draft))
 
-    def write() -> tuple[Object, Change]:
+    def write() -> tuple[Job, Change]:
         with platform.store.transaction(commit=commit):
             # Look again inside the transaction: the same request may have arrived twice at the same time.
             if (job := find_existing(spec, team, name, platform)) is not None:
@@ -98,7 +98,7 @@ def prepare(
     return write
 
 
-def stop(team: str, name: str, *, principal: Principal, platform: Platform, why: str = "") -> Object:
+def stop(team: str, name: str, *, principal: Principal, platform: Platform, why: str = "") -> Job:
     """Ask a job to stop; one that has ended, or was asked before, stays as it is.
 
     ``why``: the reason, if the platform stops the job rather than a user.
@@ -106,12 +106,12 @@ def stop(team: str, name: str, *, principal: Principal, platform: Platform, why:
     authorize(principal, "write", team)
     store = platform.store
     with store.transaction():
-        job = store.get("Job", team, name)
-        if job.status.get("phase") in TERMINAL or job.spec.get("stop_requested"):
+        job = store.get(JOB, team, name)
+        if job.status.phase in TERMINAL or job.spec.stop_requested:
             return job
-        job = store.update_spec(job.metadata.uid, {**job.spec, "stop_requested": True})
+        job = store.update_spec(job.metadata.uid, {**job.spec_data, "stop_requested": True})
         if why:
-            job = store.set_status(job.metadata.uid, {**job.status, "stop_reason": why})
+            job = store.set_status(job.metadata.uid, {**job.status_data, "stop_reason": why})
         store.audit(principal.name, "stop", kind="Job", team=team, name=name)
     platform.wake()
     return job
@@ -122,10 +122,10 @@ def logs(team: str, name: str, offset: int, *, principal: Principal, platform: P
     authorize(principal, "read", team)
     if offset < 0:
         raise InvalidInput(f"offset is {offset}.", remedy="Start at 0.")
-    job = platform.store.get("Job", team, name)
+    job = platform.store.get(JOB, team, name)
     path = layout.job_log(team, job.metadata.uid)
     # The reconciler ends a job only after its log is stored, so a read after the end gets all of it.
-    ended = job.status.get("phase") in TERMINAL
+    ended = job.status.phase in TERMINAL
     try:
         data = platform.storage.read_from(path, offset, LOG_CHUNK)
         size = platform.storage.size(path)
@@ -135,19 +135,19 @@ def logs(team: str, name: str, offset: int, *, principal: Principal, platform: P
     return data, following, ended and following >= size
 
 
-def find_by_submission_id(team: str, cluster: str | None, submission_id: str, *, platform: Platform) -> Object | None:
+def find_by_submission_id(team: str, cluster: str | None, submission_id: str, *, platform: Platform) -> Job | None:
     """The job with this Ray-facing id (the client's own id, or the job's name) on a cluster (None: on any), if any."""
     store = platform.store
     if cluster is not None:
-        match = store.find("Job", team, _external_id(cluster, submission_id))
+        match = store.find(JOB, team, _external_id(cluster, submission_id))
     else:
-        match = next((j for j in store.each("Job", team) if j.spec.get("submission_id") == submission_id), None)
+        match = next((j for j in store.each(JOB, team) if j.spec.submission_id == submission_id), None)
     if match is not None:
         return match
-    job = store.get_or_none("Job", team, submission_id)
+    job = store.get_or_none(JOB, team, submission_id)
     if job is None:
         return None
-    named = not job.spec.get("submission_id") and cluster in (None, job.spec.get("cluster"))
+    named = not job.spec.submission_id and cluster in (None, job.spec.cluster)
     return job if named else None
 
 
@@ -171,13 +171,13 @@ def run_context(submission_id: str | None, *, principal: Principal, platform: Pl
             )
         return _context(own, platform)
     job, attempt = job_of_attempt(submission_id, platform)
-    team = job.metadata.team or ""
+    team = job.team
     authorize(principal, "read", team)
     if own is not None:
         require_on(job, own)
-    on = job.spec.get("cluster")
-    holder = job if on is None else platform.store.get("Cluster", team, str(on))
-    spec, status = JobSpec.model_validate(job.spec), JobStatus.model_validate(job.status)
+    on = job.spec.cluster
+    holder = job if on is None else platform.store.get(CLUSTER, team, str(on))
+    spec, status = job.spec, job.status
     return _context(holder, platform).model_copy(
         update={
             "job": job.metadata.name,
@@ -203,7 +203,7 @@ def experiment_of(spec: JobSpec) -> str:
     return spec.experiment or (spec.pipeline or DEFAULT_EXPERIMENT).split("/")[0]
 
 
-def job_of_attempt(submission_id: str, platform: Platform) -> tuple[Object, int]:
+def job_of_attempt(submission_id: str, platform: Platform) -> tuple[Job, int]:
     """(job, attempt) of Ray's id ``<job uid>-<n>``; raises NotFound."""
     uid, _, number = submission_id.rpartition("-")
     unknown = NotFound(
@@ -220,19 +220,19 @@ def job_of_attempt(submission_id: str, platform: Platform) -> tuple[Object, int]
     return job, int(number)
 
 
-def reporting_cluster(principal: Principal, platform: Platform) -> Object | None:
+def reporting_cluster(principal: Principal, platform: Platform) -> Job | None:
     """The object whose token the principal uses: a cluster, or a job or service with nodes of its own; else None.
 
     Raises Unauthenticated if the object was deleted, or is a job that has ended.
     """
     if principal.cluster_uid is None:
         return None
-    reporter: Object | None
+    reporter: AnyObject | None
     try:
         reporter = platform.store.get_by_uid(principal.cluster_uid)
     except NotFound:
         reporter = None
-    if reporter is None or (reporter.kind == "Job" and reporter.status.get("phase") in TERMINAL):
+    if reporter is None or (reporter.kind == "Job" and reporter.status.phase in TERMINAL):
         raise Unauthenticated(
             "This token's cluster is gone, so the token is no longer valid.",
             remedy="Use the token of an existing cluster.",
@@ -241,10 +241,10 @@ def reporting_cluster(principal: Principal, platform: Platform) -> Object | None
     return reporter
 
 
-def require_on(job: Object, own: Object) -> None:
+def require_on(job: Job, own: AnyObject) -> None:
     """Raise Forbidden unless the job runs on ``own``: its cluster, or itself where it has nodes of its own."""
     runs_there = (
-        job.spec.get("cluster") == own.metadata.name if own.kind == "Cluster" else job.metadata.uid == own.metadata.uid
+        job.spec.cluster == own.metadata.name if own.kind == "Cluster" else job.metadata.uid == own.metadata.uid
     )
     if not runs_there:
         title = f"Job '{job.metadata.team}/{job.metadata.name}'"
@@ -269,11 +269,11 @@ def tracking(spec: JobSpec, platform: Platform) -> JobSpec:
     return spec.model_copy(update={"tracked": False})
 
 
-def find_existing(spec: JobSpec, team: str, name: str | None, platform: Platform) -> Object | None:
+def find_existing(spec: JobSpec, team: str, name: str | None, platform: Platform) -> Job | None:
     """The job that the same submission created earlier, if any; raises Conflict if its name or id is another job's."""
-    job = None if name is None else platform.store.get_or_none("Job", team, name)
+    job = None if name is None else platform.store.get_or_none(JOB, team, name)
     if job is None and spec.submission_id is not None:
-        job = platform.store.find("Job", team, _external_id(spec.cluster, spec.submission_id))
+        job = platform.store.find(JOB, team, _external_id(spec.cluster, spec.submission_id))
     if job is None:
         return None
     title = f"Job '{team}/{job.metadata.name}'"
@@ -281,7 +281,7 @@ def find_existing(spec: JobSpec, team: str, name: str | None, platform: Platform
         raise Conflict(f"{title} is being deleted.", remedy="Wait until it is gone, or choose another name.")
     if name not in (None, job.metadata.name):
         raise Conflict(f"{title} has the id '{spec.submission_id}' already.", remedy="Choose another submission id.")
-    if _comparable(job.spec) != _comparable(spec.model_dump(mode="json")):
+    if _comparable(job.spec) != _comparable(spec):
         by = f" (known to Ray's clients as '{spec.submission_id}')" if spec.submission_id else ""
         raise Conflict(
             f"{title}{by} is there with another spec, and a job's spec never changes.", remedy="Choose another name."
@@ -298,28 +298,30 @@ class SubmitOptions:
     if_absent: bool
 
 
-def relabel(job: Object, options: SubmitOptions, principal: Principal, platform: Platform) -> tuple[Object, Change]:
+def relabel(job: Job, options: SubmitOptions, principal: Principal, platform: Platform) -> tuple[Job, Change]:
     """Set the labels of an existing job if the options name any. Call it in a transaction.
 
     Raises PreconditionFailed as what ``prepare`` returns does.
     """
-    team, name, store = job.metadata.team or "", job.metadata.name, platform.store
+    team, name, store = job.team, job.metadata.name, platform.store
     version = job.metadata.resource_version
     check_precondition(f"Job '{team}/{name}'", version, if_match=options.if_match, if_absent=options.if_absent)
-    labels = {**_pipeline_labels(JobSpec.model_validate(job.spec)), **(options.labels or {})}
+    labels = {**_pipeline_labels(job.spec), **(options.labels or {})}
     if options.labels is None or labels == job.metadata.labels:
         return job, "unchanged"
-    obj, change = store.put("Job", team, name, job.spec, labels=labels, owner=principal.name, if_match=options.if_match)
+    obj, change = store.put(
+        "Job", team, name, job.spec_data, labels=labels, owner=principal.name, if_match=options.if_match
+    )
     store.audit(principal.name, "label", kind="Job", team=team, name=name, detail={"labels": labels})
     return obj, change
 
 
-def _comparable(spec: dict[str, Any]) -> dict[str, Any]:
-    # Parse it again, so that a spec stored by an older version compares equal although it lacks newer fields.
-    return JobSpec.model_validate(spec).model_dump(mode="json", exclude={"stop_requested"})
+def _comparable(spec: JobSpec) -> dict[str, Any]:
+    # Of the parsed spec, so that one stored by an older version compares equal although it lacks newer fields.
+    return spec.model_dump(mode="json", exclude={"stop_requested"})
 
 
-def put(draft: Draft, options: SubmitOptions) -> Object:
+def put(draft: Draft, options: SubmitOptions) -> Job:
     """Write a new job and the effects of its creation. Call it in a transaction, after the checks."""
     spec: JobSpec = draft.spec
     team, store = draft.team, draft.platform.store
@@ -352,7 +354,7 @@ def _new_name(spec: JobSpec, team: str, platform: Platform) -> str:
     stem = _stem(spec.entrypoint)
     while True:
         name = f"{stem}-{''.join(secrets.choice(_ALPHABET) for _ in range(6))}"
-        if platform.store.get_or_none("Job", team, name) is None:
+        if platform.store.get_or_none(JOB, team, name) is None:
             return name
 
 
@@ -375,10 +377,9 @@ def _pipeline_labels(spec: JobSpec) -> dict[str, str]:
     return dict(zip(("pipeline", "run", "step"), spec.pipeline.split("/", 2), strict=False))
 
 
-def _context(holder: Object, platform: Platform) -> RunContext:
+def _context(holder: AnyObject, platform: Platform) -> RunContext:
     """The context that all workers of ``holder`` share: of a cluster, or of a job or service with nodes of its own."""
-    settings, team = platform.settings, holder.metadata.team or ""
-    known = holder.status.get("environment")
+    settings, team = platform.settings, holder.team
     mlflow = None
     if settings.mlflow_url is not None:
         mlflow = MlflowAccess(tracking_uri=settings.mlflow_url, workspace=platform.workspace(team))
@@ -387,22 +388,23 @@ def _context(holder: Object, platform: Platform) -> RunContext:
         cluster=holder.metadata.name if holder.kind == "Cluster" else None,
         gateway_url=settings.url,
         storage_root=settings.root_uri,
-        environment=None if known is None else Environment.model_validate(known),
+        environment=holder.status.environment,
         mlflow=mlflow,
         feast=_feast(holder, team, platform),
     )
 
 
-def _feast(holder: Object, team: str, platform: Platform) -> FeastAccess:
+def _feast(holder: AnyObject, team: str, platform: Platform) -> FeastAccess:
     """The team's access to Feast: through the registry of all teams, or one in its own folder of the storage root.
 
     The latter on a backend whose teams see only that folder.
     """
     settings = platform.settings
-    owner = platform.store.get("Team", "", team)
+    owner = platform.store.get(TEAM, "", team)
     project = project_of(owner)
     registry, online = settings.registry_url, settings.home_paths.feast_online(project)
-    backend = holder.spec.get("backend") or team_spec(owner).backend
+    nodes = holder.spec if holder.kind == "Cluster" else holder.spec.nodes
+    backend = nodes.backend or team_spec(owner).backend
     own = platform.storage.local_path(layout.feast(team))
     if own is not None and Capability.TEAM in platform.readers(backend).capabilities:
         registry = settings.feast_registry_url or f"sqlite:///{own}/registry.db"

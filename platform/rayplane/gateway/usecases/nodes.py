@@ -8,9 +8,10 @@ from rayplane.errors import Unsupported
 from rayplane.gateway.admission import quota
 from rayplane.gateway.backends.base import Capability, Reader
 from rayplane.gateway.store.objects import NO_CLUSTER
+from rayplane.gateway.store.typed import AnyObject, Team
 from rayplane.gateway.usecases.platform import Platform, team_spec
 from rayplane.gateway.usecases.team import check_backend
-from rayplane.nouns.base import Object
+from rayplane.nouns import CLUSTER, JOB, SERVICE
 from rayplane.nouns.cluster import ClusterSpec, Nodes
 from rayplane.nouns.environment import Environment
 from rayplane.nouns.job import UNFINISHED
@@ -22,12 +23,12 @@ def backend_of(nodes: Nodes, team: TeamSpec) -> str:
     return nodes.backend or team.backend
 
 
-def environment(nodes: Nodes, team: Object, platform: Platform) -> Environment | None:
+def environment(nodes: Nodes, team: Team, platform: Platform) -> Environment | None:
     """The environment that such nodes would have; None if the backend only knows it once they run."""
     return platform.readers(backend_of(nodes, team_spec(team))).environment(nodes.as_cluster())
 
 
-def check_quota(team: Object, kind: str, name: str, wanted: Usage, granted: Usage | None, platform: Platform) -> None:
+def check_quota(team: Team, kind: str, name: str, wanted: Usage, granted: Usage | None, platform: Platform) -> None:
     """Raise Refused if ``wanted`` does not fit into the quota that the team's other clusters, services and jobs leave.
 
     ``granted`` is what the same object was granted before. Call it in the transaction that writes the object, so that
@@ -51,21 +52,21 @@ def demand(spec: ClusterSpec, team: TeamSpec, *, suspended: bool = False) -> Usa
     return Usage(clusters=1) if size is None else quota.demand(spec, size, suspended=suspended)
 
 
-def _holders(team: str, spec: TeamSpec, platform: Platform) -> Iterator[tuple[Object, Usage]]:
+def _holders(team: str, spec: TeamSpec, platform: Platform) -> Iterator[tuple[AnyObject, Usage]]:
     """Each object of the team that holds nodes or may come to hold some, with the most that it can hold."""
-    for cluster in platform.store.each("Cluster", team):
-        suspended = cluster.status.get("suspension") is not None
-        yield cluster, demand(ClusterSpec.model_validate(cluster.spec), spec, suspended=suspended)
-    for service in platform.store.each("Service", team):
-        if (nodes := service.spec.get("nodes")) is not None:
-            yield service, demand(Nodes.model_validate(nodes).as_cluster(), spec)
-    for job in platform.store.each("Job", team, phases=UNFINISHED, cluster=NO_CLUSTER):
+    for cluster in platform.store.each(CLUSTER, team):
+        suspended = cluster.status.suspension is not None
+        yield cluster, demand(cluster.spec, spec, suspended=suspended)
+    for service in platform.store.each(SERVICE, team):
+        if (nodes := service.spec.nodes) is not None:
+            yield service, demand(nodes.as_cluster(), spec)
+    for job in platform.store.each(JOB, team, phases=UNFINISHED, cluster=NO_CLUSTER):
         # The reconciler ends a job only after its nodes are freed, so an unfinished one may still hold them.
-        if (nodes := job.spec.get("nodes")) is not None:
-            yield job, demand(Nodes.model_validate(nodes).as_cluster(), spec)
+        if (nodes := job.spec.nodes) is not None:
+            yield job, demand(nodes.as_cluster(), spec)
 
 
-def reader(team: Object, noun: str, capability: Capability, nodes: Nodes, platform: Platform) -> Reader:
+def reader(team: Team, noun: str, capability: Capability, nodes: Nodes, platform: Platform) -> Reader:
     """The backend that provides the nodes.
 
     Raises InvalidSpec for an unknown backend, Refused for one that is not offered here, Unsupported for one that has no

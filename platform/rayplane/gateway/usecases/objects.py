@@ -10,13 +10,14 @@ from rayplane.gateway.admission.roles import Principal, authorize
 from rayplane.gateway.store import Page
 from rayplane.gateway.store.objects import Change
 from rayplane.gateway.store.texts import ObjectText, View
+from rayplane.gateway.store.typed import AnyObject
 from rayplane.gateway.usecases import datasets, job, operations
 from rayplane.gateway.usecases import team as teams
 from rayplane.gateway.usecases.platform import Platform
 from rayplane.gateway.usecases.rules import RULES
 from rayplane.gateway.usecases.rules.draft import Draft, enforce
 from rayplane.nouns import by_kind
-from rayplane.nouns.base import NounType, Object, Status, check_name, parse
+from rayplane.nouns.base import AnyNoun, Status, check_name, parse
 from rayplane.nouns.events import Operation
 from rayplane.nouns.job import JobSpec
 from rayplane.nouns.team import Data, check_team_name
@@ -34,7 +35,7 @@ def apply(
     if_match: int | None = None,
     if_absent: bool = False,
     dry_run: bool = False,
-) -> tuple[Object, Change, Operation | None]:
+) -> tuple[AnyObject, Change, Operation | None]:
     """Create or change an object; return it, the kind of change, and the operation that a reconciler will complete.
 
     The whole spec is checked before anything is written; ``dry_run`` makes the same checks and returns the same, but
@@ -51,6 +52,7 @@ def apply(
             spec, team=team, name=name, labels=labels, principal=principal, platform=platform,
             if_match=if_match, if_absent=if_absent, commit=not dry_run,
         )  # fmt: skip
+        obj: AnyObject
         obj, change = submit_or_find()
         operation = None
         if change == "created" and not dry_run:
@@ -80,7 +82,7 @@ def apply(
     return obj, change, operation
 
 
-def get(kind: str, team: str, name: str, *, principal: Principal, platform: Platform) -> Object:
+def get(kind: str, team: str, name: str, *, principal: Principal, platform: Platform) -> AnyObject:
     """One object; raises NotFound with the nearest name."""
     noun = by_kind(kind)
     authorize(principal, "read", team if noun.team_scoped else name)
@@ -127,7 +129,7 @@ def delete(
     platform: Platform,
     if_match: int | None = None,
     data: Data | None = None,
-) -> tuple[Object, Operation]:
+) -> tuple[AnyObject, Operation]:
     """Mark an object for deletion; its reconciler deletes what it created for it. A second call changes nothing.
 
     A dataset's deletion includes the data of all its versions; a model's versions stay in MLflow's registry. ``data``
@@ -165,14 +167,14 @@ def delete(
     return obj, operations.current(store, operation)
 
 
-def _noun(kind: str) -> NounType:
+def _noun(kind: str) -> AnyNoun:
     noun = by_kind(kind)
     if kind == "PipelineRun":
         raise InvalidSpec("A run can't be applied.", remedy="Start one with 'rayplane pipeline run'.")
     return noun
 
 
-def authorize_write(noun: NounType, team: str, name: str, principal: Principal) -> None:
+def authorize_write(noun: AnyNoun, team: str, name: str, principal: Principal) -> None:
     """Raise Forbidden unless the principal may create, change and delete the object; for a team it must be an admin."""
     if noun.team_scoped:
         authorize(principal, "write", team)
@@ -180,7 +182,7 @@ def authorize_write(noun: NounType, team: str, name: str, principal: Principal) 
         authorize(principal, "admin", name)
 
 
-def check_name_of(noun: NounType, name: str) -> None:
+def check_name_of(noun: AnyNoun, name: str) -> None:
     """Raise InvalidSpec if no object of the noun can have the name."""
     try:
         check_name(name)
@@ -192,7 +194,7 @@ def check_name_of(noun: NounType, name: str) -> None:
 
 def _write(
     draft: Draft, labels: dict[str, str], if_match: int | None, if_absent: bool
-) -> tuple[Object, Change, Operation | None]:
+) -> tuple[AnyObject, Change, Operation | None]:
     noun, platform, rules = draft.noun, draft.platform, RULES[draft.noun.kind]
     # Report a stale If-Match, or a deletion under way, before anything else.
     platform.store.check_put(noun.kind, draft.team, draft.name, if_match=if_match, if_absent=if_absent)
@@ -219,10 +221,10 @@ def _write(
     platform.store.audit(draft.principal.name, "apply", kind=noun.kind, team=team, name=draft.name, detail=detail)
     if rules.reconciled:
         return obj, change, operations.begin(platform.store, obj, "apply")
-    return settle(obj, noun.status.model_validate(obj.status), platform), change, None
+    return settle(obj, obj.status_copy(), platform), change, None
 
 
-def settle(obj: Object, status: Status, platform: Platform) -> Object:
+def settle(obj: AnyObject, status: Status, platform: Platform) -> AnyObject:
     """Mark an object that has no reconciler as Ready."""
     generation = obj.metadata.generation
     status.phase, status.observed_generation = "Ready", generation

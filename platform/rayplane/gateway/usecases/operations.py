@@ -7,7 +7,8 @@ from typing import Literal, TypeAlias
 
 from rayplane.errors import NotFound
 from rayplane.gateway.store import Store
-from rayplane.nouns.base import Object, Status
+from rayplane.gateway.store.typed import AnyObject
+from rayplane.nouns.base import Status
 from rayplane.nouns.events import Operation
 
 GOOD = frozenset({"Ready", "Succeeded", "Suspended"})
@@ -16,7 +17,7 @@ _WANTED = {"suspend": "Suspended", "resume": "Ready"}
 Verb: TypeAlias = Literal["apply", "delete", "run", "stop", "suspend", "resume", "extend"]
 
 
-def begin(store: Store, obj: Object, action: Verb) -> Operation:
+def begin(store: Store, obj: AnyObject, action: Verb) -> Operation:
     """Store a new operation about the object as it is now, and return it with its state."""
     operation = Operation(
         id=uuid.uuid4().hex,
@@ -36,21 +37,21 @@ def begin(store: Store, obj: Object, action: Verb) -> Operation:
 def current(store: Store, operation: Operation) -> Operation:
     """The operation with its state judged by its object as it is now."""
     try:
-        obj: Object | None = store.get_by_uid(operation.uid)
+        obj: AnyObject | None = store.get_by_uid(operation.uid)
     except NotFound:
         obj = None
     state, message = judge(operation, obj)
     return operation.model_copy(update={"state": state, "message": message})
 
 
-def judge(operation: Operation, obj: Object | None) -> tuple[Literal["running", "succeeded", "failed"], str]:
+def judge(operation: Operation, obj: AnyObject | None) -> tuple[Literal["running", "succeeded", "failed"], str]:
     """(state, message) of an operation whose object is ``obj`` (None: it was removed). Pure."""
     title = f"{operation.kind} '{operation.name}'"
     if operation.action == "delete":
         return ("succeeded", "") if obj is None else ("running", f"{title} is being taken down.")
     if obj is None:
         return "failed", f"{title} was deleted before it was as wanted."
-    status = Status.model_validate(obj.status)
+    status = obj.status
     if operation.action == "stop":
         return ("succeeded", "") if status.phase in ENDED else ("running", f"{title} is {status.phase}.")
     if obj.metadata.deleted_at is not None:
@@ -66,6 +67,6 @@ def judge(operation: Operation, obj: Object | None) -> tuple[Literal["running", 
     return "running", f"{title} is {status.phase}."
 
 
-def _reason(obj: Object, status: Status) -> str:
+def _reason(obj: AnyObject, status: Status) -> str:
     ready = status.condition("Ready")
-    return str(obj.status.get("message") or (ready.message if ready else ""))
+    return str(obj.status_data.get("message") or (ready.message if ready else ""))

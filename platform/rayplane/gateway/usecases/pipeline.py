@@ -9,11 +9,13 @@ from rayplane.errors import Conflict, InvalidSpec, NotFound, Refused
 from rayplane.gateway.admission.env import check_env, check_names, check_values
 from rayplane.gateway.admission.roles import Principal, authorize
 from rayplane.gateway.store import Page
+from rayplane.gateway.store.typed import Pipeline, Run
 from rayplane.gateway.usecases import packages
 from rayplane.gateway.usecases.platform import Platform
-from rayplane.nouns.base import MAX_NAME, Object
+from rayplane.nouns import PIPELINE, RUN
+from rayplane.nouns.base import MAX_NAME
 from rayplane.nouns.job import TERMINAL
-from rayplane.nouns.pipeline import PipelineSpec, PipelineStatus, RunSpec, RunStatus
+from rayplane.nouns.pipeline import PipelineSpec, RunSpec, RunStatus
 
 _REFERENCE = re.compile(r"\$\{([^}]*)\}")
 
@@ -42,7 +44,7 @@ def check(team: str, spec: PipelineSpec, platform: Platform) -> None:
 
 def start_run(
     team: str, pipeline: str, parameters: dict[str, str], force: bool, *, principal: Principal, platform: Platform
-) -> Object:
+) -> Run:
     """Create a run of the pipeline as it is now, named ``<pipeline>-<n>``, counting up.
 
     Raises NotFound for an unknown pipeline or cluster, InvalidSpec for an unknown parameter or package, Conflict if the
@@ -52,10 +54,10 @@ def start_run(
     platform.team(team)
     store = platform.store
     with store.transaction():
-        wanted = store.get("Pipeline", team, pipeline)
+        wanted = store.get(PIPELINE, team, pipeline)
         if wanted.metadata.deleted_at is not None:
             raise Conflict(f"Pipeline '{team}/{pipeline}' is being deleted.", remedy="Apply it again, then run it.")
-        spec = PipelineSpec.model_validate(wanted.spec)
+        spec = wanted.spec
         for name in parameters:
             _check_parameter(name, spec, "run.parameters")
         check_values(parameters, "run.parameters")
@@ -66,14 +68,14 @@ def start_run(
             "PipelineRun",
             team,
             _new_name(team, pipeline, platform),
-            RunSpec(pipeline=pipeline, parameters=parameters, force=force, snapshot=wanted.spec).model_dump(
+            RunSpec(pipeline=pipeline, parameters=parameters, force=force, snapshot=wanted.spec_data).model_dump(
                 mode="json"
             ),
             labels=labels,
             owner=principal.name,
             status=RunStatus(),
         )
-        status = PipelineStatus.model_validate(wanted.status)
+        status = wanted.status_copy()
         status.last_run = run.metadata.name
         store.set_status(wanted.metadata.uid, status)
         detail = {"run": run.metadata.name, "parameters": parameters, "force": force}
@@ -82,15 +84,15 @@ def start_run(
     return run
 
 
-def stop_run(team: str, pipeline: str, run: str, *, principal: Principal, platform: Platform) -> Object:
+def stop_run(team: str, pipeline: str, run: str, *, principal: Principal, platform: Platform) -> Run:
     """Ask a run to stop; one that has ended, or was asked before, stays as it is."""
     authorize(principal, "write", team)
     store = platform.store
     with store.transaction():
         stopping = _run(team, pipeline, run, platform)
-        if stopping.status.get("phase") in TERMINAL or stopping.spec.get("stop_requested"):
+        if stopping.status.phase in TERMINAL or stopping.spec.stop_requested:
             return stopping
-        stopping = store.update_spec(stopping.metadata.uid, {**stopping.spec, "stop_requested": True})
+        stopping = store.update_spec(stopping.metadata.uid, {**stopping.spec_data, "stop_requested": True})
         store.audit(principal.name, "stop", kind="PipelineRun", team=team, name=run)
     platform.wake()
     return stopping
@@ -98,28 +100,28 @@ def stop_run(team: str, pipeline: str, run: str, *, principal: Principal, platfo
 
 def list_runs(
     team: str, pipeline: str, *, limit: int = 100, cursor: str | None = None, principal: Principal, platform: Platform
-) -> Page[Object]:
+) -> Page[Run]:
     """A page of the pipeline's runs, oldest first; also of a deleted pipeline. Raises NotFound for an unknown one."""
     authorize(principal, "read", team)
-    page = platform.store.list("PipelineRun", team, labels={"pipeline": pipeline}, limit=limit, cursor=cursor)
+    page = platform.store.list(RUN, team, labels={"pipeline": pipeline}, limit=limit, cursor=cursor)
     if not page.items:
-        platform.store.get("Pipeline", team, pipeline)
+        platform.store.get(PIPELINE, team, pipeline)
     return page
 
 
-def get_run(team: str, pipeline: str, run: str, *, principal: Principal, platform: Platform) -> Object:
+def get_run(team: str, pipeline: str, run: str, *, principal: Principal, platform: Platform) -> Run:
     """One run; raises NotFound, also for a run of another pipeline."""
     authorize(principal, "read", team)
     return _run(team, pipeline, run, platform)
 
 
-def check_deletion(pipeline: Object, platform: Platform) -> None:
+def check_deletion(pipeline: Pipeline, platform: Platform) -> None:
     """Raise Conflict while a run of the pipeline has not ended."""
-    team, name = pipeline.metadata.team or "", pipeline.metadata.name
+    team, name = pipeline.team, pipeline.metadata.name
     running = [
         run.metadata.name
-        for run in platform.store.each("PipelineRun", team, labels={"pipeline": name})
-        if run.status.get("phase") not in TERMINAL
+        for run in platform.store.each(RUN, team, labels={"pipeline": name})
+        if run.status.phase not in TERMINAL
     ]
     if running:
         raise Conflict(
@@ -128,12 +130,12 @@ def check_deletion(pipeline: Object, platform: Platform) -> None:
         )
 
 
-def _run(team: str, pipeline: str, run: str, platform: Platform) -> Object:
-    obj = platform.store.get("PipelineRun", team, run)
-    if obj.spec.get("pipeline") != pipeline:
+def _run(team: str, pipeline: str, run: str, platform: Platform) -> Run:
+    obj = platform.store.get(RUN, team, run)
+    if obj.spec.pipeline != pipeline:
         raise NotFound(
             f"Pipeline '{team}/{pipeline}' has no run '{run}'.",
-            remedy=f"It is a run of '{obj.spec.get('pipeline')}'.",
+            remedy=f"It is a run of '{obj.spec.pipeline}'.",
         )
     return obj
 
@@ -145,7 +147,7 @@ def _new_name(team: str, pipeline: str, platform: Platform) -> str:
         number += 1
         suffix = f"-{number}"
         name = f"{pipeline[: MAX_NAME - len(suffix)].rstrip('-')}{suffix}"
-        if platform.store.get_or_none("PipelineRun", team, name) is None:
+        if platform.store.get_or_none(RUN, team, name) is None:
             return name
 
 

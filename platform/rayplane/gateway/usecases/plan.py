@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from rayplane.errors import Conflict, InvalidSpec, NotFound, RayplaneError
 from rayplane.gateway.admission.roles import Principal, authorize
+from rayplane.gateway.store.typed import AnyObject, Team, TypedObject
 from rayplane.gateway.usecases import cluster as clusters
 from rayplane.gateway.usecases import job as jobs
 from rayplane.gateway.usecases import plan_effects
@@ -26,7 +27,7 @@ from rayplane.gateway.usecases.rules import RULES
 from rayplane.gateway.usecases.rules.cluster import reader_of
 from rayplane.gateway.usecases.rules.draft import Draft
 from rayplane.nouns import NOUNS, RUN, by_kind
-from rayplane.nouns.base import Document, NounType, Object, parse
+from rayplane.nouns.base import AnyNoun, Document, parse
 from rayplane.nouns.cluster import ClusterSpec
 from rayplane.nouns.job import JobSpec
 from rayplane.nouns.plan import Plan, PlannedDocument, Refusal
@@ -68,7 +69,7 @@ def plan(documents: list[Document], *, team: str | None, principal: Principal, p
 class _Item:
     """One document, and the results of its checks."""
 
-    noun: NounType
+    noun: AnyNoun
     team: str
     name: str
     document: Document
@@ -76,7 +77,7 @@ class _Item:
     """None if it can't be parsed."""
     readable: bool = False
     writable: bool = False
-    before: Object | None = None
+    before: AnyObject | None = None
     result: PlannedDocument = field(init=False)
 
     def __post_init__(self) -> None:
@@ -93,16 +94,16 @@ class _Item:
             raise InvalidSpec(f"{noun.kind} '{name}' names no team.", remedy="Set metadata.team, or say --team.")
         return cls(noun, of, name, document)
 
-    def object(self, principal: Principal) -> Object:
+    def object(self, principal: Principal) -> AnyObject:
         """The object as it would be created; with the noun's default spec if the document's can't be parsed."""
         spec = self.spec if self.spec is not None else self.noun.spec()
         meta = self.document.metadata.model_copy(update={"team": self.team or None, "owner": principal.name})
-        return Object(kind=self.noun.kind, metadata=meta, spec=spec.model_dump(mode="json"))
+        return TypedObject.of(self.noun, meta, spec)
 
     def draft(
         self,
-        owner: Object | None,
-        before: Object | None,
+        owner: Team | None,
+        before: AnyObject | None,
         principal: Principal,
         platform: Platform,
         *,
@@ -161,7 +162,7 @@ def _parse(item: _Item, principal: Principal) -> None:
 
 
 def _check_before(
-    item: _Item, new_team: Object | None, principal: Principal, platform: Platform, *, until: float
+    item: _Item, new_team: Team | None, principal: Principal, platform: Platform, *, until: float
 ) -> None:
     """Note everything but the team's other objects that forbids the document, and the cost of a cluster.
 
@@ -240,7 +241,7 @@ def _try_job(item: _Item, draft: Draft) -> None:
         item.check(lambda: jobs.put(draft, options))
 
 
-def _put(item: _Item, principal: Principal, platform: Platform) -> Object | None:
+def _put(item: _Item, principal: Principal, platform: Platform) -> AnyObject | None:
     """Write the document's object; None if the store refuses it."""
     wanted = item.object(principal)
     try:
@@ -248,7 +249,7 @@ def _put(item: _Item, principal: Principal, platform: Platform) -> Object | None
             item.noun.kind,
             item.team,
             item.name,
-            wanted.spec,
+            wanted.spec_data,
             labels=wanted.metadata.labels,
             owner=principal.name,
             status=item.noun.status(),

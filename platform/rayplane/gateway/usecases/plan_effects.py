@@ -8,9 +8,10 @@ from typing import Any
 from rayplane.errors import RayplaneError
 from rayplane.gateway.admission import quota
 from rayplane.gateway.admission.lifetime import Terms
+from rayplane.gateway.store.typed import AnyObject, Cluster, Team
 from rayplane.gateway.usecases import cluster as clusters
 from rayplane.gateway.usecases.platform import Platform, team_spec
-from rayplane.nouns.base import Object
+from rayplane.nouns import CLUSTER, TEAM
 from rayplane.nouns.cluster import ClusterSpec
 from rayplane.nouns.job import TERMINAL, JobSpec
 from rayplane.nouns.plan import Cost, FieldChange, PlannedDocument, TotalCost
@@ -59,7 +60,7 @@ def total(costs: Iterable[Cost | None]) -> TotalCost:
 
 
 def describe(
-    planned: PlannedDocument, before: Object | None, after: Object, owner: Object | None, platform: Platform
+    planned: PlannedDocument, before: AnyObject | None, after: AnyObject, owner: Team | None, platform: Platform
 ) -> None:
     """Add the changed fields and the warnings to a planned document."""
     planned.fields = list(_differences(before, after))
@@ -74,12 +75,12 @@ def describe(
         planned.warnings.append("It is there already, and is not run again.")
 
 
-def _differences(before: Object | None, after: Object) -> Iterator[FieldChange]:
-    new = {**_flat("spec", after.spec), **_flat("metadata.labels", after.metadata.labels)}
+def _differences(before: AnyObject | None, after: AnyObject) -> Iterator[FieldChange]:
+    new = {**_flat("spec", after.spec_data), **_flat("metadata.labels", after.metadata.labels)}
     if before is None:
         yield from (FieldChange(field=path, new=value) for path, value in new.items() if value not in (None, {}, []))
         return
-    old = {**_flat("spec", before.spec), **_flat("metadata.labels", before.metadata.labels)}
+    old = {**_flat("spec", before.spec_data), **_flat("metadata.labels", before.metadata.labels)}
     for path in dict.fromkeys([*old, *new]):
         if old.get(path) != new.get(path):
             yield FieldChange(field=path, old=old.get(path), new=new.get(path))
@@ -94,17 +95,18 @@ def _flat(path: str, value: Any) -> dict[str, Any]:
     return fields
 
 
-def _of_a_new(after: Object, platform: Platform) -> list[str]:
-    name, team = after.spec.get("cluster"), after.metadata.team or ""
-    if after.kind == "Pipeline" and name and not _there("Cluster", team, str(name), platform):
-        return [f"Its cluster '{team}/{name}' is not there yet: a run of it needs one."]
+def _of_a_new(after: AnyObject, platform: Platform) -> list[str]:
+    if after.kind == "Pipeline" and not _there("Cluster", after.team, after.spec.cluster, platform):
+        return [f"Its cluster '{after.team}/{after.spec.cluster}' is not there yet: a run of it needs one."]
     return []
 
 
-def _of_a_cluster(before: Object, after: Object, changed: dict[str, FieldChange], platform: Platform) -> list[str]:
-    team, name = after.metadata.team or "", after.metadata.name
+def _of_a_cluster(
+    before: AnyObject, after: AnyObject, changed: dict[str, FieldChange], platform: Platform
+) -> list[str]:
+    team, name = after.team, after.metadata.name
     warnings = []
-    if "spec.suspended" in changed and after.spec["suspended"]:
+    if "spec.suspended" in changed and after.spec.suspended:
         work = [*_work_on("Job", team, name, platform), *_work_on("Service", team, name, platform)]
         ends = f" {', '.join(work[:5])}{' and more' if len(work) > 5 else ''} end{'s' if len(work) == 1 else ''}."
         warnings.append(f"Its compute is given back: what runs there ends.{ends if work else ''}")
@@ -116,13 +118,13 @@ def _of_a_cluster(before: Object, after: Object, changed: dict[str, FieldChange]
     life = changed.get("spec.max_lifetime")
     if life is not None and life.new is not None and (life.old is None or life.new < life.old):
         warnings.append(f"It ends sooner: {life.new / _HOUR:g} h after it was made, whatever runs there then.")
-        of_team = team_spec(platform.store.get("Team", "", team))
-        if _ends_at_once(before, ClusterSpec.model_validate(after.spec), of_team, of_team, platform):
+        of_team = team_spec(platform.store.get(TEAM, "", team))
+        if _ends_at_once(before, after.spec, of_team, of_team, platform):
             warnings.append("That time is over: it is suspended and deleted at once.")
     return warnings
 
 
-def _of_a_team(before: Object, after: Object, changed: dict[str, FieldChange], platform: Platform) -> list[str]:
+def _of_a_team(before: AnyObject, after: AnyObject, changed: dict[str, FieldChange], platform: Platform) -> list[str]:
     old, new = team_spec(before), team_spec(after)
     warnings = []
     used = quota.total(_demands(after.metadata.name, old, platform))
@@ -131,7 +133,7 @@ def _of_a_team(before: Object, after: Object, changed: dict[str, FieldChange], p
     for size in sorted(set(old.sizes) | set(new.sizes)):
         if old.sizes.get(size) == new.sizes.get(size):
             continue
-        users = [c for c in _clusters(after.metadata.name, platform) if c.spec.get("size", "small") == size]
+        users = [c for c in _clusters(after.metadata.name, platform) if c.spec.size == size]
         if users and size in new.sizes:
             names = ", ".join(f"'{c.metadata.name}'" for c in users[:3])
             warnings.append(f"Size '{size}' changes: cluster {names} has it with its next head.")
@@ -140,20 +142,20 @@ def _of_a_team(before: Object, after: Object, changed: dict[str, FieldChange], p
     over = [
         f"'{c.metadata.name}'"
         for c in _clusters(after.metadata.name, platform)
-        if _ends_at_once(c, ClusterSpec.model_validate(c.spec), old, new, platform)
+        if _ends_at_once(c, c.spec, old, new, platform)
     ]
     if over:
         shown = ", ".join(over[:5]) + (f" and {len(over) - 5} more" if len(over) > 5 else "")
         warnings.append(f"The lifetime of cluster {shown} is over then: what runs there ends, and it is deleted.")
-    moved = [c for c in _clusters(after.metadata.name, platform) if not c.spec.get("backend")]
+    moved = [c for c in _clusters(after.metadata.name, platform) if not c.spec.backend]
     if "spec.backend" in changed and moved:
         warnings.append(f"Cluster '{moved[0].metadata.name}' would be looked for on '{new.backend}', where it is not.")
     return warnings
 
 
-def _ends_at_once(cluster: Object, spec: ClusterSpec, old: TeamSpec, new: TeamSpec, platform: Platform) -> bool:
+def _ends_at_once(cluster: Cluster, spec: ClusterSpec, old: TeamSpec, new: TeamSpec, platform: Platform) -> bool:
     """True if the new spec of the cluster or of its team ends the lifetime of a cluster that has time left."""
-    now, current = platform.clock(), ClusterSpec.model_validate(cluster.spec)
+    now, current = platform.clock(), cluster.spec
     try:
         ends = [
             clusters.end_of_life(cluster, of, team, platform.readers(clusters.backend_of(of, team)))
@@ -164,7 +166,9 @@ def _ends_at_once(cluster: Object, spec: ClusterSpec, old: TeamSpec, new: TeamSp
     return (ends[0] is None or ends[0] > now) and ends[1] is not None and ends[1] <= now
 
 
-def _of_a_service(before: Object, after: Object, changed: dict[str, FieldChange], platform: Platform) -> list[str]:
+def _of_a_service(
+    before: AnyObject, after: AnyObject, changed: dict[str, FieldChange], platform: Platform
+) -> list[str]:
     if any(f"spec.{field}" in changed for field in _ROLLS_OUT):
         return ["A new revision is rolled out."]
     return []
@@ -174,17 +178,17 @@ def _work_on(kind: str, team: str, cluster: str, platform: Platform) -> list[str
     return [
         f"{kind.lower()} '{obj.metadata.name}'"
         for obj in platform.store.each(kind, team)
-        if obj.spec.get("cluster") == cluster and obj.status.get("phase") not in TERMINAL
+        if obj.spec.cluster == cluster and obj.status.phase not in TERMINAL
     ]
 
 
-def _clusters(team: str, platform: Platform) -> list[Object]:
-    return list(platform.store.each("Cluster", team))
+def _clusters(team: str, platform: Platform) -> list[AnyObject]:
+    return list(platform.store.each(CLUSTER, team))
 
 
 def _demands(team: str, spec: TeamSpec, platform: Platform) -> Iterator[Usage]:
     for cluster in _clusters(team, platform):
-        wanted = ClusterSpec.model_validate(cluster.spec)
+        wanted = cluster.spec
         size = spec.sizes.get(wanted.size)
         yield Usage(clusters=1) if size is None else quota.demand(wanted, size)
 

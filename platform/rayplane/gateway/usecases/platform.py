@@ -10,9 +10,11 @@ from rayplane.errors import Conflict, NotFound
 from rayplane.gateway.admission.tokens import Signer
 from rayplane.gateway.backends.base import Reader
 from rayplane.gateway.store import Store
+from rayplane.gateway.store.typed import AnyObject, Team
 from rayplane.gateway.usecases.preflights import Preflights
-from rayplane.nouns.base import Object, utcnow
-from rayplane.nouns.team import TeamSpec, TeamStatus
+from rayplane.nouns import CLUSTER, TEAM
+from rayplane.nouns.base import utcnow
+from rayplane.nouns.team import TeamSpec
 from rayplane.settings import GatewaySettings
 from rayplane.storage.root import Storage
 
@@ -35,10 +37,10 @@ class Platform:
     preflights: Preflights = field(default_factory=Preflights)
     """Limits the pre-flights that users' requests cause."""
 
-    def team(self, name: str) -> Object:
+    def team(self, name: str) -> AnyObject:
         """A team that accepts new objects; raises NotFound if it does not exist, Conflict if it is being deleted."""
         try:
-            team = self.store.get("Team", "", name)
+            team = self.store.get(TEAM, "", name)
         except NotFound as exc:
             remedy = f"{exc.remedy or ''} Make one with 'rayplane apply -f' and a document of kind Team.".strip()
             raise NotFound(f"Team '{name}' is not there.", remedy=remedy) from exc
@@ -48,17 +50,17 @@ class Platform:
 
     def uid_of_team(self, name: str) -> str | None:
         """The uid of a team, also of one that is being deleted; None if it does not exist."""
-        team = self.store.get_or_none("Team", "", name)
+        team = self.store.get_or_none(TEAM, "", name)
         return None if team is None else team.metadata.uid
 
     def workspace(self, team: str) -> str:
         """The name of the team's own workspace in MLflow; raises NotFound for an unknown team."""
-        return workspace_of(self.store.get("Team", "", team))
+        return workspace_of(self.store.get(TEAM, "", team))
 
-    def cluster(self, team: str, name: str) -> Object:
+    def cluster(self, team: str, name: str) -> AnyObject:
         """A cluster that accepts new work; raises NotFound if it does not exist, Conflict if it is being deleted."""
         try:
-            cluster = self.store.get("Cluster", team, name)
+            cluster = self.store.get(CLUSTER, team, name)
         except NotFound as exc:
             remedy = f"{exc.remedy or ''} Make it with 'rayplane cluster apply {name} --team {team}'.".strip()
             raise NotFound(f"Cluster '{team}/{name}' is not there.", remedy=remedy) from exc
@@ -69,14 +71,14 @@ class Platform:
         return cluster
 
 
-def workspace_of(team: Object) -> str:
+def workspace_of(team: Team) -> str:
     """The name of a team's own workspace in MLflow. For a team older than this field it is the team's name."""
-    return TeamStatus.model_validate(team.status).mlflow_workspace or team.metadata.name
+    return team.status.mlflow_workspace or team.metadata.name
 
 
-def project_of(team: Object) -> str:
+def project_of(team: Team) -> str:
     """The name from which a team's project in Feast is made. For a team older than this field it is the team's name."""
-    return TeamStatus.model_validate(team.status).feast_project or team.metadata.name
+    return team.status.feast_project or team.metadata.name
 
 
 def feast_name(project: str) -> str:
@@ -84,6 +86,6 @@ def feast_name(project: str) -> str:
     return project.replace("-", "_")
 
 
-def team_spec(team: Object) -> TeamSpec:
+def team_spec(team: Team) -> TeamSpec:
     """Parse the spec of a team's object."""
-    return TeamSpec.model_validate(team.spec)
+    return team.spec

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from rayplane.errors import Refused
+from rayplane.gateway.store.typed import Service, Team
 from rayplane.gateway.usecases import nodes
 from rayplane.gateway.usecases.platform import team_spec
-from rayplane.nouns.base import Object
 from rayplane.nouns.service import ServiceSpec
 from rayplane.nouns.team import TeamSpec, Usage
 
 
-def granted(before: Object | None, team: TeamSpec) -> Usage | None:
+def granted(before: Service | None, team: TeamSpec) -> Usage | None:
     """The most that the own nodes of the stored service can hold; None if it has none."""
-    old = None if before is None else ServiceSpec.model_validate(before.spec).nodes
+    old = None if before is None else before.spec.nodes
     return None if old is None else nodes.demand(old.as_cluster(), team)
 
 
-def check_change(team: Object, before: Object, spec: ServiceSpec) -> None:
+def check_change(team: Team, before: Service, spec: ServiceSpec) -> None:
     """Raise Refused if the new spec moves the service: its application would stay where it runs."""
-    old = ServiceSpec.model_validate(before.spec)
+    old = before.spec
     title = f"'{team.metadata.name}/{before.metadata.name}'"
     if old.cluster != spec.cluster:
         raise Refused(

@@ -10,14 +10,15 @@ from rayplane import plugins
 from rayplane.errors import Conflict, Forbidden, InvalidSpec, NotFound, Refused
 from rayplane.gateway.admission import grants
 from rayplane.gateway.admission.roles import Principal, may
+from rayplane.gateway.store.typed import Team
 from rayplane.gateway.usecases.platform import Platform, team_spec
-from rayplane.nouns.base import Object, check_name
+from rayplane.nouns.base import check_name
 from rayplane.nouns.job import TERMINAL
 from rayplane.nouns.team import Data, TeamSpec, TeamStatus, archived_name, check_recorded_team, check_team_name
 from rayplane.storage import layout
 
 
-def check_grant(name: str, before: Object | None, spec: TeamSpec, principal: Principal) -> None:
+def check_grant(name: str, before: Team | None, spec: TeamSpec, principal: Principal) -> None:
     """Raise Forbidden if a team's own admin creates the team, or gives it more than an admin of the platform did.
 
     Call it in the transaction that writes the team.
@@ -62,7 +63,7 @@ def clear_records(name: str, platform: Platform) -> None:
         platform.store.file_away(name, archived_name(name, earlier[0]))
 
 
-def clear_files(team: Object, platform: Platform) -> None:
+def clear_files(team: Team, platform: Platform) -> None:
     """Archive files in the storage root under the name of a new team, if an earlier team had that name.
 
     An older version left the folder of a deleted team there, and a process that outlived its team may still write.
@@ -77,12 +78,12 @@ def clear_files(team: Object, platform: Platform) -> None:
     platform.storage.move(layout.team(name), archive)
 
 
-def deleting(team: Object, data: Data | None) -> TeamStatus:
+def deleting(team: Team, data: Data | None) -> TeamStatus:
     """The status of a team that is to be deleted; it says whether its data is archived, the default, or purged.
 
     Raises Conflict if the team is being deleted already with the other choice of ``data``.
     """
-    status = TeamStatus.model_validate(team.status)
+    status = team.status_copy()
     if team.metadata.deleted_at is not None:
         chosen = status.data or "archive"
         if data is not None and data != chosen:
@@ -128,14 +129,14 @@ def _require(check: Callable[[], object]) -> None:
         raise NotFound(f"There is no such team: {exc}.", remedy="'rayplane team list' lists the teams.") from exc
 
 
-def check_deletion(team: Object, platform: Platform) -> None:
+def check_deletion(team: Team, platform: Platform) -> None:
     """Raise Conflict while the team has clusters, services, or unfinished jobs or runs: they must be deleted first."""
     name = team.metadata.name
     blocking = [
         f"{obj.kind} '{obj.metadata.name}'"
         for kind in ("Service", "Cluster", "PipelineRun", "Job")
         for obj in platform.store.each(kind, name)
-        if kind in ("Service", "Cluster") or obj.status.get("phase") not in TERMINAL
+        if kind in ("Service", "Cluster") or obj.status.phase not in TERMINAL
     ]
     if blocking:
         shown = ", ".join(blocking[:5]) + (f" and {len(blocking) - 5} more" if len(blocking) > 5 else "")

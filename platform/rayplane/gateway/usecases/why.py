@@ -9,16 +9,15 @@ from datetime import datetime
 from rayplane.errors import InvalidInput, NotFound, RayplaneError
 from rayplane.gateway.admission.roles import Principal, authorize, may
 from rayplane.gateway.backends.base import ClusterRef
+from rayplane.gateway.store.typed import AnyObject, Job, Team
 from rayplane.gateway.usecases import cluster as clusters
 from rayplane.gateway.usecases.platform import Platform, team_spec
 from rayplane.gateway.usecases.rules import RULES
 from rayplane.gateway.usecases.rules.draft import Check, Draft
 from rayplane.gateway.why.explain import explain as explained
 from rayplane.gateway.why.facts import Facts, Verdict, title
-from rayplane.nouns import by_kind
-from rayplane.nouns.base import Object, utcnow
-from rayplane.nouns.cluster import ClusterSpec
-from rayplane.nouns.pipeline import RunStatus
+from rayplane.nouns import CLUSTER, JOB, RUN, TEAM, by_kind
+from rayplane.nouns.base import utcnow
 from rayplane.nouns.why import Explanation
 from rayplane.storage import layout
 
@@ -61,7 +60,7 @@ class _Explainer:
         self._now = now
         self._ask = ask
 
-    def explain(self, obj: Object) -> Explanation:
+    def explain(self, obj: AnyObject) -> Explanation:
         facts = Facts(obj, self._now)
         gather = {
             "Cluster": self._cluster,
@@ -73,8 +72,8 @@ class _Explainer:
         return explained(gather(facts) if gather is not None else facts)
 
     def _cluster(self, facts: Facts) -> Facts:
-        spec, meta = ClusterSpec.model_validate(facts.obj.spec), facts.obj.metadata
-        owner = self._platform.store.get_or_none("Team", "", meta.team or "")
+        spec, meta = facts.obj.spec, facts.obj.metadata
+        owner = self._platform.store.get_or_none(TEAM, "", meta.team or "")
         if owner is None:
             return facts
         try:
@@ -84,10 +83,10 @@ class _Explainer:
         except RayplaneError as exc:
             # The backend can't be asked: that itself is the cause.
             return replace(facts, silence=str(exc), verdicts=self._verdicts(RULES["Cluster"].reserve, facts, owner))
-        if meta.deleted_at is not None or spec.suspended or facts.obj.status.get("phase") == "Ready":
+        if meta.deleted_at is not None or spec.suspended or facts.obj.status.phase == "Ready":
             return facts
         verdicts = self._verdicts(RULES["Cluster"].before, facts, owner, before=facts.obj)
-        if not any(verdict.code == "size-gone" for verdict in verdicts) and owner.status.get("phase") != "Ready":
+        if not any(verdict.code == "size-gone" for verdict in verdicts) and owner.status.phase != "Ready":
             remedy = f"Wait; if it goes on: rayplane why team/{ref.team}."
             # Likely only: a cluster waits for its team only where jobs are tracked; its reconciler says so then.
             verdicts.append(
@@ -99,16 +98,16 @@ class _Explainer:
         self,
         checks: Callable[[Draft], Iterator[Check]],
         facts: Facts,
-        owner: Object,
+        owner: Team,
         *,
-        before: Object | None = None,
+        before: AnyObject | None = None,
     ) -> list[Verdict]:
         """Verdicts of the checks that refuse the object now.
 
         Without ``before`` they check it as a new one: an admin may have lowered the quota since it was created.
         """
         noun, meta = by_kind(facts.obj.kind), facts.obj.metadata
-        spec = noun.spec.model_validate(facts.obj.spec)
+        spec = facts.obj.spec
         draft = Draft(noun, meta.name, spec, owner, before, _READER, self._platform, ask=self._ask)
         verdicts: list[Verdict] = []
         for check in checks(draft):
@@ -123,7 +122,7 @@ class _Explainer:
         return verdicts
 
     def _job(self, facts: Facts) -> Facts:
-        phase = facts.obj.status.get("phase", "Pending")
+        phase = facts.obj.status.phase
         if phase == "Failed":
             return replace(facts, last_words=self._last_words(facts.obj))
         if phase in ("Pending", "Starting", "Running"):
@@ -131,15 +130,15 @@ class _Explainer:
         return facts
 
     def _service(self, facts: Facts) -> Facts:
-        ready = facts.obj.status.get("phase") == "Ready"
+        ready = facts.obj.status.phase == "Ready"
         return self._on_cluster(facts, "runs on" if ready else "waits for")
 
     def _on_cluster(self, facts: Facts, link: str) -> Facts:
         """Add the causes that keep the object's cluster, or its own nodes, from being as wanted."""
-        name, team = facts.obj.spec.get("cluster"), facts.obj.metadata.team or ""
+        name, team = facts.obj.spec.cluster, facts.obj.team
         if not name:
             return self._own_nodes(facts)
-        cluster = self._platform.store.get_or_none("Cluster", team, str(name))
+        cluster = self._platform.store.get_or_none(CLUSTER, team, str(name))
         if cluster is None:
             return facts  # its own status says so
         return self._depends(facts, cluster, link)
@@ -147,8 +146,9 @@ class _Explainer:
     def _own_nodes(self, facts: Facts) -> Facts:
         """Add the backend's evidence about the object's own nodes."""
         meta = facts.obj.metadata
-        owner = self._platform.store.get("Team", "", meta.team or "")
-        backend = (facts.obj.spec.get("nodes") or {}).get("backend") or team_spec(owner).backend
+        owner = self._platform.store.get(TEAM, "", meta.team or "")
+        nodes = facts.obj.spec.nodes
+        backend = (nodes and nodes.backend) or team_spec(owner).backend
         try:
             ref = ClusterRef(team=meta.team or "", name=meta.name, uid=meta.uid)
             return replace(facts, evidence=self._platform.readers(backend).evidence(ref))
@@ -156,18 +156,18 @@ class _Explainer:
             return replace(facts, silence=str(exc))
 
     def _pipeline(self, facts: Facts) -> Facts:
-        name = facts.obj.status.get("last_run")
+        name = facts.obj.status.last_run
         if not name:
             return facts
-        run = self._platform.store.get_or_none("PipelineRun", facts.obj.metadata.team or "", str(name))
+        run = self._platform.store.get_or_none(RUN, facts.obj.team, str(name))
         if run is None:
             return facts
-        return self._depends(facts, run, "last ran as" if run.status.get("phase") == "Failed" else "runs as")
+        return self._depends(facts, run, "last ran as" if run.status.phase == "Failed" else "runs as")
 
     def _run(self, facts: Facts) -> Facts:
-        for step in RunStatus.model_validate(facts.obj.status).steps:
+        for step in facts.obj.status.steps:
             if step.phase == "Running" and step.job is not None:
-                job = self._platform.store.get_or_none("Job", facts.obj.metadata.team or "", step.job)
+                job = self._platform.store.get_or_none(JOB, facts.obj.team, step.job)
                 if job is None:
                     continue
                 with_causes = self._depends(facts, job, "waits for")
@@ -175,14 +175,14 @@ class _Explainer:
                     return with_causes
         return facts
 
-    def _depends(self, facts: Facts, other: Object, link: str) -> Facts:
+    def _depends(self, facts: Facts, other: AnyObject, link: str) -> Facts:
         causes = self.explain(other).causes
         if not causes:
             return facts
         return replace(facts, depends=causes, depends_on=title(other), link=link)
 
-    def _last_words(self, job: Object) -> str:
-        path = layout.job_log(job.metadata.team or "", job.metadata.uid)
+    def _last_words(self, job: Job) -> str:
+        path = layout.job_log(job.team, job.metadata.uid)
         storage = self._platform.storage
         try:
             size = storage.size(path)

@@ -13,7 +13,7 @@ from rayplane.gateway.why.rank import ranked
 from rayplane.gateway.why.refusals import refusal
 from rayplane.gateway.why.scheduling import scheduling
 from rayplane.gateway.why.words import clip, clue
-from rayplane.nouns.cluster import ClusterSpec, ClusterStatus
+from rayplane.nouns.cluster import ClusterStatus
 from rayplane.nouns.why import Cause, Clue
 
 _STUCK = ("operator-silent", "stuck-terminating", "namespace-terminating")
@@ -30,10 +30,10 @@ _SUSPENSION: dict[str, tuple[str, str, str]] = {
 
 def cluster_causes(facts: Facts) -> list[Cause]:
     """Ranked causes of a cluster; empty if it is as wanted."""
-    status = ClusterStatus.model_validate(facts.obj.status)
+    status = facts.obj.status
     if facts.obj.metadata.deleted_at is not None:
         return ranked([*_deleting(facts), *node_causes(facts.evidence, facts.where, going=True), *silence(facts)])
-    if ClusterSpec.model_validate(facts.obj.spec).suspended or status.suspension is not None:
+    if facts.obj.spec.suspended or status.suspension is not None:
         return [*_stuck(facts, status), *_suspended_causes(facts, status)]
     causes = [*silence(facts), *node_causes(facts.evidence, facts.where)]
     if status.phase == "Ready":

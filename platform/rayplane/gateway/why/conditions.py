@@ -63,7 +63,7 @@ _REASONS: dict[str, tuple[str, str]] = {
 
 def of_conditions(facts: Facts) -> Iterator[Cause]:
     """Causes from the object's false conditions, and from a spec that no reconciler has looked at."""
-    status = Status.model_validate(facts.obj.status)
+    status = facts.obj.status
     yield from _unseen(facts, status)
     for condition in status.conditions:
         if condition.status == "True" or not condition.reason:
@@ -97,9 +97,12 @@ def _cause(facts: Facts, condition: Condition, default: str) -> Cause:
     code, remedy = _REASONS.get(condition.reason, (default or "other", "See its status: -o json."))
     if condition.reason == "OSError" and "No space left" in condition.message:
         code, remedy = _REASONS["StorageFull"]
-    words = clip(condition.message, 600) or f"it is {facts.obj.status.get('phase', 'Pending')} ({condition.reason})"
+    words = clip(condition.message, 600) or f"it is {facts.obj.status.phase} ({condition.reason})"
     name = f"'{facts.obj.metadata.team}/{facts.obj.metadata.name}'"
-    names = {"team": facts.obj.metadata.team or facts.obj.metadata.name, "cluster": facts.obj.spec.get("cluster") or ""}
+    names = {
+        "team": facts.obj.metadata.team or facts.obj.metadata.name,
+        "cluster": facts.obj.spec_data.get("cluster") or "",
+    }
     return Cause(
         code=code,
         sentence=f"{words}." if name in words else f"{_capital(facts.where)}: {words}.",

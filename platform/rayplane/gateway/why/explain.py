@@ -12,7 +12,7 @@ def explain(facts: Facts) -> Explanation:
     """Explain the object with ranked causes, or say that it is as wanted."""
     obj = facts.obj
     causes = cluster_causes(facts) if obj.kind == "Cluster" else work_causes(facts)
-    phase = str(obj.status.get("phase", "Pending"))
+    phase = str(obj.status.phase)
     return Explanation(
         kind=obj.kind,
         team=obj.metadata.team,

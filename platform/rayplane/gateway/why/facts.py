@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from rayplane.gateway.backends.base import Evidence
-from rayplane.nouns.base import Object
+from rayplane.gateway.store.typed import AnyObject
 from rayplane.nouns.why import Cause
 
 
@@ -15,7 +15,7 @@ from rayplane.nouns.why import Cause
 class Facts:
     """Facts about one object at one instant."""
 
-    obj: Object
+    obj: AnyObject
     now: datetime
     evidence: Sequence[Evidence] = ()
     """The backend's evidence about its nodes."""
@@ -50,7 +50,7 @@ class Verdict:
     """True if admission accepted the object before, so that this may not be the cause."""
 
 
-def title(obj: Object) -> str:
+def title(obj: AnyObject) -> str:
     """Name of an object in a sentence."""
     team = obj.metadata.team
     name = f"{team}/{obj.metadata.name}" if team else obj.metadata.name

@@ -17,8 +17,8 @@ _WAITING = ("waiting", "starting", "deploying", "other")
 
 def work_causes(facts: Facts) -> list[Cause]:
     """Ranked causes; empty for work that is under way or has succeeded."""
-    phase = str(facts.obj.status.get("phase", "Pending"))
-    if phase == "Stopped" and facts.obj.status.get("stop_reason"):
+    phase = facts.obj.status.phase
+    if facts.obj.kind == "Job" and phase == "Stopped" and facts.obj.status.stop_reason:
         return [_stopped(facts)]
     if phase == "Succeeded" or (phase == "Stopped" and facts.obj.metadata.deleted_at is None):
         return []
@@ -45,10 +45,10 @@ def _of_dependency(facts: Facts) -> Iterator[Cause]:
 
 def _failed(facts: Facts) -> Cause:
     status = facts.obj.status
-    code = status.get("exit_code")
+    code = status.exit_code if facts.obj.kind == "Job" else None
     ended = f" with exit code {code}" if code is not None else ""
-    message = clip(str(status.get("message") or ""), 600)
-    clues = [Clue(source="condition", about=facts.where, reason="Failed", message=str(status.get("message") or ""))]
+    message = clip(status.message, 600)
+    clues = [Clue(source="condition", about=facts.where, reason="Failed", message=status.message)]
     if facts.last_words:
         clues.append(Clue(source="log", about=facts.where, reason="LastWords", message=facts.last_words))
     name, team = facts.obj.metadata.name, facts.obj.metadata.team
@@ -63,7 +63,7 @@ def _failed(facts: Facts) -> Cause:
     return Cause(
         code="run-failed",
         sentence=f"{facts.where[0].upper()}{facts.where[1:]} failed{': ' + message if message else ''}.",
-        remedy=f"Correct it, and run it again: rayplane pipeline run {facts.obj.spec.get('pipeline')} --team {team}",
+        remedy=f"Correct it, and run it again: rayplane pipeline run {facts.obj.spec.pipeline} --team {team}",
         evidence=clues,
     )
 
@@ -72,7 +72,7 @@ def _stopped(facts: Facts) -> Cause:
     name, team = facts.obj.metadata.name, facts.obj.metadata.team
     return Cause(
         code="lifetime-over",
-        sentence=f"{facts.where[0].upper()}{facts.where[1:]} was stopped: {clip(facts.obj.status['stop_reason'])}",
+        sentence=f"{facts.where[0].upper()}{facts.where[1:]} was stopped: {clip(facts.obj.status.stop_reason)}",
         remedy=f"Submit it again where it has the time; its log: rayplane job logs {name} --team {team}",
     )
 

@@ -56,7 +56,7 @@ def test_a_request_repeated_with_its_idempotency_key_is_done_once(growth: TestCl
     growth.post(f"{CLUSTER}/resume")
     again = growth.post(f"{CLUSTER}/suspend", headers=headers)
     assert (again.json(), again.headers["X-Replayed"]) == (first.json(), "true")
-    assert platform.store.get("Cluster", "growth", "dev").spec["suspended"] is False
+    assert platform.store.get("Cluster", "growth", "dev").spec_data["suspended"] is False
 
 
 @pytest.mark.parametrize("verb", ["suspend", "resume", "extend"])

@@ -73,7 +73,7 @@ def delete(api: TestClient, platform: Platform, data: str | None) -> dict[str, A
             if kind in ("Cluster", "Service"):
                 store.remove(obj.metadata.uid)
             else:
-                store.set_status(obj.metadata.uid, {**obj.status, "phase": "Stopped"})
+                store.set_status(obj.metadata.uid, {**obj.status_data, "phase": "Stopped"})
     answer = api.delete("/v1/teams/growth", params={"data": data} if data else {})
     assert answer.status_code == 202, answer.text
     deleted: dict[str, Any] = answer.json()

@@ -197,10 +197,10 @@ def test_a_platform_admin_who_applies_anothers_cluster_approves_its_address(
 ) -> None:
     path, spec = "/v1/teams/growth/clusters/theirs", {"backend": "existing", "address": ray.url}
     assert bench.put("member", path, spec).is_success
-    assert not bench.platform.store.get("Cluster", "growth", "theirs").status["placed"]
+    assert not bench.platform.store.get("Cluster", "growth", "theirs").status_data["placed"]
     assert strict.refusals("member", ray.url) != []
     assert strict.put("admin", path, spec).is_success
-    assert strict.platform.store.get("Cluster", "growth", "theirs").status["placed"]
+    assert strict.platform.store.get("Cluster", "growth", "theirs").status_data["placed"]
     assert strict.refusals("member", ray.url) == []
 
 

@@ -70,11 +70,11 @@ def test_submitting_uploads_the_folder_once_and_creates_a_job(
     ray.submit_job(entrypoint="python train.py", runtime_env=environment)
     jobs = platform.store.list("Job", "growth").items
     assert len(jobs) == 2
-    spec = jobs[0].spec
+    spec = jobs[0].spec_data
     assert (spec["entrypoint"], spec["cluster"]) == ("python train.py", "dev")
     assert (spec["env"], spec["pip"]) == ({"A": "b"}, ["polars"])
     sha256 = spec["package"].removeprefix("sha256:")
-    assert spec["package"] == jobs[1].spec["package"]
+    assert spec["package"] == jobs[1].spec_data["package"]
     assert platform.storage.exists(layout.package("growth", sha256))
     assert first == jobs[0].metadata.name
     assert ray.get_job_info(first).metadata == {"k": "v"}
@@ -120,7 +120,7 @@ def test_stop_and_delete_act_on_the_job(ray: JobSubmissionClient, platform: Plat
     with pytest.raises(RuntimeError, match="Stop it first"):
         ray.delete_job(job)
     assert ray.stop_job(job) is True
-    assert platform.store.get("Job", "growth", job).spec["stop_requested"] is True
+    assert platform.store.get("Job", "growth", job).spec_data["stop_requested"] is True
     _advance(platform, job, phase="Stopped")
     assert ray.stop_job(job) is False
     assert ray.delete_job(job) is True

@@ -15,9 +15,9 @@ from rayplane.gateway.backends.base import Capability
 from rayplane.gateway.reconcile.cluster import ClusterReconciler
 from rayplane.gateway.reconcile.team_credentials import credentials_path
 from rayplane.gateway.store import Store
+from rayplane.gateway.store.typed import AnyObject
 from rayplane.gateway.usecases import job as jobs
 from rayplane.gateway.usecases.platform import Platform
-from rayplane.nouns.base import Object
 from rayplane.nouns.cluster import ClusterSpec, ClusterStatus
 from rayplane.nouns.job import JobSpec, JobStatus
 from rayplane.nouns.team import TeamSpec, TeamStatus
@@ -65,7 +65,7 @@ class World:
             clock=self.clock,
         )
 
-    def team(self, phase: str = "Ready") -> Object:
+    def team(self, phase: str = "Ready") -> AnyObject:
         if phase == "Ready":
             write_secret(credentials_path(self.settings.home_paths, TEAM), "rayplane-alpha\npassword\n")
         obj, _ = self.store.put(
@@ -82,25 +82,25 @@ class World:
             **more,
         )
 
-    def cluster(self, name: str = "dev", **spec: Any) -> Object:
+    def cluster(self, name: str = "dev", **spec: Any) -> AnyObject:
         wanted = ClusterSpec(**spec).model_dump(mode="json")
         obj, _ = self.store.put("Cluster", TEAM, name, wanted, owner="test", status=ClusterStatus())
         return obj
 
-    def job(self, name: str = "task", **spec: Any) -> Object:
+    def job(self, name: str = "task", **spec: Any) -> AnyObject:
         wanted = JobSpec(**{"entrypoint": "python task.py", "cluster": "dev", "tracked": False, **spec})
         return jobs.submit(wanted, team=TEAM, name=name, principal=SYSTEM, platform=self.platform)
 
-    def get(self, obj: Object) -> Object:
+    def get(self, obj: AnyObject) -> AnyObject:
         return self.store.get_by_uid(obj.metadata.uid)
 
-    def status(self, obj: Object) -> dict[str, Any]:
-        return self.get(obj).status
+    def status(self, obj: AnyObject) -> dict[str, Any]:
+        return self.get(obj).status_data
 
-    def job_status(self, obj: Object) -> JobStatus:
+    def job_status(self, obj: AnyObject) -> JobStatus:
         return JobStatus.model_validate(self.status(obj))
 
-    def log(self, obj: Object) -> str:
+    def log(self, obj: AnyObject) -> str:
         data, _, _ = jobs.logs(TEAM, obj.metadata.name, 0, principal=SYSTEM, platform=self.platform)
         return data.decode()
 

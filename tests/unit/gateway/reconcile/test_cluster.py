@@ -9,7 +9,7 @@ import pytest
 
 from rayplane.gateway.backends.base import Capability, ClusterRef, Observation
 from rayplane.gateway.reconcile.cluster import DRAIN, HURRY, WATCH, ClusterReconciler
-from rayplane.nouns.base import Object
+from rayplane.gateway.store.typed import AnyObject
 from rayplane.nouns.cluster import ClusterStatus
 from tests.unit.gateway.reconcile.doubles import TEAM, World
 
@@ -26,11 +26,11 @@ def reconciler(world: World) -> ClusterReconciler:
     return world.clusters()
 
 
-def ref(obj: Object) -> ClusterRef:
+def ref(obj: AnyObject) -> ClusterRef:
     return ClusterRef(TEAM, obj.metadata.name, obj.metadata.uid)
 
 
-def look(reconciler: ClusterReconciler, world: World, obj: Object, times: int = 1) -> ClusterStatus:
+def look(reconciler: ClusterReconciler, world: World, obj: AnyObject, times: int = 1) -> ClusterStatus:
     for _ in range(times):
         reconciler.reconcile(world.get(obj))
         world.clock.forward(1)
@@ -53,7 +53,7 @@ def test_the_backend_learns_whether_an_admin_placed_the_address(
     world: World, reconciler: ClusterReconciler, monkeypatch: pytest.MonkeyPatch, placed: bool
 ) -> None:
     cluster, asked = world.cluster(), []
-    world.platform.store.set_status(cluster.metadata.uid, {**cluster.status, "placed": placed})
+    world.platform.store.set_status(cluster.metadata.uid, {**cluster.status_data, "placed": placed})
     observe = world.backend.observe
     monkeypatch.setattr(world.backend, "observe", lambda ref, spec: asked.append(ref.placed) or observe(ref, spec))
     assert look(reconciler, world, cluster, 3).placed is placed
@@ -167,11 +167,11 @@ def test_a_failing_preflight_is_reported_and_nothing_is_started(world: World, re
 def test_a_suspended_cluster_has_no_head_and_comes_back(world: World, reconciler: ClusterReconciler) -> None:
     cluster = world.cluster()
     look(reconciler, world, cluster, 2)
-    world.store.update_spec(cluster.metadata.uid, {**cluster.spec, "suspended": True})
+    world.store.update_spec(cluster.metadata.uid, {**cluster.spec_data, "suspended": True})
     status = look(reconciler, world, cluster, 3)
     assert (status.phase, status.endpoint) == ("Suspended", None)
     assert world.store.leases(TEAM, open_only=True) == []
-    world.store.update_spec(cluster.metadata.uid, {**cluster.spec, "suspended": False})
+    world.store.update_spec(cluster.metadata.uid, {**cluster.spec_data, "suspended": False})
     assert look(reconciler, world, cluster, 3).phase == "Ready"
 
 
@@ -195,7 +195,7 @@ def test_deletion_stops_jobs_first_but_does_not_wait_for_ever(world: World, reco
     world.store.mark_deleted(cluster.metadata.uid)
     world.clock.now = world.get(cluster).metadata.deleted_at or world.clock.now
     reconciler.reconcile(world.get(cluster))
-    assert world.get(job).spec["stop_requested"] is True
+    assert world.get(job).spec_data["stop_requested"] is True
     assert world.backend.observe(ref(cluster), None).phase == "ready"  # type: ignore[arg-type]
     world.clock.forward(DRAIN.total_seconds() + 1)
     reconciler.reconcile(world.get(cluster))

@@ -21,8 +21,8 @@ from rayplane.gateway.reconcile import inbox
 from rayplane.gateway.reconcile.job import ENDING, WATCH, JobReconciler
 from rayplane.gateway.reconcile.status import editing
 from rayplane.gateway.store.changes import log_of
+from rayplane.gateway.store.typed import AnyObject
 from rayplane.gateway.usecases import events
-from rayplane.nouns.base import Object
 from rayplane.nouns.events import Event
 from rayplane.nouns.job import TERMINAL, JobStatus
 from rayplane.storage import layout
@@ -54,12 +54,12 @@ class Bench:
         self.jobs.stop()
         self.jobs = self.reconciler()
 
-    def look(self, job: Object, times: int = 1) -> JobStatus:
+    def look(self, job: AnyObject, times: int = 1) -> JobStatus:
         for _ in range(times):
             self.jobs.reconcile(self.world.get(job))
         return self.world.job_status(job)
 
-    def run(self, job: Object) -> RayJob:
+    def run(self, job: AnyObject) -> RayJob:
         """Reconcile until Ray has the job's newest attempt and the job is Running."""
         for _ in range(6):
             status = self.look(job)
@@ -67,7 +67,7 @@ class Bench:
                 return self.world.ray.jobs[status.attempts[-1].submission_id]
         raise AssertionError(f"not running: {self.world.status(job)}")
 
-    def end(self, job: Object) -> JobStatus:
+    def end(self, job: AnyObject) -> JobStatus:
         for _ in range(10):
             status = self.look(job)
             if status.phase in TERMINAL:
@@ -186,7 +186,7 @@ def test_a_lost_head_costs_a_job_no_retry_and_the_reason_is_reported(bench: Benc
 def test_a_stop_ends_the_job_in_ray_and_its_run_as_killed(bench: Bench) -> None:
     job = bench.world.job(tracked=True, retries=3)
     bench.run(job)
-    bench.world.store.update_spec(job.metadata.uid, {**job.spec, "stop_requested": True})
+    bench.world.store.update_spec(job.metadata.uid, {**job.spec_data, "stop_requested": True})
     status = bench.end(job)
     assert (status.phase, status.message, len(status.attempts)) == ("Stopped", "Stopped on request.", 1)
     assert bench.world.mlflow.runs["run-1"]["status"] == "KILLED"
@@ -194,7 +194,7 @@ def test_a_stop_ends_the_job_in_ray_and_its_run_as_killed(bench: Bench) -> None:
 
 def test_a_job_stopped_before_it_began_never_reaches_ray(bench: Bench) -> None:
     job = bench.world.job()
-    bench.world.store.update_spec(job.metadata.uid, {**job.spec, "stop_requested": True})
+    bench.world.store.update_spec(job.metadata.uid, {**job.spec_data, "stop_requested": True})
     assert bench.end(job).phase == "Stopped"
     assert bench.world.ray.jobs == {}
 

@@ -20,10 +20,10 @@ from rayplane.gateway.admission.roles import SYSTEM
 from rayplane.gateway.backends.base import Capability, ClusterRef, Node
 from rayplane.gateway.reconcile.cluster import ClusterReconciler
 from rayplane.gateway.store import Store
+from rayplane.gateway.store.typed import AnyObject
 from rayplane.gateway.usecases import cluster as clusters
 from rayplane.gateway.usecases import objects
 from rayplane.gateway.usecases.platform import Platform
-from rayplane.nouns.base import Object
 from rayplane.nouns.cluster import ClusterSpec, ClusterStatus, Lease, Workers
 from rayplane.nouns.team import Size, TeamSpec
 from rayplane.settings import GatewaySettings
@@ -121,7 +121,7 @@ class History:
     def there(self) -> bool:
         return any(o.metadata.uid == self.ref.uid for o in self.store.each("Cluster", TEAM))
 
-    def object(self) -> Object:
+    def object(self) -> AnyObject:
         return self.store.get_by_uid(self.ref.uid)
 
     def live(self, seed: int) -> None:
@@ -172,7 +172,7 @@ class History:
 
     def respec(self) -> None:
         workers = {"min": self.random.randint(0, 1), "max": self.random.randint(1, 4)}
-        self.store.update_spec(self.ref.uid, {**self.object().spec, "workers": workers})
+        self.store.update_spec(self.ref.uid, {**self.object().spec_data, "workers": workers})
 
     def suspend(self) -> None:
         clusters.suspend(TEAM, self.ref.name, principal=SYSTEM, platform=self.platform)

@@ -15,7 +15,8 @@ from rayplane.gateway.reconcile import loop as module
 from rayplane.gateway.reconcile.leader import Leader
 from rayplane.gateway.reconcile.loop import Loop
 from rayplane.gateway.store.objects import Objects
-from rayplane.nouns.base import Object, Status
+from rayplane.gateway.store.typed import AnyObject
+from rayplane.nouns.base import Status
 from rayplane.nouns.cluster import ClusterSpec
 from tests.unit.gateway.reconcile.doubles import TEAM, World
 
@@ -25,12 +26,12 @@ class Recorder:
 
     kind = "Cluster"
 
-    def __init__(self, act: Callable[[Object], float | None] = lambda obj: None) -> None:
+    def __init__(self, act: Callable[[AnyObject], float | None] = lambda obj: None) -> None:
         self.act = act
         self.seen: list[str] = []
         self.started = self.stopped = 0
 
-    def reconcile(self, obj: Object) -> float | None:
+    def reconcile(self, obj: AnyObject) -> float | None:
         self.seen.append(obj.metadata.name)
         return self.act(obj)
 
@@ -77,7 +78,7 @@ def test_a_settled_object_is_left_alone_until_it_is_written(world: World, run: C
     until(lambda: recorder.seen)
     time.sleep(0.4)
     assert recorder.seen == ["dev"]
-    world.store.update_spec(cluster.metadata.uid, {**cluster.spec, "suspended": True})
+    world.store.update_spec(cluster.metadata.uid, {**cluster.spec_data, "suspended": True})
     loop.wake()
     until(lambda: len(recorder.seen) == 2)
     world.store.mark_deleted(cluster.metadata.uid)
@@ -110,7 +111,7 @@ def test_an_error_is_recorded_on_the_object_and_cleared_after_a_success(world: W
     cluster = world.cluster()
     broken = [True]
 
-    def act(obj: Object) -> float | None:
+    def act(obj: AnyObject) -> float | None:
         if broken[0]:
             raise Failed("It broke.", remedy="Mend it.")
         return 0.05
@@ -142,7 +143,7 @@ def test_an_object_that_could_not_be_read_is_not_forgotten(
             raise Unavailable("The database does not answer.")
         return exists(loop, uid)
 
-    def act(obj: Object) -> float | None:
+    def act(obj: AnyObject) -> float | None:
         if not asked:
             raise NotFound("Something that it needs is not there.")
         return None
@@ -156,7 +157,7 @@ def test_an_object_that_could_not_be_read_is_not_forgotten(
 def test_repeated_errors_back_off(world: World, run: Callable[..., Loop]) -> None:
     world.cluster()
 
-    def act(obj: Object) -> float | None:
+    def act(obj: AnyObject) -> float | None:
         raise ValueError("not one of ours")
 
     recorder = Recorder(act)
@@ -265,7 +266,7 @@ def test_the_back_off_of_a_failing_object_is_not_cut_short_by_wakes_of_its_own_l
     world.cluster()
     loops: list[Loop] = []
 
-    def act(obj: Object) -> float | None:
+    def act(obj: AnyObject) -> float | None:
         if loops:
             loops[0].wake(obj.metadata.uid)
         raise Failed("It broke.")
@@ -279,7 +280,7 @@ def test_the_back_off_of_a_failing_object_is_not_cut_short_by_wakes_of_its_own_l
     assert 2 <= len(recorder.seen) <= 4
     looks_before = len(recorder.seen)
     obj = world.store.get("Cluster", TEAM, "dev")
-    world.store.update_spec(obj.metadata.uid, {**obj.spec, "suspended": True})
+    world.store.update_spec(obj.metadata.uid, {**obj.spec_data, "suspended": True})
     loops[0].wake()
     until(lambda: len(recorder.seen) > looks_before, 1.0)
 
@@ -338,7 +339,7 @@ def test_a_repeated_unexpected_error_logs_one_traceback(
     monkeypatch.setattr(module, "LONGEST_BACKOFF", 0.02)
     world.cluster()
 
-    def act(obj: Object) -> float | None:
+    def act(obj: AnyObject) -> float | None:
         raise KeyError("lost")
 
     recorder = Recorder(act)

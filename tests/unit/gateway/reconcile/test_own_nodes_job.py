@@ -11,7 +11,7 @@ import pytest
 from rayplane.errors import InvalidInput, Unavailable
 from rayplane.gateway.backends.base import Capability, JobRef
 from rayplane.gateway.reconcile.job import JobReconciler
-from rayplane.nouns.base import Object
+from rayplane.gateway.store.typed import AnyObject
 from rayplane.nouns.cluster import Lease
 from rayplane.nouns.job import TERMINAL, JobStatus
 from rayplane.testing.fake_dedicated import BEGAN, FakeAttempt
@@ -43,15 +43,15 @@ class Bench:
         self.jobs.stop()
         self.jobs = self.reconciler()
 
-    def job(self, **spec: Any) -> Object:
+    def job(self, **spec: Any) -> AnyObject:
         return self.world.job(**{"cluster": None, "nodes": NODES, **spec})
 
-    def look(self, job: Object, times: int = 1) -> JobStatus:
+    def look(self, job: AnyObject, times: int = 1) -> JobStatus:
         for _ in range(times):
             self.jobs.reconcile(self.world.get(job))
         return self.world.job_status(job)
 
-    def run(self, job: Object) -> RayJob:
+    def run(self, job: AnyObject) -> RayJob:
         """Reconcile until Ray has the job's newest attempt and the job is Running."""
         for _ in range(6):
             status = self.look(job)
@@ -59,17 +59,17 @@ class Bench:
                 return self.world.ray.jobs[status.attempts[-1].submission_id]
         raise AssertionError(f"not running: {self.world.status(job)}")
 
-    def end(self, job: Object) -> JobStatus:
+    def end(self, job: AnyObject) -> JobStatus:
         for _ in range(10):
             status = self.look(job)
             if status.phase in TERMINAL:
                 return status
         raise AssertionError(f"has not ended: {self.world.status(job)}")
 
-    def ref(self, job: Object, attempt: int = 1) -> JobRef:
+    def ref(self, job: AnyObject, attempt: int = 1) -> JobRef:
         return JobRef(TEAM, job.metadata.name, job.metadata.uid, attempt)
 
-    def made(self, job: Object, attempt: int = 1) -> FakeAttempt:
+    def made(self, job: AnyObject, attempt: int = 1) -> FakeAttempt:
         return self.world.backend.attempts[self.ref(job, attempt)]
 
     def leases(self) -> list[Lease]:
@@ -272,7 +272,7 @@ def test_a_stop_frees_the_nodes_whether_or_not_the_job_runs_yet(bench: Bench, at
     bench.world.backend.at_once = at_once
     job = bench.job(tracked=True, retries=3)
     bench.look(job, 4)
-    bench.world.store.update_spec(job.metadata.uid, {**job.spec, "stop_requested": True})
+    bench.world.store.update_spec(job.metadata.uid, {**job.spec_data, "stop_requested": True})
     status = bench.end(job)
     assert (status.phase, status.message, len(status.attempts)) == ("Stopped", "Stopped on request.", 1)
     assert bench.world.backend.attempts == {}
@@ -333,7 +333,7 @@ def test_a_job_waits_for_its_teams_place_and_has_a_missing_one_made(
     bench.world.backend.capabilities = frozenset(Capability)
     job = bench.job()
     team = bench.world.store.get("Team", "", TEAM)
-    bench.world.store.set_status(team.metadata.uid, {**team.status, "places": places})
+    bench.world.store.set_status(team.metadata.uid, {**team.status_data, "places": places})
     status = bench.look(job)
     scheduled = status.condition("Scheduled")
     assert scheduled is not None

@@ -9,7 +9,7 @@ import pytest
 
 from rayplane.gateway.backends.base import ServiceRef
 from rayplane.gateway.reconcile.service import SETTLE, ServiceReconciler
-from rayplane.nouns.base import Object
+from rayplane.gateway.store.typed import AnyObject
 from rayplane.nouns.service import ServiceSpec, ServiceStatus
 from rayplane.testing.fake_dedicated import FakeService
 from tests.unit.gateway.reconcile.doubles import TEAM, World
@@ -32,22 +32,22 @@ class Bench:
         )
         self.world.mlflow.aliases["delay@champion"] = "1"
 
-    def service(self, name: str = "delay", **spec: Any) -> Object:
+    def service(self, name: str = "delay", **spec: Any) -> AnyObject:
         wanted = ServiceSpec(**{"model": "models:/delay@champion", "nodes": NODES, **spec}).model_dump(mode="json")
         obj, _ = self.world.store.put("Service", TEAM, name, wanted, owner="test", status=ServiceStatus())
         return obj
 
-    def look(self, service: Object) -> ServiceStatus:
+    def look(self, service: AnyObject) -> ServiceStatus:
         self.services.reconcile(self.world.get(service))
         return ServiceStatus.model_validate(self.world.status(service))
 
-    def made(self, service: Object) -> FakeService:
+    def made(self, service: AnyObject) -> FakeService:
         return self.world.backend.services[self.ref(service)]
 
-    def ref(self, service: Object) -> ServiceRef:
+    def ref(self, service: AnyObject) -> ServiceRef:
         return ServiceRef(TEAM, service.metadata.name, service.metadata.uid)
 
-    def serve(self, service: Object, state: str = "RUNNING", message: str = "") -> None:
+    def serve(self, service: AnyObject, state: str = "RUNNING", message: str = "") -> None:
         """Let Serve report the application that was last deployed to the nodes."""
         application = dict(self.made(service).application)
         self.world.ray.applications[service.metadata.name] = {
@@ -57,7 +57,7 @@ class Bench:
             "deployed_app_config": application,
         }
 
-    def ready(self, service: Object) -> ServiceStatus:
+    def ready(self, service: AnyObject) -> ServiceStatus:
         self.look(service)
         self.serve(service)
         status = self.look(service)
@@ -173,7 +173,7 @@ def test_nodes_deleted_from_outside_are_made_again_in_the_same_revision(bench: B
 def test_a_changed_spec_requests_other_nodes(bench: Bench) -> None:
     service = bench.service()
     bench.ready(service)
-    spec = {**service.spec, "nodes": {"size": "medium", "workers": {"min": 0, "max": 0}, "backend": None}}
+    spec = {**service.spec_data, "nodes": {"size": "medium", "workers": {"min": 0, "max": 0}, "backend": None}}
     bench.world.store.update_spec(service.metadata.uid, spec)
     status = bench.look(service)
     assert status.phase == "Deploying"

@@ -23,8 +23,8 @@ from rayplane.gateway.reconcile.status import editing
 from rayplane.gateway.store import Store
 from rayplane.gateway.store.changes import Changes
 from rayplane.gateway.store.database import Database
+from rayplane.gateway.store.typed import AnyObject
 from rayplane.gateway.usecases import job as jobs
-from rayplane.nouns.base import Object
 from rayplane.nouns.cluster import ClusterStatus
 from rayplane.nouns.job import Attempt, JobStatus
 from tests.unit.gateway.reconcile.doubles import TEAM, World
@@ -91,7 +91,7 @@ class Watched(JobReconciler):
         self.looks: list[str] = []
         self.during: Callable[[], None] = lambda: None
 
-    def reconcile(self, obj: Object) -> float | Until | None:
+    def reconcile(self, obj: AnyObject) -> float | Until | None:
         again = super().reconcile(obj)
         self.during()
         self.looks.append(obj.metadata.name)
@@ -115,7 +115,7 @@ class AtRest:
 
     kind = "Cluster"
 
-    def reconcile(self, obj: Object) -> None:
+    def reconcile(self, obj: AnyObject) -> None:
         return None
 
 
@@ -126,7 +126,7 @@ def loop(world: World, watched: Watched) -> Iterator[Loop]:
     made.stop()
 
 
-def write(store: Store, cluster: Object, **status: Any) -> None:
+def write(store: Store, cluster: AnyObject, **status: Any) -> None:
     store.set_status(cluster.metadata.uid, ClusterStatus(**status))
 
 

@@ -17,9 +17,10 @@ from rayplane.gateway.admission import tokens
 from rayplane.gateway.admission.roles import SYSTEM
 from rayplane.gateway.reconcile.pipeline import PipelineReconciler, _Engine
 from rayplane.gateway.store import Store
+from rayplane.gateway.store.typed import AnyObject
 from rayplane.gateway.usecases import objects, packages, pipeline
 from rayplane.gateway.usecases.platform import Platform
-from rayplane.nouns.base import Object, utcnow
+from rayplane.nouns.base import utcnow
 from rayplane.nouns.dataset import DatasetVersion
 from rayplane.nouns.job import TERMINAL, JobSpec, JobStatus, Output
 from rayplane.nouns.pipeline import RunStatus, StepRun
@@ -71,7 +72,7 @@ class Cluster:
             for job in self.platform.store.list("Job", "growth", limit=500).items:
                 self._end(job)
 
-    def _end(self, job: Object) -> None:
+    def _end(self, job: AnyObject) -> None:
         status = JobStatus.model_validate(job.status)
         spec = JobSpec.model_validate(job.spec)
         step = str(spec.pipeline).rsplit("/", 1)[-1]
@@ -150,13 +151,13 @@ def apply(platform: Platform, steps: dict[str, Any] | None = None, **changed: st
     objects.apply("Pipeline", "growth", "sums", spec, labels={}, principal=SYSTEM, platform=platform)
 
 
-def start(platform: Platform, reconciler: PipelineReconciler, **parameters: str) -> Object:
+def start(platform: Platform, reconciler: PipelineReconciler, **parameters: str) -> AnyObject:
     run = pipeline.start_run("growth", "sums", parameters, False, principal=SYSTEM, platform=platform)
     reconciler.reconcile(run)
     return run
 
 
-def finish(platform: Platform, run: Object, seconds: float = 30) -> RunStatus:
+def finish(platform: Platform, run: AnyObject, seconds: float = 30) -> RunStatus:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         status = RunStatus.model_validate(platform.store.get_by_uid(run.metadata.uid).status)
@@ -193,7 +194,7 @@ def test_a_step_waits_while_the_quota_of_jobs_is_full(
 ) -> None:
     monkeypatch.setattr("rayplane.gateway.reconcile.pipeline.ROOM", 0.05)
     team = platform.store.get("Team", "", "growth")
-    platform.store.put("Team", "", "growth", {**team.spec, "quota": {"jobs": 1}}, owner="test")
+    platform.store.put("Team", "", "growth", {**team.spec_data, "quota": {"jobs": 1}}, owner="test")
     apply(platform)
     status = finish(platform, start(platform, reconciler))
     assert set(phases(status).values()) == {"Succeeded"}
@@ -231,7 +232,7 @@ def test_another_environment_rebuilds_even_if_only_an_observation_reveals_it(
     def look(ray: str) -> None:
         dev = platform.store.get("Cluster", "growth", "dev")
         environment = ENVIRONMENT.model_copy(update={"ray": ray}).model_dump(mode="json")
-        platform.store.set_status(dev.metadata.uid, {**dev.status, "environment": environment})
+        platform.store.set_status(dev.metadata.uid, {**dev.status_data, "environment": environment})
 
     apply(platform)
     look("2.60.0")

@@ -15,9 +15,9 @@ from rayplane.gateway.backends.base import Capability, ClusterRef, Observation, 
 from rayplane.gateway.reconcile.cluster import AT_REST, DRAIN, ClusterReconciler
 from rayplane.gateway.reconcile.look import Look
 from rayplane.gateway.reconcile.team import UNDER_WAY, TeamReconciler
+from rayplane.gateway.store.typed import AnyObject
 from rayplane.gateway.usecases import cluster as clusters
 from rayplane.gateway.usecases import objects
-from rayplane.nouns.base import Object
 from rayplane.nouns.cluster import ClusterStatus
 from tests.unit.gateway.reconcile.doubles import TEAM, World
 
@@ -164,13 +164,13 @@ def test_a_job_resumes_a_suspended_cluster_and_runs_on_a_new_head(idle: Bench) -
 def test_a_cluster_is_resumed_for_a_waiting_job_once_the_quota_allows_it(idle: Bench) -> None:
     idle.pass_time(700)
     team = idle.world.store.get("Team", "", TEAM)
-    idle.world.store.update_spec(team.metadata.uid, {**team.spec, "quota": {"cpu": 4}})
+    idle.world.store.update_spec(team.metadata.uid, {**team.spec_data, "quota": {"cpu": 4}})
     idle.world.job()
     idle.pass_time(60)
     assert idle.status.phase == "Suspended"
     assert "needed by job 'task', but: " in idle.condition("Ready")[1]
     assert "quota 'cpu' is exceeded" in idle.condition("Ready")[1]
-    idle.world.store.update_spec(team.metadata.uid, {**team.spec, "quota": {"cpu": 64}})
+    idle.world.store.update_spec(team.metadata.uid, {**team.spec_data, "quota": {"cpu": 64}})
     status = idle.pass_time(60)
     assert status is not None
     assert status.phase == "Ready"
@@ -236,7 +236,7 @@ def test_a_lifetime_warns_drains_and_deletes(tmp_path: Path) -> None:
     assert truth == "True"
     assert "it is suspended and deleted then" in message
     bench.pass_time(605)
-    assert bench.world.get(job).spec["stop_requested"] is True
+    assert bench.world.get(job).spec_data["stop_requested"] is True
     assert bench.status.phase == "Ready", "its job may still end by itself"
     bench.world.store.set_status(job.metadata.uid, {"phase": "Stopped"})
     assert bench.pass_time(DRAIN.total_seconds() + 5) is None
@@ -269,7 +269,7 @@ def test_a_cluster_with_a_service_is_suspended_at_the_end_of_its_lifetime_but_no
 def test_a_teams_terms_hold_for_its_clusters_except_on_backends_that_can_not_suspend(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     team = bench.world.store.get("Team", "", TEAM)
-    bench.world.store.update_spec(team.metadata.uid, {**team.spec, "idle_timeout": 600})
+    bench.world.store.update_spec(team.metadata.uid, {**team.spec_data, "idle_timeout": 600})
     able = bench.world.backend.capabilities
     bench.world.backend.capabilities = able - {Capability.SUSPEND}
     bench.pass_time(2000)
@@ -295,7 +295,8 @@ def test_drift_is_repaired_at_once_and_then_with_back_off(tmp_path: Path, monkey
 def test_a_changed_spec_is_applied_to_a_running_cluster(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     bench.pass_time(10)
-    bench.world.store.update_spec(bench.cluster.metadata.uid, {**bench.cluster.spec, "workers": {"min": 2, "max": 4}})
+    wanted = {**bench.cluster.spec_data, "workers": {"min": 2, "max": 4}}
+    bench.world.store.update_spec(bench.cluster.metadata.uid, wanted)
     bench.pass_time(5)
     assert len([n for n in bench.world.backend.nodes(bench.ref) if n.kind == "worker"]) == 2
     assert len(bench.world.store.leases(TEAM, open_only=True)) == 3
@@ -316,7 +317,7 @@ def test_a_cluster_at_rest_is_left_alone_if_the_backend_reports_changes(tmp_path
     assert bench.woken == [bench.cluster.metadata.uid]
 
 
-def team_bench(tmp_path: Path) -> tuple[World, TeamReconciler, Object, TeamRef]:
+def team_bench(tmp_path: Path) -> tuple[World, TeamReconciler, AnyObject, TeamRef]:
     world = World(tmp_path, mlflow_url=None)
     world.backend.capabilities |= {Capability.TEAM}
     team = world.team(phase="Pending")
@@ -366,7 +367,7 @@ def test_a_cluster_waits_for_its_teams_place_on_its_own_backend(tmp_path: Path) 
 
 def later(bench: Bench, **spec: Any) -> None:
     """Apply the cluster's spec again with these fields."""
-    wanted = {**bench.world.get(bench.cluster).spec, **spec}
+    wanted = {**bench.world.get(bench.cluster).spec_data, **spec}
     objects.apply("Cluster", TEAM, "dev", wanted, labels={}, principal=SYSTEM, platform=bench.world.platform)
 
 
@@ -457,7 +458,7 @@ def test_a_cluster_whose_size_no_longer_exists_can_be_suspended(idle: Bench) -> 
     idle.pass_time(10)
     team = idle.world.store.get("Team", "", TEAM)
     sizes = {"large": {"cpu": 4, "memory": 2**30}}
-    idle.world.store.update_spec(team.metadata.uid, {**team.spec, "sizes": sizes})
+    idle.world.store.update_spec(team.metadata.uid, {**team.spec_data, "sizes": sizes})
     status = idle.pass_time(1000)
     assert status is not None
     assert status.phase == "Suspended"

@@ -17,9 +17,10 @@ from rayplane.gateway.backends.base import Capability, ClusterRef
 from rayplane.gateway.reconcile.renewal import CONDITION
 from rayplane.gateway.reconcile.rotations import Rotations
 from rayplane.gateway.reconcile.team import TeamReconciler, credentials_path
+from rayplane.gateway.store.typed import AnyObject
 from rayplane.gateway.usecases.platform import Platform
 from rayplane.gateway.usecases.why import explain
-from rayplane.nouns.base import Object, Status
+from rayplane.nouns.base import Status
 from rayplane.settings import read_secret, write_secret
 from tests.unit.gateway.reconcile.doubles import TEAM, World
 from tests.unit.gateway.reconcile.test_own_nodes_job import Bench as JobBench
@@ -85,12 +86,12 @@ def look_at_files(platform: Platform) -> None:
     assert platform.signer.verify("no token") is None  # for an unknown token the signer reads its files again
 
 
-def condition(world: World, obj: Object) -> tuple[str, str] | None:
+def condition(world: World, obj: AnyObject) -> tuple[str, str] | None:
     entry = Status.model_validate(world.status(obj)).condition(CONDITION)
     return None if entry is None else (entry.status, entry.message)
 
 
-def ready(world: World, **spec: Any) -> tuple[Any, Object, ClusterRef]:
+def ready(world: World, **spec: Any) -> tuple[Any, AnyObject, ClusterRef]:
     reconciler, cluster = world.clusters(), world.cluster(**spec)
     for _ in range(2):
         reconciler.reconcile(world.get(cluster))

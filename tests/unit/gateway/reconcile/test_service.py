@@ -17,7 +17,7 @@ from rayplane.gateway.reconcile import service as module
 from rayplane.gateway.reconcile.serve_config import model_of
 from rayplane.gateway.reconcile.service import SETTLE, ServiceReconciler
 from rayplane.gateway.reconcile.status import editing
-from rayplane.nouns.base import Object
+from rayplane.gateway.store.typed import AnyObject
 from rayplane.nouns.service import ServiceSpec, ServiceStatus
 from tests.unit.gateway.reconcile.doubles import TEAM, World
 
@@ -45,19 +45,19 @@ class Bench:
             self.clusters.reconcile(self.world.get(self.cluster))
             self.world.clock.forward(2)
 
-    def service(self, name: str = "delay", **spec: Any) -> Object:
+    def service(self, name: str = "delay", **spec: Any) -> AnyObject:
         wanted = ServiceSpec(**{"model": "models:/delay@champion", "cluster": "dev", **spec}).model_dump(mode="json")
         obj, _ = self.world.store.put("Service", TEAM, name, wanted, owner="test", status=ServiceStatus())
         return obj
 
-    def look(self, service: Object) -> ServiceStatus:
+    def look(self, service: AnyObject) -> ServiceStatus:
         self.services.reconcile(self.world.get(service))
         return ServiceStatus.model_validate(self.world.status(service))
 
     def say(self, service: str, state: str, message: str = "") -> None:
         self.world.ray.applications[service] |= {"status": state, "message": message}
 
-    def ready(self, service: Object) -> ServiceStatus:
+    def ready(self, service: AnyObject) -> ServiceStatus:
         self.look(service)
         self.say(service.metadata.name, "RUNNING")
         return self.look(service)

@@ -18,9 +18,10 @@ from rayplane.gateway.backends.base import Capability
 from rayplane.gateway.reconcile import launch, team_deletion
 from rayplane.gateway.reconcile.team import TeamReconciler
 from rayplane.gateway.reconcile.team_credentials import credentials_path
+from rayplane.gateway.store.typed import AnyObject
 from rayplane.gateway.usecases import objects, records
 from rayplane.gateway.usecases.cluster import usage
-from rayplane.nouns.base import Object, utcnow
+from rayplane.nouns.base import utcnow
 from rayplane.nouns.cluster import Lease
 from rayplane.nouns.team import Data, Size, TeamStatus
 from rayplane.settings import write_secret
@@ -70,7 +71,7 @@ class Trap:
         return call
 
 
-def made(world: World, name: str = TEAM) -> Object:
+def made(world: World, name: str = TEAM) -> AnyObject:
     team, _, _ = objects.apply("Team", "", name, {}, labels={}, principal=SYSTEM, platform=world.platform)
     return team
 
@@ -79,7 +80,7 @@ def reconciler(world: World) -> TeamReconciler:
     return TeamReconciler(world.platform, world.mlflow, lambda name: world.backend)  # type: ignore[arg-type]
 
 
-def populated(world: World) -> Object:
+def populated(world: World) -> AnyObject:
     """A team with a place, a cluster's lease, a file, a placed token, a Feast project, and a workspace."""
     world.backend.capabilities |= {Capability.TEAM}
     team = made(world)
@@ -105,11 +106,11 @@ def populated(world: World) -> Object:
     return team
 
 
-def delete(world: World, data: Data | None = None) -> Object:
+def delete(world: World, data: Data | None = None) -> AnyObject:
     return objects.delete("Team", "", TEAM, principal=SYSTEM, platform=world.platform, data=data)[0]
 
 
-def gone(world: World, team: Object) -> bool:
+def gone(world: World, team: AnyObject) -> bool:
     with pytest.raises(NotFound):
         world.get(team)
     return True
@@ -120,7 +121,7 @@ def files(world: World) -> list[str]:
     return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
 
 
-def left(world: World, team: Object) -> dict[str, Any]:
+def left(world: World, team: AnyObject) -> dict[str, Any]:
     """Collect everything that is left of a deleted team."""
     archived = f"{TEAM}~{team.metadata.uid}"
     with sqlite3.connect(world.settings.registry_url.removeprefix("sqlite:///")) as registry:
@@ -154,7 +155,7 @@ ALWAYS = {
 }
 
 
-def expected(team: Object, data: Data) -> dict[str, Any]:
+def expected(team: AnyObject, data: Data) -> dict[str, Any]:
     if data == "purge":
         return ALWAYS | {
             "files": [],
@@ -259,7 +260,7 @@ def test_a_new_team_of_the_same_name_starts_empty(tmp_path: Path, data: Data) ->
 def test_an_admin_can_read_audit_log_leases_and_usage_under_the_archived_name(tmp_path: Path) -> None:
     world = World(tmp_path)
     team = populated(world)
-    archived = delete(world).status["archived_as"]
+    archived = delete(world).status_data["archived_as"]
     here: dict[str, Any] = {"principal": SYSTEM, "platform": world.platform}
     with pytest.raises(NotFound):
         usage(archived, since=None, until=None, **here)
@@ -345,14 +346,14 @@ def test_deletion_records_archive_or_purge_and_the_choice_can_not_be_changed(tmp
     world = World(tmp_path)
     team = populated(world)
     first = delete(world)
-    assert (first.status["data"], first.status["archived_as"]) == ("archive", f"alpha~{team.metadata.uid}")
-    assert delete(world).status == first.status
-    assert delete(world, "archive").status == first.status
+    assert (first.status_data["data"], first.status_data["archived_as"]) == ("archive", f"alpha~{team.metadata.uid}")
+    assert delete(world).status_data == first.status_data
+    assert delete(world, "archive").status_data == first.status_data
     with pytest.raises(Conflict, match="is being deleted with data: archive"):
         delete(world, "purge")
     newest = world.store.audit_log(TEAM).items[0]
     assert newest["detail"] == {"data": "archive", "archived_as": f"alpha~{team.metadata.uid}"}
-    assert json.dumps(first.status)
+    assert json.dumps(first.status_data)
 
 
 def test_a_refused_deletion_records_no_choice_about_data(tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ from rayplane.gateway.store import Store
 from rayplane.gateway.store.database import prepare_file
 from rayplane.gateway.store.migrate import upgrade
 from rayplane.gateway.store.tables import metadata, objects
+from rayplane.gateway.store.typed import AnyObject
 from rayplane.gateway.usecases import operations
-from rayplane.nouns.base import Object, utcnow
+from rayplane.nouns.base import utcnow
 from rayplane.nouns.cluster import Lease
 from rayplane.nouns.dataset import DatasetVersion
 from rayplane.nouns.events import Edge, Event
@@ -23,7 +24,7 @@ from rayplane.nouns.pipeline import StepResult
 OF_TEAMS = sorted(table.name for table in metadata.tables.values() if "team" in table.c)
 
 
-def populate(store: Store, team: str) -> Object:
+def populate(store: Store, team: str) -> AnyObject:
     """Write a row of the team into every table that has rows of teams."""
     owner, _ = store.put("Team", "", team, {"backend": "local"}, owner="ada", status={"phase": "Ready"})
     job, _ = store.put("Job", team, "train", {"cluster": "dev"}, owner="ada", external_id="dev/raysubmit_1")

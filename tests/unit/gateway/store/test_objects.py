@@ -8,10 +8,11 @@ import pytest
 
 from rayplane.errors import Conflict, InvalidInput, NotFound, PreconditionFailed
 from rayplane.gateway.store import Store
-from rayplane.nouns.base import Object, Status
+from rayplane.gateway.store.typed import AnyObject
+from rayplane.nouns.base import Status
 
 
-def put(store: Store, name: str = "dev", spec: dict[str, Any] | None = None, **more: Any) -> Object:
+def put(store: Store, name: str = "dev", spec: dict[str, Any] | None = None, **more: Any) -> AnyObject:
     return store.put("Cluster", more.pop("team", "growth"), name, spec or {"size": "small"}, owner="ada", **more)[0]
 
 
@@ -28,7 +29,7 @@ def test_a_new_object_has_a_uid_a_generation_an_owner_and_its_times(store: Store
     assert meta.created_at.tzinfo is not None
     assert len(meta.uid) == 32
     assert meta.labels == {"cost-center": "7"}
-    assert made.status["phase"] == "Pending"
+    assert made.status_data["phase"] == "Pending"
 
 
 def test_an_equal_spec_changes_nothing(store: Store, clock: Any) -> None:
@@ -50,7 +51,7 @@ def test_a_changed_spec_raises_generation_and_version_but_keeps_status_owner_and
     assert after.metadata.resource_version > before.metadata.resource_version
     assert (after.metadata.uid, after.metadata.owner, after.metadata.labels) == (before.metadata.uid, "ada", {"a": "b"})
     assert after.metadata.updated_at == clock.now
-    assert after.status == {"phase": "Ready"}
+    assert after.status_data == {"phase": "Ready"}
 
 
 def test_changed_labels_alone_keep_the_generation(store: Store) -> None:
@@ -62,12 +63,12 @@ def test_changed_labels_alone_keep_the_generation(store: Store) -> None:
 def test_the_order_of_a_specs_keys_is_kept(store: Store) -> None:
     steps: dict[str, Any] = {"steps": {name: {} for name in ("zeta", "alpha", "mid", "b", "a")}}
     put(store, spec=steps)
-    assert list(store.get("Cluster", "growth", "dev").spec["steps"]) == ["zeta", "alpha", "mid", "b", "a"]
+    assert list(store.get("Cluster", "growth", "dev").spec_data["steps"]) == ["zeta", "alpha", "mid", "b", "a"]
 
 
 def test_numbers_that_json_lacks_become_null(store: Store) -> None:
     obj = store.set_status(put(store).metadata.uid, {"auc": float("nan"), "loss": [float("inf"), 0.5]})
-    assert obj.status == {"auc": None, "loss": [None, 0.5]}
+    assert obj.status_data == {"auc": None, "loss": [None, 0.5]}
 
 
 def test_if_match_allows_changes_only_of_the_given_version(store: Store) -> None:
@@ -76,7 +77,7 @@ def test_if_match_allows_changes_only_of_the_given_version(store: Store) -> None
     store.put("Cluster", "growth", "dev", {"size": "large"}, owner="ada", if_match=version)
     with pytest.raises(PreconditionFailed, match=f"not {version}"):
         store.put("Cluster", "growth", "dev", {"size": "huge"}, owner="ada", if_match=version)
-    assert store.get("Cluster", "growth", "dev").spec == {"size": "large"}
+    assert store.get("Cluster", "growth", "dev").spec_data == {"size": "large"}
 
 
 def test_if_match_never_creates_an_object(store: Store) -> None:
@@ -123,7 +124,7 @@ def test_the_same_name_in_another_team_or_kind_is_another_object(store: Store) -
 def test_status_is_replaced_and_an_equal_one_changes_nothing(store: Store) -> None:
     made = put(store, status=Status())
     ready = store.set_status(made.metadata.uid, Status(phase="Ready", observed_generation=1))
-    assert ready.status["phase"] == "Ready"
+    assert ready.status_data["phase"] == "Ready"
     assert ready.metadata.generation == 1
     assert ready.metadata.resource_version > made.metadata.resource_version
     assert store.set_status(made.metadata.uid, Status(phase="Ready", observed_generation=1)) == ready
@@ -134,7 +135,7 @@ def test_a_status_written_on_an_older_version_is_a_conflict(store: Store) -> Non
     store.set_status(made.metadata.uid, {"phase": "Ready"}, expect=made.metadata.resource_version)
     with pytest.raises(Conflict, match="Read it again"):
         store.set_status(made.metadata.uid, {"phase": "Failed"}, expect=made.metadata.resource_version)
-    assert store.get("Cluster", "growth", "dev").status == {"phase": "Ready"}
+    assert store.get("Cluster", "growth", "dev").status_data == {"phase": "Ready"}
 
 
 def test_update_spec_raises_the_generation_only_for_a_change(store: Store) -> None:
@@ -192,7 +193,7 @@ def test_pages_have_every_object_once_in_order_of_creation(store: Store, clock: 
         names.append(put(store, f"c{number:02}").metadata.name)
         if number % 4 == 0:  # several objects of one instant
             clock.forward(seconds=1)
-    listed: list[Object] = []
+    listed: list[AnyObject] = []
     cursor = None
     for _ in range(9):
         page = store.list("Cluster", "growth", limit=3, cursor=cursor)

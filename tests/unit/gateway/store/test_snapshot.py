@@ -82,7 +82,7 @@ def test_a_restored_snapshot_is_equal_table_by_table(store: Store, clock: Clock,
     other = Store(empty, clock=clock)
     other.read_snapshot(tmp_path / "before")
     assert written(other, tmp_path / "after") == before
-    assert list(other.get("Job", "growth", "train").spec["a"]) == list(SPEC["a"])  # type: ignore[call-overload]
+    assert list(other.get("Job", "growth", "train").spec_data["a"]) == list(SPEC["a"])  # type: ignore[call-overload]
     assert other.get("Job", "growth", "train") == store.get("Job", "growth", "train")
     other.close()
 
@@ -125,7 +125,7 @@ def test_a_snapshot_of_one_kind_of_database_is_restored_into_the_other(
         other = Store(_another(not store_url.startswith("sqlite"), request, tmp_path, stack), clock=clock)
         other.read_snapshot(tmp_path / "before")
         assert other.list("Job", "growth") == store.list("Job", "growth")
-        assert list(other.get("Job", "growth", "train").spec) == list(SPEC)
+        assert list(other.get("Job", "growth", "train").spec_data) == list(SPEC)
         assert other.audit_log(None) == store.audit_log(None)
         assert other.leases() == store.leases()
         assert other.edges("growth", "b@2", "up") == store.edges("growth", "b@2", "up")

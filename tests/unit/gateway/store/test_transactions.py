@@ -36,7 +36,7 @@ def test_nested_blocks_join_the_outermost(store: Store) -> None:
         with store.transaction():
             with store.transaction():
                 store.put("Cluster", "growth", "dev", {}, owner="ada")
-            assert store.get("Cluster", "growth", "dev").spec == {}
+            assert store.get("Cluster", "growth", "dev").spec_data == {}
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -94,11 +94,11 @@ def test_concurrent_increments_in_transactions_lose_none(store: Store) -> None:
     def increment(_: int) -> None:
         for _ in range(10):
             with store.transaction():
-                count = store.get_by_uid(uid).status["count"]
+                count = store.get_by_uid(uid).status_data["count"]
                 store.set_status(uid, {"count": count + 1})
 
     in_threads(6, increment)
-    assert store.get_by_uid(uid).status["count"] == 60
+    assert store.get_by_uid(uid).status_data["count"] == 60
 
 
 def test_transactions_that_touch_objects_in_opposite_orders_do_not_deadlock(store: Store) -> None:
@@ -114,7 +114,7 @@ def test_transactions_that_touch_objects_in_opposite_orders_do_not_deadlock(stor
 
     in_threads(4, write)
     objects = [store.get("Cluster", "growth", name) for name in names]
-    assert objects[0].spec == objects[1].spec
+    assert objects[0].spec_data == objects[1].spec_data
     assert [o.metadata.generation for o in objects] == [21, 21]
 
 
@@ -123,7 +123,7 @@ def test_a_reader_does_not_wait_for_a_writer(store: Store) -> None:
     with store.transaction(), ThreadPoolExecutor(1) as pool:
         store.put("Cluster", "growth", "dev", {"size": "new"}, owner="ada")
         cluster = pool.submit(lambda: store.get("Cluster", "growth", "dev")).result(timeout=5)
-    assert cluster.spec == {"size": "old"}
+    assert cluster.spec_data == {"size": "old"}
 
 
 def test_committed_writes_survive_a_kill_and_uncommitted_ones_do_not(store: Store, store_url: str) -> None:

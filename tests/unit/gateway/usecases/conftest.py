@@ -15,9 +15,9 @@ import pytest
 from rayplane.gateway.admission import tokens
 from rayplane.gateway.admission.roles import SYSTEM, Principal
 from rayplane.gateway.store import Store
+from rayplane.gateway.store.typed import AnyObject
 from rayplane.gateway.usecases import objects
 from rayplane.gateway.usecases.platform import Platform
-from rayplane.nouns.base import Object
 from rayplane.nouns.events import Operation
 from rayplane.settings import GatewaySettings
 from rayplane.storage.root import open_root
@@ -41,17 +41,17 @@ class Bench:
 
     def apply(
         self, kind: str, name: str, spec: dict[str, Any], *, team: str = "growth", **more: Any
-    ) -> tuple[Object, str, Operation | None]:
+    ) -> tuple[AnyObject, str, Operation | None]:
         more = {"labels": {}, "principal": ADA, **more}
         return objects.apply(kind, team, name, spec, platform=self.platform, **more)
 
-    def delete(self, kind: str, name: str, team: str = "growth", **more: Any) -> tuple[Object, Operation]:
+    def delete(self, kind: str, name: str, team: str = "growth", **more: Any) -> tuple[AnyObject, Operation]:
         return objects.delete(kind, team, name, principal=ADA, platform=self.platform, **more)
 
-    def settle(self, kind: str, name: str, phase: str, team: str = "growth", **status: Any) -> Object:
+    def settle(self, kind: str, name: str, phase: str, team: str = "growth", **status: Any) -> AnyObject:
         """Write an object's status as its reconciler would."""
         obj = self.store.get(kind, team, name)
-        new = {**obj.status, **status, "phase": phase, "observed_generation": obj.metadata.generation}
+        new = {**obj.status_data, **status, "phase": phase, "observed_generation": obj.metadata.generation}
         return self.store.set_status(obj.metadata.uid, new)
 
     def cluster_principal(self, name: str = "dev", team: str = "growth") -> Principal:

@@ -10,8 +10,8 @@ import pytest
 from rayplane.errors import Conflict, Forbidden, InvalidInput, InvalidSpec, Refused, Unsupported
 from rayplane.gateway.admission.roles import Principal
 from rayplane.gateway.backends.base import Capability
+from rayplane.gateway.store.typed import AnyObject
 from rayplane.gateway.usecases import cluster, job, operations
-from rayplane.nouns.base import Object
 from rayplane.nouns.cluster import ClusterStatus, Lease, Suspension
 from rayplane.nouns.job import JobSpec
 
@@ -19,7 +19,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 MODEL = {"model": "models:/delay@champion", "cluster": "dev"}
 
 
-def of(bench: Any, name: str = "dev") -> tuple[Object, ClusterStatus]:
+def of(bench: Any, name: str = "dev") -> tuple[AnyObject, ClusterStatus]:
     obj = bench.store.get("Cluster", "growth", name)
     return obj, ClusterStatus.model_validate(obj.status)
 
@@ -32,7 +32,7 @@ def give_back(bench: Any, reason: str = "Idle", name: str = "dev", **more: Any) 
     bench.store.set_status(obj.metadata.uid, status)
 
 
-def submit(bench: Any, ada: Principal, name: str = "task") -> Object:
+def submit(bench: Any, ada: Principal, name: str = "task") -> AnyObject:
     spec = JobSpec(entrypoint="true", cluster="dev", tracked=False)
     return job.submit(spec, team="growth", name=name, principal=ada, platform=bench.platform)
 
@@ -40,7 +40,7 @@ def submit(bench: Any, ada: Principal, name: str = "task") -> Object:
 def test_suspend_and_resume_change_the_spec_are_audited_and_return_an_operation(bench: Any, ada: Principal) -> None:
     before, _ = of(bench)
     obj, operation = cluster.suspend("growth", "dev", principal=ada, platform=bench.platform)
-    assert obj.spec["suspended"] is True
+    assert obj.spec_data["suspended"] is True
     assert operation.generation == obj.metadata.generation == before.metadata.generation + 1
     assert (operation.action, operation.state) == ("suspend", "running")
     bench.settle("Cluster", "dev", "Suspending")
@@ -50,7 +50,7 @@ def test_suspend_and_resume_change_the_spec_are_audited_and_return_an_operation(
     again, _ = cluster.suspend("growth", "dev", principal=ada, platform=bench.platform)
     assert again.metadata.generation == obj.metadata.generation
     obj, operation = cluster.resume("growth", "dev", principal=ada, platform=bench.platform)
-    assert obj.spec["suspended"] is False
+    assert obj.spec_data["suspended"] is False
     bench.settle("Cluster", "dev", "Starting")
     assert operations.current(bench.store, operation).state == "running"
     bench.settle("Cluster", "dev", "Ready")
@@ -107,7 +107,7 @@ def test_a_job_resumes_an_idle_suspended_cluster_but_not_one_suspended_by_a_user
     assert obj.metadata.generation == before.metadata.generation + 1, "so that the reconciler looks at it"
     cluster.suspend("growth", "dev", principal=ada, platform=bench.platform)
     submit(bench, ada, "another")
-    assert of(bench)[0].spec["suspended"] is True
+    assert of(bench)[0].spec_data["suspended"] is True
 
 
 def test_a_service_resumes_an_idle_suspended_cluster(bench: Any) -> None:
@@ -120,7 +120,7 @@ def test_a_user_who_suspends_an_idle_suspended_cluster_keeps_it_suspended(bench:
     give_back(bench, delete_at=NOW + timedelta(hours=1))
     cluster.suspend("growth", "dev", principal=ada, platform=bench.platform)
     obj, status = of(bench)
-    assert (obj.spec["suspended"], status.suspension) == (True, None)
+    assert (obj.spec_data["suspended"], status.suspension) == (True, None)
 
 
 def test_a_submitted_job_ends_the_idle_time(bench: Any, ada: Principal) -> None:
@@ -139,7 +139,7 @@ def test_a_suspended_cluster_frees_its_quota_and_resumes_only_when_there_is_room
     with pytest.raises(Refused, match=r"'growth/dev' does not fit: quota 'cpu' is exceeded"):
         cluster.resume("growth", "dev", principal=ada, platform=bench.platform)
     waiting = submit(bench, ada)
-    assert waiting.status["phase"] == "Pending"
+    assert waiting.status_data["phase"] == "Pending"
     obj, status = of(bench)
     assert status.suspension is not None
     with bench.store.transaction():

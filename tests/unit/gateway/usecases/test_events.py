@@ -12,8 +12,8 @@ import pytest
 
 from rayplane.errors import Forbidden, InvalidInput, Unauthenticated
 from rayplane.gateway.admission.roles import Principal
+from rayplane.gateway.store.typed import AnyObject
 from rayplane.gateway.usecases import datasets, events, job, lineage
-from rayplane.nouns.base import Object
 from rayplane.nouns.dataset import DatasetVersion
 from rayplane.nouns.events import Event
 from rayplane.nouns.job import JobSpec
@@ -22,12 +22,12 @@ from rayplane.storage import layout
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
-def submit(bench: Any, ada: Principal, name: str = "prep", **spec: Any) -> Object:
+def submit(bench: Any, ada: Principal, name: str = "prep", **spec: Any) -> AnyObject:
     wanted = JobSpec(**{"entrypoint": "python -m jobs.prepare", "cluster": "dev", **spec})
     return job.submit(wanted, team="growth", name=name, principal=ada, platform=bench.platform)
 
 
-def event(type: str, data: dict[str, Any], of: Object | None = None, at: float = 0) -> Event:
+def event(type: str, data: dict[str, Any], of: AnyObject | None = None, at: float = 0) -> Event:
     return Event(
         id=uuid.uuid4().hex,
         type=type,
@@ -64,7 +64,7 @@ def test_a_published_dataset_is_an_object_a_version_an_output_and_lineage(bench:
     )
     assert ingest(bench, published) == 1
     dataset = bench.store.get("Dataset", "growth", "clean")
-    assert {k: dataset.status[k] for k in ("phase", "latest", "rows", "versions")} == {
+    assert {k: dataset.status_data[k] for k in ("phase", "latest", "rows", "versions")} == {
         "phase": "Ready",
         "latest": "c" * 16,
         "rows": 3,
@@ -72,7 +72,7 @@ def test_a_published_dataset_is_an_object_a_version_an_output_and_lineage(bench:
     }
     assert dataset.metadata.owner == "ada"
     assert datasets.version("growth", "clean", None, principal=ada, platform=bench.platform).job == "prep"
-    assert bench.store.get("Job", "growth", "prep").status["outputs"] == [
+    assert bench.store.get("Job", "growth", "prep").status_data["outputs"] == [
         {"schema_version": 1, "kind": "dataset", "name": "clean", "value": "c" * 16}
     ]
     node = f"dataset:clean@{'c' * 16}"
@@ -102,8 +102,8 @@ def test_outputs_overwritten_by_another_writer_are_restored_by_the_next_delivery
     ingest(bench, recorded)
     bench.settle("Job", "prep", "Running", outputs=[])
     assert ingest(bench, recorded) == 0
-    assert bench.store.get("Job", "growth", "prep").status["outputs"][0]["value"] == 0.76
-    assert bench.store.get("Job", "growth", "prep").status["phase"] == "Running"
+    assert bench.store.get("Job", "growth", "prep").status_data["outputs"][0]["value"] == 0.76
+    assert bench.store.get("Job", "growth", "prep").status_data["phase"] == "Running"
 
 
 def test_of_two_outputs_with_one_name_the_later_one_counts_in_any_order_of_arrival(bench: Any, ada: Principal) -> None:
@@ -112,16 +112,16 @@ def test_of_two_outputs_with_one_name_the_later_one_counts_in_any_order_of_arriv
     late = event("output.recorded", {"name": "auc", "value": 0.8}, made, 2)
     ingest(bench, late)
     ingest(bench, early)
-    assert [o["value"] for o in bench.store.get("Job", "growth", "prep").status["outputs"]] == [0.8]
+    assert [o["value"] for o in bench.store.get("Job", "growth", "prep").status_data["outputs"]] == [0.8]
 
 
 def test_the_latest_version_is_the_one_published_last_in_any_order_of_arrival(bench: Any, ada: Principal) -> None:
     made = submit(bench, ada)
     first, second = version(bench, "clean", "a" * 16), version(bench, "clean", "b" * 16)
     ingest(bench, event("dataset.published", second, made, 20), event("dataset.published", first, made, 10))
-    assert bench.store.get("Dataset", "growth", "clean").status["latest"] == "b" * 16
+    assert bench.store.get("Dataset", "growth", "clean").status_data["latest"] == "b" * 16
     ingest(bench, event("dataset.published", first, made, 30))
-    status = bench.store.get("Dataset", "growth", "clean").status
+    status = bench.store.get("Dataset", "growth", "clean").status_data
     assert (status["latest"], status["versions"]) == ("a" * 16, 2)
 
 
@@ -166,14 +166,14 @@ def test_lineage_links_a_runs_inputs_to_its_model(bench: Any, ada: Principal) ->
         event("run.finished", {"run_id": "r1", "status": "FINISHED"}, made, 2),
     )
     ingest(bench, event("model.registered", {**registered, "version": "9", "aliases": []}, made, 3))
-    model = bench.store.get("Model", "growth", "flight-delay").status
+    model = bench.store.get("Model", "growth", "flight-delay").status_data
     assert (model["latest"], model["aliases"]) == ("10", {"champion": "10"})
     assert edges(bench, "model:flight-delay/10") == {
         ("run:r1", "model:flight-delay/10"),
         ("job:train", "run:r1"),
         (f"dataset:training-set@{'t' * 16}", "run:r1"),
     }
-    outputs = bench.store.get("Job", "growth", "train").status["outputs"]
+    outputs = bench.store.get("Job", "growth", "train").status_data["outputs"]
     assert {(o["kind"], o["name"], o["value"]) for o in outputs} == {
         ("run", "run", "r1"),
         ("model", "flight-delay", "9"),
@@ -190,7 +190,7 @@ def test_a_materialization_updates_the_teams_feature_and_lineage(bench: Any, ada
     }
     older = {**record, "views": [], "created_at": "2026-02-01T12:00:00Z"}
     ingest(bench, event("features.materialized", record, made), event("features.materialized", older, made, 1))
-    feature = bench.store.get("Feature", "growth", "features").status
+    feature = bench.store.get("Feature", "growth", "features").status_data
     assert (feature["views"], feature["materialized_at"]) == (["weather"], "2026-03-01T12:00:00Z")
     assert ("dataset:weather-features@w1", "view:weather@w1") in edges(bench, "view:weather@w1")
 
@@ -202,7 +202,7 @@ def test_a_gate_report_becomes_a_condition_of_the_job_with_the_failed_checks(ben
         {"metric": "gap", "value": 0.2, "bound": ">= 0.11", "passed": True},
     ]
     ingest(bench, event("gate.judged", {"run_id": "r1", "passed": False, "checks": checks}, made))
-    gate = next(c for c in bench.store.get("Job", "growth", "prep").status["conditions"] if c["type"] == "Gate")
+    gate = next(c for c in bench.store.get("Job", "growth", "prep").status_data["conditions"] if c["type"] == "Gate")
     assert (gate["status"], gate["reason"], gate["message"]) == ("False", "Refused", "auc = 0.7 (must be >= 0.75)")
 
 
@@ -227,7 +227,7 @@ def test_a_bad_event_is_named_in_the_error_and_the_others_are_recorded(bench: An
         ingest(bench, *bad, good)
     for one in bad:
         assert one.id in str(caught.value)
-    assert bench.store.get("Job", "growth", "prep").status["outputs"][0]["name"] == "auc"
+    assert bench.store.get("Job", "growth", "prep").status_data["outputs"][0]["name"] == "auc"
     assert bench.store.count("Dataset") == bench.store.count("Model") == 0
     # A refused event is not recorded: once corrected, it is accepted under the same id.
     mended = bad[0].model_copy(update={"data": version(bench, "clean", "c" * 16)})
@@ -241,7 +241,7 @@ def test_an_event_about_an_object_being_deleted_is_refused_and_others_recorded(b
     published = event("dataset.published", version(bench, "clean", "c" * 16), made)
     with pytest.raises(InvalidInput, match=r"1 of 2 events.*is being deleted.*Delete it once more, then run the job"):
         ingest(bench, published, event("output.recorded", {"name": "auc", "value": 1}, made))
-    assert [o["name"] for o in bench.store.get("Job", "growth", "prep").status["outputs"]] == ["auc"]
+    assert [o["name"] for o in bench.store.get("Job", "growth", "prep").status_data["outputs"]] == ["auc"]
 
 
 def test_only_a_jobs_own_cluster_may_report_its_events(bench: Any, ada: Principal) -> None:
@@ -252,7 +252,7 @@ def test_only_a_jobs_own_cluster_may_report_its_events(bench: Any, ada: Principa
         ingest(bench, recorded, principal=bench.cluster_principal("other"))
     with pytest.raises(Forbidden):
         ingest(bench, recorded, principal=ada)
-    assert bench.store.get("Job", "growth", "prep").status["outputs"] == []
+    assert bench.store.get("Job", "growth", "prep").status_data["outputs"] == []
 
 
 def test_a_deleted_clusters_token_may_not_report_but_the_reconciler_may(
@@ -269,7 +269,7 @@ def test_a_deleted_clusters_token_may_not_report_but_the_reconciler_may(
 
 def test_an_event_without_a_job_is_applied_too(bench: Any) -> None:
     assert ingest(bench, event("dataset.published", version(bench, "scratch", "s" * 16))) == 1
-    assert bench.store.get("Dataset", "growth", "scratch").status["latest"] == "s" * 16
+    assert bench.store.get("Dataset", "growth", "scratch").status_data["latest"] == "s" * 16
 
 
 def test_the_end_of_an_attempt_is_passed_to_the_reconciler_and_not_recorded(bench: Any, ada: Principal) -> None:
@@ -280,4 +280,4 @@ def test_the_end_of_an_attempt_is_passed_to_the_reconciler_and_not_recorded(benc
     assert events.ingest("growth", batch, principal=bench.cluster_principal(), platform=platform) == 0
     assert ended == [made.metadata.uid]
     assert bench.store.events("growth", [made.metadata.uid]) == [], "a hint is not recorded"
-    assert bench.store.get("Job", "growth", "prep").status.get("outputs", []) == []
+    assert bench.store.get("Job", "growth", "prep").status_data.get("outputs", []) == []

@@ -12,25 +12,26 @@ import pytest
 from rayplane.errors import Conflict, Forbidden, InvalidInput, InvalidSpec, NotFound, Refused, Unauthenticated
 from rayplane.gateway.admission.roles import Principal
 from rayplane.gateway.backends.base import Capability
+from rayplane.gateway.store.typed import AnyObject
 from rayplane.gateway.usecases import job, packages
-from rayplane.nouns.base import Object, check_name
+from rayplane.nouns.base import check_name
 from rayplane.nouns.job import JobSpec
 from rayplane.nouns.team import TeamSpec
 from rayplane.storage import layout
 from rayplane.testing.fakes import ENVIRONMENT
 
 
-def submit(bench: Any, ada: Principal, name: str | None = None, **spec: Any) -> Object:
+def submit(bench: Any, ada: Principal, name: str | None = None, **spec: Any) -> AnyObject:
     wanted = JobSpec(**{"entrypoint": "python -m jobs.train", "cluster": "dev", **spec})
     return job.submit(wanted, team="growth", name=name, principal=ada, platform=bench.platform)
 
 
 def test_a_job_is_pending_with_its_environment_and_audited(bench: Any, ada: Principal) -> None:
     made = submit(bench, ada, "nightly", metadata={"rayplane.git_commit": "abc", "rayplane.ray": "2.60.0"})
-    assert made.status["phase"] == "Pending"
-    assert made.status["environment"] == ENVIRONMENT.model_dump()
-    assert made.status["git_commit"] == "abc"
-    assert made.status["log_uri"] == bench.platform.storage.uri(layout.job_log("growth", made.metadata.uid))
+    assert made.status_data["phase"] == "Pending"
+    assert made.status_data["environment"] == ENVIRONMENT.model_dump()
+    assert made.status_data["git_commit"] == "abc"
+    assert made.status_data["log_uri"] == bench.platform.storage.uri(layout.job_log("growth", made.metadata.uid))
     assert made.metadata.owner == "ada"
     assert bench.woken == [1]
     assert bench.store.audit_log("growth").items[0]["action"] == "submit"
@@ -63,7 +64,7 @@ def test_the_same_job_twice_is_one_and_another_spec_is_a_conflict(bench: Any, ad
 def test_a_stopped_job_is_still_the_same_job(bench: Any, ada: Principal) -> None:
     first = submit(bench, ada, "nightly")
     stopped = job.stop("growth", "nightly", principal=ada, platform=bench.platform)
-    assert stopped.spec["stop_requested"] is True
+    assert stopped.spec_data["stop_requested"] is True
     assert stopped.metadata.generation == 2
     assert job.stop("growth", "nightly", principal=ada, platform=bench.platform) == stopped
     assert submit(bench, ada, "nightly").metadata.uid == first.metadata.uid
@@ -129,7 +130,7 @@ def test_a_package_must_have_been_uploaded(bench: Any, ada: Principal, make_zip:
     with pytest.raises(InvalidSpec, match="not a content address"):
         submit(bench, ada, package="latest")
     packages.put("growth", sha256, io.BytesIO(data), principal=ada, platform=bench.platform)
-    assert submit(bench, ada, package=f"sha256:{sha256}").spec["package"] == f"sha256:{sha256}"
+    assert submit(bench, ada, package=f"sha256:{sha256}").spec_data["package"] == f"sha256:{sha256}"
 
 
 @pytest.mark.parametrize(
@@ -161,7 +162,7 @@ def test_a_client_with_another_version_of_ray_is_refused(bench: Any, ada: Princi
 def test_without_mlflow_only_an_explicitly_tracked_job_is_refused(bench: Any, ada: Principal) -> None:
     settings = bench.platform.settings.model_copy(update={"mlflow_url": None})
     bench.platform = dataclasses.replace(bench.platform, settings=settings)
-    assert submit(bench, ada, "a").spec["tracked"] is False
+    assert submit(bench, ada, "a").spec_data["tracked"] is False
     assert submit(bench, ada, "a").metadata.name == "a"
     with pytest.raises(Refused, match="no MLflow"):
         submit(bench, ada, "b", tracked=True)

@@ -9,8 +9,8 @@ import pytest
 from rayplane.errors import Conflict, Forbidden, InvalidSpec, Refused, Unauthenticated, Unsupported
 from rayplane.gateway.admission.roles import Principal
 from rayplane.gateway.backends.base import Capability
+from rayplane.gateway.store.typed import AnyObject
 from rayplane.gateway.usecases import events, job
-from rayplane.nouns.base import Object
 from rayplane.nouns.events import Event
 from rayplane.nouns.job import JobSpec
 from rayplane.testing.fakes import ENVIRONMENT
@@ -19,7 +19,7 @@ NODES = {"size": "small", "workers": {"min": 0, "max": 1}}
 SERVICE = {"model": "models:/delay@champion", "nodes": NODES}
 
 
-def submit(bench: Any, ada: Principal, name: str = "train", **spec: Any) -> Object:
+def submit(bench: Any, ada: Principal, name: str = "train", **spec: Any) -> AnyObject:
     wanted = JobSpec(**{"entrypoint": "python -m jobs.train", "nodes": NODES, **spec})
     return job.submit(wanted, team="growth", name=name, principal=ada, platform=bench.platform)
 
@@ -48,8 +48,8 @@ def test_a_spec_must_name_either_a_cluster_or_nodes(
 
 def test_a_job_with_own_nodes_needs_no_cluster_and_has_the_environment_of_its_nodes(bench: Any, ada: Principal) -> None:
     made = submit(bench, ada)
-    assert made.status["environment"] == ENVIRONMENT.model_dump()
-    assert made.spec["cluster"] is None
+    assert made.status_data["environment"] == ENVIRONMENT.model_dump()
+    assert made.spec_data["cluster"] is None
     audited = bench.store.audit_log("growth").items[0]["detail"]
     assert audited["nodes"]["size"] == "small"
     assert submit(bench, ada) == made
@@ -183,7 +183,7 @@ def test_a_jobs_own_nodes_may_report_its_outputs(bench: Any, ada: Principal) -> 
     assert (
         events.ingest("growth", [event], principal=own_principal(bench, "Job", "train"), platform=bench.platform) == 1
     )
-    assert bench.store.get("Job", "growth", "train").status["outputs"][0]["value"] == 3
+    assert bench.store.get("Job", "growth", "train").status_data["outputs"][0]["value"] == 3
 
 
 def test_the_token_of_a_jobs_nodes_is_not_valid_after_the_job_has_ended(bench: Any, ada: Principal) -> None:

@@ -18,8 +18,8 @@ from rayplane.storage import layout
 def test_a_new_cluster_is_pending_is_audited_and_returns_an_operation(bench: Any) -> None:
     obj, change, operation = bench.apply("Cluster", "train", {"workers": {"max": 0}}, labels={"a": "b"})
     assert change == "created"
-    assert obj.status["phase"] == "Pending"
-    assert obj.spec["size"] == "small"
+    assert obj.status_data["phase"] == "Pending"
+    assert obj.spec_data["size"] == "small"
     assert (obj.metadata.owner, obj.metadata.labels) == ("ada", {"a": "b"})
     assert operation is not None
     assert (operation.state, operation.action, operation.uid) == ("running", "apply", obj.metadata.uid)
@@ -163,7 +163,7 @@ def test_a_service_can_not_move_to_another_cluster(bench: Any) -> None:
     bench.apply("Service", "delay", spec)
     with pytest.raises(Refused, match=r"service\.cluster: 'growth/delay' is on 'dev'.*Delete it and apply it anew\."):
         bench.apply("Service", "delay", {**spec, "cluster": "prod"})
-    assert bench.store.get("Service", "growth", "delay").spec["cluster"] == "dev"
+    assert bench.store.get("Service", "growth", "delay").spec_data["cluster"] == "dev"
     assert bench.apply("Service", "delay", {**spec, "max_ongoing_requests": 5})[1] == "changed"
 
 
@@ -197,10 +197,10 @@ def test_a_pipeline_is_ready_as_soon_as_it_is_stored(bench: Any) -> None:
     spec: dict[str, Any] = {"cluster": "dev", "steps": {"a": {"entrypoint": "python -m jobs.a"}}}
     obj, change, operation = bench.apply("Pipeline", "flights", spec)
     assert (change, operation) == ("created", None)
-    assert (obj.status["phase"], obj.status["observed_generation"]) == ("Ready", 1)
+    assert (obj.status.phase, obj.status.observed_generation) == ("Ready", 1)
     spec["steps"]["b"] = {"entrypoint": "python -m jobs.b"}
     obj, _, _ = bench.apply("Pipeline", "flights", spec)
-    assert (obj.status["phase"], obj.status["observed_generation"], obj.metadata.generation) == ("Ready", 2, 2)
+    assert (obj.status.phase, obj.status.observed_generation, obj.metadata.generation) == ("Ready", 2, 2)
 
 
 def test_a_service_needs_an_existing_cluster(bench: Any) -> None:

@@ -34,11 +34,11 @@ def test_runs_count_up_and_keep_the_spec_as_it_was(bench: Any, ada: Principal) -
     bench.apply("Pipeline", "flights", {**SPEC, "parameters": {"days": "60"}})
     second = start(bench, ada)
     assert [first.metadata.name, second.metadata.name] == ["flights-1", "flights-2"]
-    assert first.spec["snapshot"] == stored.spec
-    assert first.spec["parameters"] == {"days": "7"}
-    assert second.spec["snapshot"]["parameters"] == {"days": "60"}
-    assert first.status["phase"] == "Pending"
-    assert bench.store.get("Pipeline", "growth", "flights").status["last_run"] == "flights-2"
+    assert first.spec_data["snapshot"] == stored.spec_data
+    assert first.spec_data["parameters"] == {"days": "7"}
+    assert second.spec_data["snapshot"]["parameters"] == {"days": "60"}
+    assert first.status_data["phase"] == "Pending"
+    assert bench.store.get("Pipeline", "growth", "flights").status_data["last_run"] == "flights-2"
     page = pipeline.list_runs("growth", "flights", limit=1, principal=ada, platform=bench.platform)
     assert [r.metadata.name for r in page.items] == ["flights-1"]
     assert page.next_cursor is not None
@@ -107,7 +107,7 @@ def test_a_run_is_stopped_once_and_belongs_to_its_pipeline(bench: Any, ada: Prin
     with pytest.raises(Conflict, match="has not ended"):
         bench.delete("Pipeline", "flights")
     stopped = stop()
-    assert stopped.spec["stop_requested"] is True
+    assert stopped.spec_data["stop_requested"] is True
     assert stop() == stopped
     bench.settle("PipelineRun", run, "Stopped")
     bench.delete("Pipeline", "flights")

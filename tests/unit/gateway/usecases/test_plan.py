@@ -347,7 +347,7 @@ def test_the_plan_warns_of_a_lifetime_that_would_be_over_at_once(bench: Any) -> 
     assert answer.warnings == []
     answer = only(bench, doc("Cluster", "dev", {"max_lifetime": "1h"}))
     assert "That time is over: it is suspended and deleted at once." in answer.warnings
-    bench.store.set_status(uid, {**bench.store.get_by_uid(uid).status, "lives_until": "2099-01-01T00:00:00Z"})
+    bench.store.set_status(uid, {**bench.store.get_by_uid(uid).status_data, "lives_until": "2099-01-01T00:00:00Z"})
     answer = only(bench, doc("Cluster", "dev", {"max_lifetime": "1h"}))
     assert "That time is over: it is suspended and deleted at once." not in answer.warnings
 

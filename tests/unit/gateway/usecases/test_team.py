@@ -43,7 +43,7 @@ def test_a_teams_admin_may_not_raise_the_teams_limits(limited: Any, spec: dict[s
 def test_a_teams_admin_may_lower_limits_and_add_members(limited: Any) -> None:
     spec = {"quota": {"cpu": 4}, "sizes": SIZES, "members": {"bo": "member"}}
     assert limited.apply("Team", "growth", spec, team="", principal=TIA)[1] == "changed"
-    assert limited.store.get("Team", "", "growth").spec["members"] == {"bo": "member"}
+    assert limited.store.get("Team", "", "growth").spec_data["members"] == {"bo": "member"}
 
 
 def test_a_teams_admin_may_not_create_the_team(empty: Any) -> None:

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from rayplane.gateway.backends.base import Evidence
+from rayplane.gateway.store.typed import AnyObject
 from rayplane.gateway.why.catalogue import CODES
 from rayplane.gateway.why.clusters import node_causes
 from rayplane.gateway.why.explain import explain
 from rayplane.gateway.why.facts import Facts, Verdict
 from rayplane.gateway.why.rank import ranked
-from rayplane.nouns.base import Metadata, Object, Status
+from rayplane.nouns.base import Metadata, Status
 from rayplane.nouns.why import Cause, Explanation
 from tests.unit.gateway.why.objects import NOW, ago, event, facts, pod, raycluster, ready_pod, waiting
 
@@ -219,7 +220,7 @@ def test_evidence_of_the_backend_has_its_cause(fact: Evidence, code: str, words:
     assert (cause.node, cause.evidence[0].reason) == (fact.node, fact.reason)
 
 
-def cluster(*, spec: dict[str, Any] | None = None, phase: str = "Starting", **more: Any) -> Object:
+def cluster(*, spec: dict[str, Any] | None = None, phase: str = "Starting", **more: Any) -> AnyObject:
     status = Status(phase=phase, observed_generation=1)
     if condition := more.pop("condition", None):
         status.set_condition(*condition, 1)
@@ -227,11 +228,11 @@ def cluster(*, spec: dict[str, Any] | None = None, phase: str = "Starting", **mo
     if reason := more.pop("suspension", None):
         fields["suspension"] = {"reason": reason, "message": "for 30 m", "at": ago(9)}
     meta = {"name": "dev", "team": "growth", "uid": "u", "generation": 1, "created_at": NOW, "updated_at": NOW}
-    return Object(
+    return AnyObject(
         kind=more.pop("kind", "Cluster"),
         metadata=Metadata(**{**meta, **more}),
-        spec=spec or {},
-        status=fields,
+        spec_data=spec or {},
+        status_data=fields,
     )
 
 
@@ -440,7 +441,7 @@ def test_a_waiting_job_says_why_its_cluster_is_not_ready() -> None:
 
 def test_a_failed_job_has_its_exit_code_and_its_last_output() -> None:
     job = cluster(kind="Job", name="train", phase="Failed", spec={"cluster": "dev"})
-    job.status.update(exit_code=3, message="The entrypoint failed.")
+    job.status_data.update(exit_code=3, message="The entrypoint failed.")
     (cause,) = explain(Facts(job, NOW, last_words="ValueError: no rows")).causes
     assert (cause.code, cause.sentence) == (
         "job-failed",

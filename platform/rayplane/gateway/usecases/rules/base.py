@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
+from rayplane.gateway.store.typed import AnyObject
 from rayplane.gateway.usecases.platform import Platform
 from rayplane.gateway.usecases.rules.draft import Check, Draft
-from rayplane.nouns.base import Object, Status
+from rayplane.nouns.base import Status
 
-Effect: TypeAlias = Callable[[Object], Object]
+Effect: TypeAlias = Callable[[AnyObject], AnyObject]
 """A further write in the same transaction: takes the object as written, returns it as it is afterwards."""
 
 
@@ -50,5 +51,5 @@ class Rules:
         """True if a backend is asked about such an object before it is written."""
         return False
 
-    def check_deletion(self, obj: Object, platform: Platform) -> None:
+    def check_deletion(self, obj: AnyObject, platform: Platform) -> None:
         """Raise Conflict while another object needs this one."""

@@ -8,12 +8,12 @@ from rayplane.errors import RayplaneError
 from rayplane.gateway.admission import lifetime
 from rayplane.gateway.admission.sizes import size_of
 from rayplane.gateway.backends.base import Reader
+from rayplane.gateway.store.typed import Cluster
 from rayplane.gateway.usecases import cluster as clusters
 from rayplane.gateway.usecases.platform import Platform
 from rayplane.gateway.usecases.rules.base import Effect, Rules
 from rayplane.gateway.usecases.rules.draft import Check, Draft, preflight
 from rayplane.gateway.usecases.team import check_backend
-from rayplane.nouns.base import Object
 from rayplane.nouns.cluster import ClusterSpec, ClusterStatus
 
 
@@ -35,7 +35,7 @@ class ClusterRules(Rules):
         yield Check("acted-on", lambda: clusters.check_acted_on(spec, reader))
         if draft.before is None:
             yield Check("address", lambda: clusters.check_address(spec, reader))
-        old = None if draft.before is None else ClusterSpec.model_validate(draft.before.spec)
+        old = None if draft.before is None else draft.before.spec
         yield Check("lifetime", lambda: lifetime.require(spec, team, what=f"Cluster '{ref}'", before=old))
         size = team.sizes.get(spec.size)
         if size is not None and draft.ask:
@@ -64,7 +64,7 @@ class ClusterRules(Rules):
     def asks(self, draft: Draft) -> bool:
         return draft.spec.size in draft.of_team.sizes and reader_of(draft) is not None
 
-    def check_deletion(self, obj: Object, platform: Platform) -> None:
+    def check_deletion(self, obj: Cluster, platform: Platform) -> None:
         clusters.check_deletion(obj, platform)
 
 

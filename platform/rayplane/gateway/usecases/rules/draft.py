@@ -8,8 +8,9 @@ from typing import Any
 
 from rayplane.errors import Refused
 from rayplane.gateway.admission.roles import Principal
+from rayplane.gateway.store.typed import AnyObject, Team
 from rayplane.gateway.usecases.platform import Platform, team_spec
-from rayplane.nouns.base import NounType, Object
+from rayplane.nouns.base import AnyNoun
 from rayplane.nouns.team import TeamSpec
 
 
@@ -17,13 +18,13 @@ from rayplane.nouns.team import TeamSpec
 class Draft:
     """An object that is to be written, and everything else that its checks need."""
 
-    noun: NounType
+    noun: AnyNoun
     name: str
     """For a job without a name of its own: the stem of the name that it will get."""
     spec: Any
-    owner: Object | None
+    owner: Team | None
     """The team; None for a team."""
-    before: Object | None
+    before: AnyObject | None
     """The stored object; None if the draft is a new one."""
     principal: Principal
     platform: Platform

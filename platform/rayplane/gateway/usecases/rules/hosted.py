@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from rayplane.gateway.store.typed import AnyObject
 from rayplane.gateway.usecases.cluster import note_work
 from rayplane.gateway.usecases.rules.base import Effect, Rules
 from rayplane.gateway.usecases.rules.draft import Check, Draft
 from rayplane.gateway.usecases.rules.nodes import nodes_of
-from rayplane.nouns.base import Object
 
 
 class HostedRules(Rules):
@@ -32,6 +32,6 @@ class HostedRules(Rules):
         return draft.spec.nodes is not None
 
 
-def _note_work(draft: Draft, obj: Object) -> Object:
+def _note_work(draft: Draft, obj: AnyObject) -> AnyObject:
     note_work(draft.platform.cluster(draft.team, draft.spec.cluster), draft.platform)
     return obj

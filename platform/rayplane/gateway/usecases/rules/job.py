@@ -8,13 +8,12 @@ from rayplane.errors import RayplaneError
 from rayplane.gateway.admission import quota
 from rayplane.gateway.admission.env import check_env, check_names, check_values
 from rayplane.gateway.admission.versions import declared_by, require_match
+from rayplane.gateway.store.typed import Cluster, Team
 from rayplane.gateway.usecases import nodes, packages
 from rayplane.gateway.usecases.cluster import backend_of
 from rayplane.gateway.usecases.platform import Platform, team_spec
 from rayplane.gateway.usecases.rules.draft import Check, Draft
 from rayplane.gateway.usecases.rules.hosted import HostedRules
-from rayplane.nouns.base import Object
-from rayplane.nouns.cluster import ClusterSpec, ClusterStatus
 from rayplane.nouns.environment import Environment
 from rayplane.nouns.job import UNFINISHED, JobSpec, JobStatus
 
@@ -64,11 +63,11 @@ def _require_environment(draft: Draft) -> None:
         require_match(declared_by(draft.spec.metadata), environment, what=target)
 
 
-def _environment(cluster: Object, owner: Object, platform: Platform) -> Environment | None:
-    known = ClusterStatus.model_validate(cluster.status).environment
+def _environment(cluster: Cluster, owner: Team, platform: Platform) -> Environment | None:
+    known = cluster.status.environment
     if known is not None:
         return known
-    spec = ClusterSpec.model_validate(cluster.spec)
+    spec = cluster.spec
     return platform.readers(backend_of(spec, team_spec(owner))).environment(spec)
 
 
@@ -88,7 +87,7 @@ def _content(spec: JobSpec, draft: Draft) -> Iterator[Check]:
         yield Check("values", lambda where=where, values=values: check_values(values, where))  # type: ignore[misc]
 
 
-def _check_number(owner: Object, name: str, platform: Platform) -> None:
+def _check_number(owner: Team, name: str, platform: Platform) -> None:
     """Raise Refused if the team has as many unfinished jobs as its quota allows."""
     limits = team_spec(owner).quota
     if limits.jobs is None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from rayplane.gateway.store.typed import Pipeline
 from rayplane.gateway.usecases import pipeline as pipelines
 from rayplane.gateway.usecases.platform import Platform
 from rayplane.gateway.usecases.rules.base import Rules
 from rayplane.gateway.usecases.rules.draft import Check, Draft
-from rayplane.nouns.base import Object
 
 
 class PipelineRules(Rules):
@@ -17,5 +17,5 @@ class PipelineRules(Rules):
     def before(self, draft: Draft) -> Iterator[Check]:
         yield Check("content", lambda: pipelines.check(draft.team, draft.spec, draft.platform))
 
-    def check_deletion(self, obj: Object, platform: Platform) -> None:
+    def check_deletion(self, obj: Pipeline, platform: Platform) -> None:
         pipelines.check_deletion(obj, platform)

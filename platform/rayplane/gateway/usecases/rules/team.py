@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rayplane.gateway.admission.env import check_names
+from rayplane.gateway.store.typed import Team
 from rayplane.gateway.usecases import team as teams
 from rayplane.gateway.usecases.platform import Platform
 from rayplane.gateway.usecases.rules.base import Rules
 from rayplane.gateway.usecases.rules.draft import Check, Draft
-from rayplane.nouns.base import Object
 from rayplane.nouns.team import TeamSpec, TeamStatus
 
 
@@ -31,5 +31,5 @@ class TeamRules(Rules):
     def first_status(self, draft: Draft) -> TeamStatus:
         return teams.first_status(draft.name, draft.platform)
 
-    def check_deletion(self, obj: Object, platform: Platform) -> None:
+    def check_deletion(self, obj: Team, platform: Platform) -> None:
         teams.check_deletion(obj, platform)
