@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from rayplane.nouns.base import Instant, Name, Package, Plain, Record, Seconds, Spec, Status, Whole
+from rayplane.nouns.base import Instant, Name, Package, Plain, Record, Seconds, Spec, Status, Whole, as_stored
 from rayplane.nouns.job import Output, Variables
 
 
@@ -122,6 +122,11 @@ class RunSpec(Spec):
     snapshot: dict[str, Any] = Field(default_factory=dict)
     """The PipelineSpec at the time of the request."""
     stop_requested: bool = False
+
+    @property
+    def pipeline_spec(self) -> PipelineSpec:
+        """The snapshot, parsed as leniently as what is stored: it may be older than today's rules."""
+        return as_stored(PipelineSpec, self.snapshot)
 
 
 class RunStatus(Status):

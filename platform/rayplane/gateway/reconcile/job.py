@@ -1,6 +1,7 @@
-"""Run a job: allocate its MLflow run once, have its attempts run by Ray, follow them, take in log and events, end it.
+"""Run a job: have its attempts run by Ray, one after the other, follow them, keep their log, and decide its end.
 
-Module ``placements`` knows where an attempt runs: on a cluster of the team, or on nodes of its own.
+Module ``placements`` knows where an attempt runs: on a cluster of the team, or on nodes of its own. ``job_run`` keeps
+its MLflow run, ``job_end`` takes in its events and keeps its record.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from datetime import datetime, timedelta
 
 from rayplane.errors import InvalidInput, NotFound, RayplaneError
 from rayplane.gateway import metrics
-from rayplane.gateway.admission.roles import SYSTEM
 from rayplane.gateway.backends.base import Backend, Submission
-from rayplane.gateway.mlflow_rest import MlflowRest, RunEnd
+from rayplane.gateway.mlflow_rest import MlflowRest
 from rayplane.gateway.ray_rest import RayRest
-from rayplane.gateway.reconcile import inbox, renewal, runtime_env
+from rayplane.gateway.reconcile import renewal, runtime_env
 from rayplane.gateway.reconcile.attempts import End, message_of, verdict
+from rayplane.gateway.reconcile.job_end import JobFinisher
+from rayplane.gateway.reconcile.job_run import JobRuns
 from rayplane.gateway.reconcile.logs import LogFollowers
 from rayplane.gateway.reconcile.look import Look
 from rayplane.gateway.reconcile.parking import Until
@@ -35,16 +37,11 @@ from rayplane.gateway.reconcile.placements import (
 from rayplane.gateway.reconcile.status import editing
 from rayplane.gateway.store.changes import log_of
 from rayplane.gateway.store.typed import Job
-from rayplane.gateway.usecases import events
-from rayplane.gateway.usecases.job import experiment_of
 from rayplane.gateway.usecases.platform import Platform
-from rayplane.nouns import JOB, TEAM
+from rayplane.nouns import TEAM
 from rayplane.nouns.base import utcnow
 from rayplane.nouns.cluster import Endpoint
-from rayplane.nouns.environment import Environment
-from rayplane.nouns.events import Event
 from rayplane.nouns.job import TERMINAL, Attempt, JobStatus
-from rayplane.repeats import Repeats
 from rayplane.storage import layout
 
 log = logging.getLogger(__name__)
@@ -58,9 +55,6 @@ LOG_PATIENCE = timedelta(seconds=30)
 """Time that an ended attempt's log has to arrive, before the job ends without the rest of it."""
 LOG_LONGEST = timedelta(hours=1)
 """Limit of that time while the log still arrives: a foreign Ray might never end it."""
-UID_TAG = "rayplane.job_uid"
-_BATCH = 500
-_RUN_END: dict[str, RunEnd] = {"Succeeded": "FINISHED", "Failed": "FAILED", "Stopped": "KILLED"}
 
 
 class JobReconciler:
@@ -83,9 +77,9 @@ class JobReconciler:
         """Called with an object's uid to have the loop look at it."""
         self._backends = backends
         self._rays = rays
-        self._mlflow = mlflow
+        self._runs = JobRuns(platform, mlflow)
+        self._finisher = JobFinisher(platform, self._runs)
         self._clock = clock
-        self._errors = Repeats(log)
         self._ending_lock = threading.Lock()
         self._ending: dict[str, float] = {}
         """uid -> when the entrypoint of the job's attempt reported its end, on the monotonic clock."""
@@ -148,7 +142,7 @@ class JobReconciler:
             if team.status.phase != "Ready":
                 until = written_after(team, ONBOARDING)
                 return self._wait(look, NotNow("TeamNotReady", f"Team '{look.team}' is being onboarded.", until=until))
-            self._allocate_run(look, readiness.environment)
+            self._runs.allocate(look, readiness.environment)
         number = len(look.status.attempts) + 1
         attempt = Attempt(
             number=number,
@@ -218,13 +212,13 @@ class JobReconciler:
         try:
             submission = self._submission(look, attempt)
             if view.ray is None:
-                self._resume_run(look, attempt)
+                self._runs.resume(look, attempt)
                 placement.make(attempt, submission)
                 return SOON
             # On nodes of its own the backend submits it as well. Ray accepts an id only once, and only this call learns
             # the reason for a refusal.
             if look.spec.nodes is None:
-                self._resume_run(look, attempt)
+                self._runs.resume(look, attempt)
                 self._stop_lost(look, attempt, view.ray)
                 self._begin_log(look)
             view.ray.submit(
@@ -276,10 +270,6 @@ class JobReconciler:
             resources=spec.resources,
             timeout=look.seconds_left,
         )
-
-    def _resume_run(self, look: Look, attempt: Attempt) -> None:
-        if look.spec.tracked and look.status.run_id and attempt.number > 1 and self._mlflow is not None:
-            self._mlflow.resume_run(self._platform.workspace(look.team), look.status.run_id)
 
     def _variables(self, look: Look, attempt: Attempt) -> dict[str, str]:
         env = {**look.spec.env, "RAYPLANE_SUBMISSION_ID": attempt.submission_id}
@@ -359,99 +349,12 @@ class JobReconciler:
             status.set_condition("LogKept", not problem, reason, problem, look.obj.metadata.generation)
 
     def _finish(self, look: Look, phase: str, message: str) -> float:
-        """Take in the job's events, end its run, keep its record, and write the phase last. All is idempotent."""
-        refused = self._ingest(look)
-        final = self._final(look, phase, message, refused)
-        self._end_run(look, final)
-        self._keep_record(look, final)
-        # Outputs may have come in between by the API, so the stored status is changed, not replaced.
-        with editing(self._platform.store, look.uid, JobStatus) as status:
-            status.phase, status.message, status.ended_at = phase, message, final.ended_at
-            status.observed_generation = look.obj.metadata.generation
-            status.conditions = final.conditions
+        """End the job, once nothing of its last attempt is under way."""
+        self._finisher.finish(look, phase, message)
         if look.last is not None:
             self._logs.abandon(look.last.submission_id)
         log.info("job %s/%s ended: %s", look.team, look.name, phase, extra={"detail": message})
         return NOW
-
-    def _keep_record(self, look: Look, final: JobStatus) -> None:
-        record = look.obj.plain().model_copy(update={"status": final.model_dump(mode="json")}).model_dump_json(indent=1)
-        try:
-            self._platform.storage.write(layout.job_record(look.team, look.uid), record.encode())
-        except InvalidInput as exc:  # the job's code put a link in the way, which must not keep it from ending
-            log.warning("job %s/%s: its record is not kept: %s", look.team, look.name, exc)
-            final.set_condition("RecordKept", False, "Problem", str(exc), look.obj.metadata.generation)
-
-    def _final(self, look: Look, phase: str, message: str, refused: list[str]) -> JobStatus:
-        status = self._platform.store.get_by_uid(look.uid, JOB).status_copy()
-        generation = look.obj.metadata.generation
-        last = look.last
-        status.phase, status.message = phase, message
-        status.ended_at = last.ended_at if last is not None and last.ended_at is not None else look.now
-        status.set_condition("Ready", phase == "Succeeded", phase, message, generation)
-        if refused:
-            status.set_condition("EventsIn", False, "Refused", "; ".join(refused)[:2000], generation)
-        return status
-
-    def _ingest(self, look: Look) -> list[str]:
-        """Take in the events that the job wrote to its folder; the reasons for refused ones. Known ones are fine."""
-        job_events, refused = inbox.read(self._platform.storage, look.team, look.uid)
-        for start in range(0, len(job_events), _BATCH):
-            refused += self._ingest_batch(look.team, job_events[start : start + _BATCH])
-        for reason in refused:
-            log.warning("job %s/%s: an event is refused: %s", look.team, look.name, reason)
-        return refused
-
-    def _ingest_batch(self, team: str, batch: list[Event]) -> list[str]:
-        try:
-            events.ingest(team, batch, principal=SYSTEM, platform=self._platform)
-        except InvalidInput as exc:
-            if len(batch) == 1:
-                return [f"{batch[0].type} {batch[0].id}: {exc}"]
-            # One bad event must keep neither the others out nor the job from ending.
-            return [reason for event in batch for reason in self._ingest_batch(team, [event])]
-        except RayplaneError:
-            raise
-        except Exception as exc:  # noqa: BLE001  logged with its traceback the first time
-            if len(batch) > 1:
-                return [reason for event in batch for reason in self._ingest_batch(team, [event])]
-            self._errors.failed(batch[0].id, exc, "event %s of team '%s' can't be taken", batch[0].id, team)
-            return [f"{batch[0].type} {batch[0].id}: {type(exc).__name__}: {exc}"]
-        return []
-
-    def _allocate_run(self, look: Look, environment: Environment | None) -> None:
-        """Create the job's MLflow run, or find the one of an interrupted look: there is one for each job uid."""
-        if self._mlflow is None:
-            raise InvalidInput(
-                f"Job '{look.team}/{look.name}' is to be tracked, but no MLflow server is set.",
-                remedy="Set RAYPLANE_MLFLOW_URL, or submit it with tracked: false.",
-            )
-        workspace = self._platform.workspace(look.team)
-        experiment_id = self._mlflow.ensure_experiment(workspace, experiment_of(look.spec))
-        run_id = self._mlflow.find_run(workspace, experiment_id, UID_TAG, look.uid)
-        if run_id is None:
-            tags = _tags(look, environment or look.status.environment)
-            run_id = self._mlflow.create_run(workspace, experiment_id, tags=tags, name=look.name)
-        with editing(self._platform.store, look.uid, JobStatus) as status:
-            status.run_id, status.experiment_id = run_id, experiment_id
-
-    def _end_run(self, look: Look, final: JobStatus) -> None:
-        run_id = look.status.run_id
-        if run_id is None or self._mlflow is None:
-            return
-        workspace = self._platform.workspace(look.team)
-        if self._mlflow.get_run(workspace, run_id) is None:
-            log.warning("job %s/%s: its MLflow run %s was deleted in the meantime", look.team, look.name, run_id)
-            return
-        tags = {
-            "rayplane.phase": final.phase,
-            "rayplane.attempts": str(len(final.attempts)),
-            "rayplane.submission": final.attempts[-1].submission_id if final.attempts else "",
-        }
-        if final.git_commit:
-            tags["mlflow.source.git.commit"] = final.git_commit
-        self._mlflow.set_tags(workspace, run_id, tags)
-        self._mlflow.end_run(workspace, run_id, _RUN_END[final.phase])
 
     def _wait(self, look: Look, why: NotNow) -> float | Until:
         """Report once what the job waits for, and leave it alone until that changes or its timeout is over."""
@@ -476,24 +379,3 @@ class JobReconciler:
 
 def _default_message(end: End) -> str:
     return {"Stopped": "Stopped through Ray.", "Failed": "It failed."}.get(end.status, "")
-
-
-def _tags(look: Look, environment: Environment | None) -> dict[str, str]:
-    """Tags that identify the job on its MLflow run, set when the run is created."""
-    nodes = look.spec.nodes
-    tags = {
-        UID_TAG: look.uid,
-        "rayplane.team": look.team,
-        "rayplane.cluster": look.spec.cluster,
-        "rayplane.nodes": nodes.size if nodes is not None else None,
-        "rayplane.job": look.name,
-        "rayplane.package": look.spec.package,
-        "rayplane.pipeline": look.spec.pipeline,
-        "rayplane.environment": environment.key if environment else None,
-        "rayplane.ray": environment.ray if environment else None,
-        "rayplane.python": environment.python if environment else None,
-        "mlflow.user": look.obj.metadata.owner,
-        "mlflow.source.name": look.spec.entrypoint,
-        "mlflow.source.git.commit": look.status.git_commit,
-    }
-    return {key: value for key, value in tags.items() if value}

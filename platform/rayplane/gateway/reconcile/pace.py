@@ -14,19 +14,25 @@ class Pace:
         self._tries: dict[str, tuple[int, datetime]] = {}
         """key -> (tries in a row, when the last one began)."""
 
-    def before(self, key: str, now: datetime) -> float:
-        """Seconds to wait before the next try; at 0 the try counts as begun."""
+    def wait(self, key: str, now: datetime) -> float:
+        """Seconds until the next try may begin; 0 if it may now."""
         count, last = self._tries.get(key, (0, now))
         pause = 0.0 if count == 0 else min(_LONGEST, 2.0 ** (count - 1))
-        left = pause - (now - last).total_seconds()
-        if count and left > 0:
-            return left
-        self._tries[key] = (count + 1, now)
-        return 0.0
+        return max(0.0, pause - (now - last).total_seconds())
 
-    def since(self, key: str, now: datetime) -> datetime:
-        """The begin of the last try; now for one that began before this process."""
-        return self._tries.setdefault(key, (1, now))[1]
+    def began(self, key: str) -> datetime | None:
+        """The begin of the last try; None if none is known."""
+        try_ = self._tries.get(key)
+        return None if try_ is None else try_[1]
+
+    def begin(self, key: str, now: datetime) -> None:
+        """Count a try that begins now."""
+        count, _ = self._tries.get(key, (0, now))
+        self._tries[key] = (count + 1, now)
+
+    def adopt(self, key: str, now: datetime) -> None:
+        """Count a try that began before this process as one that begins now, unless one is known."""
+        self._tries.setdefault(key, (1, now))
 
     def forget(self, key: str) -> None:
         """Reset the key after a success."""

@@ -15,26 +15,22 @@ from functools import partial
 from typing import Any
 
 from dbos import DBOS, DBOSConfig, SetWorkflowID, WorkflowHandle
-from pydantic import ValidationError
 
 from rayplane import plugins
-from rayplane.errors import Conflict, Failed, InvalidInput, NotFound, RayplaneError, Refused, Unavailable
+from rayplane.errors import Conflict, Failed, RayplaneError, Refused, Unavailable
 from rayplane.gateway.admission.roles import SYSTEM
-from rayplane.gateway.backends.base import Reader
 from rayplane.gateway.mlflow_rest import MlflowRest
-from rayplane.gateway.reconcile import inbox
 from rayplane.gateway.reconcile.starts import Starts, ranks
+from rayplane.gateway.reconcile.step_cache import StepCache
+from rayplane.gateway.reconcile.step_inputs import StepInputs
 from rayplane.gateway.reconcile.step_key import code_closure, resolve, step_key, values_of
 from rayplane.gateway.store.typed import Run
 from rayplane.gateway.usecases import job as jobs
 from rayplane.gateway.usecases.platform import Platform
-from rayplane.nouns import CLUSTER, JOB, RUN, TEAM
+from rayplane.nouns import JOB, RUN
 from rayplane.nouns.base import MAX_NAME, utcnow
-from rayplane.nouns.cluster import ClusterSpec
-from rayplane.nouns.dataset import DatasetVersion
 from rayplane.nouns.job import TERMINAL, JobSpec, JobStatus, Output
 from rayplane.nouns.pipeline import PipelineSpec, RunSpec, RunStatus, StepResult, StepRun
-from rayplane.storage import layout
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +43,6 @@ OBSERVE = "observe"
 ROOM = 5.0
 """Seconds after which a step is submitted again if its team's quota of jobs was full."""
 # A DBOS step is retried after errors that may pass (a dependency is away). Others fail the step.
-_LARGEST_VERSION = 2**20
-"""The most bytes of a dataset version's file: a larger one counts as not whole."""
 _RETRY: Any = {
     "retries_allowed": True,
     "max_attempts": 8,
@@ -184,7 +178,7 @@ class _Engine:
 
     def __init__(self, platform: Platform, mlflow: MlflowRest | None, poll: float) -> None:
         self._platform = platform
-        self._mlflow = mlflow
+        self._cache = StepCache(platform, mlflow)
         self._poll = poll
         self._lock = threading.Lock()
         self._starts = Starts()
@@ -265,22 +259,23 @@ class _Engine:
         versions = {o.name: o.value for listed in outputs.values() for o in listed if o.kind == "dataset"}
         inputs = {dataset: str(versions[dataset]) for dataset in step.inputs}
         values = values_of(outputs)
-        observed = self._observed(run, name) if step.sources else {}
+        step_inputs = StepInputs(self._platform, _team(run))
+        hashes = step_inputs.source_hashes(_job_name(run, OBSERVE), name) if step.sources else {}
         with self._status(uid) as status:
             record = _step(status, name)
             record.phase, record.started_at = "Running", record.started_at or utcnow()
         key = step_key(
             step,
-            closure=code_closure(self._package(run, pipeline), step.entrypoint, step.files),
+            closure=code_closure(step_inputs.package(pipeline), step.entrypoint, step.files),
             inputs=inputs,
             values=values,
-            sources=observed,
-            environment=self._environment(run, pipeline),
+            sources=hashes,
+            environment=step_inputs.environment(pipeline),
         )
         cached = None
-        if step.cache and not spec.force:
-            cached = self._cached(run, key)
-        backend = self._backend(run, pipeline)
+        if step.cache and not spec.force and (result := self._cache.find(_team(run), key)) is not None:
+            cached = {"phase": "Cached", "message": "", "outputs": _plain(result.outputs), "run": result.run}
+        backend = step_inputs.backend(pipeline)
         rank = ranks({each: pipeline.needs_of(each) for each in pipeline.steps})[name]
         start = {"host": backend.name, "cores": backend.real_cores(), "rank": rank}
         return {"key": key, "inputs": inputs, "values": values, "cached": cached, "start": start}
@@ -400,75 +395,13 @@ class _Engine:
                 if self.leaving.is_set():
                     raise _Leaving
 
-    def _observed(self, run: Run, step: str) -> dict[str, str]:
-        """Source name -> content hash, from the events of the run's observing job."""
-        job = self._platform.store.get(JOB, _team(run), _job_name(run, OBSERVE))
-        job_events, _ = inbox.read(self._platform.storage, _team(run), job.metadata.uid)
-        observations = [event.data for event in job_events if event.type == "source.observed"]
-        hashes = {str(data.get("name")): str(data.get("content_hash")) for data in observations}
-        return {name.removeprefix(f"{step}."): hash_ for name, hash_ in hashes.items() if name.startswith(f"{step}.")}
-
-    def _package(self, run: Run, pipeline: PipelineSpec) -> bytes | None:
-        if pipeline.package is None:
-            return None
-        digest = pipeline.package.removeprefix("sha256:")
-        return self._platform.storage.read(layout.package(_team(run), digest))
-
-    def _environment(self, run: Run, pipeline: PipelineSpec) -> str:
-        spec = self._cluster(run, pipeline)
-        environment = self._backend(run, pipeline).environment(spec)
-        if environment is None:  # known only by observation, as for a cluster that others run
-            cluster = self._platform.store.get(CLUSTER, _team(run), pipeline.cluster)
-            environment = cluster.status.environment
-        return environment.key if environment else "unknown"
-
-    def _cluster(self, run: Run, pipeline: PipelineSpec) -> ClusterSpec:
-        return self._platform.store.get(CLUSTER, _team(run), pipeline.cluster).spec
-
-    def _backend(self, run: Run, pipeline: PipelineSpec) -> Reader:
-        team = self._platform.store.get(TEAM, "", _team(run)).spec
-        return self._platform.readers(self._cluster(run, pipeline).backend or team.backend)
-
-    def _cached(self, run: Run, key: str) -> dict[str, Any] | None:
-        result = self._platform.store.get_step_result(_team(run), key)
-        if result is None or not all(self._is_there(_team(run), output) for output in result.outputs):
-            return None
-        return {"phase": "Cached", "message": "", "outputs": _plain(result.outputs), "run": result.run}
-
-    def _is_there(self, team: str, output: Output) -> bool:
-        if output.kind == "dataset":
-            return self._dataset_is_whole(team, output)
-        if self._mlflow is None:
-            return output.kind not in ("run", "model")
-        workspace = self._platform.workspace(team)
-        if output.kind == "run":
-            return _exists(lambda m: m.get_run(workspace, output.value), self._mlflow)
-        if output.kind == "model":
-            name, version = output.name, str(output.value)
-            return _exists(lambda m: m.model_version(workspace, name, version), self._mlflow)
-        return True
-
-    def _dataset_is_whole(self, team: str, output: Output) -> bool:
-        storage = self._platform.storage
-        folder = layout.dataset_version(team, output.name, str(output.value))
-        try:
-            # A team's code may write this file: a huge one must not fill the gateway's memory.
-            data = storage.read_from(f"{folder}/{layout.VERSION_FILE}", 0, _LARGEST_VERSION + 1)
-            if len(data) > _LARGEST_VERSION:
-                return False
-            version = DatasetVersion.model_validate_json(data)
-        except (NotFound, InvalidInput, ValidationError):
-            return False
-        parts = [name for name in storage.list(folder) if name.endswith(".parquet")]
-        return bool(parts) and sum(storage.size(f"{folder}/{part}") for part in parts) == version.bytes
-
     def _log_hint(self, run: Run, step: str) -> str:
         return f"Read its log with: rayplane job logs {_job_name(run, step)} --team {_team(run)}"
 
     def _load(self, uid: str) -> tuple[Run, RunSpec, PipelineSpec]:
         run = self._platform.store.get_by_uid(uid, RUN)
         spec = run.spec
-        pipeline = PipelineSpec.model_validate(spec.snapshot)
+        pipeline = spec.pipeline_spec
         return run, spec.model_copy(update={"parameters": {**pipeline.parameters, **spec.parameters}}), pipeline
 
     @contextlib.contextmanager
@@ -501,13 +434,6 @@ def _job_name(run: Run, step: str) -> str:
 
 def _plain(outputs: list[Output]) -> list[dict[str, Any]]:
     return [output.model_dump(mode="json") for output in outputs]
-
-
-def _exists(ask: Callable[[MlflowRest], object], mlflow: MlflowRest) -> bool:
-    try:
-        return ask(mlflow) is not None
-    except NotFound:
-        return False
 
 
 def _sentence(exc: Exception) -> str:
