@@ -106,7 +106,7 @@ class ClusterReconciler:
         self._subscribe(look)
         if obj.metadata.deleted_at is not None:
             return self._delete(look)
-        observed = look.backend.observe(look.ref, look.spec)
+        observed = look.backend.clusters.observe(look.ref, look.spec)
         self._record_leases(look.ref, observed)
         if look.spec.suspended:
             return self._keep_suspended(look, observed, "Suspended", "Suspended on request.")[1]
@@ -128,7 +128,7 @@ class ClusterReconciler:
         if observed.phase == "ready":
             return self._ready(look, observed)
         if observed.phase == "stopping" and observed.reason:
-            look.backend.delete(look.ref)  # its removal failed, and only the reconciler tries again
+            look.backend.clusters.delete(look.ref)  # its removal failed, and only the reconciler tries again
             return WATCH
         if observed.phase == "stopping":
             return look.wait(HURRY)
@@ -164,7 +164,7 @@ class ClusterReconciler:
                 return min(self._repair(look, observed), self._reclaim(look, observed))
             self._repairs.forget(uid)
             if look.status.observed_generation < generation:
-                look.backend.ensure(look.ref, look.spec, self._launch(look))
+                look.backend.clusters.ensure(look.ref, look.spec, self._launch(look))
 
         def change(status: ClusterStatus) -> None:
             if status.incarnation != observed.incarnation or status.phase != "Ready":
@@ -181,7 +181,7 @@ class ClusterReconciler:
 
     def _renew(self, look: _Look) -> float:
         """Renew the cluster's secrets, at next to no cost if they are current; the seconds until the next look."""
-        lacking = renewal.renew(self._platform, look.backend, look.ref)
+        lacking = renewal.renew(self._platform, look.backend.clusters, look.ref)
         self._write(look, lambda status: renewal.tell(status, lacking, look.obj.metadata.generation))
         return renewal.SOON if lacking else AT_REST
 
@@ -191,7 +191,7 @@ class ClusterReconciler:
             return max(pause, HURRY)
         log.warning("cluster %s drifted and is repaired: %s", look.ref, observed.drift)
         metrics.DRIFT_REPAIRS.labels(look.backend_name).inc()
-        look.backend.ensure(look.ref, look.spec, self._launch(look))
+        look.backend.clusters.ensure(look.ref, look.spec, self._launch(look))
         return WATCH
 
     def _reclaim(self, look: _Look, observed: Observation) -> float:
@@ -343,7 +343,7 @@ class ClusterReconciler:
         has_nodes = any(node.ended_at is None for node in observed.nodes)
         if has_nodes or observed.phase not in ("absent", "suspended"):
             if observed.phase not in ("absent", "suspended", "stopping") or observed.reason:
-                look.backend.suspend(look.ref, look.spec)
+                look.backend.clusters.suspend(look.ref, look.spec)
 
             def going(status: ClusterStatus) -> None:
                 status.phase, status.endpoint, status.incarnation = "Suspending", None, None
@@ -365,7 +365,7 @@ class ClusterReconciler:
         if look.can(Capability.CREATE) and observed.drift:
             self._repair(look, observed)
         elif look.can(Capability.CREATE) and look.status.observed_generation < look.obj.metadata.generation:
-            look.backend.ensure(look.ref, look.spec, self._launch(look))
+            look.backend.clusters.ensure(look.ref, look.spec, self._launch(look))
         if _is_briefly_silent(look.status, observed):
             message = observed.message or "The Ray head does not answer."
             reason, generation = observed.reason or "NotAnswering", look.obj.metadata.generation
@@ -384,13 +384,13 @@ class ClusterReconciler:
         ref, backend = look.ref, look.backend
         if observed.ended is not None and look.status.incarnation not in (None, observed.ended):
             # Another leader handled this failure: it is not that of the current head.
-            backend.ensure(ref, look.spec, self._launch(look))
+            backend.clusters.ensure(ref, look.spec, self._launch(look))
             return HURRY
         self._note_failure(look, observed)
         if observed.incarnation is not None and look.can(Capability.CREATE):
-            backend.delete(ref)  # its process runs but does not answer: only a new one will
+            backend.clusters.delete(ref)  # its process runs but does not answer: only a new one will
             return HURRY
-        reasons = backend.preflight(ref, look.spec, look.size)
+        reasons = backend.clusters.preflight(ref, look.spec, look.size)
         if reasons:
             self._pending(look, "Preflight", " ".join(reasons))
             return _FOR_ROOM
@@ -403,7 +403,7 @@ class ClusterReconciler:
         wait = self._starts.before(ref.uid, self._clock())
         if wait > 0:
             return max(wait, HURRY)
-        backend.ensure(ref, look.spec, self._launch(look))
+        backend.clusters.ensure(ref, look.spec, self._launch(look))
 
         def change(status: ClusterStatus) -> None:
             status.phase = "Starting"
@@ -477,10 +477,10 @@ class ClusterReconciler:
         if self._stop_jobs(ref) and self._clock() - deleted_at < DRAIN:
             return HURRY
         if look.can(Capability.CREATE):
-            observed = look.backend.observe(ref, look.spec)
+            observed = look.backend.clusters.observe(ref, look.spec)
             self._record_leases(ref, observed)
             if observed.phase != "absent" or any(node.ended_at is None for node in observed.nodes):
-                look.backend.delete(ref)
+                look.backend.clusters.delete(ref)
                 return look.wait(HURRY)
         self._starts.forget(ref.uid)
         self._repairs.forget(ref.uid)
