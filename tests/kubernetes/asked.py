@@ -137,7 +137,7 @@ def asked(bed: Access, kubeconfig: Path, home: Path, *, sizes: dict[str, Size], 
         onboarded = {"phase": "Ready", "places": {"kubernetes": ""}}
         obj, _ = store.put("Team", "", name, spec.model_dump(mode="json"), owner="test", status=onboarded)
         team = TeamRef(name, obj.metadata.uid)
-        wait_for("team's place", lambda: backend.ensure_team(team, spec) == "", seconds=60)
+        wait_for("team's place", lambda: backend.teams.ensure(team, spec) == "", seconds=60)
         made = Asked(bed, platform, backend, team, gateway_settings.root_uri)
         try:
             yield made

@@ -74,9 +74,9 @@ def until_up(case: DedicatedCase, noun: str) -> None:
 def delete(case: DedicatedCase, noun: str) -> None:
     """Delete it."""
     if noun == "job":
-        case.backend.delete_job(case.job)
+        case.jobs.delete(case.job)
     else:
-        case.backend.delete_service(case.service)
+        case.services.delete(case.service)
 
 
 def until_gone(case: DedicatedCase, noun: str) -> None:

@@ -167,7 +167,7 @@ def placed(bed: Access, kubeconfig: Path, home: Path, spec: TeamSpec) -> Iterato
     """A case whose team has its namespace for the time of the block."""
     with backend_on(kubeconfig, home) as backend:
         case = case_on(bed, backend, home, team_spec=spec)
-        case.until_nothing_is_missing(lambda: backend.ensure_team(case.team, case.team_spec))
+        case.until_nothing_is_missing(lambda: backend.teams.ensure(case.team, case.team_spec))
         yield case
         remove(bed.api, case.team)
 

@@ -42,7 +42,7 @@ def case(level_a: LevelA, shared: BackendCase, request: pytest.FixtureRequest) -
     shared.ensure()
     shared.until("ready")
     yield shared
-    shared.backend.delete(shared.ref)
+    shared.backend.clusters.delete(shared.ref)
     shared.until("absent")
     # The garbage collector needs a while to start again after an outage of the API server.
     wait_for("nothing left", lambda: not shared.leftovers(shared.ref), seconds=60)
@@ -72,7 +72,7 @@ def test_fifty_observations_of_clusters_and_a_team_at_rest_make_no_call(case: Ba
     for _ in range(50):
         assert case.observe().phase == "ready"
         case.ensure()
-        assert backend.ensure_team(case.team, case.team_spec) == ""
+        assert backend.teams.ensure(case.team, case.team_spec) == ""
     assert other_than_watches(backend) == before
 
 
@@ -85,7 +85,7 @@ def test_a_new_cluster_takes_three_calls(shared: BackendCase) -> None:
     assert other_than_watches(backend) == before + 3
     shared.until("ready")
     assert other_than_watches(backend) == before + 3
-    backend.delete(shared.ref)
+    backend.clusters.delete(shared.ref)
     shared.until("absent")
     assert other_than_watches(backend) == before + 4
 
@@ -102,7 +102,7 @@ def test_a_quota_that_an_admin_raised_is_repaired(level_a: LevelA, case: Backend
     wait_for("told of the team", lambda: case.team.uid in changed_uids, seconds=60)
 
     def repaired() -> bool:
-        assert case.backend.ensure_team(case.team, case.team_spec) == ""
+        assert case.teams.ensure(case.team, case.team_spec) == ""
         now = level_a.api.get("v1", "ResourceQuota", "rayplane", namespace)
         return bool(now and before and now["spec"] == before["spec"])
 
@@ -114,7 +114,7 @@ def test_a_lost_secret_is_noticed_by_another_gateway_and_made_again(
 ) -> None:
     level_a.api.delete("v1", "Secret", raycluster.secret_name(case.ref.name), namespace_of(case))
     with gateway.backend_on(kubeconfig, tmp_path) as successor:
-        state = successor.observe(case.ref, case.spec)
+        state = successor.clusters.observe(case.ref, case.spec)
         assert "Secret" in state.drift
         assert state.endpoint is None
         # Only its pods know the token of its Ray now, so the platform must replace the cluster.
@@ -133,12 +133,12 @@ def test_a_renewed_token_is_in_the_secret_that_its_pods_mount_and_they_stay(leve
     backend, before, ray = backend_of(case), case.observe(), _token_in_the_secret(level_a, case)
     renewed = {**case.launch.secrets, "RAYPLANE_TOKEN_PATH": "another-token"}
     calls = other_than_watches(backend)
-    backend.renew(case.ref, case.launch.secrets)
+    backend.clusters.renew(case.ref, case.launch.secrets)
     assert other_than_watches(backend) == calls  # it has these
-    backend.renew(case.ref, renewed)
+    backend.clusters.renew(case.ref, renewed)
     assert other_than_watches(backend) == calls + 3
     for _ in range(50):
-        backend.renew(case.ref, renewed)
+        backend.clusters.renew(case.ref, renewed)
     assert other_than_watches(backend) == calls + 3
     secret = level_a.api.get("v1", "Secret", raycluster.secret_name(case.ref.name), namespace_of(case))
     assert secret is not None
@@ -167,9 +167,9 @@ def test_a_token_that_can_not_be_renewed_is_unavailable_and_is_renewed_later(
     with monkeypatch.context() as patch:
         patch.setattr(backend.api, "apply", away)
         with pytest.raises(Unavailable):
-            backend.renew(case.ref, renewed)
+            backend.clusters.renew(case.ref, renewed)
     calls = other_than_watches(backend)
-    backend.renew(case.ref, renewed)
+    backend.clusters.renew(case.ref, renewed)
     assert other_than_watches(backend) == calls + 3
 
 
@@ -246,14 +246,14 @@ def test_a_raycluster_that_a_user_made_is_not_taken_over(level_a: LevelA, shared
 def test_an_earlier_cluster_of_the_same_name_is_deleted_first(level_a: LevelA, case: BackendCase) -> None:
     backend, old = backend_of(case), case.ref
     new = ClusterRef(old.team, old.name, os.urandom(16).hex())
-    assert backend.observe(new, case.spec).phase == "absent"
+    assert backend.clusters.observe(new, case.spec).phase == "absent"
 
     def came() -> bool:
-        backend.ensure(new, case.spec, case.launch)
-        return backend.observe(new, case.spec).phase == "ready"
+        backend.clusters.ensure(new, case.spec, case.launch)
+        return backend.clusters.observe(new, case.spec).phase == "ready"
 
     wait_for("the successor ready", came, seconds=60, every=0.2)
-    assert backend.observe(old, case.spec).phase == "absent"
+    assert backend.clusters.observe(old, case.spec).phase == "absent"
     assert {obj["metadata"]["labels"][kinds.UID] for obj in gateway.pods_of(level_a.api, new, "head")} == {new.uid}
     case.ref = new
 
@@ -297,12 +297,12 @@ def test_without_the_api_server_observations_raise_unavailable_and_then_resume(
         wait_for("what was seen is too old", lambda: not _seen(case), seconds=60)
         with pytest.raises(Unavailable, match="rayclusters"):
             case.observe()
-        acts: list[Callable[[], object]] = [lambda: case.backend.delete(case.ref), case.ensure, case.suspend]
+        acts: list[Callable[[], object]] = [lambda: case.backend.clusters.delete(case.ref), case.ensure, case.suspend]
         for act in acts:
             with pytest.raises(Unavailable):
                 act()
         with pytest.raises(Unavailable):
-            case.backend.ensure_team(case.team, case.team_spec)
+            case.teams.ensure(case.team, case.team_spec)
         time.sleep(max(0.0, away_until - time.monotonic()))
     case.patience = 120  # the other components too may wait this long before they retry the API server
     wait_for("seen again", lambda: _seen(case), seconds=60)
@@ -331,7 +331,7 @@ def test_a_cluster_that_was_made_without_an_operator_starts_once_there_is_one(
         assert (state.phase, state.reason) == ("starting", "NotSeen")
         assert "operator" in state.message
     shared.until("ready")
-    shared.backend.delete(shared.ref)
+    shared.backend.clusters.delete(shared.ref)
     shared.until("absent")
 
 
@@ -354,7 +354,7 @@ def test_a_gateway_that_is_killed_between_any_two_calls_leaves_nothing_half_made
                 acts: dict[str, Callable[[], object]] = {
                     "ensure": its.ensure,
                     "suspend": its.suspend,
-                    "delete": partial(doomed.delete, ref),
+                    "delete": partial(doomed.clusters.delete, ref),
                 }
                 finished = gateway.killed_before(calls, doomed, acts[act])
             with gateway.backend_on(kubeconfig, home) as successor:
@@ -368,7 +368,7 @@ def test_a_gateway_that_is_killed_between_any_two_calls_leaves_nothing_half_made
                 elif act == "suspend":
                     other.suspend()
                     other.until("suspended")
-                other.backend.delete(ref)
+                other.backend.clusters.delete(ref)
                 other.until("absent")
             wait_for(
                 "nothing left", lambda: list(shared.leftovers(shared.ref)) == _files(shared, shared.ref), seconds=60
@@ -392,20 +392,20 @@ def test_a_gateway_that_is_killed_while_it_makes_or_deletes_a_teams_namespace_le
         made.append(team)
         with gateway.backend_on(kubeconfig, tmp_path / team.name) as doomed:
             its = BackendCase(doomed, shared.ref, patience=60)
-            its.until_nothing_is_missing(partial(doomed.delete_team, team))  # its cache is up to date
-            making = partial(doomed.ensure_team, team, shared.team_spec)
+            its.until_nothing_is_missing(partial(doomed.teams.delete, team))  # its cache is up to date
+            making = partial(doomed.teams.ensure, team, shared.team_spec)
             finished = gateway.killed_before(len(made) - 1, doomed, partial(its.until_nothing_is_missing, making))
-        shared.until_nothing_is_missing(partial(shared.backend.ensure_team, team, shared.team_spec))
+        shared.until_nothing_is_missing(partial(shared.teams.ensure, team, shared.team_spec))
         assert len(gateway.place_of(level_a.api, team)) == whole
     assert len(made) > 5, "each object of the place is a call of its own"
     with gateway.backend_on(kubeconfig, tmp_path / "last") as doomed:
         its = BackendCase(doomed, shared.ref, patience=60)
-        its.until_nothing_is_missing(partial(doomed.ensure_team, made[0], shared.team_spec))
-        assert not gateway.killed_before(0, doomed, partial(doomed.delete_team, made[0]))
+        its.until_nothing_is_missing(partial(doomed.teams.ensure, made[0], shared.team_spec))
+        assert not gateway.killed_before(0, doomed, partial(doomed.teams.delete, made[0]))
     for team in made:
-        shared.backend.delete_team(team)
+        shared.teams.delete(team)
     for team in made:
-        shared.until_nothing_is_missing(partial(shared.backend.delete_team, team))
+        shared.until_nothing_is_missing(partial(shared.teams.delete, team))
         assert gateway.place_of(level_a.api, team) == []
 
 
@@ -417,17 +417,17 @@ def test_redis_is_emptied_before_a_cluster_with_tables_in_it_is_gone(
     redis = {"redis_address": "redis.test:6379", "redis_password_path": str(password)}
     with gateway.backend_on(kubeconfig, tmp_path, **redis) as backend:
         case = gateway.case_on(level_a, backend, tmp_path)
-        case.until_nothing_is_missing(lambda: backend.ensure_team(case.team, case.team_spec))
+        case.until_nothing_is_missing(lambda: backend.teams.ensure(case.team, case.team_spec))
         case.ensure()
         case.until("ready")
         (obj,) = level_a.api.list(RAY, "RayCluster", namespace_of(case))
         assert obj["metadata"]["finalizers"] == ["ray.io/gcs-ft-redis-cleanup-finalizer"]
         assert "redis-secret" not in str(obj)
-        backend.delete(case.ref)
+        backend.clusters.delete(case.ref)
         case.until_observed(lambda seen: "finalizer" in seen.message or seen.phase == "absent", "waiting for Redis")
         case.until("absent")
         wait_for("nothing left", lambda: not case.leftovers(case.ref), seconds=60)
-        backend.delete_team(case.team)
+        backend.teams.delete(case.team)
 
 
 # Rights and isolation
@@ -506,7 +506,7 @@ def test_a_privileged_pod_is_refused_in_a_teams_namespace(level_a: LevelA, case:
 def test_a_teams_accounts_reach_nothing_of_another_team(level_a: LevelA, case: BackendCase) -> None:
     backend = backend_of(case)
     other, _ = gateway.refs()
-    case.until_nothing_is_missing(lambda: backend.ensure_team(other, case.team_spec))
+    case.until_nothing_is_missing(lambda: backend.teams.ensure(other, case.team_spec))
     mine, theirs = namespace_of(case), f"rayplane-{other.name}"
     for account in ("rayplane-team", case.ref.name):  # the pods', and the autoscaler's, which KubeRay makes
         with Api(level_a.kubeconfig_for(account, mine)) as theirs_api:
@@ -525,7 +525,7 @@ def test_a_teams_accounts_reach_nothing_of_another_team(level_a: LevelA, case: B
                 assert refusal.value.status == 403
             # The autoscaler's rights in its own namespace prove that the question is asked correctly.
             assert _allowed(theirs_api, "patch", "ray.io", "rayclusters", mine) is (account == case.ref.name)
-    case.until_nothing_is_missing(lambda: backend.delete_team(other))
+    case.until_nothing_is_missing(lambda: backend.teams.delete(other))
 
 
 def test_a_member_may_read_the_objects_of_their_team_and_change_none(level_a: LevelA, case: BackendCase) -> None:
@@ -545,8 +545,8 @@ def test_a_foreign_namespace_is_not_taken_over(level_a: LevelA, shared: BackendC
     team, _ = gateway.refs()
     level_a.api.create(_namespace(f"rayplane-{team.name}"))
     with pytest.raises(Conflict, match="is not the platform's"):
-        shared.backend.ensure_team(team, shared.team_spec)
-    assert shared.backend.delete_team(team) == ""
+        shared.teams.ensure(team, shared.team_spec)
+    assert shared.teams.delete(team) == ""
     assert level_a.api.get("v1", "Namespace", f"rayplane-{team.name}") is not None
     gateway.remove(level_a.api, team)
 
@@ -558,14 +558,14 @@ def test_a_namespace_that_an_admin_handed_over_keeps_its_objects(level_a: LevelA
     level_a.api.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "precious", "namespace": name}})
     before = level_a.api.get("v1", "Namespace", name)
     level_a.api.patch("v1", "Namespace", name, {"metadata": {"labels": {kinds.MANAGED_BY: kinds.MANAGER}}})
-    shared.until_nothing_is_missing(lambda: shared.backend.ensure_team(team, shared.team_spec))
+    shared.until_nothing_is_missing(lambda: shared.teams.ensure(team, shared.team_spec))
     after = level_a.api.get("v1", "Namespace", name)
     assert before is not None
     assert after is not None
     assert after["metadata"]["uid"] == before["metadata"]["uid"]
     assert after["metadata"]["labels"][kinds.UID] == team.uid
     assert level_a.api.get("v1", "ConfigMap", "precious", name) is not None
-    shared.until_nothing_is_missing(lambda: shared.backend.delete_team(team))
+    shared.until_nothing_is_missing(lambda: shared.teams.delete(team))
 
 
 def test_a_team_of_the_same_name_waits_until_the_earlier_teams_namespace_is_gone(
@@ -573,12 +573,12 @@ def test_a_team_of_the_same_name_waits_until_the_earlier_teams_namespace_is_gone
 ) -> None:
     old, _ = gateway.refs()
     new = TeamRef(old.name, os.urandom(16).hex())
-    backend = shared.backend
-    shared.until_nothing_is_missing(lambda: backend.ensure_team(old, shared.team_spec))
-    assert "earlier team" in backend.ensure_team(new, shared.team_spec)
-    shared.until_nothing_is_missing(lambda: backend.ensure_team(new, shared.team_spec))
+    teams = shared.teams
+    shared.until_nothing_is_missing(lambda: teams.ensure(old, shared.team_spec))
+    assert "earlier team" in teams.ensure(new, shared.team_spec)
+    shared.until_nothing_is_missing(lambda: teams.ensure(new, shared.team_spec))
     assert gateway.place_of(level_a.api, new)
-    shared.until_nothing_is_missing(lambda: backend.delete_team(new))
+    shared.until_nothing_is_missing(lambda: teams.delete(new))
 
 
 def _files(case: BackendCase, ref: ClusterRef) -> list[object]:

@@ -43,18 +43,18 @@ def test_a_namespace_that_the_platform_did_not_make_is_refused(
     name = f"rayplane-{team.name}"
     level_a.api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
     with gateway.backend_on(kubeconfig, tmp_path) as backend, pytest.raises(Conflict, match="is not the platform's"):
-        backend.ensure_team(team, gateway.TEAM_SPEC)
+        backend.teams.ensure(team, gateway.TEAM_SPEC)
     gateway.remove(level_a.api, team)
 
 
 def test_another_gateway_reaches_a_cluster_by_its_token(level_a: LevelA, kubeconfig: Path, tmp_path: Path) -> None:
     with gateway.backend_on(kubeconfig, tmp_path / "one") as backend:
         case = gateway.case_on(level_a, backend, tmp_path / "one")
-        case.until_nothing_is_missing(lambda: backend.ensure_team(case.team, case.team_spec))
+        case.until_nothing_is_missing(lambda: backend.teams.ensure(case.team, case.team_spec))
         case.ensure()
         before = case.until("ready")
         with gateway.backend_on(kubeconfig, tmp_path / "two") as other:
-            state = other.observe(case.ref, case.spec)
+            state = other.clusters.observe(case.ref, case.spec)
             assert (state.phase, state.incarnation) == ("ready", before.incarnation)
             assert state.endpoint is not None
             assert before.endpoint is not None
@@ -69,7 +69,7 @@ def test_a_team_gets_a_volume_if_the_storage_root_is_on_a_file_system(
     volume = {"hostPath": {"path": str(root)}}
     with gateway.backend_on(kubeconfig, tmp_path, root=root.as_uri(), storage_volume=volume) as backend:
         case = gateway.case_on(level_a, backend, tmp_path)
-        case.until_nothing_is_missing(lambda: backend.ensure_team(case.team, case.team_spec))
+        case.until_nothing_is_missing(lambda: backend.teams.ensure(case.team, case.team_spec))
         assert (root / case.team.name).is_dir()
         name = f"rayplane-{case.team.name}-storage"
         assert level_a.api.get("v1", "PersistentVolume", name) is not None
@@ -78,14 +78,14 @@ def test_a_team_gets_a_volume_if_the_storage_root_is_on_a_file_system(
         (head,) = gateway.pods_of(level_a.api, case.ref, "head")
         (mount,) = [m for m in head["spec"]["containers"][0]["volumeMounts"] if m["name"] == "storage"]
         assert mount["mountPath"] == f"{root}/{case.team.name}"
-        backend.delete(case.ref)
+        backend.clusters.delete(case.ref)
         case.until("absent")
         case.patience = 90  # Kubernetes retries unbound claims four times a minute
         level_a.api.delete("v1", "PersistentVolumeClaim", "rayplane-storage", f"rayplane-{case.team.name}")
         wait_for("released", lambda: _phase_of_volume(level_a, name) == "Released", seconds=60)
-        case.until_nothing_is_missing(lambda: backend.ensure_team(case.team, case.team_spec))
+        case.until_nothing_is_missing(lambda: backend.teams.ensure(case.team, case.team_spec))
         assert _phase_of_volume(level_a, name) == "Bound", "it waits for a claim that is gone no more"
-        case.until_nothing_is_missing(lambda: backend.delete_team(case.team))
+        case.until_nothing_is_missing(lambda: backend.teams.delete(case.team))
         assert level_a.api.get("v1", "PersistentVolume", name) is None
 
 
@@ -108,7 +108,7 @@ def test_a_team_whose_claim_an_admin_makes_waits_for_it(level_a: LevelA, kubecon
         level_a.api.create(claim)
         case.until_nothing_is_missing(lambda: _missing(case))
         case.patience = 90
-        case.until_nothing_is_missing(lambda: backend.delete_team(case.team))
+        case.until_nothing_is_missing(lambda: backend.teams.delete(case.team))
         case.team = replace(case.team, uid=case.team.uid[::-1])
         wait_for("a new team needs one anew", lambda: "PersistentVolumeClaim" in _missing(case), seconds=90)
         gateway.remove(level_a.api, case.team)
@@ -119,7 +119,7 @@ def test_the_autoscalers_choice_survives_a_change_although_the_watch_has_not_rep
 ) -> None:
     with gateway.backend_on(kubeconfig, tmp_path) as backend:
         case = gateway.case_on(level_a, backend, tmp_path)
-        case.until_nothing_is_missing(lambda: backend.ensure_team(case.team, case.team_spec))
+        case.until_nothing_is_missing(lambda: backend.teams.ensure(case.team, case.team_spec))
         case.ensure()
         case.until("ready")
         monkeypatch.setattr(backend._cache[RAYCLUSTER], "_put", lambda *_: None)  # the cache gets no news any more
@@ -134,7 +134,7 @@ def test_the_autoscalers_choice_survives_a_change_although_the_watch_has_not_rep
 
 
 def _missing(case: BackendCase) -> str:
-    return case.backend.ensure_team(case.team, case.team_spec)
+    return case.teams.ensure(case.team, case.team_spec)
 
 
 def _text(path: str | None) -> str:

@@ -61,7 +61,7 @@ def case(level_b: LevelB, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     with gateway.backend_on(gateway.install(level_b), home, root=root.as_uri(), **more) as backend:
         case = gateway.case_on(level_b, backend, home, patience=300)
         case.team_spec = gateway.TEAM_SPEC.model_copy(update={"sizes": {"small": SIZE}})
-        case.until_nothing_is_missing(lambda: backend.ensure_team(case.team, case.team_spec))
+        case.until_nothing_is_missing(lambda: backend.teams.ensure(case.team, case.team_spec))
         mine = root / case.team.name
         os.chown(mine, 1000, 1000)  # a gateway of user 1000 would have made it so
         (root / "another-team").mkdir()
@@ -70,9 +70,9 @@ def case(level_b: LevelB, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             size=SIZE, env={"TEST_FOLDER": str(mine)}, secrets={"RAYPLANE_TOKEN_PATH": "secret-text"}
         )
         yield case
-        backend.delete(case.ref)
+        backend.clusters.delete(case.ref)
         case.until("absent")
-        case.until_nothing_is_missing(lambda: backend.delete_team(case.team))
+        case.until_nothing_is_missing(lambda: backend.teams.delete(case.team))
 
 
 def test_a_cluster_of_real_ray_becomes_ready_in_a_restricted_namespace(level_b: LevelB, case: BackendCase) -> None:
@@ -125,11 +125,11 @@ def test_the_output_of_a_job_is_kept_byte_for_byte(case: BackendCase) -> None:
 
 def test_a_deleted_cluster_leaves_nothing(level_b: LevelB, case: BackendCase) -> None:
     began = time.monotonic()
-    case.backend.delete(case.ref)
+    case.backend.clusters.delete(case.ref)
     case.until("absent")
     print(f"deleted after {time.monotonic() - began:.1f} s")
     assert list(case.leftovers(case.ref)) == []
-    case.until_nothing_is_missing(lambda: case.backend.delete_team(case.team))
+    case.until_nothing_is_missing(lambda: case.teams.delete(case.team))
     assert level_b.api.get("v1", "Namespace", f"rayplane-{case.team.name}") is None
 
 

@@ -44,7 +44,7 @@ def backend(kubeconfig: Path, home: Path) -> Iterator[KubernetesBackend]:
 def team(level_a: LevelA, backend: KubernetesBackend) -> Iterator[TeamRef]:
     """A team that has its namespace."""
     ref, _ = gateway.refs()
-    wait_for("the team's place", lambda: backend.ensure_team(ref, gateway.TEAM_SPEC) == "", seconds=60)
+    wait_for("the team's place", lambda: backend.teams.ensure(ref, gateway.TEAM_SPEC) == "", seconds=60)
     yield ref
     gateway.remove(level_a.api, ref)
 
@@ -66,8 +66,8 @@ def case(level_a: LevelA, backend: KubernetesBackend, team: TeamRef, home: Path)
     """A job and a service of the test's own, deleted after it."""
     made = dedicated.case_on(level_a, backend, home, team.name)
     yield made
-    backend.delete_job(made.job)
-    backend.delete_service(made.service)
+    backend.jobs.delete(made.job)
+    backend.services.delete(made.service)
     made.job_until(lambda seen: seen.phase == "absent")
     made.service_until(lambda seen: seen.phase == "absent")
 
@@ -188,7 +188,7 @@ def test_a_head_that_keeps_its_tables_in_redis_finds_the_password(
         secret = dedicated.one(level_a.api, "Secret", case.service)
         assert base64.b64decode(secret["data"]["redis_password"]) == b"sesame"
         case.service_until(lambda seen: bool(seen.nodes))
-        backend.delete_service(case.service)
+        backend.services.delete(case.service)
         case.service_until(lambda seen: seen.phase == "absent")
 
 
@@ -201,9 +201,9 @@ def test_observations_of_a_job_and_a_service_at_rest_make_no_call(
     case.service_until(lambda seen: bool(seen.nodes) and seen.drift == "")
     before = other_than_watches(backend)
     for _ in range(50):
-        backend.observe_job(case.job)
+        backend.jobs.observe(case.job)
         case.ensure_job()
-        assert backend.observe_service(case.service).drift == ""
+        assert backend.services.observe(case.service).drift == ""
         case.ensure_service()
     assert other_than_watches(backend) == before
 
@@ -212,7 +212,7 @@ def test_another_gateway_finds_the_attempt_and_its_token(kubeconfig: Path, case:
     case.ensure_job()
     before = case.job_until(lambda state: state.endpoint is not None)
     with gateway.backend_on(kubeconfig, tmp_path) as successor:
-        state = successor.observe_job(case.job)
+        state = successor.jobs.observe(case.job)
         assert (state.phase, state.incarnation) == ("running", before.incarnation)
         assert state.endpoint is not None
         assert before.endpoint is not None
@@ -242,8 +242,8 @@ def test_a_job_or_service_that_the_operator_calls_invalid_is_failed_with_its_mes
         for state in (job, service):
             assert state.reason == "ValidationFailed"
             assert "minimum Ray version is 2.52.0" in state.message
-        old.delete_job(case.job)
-        old.delete_service(case.service)
+        old.jobs.delete(case.job)
+        old.services.delete(case.service)
         case.job_until(lambda state: state.phase == "absent")
         case.service_until(lambda state: state.phase == "absent")
 
@@ -276,13 +276,13 @@ def test_without_an_operator_a_job_and_a_service_say_that_no_operator_has_looked
     with level_a.without("ray-operator"):
         case.ensure_job()
         case.ensure_service()
-        assert case.backend.observe_job(case.job).reason == "NotSeen"
-        assert case.backend.observe_service(case.service).reason == "NotSeen"
+        assert case.jobs.observe(case.job).reason == "NotSeen"
+        assert case.services.observe(case.service).reason == "NotSeen"
 
 
 def test_a_setting_that_kuberay_would_ignore_is_refused_by_preflight(case: DedicatedCase) -> None:
     spec = JobSpec(entrypoint="true", nodes=case.nodes, resources=Resources(memory=2**30))
-    (reason,) = case.backend.preflight_job(case.job, spec, case.launch.size)
+    (reason,) = case.jobs.preflight(case.job, spec, case.launch.size)
     assert reason.startswith("job.resources.memory")
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from rayplane.errors import Unsupported
-from rayplane.gateway.backends.base import ClusterRef, Evidence
+from rayplane.gateway.backends.base import ClusterRef, Evidence, ObjectRef
 from rayplane.gateway.backends.kubernetes.kinds import WORKLOAD
 from rayplane.gateway.backends.kubernetes.preflight.kueue import QUEUE
 from rayplane.nouns.cluster import ClusterSpec, Workers
@@ -41,23 +41,24 @@ def case(shared: BackendCase) -> Iterator[BackendCase]:
     ref = ClusterRef(shared.team.name, f"c{secrets.token_hex(3)}", secrets.token_hex(16))
     made = replace(shared, ref=ref)
     yield made
-    made.backend.delete(ref)
+    made.backend.clusters.delete(ref)
     made.until("absent")
 
 
-def evidence_of(case: BackendCase, *wanted: Fact, ref: ClusterRef | None = None) -> dict[Fact, Evidence]:
-    """Evidence about a cluster, once it includes all of ``wanted``."""
+def evidence_of(
+    case: BackendCase, *wanted: Fact, ask: Callable[[], list[Evidence]] | None = None
+) -> dict[Fact, Evidence]:
+    """Evidence about a cluster, or the answer of ``ask``, once it includes all of ``wanted``."""
+    ask = ask or (lambda: case.backend.clusters.evidence(case.ref))
 
     def look() -> dict[Fact, Evidence] | None:
-        evidence: dict[Fact, Evidence] = {
-            (fact.source, fact.reason): fact for fact in case.backend.evidence(ref or case.ref)
-        }
+        evidence: dict[Fact, Evidence] = {(fact.source, fact.reason): fact for fact in ask()}
         return evidence if set(wanted) <= set(evidence) else None
 
     try:
-        return wait_for(f"{wanted} told of {ref or case.ref}", look, seconds=case.patience, every=0.3)
+        return wait_for(f"{wanted} told of {case.ref}", look, seconds=case.patience, every=0.3)
     except TimeoutError as exc:
-        exc.add_note(f"Told is: {case.backend.evidence(ref or case.ref)}")
+        exc.add_note(f"Told is: {ask()}")
         raise
 
 
@@ -65,11 +66,11 @@ def test_a_healthy_cluster_has_no_evidence(case: BackendCase) -> None:
     case.spec = ClusterSpec(workers=Workers(min=1, max=1))  # no autoscaler, which no fake pod has
     case.ensure()
     case.until("ready")
-    wait_for("nothing told", lambda: not case.backend.evidence(case.ref), seconds=case.patience)
+    wait_for("nothing told", lambda: not case.backend.clusters.evidence(case.ref), seconds=case.patience)
 
 
 def test_a_team_without_a_namespace(shared: BackendCase) -> None:
-    [fact] = shared.backend.evidence(ClusterRef(f"t{secrets.token_hex(4)}", "dev", secrets.token_hex(16)))
+    [fact] = shared.backend.clusters.evidence(ClusterRef(f"t{secrets.token_hex(4)}", "dev", secrets.token_hex(16)))
     assert fact.reason == "NamespaceMissing"
 
 
@@ -107,10 +108,10 @@ def test_a_job_that_the_operator_refuses_is_evident_from_its_rayjob(
     with gateway.backend_on(kubeconfig, tmp_path, ray_version="2.40.0") as old:
         case = dedicated.case_on(level_a, old, tmp_path, shared.team.name)
         case.ensure_job()
-        ref = ClusterRef(case.job.team, case.job.name, case.job.uid)
-        evidence = evidence_of(replace(shared, backend=old), ("operator", "ValidationFailed"), ref=ref)
+        ref = ObjectRef(case.job.team, case.job.name, case.job.uid)
+        evidence = evidence_of(shared, ("operator", "ValidationFailed"), ask=lambda: old.jobs.evidence(ref))
         assert "minimum Ray version is 2.52.0" in evidence["operator", "ValidationFailed"].message
-        old.delete_job(case.job)
+        old.jobs.delete(case.job)
         case.job_until(lambda seen: seen.phase == "absent")
 
 

@@ -38,10 +38,10 @@ def warm(level_a: LevelA, tmp_path: Path) -> None:
     with gateway.backend_on(gateway.install(level_a), tmp_path) as backend:
         case = gateway.case_on(level_a, backend, tmp_path)
         case.patience = 120
-        case.until_nothing_is_missing(lambda: backend.ensure_team(case.team, case.team_spec))
+        case.until_nothing_is_missing(lambda: backend.teams.ensure(case.team, case.team_spec))
         case.ensure()
         case.until("ready")
-        backend.delete(case.ref)
+        backend.clusters.delete(case.ref)
         case.until("absent")
     gateway.remove(level_a.api, case.team)
     make_workloads_a_kind(level_a.api)

@@ -17,13 +17,20 @@ from rayplane.errors import Unsupported
 from rayplane.gateway.backends.base import (
     Backend,
     Capability,
+    ClusterBackend,
     ClusterRef,
+    JobBackend,
     JobRef,
     LaunchContext,
     Node,
     Observation,
+    ServiceBackend,
     ServiceRef,
+    TeamBackend,
     TeamRef,
+    jobs_of,
+    services_of,
+    teams_of,
 )
 from rayplane.nouns.base import utcnow
 from rayplane.nouns.cluster import ClusterSpec, Workers
@@ -74,17 +81,22 @@ class BackendCase:
         """True if the backend declares the capability."""
         return capability in self.backend.capabilities
 
+    @property
+    def teams(self) -> TeamBackend:
+        """The backend's port to the places of teams; raises Unsupported if it has none."""
+        return teams_of(self.backend, self.team)
+
     def observe(self) -> Observation:
         """The backend's observation of the cluster."""
-        return self.backend.observe(self.ref, self.spec)
+        return self.backend.clusters.observe(self.ref, self.spec)
 
     def ensure(self) -> None:
         """Ask the backend for the cluster."""
-        self.backend.ensure(self.ref, self.spec, self.launch)
+        self.backend.clusters.ensure(self.ref, self.spec, self.launch)
 
     def suspend(self) -> None:
         """Ask the backend to release the cluster's compute."""
-        self.backend.suspend(self.ref, self.spec)
+        self.backend.clusters.suspend(self.ref, self.spec)
 
     def until(self, *phases: str) -> Observation:
         """Wait for one of these phases, and return the observation."""
@@ -128,24 +140,33 @@ class BackendContract:
         assert cores is None or cores >= 1
 
     def test_renewing_the_secrets_of_a_missing_cluster_succeeds_and_makes_nothing(self, case: BackendCase) -> None:
-        case.backend.renew(case.ref, {"RAYPLANE_TOKEN_PATH": "secret"})
+        case.backend.clusters.renew(case.ref, {"RAYPLANE_TOKEN_PATH": "secret"})
         assert case.observe().phase == "absent"
+
+    def test_it_declares_jobs_services_and_teams_exactly_where_it_has_their_port(self, case: BackendCase) -> None:
+        backend = case.backend
+        assert isinstance(backend.clusters, ClusterBackend)
+        ports: dict[Capability, tuple[object | None, type]] = {
+            Capability.JOB: (backend.jobs, JobBackend),
+            Capability.SERVICE: (backend.services, ServiceBackend),
+            Capability.TEAM: (backend.teams, TeamBackend),
+        }
+        for capability, (port, protocol) in ports.items():
+            assert (port is not None) == case.can(capability), capability
+            assert port is None or isinstance(port, protocol)
 
     def test_each_capability_that_it_does_not_declare_is_unsupported(self, case: BackendCase) -> None:
         backend = case.backend
         with_workers = case.spec.model_copy(update={"workers": Workers(min=0, max=2)})
         calls: dict[Capability, list[Callable[[], object]]] = {
-            Capability.CREATE: [case.ensure, lambda: backend.delete(case.ref)],
+            Capability.CREATE: [case.ensure, lambda: backend.clusters.delete(case.ref)],
             Capability.SUSPEND: [case.suspend],
-            Capability.WORKERS: [lambda: backend.ensure(case.ref, with_workers, case.launch)],
+            Capability.WORKERS: [lambda: backend.clusters.ensure(case.ref, with_workers, case.launch)],
             Capability.WATCH: [lambda: backend.subscribe(case.notified.append)],
-            Capability.TEAM: [
-                lambda: backend.ensure_team(case.team, case.team_spec),
-                lambda: backend.delete_team(case.team),
-            ],
-            # dedicated_contract.py tests the other calls of these two.
-            Capability.JOB: [lambda: backend.delete_job(JobRef(case.ref.team, "task", case.ref.uid, 1))],
-            Capability.SERVICE: [lambda: backend.delete_service(ServiceRef(case.ref.team, "model", case.ref.uid))],
+            # It has no port for any call of these three.
+            Capability.TEAM: [lambda: case.teams],
+            Capability.JOB: [lambda: jobs_of(backend, JobRef(case.ref.team, "task", case.ref.uid, 1))],
+            Capability.SERVICE: [lambda: services_of(backend, ServiceRef(case.ref.team, "model", case.ref.uid))],
             # There is nothing to call: a ready cluster's endpoint shows that these are missing.
             Capability.SERVE: [],
             Capability.CLIENT: [],
@@ -165,8 +186,8 @@ class CreatingBackendContract(BackendContract):
     def test_a_team_gets_its_place_and_asking_again_changes_nothing(self, case: BackendCase) -> None:
         if not case.can(Capability.TEAM):
             return
-        case.until_nothing_is_missing(lambda: case.backend.ensure_team(case.team, case.team_spec))
-        assert case.backend.ensure_team(case.team, case.team_spec) == ""
+        case.until_nothing_is_missing(lambda: case.teams.ensure(case.team, case.team_spec))
+        assert case.teams.ensure(case.team, case.team_spec) == ""
         assert list(case.team_leftovers(case.team)) != []
 
     def test_a_teams_place_that_was_disturbed_is_repaired(self, case: BackendCase) -> None:
@@ -176,15 +197,15 @@ class CreatingBackendContract(BackendContract):
         before = sorted(map(str, case.team_leftovers(case.team)))
         case.disturb_team(case.team)
         assert sorted(map(str, case.team_leftovers(case.team))) != before
-        case.until_nothing_is_missing(lambda: case.backend.ensure_team(case.team, case.team_spec))
+        case.until_nothing_is_missing(lambda: case.teams.ensure(case.team, case.team_spec))
         assert sorted(map(str, case.team_leftovers(case.team))) == before
 
     def test_deleting_a_missing_cluster_succeeds(self, case: BackendCase) -> None:
-        case.backend.delete(case.ref)
+        case.backend.clusters.delete(case.ref)
         case.until("absent")
 
     def test_preflight_accepts_a_small_cluster(self, case: BackendCase) -> None:
-        assert case.backend.preflight(case.ref, case.spec, case.launch.size) == []
+        assert case.backend.clusters.preflight(case.ref, case.spec, case.launch.size) == []
 
     def test_a_requested_cluster_becomes_ready_with_an_endpoint(self, case: BackendCase) -> None:
         if case.can(Capability.WATCH):
@@ -228,14 +249,14 @@ class CreatingBackendContract(BackendContract):
         before = case.observe()
         for number in (1, 1, 2):
             began = time.monotonic()
-            case.backend.renew(case.ref, {**case.launch.secrets, "RAYPLANE_TOKEN_PATH": f"secret-{number}"})
+            case.backend.clusters.renew(case.ref, {**case.launch.secrets, "RAYPLANE_TOKEN_PATH": f"secret-{number}"})
             assert time.monotonic() - began < case.at_once, "renew must return soon"
         after = case.observe()
         assert (after.phase, after.incarnation, after.drift) == ("ready", before.incarnation, "")
-        case.backend.renew(
+        case.backend.clusters.renew(
             replace(case.ref, uid="f" * 32), {"RAYPLANE_TOKEN_PATH": "secret"}
         )  # nothing of that is there
-        case.backend.renew(case.ref, case.launch.secrets)
+        case.backend.clusters.renew(case.ref, case.launch.secrets)
 
     def test_workers_come_and_go_and_no_node_id_is_used_twice(self, case: BackendCase) -> None:
         if not case.can(Capability.WORKERS):
@@ -310,28 +331,28 @@ class CreatingBackendContract(BackendContract):
             return
         before = case.until("ready")
         standing = tuple(node for node in before.nodes if node.ended_at is None)
-        observed = case.successor().observe(case.ref, case.spec)
+        observed = case.successor().clusters.observe(case.ref, case.spec)
         assert observed == replace(before, nodes=standing), "only their own gateway knows when earlier heads ended"
 
     def test_a_deleted_cluster_goes_and_leaves_nothing(self, case: BackendCase) -> None:
         case.until("ready")
         backend = case.successor() if case.successor is not None else case.backend
         began = time.monotonic()
-        backend.delete(case.ref)
-        case.backend.delete(case.ref)
+        backend.clusters.delete(case.ref)
+        case.backend.clusters.delete(case.ref)
         assert time.monotonic() - began < case.at_once, "delete must return soon"
         observed = case.until("absent")
         assert [node for node in observed.nodes if node.ended_at is None] == []
         case.until_nothing_is_left()
-        case.backend.delete(case.ref)
+        case.backend.clusters.delete(case.ref)
         case.until("absent")
 
     def test_a_teams_place_goes_and_leaves_nothing(self, case: BackendCase) -> None:
         if not case.can(Capability.TEAM):
             return
-        case.until_nothing_is_missing(lambda: case.backend.delete_team(case.team))
+        case.until_nothing_is_missing(lambda: case.teams.delete(case.team))
         assert list(case.team_leftovers(case.team)) == []
-        assert case.backend.delete_team(case.team) == ""
+        assert case.teams.delete(case.team) == ""
 
     def test_a_new_team_of_the_name_gets_a_place_of_its_own_which_the_old_one_does_not_take(
         self, case: BackendCase
@@ -339,14 +360,14 @@ class CreatingBackendContract(BackendContract):
         if not case.can(Capability.TEAM):
             return
         old, new = case.team, replace(case.team, uid=case.team.uid[::-1])
-        case.until_nothing_is_missing(lambda: case.backend.ensure_team(old, case.team_spec))
-        case.until_nothing_is_missing(lambda: case.backend.delete_team(old))
-        case.until_nothing_is_missing(lambda: case.backend.ensure_team(new, case.team_spec))
+        case.until_nothing_is_missing(lambda: case.teams.ensure(old, case.team_spec))
+        case.until_nothing_is_missing(lambda: case.teams.delete(old))
+        case.until_nothing_is_missing(lambda: case.teams.ensure(new, case.team_spec))
         made = sorted(map(str, case.team_leftovers(new)))
         assert made != []
-        assert case.backend.delete_team(old) == "", "it is gone, and what has its name now is another's"
+        assert case.teams.delete(old) == "", "it is gone, and what has its name now is another's"
         assert sorted(map(str, case.team_leftovers(new))) == made
-        case.until_nothing_is_missing(lambda: case.backend.delete_team(new))
+        case.until_nothing_is_missing(lambda: case.teams.delete(new))
         assert list(case.team_leftovers(new)) == []
 
 

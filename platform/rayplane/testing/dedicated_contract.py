@@ -9,12 +9,16 @@ from typing import Any
 
 from rayplane.gateway.backends.base import (
     Backend,
+    JobBackend,
     JobObservation,
     JobRef,
     LaunchContext,
+    ServiceBackend,
     ServiceObservation,
     ServiceRef,
     Submission,
+    jobs_of,
+    services_of,
 )
 from rayplane.nouns.cluster import Nodes, Workers
 from rayplane.nouns.job import JobSpec
@@ -57,21 +61,31 @@ class DedicatedCase:
     patience: float = 5.0
     """Seconds that nodes may take to start or to go."""
 
+    @property
+    def jobs(self) -> JobBackend:
+        """The backend's port to jobs; raises Unsupported if it has none."""
+        return jobs_of(self.backend, self.job)
+
+    @property
+    def services(self) -> ServiceBackend:
+        """The backend's port to services; raises Unsupported if it has none."""
+        return services_of(self.backend, self.service)
+
     def ensure_job(self, ref: JobRef | None = None) -> None:
         """Ask the backend for the attempt."""
-        self.backend.ensure_job(ref or self.job, self.nodes, self.submission, self.launch)
+        self.jobs.ensure(ref or self.job, self.nodes, self.submission, self.launch)
 
     def ensure_service(self, version: str = "1") -> None:
         """Ask the backend to serve this version of the model."""
-        self.backend.ensure_service(self.service, self.nodes, application(version), self.launch)
+        self.services.ensure(self.service, self.nodes, application(version), self.launch)
 
     def job_until(self, wanted: Callable[[JobObservation], bool], ref: JobRef | None = None) -> JobObservation:
         """Wait until the attempt's observation is as wanted, and return it."""
-        return until(lambda: self.backend.observe_job(ref or self.job), wanted, "as wanted", patience=self.patience)
+        return until(lambda: self.jobs.observe(ref or self.job), wanted, "as wanted", patience=self.patience)
 
     def service_until(self, wanted: Callable[[ServiceObservation], bool]) -> ServiceObservation:
         """Wait until the service's observation is as wanted, and return it."""
-        return until(lambda: self.backend.observe_service(self.service), wanted, "as wanted", patience=self.patience)
+        return until(lambda: self.services.observe(self.service), wanted, "as wanted", patience=self.patience)
 
     def until_nothing_is_left(self, ref: JobRef | ServiceRef) -> None:
         """Wait until an absent attempt or service has no remains."""
@@ -82,20 +96,20 @@ class JobContract:
     """Tests for backends with JOB. They share one attempt and run in the order of its life."""
 
     def test_an_attempt_that_was_never_requested_is_absent(self, case: DedicatedCase) -> None:
-        assert case.backend.observe_job(case.job) == JobObservation("absent")
+        assert case.jobs.observe(case.job) == JobObservation("absent")
 
     def test_deleting_a_missing_attempt_succeeds(self, case: DedicatedCase) -> None:
-        case.backend.delete_job(case.job)
-        assert case.backend.observe_job(case.job).phase == "absent"
+        case.jobs.delete(case.job)
+        assert case.jobs.observe(case.job).phase == "absent"
 
     def test_preflight_accepts_a_small_job(self, case: DedicatedCase) -> None:
         spec = JobSpec(entrypoint="python task.py", nodes=case.nodes)
-        assert case.backend.preflight_job(case.job, spec, case.launch.size) == []
+        assert case.jobs.preflight(case.job, spec, case.launch.size) == []
 
     def test_an_attempt_gets_a_head_of_its_size_and_runs(self, case: DedicatedCase) -> None:
         began = time.monotonic()
         case.ensure_job()
-        assert time.monotonic() - began < AT_ONCE, "ensure_job must return at once"
+        assert time.monotonic() - began < AT_ONCE, "ensure must return at once"
         observed = case.job_until(lambda observed: observed.phase == "running" and observed.endpoint is not None)
         assert observed.incarnation
         assert observed.endpoint is not None
@@ -107,13 +121,13 @@ class JobContract:
     def test_asking_for_it_again_changes_nothing(self, case: DedicatedCase) -> None:
         before = case.job_until(lambda observed: observed.phase == "running" and observed.endpoint is not None)
         other = replace(case.submission, entrypoint="python another.py", timeout=9.0)
-        case.backend.ensure_job(case.job, case.nodes, other, case.launch)
+        case.jobs.ensure(case.job, case.nodes, other, case.launch)
         after = case.job_until(lambda observed: observed.phase == "running" and observed.endpoint is not None)
         assert (after.incarnation, after.endpoint) == (before.incarnation, before.endpoint)
 
     def test_the_next_attempt_of_the_same_job_is_absent_until_requested(self, case: DedicatedCase) -> None:
         second = replace(case.job, attempt=2)
-        assert case.backend.observe_job(second).phase == "absent"
+        assert case.jobs.observe(second).phase == "absent"
 
     def test_an_attempt_that_was_deleted_behind_the_backends_back_is_absent(self, case: DedicatedCase) -> None:
         case.take_away(case.job)
@@ -125,32 +139,32 @@ class JobContract:
         case.ensure_job(second)
         case.job_until(lambda observed: bool(observed.nodes), second)
         began = time.monotonic()
-        case.backend.delete_job(second)
-        case.backend.delete_job(second)
-        assert time.monotonic() - began < AT_ONCE, "delete_job must return soon"
+        case.jobs.delete(second)
+        case.jobs.delete(second)
+        assert time.monotonic() - began < AT_ONCE, "delete must return soon"
         case.job_until(lambda observed: observed.phase == "absent" and _none_running(observed), second)
         case.until_nothing_is_left(second)
-        case.backend.delete_job(second)
+        case.jobs.delete(second)
 
 
 class ServiceContract:
     """Tests for backends with SERVICE. They share one service and run in the order of its life."""
 
     def test_a_service_that_was_never_requested_is_absent(self, case: DedicatedCase) -> None:
-        assert case.backend.observe_service(case.service) == ServiceObservation("absent")
+        assert case.services.observe(case.service) == ServiceObservation("absent")
 
     def test_deleting_a_missing_service_succeeds(self, case: DedicatedCase) -> None:
-        case.backend.delete_service(case.service)
-        assert case.backend.observe_service(case.service).phase == "absent"
+        case.services.delete(case.service)
+        assert case.services.observe(case.service).phase == "absent"
 
     def test_preflight_accepts_a_small_service(self, case: DedicatedCase) -> None:
         spec = ServiceSpec(model="models:/delay@champion", nodes=case.nodes)
-        assert case.backend.preflight_service(case.service, spec, case.launch.size) == []
+        assert case.services.preflight(case.service, spec, case.launch.size) == []
 
     def test_a_service_gets_nodes_of_its_size(self, case: DedicatedCase) -> None:
         began = time.monotonic()
         case.ensure_service()
-        assert time.monotonic() - began < AT_ONCE, "ensure_service must return at once"
+        assert time.monotonic() - began < AT_ONCE, "ensure must return at once"
         observed = case.service_until(lambda observed: bool(observed.nodes))
         assert observed.phase in ("starting", "ready")
         assert observed.drift == ""
@@ -171,12 +185,12 @@ class ServiceContract:
 
     def test_a_deleted_service_goes_with_its_nodes_and_leaves_nothing(self, case: DedicatedCase) -> None:
         began = time.monotonic()
-        case.backend.delete_service(case.service)
-        case.backend.delete_service(case.service)
-        assert time.monotonic() - began < AT_ONCE, "delete_service must return soon"
+        case.services.delete(case.service)
+        case.services.delete(case.service)
+        assert time.monotonic() - began < AT_ONCE, "delete must return soon"
         case.service_until(lambda observed: observed.phase == "absent" and _none_running(observed))
         case.until_nothing_is_left(case.service)
-        case.backend.delete_service(case.service)
+        case.services.delete(case.service)
 
 
 def _none_running(observed: JobObservation | ServiceObservation) -> bool:

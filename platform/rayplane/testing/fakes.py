@@ -8,23 +8,21 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal
 
-from rayplane.errors import Unavailable, Unsupported
+from rayplane.errors import Unsupported
 from rayplane.gateway.backends.base import (
     Capability,
     ClusterRef,
     Evidence,
-    JobRef,
     LaunchContext,
     Node,
     Observation,
-    ServiceRef,
     TeamRef,
 )
 from rayplane.nouns.base import utcnow
 from rayplane.nouns.cluster import ClusterSpec, Endpoint
 from rayplane.nouns.environment import Environment
 from rayplane.nouns.team import Size, TeamSpec
-from rayplane.testing.fake_dedicated import FakeDedicated
+from rayplane.testing.fake_dedicated import FakeDedicated, FakeJobs, FakeServices
 
 ENVIRONMENT = Environment(interpreter="local", ray="2.60.0", python="3.11", lock_hash="0" * 64, rayplane="0.1.0")
 
@@ -39,61 +37,25 @@ class _Head:
     drift: str = ""
 
 
-@dataclass
-class FakeBackend(FakeDedicated):
-    """A backend without compute. A requested cluster is ready at once, or when the test says so."""
+class FakeClusters:
+    """The fake backend's port to clusters, over what ``FakeBackend`` holds."""
 
-    name: str = "local"
-    capabilities: frozenset[Capability] = frozenset(Capability)
-    at_once: bool = True
-    """True if a cluster is ready as soon as it is requested."""
-    reasons: list[str] = field(default_factory=list)
-    """Answer of ``preflight``."""
-    facts: dict[ClusterRef, list[Evidence]] = field(default_factory=dict)
-    """Answers of ``evidence``."""
-    teams: dict[TeamRef, TeamSpec] = field(default_factory=dict)
-    """Teams whose place was made."""
-    clock: Callable[[], datetime] = utcnow
-    forgetful: bool = False
-    """True if ended nodes are not reported, as by a backend that sees only running nodes."""
-    missing: str = ""
-    """Answer of ``ensure_team`` and ``delete_team``: the parts that are missing, or left."""
-    cores: int | None = None
-    """Answer of ``real_cores``."""
-    unreachable: str = ""
-    """Why ``renew`` can't be done; empty: it can."""
-    renewed: dict[object, dict[str, str]] = field(default_factory=dict)
-    """The secrets that were brought last to what is there."""
-    observed: int = 0
-    """Number of calls of ``observe``."""
-    _subscribers: list[Callable[[str], None]] = field(default_factory=list)
-    _heads: dict[ClusterRef, _Head] = field(default_factory=dict)
-    _suspended: set[ClusterRef] = field(default_factory=set)
-    _nodes: dict[ClusterRef, list[Node]] = field(default_factory=dict)
-    """All nodes that a cluster ever held."""
-    _started: int = 0
-    _lock: threading.RLock = field(default_factory=threading.RLock)
+    def __init__(self, fake: FakeBackend) -> None:
+        self._fake = fake
 
     def preflight(self, ref: ClusterRef, spec: ClusterSpec, size: Size) -> list[str]:
         """Return the reasons that the test set."""
-        return list(self.reasons)
-
-    def environment(self, spec: ClusterSpec) -> Environment | None:
-        """Return the same environment for every cluster."""
-        return ENVIRONMENT
-
-    def real_cores(self) -> int | None:
-        """Return the number that the test set."""
-        return self.cores
+        return list(self._fake.reasons)
 
     def observe(self, ref: ClusterRef, spec: ClusterSpec) -> Observation:
         """Return the cluster's state; absent if it was never requested."""
-        with self._lock:
-            self.observed += 1
-            nodes = tuple(n for n in self._nodes.get(ref, ()) if not (self.forgetful and n.ended_at))
-            head = self._heads.get(ref)
+        fake = self._fake
+        with fake._lock:
+            fake.observed += 1
+            nodes = tuple(n for n in fake._nodes.get(ref, ()) if not (fake.forgetful and n.ended_at))
+            head = fake._heads.get(ref)
             if head is None:
-                return Observation(phase="suspended" if ref in self._suspended else "absent", nodes=nodes)
+                return Observation(phase="suspended" if ref in fake._suspended else "absent", nodes=nodes)
             incarnation = f"{ref.uid}-{head.number}"
             if head.phase == "failed":
                 return Observation(
@@ -101,7 +63,7 @@ class FakeBackend(FakeDedicated):
                 )
             if head.phase == "starting":
                 return Observation(phase="starting", incarnation=incarnation, nodes=nodes)
-            can = self.capabilities
+            can = fake.capabilities
             endpoint = Endpoint(
                 dashboard_url=f"http://127.0.0.1:{20000 + head.number}",
                 client_address=f"ray://127.0.0.1:{30000 + head.number}" if Capability.CLIENT in can else None,
@@ -119,57 +81,124 @@ class FakeBackend(FakeDedicated):
 
     def ensure(self, ref: ClusterRef, spec: ClusterSpec, launch: LaunchContext) -> None:
         """Start a head unless one starts or runs; replace a failed one. A new head gets the least number of workers."""
-        self._require(Capability.CREATE)
+        fake = self._fake
+        fake._require(Capability.CREATE)
         if spec.workers.max:
-            self._require(Capability.WORKERS)
-        with self._lock:
-            head = self._heads.get(ref)
+            fake._require(Capability.WORKERS)
+        with fake._lock:
+            head = fake._heads.get(ref)
             if head is None or head.phase == "failed":
-                self._end(ref)
-                self._started += 1
-                self._heads[ref] = _Head(launch, self._started, spec, "ready" if self.at_once else "starting")
-                self._begin(ref, "head", launch.size)
-                self._scale(ref, spec.workers.min)
+                fake._end(ref)
+                fake._started += 1
+                fake._heads[ref] = _Head(launch, fake._started, spec, "ready" if fake.at_once else "starting")
+                fake._begin(ref, "head", launch.size)
+                fake._scale(ref, spec.workers.min)
             else:
                 head.spec, head.drift = spec, ""
-                workers = len(self._running(ref, "worker"))
-                self._scale(ref, min(max(workers, spec.workers.min), spec.workers.max))
-            self._suspended.discard(ref)
-        self._notify(ref)
-
-    def renew(self, ref: ClusterRef | JobRef | ServiceRef, secrets: Mapping[str, str]) -> None:
-        """Keep these secrets for what is there, unless the test says that it can't be done."""
-        if self.unreachable:
-            raise Unavailable(self.unreachable, remedy="It is tried again.")
-        with self._lock:
-            if (isinstance(ref, ClusterRef) and ref in self._heads) or ref in self.attempts or ref in self.services:
-                self.renewed[ref] = dict(secrets)
+                workers = len(fake._running(ref, "worker"))
+                fake._scale(ref, min(max(workers, spec.workers.min), spec.workers.max))
+            fake._suspended.discard(ref)
+        fake.notify_uid(ref.uid)
 
     def suspend(self, ref: ClusterRef, spec: ClusterSpec) -> None:
         """End every node; the cluster is observed as suspended from now on."""
-        self._require(Capability.SUSPEND)
-        with self._lock:
-            self._heads.pop(ref, None)
-            self._suspended.add(ref)
-            self._end(ref)
-        self._notify(ref)
+        fake = self._fake
+        fake._require(Capability.SUSPEND)
+        with fake._lock:
+            fake._heads.pop(ref, None)
+            fake._suspended.add(ref)
+            fake._end(ref)
+        fake.notify_uid(ref.uid)
+
+    def delete(self, ref: ClusterRef) -> None:
+        """Forget the cluster; one already gone is success. The record of its nodes stays."""
+        fake = self._fake
+        fake._require(Capability.CREATE)
+        with fake._lock:
+            fake._heads.pop(ref, None)
+            fake._suspended.discard(ref)
+            fake._end(ref)
+        fake.notify_uid(ref.uid)
+
+    def renew(self, ref: ClusterRef, secrets: Mapping[str, str]) -> None:
+        """Keep these secrets for the cluster, unless the test says that it can't be done."""
+        with self._fake._lock:
+            self._fake.keep_secrets(ref, secrets, there=ref in self._fake._heads)
 
     def evidence(self, ref: ClusterRef) -> list[Evidence]:
         """Return the evidence that the test set."""
-        return list(self.facts.get(ref, ()))
+        return list(self._fake.facts.get(ref, ()))
 
-    def ensure_team(self, team: TeamRef, spec: TeamSpec) -> str:
+
+class FakeTeams:
+    """The fake backend's port to the places of teams, over what ``FakeBackend`` holds."""
+
+    def __init__(self, fake: FakeBackend) -> None:
+        self._fake = fake
+
+    def ensure(self, ref: TeamRef, spec: TeamSpec) -> str:
         """Record the team's place; it is complete at once, unless the test says what is missing."""
-        self._require(Capability.TEAM)
-        self.teams[team] = spec
-        return self.missing
+        self._fake.places[ref] = spec
+        return self._fake.missing
 
-    def delete_team(self, team: TeamRef) -> str:
+    def delete(self, ref: TeamRef) -> str:
         """Forget the team's place; one already gone is success."""
-        self._require(Capability.TEAM)
-        if not self.missing:
-            self.teams.pop(team, None)
-        return self.missing
+        if not self._fake.missing:
+            self._fake.places.pop(ref, None)
+        return self._fake.missing
+
+
+@dataclass
+class FakeBackend(FakeDedicated):
+    """A backend without compute. A requested cluster is ready at once, or when the test says so."""
+
+    name: str = "local"
+    capabilities: frozenset[Capability] = frozenset(Capability)
+    """Its ports follow from them, since tests change them: ``jobs`` is None without JOB."""
+    places: dict[TeamRef, TeamSpec] = field(default_factory=dict)
+    """Teams whose place was made."""
+    clock: Callable[[], datetime] = utcnow
+    forgetful: bool = False
+    """True if ended nodes are not reported, as by a backend that sees only running nodes."""
+    missing: str = ""
+    """Answer of the calls for teams: the parts that are missing, or left."""
+    cores: int | None = None
+    """Answer of ``real_cores``."""
+    observed: int = 0
+    """Number of observations of clusters."""
+    _heads: dict[ClusterRef, _Head] = field(default_factory=dict)
+    _suspended: set[ClusterRef] = field(default_factory=set)
+    _nodes: dict[ClusterRef, list[Node]] = field(default_factory=dict)
+    """All nodes that a cluster ever held."""
+    _started: int = 0
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def __post_init__(self) -> None:
+        self.clusters = FakeClusters(self)
+        self._jobs, self._services, self._teams = FakeJobs(self), FakeServices(self), FakeTeams(self)
+
+    @property
+    def jobs(self) -> FakeJobs | None:
+        """The port to jobs, if the test gave it JOB."""
+        return self._jobs if Capability.JOB in self.capabilities else None
+
+    @property
+    def services(self) -> FakeServices | None:
+        """The port to services, if the test gave it SERVICE."""
+        return self._services if Capability.SERVICE in self.capabilities else None
+
+    @property
+    def teams(self) -> FakeTeams | None:
+        """The port to the places of teams, if the test gave it TEAM."""
+        return self._teams if Capability.TEAM in self.capabilities else None
+
+    def environment(self, spec: ClusterSpec) -> Environment | None:
+        """Return the same environment for every cluster."""
+        return ENVIRONMENT
+
+    def real_cores(self) -> int | None:
+        """Return the number that the test set."""
+        return self.cores
 
     def subscribe(self, changed: Callable[[str], None]) -> None:
         """Call ``changed`` with the uid at every change from now on."""
@@ -180,43 +209,34 @@ class FakeBackend(FakeDedicated):
         """Stop calling the subscribers."""
         self._subscribers.clear()
 
-    def delete(self, ref: ClusterRef) -> None:
-        """Forget the cluster; one already gone is success. The record of its nodes stays."""
-        self._require(Capability.CREATE)
-        with self._lock:
-            self._heads.pop(ref, None)
-            self._suspended.discard(ref)
-            self._end(ref)
-        self._notify(ref)
-
     def become_ready(self, ref: ClusterRef) -> None:
         """For tests: the cluster's head is up."""
         with self._lock:
             self._heads[ref].phase = "ready"
-        self._notify(ref)
+        self.notify_uid(ref.uid)
 
     def crash(self, ref: ClusterRef, message: str = "The head died.") -> None:
         """For tests: the cluster's head died, and its workers with it."""
         with self._lock:
             self._heads[ref].phase, self._heads[ref].message = "failed", message
             self._end(ref)
-        self._notify(ref)
+        self.notify_uid(ref.uid)
 
     def scale(self, ref: ClusterRef, workers: int) -> None:
         """For tests: the autoscaler brings the cluster to so many workers."""
         with self._lock:
             self._scale(ref, workers)
-        self._notify(ref)
+        self.notify_uid(ref.uid)
 
     def disturb(self, ref: ClusterRef, drift: str = "Another user changed it.") -> None:
         """For tests: the cluster drifts from its spec."""
         with self._lock:
             self._heads[ref].drift = drift
-        self._notify(ref)
+        self.notify_uid(ref.uid)
 
     def disturb_team(self, team: TeamRef) -> None:
         """For tests: the team's place is removed behind the backend's back."""
-        del self.teams[team]
+        del self.places[team]
 
     def launched(self, ref: ClusterRef) -> LaunchContext:
         """For tests: the launch context that the cluster was started with."""
@@ -261,7 +281,3 @@ class FakeBackend(FakeDedicated):
     def _require(self, capability: Capability) -> None:
         if capability not in self.capabilities:
             raise Unsupported(f"Backend '{self.name}' lacks '{capability}'.", remedy="Use a backend that declares it.")
-
-    def _notify(self, ref: ClusterRef) -> None:
-        for changed in list(self._subscribers):
-            changed(ref.uid)

@@ -31,7 +31,7 @@ def fake_case(backend: FakeBackend) -> BackendCase:
         scale=backend.scale,
         disturb=backend.disturb,
         disturb_team=backend.disturb_team,
-        team_leftovers=lambda team: [team] if team in backend.teams else [],
+        team_leftovers=lambda team: [team] if team in backend.places else [],
     )
 
 
@@ -95,13 +95,13 @@ class TestExisting(ReadingBackendContract):
 
     def test_a_cluster_without_an_address_is_absent_and_preflight_asks_for_one(self, case: BackendCase) -> None:
         assert case.observe().phase == "absent"
-        assert "address" in case.backend.preflight(case.ref, case.spec, case.launch.size)[0]
+        assert "address" in case.backend.clusters.preflight(case.ref, case.spec, case.launch.size)[0]
 
     def test_a_cluster_that_does_not_answer_has_failed_with_the_reason(self, case: BackendCase) -> None:
         spec = ClusterSpec(address=f"http://127.0.0.1:{processes.free_port()}")
-        observed = case.backend.observe(case.ref, spec)
+        observed = case.backend.clusters.observe(case.ref, spec)
         assert (observed.phase, observed.reason) == ("failed", "Unreachable")
-        assert case.backend.preflight(case.ref, spec, case.launch.size) == [observed.message]
+        assert case.backend.clusters.preflight(case.ref, spec, case.launch.size) == [observed.message]
 
 
 @pytest.mark.parametrize("backend", [FakeBackend, LocalBackend, ExistingBackend])

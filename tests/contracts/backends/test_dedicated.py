@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rayplane.errors import Unsupported
-from rayplane.gateway.backends.base import Backend, Capability, JobRef, ServiceRef
+from rayplane.gateway.backends.base import Backend, Capability, JobRef, ServiceRef, TeamRef, teams_of
 from rayplane.gateway.backends.existing import ExistingBackend
 from rayplane.gateway.backends.local import LocalBackend
 from rayplane.nouns.job import JobSpec
@@ -33,7 +33,7 @@ class TestFakeServices(ServiceContract):
         backend = FakeBackend()
 
         def disturb(ref: ServiceRef) -> None:
-            backend.services[ref].drift = "spec.serveConfigV2: changed"
+            backend.serving[ref].drift = "spec.serveConfigV2: changed"
 
         return DedicatedCase(backend, JOB, SERVICE, disturb=disturb)
 
@@ -50,20 +50,35 @@ def test_a_backend_without_jobs_and_services_of_their_own_nodes_refuses_every_su
     }
     backend = backends[name]
     assert not {Capability.JOB, Capability.SERVICE} & backend.capabilities
+    assert (backend.jobs, backend.services) == (None, None)
     case = DedicatedCase(backend, JOB, SERVICE)
     size = case.launch.size
     job = JobSpec(entrypoint="true", nodes=case.nodes)
     service = ServiceSpec(model="models:/delay/1", nodes=case.nodes)
     for call in (
-        lambda: backend.preflight_job(JOB, job, size),
-        lambda: backend.preflight_service(SERVICE, service, size),
-        lambda: backend.observe_job(JOB),
-        lambda: backend.observe_service(SERVICE),
+        lambda: case.jobs.preflight(JOB, job, size),
+        lambda: case.services.preflight(SERVICE, service, size),
+        lambda: case.jobs.observe(JOB),
+        lambda: case.services.observe(SERVICE),
         case.ensure_job,
         case.ensure_service,
-        lambda: backend.delete_job(JOB),
-        lambda: backend.delete_service(SERVICE),
+        lambda: case.jobs.delete(JOB),
+        lambda: case.services.delete(SERVICE),
     ):
         with pytest.raises(Unsupported) as refusal:
             call()
         assert refusal.value.remedy
+
+
+def test_a_refusal_names_the_backend_the_object_and_the_remedy(tmp_path: Path) -> None:
+    backend = ExistingBackend(GatewaySettings(home=tmp_path))
+    case = DedicatedCase(backend, JOB, SERVICE)
+    with pytest.raises(Unsupported, match="The backend 'existing' has no nodes for job 'alpha/train' alone") as job:
+        _ = case.jobs
+    assert job.value.remedy == "Name a cluster of the team: job.cluster."
+    with pytest.raises(Unsupported, match="The backend 'existing' has no nodes for service 'alpha/delay'") as service:
+        _ = case.services
+    assert service.value.remedy == "Name a cluster of the team: service.cluster."
+    with pytest.raises(Unsupported, match="The backend 'existing' keeps no place for team 'alpha'") as team:
+        teams_of(backend, TeamRef("alpha", UID))
+    assert team.value.remedy == "None is needed."

@@ -1,13 +1,14 @@
-"""The port to compute backends: ``Backend`` for the reconciler, ``Reader`` for all other code."""
+"""The port to compute backends, composed of a small port for each noun: ``Backend`` for the reconciler, ``Reader`` for
+all other code. A noun that a backend gives no nodes or place of its own has None for its port."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, Literal, NoReturn, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from rayplane.errors import Unsupported
 from rayplane.nouns.cluster import ClusterSpec, Endpoint, Nodes
@@ -18,7 +19,7 @@ from rayplane.nouns.team import Size, TeamSpec
 
 
 class Capability(StrEnum):
-    """An ability that a backend may have; calls for a missing one raise Unsupported."""
+    """An ability that a backend may have; calls for a missing one raise Unsupported, or have no port to go to."""
 
     CREATE = "create"
     """Makes and deletes clusters."""
@@ -33,25 +34,48 @@ class Capability(StrEnum):
     WATCH = "watch"
     """It reports which cluster changed, so that the reconciler need not look often at a cluster at rest."""
     TEAM = "team"
-    """It has a place of its own for each team, such as a namespace or a Unix user."""
+    """It has a place of its own for each team, such as a namespace or a Unix user: its ``teams`` is not None."""
     JOB = "job"
-    """It runs a job on nodes of the job's own."""
+    """It runs a job on nodes of the job's own: its ``jobs`` is not None."""
     SERVICE = "service"
-    """It serves a service from nodes of the service's own."""
+    """It serves a service from nodes of the service's own: its ``services`` is not None."""
 
 
 @dataclass(frozen=True)
-class ClusterRef:
-    """Identity of a cluster. The uid distinguishes a recreated cluster from its predecessor."""
+class ObjectRef:
+    """Identity of an object of a team. The uid distinguishes a recreated object from its predecessor."""
 
     team: str
     name: str
     uid: str
-    placed: bool = field(default=False, compare=False)
-    """True if an admin of the platform chose the address at which it runs."""
 
     def __str__(self) -> str:
         return f"{self.team}/{self.name}"
+
+
+@dataclass(frozen=True)
+class ClusterRef(ObjectRef):
+    """Identity of a cluster."""
+
+    placed: bool = field(default=False, compare=False)
+    """True if an admin of the platform chose the address at which it runs."""
+
+
+@dataclass(frozen=True)
+class JobRef(ObjectRef):
+    """Identity of an attempt of a job with nodes of its own."""
+
+    attempt: int
+
+    @property
+    def submission_id(self) -> str:
+        """The id under which Ray knows the attempt."""
+        return f"{self.uid}-{self.attempt}"
+
+
+@dataclass(frozen=True)
+class ServiceRef(ObjectRef):
+    """Identity of a service with nodes of its own."""
 
 
 @dataclass(frozen=True)
@@ -63,36 +87,6 @@ class TeamRef:
 
     def __str__(self) -> str:
         return self.name
-
-
-@dataclass(frozen=True)
-class JobRef:
-    """Identity of an attempt of a job with nodes of its own."""
-
-    team: str
-    name: str
-    uid: str
-    attempt: int
-
-    @property
-    def submission_id(self) -> str:
-        """The id under which Ray knows the attempt."""
-        return f"{self.uid}-{self.attempt}"
-
-    def __str__(self) -> str:
-        return f"{self.team}/{self.name}"
-
-
-@dataclass(frozen=True)
-class ServiceRef:
-    """Identity of a service with nodes of its own. The uid distinguishes a recreated service from its predecessor."""
-
-    team: str
-    name: str
-    uid: str
-
-    def __str__(self) -> str:
-        return f"{self.team}/{self.name}"
 
 
 @dataclass(frozen=True)
@@ -210,7 +204,7 @@ class JobObservation:
     nodes: tuple[Node, ...] = ()
     """Its current nodes, and ended ones that the backend still remembers: the source of the ledger."""
     drift: str = ""
-    """The missing part if ``ensure_job`` was interrupted; calling it again does the rest."""
+    """The missing part if ``ensure`` was interrupted; calling it again does the rest."""
 
 
 @dataclass(frozen=True)
@@ -227,21 +221,161 @@ class ServiceObservation:
     nodes: tuple[Node, ...] = ()
     """Its current nodes, and ended ones that the backend still remembers: the source of the ledger."""
     drift: str = ""
-    """Difference between the actual and the requested state; ``ensure_service`` repairs it."""
+    """Difference between the actual and the requested state; ``ensure`` repairs it."""
 
 
-class Reader(Protocol):
-    """The part of the port that use cases may call: it changes no compute."""
+RefT_contra = TypeVar("RefT_contra", bound=ObjectRef, contravariant=True)
 
-    name: str
-    capabilities: frozenset[Capability]
+
+class Renewing(Protocol[RefT_contra]):
+    """The part of a port that brings new secrets to running processes."""
+
+    def renew(self, ref: RefT_contra, secrets: Mapping[str, str]) -> None:
+        """Put these secrets of a launch context where the running processes read them, and return soon. The reconciler
+        calls this at every look, so a call with current secrets must cost next to nothing. An absent target, or one
+        without secrets, is success. Nothing restarts. Raises Unavailable if the secrets can't be written now."""
+        ...
+
+
+class ClusterReader(Protocol):
+    """The part of the port to clusters that changes no compute."""
 
     def preflight(self, ref: ClusterRef, spec: ClusterSpec, size: Size) -> list[str]:
         """Every reason why this cluster can't be created, each with its remedy; empty if it can."""
         ...
 
+    def observe(self, ref: ClusterRef, spec: ClusterSpec) -> Observation:
+        """Observe the cluster. Never raises for one that is absent or broken: that is an observation."""
+        ...
+
+    def evidence(self, ref: ClusterRef) -> list[Evidence]:
+        """Facts that may explain the cluster's state, newest first; ``why`` shows them to users."""
+        ...
+
+
+@runtime_checkable
+class ClusterBackend(ClusterReader, Renewing[ClusterRef], Protocol):
+    """The port to clusters."""
+
+    def ensure(self, ref: ClusterRef, spec: ClusterSpec, launch: LaunchContext) -> None:
+        """Ask for the cluster as ``spec`` describes it and return at once. An existing or starting one is success; one
+        whose head died is restarted (another incarnation); a suspended one is resumed; drift is repaired, without a new
+        head where possible. Raises Unsupported without CREATE."""
+        ...
+
+    def suspend(self, ref: ClusterRef, spec: ClusterSpec) -> None:
+        """Ask for release of its compute and return at once. A cluster without compute is success. It is then observed
+        as ``suspended``, or as ``absent`` where nothing needs to stay. Raises Unsupported without SUSPEND."""
+        ...
+
+    def delete(self, ref: ClusterRef) -> None:
+        """Ask for deletion and return soon. An absent cluster is success; nothing of it stays behind. Raises
+        Unsupported without CREATE."""
+        ...
+
+
+class JobReader(Protocol):
+    """The part of the port to jobs with nodes of their own that changes no compute."""
+
+    def preflight(self, ref: JobRef, spec: JobSpec, size: Size) -> list[str]:
+        """Every reason why the job can't have its nodes, each with its remedy; empty if it can."""
+        ...
+
+    def observe(self, ref: JobRef) -> JobObservation:
+        """Observe the attempt. Never raises for one that is absent or broken: that is an observation."""
+        ...
+
+    def evidence(self, ref: ObjectRef) -> list[Evidence]:
+        """Facts that may explain the state of the job's nodes, of any attempt, newest first."""
+        ...
+
+
+@runtime_checkable
+class JobBackend(JobReader, Renewing[JobRef], Protocol):
+    """The port to jobs with nodes of their own."""
+
+    def ensure(self, ref: JobRef, nodes: Nodes, submission: Submission, launch: LaunchContext) -> None:
+        """Ask for nodes of the attempt's own, on which Ray runs the submission once; return at once. An existing
+        attempt, even an ended one, is success and stays as it is: a lost attempt is not restarted. Raises InvalidInput
+        if it is refused."""
+        ...
+
+    def delete(self, ref: JobRef) -> None:
+        """Ask for deletion of the attempt and its nodes, running or not; return soon. An absent one is success."""
+        ...
+
+
+class ServiceReader(Protocol):
+    """The part of the port to services with nodes of their own that changes no compute."""
+
+    def preflight(self, ref: ServiceRef, spec: ServiceSpec, size: Size) -> list[str]:
+        """Every reason why the service can't have its nodes, each with its remedy; empty if it can."""
+        ...
+
+    def observe(self, ref: ServiceRef) -> ServiceObservation:
+        """Observe the service. Never raises for one that is absent or broken: that is an observation."""
+        ...
+
+    def evidence(self, ref: ObjectRef) -> list[Evidence]:
+        """Facts that may explain the state of the service's nodes, newest first."""
+        ...
+
+
+@runtime_checkable
+class ServiceBackend(ServiceReader, Renewing[ServiceRef], Protocol):
+    """The port to services with nodes of their own."""
+
+    def ensure(self, ref: ServiceRef, nodes: Nodes, application: Mapping[str, Any], launch: LaunchContext) -> None:
+        """Ask for nodes of the service's own that serve this application of Serve's configuration; return at once.
+        A changed application is rolled out on the existing nodes; changed nodes take over before the old ones go.
+        Drift is repaired. Raises InvalidInput if it is refused."""
+        ...
+
+    def delete(self, ref: ServiceRef) -> None:
+        """Ask for deletion of the service and its nodes; return soon. An absent one is success."""
+        ...
+
+
+@runtime_checkable
+class TeamBackend(Protocol):
+    """The port to the places of teams: a namespace, or a Unix user, for each."""
+
+    def ensure(self, ref: TeamRef, spec: TeamSpec) -> str:
+        """Create the team's place as ``spec`` describes it and repair drift. Returns the part that is still missing, as
+        one sentence; empty once it is complete."""
+        ...
+
+    def delete(self, ref: TeamRef) -> str:
+        """Ask for deletion of the team's place with everything in it. Returns the part that is left, as one sentence;
+        empty once it is gone. An absent place is success."""
+        ...
+
+
+class Reader(Protocol):
+    """The part of a backend that use cases may call: it changes no compute."""
+
+    name: str
+    capabilities: frozenset[Capability]
+    """JOB, SERVICE and TEAM are those of the ports that it has: see ``capabilities_of``."""
+
+    @property
+    def clusters(self) -> ClusterReader:
+        """The port to clusters."""
+        ...
+
+    @property
+    def jobs(self) -> JobReader | None:
+        """The port to jobs with nodes of their own; None without JOB."""
+        ...
+
+    @property
+    def services(self) -> ServiceReader | None:
+        """The port to services with nodes of their own; None without SERVICE."""
+        ...
+
     def environment(self, spec: ClusterSpec) -> Environment | None:
-        """The environment that the cluster has or would have; None if it is unknown before the cluster runs.
+        """The environment that a cluster, or a job's or a service's own nodes, has or would have; None if it is unknown
+        before it runs.
 
         It must not wait for anything: it is asked while others wait to write.
         """
@@ -251,90 +385,30 @@ class Reader(Protocol):
         """The cores that all of its clusters share; None where each node has its own."""
         ...
 
-    def observe(self, ref: ClusterRef, spec: ClusterSpec) -> Observation:
-        """Observe the cluster. Never raises for one that is absent or broken: that is an observation."""
-        ...
-
-    def preflight_job(self, ref: JobRef, spec: JobSpec, size: Size) -> list[str]:
-        """Every reason why the job can't have its nodes, each with its remedy. Raises Unsupported without JOB."""
-        ...
-
-    def preflight_service(self, ref: ServiceRef, spec: ServiceSpec, size: Size) -> list[str]:
-        """Every reason why the service can't have its nodes, each with its remedy. Raises Unsupported without
-        SERVICE."""
-        ...
-
-    def observe_job(self, ref: JobRef) -> JobObservation:
-        """Observe the attempt; never raises for one that is absent or broken. Raises Unsupported without JOB."""
-        ...
-
-    def observe_service(self, ref: ServiceRef) -> ServiceObservation:
-        """Observe the service; never raises for one that is absent or broken. Raises Unsupported without SERVICE."""
-        ...
-
-    def evidence(self, ref: ClusterRef) -> list[Evidence]:
-        """Facts that may explain the cluster's state, newest first; ``why`` shows them to users."""
-        ...
-
 
 @runtime_checkable
 class Backend(Reader, Protocol):
-    """The part of the port that only the reconciler may call. All calls raise Unavailable while the provider of the
+    """The whole of a backend, which only the reconciler may call. All calls raise Unavailable while the provider of the
     compute (the host, Kubernetes) can't be reached."""
 
-    def ensure(self, ref: ClusterRef, spec: ClusterSpec, launch: LaunchContext) -> None:
-        """Ask for the cluster as ``spec`` describes it and return at once. An existing or starting one is success; one
-        whose head died is restarted (another incarnation); a suspended one is resumed; drift is repaired, without a new
-        head where possible. Raises Unsupported without CREATE."""
+    @property
+    def clusters(self) -> ClusterBackend:
+        """The port to clusters."""
         ...
 
-    def renew(self, ref: ClusterRef | JobRef | ServiceRef, secrets: Mapping[str, str]) -> None:
-        """Put these secrets of a launch context where the running processes read them, and return soon. The reconciler
-        calls this at every look, so a call with current secrets must cost next to nothing. An absent target, or one
-        without secrets, is success. Nothing restarts. Raises Unavailable if the secrets can't be written now."""
+    @property
+    def jobs(self) -> JobBackend | None:
+        """The port to jobs with nodes of their own; None without JOB."""
         ...
 
-    def suspend(self, ref: ClusterRef, spec: ClusterSpec) -> None:
-        """Ask for release of its compute and return at once. A cluster without compute is success. It is then observed
-        as ``suspended``, or as ``absent`` where nothing needs to stay. Raises Unsupported without SUSPEND."""
+    @property
+    def services(self) -> ServiceBackend | None:
+        """The port to services with nodes of their own; None without SERVICE."""
         ...
 
-    def delete(self, ref: ClusterRef) -> None:
-        """Ask for deletion and return soon. An absent cluster is success; nothing of it stays behind."""
-        ...
-
-    def ensure_job(self, ref: JobRef, nodes: Nodes, submission: Submission, launch: LaunchContext) -> None:
-        """Ask for nodes of the attempt's own, on which Ray runs the submission once; return at once. An existing
-        attempt, even an ended one, is success and stays as it is: a lost attempt is not restarted. Raises InvalidInput
-        if it is refused, Unsupported without JOB."""
-        ...
-
-    def delete_job(self, ref: JobRef) -> None:
-        """Ask for deletion of the attempt and its nodes, running or not; return soon. An absent one is success. Raises
-        Unsupported without JOB."""
-        ...
-
-    def ensure_service(
-        self, ref: ServiceRef, nodes: Nodes, application: Mapping[str, Any], launch: LaunchContext
-    ) -> None:
-        """Ask for nodes of the service's own that serve this application of Serve's configuration; return at once.
-        A changed application is rolled out on the existing nodes; changed nodes take over before the old ones go.
-        Drift is repaired. Raises InvalidInput if it is refused, Unsupported without SERVICE."""
-        ...
-
-    def delete_service(self, ref: ServiceRef) -> None:
-        """Ask for deletion of the service and its nodes; return soon. An absent one is success. Raises Unsupported
-        without SERVICE."""
-        ...
-
-    def ensure_team(self, team: TeamRef, spec: TeamSpec) -> str:
-        """Create the team's place (a namespace, a Unix user) as ``spec`` describes it and repair drift. Returns the
-        part that is still missing, as one sentence; empty once it is complete. Raises Unsupported without TEAM."""
-        ...
-
-    def delete_team(self, team: TeamRef) -> str:
-        """Ask for deletion of the team's place with everything in it. Returns the part that is left, as one sentence;
-        empty once it is gone. An absent place is success. Raises Unsupported without TEAM."""
+    @property
+    def teams(self) -> TeamBackend | None:
+        """The port to the places of teams; None without TEAM."""
         ...
 
     def subscribe(self, changed: Callable[[str], None]) -> None:
@@ -348,47 +422,40 @@ class Backend(Reader, Protocol):
         ...
 
 
-class SharedNodesOnly:
-    """Mixin for a backend without JOB and SERVICE: refuses every call about nodes of a job's or a service's own."""
+def capabilities_of(
+    abilities: Set[Capability], *, jobs: object | None, services: object | None, teams: object | None
+) -> frozenset[Capability]:
+    """The capabilities of a backend with these abilities and ports: JOB, SERVICE and TEAM say that it has the port.
 
-    name: str
+    A backend calls this with its own ``jobs``, ``services`` and ``teams``, so that the two can't disagree.
+    """
+    ports = {Capability.JOB: jobs, Capability.SERVICE: services, Capability.TEAM: teams}
+    return frozenset(abilities - ports.keys()) | {capability for capability, port in ports.items() if port is not None}
 
-    def preflight_job(self, ref: JobRef, spec: JobSpec, size: Size) -> list[str]:
-        """Raises Unsupported."""
-        self._refuse("job", ref)
 
-    def observe_job(self, ref: JobRef) -> JobObservation:
-        """Raises Unsupported."""
-        self._refuse("job", ref)
+def jobs_of(backend: Backend, ref: JobRef) -> JobBackend:
+    """The backend's port to jobs with nodes of their own. Raises Unsupported if it has none."""
+    if backend.jobs is None:
+        raise _no_nodes(backend, "job", ref)
+    return backend.jobs
 
-    def ensure_job(self, ref: JobRef, nodes: Nodes, submission: Submission, launch: LaunchContext) -> None:
-        """Raises Unsupported."""
-        self._refuse("job", ref)
 
-    def delete_job(self, ref: JobRef) -> None:
-        """Raises Unsupported."""
-        self._refuse("job", ref)
+def services_of(backend: Backend, ref: ServiceRef) -> ServiceBackend:
+    """The backend's port to services with nodes of their own. Raises Unsupported if it has none."""
+    if backend.services is None:
+        raise _no_nodes(backend, "service", ref)
+    return backend.services
 
-    def preflight_service(self, ref: ServiceRef, spec: ServiceSpec, size: Size) -> list[str]:
-        """Raises Unsupported."""
-        self._refuse("service", ref)
 
-    def observe_service(self, ref: ServiceRef) -> ServiceObservation:
-        """Raises Unsupported."""
-        self._refuse("service", ref)
+def teams_of(backend: Backend, ref: TeamRef) -> TeamBackend:
+    """The backend's port to the places of teams. Raises Unsupported if it has none."""
+    if backend.teams is None:
+        raise Unsupported(f"The backend '{backend.name}' keeps no place for team '{ref}'.", remedy="None is needed.")
+    return backend.teams
 
-    def ensure_service(
-        self, ref: ServiceRef, nodes: Nodes, application: Mapping[str, Any], launch: LaunchContext
-    ) -> None:
-        """Raises Unsupported."""
-        self._refuse("service", ref)
 
-    def delete_service(self, ref: ServiceRef) -> None:
-        """Raises Unsupported."""
-        self._refuse("service", ref)
-
-    def _refuse(self, noun: str, ref: JobRef | ServiceRef) -> NoReturn:
-        raise Unsupported(
-            f"The backend '{self.name}' has no nodes for {noun} '{ref}' alone.",
-            remedy=f"Name a cluster of the team: {noun}.cluster.",
-        )
+def _no_nodes(backend: Backend, noun: str, ref: ObjectRef) -> Unsupported:
+    return Unsupported(
+        f"The backend '{backend.name}' has no nodes for {noun} '{ref}' alone.",
+        remedy=f"Name a cluster of the team: {noun}.cluster.",
+    )

@@ -12,18 +12,14 @@ from rayplane.gateway.backends.base import (
     Capability,
     ClusterRef,
     Evidence,
-    JobRef,
     LaunchContext,
     Observation,
-    ServiceRef,
-    SharedNodesOnly,
-    TeamRef,
 )
 from rayplane.gateway.ray_reach import NOT_ALLOWED, Reach
 from rayplane.gateway.ray_rest import RayRest
 from rayplane.nouns.cluster import ClusterSpec, Endpoint
 from rayplane.nouns.environment import Environment
-from rayplane.nouns.team import Size, TeamSpec
+from rayplane.nouns.team import Size
 from rayplane.settings import GatewaySettings
 
 UNKNOWN = "unknown"
@@ -34,15 +30,12 @@ _VERSION = re.compile(r"\d{1,4}(\.[0-9A-Za-z+_-]{1,30}){1,4}")
 _SESSION = re.compile(r"[\w.-]{1,128}", re.ASCII)
 
 
-class ExistingBackend(SharedNodesOnly):
+class ExistingClusters:
     """Clusters at ``spec.address``, the URL of their dashboard, which the settings must allow or an admin have placed.
 
     An admin places the token in a 0600 file of the home: the token, and on a second line the address that it is for.
     It is sent nowhere else.
     """
-
-    name = "existing"
-    capabilities: frozenset[Capability] = frozenset()
 
     def __init__(self, settings: GatewaySettings) -> None:
         self._home = settings.home_paths
@@ -54,14 +47,6 @@ class ExistingBackend(SharedNodesOnly):
             return ["A cluster of the backend 'existing' needs 'address': the URL of its Ray dashboard."]
         observation = self.observe(ref, spec)
         return [] if observation.phase == "ready" else [observation.message]
-
-    def real_cores(self) -> int | None:
-        """None: the platform did not start its nodes and does not know their cores."""
-        return None
-
-    def environment(self, spec: ClusterSpec) -> Environment | None:
-        """None: only ``observe`` learns it."""
-        return None
 
     def observe(self, ref: ClusterRef, spec: ClusterSpec) -> Observation:
         """Ask the dashboard, for at most ``PATIENCE``; Ray's session is the incarnation."""
@@ -101,7 +86,7 @@ class ExistingBackend(SharedNodesOnly):
             f"The backend 'existing' can't make cluster '{ref}'.", remedy="Start it yourself, or use another backend."
         )
 
-    def renew(self, ref: ClusterRef | JobRef | ServiceRef, secrets: Mapping[str, str]) -> None:
+    def renew(self, ref: ClusterRef, secrets: Mapping[str, str]) -> None:
         """Do nothing: such a cluster has no secrets of the platform."""
 
     def suspend(self, ref: ClusterRef, spec: ClusterSpec) -> None:
@@ -116,21 +101,6 @@ class ExistingBackend(SharedNodesOnly):
         """No evidence: ``observe`` says everything."""
         return []
 
-    def ensure_team(self, team: TeamRef, spec: TeamSpec) -> str:
-        """Raises Unsupported."""
-        raise Unsupported(f"The backend 'existing' keeps no place for team '{team}'.", remedy="None is needed.")
-
-    def delete_team(self, team: TeamRef) -> str:
-        """Raises Unsupported."""
-        raise Unsupported(f"The backend 'existing' keeps no place for team '{team}'.", remedy="None is needed.")
-
-    def subscribe(self, changed: Callable[[str], None]) -> None:
-        """Raises Unsupported: the reconciler polls such clusters."""
-        raise Unsupported("The backend 'existing' reports no changes.", remedy="Observe its clusters instead.")
-
-    def close(self) -> None:
-        """Do nothing: no resources are held between calls."""
-
     def _ask(self, address: ray_address.Address, token: str | None, reach: Reach) -> dict[str, object]:
         client = RayRest(str(address), token, timeout=PATIENCE, reach=reach)
         try:
@@ -140,6 +110,34 @@ class ExistingBackend(SharedNodesOnly):
 
     def _token_path(self, ref: ClusterRef) -> Path:
         return self._home.placed_token(ref.team, ref.name)
+
+
+class ExistingBackend:
+    """Clusters at addresses, which others run: no nodes of a job's or a service's own, and no places of teams."""
+
+    name = "existing"
+    capabilities: frozenset[Capability] = frozenset()
+    jobs = None
+    services = None
+    teams = None
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        self.clusters = ExistingClusters(settings)
+
+    def real_cores(self) -> int | None:
+        """None: the platform did not start its nodes and does not know their cores."""
+        return None
+
+    def environment(self, spec: ClusterSpec) -> Environment | None:
+        """None: only ``observe`` learns it."""
+        return None
+
+    def subscribe(self, changed: Callable[[str], None]) -> None:
+        """Raises Unsupported: the reconciler polls such clusters."""
+        raise Unsupported("The backend 'existing' reports no changes.", remedy="Observe its clusters instead.")
+
+    def close(self) -> None:
+        """Do nothing: no resources are held between calls."""
 
 
 def _environment(address: str, ray: str) -> Environment:

@@ -28,13 +28,11 @@ from rayplane.gateway.backends.base import (
     Capability,
     ClusterRef,
     Evidence,
-    JobRef,
     LaunchContext,
     Node,
     Observation,
-    ServiceRef,
-    SharedNodesOnly,
     TeamRef,
+    capabilities_of,
 )
 from rayplane.gateway.backends.local_head import Folders, HeadRecord
 from rayplane.gateway.backends.local_teams import LocalTeams
@@ -58,24 +56,12 @@ _MOST_ENDED_HEADS = 16
 _SHM = "/dev/shm"  # noqa: S108  where Ray keeps its object store
 
 
-class LocalBackend(SharedNodesOnly):
-    """Ray heads as processes of this host. One node each; cores are logical.
+class LocalClusters:
+    """Ray heads as processes of this host, one each. With ``teams``, each runs as the Unix user of its team."""
 
-    With RAYPLANE_LOCAL_USERS each team has a place: a Unix user, as which its heads run, and that user's folder.
-    """
-
-    name = "local"
-    capabilities: frozenset[Capability] = frozenset(
-        {Capability.CREATE, Capability.SUSPEND, Capability.SERVE, Capability.CLIENT}
-    )
-
-    def __init__(self, settings: GatewaySettings) -> None:
-        local_users.require(settings)
+    def __init__(self, settings: GatewaySettings, teams: LocalTeams | None) -> None:
         self._home = settings.home_paths
-        self._teams: LocalTeams | None = None
-        if settings.local_users:
-            self._teams = LocalTeams(settings)
-            self.capabilities |= {Capability.TEAM}
+        self._teams = teams
         self._spawning = threading.Lock()
         """Held while a head is started and recorded, and while a user's left-over processes are ended."""
         self._warm = settings.warm_processes
@@ -109,14 +95,6 @@ class LocalBackend(SharedNodesOnly):
                 reasons.append(f"'{folder}' has {_gib(free)} free, a cluster needs {need}. Free some space.")
         return reasons
 
-    def environment(self, spec: ClusterSpec) -> Environment | None:
-        """The environment of this interpreter."""
-        return local_environment.of_this_interpreter()
-
-    def real_cores(self) -> int | None:
-        """The cores of this host."""
-        return os.cpu_count()
-
     def observe(self, ref: ClusterRef, spec: ClusterSpec) -> Observation:
         """Observe the head's process, then ask its dashboard with its token."""
         with self._lock:
@@ -136,7 +114,7 @@ class LocalBackend(SharedNodesOnly):
         if self._runs_as_wrong_user(record):
             message = f"The Ray head of '{ref}' runs as another user than RAYPLANE_LOCAL_USERS asks for."
             return self._observation(ref, "failed", "WrongUser", message)
-        return self._probe(ref, spec, record)
+        return self._probe(ref, record)
 
     def evidence(self, ref: ClusterRef) -> list[Evidence]:
         """No evidence: a head is one process, and its observation has the last lines of its log."""
@@ -155,7 +133,7 @@ class LocalBackend(SharedNodesOnly):
             return
         self._begin(ref, "start", lambda: self._start(ref, launch))
 
-    def renew(self, ref: ClusterRef | JobRef | ServiceRef, secrets: Mapping[str, str]) -> None:
+    def renew(self, ref: ClusterRef, secrets: Mapping[str, str]) -> None:
         """Replace the secret files whose content changed; the cluster's processes read them at each use."""
         record = self._record(ref.uid)
         if record is not None and record.user is not None:
@@ -176,26 +154,6 @@ class LocalBackend(SharedNodesOnly):
     def delete(self, ref: ClusterRef) -> None:
         """Stop the head and remove its folder, token, log and record, in the background."""
         self._begin(ref, "delete", lambda: self._remove(ref))
-
-    def ensure_team(self, team: TeamRef, spec: TeamSpec) -> str:
-        """Give the team its user and its folder. Raises Unsupported if all teams run as the platform's user."""
-        if self._teams is None:
-            raise _no_places(team)
-        self._teams.ensure(team)
-        return ""
-
-    def delete_team(self, team: TeamRef) -> str:
-        """End the processes of the team's user, and retire that user. Raises Unsupported as ``ensure_team`` does."""
-        if self._teams is None:
-            raise _no_places(team)
-        number = self._teams.delete(team)
-        if number is not None:
-            self._end_user(number)
-        return ""
-
-    def subscribe(self, changed: Callable[[str], None]) -> None:
-        """Raises Unsupported: the reconciler polls heads."""
-        raise Unsupported("The backend 'local' reports no changes.", remedy="Observe its clusters instead.")
 
     def close(self) -> None:
         """Close the connections to the heads; threads end with their current work."""
@@ -312,9 +270,9 @@ class LocalBackend(SharedNodesOnly):
             self._note_end(ref, record)
         processes.stop_marked(local_head.mark(self._home.id, ref.uid), grace=_GRACE)
         if record is not None and record.user is not None:
-            self._end_user(record.user)
+            self.end_user(record.user)
 
-    def _end_user(self, user: int) -> None:
+    def end_user(self, user: int) -> None:
         """End left-over processes of a user without a running head: they may have escaped the end of their cluster."""
         with self._spawning:
             heads = [record for path in self._records.glob("*.json") if (record := self._record(path.stem)) is not None]
@@ -343,7 +301,7 @@ class LocalBackend(SharedNodesOnly):
             )
         return number
 
-    def _probe(self, ref: ClusterRef, spec: ClusterSpec, record: HeadRecord) -> Observation:
+    def _probe(self, ref: ClusterRef, record: HeadRecord) -> Observation:
         incarnation = local_head.incarnation(record)
         endpoint = _endpoint(record)
         foreign_listener = self._foreign_listener(record)
@@ -359,7 +317,7 @@ class LocalBackend(SharedNodesOnly):
         return replace(
             self._observation(ref, "ready", incarnation=incarnation),
             endpoint=endpoint,
-            environment=self.environment(spec),
+            environment=local_environment.of_this_interpreter(),
         )
 
     @staticmethod
@@ -431,6 +389,65 @@ class LocalBackend(SharedNodesOnly):
         return self._home.logs / f"ray-{uid}.log"
 
 
+class LocalPlaces:
+    """The place of each team on this host: its Unix user, and that user's folder."""
+
+    def __init__(self, teams: LocalTeams, clusters: LocalClusters) -> None:
+        self._teams = teams
+        self._clusters = clusters
+
+    def ensure(self, ref: TeamRef, spec: TeamSpec) -> str:
+        """Give the team its user and its folder."""
+        self._teams.ensure(ref)
+        return ""
+
+    def delete(self, ref: TeamRef) -> str:
+        """End the processes of the team's user, and retire that user."""
+        number = self._teams.delete(ref)
+        if number is not None:
+            self._clusters.end_user(number)
+        return ""
+
+
+class LocalBackend:
+    """Ray heads as processes of this host. One node each; cores are logical.
+
+    With RAYPLANE_LOCAL_USERS each team has a place: a Unix user, as which its heads run, and that user's folder.
+    """
+
+    name = "local"
+    jobs = None
+    services = None
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        local_users.require(settings)
+        teams = LocalTeams(settings) if settings.local_users else None
+        self.clusters = LocalClusters(settings, teams)
+        self.teams = LocalPlaces(teams, self.clusters) if teams is not None else None
+        self.capabilities = capabilities_of(
+            {Capability.CREATE, Capability.SUSPEND, Capability.SERVE, Capability.CLIENT},
+            jobs=self.jobs,
+            services=self.services,
+            teams=self.teams,
+        )
+
+    def environment(self, spec: ClusterSpec) -> Environment | None:
+        """The environment of this interpreter."""
+        return local_environment.of_this_interpreter()
+
+    def real_cores(self) -> int | None:
+        """The cores of this host."""
+        return os.cpu_count()
+
+    def subscribe(self, changed: Callable[[str], None]) -> None:
+        """Raises Unsupported: the reconciler polls heads."""
+        raise Unsupported("The backend 'local' reports no changes.", remedy="Observe its clusters instead.")
+
+    def close(self) -> None:
+        """Close the connections to the heads; threads end with their current work."""
+        self.clusters.close()
+
+
 @dataclass
 class _Work:
     """The current or last work of a cluster's thread."""
@@ -443,12 +460,6 @@ class _Work:
     @property
     def running(self) -> bool:
         return not self.done
-
-
-def _no_places(team: TeamRef) -> Unsupported:
-    return Unsupported(
-        f"The backend 'local' keeps no place for team '{team}'.", remedy="Its clusters need none: they share this host."
-    )
 
 
 def _endpoint(record: HeadRecord) -> Endpoint:

@@ -142,7 +142,7 @@ class ClusterReconciler:
             self._subscribed.add(cluster.backend_name)
 
     def _observe(self, cluster: _Cluster) -> Observation:
-        observation = cluster.backend.observe(cluster.ref, cluster.look.spec)
+        observation = cluster.backend.clusters.observe(cluster.ref, cluster.look.spec)
         self._record_leases(cluster.ref, observation)
         return observation
 
@@ -206,11 +206,11 @@ class ClusterReconciler:
     def _ask(self, cluster: _Cluster, ask: Ask) -> None:
         """Ask the backend for what was decided; returns at once."""
         if ask == "ensure":
-            cluster.backend.ensure(cluster.ref, cluster.look.spec, self._launch(cluster))
+            cluster.backend.clusters.ensure(cluster.ref, cluster.look.spec, self._launch(cluster))
         elif ask == "suspend":
-            cluster.backend.suspend(cluster.ref, cluster.look.spec)
+            cluster.backend.clusters.suspend(cluster.ref, cluster.look.spec)
         elif ask == "delete":
-            cluster.backend.delete(cluster.ref)
+            cluster.backend.clusters.delete(cluster.ref)
 
     def _start(self, cluster: _Cluster) -> float | None:
         """Start a head, unless the backend or the team lacks what it needs."""
@@ -222,7 +222,7 @@ class ClusterReconciler:
         return decision.again
 
     def _obstacles(self, cluster: _Cluster) -> Obstacles:
-        reasons = cluster.backend.preflight(cluster.ref, cluster.look.spec, cluster.size)
+        reasons = cluster.backend.clusters.preflight(cluster.ref, cluster.look.spec, cluster.size)
         if reasons or not cluster.look.can(Capability.CREATE):
             return Obstacles(preflight=tuple(reasons))
         lacking = launch.team_lacks(self._platform, cluster.team, cluster.backend_name, cluster.backend, self._wake)
@@ -234,7 +234,7 @@ class ClusterReconciler:
 
     def _renew(self, cluster: _Cluster) -> float:
         """Renew the cluster's secrets, at next to no cost if they are current; the seconds until the next look."""
-        lacking = renewal.renew(self._platform, cluster.backend, cluster.ref)
+        lacking = renewal.renew(self._platform, cluster.backend.clusters, cluster.ref)
         generation = cluster.look.generation
         self._edit_if_new(cluster, lambda status: renewal.tell(status, lacking, generation))
         return renewal.SOON if lacking else AT_REST

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from rayplane.errors import NotFound
 from rayplane.gateway.admission.sizes import size_of
-from rayplane.gateway.backends.base import Backend, ServiceObservation, ServiceRef
+from rayplane.gateway.backends.base import Backend, ServiceBackend, ServiceObservation, ServiceRef, services_of
 from rayplane.gateway.ray_rest import RayRest
 from rayplane.gateway.reconcile import holdings, launch, renewal
 from rayplane.gateway.reconcile.serve_config import application_of, configuration
@@ -202,7 +202,7 @@ class OnOwnNodes:
             incarnation=None if observed.phase == "absent" or observed.drift else self._ref.uid,
             endpoint=observed.endpoint if observed.phase == "ready" else None,
             environment=observed.environment,
-            not_renewed=renewal.renew(self._platform, self._backend, self._ref) if observed.phase == "ready" else "",
+            not_renewed=renewal.renew(self._platform, self._services(), self._ref) if observed.phase == "ready" else "",
         )
 
     def lock(self) -> AbstractContextManager[Any]:
@@ -214,20 +214,23 @@ class OnOwnNodes:
         size = size_of(team_spec(self._team), self._nodes.size, team_name=self._ref.team, where="service.nodes.size")
         context = launch.context(self._platform, self._ref.team, self._ref.uid, size)
         wanted = application_of(self._obj, self._spec, version, self._platform.storage)
-        self._backend.ensure_service(self._ref, self._nodes, wanted, context)
+        self._services().ensure(self._ref, self._nodes, wanted, context)
 
     def take_down(self) -> bool:
         """Delete the service's nodes; True once they are gone and their leases have ended."""
         observed = self._observe()
         if observed.phase not in ("absent", "stopping"):
-            self._backend.delete_service(self._ref)
+            self._services().delete(self._ref)
             observed = self._observe()
         return observed.phase == "absent"
 
     def _observe(self) -> ServiceObservation:
-        observed = self._backend.observe_service(self._ref)
+        observed = self._services().observe(self._ref)
         holdings.keep(self._platform.store, self._ref, observed.nodes, utcnow())
         return observed
+
+    def _services(self) -> ServiceBackend:
+        return services_of(self._backend, self._ref)
 
 
 def is_refused(status: ServiceStatus) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from rayplane.gateway.backends.base import ClusterRef, Node
+from rayplane.gateway.backends.base import Node, ObjectRef
 from rayplane.nouns.cluster import Lease
 
 
@@ -23,12 +23,12 @@ class Entries:
         return bool(self.opened or self.closed)
 
 
-def lease_id(ref: ClusterRef, node: Node) -> str:
+def lease_id(ref: ObjectRef, node: Node) -> str:
     """The id of a node's lease: the same for every gateway and every write."""
     return f"{ref.uid}-{node.id}"
 
 
-def entries(ref: ClusterRef, nodes: Sequence[Node], known: Iterable[Lease], *, now: datetime) -> Entries:
+def entries(ref: ObjectRef, nodes: Sequence[Node], known: Iterable[Lease], *, now: datetime) -> Entries:
     """Compute what the ledger lacks. ``known``: the cluster's open leases, and those of ``nodes``.
 
     A lease whose node is gone ends ``now`` if the backend does not report when the node ended.

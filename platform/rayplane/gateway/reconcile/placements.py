@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 
 from rayplane.errors import Unavailable
 from rayplane.gateway.admission.sizes import size_of
-from rayplane.gateway.backends.base import Backend, JobObservation, JobRef, Submission
+from rayplane.gateway.backends.base import Backend, JobObservation, JobRef, Submission, jobs_of
 from rayplane.gateway.ray_rest import RayRest
 from rayplane.gateway.reconcile import holdings, launch, renewal
 from rayplane.gateway.reconcile.attempts import End, end_of
@@ -211,10 +211,10 @@ class OnOwnNodes:
             view = self._ask_own_ray(attempt, observed.phase, self._rays(observed.endpoint))
         if observed.phase in _ENDED and view.end is None:
             view = AttemptView("known", end=End(_ENDED[observed.phase], observed.message))
-        runs = view.state == "known" and view.end is None
+        runs, ref = view.state == "known" and view.end is None, self._ref(attempt)
         return replace(
             view,
-            not_renewed=renewal.renew(self._platform, self._backend, self._ref(attempt)) if runs else "",
+            not_renewed=renewal.renew(self._platform, jobs_of(self._backend, ref), ref) if runs else "",
             incarnation=observed.incarnation,
             endpoint=observed.endpoint,
             environment=observed.environment,
@@ -222,10 +222,10 @@ class OnOwnNodes:
 
     def make(self, attempt: Attempt, submission: Submission) -> None:
         """Ask the backend for the attempt's nodes."""
-        look = self._look
+        look, ref = self._look, self._ref(attempt)
         size = size_of(team_spec(self._team), self._nodes.size, team_name=look.team, where="job.nodes.size")
         context = launch.context(self._platform, look.team, look.uid, size)
-        self._backend.ensure_job(self._ref(attempt), self._nodes, submission, context)
+        jobs_of(self._backend, ref).ensure(ref, self._nodes, submission, context)
 
     def ray(self, attempt: Attempt) -> RayRest | None:
         """The Ray of the attempt's own head, while that head is the one that ran it."""
@@ -236,17 +236,17 @@ class OnOwnNodes:
 
     def free(self, attempt: Attempt) -> bool:
         """Delete the attempt's nodes; True once they are gone and their leases have ended."""
-        observed = self._observe(attempt)
+        observed, ref = self._observe(attempt), self._ref(attempt)
         if observed.phase == "absent":
             return True
         if observed.phase != "stopping":
-            self._backend.delete_job(self._ref(attempt))
+            jobs_of(self._backend, ref).delete(ref)
             observed = self._observe(attempt)
         return observed.phase == "absent"
 
     def _observe(self, attempt: Attempt) -> JobObservation:
         ref = self._ref(attempt)
-        observed = self._backend.observe_job(ref)
+        observed = jobs_of(self._backend, ref).observe(ref)
         holdings.keep(self._platform.store, ref, observed.nodes, self._look.now)
         return observed
 

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from rayplane.errors import RayplaneError
-from rayplane.gateway.backends.base import Backend, ClusterRef, JobRef, ServiceRef
+from rayplane.gateway.backends.base import ObjectRef, Renewing
 from rayplane.gateway.reconcile import launch
 from rayplane.gateway.reconcile.status import S, editing
 from rayplane.gateway.store import Store
 from rayplane.gateway.usecases.platform import Platform
 from rayplane.nouns.base import Status
 
+Ref = TypeVar("Ref", bound=ObjectRef)
+
 CONDITION = "TokenCurrent"
 SOON = 15.0
 """Seconds until a failed renewal is repeated."""
 
 
-def renew(platform: Platform, backend: Backend, ref: ClusterRef | JobRef | ServiceRef) -> str:
+def renew(platform: Platform, port: Renewing[Ref], ref: Ref) -> str:
     """Put the current secrets where the running processes read them; the reason if that fails, else empty."""
     try:
-        backend.renew(ref, launch.secrets(platform, ref.team, ref.uid))
+        port.renew(ref, launch.secrets(platform, ref.team, ref.uid))
     except RayplaneError as exc:
         ends = platform.signer.grace_ends()
         accepted = "is accepted no more" if ends is None else f"is accepted until {ends.isoformat(timespec='seconds')}"

@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from rayplane import rotation
-from rayplane.gateway.backends.base import Backend, Capability, TeamRef
+from rayplane.gateway.backends.base import Backend, Capability, TeamRef, teams_of
 from rayplane.gateway.mlflow_rest import MlflowRest
 from rayplane.gateway.reconcile.status import editing
 from rayplane.gateway.reconcile.team_credentials import credentials, credentials_path, user_in
@@ -66,7 +66,7 @@ class TeamReconciler:
         for name in places:
             backend = self._backends(name)
             # The team is removed from a backend that nothing of it uses any more.
-            places[name] = backend.ensure_team(ref, spec) if name in wanted else take_away(backend, ref)
+            places[name] = teams_of(backend, ref).ensure(ref, spec) if name in wanted else take_away(backend, ref)
         remaining = {name: rest for name, rest in places.items() if name in wanted or rest}
         lacking = [remaining[name] for name in wanted if remaining[name]]
         with editing(self._platform.store, obj.metadata.uid, TeamStatus) as status:

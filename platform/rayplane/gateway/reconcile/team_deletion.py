@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rayplane.errors import Conflict, NotFound
 from rayplane.gateway.admission.roles import SYSTEM
-from rayplane.gateway.backends.base import Backend, Capability, TeamRef
+from rayplane.gateway.backends.base import Backend, TeamRef
 from rayplane.gateway.mlflow_rest import MlflowRest
 from rayplane.gateway.reconcile.status import editing
 from rayplane.gateway.reconcile.team_credentials import files_of, user_in, user_of
@@ -126,4 +126,4 @@ class TeamDeletion:
 def take_away(backend: Backend, team: TeamRef) -> str:
     """Ask for deletion of the team's place; the rest that is left, as one sentence. Empty where the backend, by changed
     settings, keeps no places any more."""
-    return backend.delete_team(team) if Capability.TEAM in backend.capabilities else ""
+    return "" if backend.teams is None else backend.teams.delete(team)

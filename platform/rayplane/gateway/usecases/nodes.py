@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from rayplane.errors import Unsupported
 from rayplane.gateway.admission import quota
-from rayplane.gateway.backends.base import Capability, Reader
+from rayplane.gateway.backends.base import JobReader, ServiceReader
 from rayplane.gateway.store.objects import NO_CLUSTER
 from rayplane.gateway.store.typed import AnyObject, Team
 from rayplane.gateway.usecases.platform import Platform, team_spec
@@ -66,18 +66,37 @@ def _holders(team: str, spec: TeamSpec, platform: Platform) -> Iterator[tuple[An
             yield job, demand(nodes.as_cluster(), spec)
 
 
-def reader(team: Team, noun: str, capability: Capability, nodes: Nodes, platform: Platform) -> Reader:
-    """The backend that provides the nodes.
+def jobs(team: Team, nodes: Nodes, platform: Platform) -> JobReader:
+    """The port to jobs of the backend that provides the nodes.
 
     Raises InvalidSpec for an unknown backend, Refused for one that is not offered here, Unsupported for one that has no
-    nodes for a single ``noun``.
+    nodes for a single job.
     """
+    backend = _offered(team, "job", nodes, platform)
+    port = platform.readers(backend).jobs
+    if port is None:
+        raise _no_nodes(backend, "job")
+    return port
+
+
+def services(team: Team, nodes: Nodes, platform: Platform) -> ServiceReader:
+    """The port to services of the backend that provides the nodes; raises as ``jobs`` does."""
+    backend = _offered(team, "service", nodes, platform)
+    port = platform.readers(backend).services
+    if port is None:
+        raise _no_nodes(backend, "service")
+    return port
+
+
+def _offered(team: Team, noun: str, nodes: Nodes, platform: Platform) -> str:
+    """The name of the backend that provides the nodes; raises InvalidSpec or Refused if it is not offered here."""
     backend = backend_of(nodes, team_spec(team))
     check_backend(backend, f"{noun}.nodes.backend", platform)
-    chosen = platform.readers(backend)
-    if capability not in chosen.capabilities:
-        raise Unsupported(
-            f"{noun}.nodes: the backend '{backend}' has no nodes for one {noun} alone.",
-            remedy=f"Name a cluster of the team instead: {noun}.cluster.",
-        )
-    return chosen
+    return backend
+
+
+def _no_nodes(backend: str, noun: str) -> Unsupported:
+    return Unsupported(
+        f"{noun}.nodes: the backend '{backend}' has no nodes for one {noun} alone.",
+        remedy=f"Name a cluster of the team instead: {noun}.cluster.",
+    )

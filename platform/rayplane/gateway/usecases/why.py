@@ -8,7 +8,7 @@ from datetime import datetime
 
 from rayplane.errors import InvalidInput, NotFound, RayplaneError
 from rayplane.gateway.admission.roles import Principal, authorize, may
-from rayplane.gateway.backends.base import ClusterRef
+from rayplane.gateway.backends.base import ObjectRef
 from rayplane.gateway.store.typed import AnyObject, Job, Team
 from rayplane.gateway.usecases import cluster as clusters
 from rayplane.gateway.usecases.platform import Platform, team_spec
@@ -79,7 +79,7 @@ class _Explainer:
         try:
             reader = self._platform.readers(clusters.backend_of(spec, team_spec(owner)))
             ref = clusters.ref_of(meta.team or "", meta.name, spec, facts.obj)
-            facts = replace(facts, evidence=reader.evidence(ref))
+            facts = replace(facts, evidence=reader.clusters.evidence(ref))
         except RayplaneError as exc:
             # The backend can't be asked: that itself is the cause.
             return replace(facts, silence=str(exc), verdicts=self._verdicts(RULES["Cluster"].reserve, facts, owner))
@@ -150,8 +150,10 @@ class _Explainer:
         nodes = facts.obj.spec.nodes
         backend = (nodes and nodes.backend) or team_spec(owner).backend
         try:
-            ref = ClusterRef(team=meta.team or "", name=meta.name, uid=meta.uid)
-            return replace(facts, evidence=self._platform.readers(backend).evidence(ref))
+            reader = self._platform.readers(backend)
+            port = reader.jobs if facts.obj.kind == "Job" else reader.services
+            ref = ObjectRef(team=meta.team or "", name=meta.name, uid=meta.uid)
+            return replace(facts, evidence=port.evidence(ref) if port is not None else ())
         except RayplaneError as exc:
             return replace(facts, silence=str(exc))
 

@@ -287,7 +287,7 @@ def test_many_plans_and_applies_against_a_slow_server_do_not_block_the_gateway(
     monkeypatch.setattr(existing, "PATIENCE", 2.0)
     done, waits = threading.Event(), []
     lock, now, most = threading.Lock(), 0, 0
-    preflight = bench.existing.preflight
+    preflight = bench.existing.clusters.preflight
 
     def counted(*args: Any) -> list[str]:
         nonlocal now, most
@@ -300,7 +300,7 @@ def test_many_plans_and_applies_against_a_slow_server_do_not_block_the_gateway(
             with lock:
                 now -= 1
 
-    monkeypatch.setattr(bench.existing, "preflight", counted)
+    monkeypatch.setattr(bench.existing.clusters, "preflight", counted)
 
     def probe(url: str) -> None:
         while not done.is_set():

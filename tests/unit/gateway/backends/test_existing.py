@@ -49,7 +49,7 @@ def place_token(home: Path, text: str) -> Path:
 
 
 def look(made: ExistingBackend, address: str, ref: ClusterRef = REF) -> Observation:
-    return made.observe(ref, ClusterSpec(backend="existing", address=address))
+    return made.clusters.observe(ref, ClusterSpec(backend="existing", address=address))
 
 
 def test_a_ray_on_loopback_is_ready_with_its_own_version_and_session(tmp_path: Path, ray: StrangeServer) -> None:
@@ -104,7 +104,7 @@ def test_an_address_with_a_path_or_query_is_refused_without_a_request(
     tmp_path: Path, ray: StrangeServer, end: str
 ) -> None:
     made = backend(tmp_path)
-    reasons = made.preflight(PLACED, ClusterSpec(backend="existing", address=ray.url + end), SIZE)
+    reasons = made.clusters.preflight(PLACED, ClusterSpec(backend="existing", address=ray.url + end), SIZE)
     assert "has a path, a query or a fragment" in reasons[0]
     assert ray.requests == []
 
@@ -181,7 +181,7 @@ def test_observing_a_server_that_answers_byte_by_byte_ends_in_time(
 )
 def test_the_error_for_an_answer_that_is_not_rays_does_not_quote_it(tmp_path: Path, body: bytes) -> None:
     with strange_server(plain(body)) as server:
-        (reason,) = backend(tmp_path).preflight(REF, ClusterSpec(address=server.url), SIZE)
+        (reason,) = backend(tmp_path).clusters.preflight(REF, ClusterSpec(address=server.url), SIZE)
     assert "is that a Ray dashboard?" in reason
     assert "geheim" not in reason
 

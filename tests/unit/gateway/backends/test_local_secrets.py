@@ -23,7 +23,7 @@ def backend(tmp_path: Path) -> LocalBackend:
 
 @pytest.fixture
 def path(backend: LocalBackend) -> Path:
-    made = backend._secret_path(REF.uid, "RAYPLANE_TOKEN_PATH")
+    made = backend.clusters._secret_path(REF.uid, "RAYPLANE_TOKEN_PATH")
     write_secret(made, "the-first-token")
     return made
 
@@ -31,7 +31,7 @@ def path(backend: LocalBackend) -> Path:
 def test_a_changed_secret_is_replaced_atomically_and_stays_private(backend: LocalBackend, path: Path) -> None:
     before = path.stat().st_ino
     with path.open() as opened:
-        backend.renew(REF, {"RAYPLANE_TOKEN_PATH": "the-second-token"})
+        backend.clusters.renew(REF, {"RAYPLANE_TOKEN_PATH": "the-second-token"})
         assert opened.read() == "the-first-token"  # a reader at this moment gets one or the other, whole
     assert read_secret(path) == "the-second-token"
     assert path.stat().st_ino != before
@@ -40,12 +40,12 @@ def test_a_changed_secret_is_replaced_atomically_and_stays_private(backend: Loca
 
 def test_an_unchanged_secret_is_left_alone(backend: LocalBackend, path: Path) -> None:
     before = path.stat()
-    backend.renew(REF, {"RAYPLANE_TOKEN_PATH": "the-first-token"})
+    backend.clusters.renew(REF, {"RAYPLANE_TOKEN_PATH": "the-first-token"})
     assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
 def test_a_secret_that_the_cluster_did_not_start_with_is_not_created(backend: LocalBackend, path: Path) -> None:
-    backend.renew(REF, {"RAYPLANE_MLFLOW_CREDENTIALS": "user\npassword"})
+    backend.clusters.renew(REF, {"RAYPLANE_MLFLOW_CREDENTIALS": "user\npassword"})
     assert list(path.parent.iterdir()) == [path]
 
 
@@ -57,5 +57,5 @@ def test_an_unwritable_secret_file_raises_unavailable(
 
     monkeypatch.setattr(local, "write_secret", full)
     with pytest.raises(Unavailable, match="No space left"):
-        backend.renew(REF, {"RAYPLANE_TOKEN_PATH": "the-second-token"})
+        backend.clusters.renew(REF, {"RAYPLANE_TOKEN_PATH": "the-second-token"})
     assert read_secret(path) == "the-first-token"

@@ -267,18 +267,18 @@ def test_the_backend_keeps_a_place_for_each_team(backend: LocalBackend, tmp_path
     assert Capability.TEAM in backend.capabilities
     assert Capability.TEAM not in LocalBackend(GatewaySettings(home=tmp_path / "plain")).capabilities
     for _ in range(2):
-        assert backend.ensure_team(ALPHA, TeamSpec()) == ""
+        assert backend.teams.ensure(ALPHA, TeamSpec()) == ""
     for _ in range(2):
-        assert backend.delete_team(ALPHA) == ""
+        assert backend.teams.delete(ALPHA) == ""
 
 
 def test_a_cluster_of_a_team_without_a_user_does_not_start_as_the_platforms_user(backend: LocalBackend) -> None:
     ref = ClusterRef("alpha", "dev", "d" * 32)
-    backend.ensure(ref, ClusterSpec(), LaunchContext(size=Size(cpu=1, memory=2**30)))
-    work = backend._work[ref.uid]
+    backend.clusters.ensure(ref, ClusterSpec(), LaunchContext(size=Size(cpu=1, memory=2**30)))
+    work = backend.clusters._work[ref.uid]
     assert work.thread is not None
     work.thread.join(60)
-    observation = backend.observe(ref, ClusterSpec())
+    observation = backend.clusters.observe(ref, ClusterSpec())
     assert observation.phase == "failed"
     assert "Team 'alpha' has no Unix user yet" in observation.message
 
@@ -287,12 +287,12 @@ def test_a_head_that_runs_as_the_wrong_user_is_not_ready_and_is_restarted(
     backend: LocalBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ref = ClusterRef("alpha", "dev", "d" * 32)
-    processes.save(_head(user=None), backend._records)
-    assert backend.observe(ref, ClusterSpec()).reason == "WrongUser"
+    processes.save(_head(user=None), backend.clusters._records)
+    assert backend.clusters.observe(ref, ClusterSpec()).reason == "WrongUser"
     asked: list[str] = []
-    monkeypatch.setattr(backend, "_start", lambda ref, _: asked.append(str(ref)))
-    backend.ensure(ref, ClusterSpec(), LaunchContext(size=Size(cpu=1, memory=2**30)))
-    thread = backend._work[ref.uid].thread
+    monkeypatch.setattr(backend.clusters, "_start", lambda ref, _: asked.append(str(ref)))
+    backend.clusters.ensure(ref, ClusterSpec(), LaunchContext(size=Size(cpu=1, memory=2**30)))
+    thread = backend.clusters._work[ref.uid].thread
     assert thread is not None
     thread.join(60)
     assert asked == ["alpha/dev"]  # a start first stops the running head
@@ -302,8 +302,8 @@ def test_no_token_is_sent_to_another_users_listener(backend: LocalBackend, monke
     ref = ClusterRef("alpha", "dev", "d" * 32)
     with socket.create_server((local_head.NODE_ADDRESS, 0)) as stranger:
         port = int(stranger.getsockname()[1])
-        processes.save(_head(user=os.geteuid() + 1, port=port), backend._records)
-        observation = backend.observe(ref, ClusterSpec())
+        processes.save(_head(user=os.geteuid() + 1, port=port), backend.clusters._records)
+        observation = backend.clusters.observe(ref, ClusterSpec())
         stranger.settimeout(0)
         with pytest.raises(BlockingIOError):
             stranger.accept()
@@ -331,8 +331,8 @@ def _head(user: int | None, port: int = 1) -> local_head.HeadRecord:
 
 @root_alone
 def test_deleting_a_team_ends_hidden_processes_of_its_user(backend: LocalBackend) -> None:
-    backend.ensure_team(ALPHA, TeamSpec())
-    number = backend._teams.number("alpha") if backend._teams is not None else None
+    backend.teams.ensure(ALPHA, TeamSpec())
+    number = backend.clusters._teams.number("alpha") if backend.clusters._teams is not None else None
     assert number is not None
     pid = os.fork()
     if pid == 0:
@@ -342,7 +342,7 @@ def test_deleting_a_team_ends_hidden_processes_of_its_user(backend: LocalBackend
     try:
         while processes.of_users([number]) != [pid]:
             assert os.waitpid(pid, os.WNOHANG) == (0, 0)
-        backend.delete_team(ALPHA)
+        backend.teams.delete(ALPHA)
         assert processes.of_users([number]) == []
     finally:
         if processes._start_time(pid) is not None:
@@ -368,24 +368,24 @@ def test_a_head_gets_paths_of_files_that_it_can_read(
     monkeypatch.setattr(processes, "start", start)
     backend = LocalBackend(settings.model_copy(update={"local_users": users}))
     if users:
-        backend.ensure_team(ALPHA, TeamSpec())
+        backend.teams.ensure(ALPHA, TeamSpec())
     ref = ClusterRef("alpha", "dev", "d" * 32)
     launch = LaunchContext(size=Size(cpu=1, memory=2**30), secrets={"RAYPLANE_TOKEN_PATH": "the cluster's"})
     try:
         with pytest.raises(_Asked) as asked:
-            backend._start(ref, launch)
+            backend.clusters._start(ref, launch)
         env, number = asked.value.env, asked.value.user
         assert (number is not None) == users
         paths = {name: Path(env[name]) for name in ("RAYPLANE_TOKEN_PATH", "RAY_AUTH_TOKEN_PATH")}
         assert paths["RAYPLANE_TOKEN_PATH"].read_text() == "the cluster's"
-        assert paths["RAY_AUTH_TOKEN_PATH"].read_text() == backend._token_path(ref.uid).read_text()
+        assert paths["RAY_AUTH_TOKEN_PATH"].read_text() == backend.clusters._token_path(ref.uid).read_text()
         folders = local_head.folders(settings.home_paths.id, ref.uid, number)
         assert f"--temp-dir={folders.ray}" in asked.value.argv
         assert str(folders.warm) in asked.value.argv
         for path in (*paths.values(), folders.ray, folders.warm):
             assert (path.stat().st_uid, path.stat().st_mode & 0o077) == (number if users else os.geteuid(), 0)
         assert (env["HOME"] == str(folders.home)) == users
-        backend._remove(ref)
+        backend.clusters._remove(ref)
         assert [folder for folder in local_head.remains(settings.home_paths.id, ref.uid) if folder.exists()] == []
         assert [path for path in paths.values() if path.exists()] == []
     finally:
@@ -418,8 +418,8 @@ def test_what_another_user_planted_in_the_temporary_folder_hinders_no_deletion(
         for path in (planted, top.parent):
             os.chown(path, 61201, 61201, follow_symlinks=False)
     names = sorted(os.listdir(victim))
-    backend.delete(ref)
-    work = backend._work[ref.uid]
+    backend.clusters.delete(ref)
+    work = backend.clusters._work[ref.uid]
     assert work.thread is not None
     work.thread.join(60)
     assert work.error is None
@@ -435,7 +435,7 @@ def test_a_clusters_folder_that_its_teams_user_owns_is_removed(
     ref = ClusterRef("alpha", "dev", "d" * 32)
     folders = local_head.folders(settings.home_paths.id, ref.uid, 61200)
     local_teams.make_folders(folders, {"RAYPLANE_TOKEN_PATH": "secret"})
-    backend._remove(ref)
+    backend.clusters._remove(ref)
     assert not folders.top.exists()
 
 
@@ -443,13 +443,13 @@ def test_any_error_of_the_work_on_a_cluster_is_reported(backend: LocalBackend, m
     def unforeseen(ref: ClusterRef) -> None:
         raise RecursionError("maximum recursion depth exceeded")
 
-    monkeypatch.setattr(backend, "_remove", unforeseen)
+    monkeypatch.setattr(backend.clusters, "_remove", unforeseen)
     ref = ClusterRef("alpha", "dev", "d" * 32)
-    backend.delete(ref)
-    thread = backend._work[ref.uid].thread
+    backend.clusters.delete(ref)
+    thread = backend.clusters._work[ref.uid].thread
     assert thread is not None
     thread.join(60)
-    observation = backend.observe(ref, ClusterSpec())
+    observation = backend.clusters.observe(ref, ClusterSpec())
     assert (observation.phase, observation.reason) == ("stopping", "RecursionError")
 
 

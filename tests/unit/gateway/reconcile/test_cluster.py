@@ -54,8 +54,10 @@ def test_the_backend_learns_whether_an_admin_placed_the_address(
 ) -> None:
     cluster, asked = world.cluster(), []
     world.platform.store.set_status(cluster.metadata.uid, {**cluster.status_data, "placed": placed})
-    observe = world.backend.observe
-    monkeypatch.setattr(world.backend, "observe", lambda ref, spec: asked.append(ref.placed) or observe(ref, spec))
+    observe = world.backend.clusters.observe
+    monkeypatch.setattr(
+        world.backend.clusters, "observe", lambda ref, spec: asked.append(ref.placed) or observe(ref, spec)
+    )
     assert look(reconciler, world, cluster, 3).placed is placed
     assert set(asked) == {placed}
 
@@ -81,7 +83,7 @@ def test_a_cluster_waits_until_its_team_can_track_its_jobs(tmp_path: Path) -> No
     status = look(reconciler, world, cluster)
     ready = status.condition("Ready")
     assert (status.phase, ready.reason if ready else None) == ("Pending", "TeamNotReady")
-    assert world.backend.observe(ref(cluster), None).phase == "absent"  # type: ignore[arg-type]
+    assert world.backend.clusters.observe(ref(cluster), None).phase == "absent"  # type: ignore[arg-type]
 
 
 def test_a_dead_head_is_restarted_and_the_reason_stays_readable(world: World, reconciler: ClusterReconciler) -> None:
@@ -181,8 +183,8 @@ def test_a_failed_removal_is_repeated(
     cluster = world.cluster()
     observation = Observation(phase="stopping")
     asked: list[ClusterRef] = []
-    monkeypatch.setattr(world.backend, "observe", lambda ref, spec: observation)
-    monkeypatch.setattr(world.backend, "delete", asked.append)
+    monkeypatch.setattr(world.backend.clusters, "observe", lambda ref, spec: observation)
+    monkeypatch.setattr(world.backend.clusters, "delete", asked.append)
     assert (reconciler.reconcile(world.get(cluster)), asked) == (HURRY, [])
     observation = Observation(phase="stopping", reason="OSError", message="The folder is busy.")
     assert (reconciler.reconcile(world.get(cluster)), asked) == (WATCH, [ref(cluster)])
@@ -196,7 +198,7 @@ def test_deletion_stops_jobs_first_but_does_not_wait_for_ever(world: World, reco
     world.clock.now = world.get(cluster).metadata.deleted_at or world.clock.now
     reconciler.reconcile(world.get(cluster))
     assert world.get(job).spec_data["stop_requested"] is True
-    assert world.backend.observe(ref(cluster), None).phase == "ready"  # type: ignore[arg-type]
+    assert world.backend.clusters.observe(ref(cluster), None).phase == "ready"  # type: ignore[arg-type]
     world.clock.forward(DRAIN.total_seconds() + 1)
     reconciler.reconcile(world.get(cluster))
     reconciler.reconcile(world.get(cluster))

@@ -73,13 +73,23 @@ class CountingStore(Store):
 
 
 class Doomed:
-    """The fake backend behind calls that may be the gateway's last."""
+    """The fake backend, whose clusters are behind calls that may be the gateway's last."""
 
     def __init__(self, backend: FakeBackend, fuse: Fuse) -> None:
-        self._backend, self._fuse = backend, fuse
+        self._backend, self.clusters = backend, DoomedClusters(backend, fuse)
 
     def __getattr__(self, name: str) -> Any:
-        attribute = getattr(self._backend, name)
+        return getattr(self._backend, name)
+
+
+class DoomedClusters:
+    """The fake backend's port to clusters behind calls that may be the gateway's last."""
+
+    def __init__(self, backend: FakeBackend, fuse: Fuse) -> None:
+        self._clusters, self._fuse = backend.clusters, fuse
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self._clusters, name)
         if name not in ("ensure", "suspend", "delete", "observe"):
             return attribute
 
@@ -156,7 +166,7 @@ class History:
             self.clock.forward(self.random.choice((0.0, 0.25)))
 
     def events(self) -> list[Callable[[], object]]:
-        phase = self.backend.observe(self.ref, ClusterSpec()).phase
+        phase = self.backend.clusters.observe(self.ref, ClusterSpec()).phase
         able: list[Callable[[], object]] = [lambda: None]
         if self.object().metadata.deleted_at is not None:
             return able

@@ -327,7 +327,7 @@ def test_clusters_at_rest_are_left_alone_if_the_backend_reports_changes(world: W
         assert (world.backend.observed, world.store.written(None)[1]) == (looks, version)
         ref = ClusterRef(TEAM, "c7", made[7].metadata.uid)
         world.backend.crash(ref)
-        until(lambda: world.backend.observe(ref, ClusterSpec()).phase == "ready", 5)
+        until(lambda: world.backend.clusters.observe(ref, ClusterSpec()).phase == "ready", 5)
     finally:
         loop.stop()
 

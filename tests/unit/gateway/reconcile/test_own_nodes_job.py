@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rayplane.errors import InvalidInput, Unavailable
+from rayplane.errors import InvalidInput, Unavailable, Unsupported
 from rayplane.gateway.backends.base import Capability, JobRef
 from rayplane.gateway.reconcile.job import JobReconciler
 from rayplane.gateway.store.typed import AnyObject
@@ -136,8 +136,10 @@ def test_a_jobs_log_is_kept_before_its_nodes_are_deleted(bench: Bench, monkeypat
     ray = bench.run(job)
     ray.log, ray.status = "all of it\n", "SUCCEEDED"
     logs = []
-    delete = bench.world.backend.delete_job
-    monkeypatch.setattr(bench.world.backend, "delete_job", lambda ref: (logs.append(bench.world.log(job)), delete(ref)))
+    delete = bench.world.backend.jobs.delete
+    monkeypatch.setattr(
+        bench.world.backend.jobs, "delete", lambda ref: (logs.append(bench.world.log(job)), delete(ref))
+    )
     bench.end(job)
     assert logs == ["all of it\n"]
 
@@ -341,3 +343,12 @@ def test_a_job_waits_for_its_teams_place_and_has_a_missing_one_made(
     assert scheduled.message == " ".join(["Team 'alpha' is being onboarded.", *places.values()])
     assert bench.woken == [team.metadata.uid] * woken
     assert bench.world.backend.asked == []
+
+
+def test_a_job_whose_backend_lost_its_port_to_jobs_is_refused_with_the_remedy(bench: Bench) -> None:
+    job = bench.job()
+    bench.run(job)
+    bench.world.backend.capabilities -= {Capability.JOB}
+    with pytest.raises(Unsupported, match="The backend 'local' has no nodes for job 'alpha/task' alone") as refusal:
+        bench.look(job)
+    assert refusal.value.remedy == "Name a cluster of the team: job.cluster."

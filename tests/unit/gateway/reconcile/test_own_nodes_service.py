@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from rayplane.gateway.backends.base import ServiceRef
+from rayplane.errors import Unsupported
+from rayplane.gateway.backends.base import Capability, ServiceRef
 from rayplane.gateway.reconcile.service import SETTLE, ServiceReconciler
 from rayplane.gateway.store.typed import AnyObject
 from rayplane.nouns.service import ServiceSpec, ServiceStatus
@@ -42,7 +43,7 @@ class Bench:
         return ServiceStatus.model_validate(self.world.status(service))
 
     def made(self, service: AnyObject) -> FakeService:
-        return self.world.backend.services[self.ref(service)]
+        return self.world.backend.serving[self.ref(service)]
 
     def ref(self, service: AnyObject) -> ServiceRef:
         return ServiceRef(TEAM, service.metadata.name, service.metadata.uid)
@@ -256,3 +257,12 @@ def test_deletion_frees_a_services_nodes_before_the_service_is_gone(bench: Bench
     assert bench.world.store.count("Service", TEAM) == 0
     (lease,) = bench.world.store.leases(TEAM)
     assert (lease.cluster, lease.ended_at is not None) == ("service/delay", True)
+
+
+def test_a_service_whose_backend_lost_its_port_to_services_is_refused_with_the_remedy(bench: Bench) -> None:
+    service = bench.service()
+    bench.ready(service)
+    bench.world.backend.capabilities -= {Capability.SERVICE}
+    with pytest.raises(Unsupported, match="The backend 'local' has no nodes for service 'alpha/delay'") as refusal:
+        bench.look(service)
+    assert refusal.value.remedy == "Name a cluster of the team: service.cluster."

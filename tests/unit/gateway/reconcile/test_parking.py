@@ -263,7 +263,7 @@ def test_a_job_goes_on_as_soon_as_its_cluster_is_ready(world: World, watched: Wa
         until(lambda: world.job_status(job).phase == "Running")
     finally:
         loop.stop()
-    assert world.backend.observe(ClusterRef(TEAM, "dev", cluster.metadata.uid), None).phase == "ready"  # type: ignore[arg-type]
+    assert world.backend.clusters.observe(ClusterRef(TEAM, "dev", cluster.metadata.uid), None).phase == "ready"  # type: ignore[arg-type]
 
 
 def test_a_gateway_that_leads_no_more_parks_nothing(world: World, watched: Watched, loop: Loop) -> None:

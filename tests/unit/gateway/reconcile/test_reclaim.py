@@ -240,7 +240,7 @@ def test_a_lifetime_warns_drains_and_deletes(tmp_path: Path) -> None:
     assert bench.status.phase == "Ready", "its job may still end by itself"
     bench.world.store.set_status(job.metadata.uid, {"phase": "Stopped"})
     assert bench.pass_time(DRAIN.total_seconds() + 5) is None
-    assert bench.world.backend.observe(bench.ref, None).phase == "absent"  # type: ignore[arg-type]
+    assert bench.world.backend.clusters.observe(bench.ref, None).phase == "absent"  # type: ignore[arg-type]
 
 
 def test_an_expired_lifetime_ends_jobs_that_do_not_stop(tmp_path: Path) -> None:
@@ -285,9 +285,9 @@ def test_drift_is_repaired_at_once_and_then_with_back_off(tmp_path: Path, monkey
     backend, asked = bench.world.backend, []
     backend.disturb(bench.ref)
     bench.pass_time(5)
-    assert backend.observe(bench.ref, None).drift == ""  # type: ignore[arg-type]
+    assert backend.clusters.observe(bench.ref, None).drift == ""  # type: ignore[arg-type]
     backend.disturb(bench.ref)
-    monkeypatch.setattr(backend, "ensure", lambda ref, spec, launch: asked.append(ref))
+    monkeypatch.setattr(backend.clusters, "ensure", lambda ref, spec, launch: asked.append(ref))
     bench.pass_time(120)
     assert 3 <= len(asked) <= 8
 
@@ -333,17 +333,17 @@ def test_a_team_is_ready_once_its_place_is_there_and_gone_once_that_is_gone(tmp_
     world.backend.missing = ""
     assert reconciler.reconcile(world.get(team)) == 300
     assert (world.status(team)["phase"], world.status(team)["places"]) == ("Ready", {"local": ""})
-    assert ref in world.backend.teams
-    del world.backend.teams[ref]
+    assert ref in world.backend.places
+    del world.backend.places[ref]
     reconciler.reconcile(world.get(team))
-    assert ref in world.backend.teams, "drift is repaired"
+    assert ref in world.backend.places, "drift is repaired"
     world.store.mark_deleted(team.metadata.uid)
     world.backend.missing = "Its namespace still has 2 pods."
     assert reconciler.reconcile(world.get(team)) == UNDER_WAY
     assert world.status(team)["phase"] == "Deleting"
     world.backend.missing = ""
     assert reconciler.reconcile(world.get(team)) is None
-    assert (world.store.count("Team"), world.backend.teams) == (0, {})
+    assert (world.store.count("Team"), world.backend.places) == (0, {})
 
 
 def test_a_cluster_waits_for_its_teams_place_on_its_own_backend(tmp_path: Path) -> None:
@@ -362,7 +362,7 @@ def test_a_cluster_waits_for_its_teams_place_on_its_own_backend(tmp_path: Path) 
         clusters_.reconcile(world.get(cluster))
     reconciler.reconcile(world.get(team))
     assert world.status(team)["places"] == {"local": ""}
-    assert ref not in world.backend.teams, "one fake stands for both: the place on the other one went"
+    assert ref not in world.backend.places, "one fake stands for both: the place on the other one went"
 
 
 def later(bench: Bench, **spec: Any) -> None:
@@ -378,7 +378,7 @@ def test_an_expired_lifetime_ends_a_cluster_in_any_state(
     bench = Bench(tmp_path, max_lifetime=7200, idle_timeout=600 if ill == "suspended for idleness" else None)
     if ill not in ("never ready", "failed"):
         bench.pass_time(10)
-    backend, observe_really = bench.world.backend, bench.world.backend.observe
+    backend, observe_really = bench.world.backend, bench.world.backend.clusters.observe
     with monkeypatch.context() as patch:
         changed: dict[str, dict[str, Any]] = {
             "never ready": {"phase": "starting", "endpoint": None, "incarnation": None},
@@ -392,7 +392,7 @@ def test_an_expired_lifetime_ends_a_cluster_in_any_state(
             observation = observe_really(ref, spec)
             return replace(observation, **changed[ill]) if observation.phase == "ready" else observation
 
-        patch.setattr(backend, "observe", observe)
+        patch.setattr(backend.clusters, "observe", observe)
         bench.pass_time(7190)
         assert bench.there
         assert bench.pass_time(120) is None
@@ -403,9 +403,11 @@ def test_a_cluster_that_drifts_for_ever_is_still_suspended_when_idle(
     idle: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     idle.pass_time(10)
-    observe = idle.world.backend.observe
+    observe = idle.world.backend.clusters.observe
     monkeypatch.setattr(
-        idle.world.backend, "observe", lambda ref, spec: replace(observe(ref, spec), drift="A webhook changes it back.")
+        idle.world.backend.clusters,
+        "observe",
+        lambda ref, spec: replace(observe(ref, spec), drift="A webhook changes it back."),
     )
     status = idle.pass_time(1000)
     assert status is not None
@@ -525,9 +527,9 @@ def test_without_an_idle_timeout_idleness_is_not_reported_and_looks_are_rare(tmp
 
 def test_a_spec_that_changes_during_the_start_is_applied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench(tmp_path)
-    backend, observe = bench.world.backend, bench.world.backend.observe
+    backend, observe = bench.world.backend, bench.world.backend.clusters.observe
     with monkeypatch.context() as patch:
-        patch.setattr(backend, "observe", lambda ref, spec: starting(observe(ref, spec)))
+        patch.setattr(backend.clusters, "observe", lambda ref, spec: starting(observe(ref, spec)))
         bench.pass_time(20)
         later(bench, workers={"min": 2, "max": 4})
         bench.pass_time(20)
@@ -539,16 +541,16 @@ def test_a_spec_that_changes_during_the_start_is_applied(tmp_path: Path, monkeyp
 
 def test_an_interrupted_creation_is_completed_during_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench(tmp_path)
-    backend, observe, ensured = bench.world.backend, bench.world.backend.observe, []
-    ensure = backend.ensure
+    backend, observe, ensured = bench.world.backend, bench.world.backend.clusters.observe, []
+    ensure = backend.clusters.ensure
 
     def counted(ref: ClusterRef, spec: Any, launch: Any) -> None:
         ensured.append(ref)
         ensure(ref, spec, launch)
 
-    monkeypatch.setattr(backend, "ensure", counted)
+    monkeypatch.setattr(backend.clusters, "ensure", counted)
     monkeypatch.setattr(
-        backend,
+        backend.clusters,
         "observe",
         lambda ref, spec: starting(observe(ref, spec), drift="its Secret" if len(ensured) < 2 else ""),
     )
@@ -561,11 +563,13 @@ def test_a_head_failure_that_another_leader_handled_is_not_reported_again(
 ) -> None:
     bench = Bench(tmp_path)
     bench.pass_time(20)
-    backend, observe, before = bench.world.backend, bench.world.backend.observe, bench.status
+    backend, observe, before = bench.world.backend, bench.world.backend.clusters.observe, bench.status
     remembered = Observation("failed", reason="HeadGone", message="It was deleted.", ended="another-head")
     with monkeypatch.context() as patch:
-        patch.setattr(backend, "observe", lambda ref, spec: remembered)
-        patch.setattr(backend, "ensure", lambda ref, spec, launch: patch.setattr(backend, "observe", observe))
+        patch.setattr(backend.clusters, "observe", lambda ref, spec: remembered)
+        patch.setattr(
+            backend.clusters, "ensure", lambda ref, spec, launch: patch.setattr(backend.clusters, "observe", observe)
+        )
         bench.pass_time(60)
     assert (bench.status.phase, bench.status.incarnation) == ("Ready", before.incarnation)
     assert bench.condition("LastFailure") == ("", "")
@@ -587,14 +591,14 @@ def test_a_ray_that_others_run_keeps_its_jobs_if_it_briefly_does_not_answer(
     silent = Observation("failed", reason="Unreachable", message="It does not answer.")
     backend.capabilities -= {Capability.CREATE, Capability.SUSPEND, Capability.WATCH}
     with monkeypatch.context() as patch:
-        patch.setattr(backend, "observe", lambda ref, spec: silent)
+        patch.setattr(backend.clusters, "observe", lambda ref, spec: silent)
         bench.pass_time(30)
         assert (bench.status.phase, bench.status.incarnation) == ("Ready", before.incarnation)
         assert bench.condition("Reachable") == ("False", "It does not answer.")
     bench.pass_time(10)
     assert bench.condition("Reachable")[0] == "True"
     with monkeypatch.context() as patch:
-        patch.setattr(backend, "observe", lambda ref, spec: silent)
+        patch.setattr(backend.clusters, "observe", lambda ref, spec: silent)
         bench.pass_time(120)
         assert (bench.status.phase, bench.status.incarnation) == ("Failed", None)
 

@@ -91,8 +91,8 @@ def test_a_plan_whose_time_is_over_reports_the_preflights_that_it_did_not_make(
 def test_no_backend_is_asked_for_principals_that_may_not_write(
     bench: Any, monkeypatch: pytest.MonkeyPatch, role: Any
 ) -> None:
-    for ask in ("preflight", "preflight_job", "preflight_service"):
-        monkeypatch.setattr(bench.backend, ask, lambda *_: pytest.fail("a backend was asked"))
+    for port in (bench.backend.clusters, bench.backend.jobs, bench.backend.services):
+        monkeypatch.setattr(port, "preflight", lambda *_: pytest.fail("a backend was asked"))
     reader = Principal(name="vi", role=role, team="growth")
     own = {"model": "models:/m@champion", "nodes": {"size": "small"}}
     answer = plans.plan(

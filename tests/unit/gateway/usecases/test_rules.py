@@ -219,8 +219,8 @@ def test_no_backend_is_asked_within_a_write_transaction(bench: Bench, monkeypatc
         in_transaction.append(bench.store._connection is not None)
         return []
 
-    for name in ("preflight", "preflight_job", "preflight_service"):
-        monkeypatch.setattr(bench.backend, name, ask)
+    for port in (bench.backend.clusters, bench.backend.jobs, bench.backend.services):
+        monkeypatch.setattr(port, "preflight", ask)
     for kind in ("Cluster", "Job", "Service"):
         spec = {**GOOD[kind], "cluster": None, "nodes": OWN} if kind != "Cluster" else {}
         bench.apply(kind, "one", spec)
@@ -238,7 +238,7 @@ def test_other_requests_write_and_read_while_many_submissions_wait_for_a_slow_ba
         assert released.wait(120)
         return []
 
-    monkeypatch.setattr(bench.backend, "preflight_job", ask)
+    monkeypatch.setattr(bench.backend.jobs, "preflight", ask)
     spec = {"entrypoint": "true", "nodes": OWN, "tracked": False}
     with ThreadPoolExecutor(200) as pool:
         submissions = [pool.submit(bench.apply, "Job", f"j{number}", spec) for number in range(200)]

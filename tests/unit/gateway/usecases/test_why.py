@@ -9,7 +9,7 @@ import pytest
 
 from rayplane.errors import Forbidden, NotFound, Unavailable
 from rayplane.gateway.admission.roles import Principal
-from rayplane.gateway.backends.base import ClusterRef, Evidence
+from rayplane.gateway.backends.base import Capability, ClusterRef, Evidence, ObjectRef
 from rayplane.gateway.usecases.why import explain
 from rayplane.nouns.base import utcnow
 from rayplane.nouns.why import Explanation
@@ -88,7 +88,7 @@ def test_a_backend_that_can_not_be_asked_is_the_cause(bench: Any, monkeypatch: p
     def away(ref: ClusterRef) -> list[Evidence]:
         raise Unavailable("The API server does not answer.", remedy="Look at it.")
 
-    monkeypatch.setattr(bench.backend, "evidence", away)
+    monkeypatch.setattr(bench.backend.clusters, "evidence", away)
     bench.settle("Cluster", "dev", "Ready")
     answer = why(bench, "Cluster", "dev")
     assert codes(answer) == ["backend-unreachable"]
@@ -139,10 +139,27 @@ def test_a_job_with_own_nodes_is_explained_by_their_evidence(bench: Any) -> None
     job = bench.store.get("Job", "growth", "train")
     condition(bench, "Job", "train", "Starting", "NodesStarting", "The job's nodes are starting.", "Scheduled")
     assert codes(why(bench, "Job", "train")) == ["starting"]
-    bench.backend.facts[ClusterRef("growth", "train", job.metadata.uid)] = [PULL]
+    bench.backend.facts[ObjectRef("growth", "train", job.metadata.uid)] = [PULL]
     answer = why(bench, "Job", "train")
     assert codes(answer) == ["image-not-found"]
     assert answer.sentence == "The head of job 'growth/train' can't start: its image 'r/x:1' is not there."
+
+
+def test_a_service_with_own_nodes_is_explained_by_their_evidence(bench: Any) -> None:
+    bench.apply("Service", "delay", {"model": "models:/delay@champion", "nodes": {"size": "small"}})
+    service = bench.store.get("Service", "growth", "delay")
+    condition(bench, "Service", "delay", "Starting", "NodesStarting", "Its nodes are starting.")
+    bench.backend.facts[ObjectRef("growth", "delay", service.metadata.uid)] = [PULL]
+    answer = why(bench, "Service", "delay")
+    assert codes(answer) == ["image-not-found"]
+    assert answer.sentence == "The head of service 'growth/delay' can't start: its image 'r/x:1' is not there."
+
+
+def test_own_nodes_on_a_backend_that_has_none_any_more_are_explained_by_the_status_alone(bench: Any) -> None:
+    bench.apply("Job", "train", {"entrypoint": "true", "nodes": {"size": "small"}})
+    condition(bench, "Job", "train", "Starting", "NodesStarting", "The job's nodes are starting.", "Scheduled")
+    bench.backend.capabilities -= {Capability.JOB}
+    assert codes(why(bench, "Job", "train")) == ["starting"]
 
 
 def test_a_suspended_cluster_is_explained_by_the_reason_and_by_what_blocks_its_resumption(

@@ -12,35 +12,14 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from rayplane.errors import NotFound
-from rayplane.gateway.backends.base import (
-    Capability,
-    ClusterRef,
-    Evidence,
-    JobObservation,
-    JobRef,
-    LaunchContext,
-    Node,
-    Observation,
-    ServiceObservation,
-    ServiceRef,
-    Submission,
-    TeamRef,
-)
-from rayplane.gateway.backends.kubernetes import (
-    evidence_query,
-    observation,
-    raycluster,
-    rayjob,
-    rayservice,
-    settings,
-)
+from rayplane.gateway.backends.base import Capability, Node, capabilities_of
+from rayplane.gateway.backends.kubernetes import observation, raycluster, rayjob, rayservice, settings
 from rayplane.gateway.backends.kubernetes.api import KubeApi
 from rayplane.gateway.backends.kubernetes.cache import Cache, OwnerKey
 from rayplane.gateway.backends.kubernetes.clusters import Clusters
@@ -58,11 +37,8 @@ from rayplane.gateway.backends.kubernetes.own import Shared
 from rayplane.gateway.backends.kubernetes.preflight.check import preflight
 from rayplane.gateway.backends.kubernetes.services import Services
 from rayplane.gateway.backends.kubernetes.team_namespaces import TeamNamespaces
-from rayplane.nouns.cluster import ClusterSpec, Nodes
+from rayplane.nouns.cluster import ClusterSpec
 from rayplane.nouns.environment import Environment
-from rayplane.nouns.job import JobSpec
-from rayplane.nouns.service import ServiceSpec
-from rayplane.nouns.team import Size, TeamSpec
 from rayplane.settings import GatewaySettings
 
 log = logging.getLogger(__name__)
@@ -79,7 +55,6 @@ class KubernetesBackend:
     """Clusters on Kubernetes. From the first call until ``close``, threads follow changes by watches."""
 
     name = "kubernetes"
-    capabilities: frozenset[Capability] = frozenset(Capability)
 
     def __init__(self, gateway: GatewaySettings) -> None:
         self._settings = settings.load()
@@ -91,7 +66,7 @@ class KubernetesBackend:
         self._cache.add(POD, trim=observation.trim_pod, on_change=self._on_pod_change)
         self._cache.add(RAYJOB, trim=rayjob.trim, on_change=self._on_change)
         self._cache.add(RAYSERVICE, trim=rayservice.trim, on_change=self._on_change)
-        self._namespaces = TeamNamespaces(self.api, self._cache, self._settings, self._root, changed=self._announce)
+        self.teams = TeamNamespaces(self.api, self._cache, self._settings, self._root, changed=self._announce)
         self._version = version("rayplane")
         self._lock = threading.Lock()
         self._definitions: dict[str, tuple[float, dict[str, Object]]] = {}
@@ -110,13 +85,12 @@ class KubernetesBackend:
             with_gone=self._with_gone,
             problems_of=self._problems_of,
         )
-        self._clusters = Clusters(shared)
-        self._jobs = Jobs(shared)
-        self._services = Services(shared)
-
-    def preflight(self, ref: ClusterRef, spec: ClusterSpec, size: Size) -> list[str]:
-        """Problems for which Kubernetes would refuse the cluster, or accept it and never start it."""
-        return self._clusters.preflight(ref, spec, size)
+        self.clusters = Clusters(shared)
+        self.jobs = Jobs(shared)
+        self.services = Services(shared)
+        self.capabilities = capabilities_of(
+            frozenset(Capability), jobs=self.jobs, services=self.services, teams=self.teams
+        )
 
     def environment(self, spec: ClusterSpec) -> Environment | None:
         """The environment of the image, as the settings describe it."""
@@ -137,78 +111,6 @@ class KubernetesBackend:
             lock_hash=self._settings.lock_hash,
             rayplane=self._version,
         )
-
-    def observe(self, ref: ClusterRef, spec: ClusterSpec) -> Observation:
-        """The cluster's state as the watch last reported it. Raises Unavailable once that is too old to rely on."""
-        return self._clusters.observe(ref)
-
-    def evidence(self, ref: ClusterRef) -> list[Evidence]:
-        """Evidence read from the API server now: a user asks, and the cache holds only what the reconciler needs."""
-        return evidence_query.gather(self.api, self._settings, ref, token_path=self._token_path)
-
-    def ensure(self, ref: ClusterRef, spec: ClusterSpec, launch: LaunchContext) -> None:
-        """Apply its RayCluster if that is missing, has drifted, is suspended, or differs from the spec."""
-        self._clusters.ensure(ref, spec, launch)
-
-    def renew(self, ref: ClusterRef | JobRef | ServiceRef, secrets: Mapping[str, str]) -> None:
-        """Change its Secret where it holds others: the kubelets bring that to the pods that mount it, in a minute or
-        two. Without a call to the API server if it has them."""
-        if isinstance(ref, ClusterRef):
-            self._clusters.renew(ref, secrets)
-        elif isinstance(ref, JobRef):
-            self._jobs.renew(ref, secrets)
-        else:
-            self._services.renew(ref, secrets)
-
-    def suspend(self, ref: ClusterRef, spec: ClusterSpec) -> None:
-        """Have KubeRay delete all of its pods; the RayCluster stays."""
-        self._clusters.suspend(ref)
-
-    def delete(self, ref: ClusterRef) -> None:
-        """Delete its RayCluster, which goes only after everything that belongs to it."""
-        self._clusters.delete(ref)
-
-    def preflight_job(self, ref: JobRef, spec: JobSpec, size: Size) -> list[str]:
-        """Problems for which KubeRay would refuse the RayJob, or accept it and not act on it."""
-        return self._jobs.preflight(ref, spec, size)
-
-    def ensure_job(self, ref: JobRef, nodes: Nodes, submission: Submission, launch: LaunchContext) -> None:
-        """Apply the attempt's RayJob, once."""
-        self._jobs.ensure(ref, nodes, submission, launch)
-
-    def observe_job(self, ref: JobRef) -> JobObservation:
-        """State of its RayJob and RayCluster, as last reported by the watch. Raises Unavailable if it is too old."""
-        return self._jobs.observe(ref)
-
-    def delete_job(self, ref: JobRef) -> None:
-        """Delete the attempt's RayJob, which goes only after everything that belongs to it."""
-        self._jobs.delete(ref)
-
-    def preflight_service(self, ref: ServiceRef, spec: ServiceSpec, size: Size) -> list[str]:
-        """Problems for which KubeRay would refuse the RayService."""
-        return self._services.preflight(ref, spec, size)
-
-    def ensure_service(
-        self, ref: ServiceRef, nodes: Nodes, application: Mapping[str, Any], launch: LaunchContext
-    ) -> None:
-        """Apply the service's RayService if that is missing, has drifted, or differs from the spec."""
-        self._services.ensure(ref, nodes, application, launch)
-
-    def observe_service(self, ref: ServiceRef) -> ServiceObservation:
-        """State of its RayService and RayClusters, as last reported by the watch. Raises Unavailable if too old."""
-        return self._services.observe(ref)
-
-    def delete_service(self, ref: ServiceRef) -> None:
-        """Delete the service's RayService, which goes only after everything that belongs to it."""
-        self._services.delete(ref)
-
-    def ensure_team(self, team: TeamRef, spec: TeamSpec) -> str:
-        """Make the team's namespace and the objects in it; returns what is still missing, empty once it is complete."""
-        return self._namespaces.ensure(team, spec)
-
-    def delete_team(self, team: TeamRef) -> str:
-        """Delete the team's namespace and its volume; returns what is left, empty once nothing is."""
-        return self._namespaces.delete(team)
 
     def subscribe(self, changed: Callable[[str], None]) -> None:
         """Call ``changed`` with the uid of a cluster, job, service or team on each change of its objects."""

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from rayplane.errors import Conflict
-from rayplane.gateway.backends.base import ClusterRef, LaunchContext, Observation
+from rayplane.gateway.backends.base import ClusterRef, Evidence, LaunchContext, Observation
 from rayplane.gateway.backends.kubernetes import observation, own, pods, raycluster
 from rayplane.gateway.backends.kubernetes.kinds import POD, RAYCLUSTER, Object
 from rayplane.gateway.backends.kubernetes.own import Shared
@@ -39,7 +39,7 @@ class Clusters:
         manifest = raycluster.render(ref, spec, LaunchContext(size=size), shared.settings, shared.root)
         return [*pods.refusals(size), *shared.problems_of(manifest)]
 
-    def observe(self, ref: ClusterRef) -> Observation:
+    def observe(self, ref: ClusterRef, spec: ClusterSpec) -> Observation:
         """The cluster's state as the watch last reported it. Raises Unavailable once that is too old to rely on."""
         shared = self._shared
         shared.cache.require(*KINDS)
@@ -56,6 +56,10 @@ class Clusters:
             return Observation(**{**fields, "phase": "starting", "reason": "NoSecret", "message": lost, "drift": lost})
         return Observation(**{**fields, "endpoint": endpoint, "environment": shared.environment()})
 
+    def evidence(self, ref: ClusterRef) -> list[Evidence]:
+        """Evidence about its pods and its RayCluster, read from the API server now."""
+        return self._shared.evidence(ref)
+
     def ensure(self, ref: ClusterRef, spec: ClusterSpec, launch: LaunchContext) -> None:
         """Apply the RayCluster if it is missing, has drifted, is suspended, or differs from the spec.
 
@@ -66,13 +70,13 @@ class Clusters:
         self._apply(ref, spec, launch)
 
     def renew(self, ref: ClusterRef, secrets: Mapping[str, str]) -> None:
-        """Change its Secret, if it holds others."""
+        """Change its Secret, if it holds others: the kubelets bring that to the pods in a minute or two."""
         self._shared.cache.require(*KINDS)
         own.renew(
             self._shared, RAYCLUSTER, self._own_raycluster(ref), raycluster.owner_of(ref), secrets, self._token(ref)
         )
 
-    def suspend(self, ref: ClusterRef) -> None:
+    def suspend(self, ref: ClusterRef, spec: ClusterSpec) -> None:
         """Have KubeRay delete all of its pods; the RayCluster stays. No other field is compared or changed."""
         self._shared.cache.require(*KINDS)
         self._shared.forget_head_failure(self._shared.owner_key(ref))

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from rayplane.errors import NotFound, RayplaneError
-from rayplane.gateway.backends.base import ClusterRef, Evidence
+from rayplane.gateway.backends.base import Evidence, ObjectRef
 from rayplane.gateway.backends.kubernetes import pods as templates
 from rayplane.gateway.backends.kubernetes.api import KubeApi
 from rayplane.gateway.backends.kubernetes.evidence import evidence
@@ -35,7 +35,7 @@ _PATIENCE = 3.0
 
 
 def gather(
-    api: KubeApi, settings: KubernetesSettings, ref: ClusterRef, *, token_path: Callable[[str], Path]
+    api: KubeApi, settings: KubernetesSettings, ref: ObjectRef, *, token_path: Callable[[str], Path]
 ) -> list[Evidence]:
     """Evidence about the nodes of a cluster, a job or a service, newest first. Raises Unavailable, Forbidden.
 
@@ -70,7 +70,7 @@ def gather(
     return [*unanswered, *facts]
 
 
-def _token_key(ref: ClusterRef, owner: Object | None) -> str:
+def _token_key(ref: ObjectRef, owner: Object | None) -> str:
     """Key of its Ray's token: the attempt of a job, which has a Ray of its own, else the uid."""
     attempt = ((owner or {}).get("spec") or {}).get("jobId")
     return str(attempt or ref.uid)

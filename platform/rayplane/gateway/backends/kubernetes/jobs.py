@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from rayplane.gateway.backends.base import JobObservation, JobRef, LaunchContext, Submission
+from rayplane.gateway.backends.base import Evidence, JobObservation, JobRef, LaunchContext, ObjectRef, Submission
 from rayplane.gateway.backends.kubernetes import own, pods, rayjob
 from rayplane.gateway.backends.kubernetes.kinds import POD, RAYCLUSTER, RAYJOB, Object
 from rayplane.gateway.backends.kubernetes.own import Shared
@@ -50,7 +50,7 @@ class Jobs:
         own.put_secrets(shared, RAYJOB, job, rayjob.owner_of(ref), launch.secrets, self._token(ref))
 
     def renew(self, ref: JobRef, secrets: Mapping[str, str]) -> None:
-        """Change its Secret, if it holds others."""
+        """Change its Secret, if it holds others: the kubelets bring that to the pods in a minute or two."""
         self._shared.cache.require(*KINDS)
         own.renew(self._shared, RAYJOB, self._rayjob(ref), rayjob.owner_of(ref), secrets, self._token(ref))
 
@@ -66,6 +66,10 @@ class Jobs:
             endpoint = own.endpoint_of(shared, ray_pods, self._token(ref), rayjob.owner_of(ref), owner_key.namespace)
         environment = shared.environment() if endpoint is not None else None
         return rayjob.look(job, cluster, own.nodes_of(shared, owner_key), endpoint, environment)
+
+    def evidence(self, ref: ObjectRef) -> list[Evidence]:
+        """Evidence about the pods and the RayJobs of all of its attempts, read from the API server now."""
+        return self._shared.evidence(ref)
 
     def delete(self, ref: JobRef) -> None:
         """Delete its RayJob, which goes only after its pods."""

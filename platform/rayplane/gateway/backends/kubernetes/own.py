@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from rayplane.errors import NotFound, Unavailable
-from rayplane.gateway.backends.base import ClusterRef, JobRef, Node, Observation, ServiceRef
-from rayplane.gateway.backends.kubernetes import compare, observation, pods
+from rayplane.gateway.backends.base import Evidence, Node, ObjectRef, Observation
+from rayplane.gateway.backends.kubernetes import compare, evidence_query, observation, pods
 from rayplane.gateway.backends.kubernetes.api import KubeApi
 from rayplane.gateway.backends.kubernetes.cache import Cache, OwnerKey
 from rayplane.gateway.backends.kubernetes.kinds import POD, RAYCLUSTER, RAYJOB, SECRET, UID, Kind, Object
@@ -48,9 +48,13 @@ class Shared:
     problems_of: Callable[[Object], list[str]]
     """Problems of an object that its CustomResourceDefinition or KubeRay would refuse, each with its remedy."""
 
-    def owner_key(self, ref: ClusterRef | JobRef | ServiceRef) -> OwnerKey:
+    def owner_key(self, ref: ObjectRef) -> OwnerKey:
         """The namespace and uid by which the cache finds its objects."""
         return OwnerKey(self.settings.namespace(ref.team), ref.uid)
+
+    def evidence(self, ref: ObjectRef) -> list[Evidence]:
+        """Evidence read from the API server now: a user asks, and the cache holds only what the reconciler needs."""
+        return evidence_query.gather(self.api, self.settings, ref, token_path=self.token_path)
 
 
 def look_at_cluster(

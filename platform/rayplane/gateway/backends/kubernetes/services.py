@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rayplane.gateway.backends.base import LaunchContext, ServiceObservation, ServiceRef
+from rayplane.gateway.backends.base import Evidence, LaunchContext, ObjectRef, ServiceObservation, ServiceRef
 from rayplane.gateway.backends.kubernetes import own, pods, rayservice
 from rayplane.gateway.backends.kubernetes.kinds import POD, RAYCLUSTER, RAYSERVICE, Object
 from rayplane.gateway.backends.kubernetes.own import Shared
@@ -56,7 +56,7 @@ class Services:
         own.put_secrets(shared, RAYSERVICE, service, rayservice.owner_of(ref), launch.secrets, self._token(ref))
 
     def renew(self, ref: ServiceRef, secrets: Mapping[str, str]) -> None:
-        """Change its Secret, if it holds others."""
+        """Change its Secret, if it holds others: the kubelets bring that to the pods in a minute or two."""
         self._shared.cache.require(*KINDS)
         own.renew(self._shared, RAYSERVICE, self._rayservice(ref), rayservice.owner_of(ref), secrets, self._token(ref))
 
@@ -78,6 +78,10 @@ class Services:
         nodes = own.nodes_of(shared, owner_key)
         environment = shared.environment() if endpoint is not None else None
         return rayservice.look(service, newest, nodes, endpoint, environment)
+
+    def evidence(self, ref: ObjectRef) -> list[Evidence]:
+        """Evidence about its pods and its RayService, read from the API server now."""
+        return self._shared.evidence(ref)
 
     def delete(self, ref: ServiceRef) -> None:
         """Delete its RayService, which goes only after its pods."""

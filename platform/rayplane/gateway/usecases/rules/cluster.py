@@ -40,7 +40,9 @@ class ClusterRules(Rules):
         size = team.sizes.get(spec.size)
         if size is not None and draft.ask:
             title = f"Cluster '{ref}' can't be made"
-            yield Check("preflight", lambda: preflight(draft, title, lambda: reader.preflight(ref, spec, size)))
+            yield Check(
+                "preflight", lambda: preflight(draft, title, lambda: reader.clusters.preflight(ref, spec, size))
+            )
 
     def reserve(self, draft: Draft) -> Iterator[Check]:
         spec: ClusterSpec = draft.spec

@@ -6,38 +6,43 @@ from collections.abc import Callable, Iterator
 
 from rayplane.errors import RayplaneError
 from rayplane.gateway.admission.sizes import size_of
-from rayplane.gateway.backends.base import Capability, JobRef, Reader, ServiceRef
+from rayplane.gateway.backends.base import JobRef, ServiceRef
+from rayplane.gateway.store.typed import Team
 from rayplane.gateway.usecases import nodes as own_nodes
+from rayplane.gateway.usecases.platform import Platform
 from rayplane.gateway.usecases.rules.draft import Check, Draft, preflight
 from rayplane.nouns.cluster import Nodes
 from rayplane.nouns.team import Size
 
-_CAPABILITIES = {"Job": Capability.JOB, "Service": Capability.SERVICE}
+_PORTS: dict[str, Callable[[Team, Nodes, Platform], object]] = {
+    "Job": own_nodes.jobs,
+    "Service": own_nodes.services,
+}
 
 
 def nodes_of(draft: Draft, nodes: Nodes) -> Iterator[Check]:
     """Checks that the backend has such nodes, that the team has the size, and that the backend can provide them."""
-    noun, capability = draft.noun.singular, _CAPABILITIES[draft.noun.kind]
+    noun, port_of = draft.noun.singular, _PORTS[draft.noun.kind]
     assert draft.owner is not None
     owner = draft.owner
-    yield Check("backend", lambda: own_nodes.reader(owner, noun, capability, nodes, draft.platform))
+    yield Check("backend", lambda: port_of(owner, nodes, draft.platform))
     where = f"{noun}.nodes.size"
     yield Check("size", lambda: size_of(draft.of_team, nodes.size, team_name=draft.team, where=where))
     size = draft.of_team.sizes.get(nodes.size)
     if size is None or not draft.ask:
         return
     try:
-        reader = own_nodes.reader(owner, noun, capability, nodes, draft.platform)
+        ask, title = _question(draft, owner, nodes, size)
     except RayplaneError:
         return  # the check ``backend`` reports it
-    ask, title = _question(draft, reader, size)
     yield Check("preflight", lambda: preflight(draft, f"{title} can't have nodes of its own", ask))
 
 
-def _question(draft: Draft, reader: Reader, size: Size) -> tuple[Callable[[], list[str]], str]:
+def _question(draft: Draft, owner: Team, nodes: Nodes, size: Size) -> tuple[Callable[[], list[str]], str]:
     """(the call to the backend's pre-flight, the object's title in messages)."""
     if draft.noun.kind == "Job":
-        job = JobRef(team=draft.team, name=draft.name, uid="0" * 32, attempt=1)
-        return lambda: reader.preflight_job(job, draft.spec, size), f"Job '{job}'"
-    service = ServiceRef(team=draft.team, name=draft.name, uid="0" * 32)
-    return lambda: reader.preflight_service(service, draft.spec, size), f"Service '{service}'"
+        jobs, job = own_nodes.jobs(owner, nodes, draft.platform), JobRef(draft.team, draft.name, "0" * 32, attempt=1)
+        return lambda: jobs.preflight(job, draft.spec, size), f"Job '{job}'"
+    services = own_nodes.services(owner, nodes, draft.platform)
+    service = ServiceRef(draft.team, draft.name, "0" * 32)
+    return lambda: services.preflight(service, draft.spec, size), f"Service '{service}'"
