@@ -69,7 +69,7 @@ class JobSpec(Spec):
     resources: Resources = Field(default_factory=Resources)
     """Resources that the entrypoint's own process reserves."""
     retries: Whole = Field(default=0, ge=0, le=20)
-    """Further attempts after one that failed or was lost."""
+    """Further attempts after one that failed. The first two that were lost with their head do not count."""
     timeout: Seconds | None = None
     """Seconds from the first attempt's start to the end of the last; then the job fails. None: no limit."""
     tracked: bool = True

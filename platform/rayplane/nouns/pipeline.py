@@ -30,7 +30,7 @@ class Step(Spec):
     files: list[str] = Field(default_factory=list)
     """Globs of files in the package that the step reads beside its Python code; their content is part of its key."""
     retries: Whole = Field(default=0, ge=0, le=20)
-    """Further attempts after one that failed or was lost."""
+    """Further attempts after one that failed. The first two that were lost with their head do not count."""
     timeout: Seconds | None = None
     """Seconds that the step's job may take; None: no limit."""
     cache: bool = True
@@ -102,7 +102,7 @@ class PipelineStatus(Status):
 
 
 class StepRun(Record):
-    """One step of one run. Phases: Pending, Running, Succeeded, Cached, Failed, Skipped."""
+    """One step of one run. Phases: Pending, Running, Succeeded, Cached, Failed, Stopped, Skipped."""
 
     name: str
     """Name of the step."""
