@@ -146,7 +146,7 @@ class TeamStatus(Status):
     places: dict[str, str] = Field(default_factory=dict)
     """Backend -> the parts that the team's place there (its namespace on Kubernetes) lacks; empty once complete."""
     data: Data | None = None
-    """What becomes of its data; set once it is being deleted."""
+    """Fate of its data, archived or purged; set once it is being deleted."""
     archived_as: str | None = None
     """The name under which its records are kept then."""
 
