@@ -17,6 +17,7 @@ import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin
@@ -583,6 +584,7 @@ PAGES: dict[str, Callable[[], Iterator[str]]] = {
 }
 
 
+@lru_cache
 def page(name: str) -> str:
     """A page's expected text."""
     return re.sub(r"\n{3,}", "\n\n", "\n".join(PAGES[name]())) + "\n"
