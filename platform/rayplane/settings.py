@@ -122,7 +122,8 @@ class GatewaySettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="RAYPLANE_", extra="ignore")
 
     home: Path = Field(default_factory=find_home)
-    """Folder of the platform's state."""
+    """Folder of the platform's state; default: the nearest ``.rayplane`` in the working folder or above it, else
+    ``~/.rayplane``."""
     host: str = "127.0.0.1"
     """Address to listen on."""
     port: int = Field(default=8470, ge=1, le=65535)

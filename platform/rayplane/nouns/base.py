@@ -325,25 +325,35 @@ class Record(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
     schema_version: Whole = 1
+    """Version of the record's form."""
 
 
 class Condition(Record):
     """One aspect of an object's state, as in Kubernetes."""
 
     type: str
+    """Name of the aspect, such as ``Ready``."""
     status: Literal["True", "False", "Unknown"]
+    """True, False or Unknown, as text."""
     reason: str = ""
+    """One word for programs."""
     message: str = ""
+    """One or more sentences for people; empty if there is nothing to say."""
     observed_generation: int = 0
+    """Generation of the spec that the condition is about."""
     last_transition_time: Instant = Field(default_factory=utcnow)
+    """Time at which ``status`` last changed."""
 
 
 class Status(Record):
     """The state that the reconciler last observed. ``phase`` is one word for people; conditions are for programs."""
 
     phase: str = "Pending"
+    """One word for the object's state; the phases of a kind are those that its status names."""
     observed_generation: int = 0
+    """Generation of the spec that the status is about; lower than the object's until the reconciler has looked."""
     conditions: list[Condition] = Field(default_factory=list)
+    """Aspects of the state, each with a reason and a message."""
 
     def condition(self, type_: str) -> Condition | None:
         """The condition of this type, if it was ever set."""
@@ -372,15 +382,25 @@ class Metadata(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     name: Name
+    """Name, unique in the team for its kind; lower-case letters, digits and ``-``."""
     team: Name | None = None
+    """Name of the team; None for a team itself."""
     labels: Labels = Field(default_factory=dict)
+    """Key -> value; lists can be narrowed by them."""
     uid: str = ""
+    """Identifier that no other object ever has, even one of the same name later."""
     generation: Whole = 0
+    """Number of the spec's version; every change of the spec raises it."""
     resource_version: Whole = 0
+    """Number of the object's version; every write raises it. It is the ``ETag``."""
     owner: str = ""
+    """Principal that created the object."""
     created_at: Instant | None = None
+    """Time of the first write."""
     updated_at: Instant | None = None
+    """Time of the last write."""
     deleted_at: Instant | None = None
+    """Time at which a user asked for the deletion; the object goes once everything made for it is gone."""
 
 
 class Document(BaseModel):

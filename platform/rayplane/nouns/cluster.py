@@ -39,7 +39,9 @@ class Workers(Spec):
     """Least and greatest number of worker nodes beside the head; ``4`` and ``0..4`` are short forms."""
 
     min: Count = 0
+    """Workers that are always there."""
     max: Count = 0
+    """Workers that the autoscaler may add up to; at least ``min``."""
 
     @model_validator(mode="before")
     @classmethod
@@ -67,6 +69,7 @@ class Nodes(Spec):
     size: Name = "small"
     """A size of the team, for the head and for each worker."""
     workers: Workers = Field(default_factory=Workers)
+    """Worker nodes beside the head; ``2`` or ``0..4``."""
     backend: str | None = None
     """Overrides the team's backend."""
 
@@ -81,6 +84,7 @@ class ClusterSpec(Spec):
     size: Name = "small"
     """A size of the team, for the head and each worker; on the local backend its cores are logical."""
     workers: Workers = Field(default_factory=Workers)
+    """Worker nodes beside the head; ``2`` or ``0..4``."""
     backend: str | None = None
     """Overrides the team's backend."""
     address: str | None = None
@@ -130,6 +134,7 @@ class Endpoint(Record):
     client_address: str | None = None
     """``ray://host:port`` for Ray Client."""
     token_path: str | None = None
+    """File with Ray's own token, on the gateway's host; None if the cluster needs none."""
     serve_url: str | None = None
     """Base URL of Ray Serve's HTTP."""
     metrics_targets: list[str] = Field(default_factory=list)
@@ -143,6 +148,7 @@ class Suspension(Record):
     """Idle: the cluster was unused; the next job, client or service resumes it. Lifetime: ``max_lifetime`` is over; the
     reconciler deletes it."""
     message: str = ""
+    """The reason in a sentence."""
     at: Instant
     """Time of the decision."""
     delete_at: Instant | None = None
@@ -153,8 +159,11 @@ class ClusterStatus(Status):
     """Phases: Pending, Starting, Ready, Failed, Suspending, Suspended, Deleting."""
 
     endpoint: Endpoint | None = None
+    """Addresses of its Ray; None unless the cluster is ready."""
     environment: Environment | None = None
+    """Interpreter and libraries of its nodes; None while unknown."""
     ready_at: Instant | None = None
+    """Time at which the current head became ready."""
     incarnation: str | None = None
     """Id of the current head, another one for each new head: a job of an earlier incarnation is lost."""
     suspension: Suspension | None = None

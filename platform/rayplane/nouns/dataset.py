@@ -13,15 +13,20 @@ class DatasetSpec(Spec):
     """Optional facts about a dataset, which itself comes into being with its first version."""
 
     description: str = ""
+    """Text for people."""
     retention: Seconds | None = None
+    """Seconds for which versions are worth keeping. Recorded only: the platform deletes no version by itself."""
 
 
 class DatasetStatus(Status):
-    """The newest version by time of publication, and the number of versions."""
+    """The newest version by time of publication, and the number of versions. Phase: Ready."""
 
     latest: str | None = None
+    """Newest version by time of publication; None before the first."""
     rows: int | None = None
+    """Number of rows of that version."""
     versions: int = 0
+    """Number of versions."""
 
 
 class Column(Record):

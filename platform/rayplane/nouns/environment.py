@@ -13,11 +13,13 @@ class Environment(Record):
     interpreter: str
     """``image@sha256:...`` or ``local`` for the interpreter of the host."""
     ray: str
+    """Ray's version."""
     python: str
     """Minor version, such as ``3.11``."""
     lock_hash: str
     """SHA-256 (hex) of the lock, or of the sorted installed distributions where no lock is known."""
     rayplane: str
+    """Version of rayplane."""
 
     @property
     def key(self) -> str:

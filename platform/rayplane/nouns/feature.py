@@ -11,15 +11,19 @@ class FeatureSpec(Spec):
     """A Feast repository and the wanted freshness of its online values."""
 
     repository: str = "features"
-    """Python module, inside the code package, whose ``build(source_path)`` returns the Feast objects."""
+    """Python module of the team's code whose ``build(source_path)`` returns the Feast objects. Recorded only: jobs name
+    it themselves."""
     freshness: Seconds | None = None
+    """Seconds that online values may be old. Recorded only: the platform starts no materialization by itself."""
 
 
 class FeatureStatus(Status):
-    """The views of the repository and the time of their last materialization."""
+    """The views of the repository and the time of their last materialization. Phase: Ready."""
 
     views: list[str] = Field(default_factory=list)
+    """Feature views that were ever materialized, by name."""
     materialized_at: Instant | None = None
+    """Time of the newest materialization; None before the first."""
 
 
 class FeatureViewVersion(Record):

@@ -40,8 +40,11 @@ class Resources(Spec):
     """Resources that the entrypoint's own process reserves in Ray."""
 
     cpu: Quantity = 0
+    """Cores."""
     memory: Quantity = 0
+    """Bytes."""
     gpu: Quantity = 0
+    """Devices."""
 
 
 class JobSpec(Spec):
@@ -50,6 +53,7 @@ class JobSpec(Spec):
     model_config = ConfigDict(json_schema_extra={"oneOf": ONE_PLACE})
 
     entrypoint: Annotated[str, WithJsonSchema({"type": "string", "pattern": NOT_BLANK})]
+    """Shell command to run, in the folder of the package."""
     cluster: Name | None = None
     """The team's cluster to run on; None with ``nodes``."""
     nodes: Nodes | None = None
@@ -59,13 +63,19 @@ class JobSpec(Spec):
     env: Variables = Field(default_factory=dict)
     """Environment variables; never secrets."""
     pip: list[str] = Field(default_factory=list)
+    """Requirements that Ray installs before the entrypoint starts."""
     parameters: dict[str, str] = Field(default_factory=dict)
+    """Name -> value; the job reads them from its RunContext."""
     resources: Resources = Field(default_factory=Resources)
+    """Resources that the entrypoint's own process reserves."""
     retries: Whole = Field(default=0, ge=0, le=20)
+    """Further attempts after one that failed. The first two that were lost with their head do not count."""
     timeout: Seconds | None = None
+    """Seconds from the first attempt's start to the end of the last; then the job fails. None: no limit."""
     tracked: bool = True
     """True if the reconciler allocates an MLflow run before the job starts."""
     experiment: Plain | None = None
+    """MLflow experiment of its run; default: the pipeline's name, else ``jobs``."""
     inputs: dict[str, str] = Field(default_factory=dict)
     """Dataset name -> pinned version."""
     sources: dict[str, str] = Field(default_factory=dict)
@@ -77,7 +87,9 @@ class JobSpec(Spec):
     submission_id: Plain | None = None
     """The id by which a stock Ray client knows this job."""
     metadata: dict[str, str] = Field(default_factory=dict)
+    """Key -> value for Ray and the job's record, such as the git commit."""
     stop_requested: bool = False
+    """True once a user, or the platform, asked the job to stop."""
 
     @field_validator("entrypoint")
     @classmethod
@@ -103,6 +115,7 @@ class Attempt(Record):
     """One submission of the job to Ray."""
 
     number: int
+    """Counted from 1."""
     submission_id: str
     """Ray's submission id: ``<job uid>-<number>``."""
     incarnation: str | None = None
@@ -110,36 +123,53 @@ class Attempt(Record):
     log_kept: bool = False
     """True once its log is in the storage root, so that nodes of its own may be freed."""
     started_at: Instant | None = None
+    """Time at which the reconciler recorded it, before Ray heard of it."""
     ended_at: Instant | None = None
+    """Time at which the reconciler learned of its end; None while it is under way."""
     status: str = "Pending"
+    """Pending, Starting, Running, Succeeded, Failed, Stopped, TimedOut or Lost."""
     message: str = ""
+    """Reason for its end; empty if it succeeded."""
 
 
 class JobStatus(Status):
     """Phases: Pending, Starting, Running, Succeeded, Failed, Stopped."""
 
     attempts: list[Attempt] = Field(default_factory=list)
+    """Submissions to Ray, oldest first."""
     run_id: str | None = None
+    """MLflow run, allocated before the first attempt; None for a job that is not tracked."""
     experiment_id: str | None = None
+    """MLflow experiment of that run."""
     exit_code: int | None = None
+    """Exit code of the last attempt's entrypoint; None while unknown."""
     message: str = ""
+    """Reason for the end; empty if the job succeeded."""
     stop_reason: str = ""
     """Reason for which the platform stopped it; empty if a user did, or if it was not stopped."""
     started_at: Instant | None = None
+    """Start of the first attempt."""
     ended_at: Instant | None = None
+    """End of the last attempt."""
     log_uri: str | None = None
+    """URI of the kept log in the storage root."""
     environment: Environment | None = None
+    """Interpreter and libraries that it runs in; None while unknown."""
     endpoint: Endpoint | None = None
     """Addresses of its own Ray, while it has nodes of its own."""
     outputs: list[Output] = Field(default_factory=list)
+    """Results that the job reported: dataset versions, runs, model versions, values."""
     git_commit: str | None = None
+    """Commit of the uploaded code, with ``-dirty`` if it had changes."""
 
 
 class Output(Record):
     """One result of a job: a dataset version, an MLflow run, a model version, or a plain JSON value."""
 
     kind: Literal["dataset", "run", "model", "value"]
+    """Kind of the result."""
     name: str
+    """Name of the dataset, the model or the value."""
     value: Any
     """dataset: version; run: run id; model: version number as a string; value: any JSON."""
 

@@ -13,27 +13,34 @@ class Threshold(Spec):
     """A metric's least or greatest allowed value."""
 
     min: Number | None = None
+    """Least value; None: no bound."""
     max: Number | None = None
+    """Greatest value; None: no bound."""
 
 
 class Gate(Spec):
     """Bounds that a version's metrics must keep before it gets the alias."""
 
     metrics: dict[str, Threshold] = Field(default_factory=dict)
+    """Metric -> its bounds."""
 
 
 class ModelSpec(Spec):
     """A registered model."""
 
     description: str = ""
+    """Text for people."""
     gate: Gate = Field(default_factory=Gate)
+    """Bounds of a version. Recorded only: the job that evaluates judges by the bounds that it is given."""
 
 
 class ModelStatus(Status):
-    """The newest version, and the version that each alias points to."""
+    """The newest version, and the version that each alias points to. Phase: Ready."""
 
     latest: str | None = None
+    """Newest version that a job registered."""
     aliases: dict[str, str] = Field(default_factory=dict)
+    """Alias -> version, as jobs reported when they registered; MLflow knows of later moves."""
 
 
 class Check(Record):

@@ -19,7 +19,9 @@ class Replicas(Spec):
     """Least and greatest number of replicas."""
 
     min: Count = 1
+    """Replicas that are always there."""
     max: Count = Field(default=1, ge=1)
+    """Replicas that Serve may add up to as requests come; at least ``min``."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Replicas:
@@ -48,8 +50,11 @@ class ServiceSpec(Spec):
     feature_service: str | None = None
     """Feast feature service that is read online; default: the one that training recorded on the model."""
     replicas: Replicas = Field(default_factory=Replicas)
+    """Least and greatest number of replicas."""
     max_ongoing_requests: Count = Field(default=100, ge=1)
+    """Requests that one replica works on at once; more wait."""
     startup_timeout: Seconds = 300
+    """Seconds after a rollout by which the application must run, else the service is Failed."""
 
     @field_validator("model")
     @classmethod
@@ -75,10 +80,15 @@ class Revision(Record):
     """One rolled-out model version."""
 
     number: int
+    """Counted from 1; every rollout of another version or spec raises it."""
     model: str
+    """Name of the model."""
     version: str
+    """Version of the model."""
     run_id: str | None = None
+    """MLflow run that made the version; None while unknown."""
     deployed_at: Instant
+    """Time of the rollout."""
 
 
 class ServiceStatus(Status):
@@ -87,7 +97,10 @@ class ServiceStatus(Status):
     url: str | None = None
     """Address for predictions: clients POST JSON here."""
     revision: Revision | None = None
+    """The model version that is served, or being rolled out; None before the first rollout."""
     incarnation: str | None = None
+    """Id of the Ray head that it was deployed to."""
     environment: Environment | None = None
+    """Interpreter and libraries that it runs in; None while unknown."""
     endpoint: Endpoint | None = None
     """Addresses of its own Ray, while it has nodes of its own."""

@@ -34,9 +34,13 @@ class Quota(Spec):
     """Limits of a team: the compute that its clusters may request together, and its jobs; null means no limit."""
 
     cpu: Quantity | None = None
+    """Cores."""
     memory: Quantity | None = None
+    """Bytes."""
     gpu: Quantity | None = None
+    """Devices."""
     clusters: Count | None = None
+    """Clusters, suspended ones too. A job or a service with nodes of its own counts as one."""
     jobs: Count | None = 10_000
     """Jobs that have not ended, waiting or running."""
 
@@ -45,8 +49,11 @@ class Size(Spec):
     """A node size that an admin defines for a team."""
 
     cpu: Quantity
+    """Cores of a node."""
     memory: Quantity
+    """Bytes of memory of a node."""
     gpu: Quantity = 0
+    """GPUs of a node."""
     logical_cpu: Quantity | None = None
     """CPUs that Ray's scheduler hands out on such a node, to let it hand out more than the cores; default: ``cpu``."""
 
@@ -105,8 +112,11 @@ class TeamSpec(Spec):
     backend: str = "local"
     """Source of its compute: a name of the plug-in family `backends`."""
     members: dict[Plain, Role] = Field(default_factory=dict)
+    """Principal -> role: a viewer reads, a member also writes, an admin also changes the team."""
     quota: Quota = Field(default_factory=Quota)
+    """Limits of what the team may hold at once."""
     sizes: dict[Name, Size] = Field(default_factory=_default_sizes, json_schema_extra={"minProperties": 1})
+    """Name -> node size that clusters, jobs and services of the team may ask for."""
     idle_timeout: Time | None = Field(default=None, gt=0)
     """Seconds: default of the clusters' ``idle_timeout``, and the greatest value that one may set; None: no limit."""
     delete_after_idle: Seconds | None = None
@@ -124,15 +134,19 @@ class TeamSpec(Spec):
 
 
 class TeamStatus(Status):
-    """The parts of a team that the reconciler made in MLflow, Feast and the backends."""
+    """The parts of a team that the reconciler made in MLflow, Feast and the backends.
+
+    Phases: Pending, Ready, Deleting.
+    """
 
     mlflow_workspace: str | None = None
     """Its own in MLflow: no earlier team of its name had it."""
     feast_project: str | None = None
+    """Its own in Feast: no earlier team of its name had it."""
     places: dict[str, str] = Field(default_factory=dict)
     """Backend -> the parts that the team's place there (its namespace on Kubernetes) lacks; empty once complete."""
     data: Data | None = None
-    """What becomes of its data; set once it is being deleted."""
+    """Fate of its data, archived or purged; set once it is being deleted."""
     archived_as: str | None = None
     """The name under which its records are kept then."""
 
