@@ -13,7 +13,7 @@ import yaml
 
 from rayplane.client.sdk import Client
 from rayplane.nouns import NOUNS, RUN
-from rayplane.nouns.base import NounType, Spec
+from rayplane.nouns.base import AnyNoun, Spec
 from tests.support import reference
 from tests.unit.client.command import run
 from tests.unit.gateway.api.served import platform_without_compute, serve
@@ -41,7 +41,7 @@ def cells(text: str, head: str) -> list[str]:
     return re.findall(r"^\| `(\w+)` \|", "".join(tables), re.MULTILINE)
 
 
-def phases_of(noun: NounType) -> set[str]:
+def phases_of(noun: AnyNoun) -> set[str]:
     """The phases that the docstring of a noun's status lists."""
     listed = re.search(r"Phases?: ([\w, ]+)\.", noun.status.__doc__ or "")
     assert listed is not None, noun.kind
@@ -53,6 +53,7 @@ def conditions_in_code() -> set[str]:
     code = "".join(path.read_text() for folder in SETTERS for path in sorted(folder.rglob("*.py")))
     return {
         *re.findall(r"set_condition\(\s*\"(\w+)\"", code),
+        *re.findall(r"\bReport\(\s*\"(\w+)\"", code),
         *re.findall(r"^CONDITION = \"(\w+)\"", code, re.MULTILINE),
     }
 
@@ -106,7 +107,7 @@ def test_the_example_of_a_page_is_applied(
     assert as_parsed(noun, stored.spec) == as_parsed(noun, {**document["spec"], "package": stored.spec.get("package")})
 
 
-def as_parsed(noun: NounType, spec: dict[str, object]) -> Spec:
+def as_parsed(noun: AnyNoun, spec: dict[str, object]) -> Spec:
     """A spec with short forms written out and defaults filled in."""
     return noun.spec.model_validate({name: value for name, value in spec.items() if value is not None})
 
