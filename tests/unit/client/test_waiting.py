@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -99,3 +101,12 @@ def test_a_wait_for_a_deletion_ends_in_time(clock: FakeClock) -> None:
     with pytest.raises(Timeout, match=r"Cluster 'growth/dev' is still there after 60s\."):
         waiting.for_deletion(answers(cluster("Deleting")), "Cluster 'growth/dev'", uid=None, clock=clock, timeout=60.0)
     assert 60 < clock.now() <= 61
+
+
+def test_the_clock_alone_reads_the_time() -> None:
+    def imports_time(path: Path) -> bool:
+        nodes = ast.walk(ast.parse(path.read_text()))
+        return any(isinstance(node, ast.Import) and node.names[0].name == "time" for node in nodes)
+
+    modules = list(Path(str(waiting.__file__)).parent.glob("*.py"))
+    assert [path.name for path in modules if imports_time(path)] == ["clock.py"]

@@ -81,13 +81,30 @@ class OnCluster:
 
     redeploys = True
 
-    def __init__(self, obj: Object, spec: ServiceSpec, platform: Platform, rays: Rays, lock: threading.Lock) -> None:
+    def __init__(
+        self,
+        obj: Object,
+        spec: ServiceSpec,
+        platform: Platform,
+        rays: Rays,
+        lock: threading.Lock,
+        *,
+        cluster: ClusterStatus | None,
+    ) -> None:
         self._obj = obj
         self._spec = spec
         self._platform = platform
         self._rays = rays
         self._lock = lock
-        self._cluster = self._find_cluster()
+        self._cluster = cluster
+
+    @classmethod
+    def read(cls, obj: Object, spec: ServiceSpec, platform: Platform, rays: Rays, lock: threading.Lock) -> OnCluster:
+        """Read the state of the service's cluster from the store, for one look."""
+        assert spec.cluster is not None
+        cluster = platform.store.get_or_none("Cluster", obj.metadata.team or "", spec.cluster)
+        status = None if cluster is None else ClusterStatus.model_validate(cluster.status)
+        return cls(obj, spec, platform, rays, lock, cluster=status)
 
     def state(self) -> HostState:
         """Deployable once the cluster is ready and has a Serve address."""
@@ -150,13 +167,6 @@ class OnCluster:
                 log.warning("service %s/%s is left out: %s", other.metadata.team, other.metadata.name, exc)
         return applications
 
-    def _find_cluster(self) -> ClusterStatus | None:
-        assert self._spec.cluster is not None
-        cluster = self._platform.store.get_or_none("Cluster", self._obj.metadata.team or "", self._spec.cluster)
-        if cluster is None:
-            return None
-        return ClusterStatus.model_validate(cluster.status)
-
 
 class OnOwnNodes:
     """Nodes on which the backend keeps this one application serving; the ledger has a lease for each of them."""
@@ -171,6 +181,7 @@ class OnOwnNodes:
         platform: Platform,
         backends: Callable[[str], Backend],
         *,
+        team: Object,
         wake: Callable[[str], None],
     ) -> None:
         self._wake = wake
@@ -178,11 +189,25 @@ class OnOwnNodes:
         self._spec = spec
         self._nodes = nodes
         self._platform = platform
-        team = obj.metadata.team or ""
-        self._team = platform.store.get("Team", "", team)
-        self._backend_name = own_nodes.backend_of(nodes, team_spec(self._team))
+        self._team = team
+        self._backend_name = own_nodes.backend_of(nodes, team_spec(team))
         self._backend = backends(self._backend_name)
-        self._ref = ServiceRef(team=team, name=obj.metadata.name, uid=obj.metadata.uid)
+        self._ref = ServiceRef(team=obj.metadata.team or "", name=obj.metadata.name, uid=obj.metadata.uid)
+
+    @classmethod
+    def read(
+        cls,
+        obj: Object,
+        spec: ServiceSpec,
+        nodes: Nodes,
+        platform: Platform,
+        backends: Callable[[str], Backend],
+        *,
+        wake: Callable[[str], None],
+    ) -> OnOwnNodes:
+        """Read the service's team from the store, for one look."""
+        team = platform.store.get("Team", "", obj.metadata.team or "")
+        return cls(obj, spec, nodes, platform, backends, team=team, wake=wake)
 
     def state(self) -> HostState:
         """Deployable once the team is set up on the backend: the nodes are created with the application."""
