@@ -62,7 +62,7 @@ def test_the_admin_and_a_teams_user_are_replaced_and_the_former_ones_refused(ser
     assert is_accepted(served, "rayplane-alpha", "first-password-of-the-team")
 
     write_secret(rotation.next_path(path), "admin\nanother-password-of-the-admin\n")
-    Rotations(world.platform, mlflow).look()
+    Rotations.from_now(world.platform, mlflow).look()
     assert read_secret(path).splitlines() == ["admin", "another-password-of-the-admin"]
     assert not is_accepted(served, "admin", "password-of-the-admin")
     mlflow.require_admin()

@@ -6,7 +6,6 @@ Every figure of the report is read from the platform (the run's outputs, dataset
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ import httpx
 from pydantic import BaseModel, Field
 
 from rayplane.client import packaging, sdk
-from rayplane.client.sdk import Client, Progress, patient, why
+from rayplane.client.sdk import Client, Clock, Progress, waiting, why
 from rayplane.errors import Failed, InvalidInput, NotFound, Timeout, Unavailable
 from rayplane.nouns.base import Document, Object
 from rayplane.nouns.job import Output
@@ -99,7 +98,6 @@ def run(
     say: Say,
     documents: Path | None = None,
     watching: Callable[[], Any],
-    clock: Callable[[], float] = time.monotonic,
 ) -> Report:
     """Run the quickstart with the code in ``folder``, on the first ``days`` of January only, if given.
 
@@ -108,16 +106,17 @@ def run(
     ``watching`` returns a context manager whose value is called with the run object as its steps progress. Raises
     InvalidInput if the folder lacks the documents, Failed with the end of the log if a step fails, or an SDK error.
     """
-    began = clock()
+    clock = api.clock
+    began = clock.now()
     source = documents or folder / DOCUMENTS
     wanted, requests = read_documents(source), read_requests(folder)
     stages: list[Stage] = []
 
     @contextmanager
     def stage(name: str) -> Iterator[None]:
-        started = clock()
+        started = clock.now()
         yield
-        stages.append(Stage(name=name, seconds=round(clock() - started, 3)))
+        stages.append(Stage(name=name, seconds=round(clock.now() - started, 3)))
 
     say(f"applying {source} to {api.url}")
     _apply(api, wanted, folder, say)
@@ -131,12 +130,12 @@ def run(
     model = _registered(api, steps)
     with stage("deploy"):
         say(f"waiting for service {TEAM}/{SERVICE} to be on version {model.version}")
-        service = _wait_service(api, model.version, clock)
+        service = _wait_service(api, model.version)
     url = str(service.status["url"])
     with stage("predict"):
-        predictions = [Prediction(request=request, answer=ask(url, request)) for request in requests]
+        predictions = [Prediction(request=request, answer=ask(url, request, clock=clock)) for request in requests]
     with stage("metrics"):
-        targets = _targets(api, say, clock)
+        targets = _targets(api, say)
     figures = _value(steps, "evaluate", "gate")
     return Report(
         rows=Rows(
@@ -154,7 +153,7 @@ def run(
         predictions=predictions,
         prometheus=targets,
         stages=stages,
-        seconds=round(clock() - began, 3),
+        seconds=round(clock.now() - began, 3),
     )
 
 
@@ -185,21 +184,22 @@ def read_requests(folder: Path) -> list[dict[str, Any]]:
     return requests
 
 
-def ask(url: str, request: Mapping[str, Any], *, patience: float = 30.0) -> Any:
+def ask(url: str, request: Mapping[str, Any], *, patience: float = 30.0, clock: Clock | None = None) -> Any:
     """The service's answer to one request over HTTP. Raises Unavailable, or Failed with the text of the answer.
 
     Retries for ``patience`` seconds while the service can't be reached: the Serve proxies of all nodes and an ingress
     learn of a service only moments after it has become ready.
     """
-    deadline = time.monotonic() + patience
+    clock = clock or Clock()
+    deadline = clock.now() + patience
     while True:
         try:
             answer = _post(url, request)
             break
         except Unavailable:
-            if time.monotonic() > deadline:
+            if clock.now() > deadline:
                 raise
-            time.sleep(0.5)
+            clock.sleep(0.5)
     if answer.is_error:
         raise Failed(f"The service at {url} answered {answer.status_code}: {answer.text[:500]}")
     return answer.json()
@@ -340,43 +340,54 @@ def _dataset_rows(api: Client, outputs: Sequence[Output], name: str) -> int:
     return api.datasets.version(TEAM, name, str(version)).rows
 
 
-def _wait_service(api: Client, version: str, clock: Callable[[], float]) -> Object:
+def _wait_service(api: Client, version: str) -> Object:
     """Wait until the service serves the registered version; ignore its phase while it serves another version."""
-    deadline = clock() + SERVICE_TIMEOUT
+    name = f"Service '{TEAM}/{SERVICE}'"
     remedy = f"See: rayplane service get {SERVICE} --team {TEAM}"
-    get_service = patient(lambda: api.services.get(TEAM, SERVICE), time.monotonic() + SERVICE_TIMEOUT)
-    while True:
-        service = get_service()
+
+    def is_ready(service: Object) -> bool:
         phase = service.status.get("phase")
-        serves = str((service.status.get("revision") or {}).get("version"))
-        # A replica that can't start reports its whole traceback, whose last line names the exception.
-        reason = (why(service).splitlines() or ["no reason was given"])[-1].strip()
-        if serves == version and phase == "Ready":
-            return service
-        if serves == version and phase == "Failed":
-            raise Failed(f"Service '{TEAM}/{SERVICE}' can't serve version {version}: {reason}.", remedy=remedy)
-        if clock() > deadline:
-            raise Timeout(
-                f"Service '{TEAM}/{SERVICE}' is {phase} on version {serves}, not ready on {version}: {reason}.",
-                remedy=remedy,
-            )
-        time.sleep(0.5)
+        if _served_version(service) != version:
+            return False
+        if phase == "Failed":
+            raise Failed(f"{name} can't serve version {version}: {_last_line(service)}.", remedy=remedy)
+        return bool(phase == "Ready")
+
+    def late(service: Object) -> Timeout:
+        phase, serves = service.status.get("phase"), _served_version(service)
+        return Timeout(
+            f"{name} is {phase} on version {serves}, not ready on {version}: {_last_line(service)}.", remedy=remedy
+        )
+
+    def get() -> Object:
+        return api.services.get(TEAM, SERVICE)
+
+    return waiting.until(get, is_ready, clock=api.clock, timeout=SERVICE_TIMEOUT, late=late)
 
 
-def _targets(api: Client, say: Say, clock: Callable[[], float]) -> Targets | None:
+def _served_version(service: Object) -> str:
+    return str((service.status.get("revision") or {}).get("version"))
+
+
+def _last_line(service: Object) -> str:
+    """The last line of the service's reason: a replica that can't start reports a traceback, which ends so."""
+    return (why(service).splitlines() or ["no reason was given"])[-1].strip()
+
+
+def _targets(api: Client, say: Say) -> Targets | None:
     """Wait until Prometheus has scraped all targets, including the cluster's, or for SCRAPE_TIMEOUT; count them."""
     url = api.info().get("prometheus_url")
     if not url:
         say("the platform runs without Prometheus")
         return None
-    deadline = clock() + SCRAPE_TIMEOUT
+    deadline = api.clock.now() + SCRAPE_TIMEOUT
     while True:
         active = active_targets(str(url))
         targets = Targets(up=sum(t["health"] == "up" for t in active), total=len(active))
         complete = targets.up == targets.total and any(t["labels"].get("cluster") == CLUSTER for t in active)
-        if complete or clock() > deadline:
+        if complete or api.clock.now() > deadline:
             return targets
-        time.sleep(1.0)
+        api.clock.sleep(1.0)
 
 
 def active_targets(url: str) -> list[dict[str, Any]]:

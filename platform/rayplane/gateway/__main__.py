@@ -99,7 +99,7 @@ def run(settings: GatewaySettings, listener: socket.socket | None) -> None:
         ],
         # The process id makes a restarted gateway another holder: its predecessor may still be running.
         Leader(store, f"{socket.gethostname()}:{os.getpid()}"),
-        others=[Rotations(platform, mlflow, everything=lambda: loop.look_at_everything())],
+        others=[Rotations.from_now(platform, mlflow, everything=lambda: loop.look_at_everything())],
         interval=settings.reconcile_interval,
     )
     refusals = Refusals(store)

@@ -8,9 +8,10 @@ from typing import Any
 import httpx
 import pytest
 
-from rayplane.client import sdk
 from rayplane.client.sdk import Client
+from rayplane.client.sdk.transport import BUSY_PATIENCE
 from rayplane.errors import TooMany, Unavailable
+from tests.support.clock import FakeClock
 
 BUSY = {"type": "urn:rayplane:problem:unavailable", "title": "Unavailable", "status": 503, "detail": "It is busy."}
 
@@ -34,11 +35,16 @@ def busy(status: int = 503, **headers: str) -> httpx.Response:
 
 
 @pytest.fixture
-def client(tmp_path: Path) -> Client:
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def client(tmp_path: Path, clock: FakeClock) -> Client:
     token = tmp_path / "token"
     token.write_text("a-token-of-some-length\n")
     token.chmod(0o600)
-    return Client("http://127.0.0.1:1", token)
+    return Client("http://127.0.0.1:1", token, clock=clock)
 
 
 def connect(client: Client, monkeypatch: pytest.MonkeyPatch, gateway: Gateway) -> None:
@@ -57,13 +63,16 @@ def test_a_busy_gateway_is_asked_again_with_the_same_key(
     assert (len(gateway.requests), len(keys)) == (3, 1)
 
 
-def test_a_gateway_that_stays_busy_is_given_up_in_bounded_time(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sdk, "BUSY_PATIENCE", 0.3)
-    gateway = Gateway(busy(503, **{"Retry-After": "0"}))
+@pytest.mark.parametrize("after", ["0", "7"])
+def test_a_gateway_that_stays_busy_is_given_up_in_bounded_time(
+    client: Client, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, after: str
+) -> None:
+    gateway = Gateway(busy(503, **{"Retry-After": after}))
     connect(client, monkeypatch, gateway)
     with pytest.raises(Unavailable, match="It is busy"):
         client.request("GET", "/v1/teams")
     assert len(gateway.requests) > 1
+    assert BUSY_PATIENCE - 7 <= clock.now() <= BUSY_PATIENCE
 
 
 @pytest.mark.parametrize("headers", [{}, {"Retry-After": "soon"}, {"Retry-After": "3600"}])

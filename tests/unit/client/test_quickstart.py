@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from rayplane.errors import Failed, InvalidInput, InvalidSpec, Unavailable
 from rayplane.nouns import by_kind
 from rayplane.nouns.base import Metadata, Object, Spec, parse
 from rayplane.nouns.pipeline import PipelineSpec
+from tests.support.clock import FakeClock
 
 CLONE = Path(__file__).parents[3]
 
@@ -163,7 +163,7 @@ def test_the_wait_for_a_service_outlasts_a_restart_of_the_gateway(monkeypatch: p
             raise Unavailable("The gateway can't be reached.")
         return Object(kind="Service", metadata=Metadata(name=name, team=team), spec={}, status=status)
 
-    with Client("http://127.0.0.1:1") as api:
+    with Client("http://127.0.0.1:1", clock=FakeClock()) as api:
         monkeypatch.setattr(api.services, "get", get)
-        assert quickstart._wait_service(api, "2", time.monotonic).status == on_two
+        assert quickstart._wait_service(api, "2").status == on_two
     assert looks == []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,10 +33,15 @@ class Tail:
     at most once between two reads.
     """
 
-    def __init__(self, files: Sequence[Path]) -> None:
-        self._positions = {
-            file: _Position(file.stat().st_size if file.exists() else 0, _identity(rotated(file))) for file in files
-        }
+    def __init__(self, positions: Mapping[Path, _Position]) -> None:
+        self._positions = positions
+
+    @classmethod
+    def from_now(cls, files: Sequence[Path]) -> Tail:
+        """Look where each file ends now."""
+        return cls(
+            {file: _Position(file.stat().st_size if file.exists() else 0, _identity(rotated(file))) for file in files}
+        )
 
     def read(self) -> Iterator[str]:
         """Complete lines added since the last call, as ``<name>: <line>``."""
@@ -80,7 +85,7 @@ def _identity(file: Path) -> _Identity:
 @contextmanager
 def printed(files: Sequence[Path], *, to: TextIO, every: float = 0.5) -> Iterator[None]:
     """Print lines that are added to some files while the ``with`` block runs."""
-    tail, stopping = Tail(files), threading.Event()
+    tail, stopping = Tail.from_now(files), threading.Event()
 
     def run() -> None:
         while not stopping.wait(every):

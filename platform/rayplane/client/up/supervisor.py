@@ -8,14 +8,14 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 from rayplane import telemetry
 from rayplane.client.up import plan, rotated_logs, tools
-from rayplane.client.up.state import SupervisorReport, read_report, read_state, write_report
+from rayplane.client.up.state import ChildReport, SupervisorReport, read_report, read_state, write_report
 from rayplane.client.up.watch import Watch
 from rayplane.errors import Conflict, InvalidInput, RayplaneError
 from rayplane.repeats import Repeats
@@ -52,26 +52,48 @@ def _run() -> None:
     with _SupervisorLock(home):
         binary = tools.find("prometheus") if state.prometheus_url else None
         children = plan.children(settings, state, prometheus=binary)
-        Supervisor(home, children, log_bytes=settings.log_max_bytes, log_files=settings.log_files).run(stopping)
+        Supervisor.load(home, children, log_bytes=settings.log_max_bytes, log_files=settings.log_files).run(stopping)
 
 
 class Supervisor:
     """The children of one home, each supervised by its own thread, so that a slow one delays no other."""
 
     def __init__(
-        self, home: Home, children: list[plan.Child], *, log_bytes: int = 50 * 2**20, log_files: int = 3
+        self,
+        home: Home,
+        children: list[plan.Child],
+        *,
+        earlier: Mapping[str, ChildReport],
+        environ: Mapping[str, str],
+        log_bytes: int,
+        log_files: int,
     ) -> None:
-        """Rotate each log of the home that exceeds ``log_bytes``, keeping ``log_files`` parts."""
+        """Rotate each log of the home that exceeds ``log_bytes``, keeping ``log_files`` parts.
+
+        ``earlier`` has the children of the supervisor before, by name; ``environ`` is what they all inherit.
+        """
         self._home = home
         self._log_bytes, self._log_files = log_bytes, log_files
         self._lock = threading.Lock()
         self._errors = Repeats(log)
-        earlier = read_report(home).children
-        environ = plan.inherited(os.environ)
         self._watches = [
             Watch(child, home=home, environ=environ, earlier=earlier.get(child.name), changed=self._write)
             for child in children
         ]
+
+    @classmethod
+    def load(
+        cls, home: Home, children: list[plan.Child], *, log_bytes: int = 50 * 2**20, log_files: int = 3
+    ) -> Supervisor:
+        """Read the report of the supervisor before, whose children this one may adopt, and the environment."""
+        return cls(
+            home,
+            children,
+            earlier=read_report(home).children,
+            environ=plan.inherited(os.environ),
+            log_bytes=log_bytes,
+            log_files=log_files,
+        )
 
     def run(self, stopping: threading.Event) -> None:
         """Supervise the children until ``stopping`` is set; then stop them, the gateway first."""

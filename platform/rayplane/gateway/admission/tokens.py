@@ -32,6 +32,8 @@ USER = "local"
 
 _PREFIX = "rpc1"  # rayplane cluster, format 1
 
+_Stamp = tuple[tuple[int, int, int] | None, ...]
+"""Identity and time of each of a home's secret files; None for one that is missing."""
 
 REMEDY = "Send 'Authorization: Bearer <token>'; 'rayplane up' prints where the local token is kept."
 
@@ -157,23 +159,31 @@ class HomeSigner:
     """
 
     def __init__(
-        self, home: Home, *, clock: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic
+        self,
+        home: Home,
+        signer: TokenSigner,
+        stamp: _Stamp,
+        *,
+        clock: Callable[[], float],
+        monotonic: Callable[[], float],
     ) -> None:
-        """Read the secrets; raises InvalidInput if one is missing or too short, or if others may read it."""
+        """``signer`` has the secrets of the files as they were with this ``stamp``."""
         self._home = home
         self._clock = clock
         self._monotonic = monotonic
-        self._paths = (
-            rotation.ring_path(home),
-            home.token,
-            rotation.metrics_path(home),
-            rotation.history_path(home),
-        )
         self._errors = Repeats(log)
         self._lock = threading.Lock()
         self._looked_at = monotonic()
-        self._stamp = self._look()
-        self._signer = self._read()
+        self._stamp = stamp
+        self._signer = signer
+
+    @classmethod
+    def read(
+        cls, home: Home, *, clock: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic
+    ) -> HomeSigner:
+        """Read the secrets; raises InvalidInput if one is missing or too short, or if others may read it."""
+        stamp = _stamp_of_secrets(home)  # before the secrets: what changes meanwhile is read again
+        return cls(home, _read_signer(home, clock), stamp, clock=clock, monotonic=monotonic)
 
     def cluster_token(self, team: str, cluster_uid: str) -> str:
         """The token of a cluster; the same at each call until the key is rotated."""
@@ -209,34 +219,17 @@ class HomeSigner:
             return self._signer
 
     def _take_in(self) -> None:
-        stamp = self._look()
+        stamp = _stamp_of_secrets(self._home)
         if stamp == self._stamp:
             return
         try:
-            self._signer = self._read()
+            self._signer = _read_signer(self._home, self._clock)
         except RayplaneError as exc:
             self._errors.failed("secrets", exc, "the home's tokens can't be read anew", traceback=False)
             return
         self._stamp = stamp
         self._errors.works("secrets")
         log.info("the home's tokens were read anew")
-
-    def _look(self) -> tuple[tuple[int, int, int] | None, ...]:
-        return tuple(_stamp_of(path) for path in self._paths)
-
-    def _read(self) -> TokenSigner:
-        path = rotation.ring_path(self._home)
-        _checked(path)
-        ring = rotation.read_ring(path)
-        return TokenSigner(
-            key=ring.key.encode(),
-            user_token=_checked(self._home.token),
-            metrics_token=_checked(rotation.metrics_path(self._home)),
-            former=ring.former,
-            replaced=rotation.read_replaced(rotation.history_path(self._home)),
-            user_path=self._home.token,
-            clock=self._clock,
-        )
 
 
 def load(home: Home) -> HomeSigner:
@@ -247,7 +240,27 @@ def load(home: Home) -> HomeSigner:
     for path in (rotation.ring_path(home), home.token, rotation.metrics_path(home)):
         if not path.exists():
             write_secret(path, secrets.token_urlsafe(32) + "\n")
-    return HomeSigner(home)
+    return HomeSigner.read(home)
+
+
+def _read_signer(home: Home, clock: Callable[[], float]) -> TokenSigner:
+    path = rotation.ring_path(home)
+    _checked(path)
+    ring = rotation.read_ring(path)
+    return TokenSigner(
+        key=ring.key.encode(),
+        user_token=_checked(home.token),
+        metrics_token=_checked(rotation.metrics_path(home)),
+        former=ring.former,
+        replaced=rotation.read_replaced(rotation.history_path(home)),
+        user_path=home.token,
+        clock=clock,
+    )
+
+
+def _stamp_of_secrets(home: Home) -> _Stamp:
+    paths = (rotation.ring_path(home), home.token, rotation.metrics_path(home), rotation.history_path(home))
+    return tuple(_stamp_of(path) for path in paths)
 
 
 def _signed(key: bytes, token: str) -> str | None:

@@ -21,7 +21,7 @@ from rayplane.gateway.backends.base import Backend, ServiceBackend, ServiceObser
 from rayplane.gateway.ray_rest import RayRest
 from rayplane.gateway.reconcile import holdings, launch, renewal
 from rayplane.gateway.reconcile.serve_config import application_of, configuration
-from rayplane.gateway.store.typed import Service
+from rayplane.gateway.store.typed import Service, Team
 from rayplane.gateway.usecases import nodes as own_nodes
 from rayplane.gateway.usecases.platform import Platform, team_spec
 from rayplane.nouns import CLUSTER, SERVICE, TEAM
@@ -83,13 +83,30 @@ class OnCluster:
 
     redeploys = True
 
-    def __init__(self, obj: Service, spec: ServiceSpec, platform: Platform, rays: Rays, lock: threading.Lock) -> None:
+    def __init__(
+        self,
+        obj: Service,
+        spec: ServiceSpec,
+        platform: Platform,
+        rays: Rays,
+        lock: threading.Lock,
+        *,
+        cluster: ClusterStatus | None,
+    ) -> None:
         self._obj = obj
         self._spec = spec
         self._platform = platform
         self._rays = rays
         self._lock = lock
-        self._cluster = self._find_cluster()
+        self._cluster = cluster
+
+    @classmethod
+    def read(cls, obj: Service, spec: ServiceSpec, platform: Platform, rays: Rays, lock: threading.Lock) -> OnCluster:
+        """Read the state of the service's cluster from the store, for one look."""
+        assert spec.cluster is not None
+        cluster = platform.store.get_or_none(CLUSTER, obj.team, spec.cluster)
+        status = None if cluster is None else cluster.status
+        return cls(obj, spec, platform, rays, lock, cluster=status)
 
     def state(self) -> HostState:
         """Deployable once the cluster is ready and has a Serve address."""
@@ -151,13 +168,6 @@ class OnCluster:
                 log.warning("service %s/%s is left out: %s", other.metadata.team, other.metadata.name, exc)
         return applications
 
-    def _find_cluster(self) -> ClusterStatus | None:
-        assert self._spec.cluster is not None
-        cluster = self._platform.store.get_or_none(CLUSTER, self._obj.team, self._spec.cluster)
-        if cluster is None:
-            return None
-        return cluster.status
-
 
 class OnOwnNodes:
     """Nodes on which the backend keeps this one application serving; the ledger has a lease for each of them."""
@@ -172,6 +182,7 @@ class OnOwnNodes:
         platform: Platform,
         backends: Callable[[str], Backend],
         *,
+        team: Team,
         wake: Callable[[str], None],
     ) -> None:
         self._wake = wake
@@ -179,11 +190,25 @@ class OnOwnNodes:
         self._spec = spec
         self._nodes = nodes
         self._platform = platform
-        team = obj.team
-        self._team = platform.store.get(TEAM, "", team)
-        self._backend_name = own_nodes.backend_of(nodes, team_spec(self._team))
+        self._team = team
+        self._backend_name = own_nodes.backend_of(nodes, team_spec(team))
         self._backend = backends(self._backend_name)
-        self._ref = ServiceRef(team=team, name=obj.metadata.name, uid=obj.metadata.uid)
+        self._ref = ServiceRef(team=obj.team, name=obj.metadata.name, uid=obj.metadata.uid)
+
+    @classmethod
+    def read(
+        cls,
+        obj: Service,
+        spec: ServiceSpec,
+        nodes: Nodes,
+        platform: Platform,
+        backends: Callable[[str], Backend],
+        *,
+        wake: Callable[[str], None],
+    ) -> OnOwnNodes:
+        """Read the service's team from the store, for one look."""
+        team = platform.store.get(TEAM, "", obj.team)
+        return cls(obj, spec, nodes, platform, backends, team=team, wake=wake)
 
     def state(self) -> HostState:
         """Deployable once the team is set up on the backend: the nodes are created with the application."""

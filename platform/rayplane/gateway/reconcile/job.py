@@ -127,8 +127,8 @@ class JobReconciler:
 
     def _placement(self, look: Look) -> Placement:
         if look.spec.nodes is not None:
-            return OnOwnNodes(look, look.spec.nodes, self._platform, self._backends, self._rays, wake=self._wake)
-        return OnCluster(look, self._platform, self._rays)
+            return OnOwnNodes.read(look, look.spec.nodes, self._platform, self._backends, self._rays, wake=self._wake)
+        return OnCluster.read(look, self._platform, self._rays)
 
     def _launch(self, look: Look, placement: Placement) -> float | Until:
         """Record the next attempt, or wait for what it still needs."""

@@ -18,7 +18,7 @@ from rayplane.gateway.reconcile import holdings, launch, renewal
 from rayplane.gateway.reconcile.attempts import End, end_of
 from rayplane.gateway.reconcile.look import Look
 from rayplane.gateway.reconcile.parking import Until
-from rayplane.gateway.store.typed import AnyObject
+from rayplane.gateway.store.typed import AnyObject, Cluster, Team
 from rayplane.gateway.usecases import nodes as own_nodes
 from rayplane.gateway.usecases.platform import Platform, team_spec
 from rayplane.nouns import CLUSTER, TEAM
@@ -99,20 +99,24 @@ class Placement(Protocol):
 class OnCluster:
     """Placement on a shared cluster of the team, which the cluster's reconciler makes and the job waits for."""
 
-    def __init__(self, look: Look, platform: Platform, rays: Rays) -> None:
-        assert look.spec.cluster is not None
+    def __init__(self, look: Look, rays: Rays, *, cluster: Cluster | None) -> None:
         self._look = look
         self._rays = rays
         self._where = f"'{look.team}/{look.spec.cluster}'"
         self._cluster: ClusterStatus | None = None
         self._is_being_deleted = False
         self._until: Until | None = None
-        cluster = platform.store.get_or_none(CLUSTER, look.team, look.spec.cluster)
         if cluster is None:
             return
         self._until = written_after(cluster, AT_REST)
         self._cluster = cluster.status
         self._is_being_deleted = cluster.metadata.deleted_at is not None
+
+    @classmethod
+    def read(cls, look: Look, platform: Platform, rays: Rays) -> OnCluster:
+        """Read the job's cluster from the store, for one look."""
+        assert look.spec.cluster is not None
+        return cls(look, rays, cluster=platform.store.get_or_none(CLUSTER, look.team, look.spec.cluster))
 
     def readiness(self) -> Readiness | NotNow:
         """Ready once the cluster's head is."""
@@ -180,6 +184,7 @@ class OnOwnNodes:
         backends: Callable[[str], Backend],
         rays: Rays,
         *,
+        team: Team,
         wake: Callable[[str], None],
     ) -> None:
         self._look = look
@@ -187,9 +192,24 @@ class OnOwnNodes:
         self._platform = platform
         self._rays = rays
         self._wake = wake
-        self._team = platform.store.get(TEAM, "", look.team)
-        self._backend_name = own_nodes.backend_of(nodes, team_spec(self._team))
+        self._team = team
+        self._backend_name = own_nodes.backend_of(nodes, team_spec(team))
         self._backend = backends(self._backend_name)
+
+    @classmethod
+    def read(
+        cls,
+        look: Look,
+        nodes: Nodes,
+        platform: Platform,
+        backends: Callable[[str], Backend],
+        rays: Rays,
+        *,
+        wake: Callable[[str], None],
+    ) -> OnOwnNodes:
+        """Read the job's team from the store, for one look."""
+        team = platform.store.get(TEAM, "", look.team)
+        return cls(look, nodes, platform, backends, rays, team=team, wake=wake)
 
     def readiness(self) -> Readiness | NotNow:
         """Ready once the team is set up on the backend and has its credentials."""

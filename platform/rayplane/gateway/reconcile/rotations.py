@@ -30,17 +30,24 @@ class Rotations:
     """The thread that takes in rotations; started and stopped with the leadership."""
 
     def __init__(
-        self, platform: Platform, mlflow: MlflowRest | None, *, everything: Callable[[], None] = lambda: None
+        self, platform: Platform, mlflow: MlflowRest | None, *, everything: Callable[[], None], version: tuple[str, ...]
     ) -> None:
-        """``everything`` has the loop look at all objects, which renews their tokens."""
+        """``everything`` has the loop look at all objects, which renews their tokens, now of ``version``."""
         self._platform = platform
         self._mlflow = mlflow
         self._everything = everything
         self._home = platform.settings.home_paths
         self._errors = Repeats(log)
-        self._version = self._newest()
+        self._version = version
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
+
+    @classmethod
+    def from_now(
+        cls, platform: Platform, mlflow: MlflowRest | None, *, everything: Callable[[], None] = lambda: None
+    ) -> Rotations:
+        """Look at the secrets' files, and take in what is rotated from now on."""
+        return cls(platform, mlflow, everything=everything, version=_newest(platform))
 
     def start(self) -> None:
         """Begin to lead."""
@@ -56,7 +63,7 @@ class Rotations:
 
     def look(self) -> None:
         """Take in pending rotations. Raises Unavailable if the store or MLflow does not answer; the rest waits."""
-        version, notes = self._newest(), rotation.read_notes(self._home)
+        version, notes = _newest(self._platform), rotation.read_notes(self._home)
         if version != self._version or notes:
             self._everything()
             self._version = version
@@ -74,11 +81,6 @@ class Rotations:
             except Exception as exc:  # noqa: BLE001  the next look follows in any case
                 unexpected = not isinstance(exc, RayplaneError)
                 self._errors.failed("rotations", exc, "rotated secrets can't be taken in", traceback=unexpected)
-
-    def _newest(self) -> tuple[str, ...]:
-        """A version that changes with the secrets that the platform gives to running processes."""
-        stamps = (f"{path.name} {path.stat().st_mtime_ns}" for path in rotation.team_paths(self._home))
-        return (self._platform.signer.version, *stamps)
 
     def _audit(self, note: Note) -> None:
         store, team = self._platform.store, str(note.detail.get("team") or "")
@@ -107,3 +109,9 @@ class Rotations:
         coming.unlink(missing_ok=True)
         mlflow.use(user, password)
         log.info("MLflow's admin has another password")
+
+
+def _newest(platform: Platform) -> tuple[str, ...]:
+    """A version that changes with the secrets that the platform gives to running processes."""
+    paths = rotation.team_paths(platform.settings.home_paths)
+    return (platform.signer.version, *(f"{path.name} {path.stat().st_mtime_ns}" for path in paths))

@@ -104,9 +104,9 @@ class ServiceReconciler:
 
     def _host(self, obj: Service, spec: ServiceSpec) -> Host:
         if spec.nodes is not None:
-            return OnOwnNodes(obj, spec, spec.nodes, self._platform, self._backends, wake=self._wake)
+            return OnOwnNodes.read(obj, spec, spec.nodes, self._platform, self._backends, wake=self._wake)
         lock = self._locks[f"{obj.metadata.team}/{spec.cluster}"]
-        return OnCluster(obj, spec, self._platform, self._rays, lock)
+        return OnCluster.read(obj, spec, self._platform, self._rays, lock)
 
     def _resolve(self, obj: Service, spec: ServiceSpec) -> Target | None:
         if self._mlflow is None:

@@ -11,7 +11,7 @@ from rayplane.client.up.logs import Tail, printed
 def test_only_complete_lines_added_from_now_on_are_read(tmp_path: Path) -> None:
     log = tmp_path / "gateway.log"
     log.write_text("earlier\n")
-    tail = Tail([log])
+    tail = Tail.from_now([log])
     assert list(tail.read()) == []
     with log.open("a") as file:
         file.write("one\ntw")
@@ -24,7 +24,7 @@ def test_only_complete_lines_added_from_now_on_are_read(tmp_path: Path) -> None:
 
 def test_a_log_may_be_created_or_truncated_later(tmp_path: Path) -> None:
     log = tmp_path / "mlflow.log"
-    tail = Tail([log])
+    tail = Tail.from_now([log])
     assert list(tail.read()) == []
     log.write_text("the first, which is long\n")
     assert list(tail.read()) == ["mlflow: the first, which is long"]

@@ -155,7 +155,7 @@ def test_a_rotation_gives_up_when_its_process_is_stopping(log: Path, cut: Cut) -
 
 @pytest.mark.parametrize("read_before", [0, 700, 5000])
 def test_following_a_log_misses_no_line_of_a_rotation(log: Path, cut: Cut, read_before: int) -> None:
-    tail, read_lines = Tail([log]), list[str]()
+    tail, read_lines = Tail.from_now([log]), list[str]()
     with log.open("ab", buffering=0) as writer:
         writer.write(lines(0, read_before))
         read_lines += tail.read()
@@ -170,7 +170,7 @@ def test_following_a_log_misses_no_line_of_a_rotation(log: Path, cut: Cut, read_
 
 
 def test_a_log_that_outgrew_its_former_size_since_its_rotation_is_read_from_its_beginning(log: Path, cut: Cut) -> None:
-    tail = Tail([log])
+    tail = Tail.from_now([log])
     with log.open("ab", buffering=0) as writer:
         writer.write(lines(0, 1000))
         assert len(list(tail.read())) == 1000
@@ -180,7 +180,7 @@ def test_a_log_that_outgrew_its_former_size_since_its_rotation_is_read_from_its_
 
 
 def test_following_a_log_reads_nothing_during_a_rotation(log: Path) -> None:
-    tail = Tail([log])
+    tail = Tail.from_now([log])
     log.write_bytes(lines(0, 10))
     partial(log).touch()
     assert list(tail.read()) == []
@@ -196,7 +196,7 @@ def test_the_supervisor_rotates_every_log_of_the_home(tmp_path: Path, monkeypatc
         (home.logs / name).write_bytes(lines(0, 5000))
     stopping = threading.Event()
     thread = threading.Thread(
-        target=Supervisor(home, [], log_bytes=10_000, log_files=2)._rotate_logs, args=(stopping,), daemon=True
+        target=Supervisor.load(home, [], log_bytes=10_000, log_files=2)._rotate_logs, args=(stopping,), daemon=True
     )
     thread.start()
     deadline = time.monotonic() + 60

@@ -36,7 +36,7 @@ def home(tmp_path: Path) -> Home:
 
 @pytest.fixture
 def signer(home: Home, clock: Clock) -> HomeSigner:
-    return HomeSigner(home, clock=clock, monotonic=clock)
+    return HomeSigner.read(home, clock=clock, monotonic=clock)
 
 
 def rotate_key(home: Home, until: float) -> None:
@@ -98,12 +98,12 @@ def test_tokens_of_the_former_key_are_accepted_until_their_grace_ends(
 def test_another_gateway_on_the_home_accepts_a_token_of_a_key_that_it_has_not_read_yet(
     home: Home, signer: HomeSigner, clock: Clock
 ) -> None:
-    other = HomeSigner(home, clock=clock, monotonic=clock)
+    other = HomeSigner.read(home, clock=clock, monotonic=clock)
     rotate_key(home, until=clock.now + 600)
     clock.now += LOOK_EVERY / 2
-    new = HomeSigner(home, clock=clock, monotonic=clock).cluster_token("growth", "u1")
+    new = HomeSigner.read(home, clock=clock, monotonic=clock).cluster_token("growth", "u1")
     assert other.verify(new) is not None
-    assert other.version == HomeSigner(home).version != ""
+    assert other.version == HomeSigner.read(home).version != ""
 
 
 def test_the_version_changes_with_the_key_and_does_not_reveal_it(home: Home, signer: HomeSigner, clock: Clock) -> None:

@@ -180,7 +180,7 @@ def test_a_service_on_nodes_of_its_own_gets_the_new_token_while_it_serves(tmp_pa
 
 def test_a_rotation_is_in_the_audit_log_once_and_everything_is_looked_at(world: World) -> None:
     looks: list[str] = []
-    rotations = Rotations(world.platform, None, everything=lambda: looks.append("all"))
+    rotations = Rotations.from_now(world.platform, None, everything=lambda: looks.append("all"))
     rotations.look()
     assert looks == []
     home = world.settings.home_paths
@@ -203,7 +203,7 @@ def test_a_rotation_is_in_the_audit_log_once_and_everything_is_looked_at(world: 
 
 def test_a_new_signing_key_alone_has_everything_looked_at(world: World) -> None:
     looks: list[str] = []
-    rotations = Rotations(world.platform, None, everything=lambda: looks.append("all"))
+    rotations = Rotations.from_now(world.platform, None, everything=lambda: looks.append("all"))
     rotate_key(world)
     rotations.look()
     rotations.look()
@@ -224,7 +224,7 @@ def test_the_next_admin_password_is_set_in_mlflow_and_then_stored_in_the_home(
     world: World, admin: Path, ended_in_between: bool
 ) -> None:
     mlflow = Mlflow()
-    rotations = Rotations(world.platform, mlflow)  # type: ignore[arg-type]
+    rotations = Rotations.from_now(world.platform, mlflow)  # type: ignore[arg-type]
     mlflow.down = True
     with pytest.raises(Unavailable):
         rotations.look()
