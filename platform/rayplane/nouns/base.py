@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -27,6 +27,7 @@ from pydantic import (
 )
 
 from rayplane.errors import InvalidSpec
+from rayplane.nouns.noun_type import AnyNoun as AnyNoun
 from rayplane.text import PLAIN, UNSAFE, check_plain, printable
 
 # Names are limited to 40 characters so that every derived name (a Service, a head pod, a label) stays within 63.
@@ -462,15 +463,5 @@ def _inner_model(annotation: Any) -> Any:
     return None
 
 
-class NounType(BaseModel):
-    """One row of the table of nouns: a noun's names, and the types of its spec and status."""
-
-    model_config = ConfigDict(arbitrary_types_allowed=True, frozen=True)
-    kind: str
-    singular: str
-    plural: str
-    spec: type[Spec]
-    status: type[Status]
-    team_scoped: bool = True
-    columns: tuple[tuple[str, str], ...] = ()
-    """(heading, dotted path in the object) of each column that a list shows after NAME."""
+NounType: TypeAlias = AnyNoun
+"""A row of the table of nouns, for callers that take any noun."""

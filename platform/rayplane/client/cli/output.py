@@ -22,7 +22,7 @@ from rayplane.text import PrintableStream, printable
 if TYPE_CHECKING:
     from rayplane.client.sdk import Client
     from rayplane.errors import RayplaneError
-    from rayplane.nouns.base import NounType, Object
+    from rayplane.nouns.base import AnyNoun, Object
     from rayplane.nouns.why import Cause, Explanation
 
 
@@ -103,7 +103,7 @@ def print_log(pieces: Iterable[str], *, raw: bool = False, aside: bool = False) 
         print(stream.end(), end="", file=out, flush=True)
 
 
-def print_objects(noun: NounType, objects: Sequence[Object], output: Format) -> None:
+def print_objects(noun: AnyNoun, objects: Sequence[Object], output: Format) -> None:
     """Print objects as a table with the columns of their noun, or as a JSON array."""
     if output is Format.JSON:
         print_json([obj.model_dump(mode="json") for obj in objects])

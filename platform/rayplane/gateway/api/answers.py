@@ -20,7 +20,7 @@ from rayplane.gateway.api import lanes, parameters
 from rayplane.gateway.api.parameters import ETAG, MOST_LABELS
 from rayplane.gateway.store.texts import ObjectText
 from rayplane.gateway.usecases.platform import Platform
-from rayplane.nouns.base import Metadata, NounType, Object, check_labels, parse
+from rayplane.nouns.base import AnyNoun, Metadata, Object, check_labels, parse
 from rayplane.nouns.events import Operation
 
 
@@ -54,7 +54,7 @@ def _literal(value: str) -> Any:
     return Literal[value]
 
 
-def document_model(noun: NounType, *, named: bool = True) -> type[BaseModel]:
+def document_model(noun: AnyNoun, *, named: bool = True) -> type[BaseModel]:
     """The request body of a noun: ``{kind?, metadata?, spec}``."""
     return create_model(
         f"{noun.kind}{'Document' if named else 'Submission'}",
@@ -69,7 +69,7 @@ def document_model(noun: NounType, *, named: bool = True) -> type[BaseModel]:
     )
 
 
-def object_model(noun: NounType) -> type[BaseModel]:
+def object_model(noun: AnyNoun) -> type[BaseModel]:
     """The response body of a noun: kind, metadata, spec, status."""
     return create_model(
         noun.kind,
@@ -81,7 +81,7 @@ def object_model(noun: NounType) -> type[BaseModel]:
     )
 
 
-def page_model(noun: NounType, item: type[BaseModel], name: str = "List") -> type[BaseModel]:
+def page_model(noun: AnyNoun, item: type[BaseModel], name: str = "List") -> type[BaseModel]:
     """A page of a noun's list."""
     return create_model(
         f"{noun.kind}{name}",
@@ -91,7 +91,7 @@ def page_model(noun: NounType, item: type[BaseModel], name: str = "List") -> typ
     )
 
 
-def summary_model(noun: NounType) -> type[BaseModel]:
+def summary_model(noun: AnyNoun) -> type[BaseModel]:
     """The model of one object in a list with view=summary."""
     return create_model(
         f"{noun.kind}Summary",
@@ -102,7 +102,7 @@ def summary_model(noun: NounType) -> type[BaseModel]:
     )
 
 
-def metadata_of(body: dict[str, Any], noun: NounType, team: str | None, name: str) -> Metadata:
+def metadata_of(body: dict[str, Any], noun: AnyNoun, team: str | None, name: str) -> Metadata:
     """The body's metadata, parsed.
 
     Raises InvalidInput if it names another object than the URL does, InvalidSpec for labels that can't be.

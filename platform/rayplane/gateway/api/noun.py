@@ -29,7 +29,7 @@ from rayplane.gateway.api.parameters import Cursor, IdempotencyKey, Labels, Limi
 from rayplane.gateway.store.texts import View
 from rayplane.gateway.usecases import objects, why
 from rayplane.nouns import NOUNS
-from rayplane.nouns.base import NounType
+from rayplane.nouns.base import AnyNoun
 from rayplane.nouns.team import Data
 from rayplane.nouns.why import Explanation
 
@@ -52,7 +52,7 @@ def router() -> APIRouter:
     return routes
 
 
-def _add(routes: APIRouter, noun: NounType) -> None:
+def _add(routes: APIRouter, noun: AnyNoun) -> None:
     base = f"/teams/{{team}}/{noun.plural}" if noun.team_scoped else f"/{noun.plural}"
     item = f"{base}/{{name}}" if noun.team_scoped else f"{base}/{{team}}"
     body, answer = document_model(noun), OBJECT_MODELS[noun.kind]
@@ -113,7 +113,7 @@ def _add(routes: APIRouter, noun: NounType) -> None:
     )
 
 
-def _lister(noun: NounType) -> Any:
+def _lister(noun: AnyNoun) -> Any:
     def act(
         team: str | None,
         labels: list[str] | None,
@@ -159,7 +159,7 @@ def _lister(noun: NounType) -> Any:
     return of_team if noun.team_scoped else of_all
 
 
-def _getter(noun: NounType) -> Any:
+def _getter(noun: AnyNoun) -> Any:
     def of_team(team: str, name: str, caller: Caller, here: Here) -> Response:
         return shown_text(objects.text(noun.kind, team, name, principal=caller, platform=here))
 
@@ -169,7 +169,7 @@ def _getter(noun: NounType) -> Any:
     return of_team if noun.team_scoped else of_all
 
 
-def _explainer(noun: NounType) -> Any:
+def _explainer(noun: AnyNoun) -> Any:
     def of_team(team: str, name: str, caller: Caller, here: Here) -> JSONResponse:
         return JSONResponse(why.explain(noun.kind, team, name, principal=caller, platform=here).model_dump(mode="json"))
 
@@ -179,7 +179,7 @@ def _explainer(noun: NounType) -> Any:
     return of_team if noun.team_scoped else of_all
 
 
-def _putter(noun: NounType, body_model: Any) -> Any:
+def _putter(noun: AnyNoun, body_model: Any) -> Any:
     def act(
         request: Request, team: str, name: str, body: Any, precondition: int | None, new: bool, dry_run: bool,
         key: str | None, caller: Caller, here: Here,
@@ -237,7 +237,7 @@ def _putter(noun: NounType, body_model: Any) -> Any:
     return chosen
 
 
-def _deleter(noun: NounType) -> Any:
+def _deleter(noun: AnyNoun) -> Any:
     def act(
         request: Request,
         team: str,
