@@ -16,7 +16,7 @@ from rayplane.gateway.usecases.platform import Platform
 from rayplane.gateway.usecases.rules import RULES
 from rayplane.gateway.usecases.rules.draft import Draft, enforce
 from rayplane.nouns import by_kind
-from rayplane.nouns.base import NounType, Object, Status, check_name, parse
+from rayplane.nouns.base import AnyNoun, Object, Status, check_name, parse
 from rayplane.nouns.events import Operation
 from rayplane.nouns.job import JobSpec
 from rayplane.nouns.team import Data, check_team_name
@@ -59,7 +59,7 @@ def apply(
         return obj, change, operation
     owner = platform.team(team) if noun.team_scoped else None
     before = platform.store.get_or_none(kind, team, name)
-    draft = Draft(noun, name, spec, owner, before, principal, platform)
+    draft = Draft(noun, name, spec, owner, before, principal, platform, labels)
     enforce(RULES[kind].before(draft))
     with platform.store.transaction(commit=not dry_run):
         # Read them again inside the transaction, where no other writer can come between.
@@ -165,14 +165,14 @@ def delete(
     return obj, operations.current(store, operation)
 
 
-def _noun(kind: str) -> NounType:
+def _noun(kind: str) -> AnyNoun:
     noun = by_kind(kind)
     if kind == "PipelineRun":
         raise InvalidSpec("A run can't be applied.", remedy="Start one with 'rayplane pipeline run'.")
     return noun
 
 
-def authorize_write(noun: NounType, team: str, name: str, principal: Principal) -> None:
+def authorize_write(noun: AnyNoun, team: str, name: str, principal: Principal) -> None:
     """Raise Forbidden unless the principal may create, change and delete the object; for a team it must be an admin."""
     if noun.team_scoped:
         authorize(principal, "write", team)
@@ -180,7 +180,7 @@ def authorize_write(noun: NounType, team: str, name: str, principal: Principal) 
         authorize(principal, "admin", name)
 
 
-def check_name_of(noun: NounType, name: str) -> None:
+def check_name_of(noun: AnyNoun, name: str) -> None:
     """Raise InvalidSpec if no object of the noun can have the name."""
     try:
         check_name(name)

@@ -26,7 +26,7 @@ from rayplane.gateway.usecases.rules import RULES
 from rayplane.gateway.usecases.rules.cluster import reader_of
 from rayplane.gateway.usecases.rules.draft import Draft
 from rayplane.nouns import NOUNS, RUN, by_kind
-from rayplane.nouns.base import Document, NounType, Object, parse
+from rayplane.nouns.base import AnyNoun, Document, Object, parse
 from rayplane.nouns.cluster import ClusterSpec
 from rayplane.nouns.job import JobSpec
 from rayplane.nouns.plan import Plan, PlannedDocument, Refusal
@@ -68,7 +68,7 @@ def plan(documents: list[Document], *, team: str | None, principal: Principal, p
 class _Item:
     """One document, and the results of its checks."""
 
-    noun: NounType
+    noun: AnyNoun
     team: str
     name: str
     document: Document
@@ -110,7 +110,16 @@ class _Item:
     ) -> Draft:
         """The draft that the rules check."""
         return Draft(
-            self.noun, self.name, self.spec, owner, before, principal, platform, ask=self.writable, until=until
+            self.noun,
+            self.name,
+            self.spec,
+            owner,
+            before,
+            principal,
+            platform,
+            labels=self.document.metadata.labels,
+            ask=self.writable,
+            until=until,
         )
 
     def refuse(self, error: RayplaneError) -> None:

@@ -11,7 +11,7 @@ from rayplane.gateway.admission.roles import Principal, authorize, may
 from rayplane.gateway.backends.base import ClusterRef
 from rayplane.gateway.usecases import cluster as clusters
 from rayplane.gateway.usecases.platform import Platform, team_spec
-from rayplane.gateway.usecases.rules import RULES
+from rayplane.gateway.usecases.rules import RULES, policies
 from rayplane.gateway.usecases.rules.draft import Check, Draft
 from rayplane.gateway.why.explain import explain as explained
 from rayplane.gateway.why.facts import Facts, Verdict, title
@@ -112,6 +112,8 @@ class _Explainer:
         draft = Draft(noun, meta.name, spec, owner, before, _READER, self._platform, ask=self._ask)
         verdicts: list[Verdict] = []
         for check in checks(draft):
+            if check.name.startswith(policies.PREFIX):
+                continue  # a policy refuses a write and keeps no object that was written from being as wanted
             try:
                 check.act()
             except RayplaneError as exc:

@@ -56,7 +56,7 @@ REFUSED: list[tuple[str, str, dict[str, Any]]] = [
     ("Job", "values", {**GOOD["Job"], "parameters": {"key": "AKIAABCDEFGHIJKLMNOP"}}),
     ("Job", "jobs", GOOD["Job"]),
     ("Job", "package", {**GOOD["Job"], "package": f"sha256:{'0' * 64}"}),
-    ("Job", "env", {**GOOD["Job"], "env": {"RAYPLANE_TEAM": "x"}}),
+    ("Job", "policy:env", {**GOOD["Job"], "env": {"RAYPLANE_TEAM": "x"}}),
     ("Job", "cluster", {"entrypoint": "true", "cluster": "gone"}),
     ("Job", "environment", {**GOOD["Job"], "metadata": {"rayplane.ray": "1.0.0"}}),
     ("Job", "quota", {"entrypoint": "true", "nodes": {**OWN, "workers": {"min": 0, "max": 99}}}),

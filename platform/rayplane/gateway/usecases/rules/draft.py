@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from rayplane.errors import Refused
 from rayplane.gateway.admission.roles import Principal
 from rayplane.gateway.usecases.platform import Platform, team_spec
-from rayplane.nouns.base import NounType, Object
+from rayplane.nouns.base import AnyNoun, Object
 from rayplane.nouns.team import TeamSpec
 
 
@@ -17,7 +17,7 @@ from rayplane.nouns.team import TeamSpec
 class Draft:
     """An object that is to be written, and everything else that its checks need."""
 
-    noun: NounType
+    noun: AnyNoun
     name: str
     """For a job without a name of its own: the stem of the name that it will get."""
     spec: Any
@@ -27,6 +27,7 @@ class Draft:
     """The stored object; None if the draft is a new one."""
     principal: Principal
     platform: Platform
+    labels: Mapping[str, str] = field(default_factory=dict)
     ask: bool = True
     """True if its backend may be asked: only for principals that may write the object."""
     until: float = float("inf")
