@@ -129,5 +129,10 @@ class StorageContract:
 def _writing(storage: Storage, texts: list[bytes]) -> Iterator[Callable[[], object]]:
     """Write the texts in turn in a thread, while the caller reads; yields a function that waits for the writer."""
     with ThreadPoolExecutor(1) as pool:
-        done = pool.submit(lambda: [storage.write("growth/file", text) for text in texts * 10])
+        done = pool.submit(_write_each, storage, texts * 10)
         yield done.result
+
+
+def _write_each(storage: Storage, texts: list[bytes]) -> None:
+    for text in texts:
+        storage.write("growth/file", text)
