@@ -38,7 +38,7 @@ down: setup  ## Stop the platform of this folder
 check: setup  ## Lint, formatting, types, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy platform/rayplane jobs serving features tests/kubernetes benchmarks
+	$(BIN)/mypy platform/rayplane jobs serving features tests/kubernetes tests/third_party benchmarks
 	$(BIN)/lint-imports --no-cache
 
 test: setup check  ## The gates, and every test but those of faults, the full data, Kubernetes and a browser

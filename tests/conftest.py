@@ -12,7 +12,7 @@ import pytest
 from rayplane import processes
 from rayplane.client.up import tools
 from rayplane.runtime import feast_import
-from tests.support import postgres
+from tests.support import distributions, postgres
 from tests.support.local_platform import LocalPlatform, local_platform
 from tests.support.stock_ray import StockRay
 from tests.support.warm import Warm, warm_interpreter
@@ -88,6 +88,12 @@ def tmp_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     home.mkdir()
     monkeypatch.setenv("RAYPLANE_HOME", str(home))
     return home
+
+
+@pytest.fixture
+def third_party(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, str]]:
+    """Install the distribution of `tests/third_party` for one test: family -> name -> `module:attribute`."""
+    return distributions.install_third_party(monkeypatch, tmp_path / "site-packages")
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ import yaml
 
 from rayplane.client.sdk import Client
 from rayplane.nouns import NOUNS, RUN
-from rayplane.nouns.base import AnyNoun, Spec
+from rayplane.nouns.base import Spec
+from rayplane.nouns.noun_type import AnyNoun
 from tests.support import reference
 from tests.unit.client.command import run
 from tests.unit.gateway.api.served import platform_without_compute, serve

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
-from typing import Annotated, Any, Generic, Literal, TypeAlias, TypeVar, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -435,8 +435,6 @@ class Object(BaseModel):
 
 
 M = TypeVar("M", bound=BaseModel)
-S = TypeVar("S", bound=Spec)
-T = TypeVar("T", bound=Status)
 
 
 def as_stored(model: type[M], data: Mapping[str, Any]) -> M:
@@ -520,20 +518,3 @@ def _inner_model(annotation: Any) -> Any:
         if model is not None:
             return model
     return None
-
-
-class NounType(BaseModel, Generic[S, T]):
-    """One row of the table of nouns: a noun's names, and the types of its spec and status."""
-
-    model_config = ConfigDict(arbitrary_types_allowed=True, frozen=True)
-    kind: str
-    singular: str
-    plural: str
-    spec: type[S]
-    status: type[T]
-    team_scoped: bool = True
-    columns: tuple[tuple[str, str], ...] = ()
-    """(heading, dotted path in the object) of each column that a list shows after NAME."""
-
-
-AnyNoun: TypeAlias = NounType[Any, Any]

@@ -48,7 +48,7 @@ def test_jobs_go_through_the_gateway_with_the_users_token(url: str, platform: Pl
     client = JobSubmissionClient("rayplane://growth/dev", create_cluster_if_needed=True)
     assert client.get_address() == f"{url}/growth/dev"
     job = client.submit_job(entrypoint="true")
-    metadata = platform.store.get("Job", "growth", job).spec["metadata"]
+    metadata = platform.store.get("Job", "growth", job).spec_data["metadata"]
     assert metadata == {"rayplane.ray": ray.__version__, "rayplane.python": host.python_version()}
 
 

@@ -271,9 +271,9 @@ def test_job_submit_prints_the_log_and_exits_with_the_jobs_exit_code(
     assert (exit_code, out) == (3, "epoch 1\n")
     assert "boom" in err
     (job,) = platform.store.list("Job", "growth").items
-    assert job.spec["entrypoint"] == "python -m jobs.train --fast 'a b'"
-    assert (job.spec["env"], job.spec["parameters"]) == ({"A": "b"}, {"n": "1"})
-    assert job.spec["package"].startswith("sha256:")
+    assert job.spec_data["entrypoint"] == "python -m jobs.train --fast 'a b'"
+    assert (job.spec_data["env"], job.spec_data["parameters"]) == ({"A": "b"}, {"n": "1"})
+    assert job.spec_data["package"].startswith("sha256:")
 
 
 @pytest.mark.parametrize(
@@ -303,8 +303,8 @@ def test_job_submit_does_not_parse_the_entrypoints_options(
     entrypoint = ["python", "-m", "jobs.train", "--timeout", "5", "--name", "x", "--unknown"]
     exit_code, out, _ = run(capsys, "job", "submit", "--cluster", "dev", "--no-wait", *separator, *entrypoint)
     job = platform.store.get("Job", "growth", out.strip())
-    assert (exit_code, job.spec["entrypoint"]) == (0, "python -m jobs.train --timeout 5 --name x --unknown")
-    assert job.spec["timeout"] is None
+    assert (exit_code, job.spec_data["entrypoint"]) == (0, "python -m jobs.train --timeout 5 --name x --unknown")
+    assert job.spec_data["timeout"] is None
 
 
 def test_interrupting_job_submit_says_that_the_job_goes_on(
@@ -335,7 +335,7 @@ def test_job_submit_asks_for_nodes_of_its_own(
     exit_code, out, err = run(capsys, *command, "--", "true")
     assert (exit_code, err.count("submitted")) == (0, 1)
     job = platform.store.get("Job", "growth", out.strip())
-    assert (job.spec["cluster"], job.spec["nodes"]["workers"]) == (None, {"min": 0, "max": 2})
+    assert (job.spec_data["cluster"], job.spec_data["nodes"]["workers"]) == (None, {"min": 0, "max": 2})
     exit_code, out, _ = run(capsys, "job", "list")
     assert out.splitlines()[0].split()[:4] == ["NAME", "PHASE", "CLUSTER", "NODES"]
     assert "small" in out.splitlines()[1].split()

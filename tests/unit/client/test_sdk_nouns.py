@@ -14,7 +14,8 @@ from rayplane.client.sdk import Client
 from rayplane.client.sdk import client as module
 from rayplane.errors import Unavailable
 from rayplane.nouns import NOUNS
-from rayplane.nouns.base import NounType, Spec, Status
+from rayplane.nouns.base import Spec, Status
+from rayplane.nouns.noun_type import NounType
 from tests.support.clock import FakeClock
 
 

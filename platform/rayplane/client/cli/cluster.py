@@ -21,12 +21,13 @@ from rayplane.client.cli.output import (
     say,
     team_of,
 )
+from rayplane.nouns import CLUSTER
 
 if TYPE_CHECKING:
     from rayplane.client.sdk import Client
     from rayplane.nouns.base import Object
 
-app = group("clusters", "Ray clusters of a team.")
+app = group(CLUSTER)
 
 
 Wait = Annotated[bool, typer.Option(help="Wait until it is done.")]

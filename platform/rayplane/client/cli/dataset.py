@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from rayplane.client.cli.noun import NameArgument, group
 from rayplane.client.cli.output import Format, Output, TeamOption, client, print_json, print_table, team_of
+from rayplane.nouns import DATASET
 
-app = group("datasets", "Named data with immutable versions.")
+app = group(DATASET)
 
 
 @app.command()

@@ -23,11 +23,12 @@ from rayplane.client.cli.output import (
     say,
     team_of,
 )
+from rayplane.nouns import JOB
 
 if TYPE_CHECKING:
     from rayplane.client.sdk import Client
 
-app = group("jobs", "Runs of an entrypoint.")
+app = group(JOB)
 
 
 # Options after the entrypoint's first word are the entrypoint's own: do not parse them.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,8 +14,18 @@ from typer.core import TyperCommand, TyperGroup
 from rayplane import plugins
 from rayplane.client.cli import output as shown
 from rayplane.client.cli.output import Format, TeamOption
+from rayplane.nouns import NOUNS
+from rayplane.nouns.noun_type import AnyNoun
 
 _PACKAGE = "rayplane.client.cli"
+
+
+def _group_of(noun: AnyNoun) -> str:
+    """The code of a noun's command group: of its own module if it has verbs of its own, else of its common verbs."""
+    own = Path(__file__).with_name(f"{noun.singular}.py").is_file()
+    return f"{_PACKAGE}.{noun.singular}:app" if own else f"{_PACKAGE}.noun:{noun.singular}"
+
+
 COMMANDS: dict[str, tuple[str, str]] = {
     "up": (f"{_PACKAGE}.up:up", "Start the local platform, or repair it."),
     "status": (f"{_PACKAGE}.up:status", "Show the local platform's processes and URLs."),
@@ -25,14 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "apply": (f"{_PACKAGE}.apply:apply", "Create or change objects as YAML documents say."),
     "plan": (f"{_PACKAGE}.plan:plan", "Say what applying YAML documents would change, forbid and cost."),
     "why": (f"{_PACKAGE}.why:why", "Say why something is not as wanted, and what to do."),
-    "team": (f"{_PACKAGE}.team:app", "Who owns and pays."),
-    "cluster": (f"{_PACKAGE}.cluster:app", "Ray clusters of a team."),
-    "job": (f"{_PACKAGE}.job:app", "Runs of an entrypoint."),
-    "pipeline": (f"{_PACKAGE}.pipeline:app", "DAGs of jobs."),
-    "dataset": (f"{_PACKAGE}.dataset:app", "Named data with immutable versions."),
-    "feature": (f"{_PACKAGE}.feature:app", "Feature sets."),
-    "model": (f"{_PACKAGE}.model:app", "Registered models."),
-    "service": (f"{_PACKAGE}.service:app", "Deployed models."),
+    **{noun.singular: (_group_of(noun), noun.help) for noun in NOUNS},
     "lineage": (f"{_PACKAGE}.records:lineage", "What a node came from, or what came from it."),
     "leases": (f"{_PACKAGE}.records:leases", "The ledger of compute."),
     "token": (f"{_PACKAGE}.rotation:token", "The local user's token: rotate it."),
@@ -40,7 +44,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "audit": (f"{_PACKAGE}.audit:audit", "Who did what, and who was refused what."),
     "gateway": (f"{_PACKAGE}.main:gateway", "Run the gateway in the foreground."),
 }
-"""Command -> its function and its line in the help. Only the called command is imported."""
+"""Command -> its function or group, and its line in the help. Only the called command is imported."""
 
 
 class Lazy(TyperGroup):

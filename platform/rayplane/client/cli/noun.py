@@ -1,4 +1,8 @@
-"""The common verbs of a noun's group: list, get, why, delete."""
+"""The common verbs of a noun's group: list, get, why, delete.
+
+The groups of nouns without verbs of their own are attributes of this module, each by its noun's name, such as
+``model``.
+"""
 
 from __future__ import annotations
 
@@ -19,23 +23,32 @@ from rayplane.client.cli.output import (
     print_objects,
     team_of,
 )
+from rayplane.nouns import NOUNS
+from rayplane.nouns.noun_type import AnyNoun
 
 NameArgument = Annotated[str, typer.Argument(help="Its name.", show_default=False)]
 
 
-def group(plural: str, help_: str, *, delete: bool = True) -> typer.Typer:
+def group(noun: AnyNoun, *, delete: bool = True) -> typer.Typer:
     """A command group with the noun's common verbs. With ``delete=False`` the caller adds its own ``delete``."""
-    app = typer.Typer(help=help_, no_args_is_help=True)
-    _add_list(app, plural)
-    _add_get(app, plural)
-    _add_why(app, plural)
+    app = typer.Typer(help=noun.help, no_args_is_help=True)
+    _add_list(app, noun)
+    _add_get(app, noun)
+    _add_why(app, noun)
     if delete:
-        _add_delete(app, plural)
+        _add_delete(app, noun)
     return app
 
 
-def _add_list(app: typer.Typer, plural: str) -> None:
-    @app.command("list", help=f"List {plural}.")
+def __getattr__(name: str) -> typer.Typer:
+    for noun in NOUNS:
+        if noun.singular == name:
+            return group(noun)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _add_list(app: typer.Typer, noun: AnyNoun) -> None:
+    @app.command("list", help=f"List {noun.plural}.")
     def list_(
         team: TeamOption = None,
         label: Annotated[
@@ -44,31 +57,31 @@ def _add_list(app: typer.Typer, plural: str) -> None:
         output: Output = None,
     ) -> None:
         with client() as api:
-            noun = getattr(api, plural)
-            team_name = team_of(api, team) if noun.type.team_scoped else ""
-            objects = noun.list(team_name, labels=pairs(label or [], "--label"))
-            print_objects(noun.type, objects, output or Format.TABLE)
+            verbs = api.noun(noun)
+            team_name = team_of(api, team) if noun.team_scoped else ""
+            objects = verbs.list(team_name, labels=pairs(label or [], "--label"))
+            print_objects(noun, objects, output or Format.TABLE)
 
 
-def _add_get(app: typer.Typer, plural: str) -> None:
+def _add_get(app: typer.Typer, noun: AnyNoun) -> None:
     @app.command("get", help="Show one with its spec and status.")
     def get(name: NameArgument, team: TeamOption = None, output: Output = None) -> None:
         with client() as api:
-            noun = getattr(api, plural)
-            team_name = team_of(api, team) if noun.type.team_scoped else ""
-            print_object(noun.get(team_name, name), output or Format.TABLE)
+            verbs = api.noun(noun)
+            team_name = team_of(api, team) if noun.team_scoped else ""
+            print_object(verbs.get(team_name, name), output or Format.TABLE)
 
 
-def _add_why(app: typer.Typer, plural: str) -> None:
+def _add_why(app: typer.Typer, noun: AnyNoun) -> None:
     @app.command("why", help="Say why it is not as wanted, and what to do.")
     def why(name: NameArgument, team: TeamOption = None, output: Output = None) -> None:
         with client() as api:
-            noun = getattr(api, plural)
-            team_name = team_of(api, team) if noun.type.team_scoped else ""
-            print_explanation(noun.why(team_name, name), output or Format.TABLE)
+            verbs = api.noun(noun)
+            team_name = team_of(api, team) if noun.team_scoped else ""
+            print_explanation(verbs.why(team_name, name), output or Format.TABLE)
 
 
-def _add_delete(app: typer.Typer, plural: str) -> None:
+def _add_delete(app: typer.Typer, noun: AnyNoun) -> None:
     @app.command("delete", help="Delete it, and wait until everything created for it is gone.")
     def delete(
         name: NameArgument,
@@ -77,12 +90,12 @@ def _add_delete(app: typer.Typer, plural: str) -> None:
         output: Output = None,
     ) -> None:
         with client() as api:
-            noun = getattr(api, plural)
-            team_name = team_of(api, team) if noun.type.team_scoped else ""
-            gone = noun.delete(team_name, name)
+            verbs = api.noun(noun)
+            team_name = team_of(api, team) if noun.team_scoped else ""
+            gone = verbs.delete(team_name, name)
             if wait:
-                noun.wait_deleted(team_name, name, uid=gone.metadata.uid)
+                verbs.wait_deleted(team_name, name, uid=gone.metadata.uid)
             if output is Format.JSON:
                 print_json(gone.model_dump(mode="json"))
             else:
-                note(f"{noun.type.singular} {name} {'deleted' if wait else 'is being deleted'}")
+                note(f"{noun.singular} {name} {'deleted' if wait else 'is being deleted'}")

@@ -22,7 +22,8 @@ from rayplane.text import PrintableStream, printable
 if TYPE_CHECKING:
     from rayplane.client.sdk import Client
     from rayplane.errors import RayplaneError
-    from rayplane.nouns.base import AnyNoun, Object
+    from rayplane.nouns.base import Object
+    from rayplane.nouns.noun_type import AnyNoun
     from rayplane.nouns.why import Cause, Explanation
 
 

@@ -23,13 +23,14 @@ from rayplane.client.cli.output import (
     seconds,
     team_of,
 )
+from rayplane.nouns import PIPELINE
 
 if TYPE_CHECKING:
     from rayplane.client.sdk import Progress
     from rayplane.nouns.base import Object
     from rayplane.nouns.pipeline import StepRun
 
-app = group("pipelines", "DAGs of jobs.")
+app = group(PIPELINE)
 
 
 @app.command()

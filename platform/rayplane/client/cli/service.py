@@ -11,11 +11,12 @@ import typer
 
 from rayplane.client.cli.noun import NameArgument, group
 from rayplane.client.cli.output import Format, Output, TeamOption, client, print_json, say, team_of
+from rayplane.nouns import SERVICE
 
 if TYPE_CHECKING:
     from rayplane.client.sdk import Client
 
-app = group("services", "Deployed models.")
+app = group(SERVICE)
 
 
 @app.command()

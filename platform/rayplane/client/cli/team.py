@@ -9,6 +9,7 @@ import typer
 
 from rayplane.client.cli.noun import NameArgument, group
 from rayplane.client.cli.output import Format, Output, client, note, print_json
+from rayplane.nouns import TEAM
 from rayplane.nouns.base import Object
 from rayplane.nouns.team import TeamStatus
 from rayplane.storage import layout
@@ -21,7 +22,7 @@ class DataOption(StrEnum):
     PURGE = "purge"
 
 
-app = group("teams", "Who owns and pays.", delete=False)
+app = group(TEAM, delete=False)
 
 
 @app.command(

@@ -15,7 +15,8 @@ from rayplane.client.sdk.packages import Packages
 from rayplane.client.sdk.paths import path_of
 from rayplane.client.sdk.transport import Transport
 from rayplane.nouns import NOUNS, RUN, by_kind
-from rayplane.nouns.base import AnyNoun, Document, parse
+from rayplane.nouns.base import Document, parse
+from rayplane.nouns.noun_type import AnyNoun
 from rayplane.nouns.plan import Plan
 
 _Packed = Mapping[Path, tuple[str, bytes]]

@@ -15,9 +15,10 @@ from rayplane.client.sdk.packages import Packages
 from rayplane.client.sdk.paths import quoted
 from rayplane.client.sdk.transport import Transport
 from rayplane.nouns import NOUNS
-from rayplane.nouns.base import AnyNoun, Document
+from rayplane.nouns.base import Document
 from rayplane.nouns.cluster import ClusterUsage, Lease
 from rayplane.nouns.events import Edge
+from rayplane.nouns.noun_type import AnyNoun
 from rayplane.nouns.plan import Plan
 
 

@@ -16,9 +16,10 @@ from rayplane.client.sdk.paths import path_of, quoted
 from rayplane.client.sdk.transport import Transport
 from rayplane.client.sdk.waiting import PATIENCE, Progress
 from rayplane.nouns import CLUSTER, DATASET, JOB, PIPELINE, TEAM
-from rayplane.nouns.base import AnyNoun, Object
+from rayplane.nouns.base import Object
 from rayplane.nouns.cluster import ClusterStatus
 from rayplane.nouns.dataset import DatasetVersion
+from rayplane.nouns.noun_type import AnyNoun
 from rayplane.nouns.team import Data
 from rayplane.nouns.why import Explanation
 

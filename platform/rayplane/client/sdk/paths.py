@@ -5,7 +5,7 @@ from __future__ import annotations
 from urllib.parse import quote
 
 from rayplane import errors
-from rayplane.nouns.base import AnyNoun
+from rayplane.nouns.noun_type import AnyNoun
 
 
 def path_of(noun: AnyNoun, team: str, name: str | None = None) -> str:

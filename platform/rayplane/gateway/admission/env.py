@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 
 from rayplane.errors import InvalidSpec
+from rayplane.gateway.admission.policy import AdmissionRequest
 from rayplane.nouns.job import RESERVED
 from rayplane.text import check_plain
 
@@ -31,6 +32,16 @@ _SECRET_VALUES = tuple(
     )
 )
 _REMEDY = "Put it into a file that only the job's cluster can read (0600), and give the file's path in its place."
+
+
+class EnvPolicy:
+    """Admission policy: a job sets only variables that a job may have."""
+
+    kinds = ("Job",)
+
+    def check(self, request: AdmissionRequest) -> None:
+        """Raise InvalidSpec for the first other variable."""
+        check_env(request.spec.env, "job.env")
 
 
 def check_env(env: Mapping[str, str], where: str) -> None:

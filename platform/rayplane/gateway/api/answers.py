@@ -21,8 +21,9 @@ from rayplane.gateway.api.parameters import ETAG, MOST_LABELS
 from rayplane.gateway.store.texts import ObjectText
 from rayplane.gateway.store.typed import AnyObject
 from rayplane.gateway.usecases.platform import Platform
-from rayplane.nouns.base import AnyNoun, Metadata, check_labels, parse
+from rayplane.nouns.base import Metadata, check_labels, parse
 from rayplane.nouns.events import Operation
+from rayplane.nouns.noun_type import AnyNoun
 
 
 async def _platform(request: Request) -> Platform:  # async, as it never blocks: plain functions get a thread

@@ -29,7 +29,7 @@ from rayplane.gateway.api.parameters import Cursor, IdempotencyKey, Labels, Limi
 from rayplane.gateway.store.texts import View
 from rayplane.gateway.usecases import objects, why
 from rayplane.nouns import NOUNS
-from rayplane.nouns.base import AnyNoun
+from rayplane.nouns.noun_type import AnyNoun
 from rayplane.nouns.team import Data
 from rayplane.nouns.why import Explanation
 

@@ -332,7 +332,7 @@ def _add_errors(route: Route) -> None:
 def _add_examples(route: Route) -> None:
     kinds = {f"put_{noun.singular}": noun.kind for noun in NOUNS} | {"submit_job": "Job"}
     kind = kinds.get(route.operation["operationId"])
-    if kind is not None:
+    if kind in EXAMPLES:
         body = route.operation["requestBody"]["content"]["application/json"]
         body["examples"] = {kind.lower(): {"summary": f"A {kind.lower()}", "value": {"spec": EXAMPLES[kind]}}}
 

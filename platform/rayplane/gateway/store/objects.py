@@ -17,7 +17,8 @@ from rayplane.gateway.store.database import Database, to_json
 from rayplane.gateway.store.paging import Page, check_limit, decode_cursor, encode_cursor, no_cursor
 from rayplane.gateway.store.tables import objects, revision
 from rayplane.gateway.store.typed import AnyObject, S, T, TypedObject
-from rayplane.nouns.base import Metadata, NounType, Status, check_instant
+from rayplane.nouns.base import Metadata, Status, check_instant
+from rayplane.nouns.noun_type import NounType
 
 NO_CLUSTER = ""
 """Filter value for objects whose spec names no cluster."""

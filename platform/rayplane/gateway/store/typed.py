@@ -7,9 +7,10 @@ from functools import cached_property
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from rayplane.nouns import by_kind
-from rayplane.nouns.base import Metadata, NounType, Object, Spec, Status, as_stored
+from rayplane.nouns.base import Metadata, Object, Spec, Status, as_stored
 from rayplane.nouns.cluster import ClusterSpec, ClusterStatus
 from rayplane.nouns.job import JobSpec, JobStatus
+from rayplane.nouns.noun_type import NounType
 from rayplane.nouns.pipeline import PipelineSpec, PipelineStatus, RunSpec, RunStatus
 from rayplane.nouns.service import ServiceSpec, ServiceStatus
 from rayplane.nouns.team import TeamSpec, TeamStatus

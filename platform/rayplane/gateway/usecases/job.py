@@ -76,7 +76,7 @@ def prepare(
         _check_name(name)
     spec = tracking(spec, platform)
     options = SubmitOptions(labels, if_match, if_absent)
-    draft = Draft(JOB, name or _stem(spec.entrypoint), spec, owner, None, principal, platform)
+    draft = Draft(JOB, name or _stem(spec.entrypoint), spec, owner, None, principal, platform, labels or {})
     existing = find_existing(spec, team, name, platform)
     if existing is None:
         enforce(RULES["Job"].before(draft))

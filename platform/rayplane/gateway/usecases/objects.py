@@ -17,9 +17,10 @@ from rayplane.gateway.usecases.platform import Platform
 from rayplane.gateway.usecases.rules import RULES
 from rayplane.gateway.usecases.rules.draft import Draft, enforce
 from rayplane.nouns import by_kind
-from rayplane.nouns.base import AnyNoun, Status, check_name, parse
+from rayplane.nouns.base import Status, check_name, parse
 from rayplane.nouns.events import Operation
 from rayplane.nouns.job import JobSpec
+from rayplane.nouns.noun_type import AnyNoun
 from rayplane.nouns.team import Data, check_team_name
 
 
@@ -61,7 +62,7 @@ def apply(
         return obj, change, operation
     owner = platform.team(team) if noun.team_scoped else None
     before = platform.store.get_or_none(kind, team, name)
-    draft = Draft(noun, name, spec, owner, before, principal, platform)
+    draft = Draft(noun, name, spec, owner, before, principal, platform, labels)
     enforce(RULES[kind].before(draft))
     with platform.store.transaction(commit=not dry_run):
         # Read them again inside the transaction, where no other writer can come between.

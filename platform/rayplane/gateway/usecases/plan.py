@@ -27,9 +27,10 @@ from rayplane.gateway.usecases.rules import RULES
 from rayplane.gateway.usecases.rules.cluster import reader_of
 from rayplane.gateway.usecases.rules.draft import Draft
 from rayplane.nouns import NOUNS, RUN, by_kind
-from rayplane.nouns.base import AnyNoun, Document, parse
+from rayplane.nouns.base import Document, parse
 from rayplane.nouns.cluster import ClusterSpec
 from rayplane.nouns.job import JobSpec
+from rayplane.nouns.noun_type import AnyNoun
 from rayplane.nouns.plan import Plan, PlannedDocument, Refusal
 from rayplane.nouns.service import ServiceSpec
 
@@ -111,7 +112,16 @@ class _Item:
     ) -> Draft:
         """The draft that the rules check."""
         return Draft(
-            self.noun, self.name, self.spec, owner, before, principal, platform, ask=self.writable, until=until
+            self.noun,
+            self.name,
+            self.spec,
+            owner,
+            before,
+            principal,
+            platform,
+            labels=self.document.metadata.labels,
+            ask=self.writable,
+            until=until,
         )
 
     def refuse(self, error: RayplaneError) -> None:

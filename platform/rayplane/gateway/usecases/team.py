@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import secrets
 from collections.abc import Callable, Collection
 
@@ -103,10 +102,8 @@ def check_backend(name: str, where: str, platform: Platform) -> None:
     With the gateway alone in a container, the backend ``local`` would run teams' code beside the gateway's secrets.
     """
     # Look up third parties' backends only if need be: it searches every installed distribution, which is slow.
-    if name not in plugins.TABLE["backends"] and name not in (known := plugins.names("backends")):
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-        remedy = f"Did you mean '{near[0]}'?" if near else f"Known: {', '.join(known)}."
-        raise InvalidSpec(f"{where}: '{name}' is unknown.", remedy=remedy)
+    if name not in plugins.TABLE["backends"] and name not in plugins.names("backends"):
+        raise InvalidSpec(f"{where}: '{name}' is unknown.", remedy=plugins.suggestion("backends", name))
     offered = platform.settings.backends
     if offered is not None and name not in offered:
         raise Refused(f"{where}: '{name}' is not offered here.", remedy=f"Write one of: {', '.join(offered)}.")

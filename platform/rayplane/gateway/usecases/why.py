@@ -12,7 +12,7 @@ from rayplane.gateway.backends.base import ObjectRef
 from rayplane.gateway.store.typed import AnyObject, Job, Team
 from rayplane.gateway.usecases import cluster as clusters
 from rayplane.gateway.usecases.platform import Platform, team_spec
-from rayplane.gateway.usecases.rules import RULES
+from rayplane.gateway.usecases.rules import RULES, policies
 from rayplane.gateway.usecases.rules.draft import Check, Draft
 from rayplane.gateway.why.explain import explain as explained
 from rayplane.gateway.why.facts import Facts, Verdict, title
@@ -111,6 +111,8 @@ class _Explainer:
         draft = Draft(noun, meta.name, spec, owner, before, _READER, self._platform, ask=self._ask)
         verdicts: list[Verdict] = []
         for check in checks(draft):
+            if check.name.startswith(policies.PREFIX):
+                continue  # a policy refuses a write and keeps no object that was written from being as wanted
             try:
                 check.act()
             except RayplaneError as exc:

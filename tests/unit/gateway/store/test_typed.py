@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from rayplane.gateway.store import Store
 from rayplane.gateway.store.typed import TypedObject
 from rayplane.nouns import CLUSTER, JOB, NOUNS, RUN
-from rayplane.nouns.base import AnyNoun, Metadata, as_stored
+from rayplane.nouns.base import Metadata, as_stored
 from rayplane.nouns.cluster import ClusterSpec
 from rayplane.nouns.job import JobSpec
+from rayplane.nouns.noun_type import AnyNoun
 
 KINDS = [*NOUNS, RUN]
 VALUES = st.recursive(

@@ -20,8 +20,9 @@ from rayplane.gateway.usecases.rules.base import Rules
 from rayplane.gateway.usecases.rules.draft import Check, Draft
 from rayplane.gateway.usecases.why import explain
 from rayplane.nouns import NOUNS, by_kind
-from rayplane.nouns.base import Document, Metadata, NounType, parse
+from rayplane.nouns.base import Document, Metadata, parse
 from rayplane.nouns.job import JobSpec, JobStatus
+from rayplane.nouns.noun_type import NounType
 from tests.unit.gateway.usecases.conftest import ADA, Bench
 
 TEAM_ADMIN = Principal(name="tess", role="admin", team="growth")
@@ -56,7 +57,7 @@ REFUSED: list[tuple[str, str, dict[str, Any]]] = [
     ("Job", "values", {**GOOD["Job"], "parameters": {"key": "AKIAABCDEFGHIJKLMNOP"}}),
     ("Job", "jobs", GOOD["Job"]),
     ("Job", "package", {**GOOD["Job"], "package": f"sha256:{'0' * 64}"}),
-    ("Job", "env", {**GOOD["Job"], "env": {"RAYPLANE_TEAM": "x"}}),
+    ("Job", "policy:env", {**GOOD["Job"], "env": {"RAYPLANE_TEAM": "x"}}),
     ("Job", "cluster", {"entrypoint": "true", "cluster": "gone"}),
     ("Job", "environment", {**GOOD["Job"], "metadata": {"rayplane.ray": "1.0.0"}}),
     ("Job", "quota", {"entrypoint": "true", "nodes": {**OWN, "workers": {"min": 0, "max": 99}}}),

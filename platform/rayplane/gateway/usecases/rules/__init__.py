@@ -14,6 +14,7 @@ from rayplane.gateway.usecases.rules.job import JobRules
 from rayplane.gateway.usecases.rules.pipeline import PipelineRules
 from rayplane.gateway.usecases.rules.service import ServiceRules
 from rayplane.gateway.usecases.rules.team import TeamRules
+from rayplane.nouns import NOUNS
 
 
 class _Reconciled(Rules):
@@ -23,14 +24,12 @@ class _Reconciled(Rules):
 
 
 RULES: Mapping[str, Rules] = {
+    **{noun.kind: Rules() for noun in NOUNS},
     "Team": TeamRules(),
     "Cluster": ClusterRules(),
     "Job": JobRules(),
     "Pipeline": PipelineRules(),
     "PipelineRun": _Reconciled(),
-    "Dataset": Rules(),
-    "Feature": Rules(),
-    "Model": Rules(),
     "Service": ServiceRules(),
 }
-"""Kind -> its rules."""
+"""Kind -> its rules; a kind of the table of nouns without rules of its own has those of the base class."""

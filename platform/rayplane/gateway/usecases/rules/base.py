@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 from rayplane.gateway.store.typed import AnyObject
 from rayplane.gateway.usecases.platform import Platform
+from rayplane.gateway.usecases.rules import policies
 from rayplane.gateway.usecases.rules.draft import Check, Draft
 from rayplane.nouns.base import Status
 
@@ -24,8 +25,11 @@ class Rules:
     """True if a reconciler brings the objects up and takes them down. If not, an object is Ready once it is stored."""
 
     def before(self, draft: Draft) -> Iterator[Check]:
-        """Checks that need not know the team's other objects. They may ask a backend, so they run in no transaction."""
-        yield from ()
+        """Checks that need not know the team's other objects. They may ask a backend, so they run in no transaction.
+
+        Every kind has those of the admission policies. They ask no backend, hence a kind's own checks come after them.
+        """
+        yield from policies.checks(draft)
 
     def reserve(self, draft: Draft) -> Iterator[Check]:
         """Checks within the transaction that writes, so that two concurrent writes can't both take the last of a quota.

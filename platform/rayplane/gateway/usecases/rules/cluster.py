@@ -23,6 +23,7 @@ class ClusterRules(Rules):
     reconciled = True
 
     def before(self, draft: Draft) -> Iterator[Check]:
+        yield from super().before(draft)
         spec: ClusterSpec = draft.spec
         team, platform = draft.of_team, draft.platform
         ref = clusters.ref_of(draft.team, draft.name, spec, draft.before, draft.principal)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from rayplane.errors import Refused
 from rayplane.gateway.admission.roles import Principal
 from rayplane.gateway.store.typed import AnyObject, Team
 from rayplane.gateway.usecases.platform import Platform, team_spec
-from rayplane.nouns.base import AnyNoun
+from rayplane.nouns.noun_type import AnyNoun
 from rayplane.nouns.team import TeamSpec
 
 
@@ -28,6 +28,7 @@ class Draft:
     """The stored object; None if the draft is a new one."""
     principal: Principal
     platform: Platform
+    labels: Mapping[str, str] = field(default_factory=dict)
     ask: bool = True
     """True if its backend may be asked: only for principals that may write the object."""
     until: float = float("inf")

@@ -17,6 +17,7 @@ class HostedRules(Rules):
     reconciled = True
 
     def before(self, draft: Draft) -> Iterator[Check]:
+        yield from super().before(draft)
         if draft.spec.nodes is not None:
             yield from nodes_of(draft, draft.spec.nodes)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from rayplane.errors import RayplaneError
 from rayplane.gateway.admission import quota
-from rayplane.gateway.admission.env import check_env, check_names, check_values
+from rayplane.gateway.admission.env import check_names, check_values
 from rayplane.gateway.admission.versions import declared_by, require_match
 from rayplane.gateway.store.typed import Cluster, Team
 from rayplane.gateway.usecases import nodes, packages
@@ -72,11 +72,10 @@ def _environment(cluster: Cluster, owner: Team, platform: Platform) -> Environme
 
 
 def _content(spec: JobSpec, draft: Draft) -> Iterator[Check]:
-    """Checks of the package, and of names, variables and values that a job may not have."""
+    """Checks of the package, and of names and values that a job may not have."""
     yield Check("package", lambda: packages.check(draft.team, spec.package, "job.package", draft.platform))
     names = {"experiment": spec.experiment, "pipeline": spec.pipeline, "submission_id": spec.submission_id}
     yield Check("names", lambda: check_names(names, "job"))
-    yield Check("env", lambda: check_env(spec.env, "job.env"))
     for where, values in (
         ("job.parameters", spec.parameters),
         ("job.metadata", spec.metadata),

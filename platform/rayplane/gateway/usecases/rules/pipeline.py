@@ -15,6 +15,7 @@ class PipelineRules(Rules):
     """A pipeline refers only to known parameters and packages, and sets only variables that a job may have."""
 
     def before(self, draft: Draft) -> Iterator[Check]:
+        yield from super().before(draft)
         yield Check("content", lambda: pipelines.check(draft.team, draft.spec, draft.platform))
 
     def check_deletion(self, obj: Pipeline, platform: Platform) -> None:

@@ -19,6 +19,7 @@ class TeamRules(Rules):
     reconciled = True
 
     def before(self, draft: Draft) -> Iterator[Check]:
+        yield from super().before(draft)
         spec: TeamSpec = draft.spec
         members = {str(index): name for index, name in enumerate(spec.members)}
         yield Check("members", lambda: check_names(members, "team.members"))

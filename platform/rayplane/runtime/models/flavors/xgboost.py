@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mlflow.xgboost
 import numpy as np
-import pyarrow as pa
 import xgboost
 from mlflow.models import Model
 from mlflow.models.model import MLMODEL_FILE_NAME
 
 from rayplane.runtime.models.encoding import Encoding, Matrix
+from rayplane.runtime.models.flavors.base import PyFunc
 from rayplane.runtime.models.package import LoadedModel, Scores, card_of
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 FILE = "model.ubj"
 
@@ -58,22 +55,8 @@ class BoosterPredictor:
         return np.asarray(self.booster.inplace_predict(matrix, validate_features=False), dtype=np.float32)
 
 
-class _PyFunc:
-    """The model as ``mlflow.pyfunc`` calls it."""
-
-    def __init__(self, model: LoadedModel) -> None:
-        self._model = model
-
-    def predict(self, frame: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        import pandas as pd
-
-        del params
-        table = pa.Table.from_pandas(frame, preserve_index=False)
-        return pd.DataFrame({self._model.card.output: self._model.score(table)})
-
-
-def _load_pyfunc(path: str) -> _PyFunc:
+def _load_pyfunc(path: str) -> PyFunc:
     """Load the model for MLflow, which calls this by name; ``path`` is the model's folder."""
     card = card_of(Model.load(path), path)
     predictor = XGBoostFlavor().load(path)
-    return _PyFunc(LoadedModel(uri=path, card=card, encoding=Encoding(card.features), predictor=predictor))
+    return PyFunc(LoadedModel(uri=path, card=card, encoding=Encoding(card.features), predictor=predictor))

@@ -1,7 +1,0 @@
-"""`rayplane feature`: the common verbs."""
-
-from __future__ import annotations
-
-from rayplane.client.cli.noun import group
-
-app = group("features", "Feature sets.")
