@@ -229,7 +229,7 @@ def test_an_api_server_that_does_not_answer(level_a: LevelA, shared: Asked) -> N
         assert "The backend of cluster" in answer.sentence
         shared.submit("waits", "cut-off")
         assert shared.why("jobs", "waits").sentence.startswith(
-            f"Job '{shared.team.name}/waits' waits for cluster '{ref}': what runs cluster"
+            f"Job '{shared.team.name}/waits' waits for cluster '{ref}': the backend of cluster"
         )
 
 

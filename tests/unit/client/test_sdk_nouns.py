@@ -14,8 +14,7 @@ from rayplane.client.sdk import Client
 from rayplane.client.sdk import client as module
 from rayplane.errors import Unavailable
 from rayplane.nouns import NOUNS
-from rayplane.nouns.base import Spec, Status
-from rayplane.nouns.noun_type import NounType
+from rayplane.nouns.noun_type import AnyNoun, NounType
 from tests.support.clock import FakeClock
 
 
@@ -41,7 +40,8 @@ def test_each_noun_has_an_attribute_of_the_type_that_editors_are_told(client: Cl
 
 
 def test_a_row_of_the_table_alone_gives_a_noun_its_attribute(monkeypatch: pytest.MonkeyPatch) -> None:
-    gadget = NounType(kind="Gadget", singular="gadget", plural="gadgets", spec=Spec, status=Status)
+    code = {"spec_code": "rayplane.nouns.base:Spec", "status_code": "rayplane.nouns.base:Status"}
+    gadget: AnyNoun = NounType(kind="Gadget", singular="gadget", plural="gadgets", help="Things.", **code)
     monkeypatch.setattr(module, "NOUNS", (*NOUNS, gadget))
     client = Client("http://127.0.0.1:1")
     assert type(client.noun(gadget)) is sdk.Noun

@@ -93,6 +93,16 @@ def test_a_failed_mount_is_no_evidence_once_the_image_is_pulled() -> None:
     assert reasons(facts(raycluster(), [head], [failed, pulling, later])) == ["FailedCreatePodSandBox"]
 
 
+def test_of_a_volume_only_the_last_failed_mount_is_evidence() -> None:
+    head = pod(containers=[waiting("ContainerCreating")], age=400)
+    failed = 'MountVolume.SetUp failed for volume "{}" : {}'
+    slow = event(head, "FailedMount", failed.format("secrets", "failed to sync secret cache: timed out"), at=395)
+    lacking = event(head, "FailedMount", failed.format("secrets", 'secret "t" not found'), at=300)
+    other = event(head, "FailedMount", failed.format("root", "timed out"), at=390)
+    messages = [fact.message for fact in facts(raycluster(), [head], [slow, other, lacking])]
+    assert messages == [failed.format("secrets", 'secret "t" not found'), failed.format("root", "timed out")]
+
+
 @pytest.mark.parametrize("gpu", ["nvidia.com/gpu", "amd.com/gpu", "aliyun.com/gpu", "nvidia.com/mig-1g.5gb"])
 def test_gpus_of_any_vendor_count(gpu: str) -> None:
     limits = {"cpu": "2", "memory": "4Gi", gpu: "1"}

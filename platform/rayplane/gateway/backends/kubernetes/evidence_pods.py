@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -18,6 +19,7 @@ _ENDED_LATELY = timedelta(minutes=10)
 """Time after a crash within which a container that runs again, but is not ready, still counts as crashed."""
 _LEAVING = timedelta(seconds=60)
 _BEFORE_START = ("FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox", "FailedPodSandBoxStatus")
+_VOLUME = re.compile(r'for volume "[^"]*"')
 _BEGUN = ("Pulling", "Pulled", "Created")
 """Events that a kubelet sends only once volumes and sandbox are ready."""
 _ALWAYS = ("Evicted", "Preempted", "TaintManagerEviction", "NodeNotReady", "FailedBinding", "ProvisioningFailed")
@@ -39,10 +41,19 @@ def evidence(pod: Resource, events: Sequence[Said], now: datetime) -> list[Evide
     if not _has_started(pod):
         begun = max((e.at for e in events if e.reason in _BEGUN), default=None)
         before_start = [e for e in events if e.reason in _BEFORE_START and (begun is None or e.at > begun)]
-        facts += [say(e.reason, e.message, e.at, e.count) for e in before_start]
+        facts += [say(e.reason, e.message, e.at, e.count) for e in _last_tries(before_start)]
     disruptions = [e for e in events if e.is_warning and e.reason in _ALWAYS and not _has_recovered(pod, e.at)]
     facts += [say(e.reason, e.message, e.at, e.count) for e in disruptions]
     return facts + _of_readiness(pod, events, say, facts)
+
+
+def _last_tries(events: Sequence[Said]) -> list[Said]:
+    """The newest event of each volume, and all that name none: an earlier failure of the same volume is over."""
+    tries: dict[tuple[str, str], Said] = {}
+    for event in events:  # the newest first
+        volume = _VOLUME.search(event.message)
+        tries.setdefault((event.reason, volume[0] if volume else event.message), event)
+    return list(tries.values())
 
 
 def ray_resources(group: Resource | None) -> dict[str, float]:
