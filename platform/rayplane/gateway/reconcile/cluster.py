@@ -110,7 +110,7 @@ class ClusterReconciler:
         spec = obj.spec
         status = obj.status
         meta, now = obj.metadata, self._clock()
-        ref = ClusterRef(team=meta.team or "", name=meta.name, uid=meta.uid, placed=status.placed)
+        ref = ClusterRef(team=obj.team, name=meta.name, uid=meta.uid, placed=status.placed)
         team = self._platform.store.get(TEAM, "", ref.team)
         spec_of_team = team_spec(team)
         backend_name = clusters.backend_of(spec, spec_of_team)

@@ -48,7 +48,7 @@ def note_placed(cluster: Cluster, spec: ClusterSpec, principal: Principal, platf
         return cluster
     meta = cluster.metadata
     detail = {"address": spec.address}
-    platform.store.audit(principal.name, "place", kind="Cluster", team=meta.team or "", name=meta.name, detail=detail)
+    platform.store.audit(principal.name, "place", kind="Cluster", team=cluster.team, name=meta.name, detail=detail)
     return platform.store.set_status(meta.uid, status.model_copy(update={"placed": True}), wanted=True)
 
 

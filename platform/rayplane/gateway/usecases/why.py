@@ -73,12 +73,12 @@ class _Explainer:
 
     def _cluster(self, facts: Facts) -> Facts:
         spec, meta = facts.obj.spec, facts.obj.metadata
-        owner = self._platform.store.get_or_none(TEAM, "", meta.team or "")
+        owner = self._platform.store.get_or_none(TEAM, "", facts.obj.team)
         if owner is None:
             return facts
         try:
             reader = self._platform.readers(clusters.backend_of(spec, team_spec(owner)))
-            ref = clusters.ref_of(meta.team or "", meta.name, spec, facts.obj)
+            ref = clusters.ref_of(facts.obj.team, meta.name, spec, facts.obj)
             facts = replace(facts, evidence=reader.clusters.evidence(ref))
         except RayplaneError as exc:
             # The backend can't be asked: that itself is the cause.
@@ -148,13 +148,13 @@ class _Explainer:
     def _own_nodes(self, facts: Facts) -> Facts:
         """Add the backend's evidence about the object's own nodes."""
         meta = facts.obj.metadata
-        owner = self._platform.store.get(TEAM, "", meta.team or "")
+        owner = self._platform.store.get(TEAM, "", facts.obj.team)
         nodes = facts.obj.spec.nodes
         backend = (nodes and nodes.backend) or team_spec(owner).backend
         try:
             reader = self._platform.readers(backend)
             port = reader.jobs if facts.obj.kind == "Job" else reader.services
-            ref = ObjectRef(team=meta.team or "", name=meta.name, uid=meta.uid)
+            ref = ObjectRef(team=facts.obj.team, name=meta.name, uid=meta.uid)
             return replace(facts, evidence=port.evidence(ref) if port is not None else ())
         except RayplaneError as exc:
             return replace(facts, silence=str(exc))
