@@ -100,7 +100,7 @@ class Ring:
 
     @property
     def text(self) -> str:
-        """What its file holds."""
+        """The text of its file."""
         return "\n".join([self.key, *(f"{old.key} {int(old.until)}" for old in self.former)]) + "\n"
 
     def rotated(self, key: str, *, until: float) -> Ring:

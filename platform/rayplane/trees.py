@@ -158,5 +158,5 @@ def _open_for_listing(folder: int) -> int:
 
 
 def _itself(folder: int) -> int | str:
-    """What chmod takes for an open folder: a descriptor opened by O_PATH supports it by its path below /proc only."""
+    """An open folder as chmod takes it: a descriptor opened by O_PATH supports it by its path below /proc only."""
     return f"/proc/self/fd/{folder}" if hasattr(os, "O_PATH") else folder

@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 from rayplane.gateway.admission import tokens
 from rayplane.gateway.api.app import create_app
 from rayplane.gateway.backends.base import ClusterRef, LaunchContext, TeamRef
-from rayplane.gateway.backends.kubernetes import own, raycluster
+from rayplane.gateway.backends.kubernetes import owned_objects, raycluster
 from rayplane.gateway.backends.kubernetes.backend import KubernetesBackend
 from rayplane.gateway.backends.kubernetes.kinds import RAYCLUSTER
 from rayplane.gateway.backends.kubernetes.pods import AUTH_TOKEN
@@ -72,7 +72,7 @@ class Asked:
         made = self.api.apply(manifest)
         if secrets:  # the pods mount it, so that only the change is a fault
             owner = raycluster.owner_of(ref)
-            self.api.apply(own._secret(RAYCLUSTER, made["metadata"], owner, {AUTH_TOKEN: "x" * 32}))
+            self.api.apply(owned_objects._secret(RAYCLUSTER, made["metadata"], owner, {AUTH_TOKEN: "x" * 32}))
         return made
 
     def why(self, noun: str, name: str) -> Explanation:

@@ -28,7 +28,7 @@ import rayplane
 from rayplane.errors import NotFound
 
 PACKAGE = "rayplane.gateway.backends.kubernetes"
-MODULES = ("backend", "clusters", "jobs", "services", "own", "team_namespaces", "cache", "evidence_query")
+MODULES = ("backend", "clusters", "jobs", "services", "owned_objects", "team_namespaces", "cache", "evidence_query")
 
 _HERE = Path(__file__).parent
 CONTRACT = [str(_HERE / "test_backend_contract.py")]
@@ -47,7 +47,7 @@ BROKEN = 99
 _FOLDER = Path(str(rayplane.__file__)).parent / "gateway" / "backends" / "kubernetes"
 _CALLS = {"apply", "merge", "get", "list", "delete", "pages", "watch", "create"}
 _SHARED = {"apply", "delete", "merge", "put_secrets"}
-"""Functions of own.py that call the API server for other modules."""
+"""Functions of owned_objects.py that call the API server for other modules."""
 
 
 class Site(NamedTuple):
@@ -210,7 +210,7 @@ def _source(module: str) -> str:
 
 
 def _calls(tree: ast.AST) -> Iterator[ast.Call]:
-    """Calls of an ``api``, and of the functions of ``own`` that call it, in the order of the text."""
+    """Calls of an ``api``, and of the functions of ``owned_objects`` that call it, in the order of the text."""
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and _asks(node.func)]
     return iter(sorted(calls, key=lambda node: (node.lineno, node.col_offset)))
 
@@ -219,7 +219,7 @@ def _asks(called: ast.expr) -> bool:
     if not isinstance(called, ast.Attribute):
         return False
     if isinstance(called.value, ast.Name):
-        return called.attr in {"own": _SHARED, "api": _CALLS}.get(called.value.id, ())
+        return called.attr in {"owned_objects": _SHARED, "api": _CALLS}.get(called.value.id, ())
     return isinstance(called.value, ast.Attribute) and called.value.attr in ("api", "_api") and called.attr in _CALLS
 
 

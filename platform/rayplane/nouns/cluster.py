@@ -110,7 +110,7 @@ ONE_PLACE: list[Any] = [
     {"required": [one], "properties": {one: {"type": kind}, other: {"type": "null"}}}
     for one, kind, other in (("cluster", "string", "nodes"), ("nodes", "object", "cluster"))
 ]
-"""What ``require_cluster_or_nodes`` requires, in JSON Schema's words."""
+"""The rule of ``require_cluster_or_nodes``, in JSON Schema's words."""
 
 
 def require_cluster_or_nodes(cluster: str | None, nodes: Nodes | None) -> None:

@@ -24,7 +24,7 @@ from rayplane.nouns.base import (
 
 Role = Literal["viewer", "member", "admin"]
 Data = Literal["archive", "purge"]
-"""What becomes of a deleted team's data: kept where no team of its name finds it, or deleted."""
+"""The fate of a deleted team's data: kept where no team of its name finds it, or deleted."""
 
 ARCHIVED = "~"
 """Stands in the name under which a deleted team's records are kept, and in no team's name."""

@@ -32,7 +32,7 @@ async def _platform(request: Request) -> Platform:  # async, as it never blocks:
     return platform
 
 
-Here = Annotated[Platform, Depends(_platform)]
+PlatformDep = Annotated[Platform, Depends(_platform)]
 """The app's platform. A route that may ask a backend gets it only after waiting for a thread of its lane."""
 
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from starlette.responses import JSONResponse
 
 from rayplane.errors import InvalidInput
-from rayplane.gateway.api.answers import Here, once, shown
+from rayplane.gateway.api.answers import PlatformDep, once, shown
 from rayplane.gateway.api.auth import Caller
 from rayplane.gateway.api.noun import OBJECT_MODELS
 from rayplane.gateway.api.parameters import IdempotencyKey
@@ -49,14 +49,14 @@ class UsageList(BaseModel):
     responses=_WANTED,
 )
 def suspend(
-    request: Request, team: str, name: str, caller: Caller, here: Here, key: IdempotencyKey = None
+    request: Request, team: str, name: str, caller: Caller, platform: PlatformDep, key: IdempotencyKey = None
 ) -> JSONResponse:
     """The cluster holds nothing until a user resumes it. One that is suspended already stays so."""
 
     def act() -> tuple[Cluster, Operation]:
-        return cluster.suspend(team, name, principal=caller, platform=here)
+        return cluster.suspend(team, name, principal=caller, platform=platform)
 
-    return once(key, request, None, lambda: _answer(act), principal=caller, platform=here)
+    return once(key, request, None, lambda: _answer(act), principal=caller, platform=platform)
 
 
 @router.post(
@@ -67,14 +67,14 @@ def suspend(
     responses=_WANTED,
 )
 def resume(
-    request: Request, team: str, name: str, caller: Caller, here: Here, key: IdempotencyKey = None
+    request: Request, team: str, name: str, caller: Caller, platform: PlatformDep, key: IdempotencyKey = None
 ) -> JSONResponse:
     """It may have been suspended by a user or by the platform. Of one that runs, the idle time begins anew."""
 
     def act() -> tuple[Cluster, Operation]:
-        return cluster.resume(team, name, principal=caller, platform=here)
+        return cluster.resume(team, name, principal=caller, platform=platform)
 
-    return once(key, request, None, lambda: _answer(act), principal=caller, platform=here)
+    return once(key, request, None, lambda: _answer(act), principal=caller, platform=platform)
 
 
 @router.post(
@@ -85,21 +85,27 @@ def resume(
     responses=_WANTED,
 )
 def extend(
-    request: Request, team: str, name: str, body: Extension, caller: Caller, here: Here, key: IdempotencyKey = None
+    request: Request,
+    team: str,
+    name: str,
+    body: Extension,
+    caller: Caller,
+    platform: PlatformDep,
+    key: IdempotencyKey = None,
 ) -> JSONResponse:
     """It is neither suspended for idleness nor ended before ``duration`` from now; what is later stays."""
 
     def act() -> tuple[Cluster, Operation]:
-        return cluster.extend(team, name, body.duration, principal=caller, platform=here)
+        return cluster.extend(team, name, body.duration, principal=caller, platform=platform)
 
-    return once(key, request, body.model_dump(), lambda: _answer(act), principal=caller, platform=here)
+    return once(key, request, body.model_dump(), lambda: _answer(act), principal=caller, platform=platform)
 
 
 @router.get("/usage", operation_id="get_usage", summary="What clusters held, in resource-seconds", tags=["records"])
 def usage(
     team: str,
     caller: Caller,
-    here: Here,
+    platform: PlatformDep,
     since: Annotated[datetime | None, Query(description="From when; default: the first lease.")] = None,
     until: Annotated[datetime | None, Query(description="Until when; default: now.")] = None,
 ) -> UsageList:
@@ -111,7 +117,7 @@ def usage(
             _ = instant and instant.astimezone(UTC)
         except OverflowError as exc:
             raise InvalidInput(f"{name} '{instant}' is in no year of UTC.", remedy="Say a later one.") from exc
-    return UsageList(items=cluster.usage(team, since=since, until=until, principal=caller, platform=here))
+    return UsageList(items=cluster.usage(team, since=since, until=until, principal=caller, platform=platform))
 
 
 def _answer(act: Callable[[], tuple[Cluster, Operation]]) -> JSONResponse:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from rayplane.gateway.api.answers import Here
+from rayplane.gateway.api.answers import PlatformDep
 from rayplane.gateway.api.auth import Caller
 from rayplane.gateway.usecases import datasets
 from rayplane.nouns.dataset import DatasetVersion
@@ -21,13 +21,13 @@ class DatasetVersionList(BaseModel):
 
 
 @router.get("", operation_id="list_dataset_versions", summary="List versions")
-def list_versions(team: str, name: str, caller: Caller, here: Here) -> DatasetVersionList:
+def list_versions(team: str, name: str, caller: Caller, platform: PlatformDep) -> DatasetVersionList:
     """Every version, newest first."""
-    return DatasetVersionList(items=datasets.versions(team, name, principal=caller, platform=here))
+    return DatasetVersionList(items=datasets.versions(team, name, principal=caller, platform=platform))
 
 
 @router.get("/{version}", operation_id="get_dataset_version", summary="Get one version")
-def get_version(team: str, name: str, version: str, caller: Caller, here: Here) -> DatasetVersion:
+def get_version(team: str, name: str, version: str, caller: Caller, platform: PlatformDep) -> DatasetVersion:
     """One version; ``latest`` is the newest."""
     wanted = None if version == "latest" else version
-    return datasets.version(team, name, wanted, principal=caller, platform=here)
+    return datasets.version(team, name, wanted, principal=caller, platform=platform)

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from rayplane.errors import InvalidInput
 from rayplane.gateway import metrics
-from rayplane.gateway.api.answers import Here
+from rayplane.gateway.api.answers import PlatformDep
 from rayplane.gateway.api.auth import Caller
 from rayplane.gateway.api.parameters import OfTeam
 from rayplane.gateway.usecases import events, job
@@ -33,22 +33,22 @@ class Ingested(BaseModel):
 
 
 @router.post("/run-context", operation_id="get_run_context", summary="What a worker is told")
-def run_context(body: RunContextRequest, caller: Caller, here: Here) -> RunContext:
+def run_context(body: RunContextRequest, caller: Caller, platform: PlatformDep) -> RunContext:
     """The same answer every time."""
-    return job.run_context(body.submission_id, principal=caller, platform=here)
+    return job.run_context(body.submission_id, principal=caller, platform=platform)
 
 
 @router.post("/events", operation_id="post_events", summary="Report what happened", status_code=202)
 def ingest(
     batch: EventBatch,
     caller: Caller,
-    here: Here,
+    platform: PlatformDep,
     team: OfTeam = None,
 ) -> Ingested:
     """Record events and apply what they tell; a repeated delivery changes nothing."""
     of_team = caller.team or team
     if of_team is None:
         raise InvalidInput("These events are of no team.", remedy="Send a cluster's token, or say ?team=<team>.")
-    new = events.ingest(of_team, batch.events, principal=caller, platform=here)
+    new = events.ingest(of_team, batch.events, principal=caller, platform=platform)
     metrics.EVENTS.labels(of_team).inc(new)
     return Ingested(received=len(batch.events), new=new)

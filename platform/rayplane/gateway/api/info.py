@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from starlette.responses import JSONResponse
 
 from rayplane.gateway.admission.roles import authorize
-from rayplane.gateway.api.answers import Here
+from rayplane.gateway.api.answers import PlatformDep
 from rayplane.gateway.api.auth import Caller
 from rayplane.gateway.api.lanes import run
 from rayplane.gateway.store import Store
@@ -65,12 +65,12 @@ async def healthz() -> Health:
 
 
 @router.get("/readyz", tags=["platform"], operation_id="readyz", summary="Ready")
-async def readyz(request: Request, here: Here) -> Health:
+async def readyz(request: Request, platform: PlatformDep) -> Health:
     """Answers 200 once the store can be read, and 503 while another process keeps it from being written.
 
     In a thread of its own: it waits for no other work.
     """
-    await run(request.app.state.lanes.probe, _require_store, here.store)
+    await run(request.app.state.lanes.probe, _require_store, platform.store)
     return Health(status="ok")
 
 
@@ -81,19 +81,19 @@ def _require_store(store: Store) -> None:
 
 
 @router.get("/v1/info", tags=["platform"], operation_id="get_info", summary="Versions and URLs")
-def info(caller: Caller, here: Here) -> Info:
-    """What a client checks before it does anything."""
+def info(caller: Caller, platform: PlatformDep) -> Info:
+    """Versions, addresses and the caller's own role, for a client to check before it does anything."""
     authorize(caller, "read")
     return Info(
         rayplane=version("rayplane"),
         api_version=API_VERSION,
         python=_host.python_version(),
-        gateway_url=here.settings.url,
-        mlflow_url=here.settings.mlflow_url,
-        prometheus_url=here.settings.prometheus_url,
-        storage_root=here.settings.root_uri,
-        local_users=here.settings.local_users,
-        environment=default_environment(here),
+        gateway_url=platform.settings.url,
+        mlflow_url=platform.settings.mlflow_url,
+        prometheus_url=platform.settings.prometheus_url,
+        storage_root=platform.settings.root_uri,
+        local_users=platform.settings.local_users,
+        environment=default_environment(platform),
         principal=Who(name=caller.name, role=caller.role, team=caller.team),
     )
 
@@ -106,7 +106,7 @@ def info(caller: Caller, here: Here) -> Info:
     responses={200: {"model": dict[str, Any]}},
 )
 def document(request: Request) -> JSONResponse:
-    """What the gateway answers, in OpenAPI 3.1. Every valid token may read it."""
+    """Every request and response of the gateway, in OpenAPI 3.1. Every valid token may read it."""
     return JSONResponse(request.app.openapi())
 
 

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Body, Query, Request
 from starlette.responses import JSONResponse, Response
 
 from rayplane.gateway.api import waiting
-from rayplane.gateway.api.answers import Here, document_model, metadata_of, once_prepared, shown
+from rayplane.gateway.api.answers import PlatformDep, document_model, metadata_of, once_prepared, shown
 from rayplane.gateway.api.auth import Caller
 from rayplane.gateway.api.lanes import run
 from rayplane.gateway.api.noun import OBJECT_MODELS
@@ -38,7 +38,7 @@ def _submit(
     team: str,
     body: Annotated[Any, Body()],
     caller: Caller,
-    here: Here,
+    platform: PlatformDep,
     key: IdempotencyKey = None,
 ) -> JSONResponse:
     """Ask for one run of an entrypoint. The name is made if the metadata has none."""
@@ -47,17 +47,17 @@ def _submit(
     def prepare() -> Callable[[], JSONResponse]:
         name, labels = _asked(document["metadata"], team)
         spec = parse(JobSpec, document["spec"], "job.spec")
-        submit_or_find = job.prepare(spec, team=team, name=name, labels=labels, principal=caller, platform=here)
+        submit_or_find = job.prepare(spec, team=team, name=name, labels=labels, principal=caller, platform=platform)
 
         def write() -> JSONResponse:
             obj, change = submit_or_find()
             if change == "created":
-                here.wake()
+                platform.wake()
             return shown(obj, status=202, headers={"Location": f"/v1/teams/{team}/jobs/{obj.metadata.name}"})
 
         return write
 
-    return once_prepared(key, request, document, prepare, principal=caller, platform=here)
+    return once_prepared(key, request, document, prepare, principal=caller, platform=platform)
 
 
 def _asked(metadata: dict[str, Any], team: str) -> tuple[str | None, dict[str, str] | None]:
@@ -87,9 +87,9 @@ router.add_api_route(
     status_code=202,
     responses={202: {"model": OBJECT_MODELS["Job"]}},
 )
-def stop(team: str, name: str, caller: Caller, here: Here) -> JSONResponse:
+def stop(team: str, name: str, caller: Caller, platform: PlatformDep) -> JSONResponse:
     """Ask a job to stop; one that has ended stays as it is."""
-    return shown(job.stop(team, name, principal=caller, platform=here), status=202)
+    return shown(job.stop(team, name, principal=caller, platform=platform), status=202)
 
 
 @router.get(
@@ -104,18 +104,20 @@ async def logs(
     team: str,
     name: str,
     caller: Caller,
-    here: Here,
+    platform: PlatformDep,
     offset: Annotated[int, Query(ge=0, le=MOST_OFFSET, description="Byte to start from.")] = 0,
     wait: Annotated[float, Query(ge=0, le=MOST_WAIT, description="Seconds to wait for more where there is none.")] = 0,
 ) -> Response:
     """The log from a byte offset: X-Next-Offset says where to go on, X-Log-Complete whether there will be no more."""
-    read = partial(job.logs, team, name, offset, principal=caller, platform=here)
+    read = partial(job.logs, team, name, offset, principal=caller, platform=platform)
     state = request.app.state
     data, following, complete = await run(state.lanes.logs, read)
     if wait and not data and not complete:
-        uid = (await run(state.lanes.logs, here.store.get, "Job", team, name)).metadata.uid
+        uid = (await run(state.lanes.logs, platform.store.get, "Job", team, name)).metadata.uid
         with state.followed.one(caller):
-            async with waiting.listening(here.store.changes, uid, log_of(uid), pause=state.followed.pause) as changed:
+            async with waiting.listening(
+                platform.store.changes, uid, log_of(uid), pause=state.followed.pause
+            ) as changed:
                 data, following, complete = await run(state.lanes.logs, read)  # it may have grown before the listener
                 deadline = time.monotonic() + wait
                 while not data and not complete and await changed(deadline):

@@ -9,9 +9,9 @@ from fastapi import APIRouter, Body, Query, Request
 from starlette.responses import JSONResponse, Response
 
 from rayplane.gateway.api.answers import (
-    Here,
     IfMatch,
     IfNoneMatch,
+    PlatformDep,
     document_model,
     labels_of,
     metadata_of,
@@ -121,7 +121,7 @@ def _lister(noun: AnyNoun) -> Any:
         cursor: str | None,
         view: View,
         caller: Caller,
-        here: Here,
+        platform: PlatformDep,
     ) -> Response:
         page = objects.list(
             noun.kind,
@@ -131,50 +131,54 @@ def _lister(noun: AnyNoun) -> Any:
             cursor=cursor,
             view=view,
             principal=caller,
-            platform=here,
+            platform=platform,
         )
         return page_of(page.items, page.next_cursor)
 
     def of_team(
         team: str,
         caller: Caller,
-        here: Here,
+        platform: PlatformDep,
         label: Labels = None,
         limit: Limit = 100,
         cursor: Cursor = None,
         view: ListView = "full",
     ) -> Response:
-        return act(team, label, limit, cursor, view, caller, here)
+        return act(team, label, limit, cursor, view, caller, platform)
 
     def of_all(
         caller: Caller,
-        here: Here,
+        platform: PlatformDep,
         label: Labels = None,
         limit: Limit = 100,
         cursor: Cursor = None,
         view: ListView = "full",
     ) -> Response:
-        return act(None, label, limit, cursor, view, caller, here)
+        return act(None, label, limit, cursor, view, caller, platform)
 
     return of_team if noun.team_scoped else of_all
 
 
 def _getter(noun: AnyNoun) -> Any:
-    def of_team(team: str, name: str, caller: Caller, here: Here) -> Response:
-        return shown_text(objects.text(noun.kind, team, name, principal=caller, platform=here))
+    def of_team(team: str, name: str, caller: Caller, platform: PlatformDep) -> Response:
+        return shown_text(objects.text(noun.kind, team, name, principal=caller, platform=platform))
 
-    def of_all(team: str, caller: Caller, here: Here) -> Response:
-        return shown_text(objects.text(noun.kind, "", team, principal=caller, platform=here))
+    def of_all(team: str, caller: Caller, platform: PlatformDep) -> Response:
+        return shown_text(objects.text(noun.kind, "", team, principal=caller, platform=platform))
 
     return of_team if noun.team_scoped else of_all
 
 
 def _explainer(noun: AnyNoun) -> Any:
-    def of_team(team: str, name: str, caller: Caller, here: Here) -> JSONResponse:
-        return JSONResponse(why.explain(noun.kind, team, name, principal=caller, platform=here).model_dump(mode="json"))
+    def of_team(team: str, name: str, caller: Caller, platform: PlatformDep) -> JSONResponse:
+        return JSONResponse(
+            why.explain(noun.kind, team, name, principal=caller, platform=platform).model_dump(mode="json")
+        )
 
-    def of_all(team: str, caller: Caller, here: Here) -> JSONResponse:
-        return JSONResponse(why.explain(noun.kind, "", team, principal=caller, platform=here).model_dump(mode="json"))
+    def of_all(team: str, caller: Caller, platform: PlatformDep) -> JSONResponse:
+        return JSONResponse(
+            why.explain(noun.kind, "", team, principal=caller, platform=platform).model_dump(mode="json")
+        )
 
     return of_team if noun.team_scoped else of_all
 
@@ -182,7 +186,7 @@ def _explainer(noun: AnyNoun) -> Any:
 def _putter(noun: AnyNoun, body_model: Any) -> Any:
     def act(
         request: Request, team: str, name: str, body: Any, precondition: int | None, new: bool, dry_run: bool,
-        key: str | None, caller: Caller, here: Here,
+        key: str | None, caller: Caller, platform: PlatformDep,
     ) -> JSONResponse:  # fmt: skip
         document = body.model_dump()
 
@@ -195,14 +199,14 @@ def _putter(noun: AnyNoun, body_model: Any) -> Any:
                 document["spec"],
                 labels=metadata.labels,
                 principal=caller,
-                platform=here,
+                platform=platform,
                 if_match=precondition,
                 if_absent=new,
                 dry_run=dry_run,
             )
             return written(obj, change, operation, dry_run=dry_run)
 
-        return once(None if dry_run else key, request, document, write, principal=caller, platform=here)
+        return once(None if dry_run else key, request, document, write, principal=caller, platform=platform)
 
     def of_team(
         request: Request,
@@ -210,26 +214,26 @@ def _putter(noun: AnyNoun, body_model: Any) -> Any:
         name: str,
         body: Annotated[Any, Body()],
         caller: Caller,
-        here: Here,
+        platform: PlatformDep,
         precondition: IfMatch,
         new: IfNoneMatch,
         dry_run: DryRun = False,
         key: IdempotencyKey = None,
     ) -> JSONResponse:
-        return act(request, team, name, body, precondition, new, dry_run, key, caller, here)
+        return act(request, team, name, body, precondition, new, dry_run, key, caller, platform)
 
     def of_all(
         request: Request,
         team: str,
         body: Annotated[Any, Body()],
         caller: Caller,
-        here: Here,
+        platform: PlatformDep,
         precondition: IfMatch,
         new: IfNoneMatch,
         dry_run: DryRun = False,
         key: IdempotencyKey = None,
     ) -> JSONResponse:
-        return act(request, "", team, body, precondition, new, dry_run, key, caller, here)
+        return act(request, "", team, body, precondition, new, dry_run, key, caller, platform)
 
     chosen = of_team if noun.team_scoped else of_all
     # Set the annotation here: only here the noun's own model is known.
@@ -245,37 +249,37 @@ def _deleter(noun: AnyNoun) -> Any:
         precondition: int | None,
         key: str | None,
         caller: Caller,
-        here: Here,
+        platform: PlatformDep,
         data: Data | None = None,
     ) -> JSONResponse:
         def write() -> JSONResponse:
             obj, operation = objects.delete(
-                noun.kind, team, name, principal=caller, platform=here, if_match=precondition, data=data
+                noun.kind, team, name, principal=caller, platform=platform, if_match=precondition, data=data
             )
             return shown(obj, status=202, headers={"Location": f"/v1/operations/{operation.id}"})
 
-        return once(key, request, None, write, principal=caller, platform=here)
+        return once(key, request, None, write, principal=caller, platform=platform)
 
     def of_team(
         request: Request,
         team: str,
         name: str,
         caller: Caller,
-        here: Here,
+        platform: PlatformDep,
         precondition: IfMatch,
         key: IdempotencyKey = None,
     ) -> JSONResponse:
-        return act(request, team, name, precondition, key, caller, here)
+        return act(request, team, name, precondition, key, caller, platform)
 
     def of_all(
         request: Request,
         team: str,
         caller: Caller,
-        here: Here,
+        platform: PlatformDep,
         precondition: IfMatch,
         data: DataOf = None,
         key: IdempotencyKey = None,
     ) -> JSONResponse:
-        return act(request, "", team, precondition, key, caller, here, data)
+        return act(request, "", team, precondition, key, caller, platform, data)
 
     return of_team if noun.team_scoped else of_all

@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from rayplane.errors import Malformed, NotFound
-from rayplane.gateway.api.answers import Here
+from rayplane.gateway.api.answers import PlatformDep
 from rayplane.gateway.api.auth import Caller
 from rayplane.gateway.api.lanes import Lanes, run
 from rayplane.gateway.api.limit import Body, allow_body
@@ -39,9 +39,9 @@ router = APIRouter(prefix="/v1/teams/{team}/packages/{sha256}", tags=["packages"
 @router.head(
     "", operation_id="has_package", summary="Whether a package is there", status_code=200, response_class=Response
 )
-def has(team: str, sha256: Sha256, caller: Caller, here: Here) -> Response:
+def has(team: str, sha256: Sha256, caller: Caller, platform: PlatformDep) -> Response:
     """200 if the package is there, else 404."""
-    if not packages.has(team, sha256, principal=caller, platform=here):
+    if not packages.has(team, sha256, principal=caller, platform=platform):
         raise NotFound(f"Team '{team}' has no package sha256:{sha256}.", remedy="Upload it with PUT.")
     return Response(status_code=200)
 
@@ -54,12 +54,12 @@ def has(team: str, sha256: Sha256, caller: Caller, here: Here) -> Response:
     response_class=Response,
     openapi_extra=ZIP,
 )
-async def put(team: str, sha256: Sha256, request: Request, caller: Caller, here: Here) -> Response:
+async def put(team: str, sha256: Sha256, request: Request, caller: Caller, platform: PlatformDep) -> Response:
     """Keep a zip whose SHA-256 is the one in the URL; one already there is success."""
     lane = request.app.state.lanes.packages
-    await run(lane, packages.check_upload, team, principal=caller, platform=here)
-    async with uploaded(request, here) as file:
-        await run(lane, packages.put, team, sha256, file, principal=caller, platform=here)
+    await run(lane, packages.check_upload, team, principal=caller, platform=platform)
+    async with uploaded(request, platform) as file:
+        await run(lane, packages.put, team, sha256, file, principal=caller, platform=platform)
     return Response(status_code=201)
 
 

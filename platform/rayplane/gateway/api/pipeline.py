@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse
 
-from rayplane.gateway.api.answers import Here, object_model, once, page_model, shown
+from rayplane.gateway.api.answers import PlatformDep, object_model, once, page_model, shown
 from rayplane.gateway.api.auth import Caller
 from rayplane.gateway.api.parameters import Cursor, IdempotencyKey, Limit
 from rayplane.gateway.usecases import pipeline
@@ -29,15 +29,21 @@ class RunRequest(BaseModel):
 
 @router.post("", operation_id="start_run", summary="Ask for a run", status_code=202, responses={202: {"model": _Run}})
 def start(
-    request: Request, team: str, name: str, body: RunRequest, caller: Caller, here: Here, key: IdempotencyKey = None
+    request: Request,
+    team: str,
+    name: str,
+    body: RunRequest,
+    caller: Caller,
+    platform: PlatformDep,
+    key: IdempotencyKey = None,
 ) -> JSONResponse:
     """Ask for a run of the pipeline as it is now."""
 
     def write() -> JSONResponse:
-        run = pipeline.start_run(team, name, body.parameters, body.force, principal=caller, platform=here)
+        run = pipeline.start_run(team, name, body.parameters, body.force, principal=caller, platform=platform)
         return shown(run, status=202, headers={"Location": f"{request.url.path}/{run.metadata.name}"})
 
-    return once(key, request, body.model_dump(), write, principal=caller, platform=here)
+    return once(key, request, body.model_dump(), write, principal=caller, platform=platform)
 
 
 @router.get("", operation_id="list_runs", summary="List runs", responses={200: {"model": page_model(RUN, _Run)}})
@@ -45,21 +51,21 @@ def list_runs(
     team: str,
     name: str,
     caller: Caller,
-    here: Here,
+    platform: PlatformDep,
     limit: Limit = 100,
     cursor: Cursor = None,
     newest_first: Annotated[bool, Query(description="Order of the page's items.")] = False,
 ) -> JSONResponse:
     """The pipeline's runs."""
-    page = pipeline.list_runs(team, name, limit=limit, cursor=cursor, principal=caller, platform=here)
+    page = pipeline.list_runs(team, name, limit=limit, cursor=cursor, principal=caller, platform=platform)
     items = [run.plain().model_dump(mode="json") for run in page.items]
     return JSONResponse({"items": items[::-1] if newest_first else items, "next_cursor": page.next_cursor})
 
 
 @router.get("/{run}", operation_id="get_run", summary="Get one run", responses={200: {"model": _Run}})
-def get_run(team: str, name: str, run: str, caller: Caller, here: Here) -> JSONResponse:
+def get_run(team: str, name: str, run: str, caller: Caller, platform: PlatformDep) -> JSONResponse:
     """One run with its steps."""
-    return shown(pipeline.get_run(team, name, run, principal=caller, platform=here))
+    return shown(pipeline.get_run(team, name, run, principal=caller, platform=platform))
 
 
 @router.post(
@@ -69,6 +75,6 @@ def get_run(team: str, name: str, run: str, caller: Caller, here: Here) -> JSONR
     status_code=202,
     responses={202: {"model": _Run}},
 )
-def stop(team: str, name: str, run: str, caller: Caller, here: Here) -> JSONResponse:
+def stop(team: str, name: str, run: str, caller: Caller, platform: PlatformDep) -> JSONResponse:
     """Ask a run to stop; its running steps are stopped, too."""
-    return shown(pipeline.stop_run(team, name, run, principal=caller, platform=here), status=202)
+    return shown(pipeline.stop_run(team, name, run, principal=caller, platform=platform), status=202)

@@ -12,7 +12,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 from rayplane.gateway.admission.roles import Principal
-from rayplane.gateway.api.answers import Described, Here
+from rayplane.gateway.api.answers import Described, PlatformDep
 from rayplane.gateway.api.auth import Caller
 from rayplane.gateway.usecases import plan as plans
 from rayplane.gateway.usecases.platform import Platform
@@ -47,21 +47,21 @@ class PlanRequest(BaseModel):
 
 
 @router.post("/plan", operation_id="plan", summary="Say what documents would change, forbid and cost")
-async def plan(body: PlanRequest, caller: Caller, here: Here) -> Plan:
-    """What applying the documents together would do. It answers 200 also where something is forbidden: `allowed`.
+async def plan(body: PlanRequest, caller: Caller, platform: PlatformDep) -> Plan:
+    """Plan the application of the documents together. It answers 200 also where something is forbidden: `allowed`.
 
     A few plans are made at once, the others wait for some seconds and are then answered 503, with `Retry-After`.
     """
     until = time.monotonic() + PATIENCE
-    while not here.preflights.begin_plan():  # on the event loop: threads are for requests that do not wait
+    while not platform.preflights.begin_plan():  # on the event loop: threads are for requests that do not wait
         if time.monotonic() >= until:
-            raise here.preflights.too_many_plans()
+            raise platform.preflights.too_many_plans()
         await anyio.sleep(LOOK)
     try:
         # On a thread of its own: a pre-flight may take long, and the shared threads answer all other requests.
-        return await anyio.to_thread.run_sync(partial(_make, body, caller, here), limiter=anyio.CapacityLimiter(1))
+        return await anyio.to_thread.run_sync(partial(_make, body, caller, platform), limiter=anyio.CapacityLimiter(1))
     finally:
-        here.preflights.end_plan()
+        platform.preflights.end_plan()
 
 
 def _make(body: PlanRequest, caller: Principal, platform: Platform) -> Plan:

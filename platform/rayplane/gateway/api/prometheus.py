@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from rayplane.gateway import metrics
 from rayplane.gateway.admission.roles import authorize
-from rayplane.gateway.api.answers import Here
+from rayplane.gateway.api.answers import PlatformDep
 from rayplane.gateway.api.auth import Caller
 from rayplane.gateway.store.typed import AnyObject
 from rayplane.gateway.usecases.platform import Platform
@@ -35,26 +35,26 @@ class TargetGroup(BaseModel):
     response_class=Response,
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
-def exposition(caller: Caller, here: Here) -> Response:
+def exposition(caller: Caller, platform: PlatformDep) -> Response:
     """Prometheus' text format."""
     authorize(caller, "metrics")
-    _count(here)
+    _count(platform)
     return Response(metrics.render(), headers={"Content-Type": metrics.CONTENT_TYPE})
 
 
 @router.get("/sd/prometheus", operation_id="get_targets", summary="Targets to scrape")
 def targets(
     caller: Caller,
-    here: Here,
+    platform: PlatformDep,
     component: Annotated[
         Literal["gateway", "ray"] | None, Query(description="Only these: the gateway's need a token, Ray's do not.")
     ] = None,
 ) -> list[TargetGroup]:
     """The gateway, and every node of every ready cluster, job and service; follows them as they come and go."""
     authorize(caller, "metrics")
-    groups = [TargetGroup(targets=[urlsplit(here.settings.url).netloc], labels={"component": "gateway"})]
+    groups = [TargetGroup(targets=[urlsplit(platform.settings.url).netloc], labels={"component": "gateway"})]
     for kind, phases in (("Cluster", {"Ready"}), ("Job", {"Running"}), ("Service", {"Ready"})):
-        groups += [group for obj in here.store.each(kind, phases=phases) if (group := _group(obj))]
+        groups += [group for obj in platform.store.each(kind, phases=phases) if (group := _group(obj))]
     return [group for group in groups if component in (None, group.labels["component"])]
 
 

@@ -21,7 +21,7 @@ from starlette.websockets import WebSocketDisconnect
 from rayplane.errors import Conflict, InvalidInput, NotFound, RayplaneError, Unsupported
 from rayplane.gateway.admission.roles import Principal, authorize
 from rayplane.gateway.api import ray_jobs, waiting
-from rayplane.gateway.api.answers import Described, Here
+from rayplane.gateway.api.answers import Described, PlatformDep
 from rayplane.gateway.api.auth import Caller, refuse
 from rayplane.gateway.api.followed import Followed
 from rayplane.gateway.api.info import default_environment
@@ -89,15 +89,15 @@ def _guard(method: str, template: str) -> Callable[..., Awaitable[None]]:
     return guard
 
 
-def _version(team: str, cluster: str, caller: Caller, here: Here) -> dict[str, str]:
+def _version(team: str, cluster: str, caller: Caller, platform: PlatformDep) -> dict[str, str]:
     # Answer for an unknown cluster too: Ray's client takes a 404 here for a Ray without the Jobs API. The answer to its
     # next request says what is missing.
     _require_names(team, cluster)
     try:
-        obj = objects.get("Cluster", team, cluster, principal=caller, platform=here)
-        environment = obj.status.environment or default_environment(here)
+        obj = objects.get("Cluster", team, cluster, principal=caller, platform=platform)
+        environment = obj.status.environment or default_environment(platform)
     except NotFound:
-        environment = default_environment(here)
+        environment = default_environment(platform)
     return {
         "version": RAY_API_VERSION,
         "ray_version": environment.ray if environment else LEAST_RAY,
@@ -106,22 +106,22 @@ def _version(team: str, cluster: str, caller: Caller, here: Here) -> dict[str, s
     }
 
 
-def _has_package(team: str, protocol: str, package_name: str, here: Here) -> Response:
+def _has_package(team: str, protocol: str, package_name: str, platform: PlatformDep) -> Response:
     _only_gcs(protocol)
-    if packages.resolve_ray_name(team, package_name, platform=here) is None:
+    if packages.resolve_ray_name(team, package_name, platform=platform) is None:
         raise NotFound(f"Package {protocol}://{package_name} does not exist")
     return Response()
 
 
 async def _put_package(
-    team: str, cluster: str, protocol: str, package_name: str, request: Request, caller: Caller, here: Here
+    team: str, cluster: str, protocol: str, package_name: str, request: Request, caller: Caller, platform: PlatformDep
 ) -> Response:
     _only_gcs(protocol)
     lane = request.app.state.lanes.packages
-    await run(lane, packages.check_upload, team, principal=caller, platform=here)
-    await run(lane, objects.get, "Cluster", team, cluster, principal=caller, platform=here)
-    async with uploaded(request, here) as file:
-        await run(lane, packages.put_by_ray_name, team, package_name, file, principal=caller, platform=here)
+    await run(lane, packages.check_upload, team, principal=caller, platform=platform)
+    await run(lane, objects.get, "Cluster", team, cluster, principal=caller, platform=platform)
+    async with uploaded(request, platform) as file:
+        await run(lane, packages.put_by_ray_name, team, package_name, file, principal=caller, platform=platform)
     return Response()
 
 
@@ -130,57 +130,61 @@ def _submit(
     cluster: str,
     body: Annotated[dict[str, Any], Described(ray_jobs.Submission), Body()],
     caller: Caller,
-    here: Here,
+    platform: PlatformDep,
 ) -> dict[str, str]:
     spec = ray_jobs.to_spec(
-        body, cluster=cluster, resolve=lambda name: packages.resolve_ray_name(team, name, platform=here)
+        body, cluster=cluster, resolve=lambda name: packages.resolve_ray_name(team, name, platform=platform)
     )
-    obj = job.submit(spec, team=team, name=None, principal=caller, platform=here)
+    obj = job.submit(spec, team=team, name=None, principal=caller, platform=platform)
     return {"job_id": ray_jobs.public_id(obj), "submission_id": ray_jobs.public_id(obj)}
 
 
-def _jobs(team: str, cluster: str, here: Here) -> Response:
+def _jobs(team: str, cluster: str, platform: PlatformDep) -> Response:
     """The cluster's newest jobs: Ray's API has no pages, and its clients print the list for people."""
-    here.store.require("Cluster", team, cluster)
-    listed = [ray_jobs.details(job) for job in here.store.newest_jobs(team, cluster, MOST_LISTED)]
+    platform.store.require("Cluster", team, cluster)
+    listed = [ray_jobs.details(job) for job in platform.store.newest_jobs(team, cluster, MOST_LISTED)]
     return Response(json.dumps(listed), media_type="application/json")
 
 
-def _job(team: str, cluster: str, job_or_submission_id: str, here: Here) -> Response:
-    text = job.read_by_submission_id(team, cluster, job_or_submission_id, platform=here)
+def _job(team: str, cluster: str, job_or_submission_id: str, platform: PlatformDep) -> Response:
+    text = job.read_by_submission_id(team, cluster, job_or_submission_id, platform=platform)
     if text is None:
         raise _unknown(job_or_submission_id)
     return Response(json.dumps(ray_jobs.details(text)), media_type="application/json")
 
 
-def _stop(team: str, cluster: str, job_or_submission_id: str, caller: Caller, here: Here) -> dict[str, bool]:
-    target = _find(team, cluster, job_or_submission_id, here)
+def _stop(team: str, cluster: str, job_or_submission_id: str, caller: Caller, platform: PlatformDep) -> dict[str, bool]:
+    target = _find(team, cluster, job_or_submission_id, platform)
     running = target.status.phase not in TERMINAL
-    job.stop(team, target.metadata.name, principal=caller, platform=here)
+    job.stop(team, target.metadata.name, principal=caller, platform=platform)
     return {"stopped": running}
 
 
-def _delete(team: str, cluster: str, job_or_submission_id: str, caller: Caller, here: Here) -> dict[str, bool]:
-    target = _find(team, cluster, job_or_submission_id, here)
+def _delete(
+    team: str, cluster: str, job_or_submission_id: str, caller: Caller, platform: PlatformDep
+) -> dict[str, bool]:
+    target = _find(team, cluster, job_or_submission_id, platform)
     if target.status.phase not in TERMINAL:
         raise Conflict(
             f"Job '{job_or_submission_id}' is {ray_jobs.ray_status(target)}; only one that has ended can be deleted.",
             remedy=f"Stop it first: ray job stop {job_or_submission_id}",
         )
-    objects.delete("Job", team, target.metadata.name, principal=caller, platform=here)
+    objects.delete("Job", team, target.metadata.name, principal=caller, platform=platform)
     return {"deleted": True}
 
 
-def _logs(team: str, cluster: str, job_or_submission_id: str, caller: Caller, here: Here) -> StreamingResponse:
-    name = _find(team, cluster, job_or_submission_id, here).metadata.name
+def _logs(
+    team: str, cluster: str, job_or_submission_id: str, caller: Caller, platform: PlatformDep
+) -> StreamingResponse:
+    name = _find(team, cluster, job_or_submission_id, platform).metadata.name
     # Read before the response begins, so that a refusal sets its status.
-    first, offset, _ = job.logs(team, name, 0, principal=caller, platform=here)
+    first, offset, _ = job.logs(team, name, 0, principal=caller, platform=platform)
 
     def chunks() -> Iterator[bytes]:
         data, following = first, offset
         while data:
             yield data
-            data, following, _ = job.logs(team, name, following, principal=caller, platform=here)
+            data, following, _ = job.logs(team, name, following, principal=caller, platform=platform)
 
     return StreamingResponse(_as_logs(chunks()), media_type="application/json")
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query
 from pydantic import BaseModel
 
-from rayplane.gateway.api.answers import Here
+from rayplane.gateway.api.answers import PlatformDep
 from rayplane.gateway.api.auth import Caller
 from rayplane.gateway.api.parameters import Cursor, Limit, Node
 from rayplane.gateway.usecases import lineage, records
@@ -66,11 +66,11 @@ def edges(
     team: str,
     node: Node,
     caller: Caller,
-    here: Here,
+    platform: PlatformDep,
     direction: Literal["up", "down"] = "up",
 ) -> EdgeList:
     """``up``: what the node came from; ``down``: what came from it."""
-    reachable = lineage.reachable(team, node, direction, principal=caller, platform=here)
+    reachable = lineage.reachable(team, node, direction, principal=caller, platform=platform)
     return EdgeList(node=node, direction=direction, items=reachable)
 
 
@@ -78,13 +78,13 @@ def edges(
 def leases(
     team: str,
     caller: Caller,
-    here: Here,
+    platform: PlatformDep,
     open_only: Annotated[bool, Query(description="Only compute that is held now.")] = False,
     limit: Limit = 100,
     cursor: Cursor = None,
 ) -> LeaseList:
     """Compute that the team held or holds."""
-    page = records.leases(team, open_only=open_only, limit=limit, cursor=cursor, principal=caller, platform=here)
+    page = records.leases(team, open_only=open_only, limit=limit, cursor=cursor, principal=caller, platform=platform)
     return LeaseList(items=page.items, next_cursor=page.next_cursor)
 
 
@@ -92,21 +92,23 @@ def leases(
 def audit(
     team: str,
     caller: Caller,
-    here: Here,
+    platform: PlatformDep,
     action: AuditedAction = None,
     since: Since = None,
     limit: Limit = 100,
     cursor: Cursor = None,
 ) -> AuditList:
     """Who did what in the team, and what its own principals (a cluster's token) were refused."""
-    page = records.audit(team, action=action, since=since, limit=limit, cursor=cursor, principal=caller, platform=here)
+    page = records.audit(
+        team, action=action, since=since, limit=limit, cursor=cursor, principal=caller, platform=platform
+    )
     return AuditList(items=page.items, next_cursor=page.next_cursor)
 
 
 @router.get("/audit", operation_id="list_whole_audit", summary="The audit log of all teams", tags=["records"])
 def whole_audit(
     caller: Caller,
-    here: Here,
+    platform: PlatformDep,
     team: Annotated[str | None, Query(description="Only what concerns this team.")] = None,
     action: AuditedAction = None,
     since: Since = None,
@@ -115,12 +117,12 @@ def whole_audit(
 ) -> AuditList:
     """Who did what, on the platform and in its teams, and who was refused what; for admins of the platform."""
     page = records.whole_audit(
-        team=team, action=action, since=since, limit=limit, cursor=cursor, principal=caller, platform=here
+        team=team, action=action, since=since, limit=limit, cursor=cursor, principal=caller, platform=platform
     )
     return AuditList(items=page.items, next_cursor=page.next_cursor)
 
 
 @router.get("/operations/{id}", operation_id="get_operation", summary="Slow work", tags=["operations"])
-def operation(id: str, caller: Caller, here: Here) -> Operation:
+def operation(id: str, caller: Caller, platform: PlatformDep) -> Operation:
     """An operation and whether it is done."""
-    return records.operation(id, principal=caller, platform=here)
+    return records.operation(id, principal=caller, platform=platform)

@@ -33,7 +33,7 @@ from rayplane.gateway.backends.kubernetes.kinds import (
     UID,
     Object,
 )
-from rayplane.gateway.backends.kubernetes.own import Shared
+from rayplane.gateway.backends.kubernetes.owned_objects import Shared
 from rayplane.gateway.backends.kubernetes.preflight.check import preflight
 from rayplane.gateway.backends.kubernetes.services import Services
 from rayplane.gateway.backends.kubernetes.team_namespaces import TeamNamespaces

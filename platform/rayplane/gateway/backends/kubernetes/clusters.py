@@ -9,9 +9,9 @@ from pathlib import Path
 
 from rayplane.errors import Conflict
 from rayplane.gateway.backends.base import ClusterRef, Evidence, LaunchContext, Observation
-from rayplane.gateway.backends.kubernetes import observation, own, pods, raycluster
+from rayplane.gateway.backends.kubernetes import observation, owned_objects, pods, raycluster
 from rayplane.gateway.backends.kubernetes.kinds import POD, RAYCLUSTER, Object
-from rayplane.gateway.backends.kubernetes.own import Shared
+from rayplane.gateway.backends.kubernetes.owned_objects import Shared
 from rayplane.gateway.backends.kubernetes.pods import Owner
 from rayplane.gateway.backends.kubernetes.raycluster import SECRETS_HASH
 from rayplane.nouns.cluster import ClusterSpec
@@ -50,7 +50,7 @@ class Clusters:
         if state.phase != "ready":
             return Observation(**fields)
         owner = raycluster.owner_of(ref)
-        endpoint = own.endpoint_of(shared, cluster_pods, self._token(ref), owner, owner_key.namespace)
+        endpoint = owned_objects.endpoint_of(shared, cluster_pods, self._token(ref), owner, owner_key.namespace)
         if endpoint is None:
             lost = f"Secret '{owner.secret}': missing"
             return Observation(**{**fields, "phase": "starting", "reason": "NoSecret", "message": lost, "drift": lost})
@@ -72,7 +72,7 @@ class Clusters:
     def renew(self, ref: ClusterRef, secrets: Mapping[str, str]) -> None:
         """Change its Secret, if it holds others: the kubelets bring that to the pods in a minute or two."""
         self._shared.cache.require(*KINDS)
-        own.renew(
+        owned_objects.renew(
             self._shared, RAYCLUSTER, self._own_raycluster(ref), raycluster.owner_of(ref), secrets, self._token(ref)
         )
 
@@ -81,9 +81,9 @@ class Clusters:
         self._shared.cache.require(*KINDS)
         self._shared.forget_head_failure(self._shared.owner_key(ref))
         cluster = self._own_raycluster(ref)
-        if cluster is not None and not cluster["spec"]["suspend"] and not own.is_leaving(cluster):
+        if cluster is not None and not cluster["spec"]["suspend"] and not owned_objects.is_leaving(cluster):
             log.info("cluster %s is suspended", ref)
-            own.merge(self._shared, RAYCLUSTER, cluster, {"spec": {"suspend": True}})
+            owned_objects.merge(self._shared, RAYCLUSTER, cluster, {"spec": {"suspend": True}})
 
     def delete(self, ref: ClusterRef) -> None:
         """Delete the RayCluster, which goes only after everything that belongs to it."""
@@ -97,7 +97,7 @@ class Clusters:
     def _apply(self, ref: ClusterRef, spec: ClusterSpec, launch: LaunchContext) -> None:
         shared = self._shared
         cluster = shared.cache[RAYCLUSTER].get(shared.settings.namespace(ref.team), ref.name)
-        if cluster is not None and own.is_leaving(cluster):
+        if cluster is not None and owned_objects.is_leaving(cluster):
             return  # it must be gone before a new one takes its name
         token, owner = self._token(ref), raycluster.owner_of(ref)
         if cluster is not None and not raycluster.is_of(cluster, ref):
@@ -116,25 +116,29 @@ class Clusters:
             )
             if cluster is None:
                 # Not by force: a RayCluster of that name that a user made by hand stays theirs.
-                applied = own.apply(shared, RAYCLUSTER, manifest, force=False)
+                applied = owned_objects.apply(shared, RAYCLUSTER, manifest, force=False)
             else:
                 applied = self._change(ref, manifest, cluster)
         assert applied is not None  # it was there before, or has just been made
         # Its pods are made again: if the Secret was deleted meanwhile, they would wait for it for ever.
-        own.put_secrets(shared, RAYCLUSTER, applied, owner, launch.secrets, token, new=cluster is None, doubt=resumed)
+        owned_objects.put_secrets(
+            shared, RAYCLUSTER, applied, owner, launch.secrets, token, new=cluster is None, doubt=resumed
+        )
 
     def _token_is_lost(self, cluster: Object, token: Path, owner: Owner) -> bool:
         """True if neither this gateway nor the Secret has the token of its Ray any more: only its pods know it."""
         if token.exists() or SECRETS_HASH not in cluster["metadata"]["annotations"]:
             return False
-        return own.read_token(self._shared, owner, cluster["metadata"]["namespace"]) is None
+        return owned_objects.read_token(self._shared, owner, cluster["metadata"]["namespace"]) is None
 
     def _change(self, ref: ClusterRef, manifest: Object, cluster: Object) -> Object:
         """Apply the manifest over the present RayCluster, keeping the number of workers that the autoscaler set."""
         if cluster["spec"]["suspend"]:
-            return own.apply(self._shared, RAYCLUSTER, manifest, force=True)
+            return owned_objects.apply(self._shared, RAYCLUSTER, manifest, force=True)
         with suppress(Conflict):  # the cached version is mostly the newest, and costs no call
-            return own.apply(self._shared, RAYCLUSTER, raycluster.keeping_scale(manifest, cluster), force=True)
+            return owned_objects.apply(
+                self._shared, RAYCLUSTER, raycluster.keeping_scale(manifest, cluster), force=True
+            )
         for _ in range(_ATTEMPTS - 1):
             with suppress(Conflict):
                 return self._change_once(ref, manifest)
@@ -143,12 +147,12 @@ class Clusters:
     def _change_once(self, ref: ClusterRef, manifest: Object) -> Object:
         # Its resource version changes with its status, faster than the watch reports it.
         cluster = self._shared.api.get(RAYCLUSTER, ref.name, manifest["metadata"]["namespace"])
-        if not raycluster.is_of(cluster, ref) or own.is_leaving(cluster):
+        if not raycluster.is_of(cluster, ref) or owned_objects.is_leaving(cluster):
             raise Conflict(f"The RayCluster of '{ref}' is being replaced.", remedy="Look again, and repeat.")
-        return own.apply(self._shared, RAYCLUSTER, raycluster.keeping_scale(manifest, cluster), force=True)
+        return owned_objects.apply(self._shared, RAYCLUSTER, raycluster.keeping_scale(manifest, cluster), force=True)
 
     def _delete(self, cluster: Object) -> None:
-        own.delete(self._shared, RAYCLUSTER, cluster, empties_redis=cluster["spec"]["gcsFaultTolerance"])
+        owned_objects.delete(self._shared, RAYCLUSTER, cluster, empties_redis=cluster["spec"]["gcsFaultTolerance"])
 
     def _own_raycluster(self, ref: ClusterRef) -> Object | None:
         """The cluster's own RayCluster, not that of an earlier cluster of the same name."""

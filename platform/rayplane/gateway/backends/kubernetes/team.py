@@ -89,11 +89,11 @@ def overhead(spec: TeamSpec, settings: KubernetesSettings) -> tuple[float, float
 def _wanted(kind: Kind, name: str, body: Object, team: TeamRef, namespace: str) -> Wanted:
     meta: Object = {"name": name, **({"namespace": namespace} if kind.namespaced else {})}
     labels = {MANAGED_BY: MANAGER, TEAM: team.name, UID: team.uid}
-    given = body.pop("metadata", {})
+    own_metadata = body.pop("metadata", {})
     manifest = {
         "apiVersion": kind.api_version,
         "kind": kind.name,
-        "metadata": {**meta, "labels": {**labels, **given.get("labels", {})}},
+        "metadata": {**meta, "labels": {**labels, **own_metadata.get("labels", {})}},
         **body,
     }
     # A limit that was taken back is not missing from what is there: only the hash tells.

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rayplane.errors import NotFound, Unavailable
-from rayplane.gateway.backends.kubernetes import own, pods
+from rayplane.gateway.backends.kubernetes import owned_objects, pods
 from rayplane.gateway.backends.kubernetes.kinds import RAYCLUSTER, RAYJOB, RAYSERVICE, UID, Kind
 from rayplane.gateway.backends.kubernetes.pods import Owner
 from rayplane.gateway.backends.kubernetes.raycluster import SECRETS_HASH
@@ -80,7 +80,7 @@ def shared(api: Api, kind: Kind) -> Any:
 def token(shared: Any, api: Api, kind: Kind, tmp_path: Path) -> Path:
     """The file of Ray's token, once the object has its Secret."""
     path = tmp_path / "token"
-    own.put_secrets(shared, kind, api.held(), OWNER, FIRST, path, new=True)
+    owned_objects.put_secrets(shared, kind, api.held(), OWNER, FIRST, path, new=True)
     api.calls.clear()
     return path
 
@@ -89,7 +89,7 @@ def test_other_secrets_are_put_into_the_secret_and_rays_token_stays(
     shared: Any, api: Api, kind: Kind, token: Path
 ) -> None:
     ray = api.text(pods.AUTH_TOKEN)
-    own.renew(shared, kind, api.held(), OWNER, SECOND, token)
+    owned_objects.renew(shared, kind, api.held(), OWNER, SECOND, token)
     assert api.calls == ["get", "apply", "merge"]
     assert api.text("RAYPLANE_TOKEN_PATH") == "token-2"
     assert api.text(pods.AUTH_TOKEN) == ray == token.read_text()
@@ -99,10 +99,10 @@ def test_other_secrets_are_put_into_the_secret_and_rays_token_stays(
 
 def test_the_same_secrets_cost_no_call(shared: Any, api: Api, kind: Kind, token: Path) -> None:
     for texts in (FIRST, SECOND):
-        own.renew(shared, kind, api.held(), OWNER, texts, token)
+        owned_objects.renew(shared, kind, api.held(), OWNER, texts, token)
         api.calls.clear()
         for _ in range(50):
-            own.renew(shared, kind, api.held(), OWNER, texts, token)
+            owned_objects.renew(shared, kind, api.held(), OWNER, texts, token)
         assert api.calls == []
 
 
@@ -112,7 +112,7 @@ def test_what_is_not_there_is_leaving_or_has_no_secret_yet_is_left_alone(
     without = api.held()
     del without["metadata"]["annotations"][SECRETS_HASH]
     for held in (None, without, api.held(deletionTimestamp="2026-01-01T00:00:00Z")):
-        own.renew(shared, kind, held, OWNER, SECOND, token)
+        owned_objects.renew(shared, kind, held, OWNER, SECOND, token)
     assert api.calls == []
     assert api.text("RAYPLANE_TOKEN_PATH") == "token-1"
 
@@ -122,7 +122,7 @@ def test_while_the_api_server_is_away_it_is_unavailable_and_done_later(
 ) -> None:
     api.down = True
     with pytest.raises(Unavailable):
-        own.renew(shared, kind, api.held(), OWNER, SECOND, token)
+        owned_objects.renew(shared, kind, api.held(), OWNER, SECOND, token)
     api.down = False
-    own.renew(shared, kind, api.held(), OWNER, SECOND, token)
+    owned_objects.renew(shared, kind, api.held(), OWNER, SECOND, token)
     assert api.text("RAYPLANE_TOKEN_PATH") == "token-2"

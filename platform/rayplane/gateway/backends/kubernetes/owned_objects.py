@@ -58,33 +58,33 @@ class Shared:
 
 
 def look_at_cluster(
-    shared: Shared, name: str, whose: OwnerKey, fall: observation.HeadFailure | None = None
+    shared: Shared, name: str, owner_key: OwnerKey, failure: observation.HeadFailure | None = None
 ) -> tuple[Observation, list[Object]]:
     """(observation of the RayCluster that KubeRay made for a job or a service, its pods). Empty name: not made yet."""
-    held = [pod for pod in shared.cache[POD].of(whose) if pod["metadata"]["labels"].get(RAY_CLUSTER) == name]
-    found = shared.cache[RAYCLUSTER].get(whose.namespace, name) if name else None
-    if found is not None and (found["metadata"].get("labels") or {}).get(UID) != whose.uid:
-        found = None
-    if found is not None:
+    its_pods = [pod for pod in shared.cache[POD].of(owner_key) if pod["metadata"]["labels"].get(RAY_CLUSTER) == name]
+    cluster = shared.cache[RAYCLUSTER].get(owner_key.namespace, name) if name else None
+    if cluster is not None and (cluster["metadata"].get("labels") or {}).get(UID) != owner_key.uid:
+        cluster = None
+    if cluster is not None:
         # It is KubeRay's: what was asked for, and its Secret, are noted on the object that it belongs to.
-        found = {**found, "drift": "", "metadata": {**found["metadata"], "annotations": {SECRETS_HASH: ""}}}
-    return observation.look(found, held, fall), held
+        cluster = {**cluster, "drift": "", "metadata": {**cluster["metadata"], "annotations": {SECRETS_HASH: ""}}}
+    return observation.look(cluster, its_pods, failure), its_pods
 
 
-def nodes_of(shared: Shared, whose: OwnerKey) -> tuple[Node, ...]:
+def nodes_of(shared: Shared, owner_key: OwnerKey) -> tuple[Node, ...]:
     """Every node of a job or a service, over all of its RayClusters, and those whose pods went recently."""
-    nodes = tuple(node for pod in shared.cache[POD].of(whose) if (node := observation.node_of(pod)) is not None)
-    return shared.with_gone(whose, nodes)
+    nodes = tuple(node for pod in shared.cache[POD].of(owner_key) if (node := observation.node_of(pod)) is not None)
+    return shared.with_gone(owner_key, nodes)
 
 
-def endpoint_of(shared: Shared, held: list[Object], token: Path, owner: Owner, namespace: str) -> Endpoint | None:
+def endpoint_of(shared: Shared, its_pods: list[Object], token: Path, owner: Owner, namespace: str) -> Endpoint | None:
     """Endpoint of a ready head's Ray; None if its token is lost."""
     if not token.exists():
-        found = read_token(shared, owner, namespace)
-        if found is None:
+        text = read_token(shared, owner, namespace)
+        if text is None:
             return None
-        write_secret(token, found)
-    return observation.endpoint(held, str(token))
+        write_secret(token, text)
+    return observation.endpoint(its_pods, str(token))
 
 
 def apply(shared: Shared, kind: Kind, manifest: Object, *, force: bool) -> Object:
@@ -178,12 +178,12 @@ def _no_place(what: str, exc: NotFound) -> Unavailable:
 def read_token(shared: Shared, owner: Owner, namespace: str) -> str | None:
     """Ray's own token from the object's Secret; None if there is none."""
     try:
-        found = shared.api.get(SECRET, owner.secret, namespace)
+        secret = shared.api.get(SECRET, owner.secret, namespace)
     except NotFound:
         return None
-    if (found["metadata"].get("labels") or {}).get(UID) != owner.uid:
+    if (secret["metadata"].get("labels") or {}).get(UID) != owner.uid:
         return None
-    return base64.b64decode(found.get("data", {}).get(pods.AUTH_TOKEN, "")).decode() or None
+    return base64.b64decode(secret.get("data", {}).get(pods.AUTH_TOKEN, "")).decode() or None
 
 
 def _secret(kind: Kind, meta: Object, owner: Owner, texts: dict[str, str]) -> Object:
