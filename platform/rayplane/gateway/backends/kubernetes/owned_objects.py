@@ -98,9 +98,9 @@ def apply(shared: Shared, kind: Kind, manifest: Object, *, force: bool) -> Objec
         raise _no_place(f"{kind.name} '{manifest['metadata']['name']}'", exc) from exc
 
 
-def merge(shared: Shared, kind: Kind, held: Object, change: Object) -> None:
+def merge(shared: Shared, kind: Kind, obj: Object, change: Object) -> None:
     """Change fields of the object with this uid, and take the answer into the cache; one already gone is success."""
-    meta = held["metadata"]
+    meta = obj["metadata"]
     same = {**change, "metadata": {"uid": meta["uid"]}}  # another one of that name makes it a conflict
     with suppress(NotFound):
         shared.cache[kind].learn(shared.api.merge(kind, meta["name"], meta["namespace"], same))
@@ -111,25 +111,25 @@ def is_leaving(obj: Object) -> bool:
     return bool(obj["metadata"].get("deletionTimestamp"))
 
 
-def delete(shared: Shared, kind: Kind, held: Object, *, empties_redis: bool = False) -> None:
+def delete(shared: Shared, kind: Kind, obj: Object, *, empties_redis: bool = False) -> None:
     """Delete an object, which goes only after everything that belongs to it.
 
     ``empties_redis``: KubeRay empties Redis by a Kubernetes Job that the object owns, which must not be deleted first.
     """
-    if is_leaving(held):
+    if is_leaving(obj):
         return
-    meta = held["metadata"]
+    meta = obj["metadata"]
     propagation: Literal["Background", "Foreground"] = "Background" if empties_redis else "Foreground"
     shared.api.delete(kind, meta["name"], meta["namespace"], uid=meta["uid"], propagation=propagation)
-    shared.cache[kind].learn_deletion(held)
+    shared.cache[kind].learn_deletion(obj)
 
 
-def renew(shared: Shared, kind: Kind, held: Object | None, owner: Owner, texts: Mapping[str, str], token: Path) -> None:
+def renew(shared: Shared, kind: Kind, obj: Object | None, owner: Owner, texts: Mapping[str, str], token: Path) -> None:
     """Change an object's Secret where it holds other secrets, and what is noted of it. What is not there, or was never
     given its Secret (that is ``put_secrets``'s to do), is success. Raises Unavailable if its namespace is gone."""
-    if held is None or is_leaving(held) or SECRETS_HASH not in (held["metadata"].get("annotations") or {}):
+    if obj is None or is_leaving(obj) or SECRETS_HASH not in (obj["metadata"].get("annotations") or {}):
         return
-    put_secrets(shared, kind, held, owner, texts, token)
+    put_secrets(shared, kind, obj, owner, texts, token)
 
 
 def put_secrets(
