@@ -72,8 +72,8 @@ def test_stock_ray_job_submit_takes_the_address(url: str, platform: Platform, tm
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     (job,) = platform.store.list("Job", "growth").items
-    assert job.spec["entrypoint"] == "python a.py --name 'a b'"
-    assert job.spec["package"].startswith("sha256:")
+    assert job.spec_data["entrypoint"] == "python a.py --name 'a b'"
+    assert job.spec_data["package"].startswith("sha256:")
 
 
 @pytest.mark.parametrize("address", ["", "growth", "growth/dev/x", "/"])
