@@ -215,7 +215,7 @@ class Fleet:
             with store.transaction():
                 for team, name in names:
                     cluster = store.get("Cluster", team, name)
-                    store.update_spec(cluster.metadata.uid, {**cluster.spec, **self._spec()})
+                    store.update_spec(cluster.metadata.uid, {**cluster.spec_data, **self._spec()})
         finally:
             store.close()
 

@@ -1,7 +1,8 @@
 """Table of plug-ins: family -> name -> "module:attribute", and other strings by which libraries import our code.
 
 Distributions of third parties add plug-ins by entry points of the group ``rayplane.<family>``. The metadata of the
-installed distributions is read only where the platform's own table does not answer, once per family and import path.
+installed distributions is read only where the platform's own table does not answer, and for all policies, since each of
+them is asked; once per family and import path.
 """
 
 from __future__ import annotations

@@ -21,7 +21,6 @@ from rayplane.gateway.reconcile.cluster import ClusterReconciler
 from rayplane.gateway.reconcile.rays import RayClients
 from rayplane.gateway.store import Store
 from rayplane.gateway.usecases.platform import Platform
-from rayplane.nouns.cluster import ClusterSpec
 from rayplane.nouns.team import Size, TeamSpec
 from rayplane.nouns.why import Explanation
 from rayplane.settings import GatewaySettings
@@ -64,8 +63,8 @@ class Asked:
     def make(self, ref: ClusterRef, change: Change, *, secrets: bool = True) -> Object:
         """Apply a cluster's RayCluster as the platform would, with a change that breaks it."""
         obj = self.platform.store.get_by_uid(ref.uid)
-        spec = ClusterSpec.model_validate(obj.spec)
-        size = TeamSpec.model_validate(self.platform.store.get("Team", "", ref.team).spec).sizes[spec.size]
+        spec = obj.spec
+        size = self.platform.store.get("Team", "", ref.team).spec.sizes[spec.size]
         launch = LaunchContext(size=Size(cpu=size.cpu, memory=size.memory, gpu=size.gpu))
         manifest = raycluster.render(ref, spec, launch, self.backend._settings, self._root)
         change(manifest)

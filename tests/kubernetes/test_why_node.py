@@ -191,7 +191,7 @@ def _ready(team: Asked, ref: ClusterRef) -> ClusterStatus:
     deadline = time.monotonic() + 400
     while True:
         team.reconcile(ref)
-        status = ClusterStatus.model_validate(team.platform.store.get_by_uid(ref.uid).status)
+        status: ClusterStatus = team.platform.store.get_by_uid(ref.uid).status
         if status.phase == "Ready":
             return status
         assert time.monotonic() < deadline, team.why("clusters", ref.name).model_dump_json(indent=1)

@@ -35,6 +35,7 @@ from rayplane.gateway.api.app import create_app
 from rayplane.gateway.usecases.platform import Platform
 from tests.unit.gateway.api.served import platform_without_compute
 
+ROOT = Path(__file__).parents[2]
 PHASES = ("examples", "coverage", "fuzzing", "stateful")
 PRINCIPALS = ("admin", "team-admin", "member", "viewer", "cluster", "metrics", "none")
 AT = "2026-01-01T00:00:00Z"
@@ -290,7 +291,7 @@ def run_alone(
     """
     numbers = ("--seed", str(seed), "--examples", str(examples))
     command = (sys.executable, "-m", "tests.support.fuzz_api", *numbers, "--principals", principal, "--phases", *phases)
-    done = subprocess.run((*command, "--json"), capture_output=True, text=True, timeout=1200)
+    done = subprocess.run((*command, "--json"), capture_output=True, text=True, timeout=1200, cwd=ROOT)
     if not done.stdout:
         raise RuntimeError(f"fuzzing as {principal} ended with {done.returncode}: {done.stderr[-4000:]}")
     result = json.loads(done.stdout.splitlines()[-1])

@@ -228,8 +228,8 @@ def settings_page() -> Iterator[str]:
     yield ""
     yield _made_by("settings", "the models of the settings")
     yield ""
-    yield "Settings are environment variables of the process that reads them. A list or a map is written as JSON. No"
-    yield "setting holds a secret: those that need one name a file of mode 0600."
+    yield "Settings are environment variables of the process that reads them. A list or a map is written as JSON."
+    yield "Only the URL of a database may hold a secret, its password; what else needs one names a file of mode 0600."
     yield ""
     yield "## Gateway and `rayplane up`"
     yield ""

@@ -109,7 +109,7 @@ def onboard(platform: Platform, admin: MlflowRest, name: str) -> tuple[TeamStatu
     team, _, _ = objects.apply("Team", "", name, {}, labels={}, principal=SYSTEM, platform=platform)
     TeamReconciler(platform, admin, lambda name: FakeBackend(capabilities=frozenset())).reconcile(team)
     user, password = read_secret(credentials_path(platform.settings.home_paths, name)).split()
-    return TeamStatus.model_validate(platform.store.get("Team", "", name).status), (user, password)
+    return platform.store.get("Team", "", name).status, (user, password)
 
 
 def work(home: Home, user: tuple[str, str], workspace: str) -> tuple[str, str]:

@@ -132,6 +132,7 @@ def test_an_unrelated_process_that_reuses_the_session_id_is_left_alone(
 ) -> None:
     record = earlier(stranger, mark)
     marked = start(tmp_path, mark, SLEEP)
+    until(lambda: marked.pid in processes.marked(mark), seconds=30, what="its mark can be read")
     assert not processes.alive(record)
     processes.stop(record, grace=5)
     assert stranger.poll() is None

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
+from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, get_origin
 
 from pydantic import (
@@ -26,7 +27,6 @@ from pydantic import (
     WithJsonSchema,
     field_validator,
 )
-from pydantic.fields import FieldInfo
 
 from rayplane.errors import InvalidSpec
 from rayplane.text import PLAIN, UNSAFE, check_plain, printable
@@ -171,7 +171,7 @@ Number = Annotated[
 
 _PART = r"([0-9]{1,60}(?:\.[0-9]{1,60})?)(ms|s|m|h|d)"
 _DURATION = re.compile(rf"^{BLANK}(?:{_PART})+{BLANK}$")
-_LONGEST = 36_500 * 86_400.0
+LONGEST = 36_500 * 86_400.0
 """Seconds: 100 years; a longer duration, added to a date, may leave the calendar."""
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -184,9 +184,9 @@ def parse_duration(value: Any) -> Any:
         if not isinstance(value, str) or not _DURATION.fullmatch(value):
             raise ValueError(f"'{_short(value)}' is not a duration: write it as 30s, 10m, 1h30m or 14d")
         seconds = sum(float(number) * _SECONDS[unit] for number, unit in re.findall(_PART, value))
-    if not seconds <= _LONGEST:  # "not <=" rather than ">", so that NaN is refused too
+    if not seconds <= LONGEST:  # "not <=" rather than ">", so that NaN is refused too
         raise ValueError(
-            f"'{_short(value)}' is longer than {_LONGEST / _SECONDS['d']:.0f} days: write less, or leave it out"
+            f"'{_short(value)}' is longer than {LONGEST / _SECONDS['d']:.0f} days: write less, or leave it out"
         )
     return seconds
 
@@ -196,13 +196,13 @@ Seconds = Annotated[
     float,
     BeforeValidator(parse_duration),
     Field(ge=0),
-    WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0, "maximum": _LONGEST}, _AS_TEXT]}, mode="validation"),
+    WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0, "maximum": LONGEST}, _AS_TEXT]}, mode="validation"),
 ]
 """A duration in seconds, written as in "1h30m"."""
 Time = Annotated[
     Seconds,
     WithJsonSchema(
-        {"anyOf": [{"type": "number", "exclusiveMinimum": 0, "maximum": _LONGEST}, _AS_TEXT]}, mode="validation"
+        {"anyOf": [{"type": "number", "exclusiveMinimum": 0, "maximum": LONGEST}, _AS_TEXT]}, mode="validation"
     ),
 ]
 """A duration that its model wants to be above zero."""
@@ -302,11 +302,16 @@ def _written_instant(value: Any) -> Any:
     raise ValueError(f"'{_short(value)}' is no instant: write a date, a time and a zone, as in 2026-01-31T12:00:00Z")
 
 
+def _as_written(value: Any) -> str:
+    # An older version may have stored another value than a date: it is written back as it is.
+    return value.astimezone(UTC).isoformat().replace("+00:00", "Z") if isinstance(value, datetime) else str(value)
+
+
 Instant = Annotated[
     AwareDatetime,
     BeforeValidator(_written_instant),
     AfterValidator(check_instant),
-    PlainSerializer(lambda t: t.astimezone(UTC).isoformat().replace("+00:00", "Z"), return_type=str, when_used="json"),
+    PlainSerializer(_as_written, return_type=str, when_used="json"),
     WithJsonSchema({"type": "string", "format": "date-time", "pattern": _INSTANT.pattern}),
 ]
 
@@ -403,6 +408,11 @@ class Metadata(BaseModel):
     """Time at which a user asked for the deletion; the object goes once everything made for it is gone."""
 
 
+def etag_of(metadata: Metadata) -> str:
+    """The strong ETag of one version of an object."""
+    return f'"{metadata.resource_version}"'
+
+
 class Document(BaseModel):
     """One YAML document as a user writes it: kind, metadata, spec (not yet parsed)."""
 
@@ -431,46 +441,53 @@ class Object(BaseModel):
     @property
     def etag(self) -> str:
         """The strong ETag of this version of the object."""
-        return f'"{self.metadata.resource_version}"'
+        return etag_of(self.metadata)
 
 
 M = TypeVar("M", bound=BaseModel)
 
 
-def as_stored(model: type[M], data: Mapping[str, Any]) -> M:
+def as_stored(model: type[M], data: Any) -> M:
     """The model of stored data; never raises.
 
     Data that today's rules refuse was written under older ones: each field that fits is parsed, each other one stays as
-    it is stored, unknown ones are left out, and rules across fields are not asked.
+    it is stored, unknown ones are left out, and rules across fields are not asked. A required field that is missing is
+    None; data that is no mapping counts as empty.
     """
     try:
         return model.model_validate(data)
     except ValidationError:
-        return _by_fields(model, data)
+        return _by_fields(model, data if isinstance(data, dict) else {})
 
 
 def _by_fields(model: type[M], data: Mapping[str, Any]) -> M:
     fields = model.model_fields.items()
-    values = {name: _field_as_stored(field, data[name]) for name, field in fields if name in data}
+    values = {name: _field_as_stored(model, name, data[name]) for name, _ in fields if name in data}
     missing = {name: None for name, field in fields if name not in data and field.is_required()}
     return model.model_construct(**values, **missing)
 
 
-def _field_as_stored(field: FieldInfo, value: Any) -> Any:
+def _field_as_stored(model: type[BaseModel], name: str, value: Any) -> Any:
     try:
-        annotated: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
-        return TypeAdapter(annotated).validate_python(value)
+        return _adapter(model, name).validate_python(value)
     except ValidationError:
-        inner = _inner_model(field.annotation)
+        annotation = model.model_fields[name].annotation
+        inner, origin = _inner_model(annotation), get_origin(annotation)
         if inner is None:
             return value
-        if isinstance(value, list):
+        if origin is list and isinstance(value, list):
             return [as_stored(inner, item) if isinstance(item, dict) else item for item in value]
-        if not isinstance(value, dict):
-            return value
-        if get_origin(field.annotation) is dict:
+        if origin is dict and isinstance(value, dict):
             return {key: as_stored(inner, item) if isinstance(item, dict) else item for key, item in value.items()}
-        return as_stored(inner, value)
+        return as_stored(inner, value) if origin not in (list, dict) and isinstance(value, dict) else value
+
+
+@cache
+def _adapter(model: type[BaseModel], name: str) -> TypeAdapter[Any]:
+    """Parses one field alone; kept, since an odd row is read at every look."""
+    field = model.model_fields[name]
+    annotated: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+    return TypeAdapter(annotated)
 
 
 def parse(model: type[M], value: Any, path: str) -> M:

@@ -74,8 +74,8 @@ class Nodes(Spec):
     """Overrides the team's backend."""
 
     def as_cluster(self) -> ClusterSpec:
-        """The spec of a cluster with such nodes."""
-        return ClusterSpec(size=self.size, workers=self.workers, backend=self.backend)
+        """The spec of a cluster with such nodes; not checked again: stored nodes may be older than today's rules."""
+        return ClusterSpec.model_construct(size=self.size, workers=self.workers, backend=self.backend)
 
 
 class ClusterSpec(Spec):

@@ -102,6 +102,13 @@ class JobContract:
         case.jobs.delete(case.job)
         assert case.jobs.observe(case.job).phase == "absent"
 
+    def test_renewing_the_secrets_of_a_missing_attempt_succeeds_and_makes_nothing(self, case: DedicatedCase) -> None:
+        case.jobs.renew(case.job, {"RAYPLANE_TOKEN_PATH": "secret"})
+        assert case.jobs.observe(case.job).phase == "absent"
+
+    def test_evidence_of_a_job_that_was_never_requested_is_of_no_node(self, case: DedicatedCase) -> None:
+        assert [fact for fact in case.jobs.evidence(case.job) if fact.node is not None] == []
+
     def test_preflight_accepts_a_small_job(self, case: DedicatedCase) -> None:
         spec = JobSpec(entrypoint="python task.py", nodes=case.nodes)
         assert case.jobs.preflight(case.job, spec, case.launch.size) == []
@@ -156,6 +163,13 @@ class ServiceContract:
     def test_deleting_a_missing_service_succeeds(self, case: DedicatedCase) -> None:
         case.services.delete(case.service)
         assert case.services.observe(case.service).phase == "absent"
+
+    def test_renewing_the_secrets_of_a_missing_service_succeeds_and_makes_nothing(self, case: DedicatedCase) -> None:
+        case.services.renew(case.service, {"RAYPLANE_TOKEN_PATH": "secret"})
+        assert case.services.observe(case.service).phase == "absent"
+
+    def test_evidence_of_a_service_that_was_never_requested_is_of_no_node(self, case: DedicatedCase) -> None:
+        assert [fact for fact in case.services.evidence(case.service) if fact.node is not None] == []
 
     def test_preflight_accepts_a_small_service(self, case: DedicatedCase) -> None:
         spec = ServiceSpec(model="models:/delay@champion", nodes=case.nodes)

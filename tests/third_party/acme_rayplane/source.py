@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 
-from rayplane.errors import NotFound
+from rayplane.errors import InvalidData, NotFound
 
 
 class SQLiteSource:
@@ -26,4 +26,6 @@ class SQLiteSource:
                 columns = list(zip(*rows, strict=True)) or [()] * len(names)
         except sqlite3.OperationalError as exc:
             raise NotFound(f"Source '{uri}' is not there: {exc}.", remedy="Name a database and its table.") from exc
+        except sqlite3.DatabaseError as exc:
+            raise InvalidData(f"Source '{uri}' can't be read: {exc}.", remedy="Name a database of SQLite.") from exc
         return pa.table({name: list(values) for name, values in zip(names, columns, strict=True)})

@@ -105,8 +105,9 @@ def test_a_wait_for_a_deletion_ends_in_time(clock: FakeClock) -> None:
 
 def test_the_clock_alone_reads_the_time() -> None:
     def imports_time(path: Path) -> bool:
-        nodes = ast.walk(ast.parse(path.read_text()))
-        return any(isinstance(node, ast.Import) and node.names[0].name == "time" for node in nodes)
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        names = [name.name for node in nodes if isinstance(node, ast.Import) for name in node.names]
+        return "time" in [*names, *(node.module for node in nodes if isinstance(node, ast.ImportFrom))]
 
     modules = list(Path(str(waiting.__file__)).parent.glob("*.py"))
     assert [path.name for path in modules if imports_time(path)] == ["clock.py"]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from rayplane.errors import Refused
+from rayplane.nouns.base import LONGEST
 from rayplane.nouns.cluster import ClusterSpec
 from rayplane.nouns.team import TeamSpec
 
@@ -32,7 +33,8 @@ def terms_of(spec: ClusterSpec, team: TeamSpec) -> Terms:
     for term in _TERMS:
         own, most = getattr(spec, term), getattr(team, term)
         chosen = own if most is None else most if own is None else min(own, most)
-        terms[term] = None if chosen is None else timedelta(seconds=chosen)
+        # A stored timeout may be older than the limit of durations, and too long for a date.
+        terms[term] = None if chosen is None else timedelta(seconds=min(chosen, LONGEST))
     return Terms(**terms)
 
 
@@ -76,7 +78,7 @@ def extend(
     until = now + timedelta(seconds=seconds)
     latest = None
     if team.max_lifetime is not None:
-        latest = created_at + timedelta(seconds=team.max_lifetime + team.max_extension)
+        latest = created_at + timedelta(seconds=min(team.max_lifetime + team.max_extension, LONGEST))
     if terms.max_lifetime is not None and latest is not None and until > latest:
         raise Refused(
             f"{what} can't live until {_instant(until)}: its team allows {duration(team.max_lifetime or 0)} and "

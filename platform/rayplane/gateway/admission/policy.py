@@ -21,6 +21,7 @@ class AdmissionRequest:
     name: str
     """For a job without a name of its own: the stem of the name that it will get."""
     labels: Mapping[str, str]
+    """Its labels. Commands that submit a job send none, and a job of a pipeline step has none yet."""
     spec: Any
     """Its spec, parsed: a ``ClusterSpec`` for a cluster."""
     before: Object | None
@@ -28,6 +29,7 @@ class AdmissionRequest:
     team_spec: TeamSpec | None
     """The spec of its team; None for a team."""
     principal: Principal
+    """The caller; for a job of a pipeline step the platform itself, which acts for the person who asked for the run."""
 
 
 class Policy(Protocol):

@@ -151,7 +151,7 @@ ERRORS: dict[int, Answer] = {
     429: Answer("The principal has as many requests open as one may; Retry-After says more.", lambda r: not r.is_open),
     431: Answer("The request's line and headers are too long.", lambda r: True),
     501: Answer(
-        "The backend can't do this.",
+        "The backend, or a plug-in that is installed here, can't do this.",
         lambda r: r.writes and (r.key in ASK_BACKENDS or r.operation["operationId"] in _ACTS),
     ),
     503: Answer("Something needed is down or busy; Retry-After says when to ask again.", lambda r: True),

@@ -30,7 +30,7 @@ from rayplane.gateway.api.packages import ZIP, uploaded
 from rayplane.gateway.api.problems import respond
 from rayplane.gateway.api.ray_routes import ALLOW, REFUSED
 from rayplane.gateway.store.changes import log_of
-from rayplane.gateway.store.typed import AnyObject, Job
+from rayplane.gateway.store.typed import Job
 from rayplane.gateway.usecases import job, objects, packages
 from rayplane.gateway.usecases.platform import Platform
 from rayplane.nouns.base import check_name
@@ -280,7 +280,7 @@ def _not_allowed(method: str, rest: str) -> Unsupported:
     )
 
 
-def _find(team: str, cluster: str, submission_id: str, platform: Platform) -> AnyObject:
+def _find(team: str, cluster: str, submission_id: str, platform: Platform) -> Job:
     target = job.find_by_submission_id(team, cluster, submission_id, platform=platform)
     if target is None:
         raise _unknown(submission_id)

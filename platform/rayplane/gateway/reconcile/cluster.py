@@ -13,7 +13,6 @@ from datetime import datetime
 from functools import partial
 
 from rayplane.gateway import metrics
-from rayplane.gateway.admission import lifetime
 from rayplane.gateway.admission.sizes import size_of
 from rayplane.gateway.backends.base import Backend, Capability, ClusterRef, LaunchContext, Observation
 from rayplane.gateway.ray_rest import RayRest
@@ -39,7 +38,7 @@ from rayplane.gateway.reconcile.pace import Pace
 from rayplane.gateway.reconcile.status import editing
 from rayplane.gateway.store.typed import Cluster, Team
 from rayplane.gateway.usecases import cluster as clusters
-from rayplane.gateway.usecases.platform import Platform, team_spec
+from rayplane.gateway.usecases.platform import Platform
 from rayplane.nouns import TEAM
 from rayplane.nouns.base import utcnow
 from rayplane.nouns.cluster import ClusterStatus, Endpoint
@@ -112,7 +111,7 @@ class ClusterReconciler:
         meta, now = obj.metadata, self._clock()
         ref = ClusterRef(team=obj.team, name=meta.name, uid=meta.uid, placed=status.placed)
         team = self._platform.store.get(TEAM, "", ref.team)
-        spec_of_team = team_spec(team)
+        spec_of_team = team.spec
         backend_name = clusters.backend_of(spec, spec_of_team)
         backend = self._backends(backend_name)
         terms, created_at = clusters.terms_of(spec, spec_of_team, backend), meta.created_at
@@ -126,7 +125,7 @@ class ClusterReconciler:
             created_at=created_at,
             deleted_at=meta.deleted_at,
             terms=terms,
-            ends_at=None if created_at is None else lifetime.end_of_life(terms, created_at, status.lives_until),
+            ends_at=clusters.end_of_life(obj, spec, spec_of_team, backend),
             start_wait=self._starts.wait(ref.uid, now),
             start_began=self._starts.began(ref.uid),
             repair_wait=self._repairs.wait(ref.uid, now),

@@ -13,9 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pydantic import ValidationError
-
-from rayplane.errors import NotFound
+from rayplane.errors import InvalidSpec, NotFound
 from rayplane.gateway.admission.sizes import size_of
 from rayplane.gateway.backends.base import Backend, ServiceBackend, ServiceObservation, ServiceRef, services_of
 from rayplane.gateway.ray_rest import RayRest
@@ -23,7 +21,7 @@ from rayplane.gateway.reconcile import holdings, launch, renewal
 from rayplane.gateway.reconcile.serve_config import application_of, configuration
 from rayplane.gateway.store.typed import Service, Team
 from rayplane.gateway.usecases import nodes as own_nodes
-from rayplane.gateway.usecases.platform import Platform, team_spec
+from rayplane.gateway.usecases.platform import Platform
 from rayplane.nouns import CLUSTER, SERVICE, TEAM
 from rayplane.nouns.base import utcnow
 from rayplane.nouns.cluster import ClusterStatus, Endpoint, Nodes
@@ -163,8 +161,8 @@ class OnCluster:
             if other.spec.cluster != self._spec.cluster or revision is None or is_refused(status):
                 continue
             try:
-                applications.append(application_of(other, other.spec, revision.version, self._platform.storage))
-            except (NotFound, ValidationError) as exc:
+                applications.append(application_of(other, other.valid_spec(), revision.version, self._platform.storage))
+            except (NotFound, InvalidSpec) as exc:
                 log.warning("service %s/%s is left out: %s", other.metadata.team, other.metadata.name, exc)
         return applications
 
@@ -191,7 +189,7 @@ class OnOwnNodes:
         self._nodes = nodes
         self._platform = platform
         self._team = team
-        self._backend_name = own_nodes.backend_of(nodes, team_spec(team))
+        self._backend_name = own_nodes.backend_of(nodes, team.spec)
         self._backend = backends(self._backend_name)
         self._ref = ServiceRef(team=obj.team, name=obj.metadata.name, uid=obj.metadata.uid)
 
@@ -236,7 +234,7 @@ class OnOwnNodes:
 
     def deploy(self, version: str) -> None:
         """Ask for nodes that serve the version; on existing nodes only the application changes."""
-        size = size_of(team_spec(self._team), self._nodes.size, team_name=self._ref.team, where="service.nodes.size")
+        size = size_of(self._team.spec, self._nodes.size, team_name=self._ref.team, where="service.nodes.size")
         context = launch.context(self._platform, self._ref.team, self._ref.uid, size)
         wanted = application_of(self._obj, self._spec, version, self._platform.storage)
         self._services().ensure(self._ref, self._nodes, wanted, context)

@@ -17,7 +17,7 @@ class Look:
         self.team = obj.team
         self.name = obj.metadata.name
         self.spec = obj.spec
-        self.status = obj.status
+        self.status = obj.status_copy()
         self.last = self.status.attempts[-1] if self.status.attempts else None
         self.timed_out = (left := self.seconds_left) is not None and left < 0
         self.stop_reason = self._stop_reason()

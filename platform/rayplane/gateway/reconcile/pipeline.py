@@ -259,7 +259,7 @@ class _Engine:
         versions = {o.name: o.value for listed in outputs.values() for o in listed if o.kind == "dataset"}
         inputs = {dataset: str(versions[dataset]) for dataset in step.inputs}
         values = values_of(outputs)
-        step_inputs = StepInputs(self._platform, _team(run))
+        step_inputs = StepInputs(self._platform, run.team)
         hashes = step_inputs.source_hashes(_job_name(run, OBSERVE), name) if step.sources else {}
         with self._status(uid) as status:
             record = _step(status, name)
@@ -273,7 +273,7 @@ class _Engine:
             environment=step_inputs.environment(pipeline),
         )
         cached = None
-        if step.cache and not spec.force and (result := self._cache.find(_team(run), key)) is not None:
+        if step.cache and not spec.force and (result := self._cache.find(run.team, key)) is not None:
             cached = {"phase": "Cached", "message": "", "outputs": _plain(result.outputs), "run": result.run}
         backend = step_inputs.backend(pipeline)
         rank = ranks({each: pipeline.needs_of(each) for each in pipeline.steps})[name]
@@ -327,7 +327,7 @@ class _Engine:
         if job.run_id and not any(o.kind == "run" for o in outputs):
             outputs.append(Output(kind="run", name="run", value=job.run_id))
         result = StepResult(key=plan["key"], run=run.metadata.name, job=_job_name(run, name), outputs=outputs)
-        self._platform.store.put_step_result(_team(run), result)
+        self._platform.store.put_step_result(run.team, result)
         return {"phase": "Succeeded", "message": "", "outputs": _plain(outputs), "run": None}
 
     def record(self, uid: str, name: str, plan: dict[str, Any], outcome: dict[str, Any]) -> dict[str, Any]:
@@ -369,7 +369,7 @@ class _Engine:
         """Submit the step's job; while the team's quota of jobs is full, wait and try again."""
         while True:
             try:
-                jobs.submit(spec, team=_team(run), name=_job_name(run, step), principal=SYSTEM, platform=self._platform)
+                jobs.submit(spec, team=run.team, name=_job_name(run, step), principal=SYSTEM, platform=self._platform)
                 return
             except Refused as exc:
                 if exc.fields.get("quota") != "jobs" or self._load(run.metadata.uid)[1].stop_requested:
@@ -379,7 +379,7 @@ class _Engine:
 
     def _follow(self, run: Run, step: str) -> JobStatus:
         store = self._platform.store
-        uid = store.get(JOB, _team(run), _job_name(run, step)).metadata.uid
+        uid = store.get(JOB, run.team, _job_name(run, step)).metadata.uid
         asked_to_stop = False
         with store.changes.watching(uid) as job_watch:
             while True:
@@ -389,14 +389,14 @@ class _Engine:
                     return status
                 current = store.get_by_uid(run.metadata.uid, RUN)
                 if not asked_to_stop and current.spec.stop_requested:
-                    jobs.stop(_team(run), job.metadata.name, principal=SYSTEM, platform=self._platform)
+                    jobs.stop(run.team, job.metadata.name, principal=SYSTEM, platform=self._platform)
                     asked_to_stop = True
                 job_watch.wait(self._poll)
                 if self.leaving.is_set():
                     raise _Leaving
 
     def _log_hint(self, run: Run, step: str) -> str:
-        return f"Read its log with: rayplane job logs {_job_name(run, step)} --team {_team(run)}"
+        return f"Read its log with: rayplane job logs {_job_name(run, step)} --team {run.team}"
 
     def _load(self, uid: str) -> tuple[Run, RunSpec, PipelineSpec]:
         run = self._platform.store.get_by_uid(uid, RUN)
@@ -417,11 +417,6 @@ class _Engine:
 
 def _step(status: RunStatus, name: str) -> StepRun:
     return next(step for step in status.steps if step.name == name)
-
-
-def _team(run: Run) -> str:
-    assert run.metadata.team is not None
-    return run.metadata.team
 
 
 def _job_name(run: Run, step: str) -> str:

@@ -20,7 +20,7 @@ from rayplane.gateway.reconcile.look import Look
 from rayplane.gateway.reconcile.parking import Until
 from rayplane.gateway.store.typed import AnyObject, Cluster, Team
 from rayplane.gateway.usecases import nodes as own_nodes
-from rayplane.gateway.usecases.platform import Platform, team_spec
+from rayplane.gateway.usecases.platform import Platform
 from rayplane.nouns import CLUSTER, TEAM
 from rayplane.nouns.cluster import ClusterStatus, Endpoint, Nodes
 from rayplane.nouns.environment import Environment
@@ -193,7 +193,7 @@ class OnOwnNodes:
         self._rays = rays
         self._wake = wake
         self._team = team
-        self._backend_name = own_nodes.backend_of(nodes, team_spec(team))
+        self._backend_name = own_nodes.backend_of(nodes, team.spec)
         self._backend = backends(self._backend_name)
 
     @classmethod
@@ -243,7 +243,7 @@ class OnOwnNodes:
     def make(self, attempt: Attempt, submission: Submission) -> None:
         """Ask the backend for the attempt's nodes."""
         look, ref = self._look, self._ref(attempt)
-        size = size_of(team_spec(self._team), self._nodes.size, team_name=look.team, where="job.nodes.size")
+        size = size_of(self._team.spec, self._nodes.size, team_name=look.team, where="job.nodes.size")
         context = launch.context(self._platform, look.team, look.uid, size)
         jobs_of(self._backend, ref).ensure(ref, self._nodes, submission, context)
 

@@ -15,7 +15,7 @@ from rayplane.gateway.reconcile.team_credentials import credentials, credentials
 from rayplane.gateway.reconcile.team_deletion import UNDER_WAY, TeamDeletion, take_away
 from rayplane.gateway.store.objects import NO_CLUSTER
 from rayplane.gateway.store.typed import Team
-from rayplane.gateway.usecases.platform import Platform, project_of, team_spec, workspace_of
+from rayplane.gateway.usecases.platform import Platform, project_of, workspace_of
 from rayplane.gateway.usecases.team import own_names
 from rayplane.nouns import CLUSTER, JOB, SERVICE
 from rayplane.nouns.base import utcnow
@@ -60,7 +60,7 @@ class TeamReconciler:
             home = self._platform.settings.home_paths
             self._mlflow.ensure_user(workspace, *credentials(home, team, workspace))
             again = self._rotate(team, workspace, self._mlflow)
-        spec, ref = team_spec(obj), TeamRef(team, obj.metadata.uid)
+        spec, ref = obj.spec, TeamRef(team, obj.metadata.uid)
         wanted = self._wanted(team, spec)
         places = self._record_places(obj, wanted)
         for name in places:

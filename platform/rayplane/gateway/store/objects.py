@@ -144,7 +144,9 @@ class Objects(Database):
         """The object with this uid, which the caller knows to be of ``kind``; raises NotFound. ``removed`` includes
         history."""
         with self._read() as connection:
-            return _object(self._by_uid(connection, uid, removed=removed))
+            obj = _object(self._by_uid(connection, uid, removed=removed))
+        assert kind is None or obj.kind == kind.kind, f"{obj.kind} is not {kind.kind}"
+        return obj
 
     @overload
     def list(

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from rayplane.nouns import by_kind
-from rayplane.nouns.base import Metadata, Object, Spec, Status, as_stored
+from rayplane.nouns.base import Metadata, Object, Spec, Status, as_stored, etag_of, parse
 from rayplane.nouns.cluster import ClusterSpec, ClusterStatus
 from rayplane.nouns.job import JobSpec, JobStatus
 from rayplane.nouns.noun_type import NounType
@@ -44,6 +44,12 @@ class TypedObject(Generic[S, T]):
         spec: S = as_stored(by_kind(self.kind).spec, self.spec_data)
         return spec
 
+    def valid_spec(self) -> S:
+        """The spec, parsed by today's rules; raises InvalidSpec if they refuse it."""
+        noun = by_kind(self.kind)
+        spec: S = parse(noun.spec, self.spec_data, noun.singular)
+        return spec
+
     @cached_property
     def status(self) -> T:
         """The status. Do not change it: change a ``status_copy()``, and write that."""
@@ -62,7 +68,7 @@ class TypedObject(Generic[S, T]):
     @property
     def etag(self) -> str:
         """The strong ETag of this version of the object."""
-        return self.plain().etag
+        return etag_of(self.metadata)
 
     def plain(self) -> Object:
         """The object as the API shows it."""

@@ -11,8 +11,8 @@ from rayplane.gateway.admission.roles import Principal, authorize, may
 from rayplane.gateway.backends.base import Capability, ClusterRef, Reader
 from rayplane.gateway.store.typed import Cluster, Team
 from rayplane.gateway.usecases import nodes, operations
-from rayplane.gateway.usecases.platform import Platform, team_spec
-from rayplane.nouns import JOB, SERVICE, TEAM
+from rayplane.gateway.usecases.platform import Platform
+from rayplane.nouns import CLUSTER, JOB, SERVICE, TEAM
 from rayplane.nouns.base import utcnow
 from rayplane.nouns.cluster import ClusterSpec, ClusterStatus, ClusterUsage, Lease
 from rayplane.nouns.events import Operation
@@ -66,7 +66,7 @@ def check_quota(
     Call it in the transaction that writes the cluster, so that two concurrent writes can't both take the last of it.
     ``resuming``: count the cluster's compute although the platform has suspended it.
     """
-    sizes = team_spec(team)
+    sizes = team.spec
     granted = None if before is None else _demand(before, before.spec, sizes)
     wanted = _demand(None if resuming else before, spec, sizes)
     nodes.check_quota(team, "Cluster", name, wanted, granted, platform)
@@ -130,10 +130,10 @@ def extend(
     def change(cluster: Cluster) -> Cluster:
         spec, status = cluster.spec, cluster.status_copy()
         owner = platform.team(team)
-        terms = terms_of(spec, team_spec(owner), _reader(cluster, platform))
+        terms = terms_of(spec, owner.spec, _reader(cluster, platform))
         now, created = clock(), cluster.metadata.created_at or clock()
         extension = lifetime.extend(
-            terms, team_spec(owner), seconds, created_at=created, now=now, what=f"Cluster '{team}/{name}'"
+            terms, owner.spec, seconds, created_at=created, now=now, what=f"Cluster '{team}/{name}'"
         )
         status.kept_until = _later(status.kept_until, extension.kept_until)
         status.lives_until = _later(status.lives_until, extension.lives_until)
@@ -155,7 +155,7 @@ def note_work(cluster: Cluster, platform: Platform) -> None:
     Call it in the transaction that writes the job or service. If the quota has no room for the cluster now, the
     reconciler resumes it once there is room. Raises Conflict if its lifetime is over.
     """
-    current = platform.store.get_by_uid(cluster.metadata.uid)
+    current = platform.store.get_by_uid(cluster.metadata.uid, CLUSTER)
     status = current.status
     require_life(current, current.spec, platform)
     if status.suspension is not None:
@@ -205,7 +205,7 @@ def require_life(cluster: Cluster, spec: ClusterSpec, platform: Platform) -> Non
 
 def _life_over(cluster: Cluster, spec: ClusterSpec, platform: Platform) -> datetime | None:
     """The instant at which the lifetime of a cluster with this spec ended; None if it has not ended."""
-    team = team_spec(platform.store.get(TEAM, "", cluster.team))
+    team = platform.store.get(TEAM, "", cluster.team).spec
     end = end_of_life(cluster, spec, team, platform.readers(backend_of(spec, team)))
     return end if end is not None and platform.clock() >= end else None
 
@@ -299,7 +299,7 @@ def sum_up(leases: Iterable[Lease], *, since: datetime, until: datetime) -> list
 
 def check_change(team: Team, before: Cluster, spec: ClusterSpec) -> None:
     """Raise Refused if the size, backend or address of a cluster changes. A suspended one may change its size."""
-    spec_of_team = team_spec(team)
+    spec_of_team = team.spec
     old = before.spec
     status = before.status
     down = (old.suspended or status.suspension is not None) and status.phase == "Suspended"
@@ -370,7 +370,7 @@ def _run_again(cluster: Cluster, platform: Platform) -> Cluster:
 
 
 def _reader(cluster: Cluster, platform: Platform) -> Reader:
-    team = team_spec(platform.store.get(TEAM, "", cluster.team))
+    team = platform.store.get(TEAM, "", cluster.team).spec
     return platform.readers(backend_of(cluster.spec, team))
 
 

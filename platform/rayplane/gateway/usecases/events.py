@@ -142,9 +142,7 @@ def outputs_of(events: Iterable[Event]) -> list[Output]:
     return list(outputs.values())
 
 
-def _job(
-    team: str, submission_id: str | None, own: AnyObject | None, platform: Platform
-) -> AnyObject | InvalidInput | None:
+def _job(team: str, submission_id: str | None, own: AnyObject | None, platform: Platform) -> Job | InvalidInput | None:
     """The job that an event came from, None if it names none; an InvalidInput, not raised, if the team has no such job.
 
     Raises Forbidden if the job does not run on ``own``.
@@ -260,7 +258,7 @@ def _refresh(team: str, uid: str, platform: Platform) -> None:
     """
     store = platform.store
     with store.transaction():
-        job = store.get_by_uid(uid)
+        job = store.get_by_uid(uid, JOB)
         events = store.events(team, [uid])
         spec, status = job.spec, job.status_copy()
         status.outputs = outputs_of(events)

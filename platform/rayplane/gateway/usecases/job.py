@@ -15,7 +15,7 @@ from rayplane.gateway.backends.base import Capability
 from rayplane.gateway.store.objects import Change, check_precondition
 from rayplane.gateway.store.texts import JobText
 from rayplane.gateway.store.typed import AnyObject, Job
-from rayplane.gateway.usecases.platform import Platform, feast_name, project_of, team_spec
+from rayplane.gateway.usecases.platform import Platform, feast_name, project_of
 from rayplane.gateway.usecases.rules import RULES
 from rayplane.gateway.usecases.rules.draft import Draft, enforce
 from rayplane.nouns import CLUSTER, JOB, TEAM
@@ -176,7 +176,7 @@ def run_context(submission_id: str | None, *, principal: Principal, platform: Pl
     if own is not None:
         require_on(job, own)
     on = job.spec.cluster
-    holder = job if on is None else platform.store.get(CLUSTER, team, str(on))
+    holder = job if on is None else platform.store.get(CLUSTER, team, on)
     spec, status = job.spec, job.status
     return _context(holder, platform).model_copy(
         update={
@@ -220,7 +220,7 @@ def job_of_attempt(submission_id: str, platform: Platform) -> tuple[Job, int]:
     return job, int(number)
 
 
-def reporting_cluster(principal: Principal, platform: Platform) -> Job | None:
+def reporting_cluster(principal: Principal, platform: Platform) -> AnyObject | None:
     """The object whose token the principal uses: a cluster, or a job or service with nodes of its own; else None.
 
     Raises Unauthenticated if the object was deleted, or is a job that has ended.
@@ -404,7 +404,7 @@ def _feast(holder: AnyObject, team: str, platform: Platform) -> FeastAccess:
     project = project_of(owner)
     registry, online = settings.registry_url, settings.home_paths.feast_online(project)
     nodes = holder.spec if holder.kind == "Cluster" else holder.spec.nodes
-    backend = nodes.backend or team_spec(owner).backend
+    backend = (nodes and nodes.backend) or owner.spec.backend
     own = platform.storage.local_path(layout.feast(team))
     if own is not None and Capability.TEAM in platform.readers(backend).capabilities:
         registry = settings.feast_registry_url or f"sqlite:///{own}/registry.db"

@@ -9,7 +9,7 @@ from rayplane.gateway.admission import quota
 from rayplane.gateway.backends.base import JobReader, ServiceReader
 from rayplane.gateway.store.objects import NO_CLUSTER
 from rayplane.gateway.store.typed import AnyObject, Team
-from rayplane.gateway.usecases.platform import Platform, team_spec
+from rayplane.gateway.usecases.platform import Platform
 from rayplane.gateway.usecases.team import check_backend
 from rayplane.nouns import CLUSTER, JOB, SERVICE
 from rayplane.nouns.cluster import ClusterSpec, Nodes
@@ -25,7 +25,7 @@ def backend_of(nodes: Nodes, team: TeamSpec) -> str:
 
 def environment(nodes: Nodes, team: Team, platform: Platform) -> Environment | None:
     """The environment that such nodes would have; None if the backend only knows it once they run."""
-    return platform.readers(backend_of(nodes, team_spec(team))).environment(nodes.as_cluster())
+    return platform.readers(backend_of(nodes, team.spec)).environment(nodes.as_cluster())
 
 
 def check_quota(team: Team, kind: str, name: str, wanted: Usage, granted: Usage | None, platform: Platform) -> None:
@@ -34,7 +34,7 @@ def check_quota(team: Team, kind: str, name: str, wanted: Usage, granted: Usage 
     ``granted`` is what the same object was granted before. Call it in the transaction that writes the object, so that
     two concurrent writes can't both take the last of the quota.
     """
-    spec = team_spec(team)
+    spec = team.spec
     if not quota.limits_compute(spec.quota):
         return
     others = quota.total(
@@ -90,7 +90,7 @@ def services(team: Team, nodes: Nodes, platform: Platform) -> ServiceReader:
 
 def _offered(team: Team, noun: str, nodes: Nodes, platform: Platform) -> str:
     """The name of the backend that provides the nodes; raises InvalidSpec or Refused if it is not offered here."""
-    backend = backend_of(nodes, team_spec(team))
+    backend = backend_of(nodes, team.spec)
     check_backend(backend, f"{noun}.nodes.backend", platform)
     return backend
 

@@ -47,8 +47,8 @@ def start_run(
 ) -> Run:
     """Create a run of the pipeline as it is now, named ``<pipeline>-<n>``, counting up.
 
-    Raises NotFound for an unknown pipeline or cluster, InvalidSpec for an unknown parameter or package, Conflict if the
-    pipeline or cluster is being deleted.
+    Raises NotFound for an unknown pipeline or cluster, InvalidSpec for an unknown parameter or package and for a
+    pipeline that today's rules refuse, Conflict if the pipeline or cluster is being deleted.
     """
     authorize(principal, "write", team)
     platform.team(team)
@@ -57,7 +57,7 @@ def start_run(
         wanted = store.get(PIPELINE, team, pipeline)
         if wanted.metadata.deleted_at is not None:
             raise Conflict(f"Pipeline '{team}/{pipeline}' is being deleted.", remedy="Apply it again, then run it.")
-        spec = wanted.spec
+        spec = wanted.valid_spec()
         for name in parameters:
             _check_parameter(name, spec, "run.parameters")
         check_values(parameters, "run.parameters")

@@ -21,7 +21,7 @@ from rayplane.gateway.usecases import cluster as clusters
 from rayplane.gateway.usecases import job as jobs
 from rayplane.gateway.usecases import plan_effects
 from rayplane.gateway.usecases.objects import authorize_write, check_name_of
-from rayplane.gateway.usecases.platform import Platform, team_spec
+from rayplane.gateway.usecases.platform import Platform
 from rayplane.gateway.usecases.preflights import PLAN_PATIENCE
 from rayplane.gateway.usecases.rules import RULES
 from rayplane.gateway.usecases.rules.cluster import reader_of
@@ -228,7 +228,7 @@ def _try(item: _Item, principal: Principal, platform: Platform) -> None:
             for effect in RULES[kind].written(draft):
                 obj = item.check(partial(effect, obj)) or obj
     if isinstance(item.spec, JobSpec | ServiceSpec) and owner is not None:
-        item.result.cost = plan_effects.cost_of_nodes(item.spec, team_spec(owner))
+        item.result.cost = plan_effects.cost_of_nodes(item.spec, owner.spec)
     plan_effects.describe(item.result, before, item.object(principal), owner, platform)
 
 

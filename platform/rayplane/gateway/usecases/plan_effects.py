@@ -10,7 +10,7 @@ from rayplane.gateway.admission import quota
 from rayplane.gateway.admission.lifetime import Terms
 from rayplane.gateway.store.typed import AnyObject, Cluster, Team
 from rayplane.gateway.usecases import cluster as clusters
-from rayplane.gateway.usecases.platform import Platform, team_spec
+from rayplane.gateway.usecases.platform import Platform
 from rayplane.nouns import CLUSTER, TEAM
 from rayplane.nouns.cluster import ClusterSpec
 from rayplane.nouns.job import TERMINAL, JobSpec
@@ -118,14 +118,14 @@ def _of_a_cluster(
     life = changed.get("spec.max_lifetime")
     if life is not None and life.new is not None and (life.old is None or life.new < life.old):
         warnings.append(f"It ends sooner: {life.new / _HOUR:g} h after it was made, whatever runs there then.")
-        of_team = team_spec(platform.store.get(TEAM, "", team))
+        of_team = platform.store.get(TEAM, "", team).spec
         if _ends_at_once(before, after.spec, of_team, of_team, platform):
             warnings.append("That time is over: it is suspended and deleted at once.")
     return warnings
 
 
 def _of_a_team(before: AnyObject, after: AnyObject, changed: dict[str, FieldChange], platform: Platform) -> list[str]:
-    old, new = team_spec(before), team_spec(after)
+    old, new = before.spec, after.spec
     warnings = []
     used = quota.total(_demands(after.metadata.name, old, platform))
     for reason in quota.exceeded(new.quota, Usage(), used):
@@ -182,7 +182,7 @@ def _work_on(kind: str, team: str, cluster: str, platform: Platform) -> list[str
     ]
 
 
-def _clusters(team: str, platform: Platform) -> list[AnyObject]:
+def _clusters(team: str, platform: Platform) -> list[Cluster]:
     return list(platform.store.each(CLUSTER, team))
 
 

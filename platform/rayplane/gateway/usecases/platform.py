@@ -10,11 +10,10 @@ from rayplane.errors import Conflict, NotFound
 from rayplane.gateway.admission.tokens import Signer
 from rayplane.gateway.backends.base import Reader
 from rayplane.gateway.store import Store
-from rayplane.gateway.store.typed import AnyObject, Team
+from rayplane.gateway.store.typed import Cluster, Team
 from rayplane.gateway.usecases.preflights import Preflights
 from rayplane.nouns import CLUSTER, TEAM
 from rayplane.nouns.base import utcnow
-from rayplane.nouns.team import TeamSpec
 from rayplane.settings import GatewaySettings
 from rayplane.storage.root import Storage
 
@@ -37,7 +36,7 @@ class Platform:
     preflights: Preflights = field(default_factory=Preflights)
     """Limits the pre-flights that users' requests cause."""
 
-    def team(self, name: str) -> AnyObject:
+    def team(self, name: str) -> Team:
         """A team that accepts new objects; raises NotFound if it does not exist, Conflict if it is being deleted."""
         try:
             team = self.store.get(TEAM, "", name)
@@ -57,7 +56,7 @@ class Platform:
         """The name of the team's own workspace in MLflow; raises NotFound for an unknown team."""
         return workspace_of(self.store.get(TEAM, "", team))
 
-    def cluster(self, team: str, name: str) -> AnyObject:
+    def cluster(self, team: str, name: str) -> Cluster:
         """A cluster that accepts new work; raises NotFound if it does not exist, Conflict if it is being deleted."""
         try:
             cluster = self.store.get(CLUSTER, team, name)
@@ -84,8 +83,3 @@ def project_of(team: Team) -> str:
 def feast_name(project: str) -> str:
     """A project's name in Feast, which allows no '-'."""
     return project.replace("-", "_")
-
-
-def team_spec(team: Team) -> TeamSpec:
-    """Parse the spec of a team's object."""
-    return team.spec

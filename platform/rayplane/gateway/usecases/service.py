@@ -5,7 +5,6 @@ from __future__ import annotations
 from rayplane.errors import Refused
 from rayplane.gateway.store.typed import Service, Team
 from rayplane.gateway.usecases import nodes
-from rayplane.gateway.usecases.platform import team_spec
 from rayplane.nouns.service import ServiceSpec
 from rayplane.nouns.team import TeamSpec, Usage
 
@@ -27,7 +26,7 @@ def check_change(team: Team, before: Service, spec: ServiceSpec) -> None:
         )
     if old.nodes is None or spec.nodes is None:
         return
-    old_backend, wanted = (nodes.backend_of(n, team_spec(team)) for n in (old.nodes, spec.nodes))
+    old_backend, wanted = (nodes.backend_of(n, team.spec) for n in (old.nodes, spec.nodes))
     if old_backend != wanted:
         raise Refused(
             f"service.nodes.backend: {title} has its nodes from '{old_backend}', it can't move to '{wanted}'.",

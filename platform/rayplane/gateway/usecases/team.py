@@ -10,7 +10,7 @@ from rayplane.errors import Conflict, Forbidden, InvalidSpec, NotFound, Refused
 from rayplane.gateway.admission import grants
 from rayplane.gateway.admission.roles import Principal, may
 from rayplane.gateway.store.typed import Team
-from rayplane.gateway.usecases.platform import Platform, team_spec
+from rayplane.gateway.usecases.platform import Platform
 from rayplane.nouns.base import check_name
 from rayplane.nouns.job import TERMINAL
 from rayplane.nouns.team import Data, TeamSpec, TeamStatus, archived_name, check_recorded_team, check_team_name
@@ -27,7 +27,7 @@ def check_grant(name: str, before: Team | None, spec: TeamSpec, principal: Princ
     remedy = "Ask an admin of the platform."
     if before is None:
         raise Forbidden(f"Team '{name}' is not there, and '{principal.name}' may not make it.", remedy=remedy)
-    more = grants.raised(team_spec(before), spec)
+    more = grants.raised(before.spec, spec)
     if more:
         raise Forbidden(
             f"'{principal.name}' may not give team '{name}' more than the platform did: {', '.join(more)}.",

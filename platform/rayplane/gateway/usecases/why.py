@@ -11,7 +11,7 @@ from rayplane.gateway.admission.roles import Principal, authorize, may
 from rayplane.gateway.backends.base import ObjectRef
 from rayplane.gateway.store.typed import AnyObject, Job, Team
 from rayplane.gateway.usecases import cluster as clusters
-from rayplane.gateway.usecases.platform import Platform, team_spec
+from rayplane.gateway.usecases.platform import Platform
 from rayplane.gateway.usecases.rules import RULES, policies
 from rayplane.gateway.usecases.rules.draft import Check, Draft
 from rayplane.gateway.why.explain import explain as explained
@@ -77,7 +77,7 @@ class _Explainer:
         if owner is None:
             return facts
         try:
-            reader = self._platform.readers(clusters.backend_of(spec, team_spec(owner)))
+            reader = self._platform.readers(clusters.backend_of(spec, owner.spec))
             ref = clusters.ref_of(facts.obj.team, meta.name, spec, facts.obj)
             facts = replace(facts, evidence=reader.clusters.evidence(ref))
         except RayplaneError as exc:
@@ -150,7 +150,7 @@ class _Explainer:
         meta = facts.obj.metadata
         owner = self._platform.store.get(TEAM, "", facts.obj.team)
         nodes = facts.obj.spec.nodes
-        backend = (nodes and nodes.backend) or team_spec(owner).backend
+        backend = (nodes and nodes.backend) or owner.spec.backend
         try:
             reader = self._platform.readers(backend)
             port = reader.jobs if facts.obj.kind == "Job" else reader.services

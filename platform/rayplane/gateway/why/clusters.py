@@ -111,7 +111,11 @@ def _suspended(facts: Facts, status: ClusterStatus) -> Cause:
     ready, why = status.condition("Ready"), status.suspension
     if ready is not None and ready.reason == "Quota":  # work needs it, and the quota has no room for it
         return next(cause for cause in of_conditions(facts) if cause.code == "quota")
-    code, words, remedy = ("suspended", "is suspended on request", _RESUME) if why is None else _SUSPENSION[why.reason]
+    code, words, remedy = (
+        ("suspended", "is suspended on request", _RESUME)
+        if why is None
+        else _SUSPENSION.get(why.reason, ("suspended", "is suspended", _RESUME))
+    )
     message = f" ({clip(why.message)})" if why is not None and why.message else ""
     going = "" if status.phase == "Suspended" else " It is being taken down."
     name, team = facts.obj.metadata.name, facts.obj.metadata.team

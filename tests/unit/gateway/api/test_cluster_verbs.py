@@ -8,7 +8,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from rayplane.gateway.usecases.platform import Platform
-from rayplane.nouns.cluster import ClusterStatus, Lease
+from rayplane.nouns.cluster import Lease
 
 CLUSTER = "/v1/teams/growth/clusters/dev"
 
@@ -16,7 +16,7 @@ CLUSTER = "/v1/teams/growth/clusters/dev"
 def reconcile(platform: Platform, phase: str) -> None:
     """Write the status that the reconciler would write in this phase."""
     cluster = platform.store.get("Cluster", "growth", "dev")
-    status = ClusterStatus.model_validate(cluster.status)
+    status = cluster.status_copy()
     status.phase, status.observed_generation = phase, cluster.metadata.generation
     platform.store.set_status(cluster.metadata.uid, status)
 

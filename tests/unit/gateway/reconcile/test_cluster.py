@@ -215,3 +215,17 @@ def test_a_cluster_that_others_run_is_observed_and_never_started_or_deleted(
     world.store.mark_deleted(cluster.metadata.uid)
     reconciler.reconcile(world.get(cluster))
     assert world.store.count("Cluster", TEAM) == 0
+
+
+def test_a_cluster_with_a_lifetime_that_todays_rules_refuse_runs_and_is_deleted(
+    world: World, reconciler: ClusterReconciler
+) -> None:
+    cluster = world.cluster()
+    world.store.update_spec(cluster.metadata.uid, {**cluster.spec_data, "max_lifetime": 1e12})
+    assert look(reconciler, world, cluster, 3).phase == "Ready"
+    world.store.mark_deleted(cluster.metadata.uid)
+    for _ in range(3):
+        world.clock.forward(DRAIN.total_seconds() + 1)
+        if world.store.get_or_none("Cluster", TEAM, "dev") is not None:
+            reconciler.reconcile(world.get(cluster))
+    assert world.store.get_or_none("Cluster", TEAM, "dev") is None

@@ -22,7 +22,7 @@ from rayplane.gateway.usecases import objects, packages, pipeline
 from rayplane.gateway.usecases.platform import Platform
 from rayplane.nouns.base import utcnow
 from rayplane.nouns.dataset import DatasetVersion
-from rayplane.nouns.job import TERMINAL, JobSpec, JobStatus, Output
+from rayplane.nouns.job import TERMINAL, JobSpec, Output
 from rayplane.nouns.pipeline import RunStatus, StepRun
 from rayplane.settings import GatewaySettings
 from rayplane.storage import layout
@@ -73,8 +73,8 @@ class Cluster:
                 self._end(job)
 
     def _end(self, job: AnyObject) -> None:
-        status = JobStatus.model_validate(job.status)
-        spec = JobSpec.model_validate(job.spec)
+        status = job.status_copy()
+        spec = job.spec
         step = str(spec.pipeline).rsplit("/", 1)[-1]
         if status.phase in TERMINAL:
             return
@@ -160,7 +160,7 @@ def start(platform: Platform, reconciler: PipelineReconciler, **parameters: str)
 def finish(platform: Platform, run: AnyObject, seconds: float = 30) -> RunStatus:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        status = RunStatus.model_validate(platform.store.get_by_uid(run.metadata.uid).status)
+        status = platform.store.get_by_uid(run.metadata.uid).status
         if status.phase in TERMINAL:
             return status
         time.sleep(0.02)
@@ -329,7 +329,7 @@ def test_a_new_process_continues_the_runs_of_one_that_died(
     cluster.held = {"b", "c"}
     run = start(platform, reconciler)
     deadline = time.monotonic() + 20
-    while phases(RunStatus.model_validate(platform.store.get_by_uid(run.metadata.uid).status)).get("b") != "Running":
+    while phases(platform.store.get_by_uid(run.metadata.uid).status).get("b") != "Running":
         assert time.monotonic() < deadline
         time.sleep(0.05)
     reconciler.stop()

@@ -276,3 +276,12 @@ def test_deleting_a_service_whose_cluster_is_gone_succeeds(bench: Bench) -> None
 )
 def test_a_models_uri_is_parsed(uri: str, expected: tuple[str, str | None, str | None]) -> None:
     assert model_of(ServiceSpec(model=uri, cluster="dev")) == expected
+
+
+def test_a_neighbour_that_todays_rules_refuse_is_left_out_and_holds_up_no_rollout(bench: Bench) -> None:
+    old = {"model": "models:/old/1", "cluster": "dev", "replicas": 2}
+    revision = {"number": 1, "model": "models:/old/1", "version": "1"}
+    status = {"phase": "Ready", "revision": revision}
+    bench.world.store.put("Service", TEAM, "old", old, owner="test", status=status)
+    assert bench.look(bench.service()).phase == "Deploying"
+    assert deployed(bench) == {"delay": "models:/delay/1"}

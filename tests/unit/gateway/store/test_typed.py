@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -13,8 +14,9 @@ from rayplane.gateway.store.typed import TypedObject
 from rayplane.nouns import CLUSTER, JOB, NOUNS, RUN
 from rayplane.nouns.base import Metadata, as_stored
 from rayplane.nouns.cluster import ClusterSpec
-from rayplane.nouns.job import JobSpec
+from rayplane.nouns.job import JobSpec, JobStatus
 from rayplane.nouns.noun_type import AnyNoun
+from rayplane.nouns.pipeline import RunSpec
 
 KINDS = [*NOUNS, RUN]
 VALUES = st.recursive(
@@ -34,10 +36,23 @@ def stored(noun: AnyNoun) -> st.SearchStrategy[dict[str, Any]]:
 @given(data=st.data())
 def test_no_stored_row_is_hidden_by_a_stricter_rule(noun: AnyNoun, data: st.DataObject) -> None:
     obj = TypedObject(noun.kind, Metadata(name="x"), data.draw(stored(noun)), data.draw(stored(noun)))
-    assert type(obj.spec) is noun.spec
-    assert type(obj.status) is noun.status
-    for field in noun.spec.model_fields:
-        getattr(obj.spec, field)
+    for model, values in ((noun.spec, obj.spec), (noun.status, obj.status_copy())):
+        assert type(values) is model
+        # It can be written again.
+        assert set(json.loads(values.model_dump_json(warnings=False))) == set(model.model_fields)
+
+
+@pytest.mark.parametrize("value", [None, 7, "x", []])
+def test_data_that_is_no_mapping_counts_as_empty(value: Any) -> None:
+    assert as_stored(RunSpec, {"pipeline": "nightly", "snapshot": value}).pipeline_spec.steps is None
+
+
+def test_a_mapping_in_the_place_of_a_list_stays_as_it_is() -> None:
+    assert as_stored(JobStatus, {"conditions": {"type": "Ready"}}).conditions == {"type": "Ready"}
+
+
+def test_a_value_in_the_place_of_an_instant_is_written_back() -> None:
+    assert as_stored(JobStatus, {"ended_at": "long ago"}).model_dump(mode="json")["ended_at"] == "long ago"
 
 
 def test_a_spec_that_fits_todays_rules_is_parsed_by_them() -> None:

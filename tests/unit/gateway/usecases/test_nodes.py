@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -193,3 +194,24 @@ def test_the_token_of_a_jobs_nodes_is_not_valid_after_the_job_has_ended(bench: A
     bench.settle("Job", "train", "Succeeded")
     with pytest.raises(Unauthenticated):
         job.reporting_cluster(principal, bench.platform)
+
+
+def test_stored_nodes_that_todays_rules_refuse_count_in_the_quota_and_forbid_nothing(
+    bench: Any, ada: Principal
+) -> None:
+    bench.apply("Team", "growth", {"quota": {"cpu": 100}}, team="")
+    bench.store.put("Service", "growth", "old", {**SERVICE, "nodes": {"size": "OLD"}}, owner="test")
+    assert submit(bench, ada).status.phase == "Pending"
+
+
+def test_feast_is_that_of_the_backend_that_provides_the_jobs_own_nodes(
+    bench: Any, ada: Principal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = submit(bench, ada, nodes={**NODES, "backend": bench.backend.name})
+    asked = []
+    readers = bench.platform.readers
+    platform = replace(bench.platform, readers=lambda name: asked.append(name) or readers(name))
+    monkeypatch.setattr(bench.backend, "name", "of-the-team")
+    principal = own_principal(bench, "Job", "train")
+    job.run_context(f"{made.metadata.uid}-1", principal=principal, platform=platform)
+    assert asked == [made.spec.nodes.backend]

@@ -158,3 +158,11 @@ def test_a_package_is_found_by_the_name_from_a_ray_client(bench: Any, ada: Princ
     for wrong in ("../x", "a/b", "", ".hidden"):
         with pytest.raises(InvalidData):
             packages.resolve_ray_name("growth", wrong, platform=bench.platform)
+
+
+def test_no_run_is_made_of_a_stored_pipeline_that_todays_rules_refuse(bench: Any, ada: Principal) -> None:
+    spec = {"cluster": "dev", "steps": {"a": {"entrypoint": "true", "inputs": ["nowhere"]}}}
+    bench.store.put("Pipeline", "growth", "old", spec, owner="test")
+    with pytest.raises(InvalidSpec, match="nowhere"):
+        pipeline.start_run("growth", "old", {}, False, principal=ada, platform=bench.platform)
+    assert bench.store.count("PipelineRun", "growth") == 0

@@ -31,6 +31,16 @@ class All:
         raise Refused(f"{request.kind} {request.team}/{request.name} of {request.principal.name} is refused.")
 
 
+class Broken:
+    def __init__(self):
+        open("/no/such/file")
+
+
+class Kindless:
+    def check(self, request):
+        pass
+
+
 class Crashing(All):
     def check(self, request):
         return request.spec.no_such_field
@@ -123,6 +133,8 @@ def test_the_platforms_own_policy_comes_from_the_same_family(bench: Bench) -> No
     [
         ("gone", "acme_policies_gone:All", Unsupported, "distribution 'acme-gone' 1.0 names 'acme_policies_gone:All'"),
         ("crashing", "acme_policies:Crashing", Failed, "policy 'crashing' failed with AttributeError"),
+        ("broken", "acme_policies:Broken", Failed, "policy 'broken' can't be made: FileNotFoundError"),
+        ("kindless", "acme_policies:Kindless", Failed, "policy 'kindless' can't be made: AttributeError"),
         ("misspelt", "acme_policies:Misspelt", Unsupported, "policy 'misspelt' names the kind 'Clutser'"),
     ],
 )

@@ -9,7 +9,7 @@ from typing import Any
 from rayplane.errors import Refused
 from rayplane.gateway.admission.roles import Principal
 from rayplane.gateway.store.typed import AnyObject, Team
-from rayplane.gateway.usecases.platform import Platform, team_spec
+from rayplane.gateway.usecases.platform import Platform
 from rayplane.nouns.noun_type import AnyNoun
 from rayplane.nouns.team import TeamSpec
 
@@ -43,7 +43,7 @@ class Draft:
     def of_team(self) -> TeamSpec:
         """The team's spec."""
         assert self.owner is not None, "a team has no team"
-        return team_spec(self.owner)
+        return self.owner.spec
 
 
 @dataclass(frozen=True)

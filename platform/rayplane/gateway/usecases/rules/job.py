@@ -11,7 +11,7 @@ from rayplane.gateway.admission.versions import declared_by, require_match
 from rayplane.gateway.store.typed import Cluster, Team
 from rayplane.gateway.usecases import nodes, packages
 from rayplane.gateway.usecases.cluster import backend_of
-from rayplane.gateway.usecases.platform import Platform, team_spec
+from rayplane.gateway.usecases.platform import Platform
 from rayplane.gateway.usecases.rules.draft import Check, Draft
 from rayplane.gateway.usecases.rules.hosted import HostedRules
 from rayplane.nouns.environment import Environment
@@ -68,7 +68,7 @@ def _environment(cluster: Cluster, owner: Team, platform: Platform) -> Environme
     if known is not None:
         return known
     spec = cluster.spec
-    return platform.readers(backend_of(spec, team_spec(owner))).environment(spec)
+    return platform.readers(backend_of(spec, owner.spec)).environment(spec)
 
 
 def _content(spec: JobSpec, draft: Draft) -> Iterator[Check]:
@@ -88,7 +88,7 @@ def _content(spec: JobSpec, draft: Draft) -> Iterator[Check]:
 
 def _check_number(owner: Team, name: str, platform: Platform) -> None:
     """Raise Refused if the team has as many unfinished jobs as its quota allows."""
-    limits = team_spec(owner).quota
+    limits = owner.spec.quota
     if limits.jobs is None:
         return
     others = platform.store.count("Job", owner.metadata.name, phases=UNFINISHED)

@@ -38,8 +38,16 @@ def checks(draft: Draft) -> Iterator[Check]:
 
 
 def _load(name: str) -> Policy:
-    policy: Policy = plugins.load("policies", name)()
-    unknown = sorted({*policy.kinds} - {noun.kind for noun in NOUNS})
+    made = plugins.load("policies", name)
+    try:
+        policy: Policy = made()
+        kinds = {*policy.kinds}
+    except Exception as exc:
+        raise Failed(
+            f"Admission policy '{name}' can't be made: {type(exc).__name__}: {exc}.",
+            remedy="Correct the policy, or remove its distribution and restart the gateway.",
+        ) from exc
+    unknown = sorted(kinds - {noun.kind for noun in NOUNS})
     if unknown:
         raise Unsupported(
             f"Admission policy '{name}' names the kind '{unknown[0]}', which is unknown.",
