@@ -73,3 +73,8 @@ def _cleaned(text: str) -> str:
 def _written(match: re.Match[str]) -> str:
     code = ord(match[0])
     return {10: r"\n", 13: r"\r", 9: r"\t"}.get(code) or (f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}")
+
+
+def sql_name(name: str) -> str:
+    """A name as an SQL identifier, in quotation marks."""
+    return '"' + name.replace('"', '""') + '"'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -32,19 +31,6 @@ class Gateway:
 
 def busy(status: int = 503, **headers: str) -> httpx.Response:
     return httpx.Response(status, json={**BUSY, "status": status}, headers=headers)
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def client(tmp_path: Path, clock: FakeClock) -> Client:
-    token = tmp_path / "token"
-    token.write_text("a-token-of-some-length\n")
-    token.chmod(0o600)
-    return Client("http://127.0.0.1:1", token, clock=clock)
 
 
 def connect(client: Client, monkeypatch: pytest.MonkeyPatch, gateway: Gateway) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, get_type_hints
 
 import httpx
@@ -16,19 +15,6 @@ from rayplane.errors import Unavailable
 from rayplane.nouns import NOUNS
 from rayplane.nouns.noun_type import AnyNoun, NounType
 from tests.support.clock import FakeClock
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def client(tmp_path: Path, clock: FakeClock) -> Client:
-    token = tmp_path / "token"
-    token.write_text("a-token-of-some-length\n")
-    token.chmod(0o600)
-    return Client("http://127.0.0.1:1", token, clock=clock)
 
 
 @pytest.mark.parametrize("noun", NOUNS, ids=lambda noun: noun.singular)

@@ -14,11 +14,6 @@ from rayplane.nouns.base import Metadata, Object
 from tests.support.clock import FakeClock
 
 
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
 def cluster(phase: str, *, uid: str = "u1", observed: int = 1, generation: int = 1, message: str = "") -> Object:
     metadata = Metadata(name="dev", team="growth", uid=uid, generation=generation)
     status = {"phase": phase, "observed_generation": observed, "message": message}

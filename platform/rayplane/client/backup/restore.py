@@ -34,6 +34,7 @@ from rayplane.client.backup.moved import Move
 from rayplane.errors import Conflict, InvalidInput, StorageFull
 from rayplane.settings import GatewaySettings, Home, write_secret
 from rayplane.storage.root import open_root, room
+from rayplane.text import sql_name
 
 Say = Callable[[str], None]
 
@@ -281,18 +282,14 @@ def _move_registry(path: Path, move: Move) -> None:
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("PRAGMA trusted_schema=OFF")
         tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
-        for table in [_quoted(name) for (name,) in tables]:
+        for table in [sql_name(name) for (name,) in tables]:
             names = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
-            for column in [_quoted(name) for name in names if name.endswith("_proto")]:
+            for column in [sql_name(name) for name in names if name.endswith("_proto")]:
                 query = f"SELECT rowid, {column} FROM {table} WHERE {column} IS NOT NULL"
                 for row, data in connection.execute(query).fetchall():
                     moved = move.message(data) if isinstance(data, bytes) else data
                     if moved != data:
                         connection.execute(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", (moved, row))
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
 
 
 def _fill_store(reader: Reader, staging: Home, uri: str) -> None:

@@ -91,9 +91,12 @@ def extend(
     )
 
 
-def end_of_life(terms: Terms, created_at: datetime, lives_until: datetime | None) -> datetime | None:
-    """The end of the cluster's lifetime: ``max_lifetime`` after its creation, or later if extended; None: never."""
-    if terms.max_lifetime is None:
+def end_of_life(terms: Terms, created_at: datetime | None, lives_until: datetime | None) -> datetime | None:
+    """The end of the cluster's lifetime: ``max_lifetime`` after its creation, or later if extended.
+
+    None: never, or not known yet, as the cluster is not stored.
+    """
+    if terms.max_lifetime is None or created_at is None:
         return None
     end = created_at + terms.max_lifetime
     return end if lives_until is None else max(end, lives_until)

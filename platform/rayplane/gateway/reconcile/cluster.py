@@ -13,16 +13,16 @@ from datetime import datetime
 from functools import partial
 
 from rayplane.gateway import metrics
+from rayplane.gateway.admission import lifetime
 from rayplane.gateway.admission.sizes import size_of
 from rayplane.gateway.backends.base import Backend, Capability, ClusterRef, LaunchContext, Observation
 from rayplane.gateway.ray_rest import RayRest
-from rayplane.gateway.reconcile import launch, renewal
+from rayplane.gateway.reconcile import holdings, launch, renewal
 from rayplane.gateway.reconcile.activity import ActivityProbe
 from rayplane.gateway.reconcile.cluster_decision import Obstacles, decide, start
 from rayplane.gateway.reconcile.cluster_look import (
     AT_REST,
     HURRY,
-    WATCH,
     Ask,
     Change,
     ClusterLook,
@@ -33,7 +33,6 @@ from rayplane.gateway.reconcile.cluster_look import (
 )
 from rayplane.gateway.reconcile.cluster_reclaim import Reclaimer
 from rayplane.gateway.reconcile.cluster_release import DELETING, DRAIN
-from rayplane.gateway.reconcile.leases import entries, lease_id
 from rayplane.gateway.reconcile.pace import Pace
 from rayplane.gateway.reconcile.status import editing
 from rayplane.gateway.store.typed import Cluster, Team
@@ -42,9 +41,7 @@ from rayplane.gateway.usecases.platform import Platform
 from rayplane.nouns import TEAM
 from rayplane.nouns.base import utcnow
 from rayplane.nouns.cluster import ClusterStatus, Endpoint
-from rayplane.nouns.team import Size, TeamSpec
-
-__all__ = ["AT_REST", "DRAIN", "HURRY", "WATCH", "ClusterReconciler"]
+from rayplane.nouns.team import Size
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +52,6 @@ class _Cluster:
 
     look: ClusterLook
     team: Team
-    team_spec: TeamSpec
     backend_name: str
     """The backend's name in the team's specs."""
     backend: Backend
@@ -66,7 +62,7 @@ class _Cluster:
 
     @property
     def size(self) -> Size:
-        return size_of(self.team_spec, self.look.spec.size, team_name=self.ref.team)
+        return size_of(self.team.spec, self.look.spec.size, team_name=self.ref.team)
 
 
 class ClusterReconciler:
@@ -106,15 +102,12 @@ class ClusterReconciler:
 
     def _begin(self, obj: Cluster) -> _Cluster:
         """Read the look at the cluster."""
-        spec = obj.spec
-        status = obj.status
-        meta, now = obj.metadata, self._clock()
+        spec, status, meta, now = obj.spec, obj.status, obj.metadata, self._clock()
         ref = ClusterRef(team=obj.team, name=meta.name, uid=meta.uid, placed=status.placed)
         team = self._platform.store.get(TEAM, "", ref.team)
-        spec_of_team = team.spec
-        backend_name = clusters.backend_of(spec, spec_of_team)
+        backend_name = clusters.backend_of(spec, team.spec)
         backend = self._backends(backend_name)
-        terms, created_at = clusters.terms_of(spec, spec_of_team, backend), meta.created_at
+        terms = clusters.terms_of(spec, team.spec, backend)
         look = ClusterLook(
             ref=ref,
             generation=meta.generation,
@@ -122,15 +115,15 @@ class ClusterReconciler:
             status=status,
             backend=backend.name,
             capabilities=backend.capabilities,
-            created_at=created_at,
+            created_at=meta.created_at,
             deleted_at=meta.deleted_at,
             terms=terms,
-            ends_at=clusters.end_of_life(obj, spec, spec_of_team, backend),
+            ends_at=lifetime.end_of_life(terms, meta.created_at, status.lives_until),
             start_wait=self._starts.wait(ref.uid, now),
             start_began=self._starts.began(ref.uid),
             repair_wait=self._repairs.wait(ref.uid, now),
         )
-        return _Cluster(look, team, spec_of_team, backend_name, backend)
+        return _Cluster(look, team, backend_name, backend)
 
     def _subscribe(self, cluster: _Cluster) -> None:
         """Subscribe to the backend's changes before the first look, so that no later change is missed."""
@@ -142,7 +135,7 @@ class ClusterReconciler:
 
     def _observe(self, cluster: _Cluster) -> Observation:
         observation = cluster.backend.clusters.observe(cluster.ref, cluster.look.spec)
-        self._record_leases(cluster.ref, observation)
+        holdings.keep(self._platform.store, cluster.ref, observation.nodes, self._clock())
         return observation
 
     def _take_down(self, cluster: _Cluster, deleted_at: datetime) -> float | None:
@@ -242,19 +235,6 @@ class ClusterReconciler:
         self._reclaimer.forget(cluster.ref.uid)
         self._platform.store.remove(cluster.ref.uid)
         log.info("cluster %s is gone", cluster.ref)
-
-    def _record_leases(self, ref: ClusterRef, observation: Observation) -> None:
-        """Bring the ledger's leases in line with the observed nodes, in one transaction; may be repeated."""
-        store = self._platform.store
-        known = store.leases_of(ref.uid, ids=[lease_id(ref, node) for node in observation.nodes])
-        lacking = entries(ref, observation.nodes, known, now=self._clock())
-        if not lacking:
-            return
-        with store.transaction():
-            for lease in lacking.opened:
-                store.open_lease(lease)
-            for id, ended_at in lacking.closed:
-                store.close_lease(id, ended_at)
 
     def _write(self, cluster: _Cluster, change: Change) -> None:
         """Announce a change of the status and write it if it alters it."""

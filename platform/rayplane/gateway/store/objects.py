@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, TypeAlias, overload
+from typing import Any, Literal, TypeAlias, TypedDict, Unpack, overload
 
 from sqlalchemy import ColumnElement, Connection, Row, bindparam, func, insert, or_, select, tuple_, update
 
@@ -63,6 +63,22 @@ class Written:
 Kind: TypeAlias = str | NounType[Any, Any]
 """A noun, which types the result, or its kind."""
 Changes: TypeAlias = list[Written]  # in the class below, `list` is its method
+
+
+class Filters(TypedDict, total=False):
+    """Filters of objects; one that is None or missing lets all through."""
+
+    labels: Mapping[str, str] | None
+    phases: Collection[str] | None
+    cluster: str | None
+    """Only those whose spec names it; NO_CLUSTER: those that name none."""
+
+
+class Paged(Filters, total=False):
+    """Filters, and the page that is asked for."""
+
+    limit: int
+    cursor: str | None
 
 
 class Objects(Database):
@@ -149,45 +165,23 @@ class Objects(Database):
         return obj
 
     @overload
-    def list(
-        self,
-        kind: NounType[S, T],
-        team: str | None = None,
-        *,
-        labels: Mapping[str, str] | None = None,
-        limit: int = 100,
-        cursor: str | None = None,
-        phases: Collection[str] | None = None,
-        cluster: str | None = None,
-    ) -> Page[TypedObject[S, T]]: ...
+    def list(self, kind: NounType[S, T], team: str | None = None, **page: Unpack[Paged]) -> Page[TypedObject[S, T]]: ...
     @overload
-    def list(
-        self,
-        kind: str,
-        team: str | None = None,
-        *,
-        labels: Mapping[str, str] | None = None,
-        limit: int = 100,
-        cursor: str | None = None,
-        phases: Collection[str] | None = None,
-        cluster: str | None = None,
-    ) -> Page[AnyObject]: ...
+    def list(self, kind: str, team: str | None = None, **page: Unpack[Paged]) -> Page[AnyObject]: ...
     def list(
         self,
         kind: Kind,
         team: str | None = None,
         *,
-        labels: Mapping[str, str] | None = None,
         limit: int = 100,
         cursor: str | None = None,
-        phases: Collection[str] | None = None,
-        cluster: str | None = None,
+        **filters: Unpack[Filters],
     ) -> Page[Any]:
         """A page of objects, oldest first; ``team`` None means all. Raises InvalidInput on a bad cursor or limit."""
         query = (
             select(objects)
-            .where(*_filter(_name_of(kind), team, labels, phases, cluster), objects.c.removed_at.is_(None))
-            .order_by(*(_IN_ORDER if phases is None else _SORTED))
+            .where(*_filter(_name_of(kind), team, **filters), objects.c.removed_at.is_(None))
+            .order_by(*(_IN_ORDER if filters.get("phases") is None else _SORTED))
             .limit(check_limit(limit) + 1)
         )
         if cursor is not None:
@@ -203,39 +197,15 @@ class Objects(Database):
 
     @overload
     def each(
-        self,
-        kind: NounType[S, T],
-        team: str | None = None,
-        *,
-        labels: Mapping[str, str] | None = None,
-        phases: Collection[str] | None = None,
-        cluster: str | None = None,
+        self, kind: NounType[S, T], team: str | None = None, **filters: Unpack[Filters]
     ) -> Iterator[TypedObject[S, T]]: ...
     @overload
-    def each(
-        self,
-        kind: str,
-        team: str | None = None,
-        *,
-        labels: Mapping[str, str] | None = None,
-        phases: Collection[str] | None = None,
-        cluster: str | None = None,
-    ) -> Iterator[AnyObject]: ...
-    def each(
-        self,
-        kind: Kind,
-        team: str | None = None,
-        *,
-        labels: Mapping[str, str] | None = None,
-        phases: Collection[str] | None = None,
-        cluster: str | None = None,
-    ) -> Iterator[AnyObject]:
+    def each(self, kind: str, team: str | None = None, **filters: Unpack[Filters]) -> Iterator[AnyObject]: ...
+    def each(self, kind: Kind, team: str | None = None, **filters: Unpack[Filters]) -> Iterator[AnyObject]:
         """All objects, oldest first, page by page. ``cluster``: only those whose spec names it (NO_CLUSTER: none)."""
         cursor: str | None = None
         while True:
-            page: Page[AnyObject] = self.list(
-                _name_of(kind), team, labels=labels, phases=phases, cluster=cluster, limit=500, cursor=cursor
-            )
+            page = self.list(_name_of(kind), team, limit=500, cursor=cursor, **filters)
             yield from page.items
             cursor = page.next_cursor
             if cursor is None:
@@ -251,7 +221,7 @@ class Objects(Database):
         removed: bool = False,
     ) -> int:
         """The number of objects; ``removed`` includes history."""
-        query = select(func.count()).select_from(objects).where(*_filter(kind, team, labels, phases))
+        query = select(func.count()).select_from(objects).where(*_filter(kind, team, labels=labels, phases=phases))
         if not removed:
             query = query.where(objects.c.removed_at.is_(None))
         with self._read() as connection:
@@ -437,8 +407,9 @@ def _by_name(connection: Connection, kind: str, team: str, name: str) -> Row[Any
 def _filter(
     kind: str,
     team: str | None,
-    labels: Mapping[str, str] | None,
-    phases: Collection[str] | None,
+    *,
+    labels: Mapping[str, str] | None = None,
+    phases: Collection[str] | None = None,
     cluster: str | None = None,
 ) -> Iterator[ColumnElement[bool]]:
     yield objects.c.kind == kind

@@ -212,11 +212,7 @@ def _life_over(cluster: Cluster, spec: ClusterSpec, platform: Platform) -> datet
 
 def end_of_life(cluster: Cluster, spec: ClusterSpec, team: TeamSpec, reader: Reader) -> datetime | None:
     """The instant at which a cluster with this spec ends in such a team; None if it never ends or is not stored yet."""
-    created_at = cluster.metadata.created_at
-    if created_at is None:
-        return None
-    lives_until = cluster.status.lives_until
-    return lifetime.end_of_life(terms_of(spec, team, reader), created_at, lives_until)
+    return lifetime.end_of_life(terms_of(spec, team, reader), cluster.metadata.created_at, cluster.status.lives_until)
 
 
 def resume_for_work(cluster: Cluster, platform: Platform) -> str:

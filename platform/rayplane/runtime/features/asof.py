@@ -23,6 +23,8 @@ from feast.infra.registry.base_registry import BaseRegistry
 from feast.repo_config import RepoConfig
 from feast.saved_dataset import SavedDatasetStorage
 
+from rayplane.text import sql_name
+
 _ROW = "rayplane_asof_row"
 _AT = "rayplane_asof_at"
 _UTC = pa.timestamp("us", tz="UTC")
@@ -128,20 +130,20 @@ def _join(entities: pa.Table, instants: pa.ChunkedArray[Any], views: list[_View]
 def _query(view: _View) -> str:
     holds = "true" if view.ttl is None else f"f.{_AT} + INTERVAL {_microseconds(view.ttl)} MICROSECONDS >= e.{_AT}"
     values = ", ".join(
-        f"CASE WHEN {holds} THEN f.{_quoted(stored)} END AS {_quoted(name)}" for stored, name in view.features
+        f"CASE WHEN {holds} THEN f.{sql_name(stored)} END AS {sql_name(name)}" for stored, name in view.features
     )
     columns = dict.fromkeys([*(stored for stored, _ in view.keys), *(stored for stored, _ in view.features)])
-    names = ", ".join(map(_quoted, columns))
-    wanted = ", ".join(dict.fromkeys(_quoted(column) for _, column in view.keys))
-    equal = " AND ".join(f"e.{_quoted(column)} = f.{_quoted(stored)}" for stored, column in view.keys)
-    partition = ", ".join([*(_quoted(stored) for stored, _ in view.keys), _quoted(view.stamp)])
+    names = ", ".join(map(sql_name, columns))
+    wanted = ", ".join(dict.fromkeys(sql_name(column) for _, column in view.keys))
+    equal = " AND ".join(f"e.{sql_name(column)} = f.{sql_name(stored)}" for stored, column in view.keys)
+    partition = ", ".join([*(sql_name(stored) for stored, _ in view.keys), sql_name(view.stamp)])
     last = (
-        f"QUALIFY row_number() OVER (PARTITION BY {partition} ORDER BY {_quoted(view.created)} DESC) = 1"
+        f"QUALIFY row_number() OVER (PARTITION BY {partition} ORDER BY {sql_name(view.created)} DESC) = 1"
         if view.created
         else ""
     )
     return f"""
-        WITH f AS (SELECT {names}, {_quoted(view.stamp)}::TIMESTAMPTZ AS {_AT} FROM read_parquet($path) {last}),
+        WITH f AS (SELECT {names}, {sql_name(view.stamp)}::TIMESTAMPTZ AS {_AT} FROM read_parquet($path) {last}),
              e AS (SELECT {wanted + "," if wanted else ""} {_AT}, {_ROW} FROM entities)
         SELECT {values} FROM e ASOF LEFT JOIN f ON {equal + " AND" if equal else ""} e.{_AT} >= f.{_AT}
         ORDER BY e.{_ROW}
@@ -150,10 +152,6 @@ def _query(view: _View) -> str:
 
 def _microseconds(ttl: timedelta) -> int:
     return ttl // timedelta(microseconds=1)
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
 
 
 class _AsofJob(RetrievalJob):

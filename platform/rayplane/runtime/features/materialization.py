@@ -15,7 +15,8 @@ from rayplane.nouns.feature import Materialization
 from rayplane.runtime import report
 from rayplane.runtime.features.lookup import StoredView, arrow_types, read_rows, stored_view
 from rayplane.runtime.features.project import store
-from rayplane.runtime.features.registration import file_source, quoted, source_of, view_version
+from rayplane.runtime.features.registration import file_source, source_of, view_version
+from rayplane.text import sql_name
 
 SAMPLE = 2000
 """Entities of each view that are read back and compared with the dataset."""
@@ -72,7 +73,7 @@ def _views(feast: FeatureStore, names: Sequence[str] | None) -> list[FeatureView
 
 
 def _newest(view: FeatureView) -> datetime | None:
-    stamp = quoted(file_source(view).timestamp_field)
+    stamp = sql_name(file_source(view).timestamp_field)
     with _duckdb() as connection:
         [(newest,)] = connection.execute(
             f"SELECT epoch_us(max({stamp})::TIMESTAMPTZ) FROM read_parquet(?)",
@@ -108,22 +109,22 @@ def _expected(view: FeatureView, stored: StoredView, end: datetime) -> tuple[int
     mapped = {new: old for old, new in (source.field_mapping or {}).items()}
     keys = [join for join, _, _ in stored.keys]
     select = ", ".join(
-        f"{quoted(mapped.get(name, name))} AS {quoted(name)}" for name in [*keys, *(n for n, _ in stored.features)]
+        f"{sql_name(mapped.get(name, name))} AS {sql_name(name)}" for name in [*keys, *(n for n, _ in stored.features)]
     )
     order = ", ".join(
-        f"{quoted(name)} DESC" for name in (source.timestamp_field, source.created_timestamp_column) if name
+        f"{sql_name(name)} DESC" for name in (source.timestamp_field, source.created_timestamp_column) if name
     )
-    partition = ", ".join(quoted(mapped.get(name, name)) for name in keys)
+    partition = ", ".join(sql_name(mapped.get(name, name)) for name in keys)
     with _duckdb() as connection:
         query = f"""
-            SELECT {select}, {quoted(source.timestamp_field)}::TIMESTAMPTZ AS rayplane_at
-            FROM read_parquet($path) WHERE {quoted(source.timestamp_field)}::TIMESTAMPTZ <= to_timestamp($end)
+            SELECT {select}, {sql_name(source.timestamp_field)}::TIMESTAMPTZ AS rayplane_at
+            FROM read_parquet($path) WHERE {sql_name(source.timestamp_field)}::TIMESTAMPTZ <= to_timestamp($end)
             QUALIFY row_number() OVER (PARTITION BY {partition} ORDER BY {order}) = 1
         """
         connection.execute(f"CREATE TABLE newest AS {query}", {"path": source_of(view), "end": end.timestamp()})
         [(entities,)] = connection.execute("SELECT count(*) FROM newest").fetchall()
         sample = connection.sql(
-            f"SELECT * FROM newest ORDER BY hash({', '.join(map(quoted, keys))}) LIMIT {SAMPLE}"
+            f"SELECT * FROM newest ORDER BY hash({', '.join(map(sql_name, keys))}) LIMIT {SAMPLE}"
         ).to_arrow_table()
     return int(entities), sample
 

@@ -19,6 +19,7 @@ from rayplane.nouns.feature import FeatureViewVersion
 from rayplane.runtime import datasets, report
 from rayplane.runtime.features.project import store
 from rayplane.storage.layout import VERSION_FILE
+from rayplane.text import sql_name
 
 TRIES = 6
 
@@ -120,7 +121,7 @@ def _check_unique(view: FeatureView, keys: list[str]) -> None:
     source = file_source(view)
     if source.created_timestamp_column:
         return  # of two such rows Feast takes the one created last
-    columns = ", ".join(quoted(name) for name in [*keys, source.timestamp_field])
+    columns = ", ".join(sql_name(name) for name in [*keys, source.timestamp_field])
     with duckdb.connect() as connection:
         [(rows, distinct)] = connection.execute(
             f"SELECT count(*), count(DISTINCT ({columns})) FROM read_parquet(?)",
@@ -147,8 +148,3 @@ def _register(feast: FeatureStore, objects: list[Any]) -> None:
                     remedy="Look at the registry's database, then run it again.",
                 ) from exc
             time.sleep(0.2 * 2**attempt)
-
-
-def quoted(name: str) -> str:
-    """A column's name as an SQL identifier."""
-    return '"' + name.replace('"', '""') + '"'

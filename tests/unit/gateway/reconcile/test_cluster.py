@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from rayplane.gateway.backends.base import Capability, ClusterRef, Observation
-from rayplane.gateway.reconcile.cluster import DRAIN, HURRY, WATCH, ClusterReconciler
+from rayplane.gateway.reconcile.cluster import ClusterReconciler
+from rayplane.gateway.reconcile.cluster_look import HURRY, WATCH
+from rayplane.gateway.reconcile.cluster_release import DRAIN
 from rayplane.gateway.store.typed import AnyObject
 from rayplane.nouns.cluster import ClusterStatus
 from tests.unit.gateway.reconcile.doubles import TEAM, World

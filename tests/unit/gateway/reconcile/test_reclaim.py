@@ -12,7 +12,9 @@ import pytest
 from rayplane.errors import Conflict
 from rayplane.gateway.admission.roles import SYSTEM
 from rayplane.gateway.backends.base import Capability, ClusterRef, Observation, TeamRef
-from rayplane.gateway.reconcile.cluster import AT_REST, DRAIN, ClusterReconciler
+from rayplane.gateway.reconcile.cluster import ClusterReconciler
+from rayplane.gateway.reconcile.cluster_look import AT_REST
+from rayplane.gateway.reconcile.cluster_release import DRAIN
 from rayplane.gateway.reconcile.look import Look
 from rayplane.gateway.reconcile.team import UNDER_WAY, TeamReconciler
 from rayplane.gateway.store.typed import AnyObject
